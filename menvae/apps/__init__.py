@@ -1,0 +1,1 @@
+"""One thin application per command."""

@@ -1,0 +1,20 @@
+"""``menvae-train``: one run, or with ``-m`` a sweep."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from menvae.apps import hydra_application
+from menvae.errors import ExitCode
+
+
+def task(config: DictConfig) -> ExitCode:
+    """Train one run; the heavy imports wait until here."""
+    from menvae.experiment import train
+
+    return train(config)
+
+
+def main() -> None:
+    """Entry point."""
+    hydra_application.run("train", task)

@@ -1,0 +1,142 @@
+"""Prepared subjects -> batches, in an order that depends on seed and epoch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from menvae.data.normalizer import TargetNormalizer
+from menvae.data.prepare import PreparedSubject
+from menvae.types import Batch
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One subject: image [C, D, H, W], mask [1, D, H, W], and per partition its targets and which were observed [F]."""
+
+    subject_id: str
+    image: Tensor
+    mask: Tensor
+    targets: Mapping[str, Tensor]
+    observed: Mapping[str, Tensor]
+
+
+class SubjectDataset(Dataset[Sample]):
+    """Subjects of one split."""
+
+    def __init__(
+        self,
+        subjects: Sequence[PreparedSubject],
+        normalizer: TargetNormalizer,
+        supervision: Mapping[str, Sequence[str]],
+    ) -> None:
+        """Prepare the targets.
+
+        Args:
+            subjects: entries of the cache.
+            normalizer: fitted on training subjects.
+            supervision: partition -> names of its targets.
+        """
+        self.subjects = list(subjects)
+        self._targets = [
+            {
+                partition: [normalizer.normalise(subject.features, name) for name in names]
+                for partition, names in supervision.items()
+            }
+            for subject in subjects
+        ]
+
+    def __len__(self) -> int:
+        return len(self.subjects)
+
+    def __getitem__(self, index: int) -> Sample:
+        subject = self.subjects[index]
+        targets = self._targets[index]
+        return Sample(
+            subject.subject_id,
+            torch.from_numpy(np.load(subject.folder / "image.npy")),
+            torch.from_numpy(np.load(subject.folder / "mask.npy")).unsqueeze(0),
+            {name: torch.tensor([value or 0.0 for value in values]) for name, values in targets.items()},
+            {name: torch.tensor([value is not None for value in values]) for name, values in targets.items()},
+        )
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples into a batch."""
+    partitions = list(samples[0].targets)
+    return Batch(
+        inputs=torch.stack([sample.image for sample in samples]),
+        subject_id=tuple(sample.subject_id for sample in samples),
+        targets={name: torch.stack([sample.targets[name] for sample in samples]) for name in partitions},
+        observed={name: torch.stack([sample.observed[name] for sample in samples]) for name in partitions},
+        mask=torch.stack([sample.mask for sample in samples]),
+    )
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Batches of this rank for one epoch.
+
+    All ranks get the same number of batches of the same sizes: the order is continued from its beginning where the
+    number of subjects does not divide. What gathers rows over ranks relies on it.
+    """
+
+    def __init__(
+        self, num_subjects: int, batch_size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, num_ranks: int = 1
+    ) -> None:
+        """Args: batch_size: subjects a rank and step. shuffle: new order every epoch, from ``seed`` and epoch."""
+        self.num_subjects, self.batch_size, self.shuffle = num_subjects, batch_size, shuffle
+        self.seed, self.rank, self.num_ranks = seed, rank, num_ranks
+        self.epoch = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of a whole epoch."""
+        per_rank = -(-self.num_subjects // self.num_ranks)
+        return -(-per_rank // self.batch_size)
+
+    def start(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration gives."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.arange(self.num_subjects)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_subjects)
+        per_rank = -(-self.num_subjects // self.num_ranks)
+        mine = np.resize(order, per_rank * self.num_ranks)[self.rank :: self.num_ranks].tolist()
+        for step in range(self.steps_per_epoch):
+            yield mine[step * self.batch_size : (step + 1) * self.batch_size]
+
+
+class SplitLoader:
+    """Batches of one split, epoch by epoch."""
+
+    def __init__(self, dataset: SubjectDataset, batches: EpochBatches, *, num_workers: int, pin_memory: bool) -> None:
+        """Args: num_workers: loading processes, 0 for none. pin_memory: for copies to a GPU."""
+        self.batches = batches
+        self._loader = DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=pin_memory,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches."""
+        return self.batches.steps_per_epoch
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch."""
+        self.batches.start(epoch)
+        yield from self._loader

@@ -1,0 +1,60 @@
+"""A cohort of phantoms, written as real NIfTI files in the BraTS layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from menvae.data.phantom import DISTRIBUTIONS_VERSION, FIELD_OF_VIEW_MM, phantom_subject, write_subject
+from menvae.data.subjects import Geometry, Positive, Side, Source, SubjectFiles, subject_files
+from menvae.data.workers import ShowProgress, run_tasks
+from menvae.registry import Field, register
+
+
+@register("data", "phantom", reference="menvae.data.phantom, its table of distributions")
+@dataclass(frozen=True, kw_only=True)
+class PhantomSource(Source):
+    """Procedural heads with a meningioma; a subject depends on the seed and its index alone.
+
+    Attributes:
+        num_subjects: size of the cohort.
+        seed: of the cohort.
+        roi_size: training box.
+        spacing_mm: voxel size of the files and of training; None fills the box with the 200 mm field of view.
+    """
+
+    num_subjects: Annotated[int, Field(ge=2)] = 720
+    seed: Annotated[int, Field(ge=0)] = 0
+    roi_size: tuple[Side, Side, Side] = (32, 32, 32)
+    spacing_mm: tuple[Positive, Positive, Positive] | None = None
+
+    @property
+    def geometry(self) -> Geometry:
+        """The box at the configured spacing, or at the one that fills it."""
+        sides = self.roi_size
+        filling = (FIELD_OF_VIEW_MM / sides[0], FIELD_OF_VIEW_MM / sides[1], FIELD_OF_VIEW_MM / sides[2])
+        return Geometry(self.roi_size, self.spacing_mm or filling, self.label_map)
+
+    def subjects(self, cache: Path, show: ShowProgress) -> list[SubjectFiles]:
+        """Make the files that ``<cache>/phantom/<version>/`` does not hold yet; return all subjects."""
+        spacing = self.geometry.spacing_mm
+        name = f"{DISTRIBUTIONS_VERSION}_seed{self.seed}_" + "x".join(f"{side:g}" for side in spacing)
+        root = cache / "phantom" / name
+        root.mkdir(parents=True, exist_ok=True)
+        there = {path.name for path in root.iterdir()}
+        tasks = [
+            (self.seed, index, spacing, root) for index in range(self.num_subjects) if _subject_id(index) not in there
+        ]
+        for _ in show(run_tasks(_make, tasks), "making phantoms", len(tasks)):
+            pass
+        return [subject_files(root / _subject_id(index), self.modalities) for index in range(self.num_subjects)]
+
+
+def _subject_id(index: int) -> str:
+    return f"phantom-{index:05d}"
+
+
+def _make(task: tuple[int, int, tuple[float, float, float], Path]) -> str:
+    seed, index, spacing_mm, root = task
+    return write_subject(phantom_subject(seed, index, spacing_mm), root).name

@@ -1,0 +1,166 @@
+"""NIfTI -> cache: orientation, spacing, box and z-score with MONAI transforms, and the targets of the mask.
+
+One entry a subject: ``<cache>/prepared/<key>/`` with ``image.npy`` (float32 [C, D, H, W]), ``mask.npy`` (uint8
+[D, H, W]) and ``subject.json``. The key is a hash of the source files, the geometry and the versions that made it, so a
+changed file, box or library never meets a stale entry. An entry appears by one rename, so it is whole or absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from menvae.data.features import mask_features
+from menvae.data.subjects import REGION_CODES, Geometry, Source, SubjectFiles
+from menvae.data.workers import ShowProgress, run_tasks, unseen
+from menvae.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+PREPARATION_VERSION = 1
+"""Raise it when prepared arrays or features change: every cache entry is then made anew."""
+
+
+@dataclass(frozen=True)
+class PreparedSubject:
+    """One entry of the cache.
+
+    Attributes:
+        subject_id: as in the source.
+        folder: where the arrays lie.
+        key: content hash.
+        features: raw targets in the geometry of training; None where not observed.
+        native_features: the same at native resolution.
+    """
+
+    subject_id: str
+    folder: Path
+    key: str
+    features: Mapping[str, float | None]
+    native_features: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """All prepared subjects of a source, sorted by identifier.
+
+    Attributes:
+        subjects: the entries.
+        data_hash: hash of all entries' keys and identifiers.
+    """
+
+    subjects: tuple[PreparedSubject, ...]
+    data_hash: str
+
+
+def prepare(source: Source, cache: Path, num_workers: int | None = None, show: ShowProgress = unseen) -> Cohort:
+    """Return the cohort of ``source``, preparing what the cache does not hold.
+
+    Args:
+        source: where subjects come from, and the geometry to bring them to.
+        cache: folder for entries; made if missing. Two processes may prepare into it at once.
+        num_workers: processes; None is one a core.
+        show: how to show progress.
+
+    Raises:
+        UserError: what is wrong with the source or with a subject.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    subjects = source.subjects(cache, show)
+    keys = {subject.subject_id: _entry_key(subject, source.geometry, cache) for subject in subjects}
+    tasks = [
+        _Task(subject, source.geometry, cache / "prepared" / keys[subject.subject_id])
+        for subject in subjects
+        if not (cache / "prepared" / keys[subject.subject_id]).is_dir()
+    ]
+    if tasks:
+        _log.info("preparing %d of %d subjects into %s", len(tasks), len(subjects), cache)
+        (cache / "prepared").mkdir(exist_ok=True)
+        for _ in show(run_tasks(_prepare_entry, tasks, num_workers=num_workers), "preparing", len(tasks)):
+            pass
+    entries = tuple(_read_entry(cache / "prepared" / keys[subject.subject_id], subject) for subject in subjects)
+    return Cohort(entries, _digest([[entry.subject_id, entry.key] for entry in entries]))
+
+
+@dataclass(frozen=True)
+class _Task:
+    subject: SubjectFiles
+    geometry: Geometry
+    entry: Path
+
+
+def _prepare_entry(task: _Task) -> str:
+    from menvae.data.transforms import load_and_resample
+
+    image, mask, native_mask, native_spacing_mm = load_and_resample(task.subject, task.geometry)
+    description = {
+        "subject_id": task.subject.subject_id,
+        "features": mask_features(mask, task.geometry.spacing_mm),
+        "native_features": mask_features(native_mask, native_spacing_mm),
+    }
+    _publish(task.entry, image, mask, description)
+    return task.subject.subject_id
+
+
+def _publish(entry: Path, image: NDArray[np.float32], mask: NDArray[np.uint8], description: Mapping[str, Any]) -> None:
+    temporary = Path(tempfile.mkdtemp(prefix=".", dir=entry.parent))
+    try:
+        np.save(temporary / "image.npy", image)
+        np.save(temporary / "mask.npy", mask)
+        (temporary / "subject.json").write_text(json.dumps(description))
+        temporary.chmod(0o755)
+        os.rename(temporary, entry)
+    except OSError:
+        if not entry.is_dir():
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read_entry(entry: Path, subject: SubjectFiles) -> PreparedSubject:
+    description = json.loads((entry / "subject.json").read_text())
+    return PreparedSubject(
+        subject.subject_id, entry, entry.name, description["features"], description["native_features"]
+    )
+
+
+def _entry_key(subject: SubjectFiles, geometry: Geometry, cache: Path) -> str:
+    files = {**subject.images, "seg": subject.mask}
+    try:
+        digests = {name: _file_digest(path, cache) for name, path in files.items()}
+    except OSError as error:
+        raise UserError(f"subject '{subject.subject_id}': {error.filename} cannot be read: {error.strerror}") from error
+    made_by = {"menvae": PREPARATION_VERSION, "monai": version("monai"), "codes": dict(REGION_CODES)}
+    return _digest([digests, asdict(geometry), made_by])
+
+
+def _file_digest(path: Path, cache: Path) -> str:
+    """Hash of a file's content, remembered by its path, size and time of change."""
+    status = path.stat()
+    stamp = [str(path.resolve()), status.st_size, status.st_mtime_ns]
+    memo = cache / "digests" / _digest(stamp)
+    if memo.is_file():
+        remembered = memo.read_text()
+        if len(remembered) == 32:
+            return remembered
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()  # type: ignore[arg-type]
+    memo.parent.mkdir(exist_ok=True)
+    memo.write_text(digest)
+    return digest
+
+
+def _digest(value: object) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()

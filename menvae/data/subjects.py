@@ -1,0 +1,155 @@
+"""What a cohort is made of: subject folders on disk, the geometry they are brought to, and their splits."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+
+from menvae.data.workers import ShowProgress
+from menvae.errors import UserError
+from menvae.registry import Field
+
+Region = Literal["ncr", "ed", "et"]
+REGION_CODES: Mapping[str, int] = {"ncr": 1, "ed": 2, "et": 3}
+"""Codes of prepared masks; 0 is background."""
+
+MODALITIES = ("t1c", "t1n", "t2f", "t2w")
+"""Channel order (T1 contrast-enhanced, T1 native, T2 FLAIR, T2 weighted)."""
+
+Split = Literal["train", "val", "test"]
+Positive = Annotated[float, Field(gt=0.0)]
+Side = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+@dataclass(frozen=True)
+class SubjectFiles:
+    """The files of one subject.
+
+    Attributes:
+        subject_id: name of its folder.
+        images: {modality: NIfTI file}, in channel order.
+        mask: NIfTI file of the segmentation.
+    """
+
+    subject_id: str
+    images: Mapping[str, Path]
+    mask: Path
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What preparation brings every subject to; part of the cache key.
+
+    Attributes:
+        roi_size: (D, H, W) of the box in voxels, centred on the image.
+        spacing_mm: voxel size along R, A, S.
+        label_map: value in the mask file -> region.
+    """
+
+    roi_size: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    label_map: Mapping[int, Region]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(ABC):
+    """Where subjects come from; the keys that every ``data=...`` has.
+
+    Attributes:
+        roi_size: (D, H, W) of the training box in voxels.
+        modalities: channels, in order.
+        label_map: value in the mask file -> region (BraTS up to 2021 writes ET as 4).
+        val_fraction: share of the subjects for validation; at least one subject.
+        test_fraction: share of the subjects that is never looked at in training.
+        split_seed: seed of the random split.
+    """
+
+    roi_size: tuple[Side, Side, Side]
+    modalities: tuple[Literal["t1c", "t1n", "t2f", "t2w"], ...] = MODALITIES
+    label_map: dict[int, Region] = field(default_factory=lambda: {1: "ncr", 2: "ed", 3: "et"})
+    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    test_fraction: Fraction = 0.1
+    split_seed: int = 42
+
+    @property
+    @abstractmethod
+    def geometry(self) -> Geometry:
+        """The geometry of training."""
+
+    @abstractmethod
+    def subjects(self, cache: Path, show: ShowProgress) -> list[SubjectFiles]:
+        """Return all subjects, sorted by identifier; a source that makes its files puts them under ``cache``.
+
+        Raises:
+            UserError: no such folder, no subject in it, or a subject with a missing file.
+        """
+
+
+def discover_subjects(root: Path, modalities: Sequence[str]) -> list[SubjectFiles]:
+    """Return the subjects of a folder in the BraTS layout: ``<id>/<id>-{t1c,t1n,t2f,t2w,seg}.nii.gz``.
+
+    Folders without any NIfTI file are not subjects.
+
+    Raises:
+        UserError: no such folder, no subject in it, or a subject with a missing file.
+    """
+    if not root.is_dir():
+        raise UserError(f"data.root: folder '{root}' does not exist; it must hold <id>/<id>-t1c.nii.gz and so on")
+    found = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        if not any(folder.glob("*.nii.gz")):
+            continue
+        found.append(subject_files(folder, modalities))
+    if not found:
+        raise UserError(f"data.root: '{root}' holds no subject folder; expected <id>/<id>-t1c.nii.gz and so on")
+    return found
+
+
+def subject_files(folder: Path, modalities: Sequence[str]) -> SubjectFiles:
+    """Return the files of one subject folder.
+
+    Raises:
+        UserError: a missing file.
+    """
+    files = {name: folder / f"{folder.name}-{name}.nii.gz" for name in (*modalities, "seg")}
+    missing = [path.name for path in files.values() if not path.is_file()]
+    if missing:
+        raise UserError(f"subject '{folder.name}' of '{folder.parent}' lacks {', '.join(missing)}")
+    return SubjectFiles(folder.name, {name: files[name] for name in modalities}, files["seg"])
+
+
+def split_subjects(
+    subject_ids: Sequence[str], val_fraction: float, test_fraction: float, seed: int
+) -> dict[str, Split]:
+    """Assign every subject to train, val or test by a seeded permutation of the sorted identifiers.
+
+    Validation gets at least one subject; test may be empty in a tiny cohort.
+
+    Returns:
+        {subject_id: split}, sorted by identifier.
+
+    Raises:
+        UserError: too few subjects for a training and a validation set.
+
+    >>> split_subjects(["a", "b"], 0.1, 0.1, seed=0)
+    {'a': 'train', 'b': 'val'}
+    """
+    ordered = sorted(subject_ids)
+    num_val = max(1, round(val_fraction * len(ordered)))
+    num_test = round(test_fraction * len(ordered))
+    if num_val + num_test >= len(ordered):
+        raise UserError(
+            f"data: {len(ordered)} subjects cannot give {num_val} for validation, {num_test} for test and any for "
+            "training; add subjects or lower data.val_fraction and data.test_fraction"
+        )
+    permuted = [ordered[index] for index in np.random.default_rng(seed).permutation(len(ordered))]
+    splits: dict[str, Split] = dict.fromkeys(ordered, "train")
+    splits.update(dict.fromkeys(permuted[:num_val], "val"))
+    splits.update(dict.fromkeys(permuted[num_val : num_val + num_test], "test"))
+    return splits

@@ -1,0 +1,67 @@
+"""Worker processes for the preparation of many subjects, and the way to show how far it is."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Protocol, TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class ShowProgress(Protocol):
+    """Wraps an iterator to show how far it is."""
+
+    def __call__(self, items: Iterator[Result], description: str, total: int) -> Iterator[Result]:
+        """Yield the items unchanged."""
+
+
+def unseen(items: Iterator[Result], description: str, total: int) -> Iterator[Result]:
+    """Show nothing."""
+    return items
+
+
+def run_tasks(
+    function: Callable[[Task], Result], tasks: Iterable[Task], *, num_workers: int | None = None
+) -> Iterator[Result]:
+    """Yield ``function(task)`` for all tasks from worker processes, in the order in which they are finished.
+
+    The workers fork from a small server that has MONAI imported once, hold one thread each, and end when the parent
+    ends, however it ends. The first error cancels what has not begun, and is raised.
+
+    Args:
+        function: importable from a module.
+        tasks: picklable arguments.
+        num_workers: processes; None is one a core.
+    """
+    tasks = list(tasks)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["menvae.data.transforms"])
+    workers = max(1, min(num_workers or os.cpu_count() or 1, len(tasks)))
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+        futures = [pool.submit(function, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _start_worker() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()

@@ -1,0 +1,4 @@
+"""Decoders: z [B, Z] -> reconstruction [B, C, D, H, W].
+
+A decoder is constructed with (z_dim, out_channels, size) by code, and its tunables by configuration.
+"""

@@ -1,0 +1,65 @@
+"""Auxiliary decoder: a small cube drawn from the residual partition alone, which keeps that partition in use."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from torch import Tensor, nn
+
+from menvae.layers import UpBlock, conv
+from menvae.registry import Field, register
+
+_START = 4
+_SIDES = (16, 32, 64)
+
+
+def auxiliary_side(size: tuple[int, int, int]) -> int:
+    """Return the side t of the target cube: of 16, 32, 64 the nearest in log to 0.4 of the longest side.
+
+    >>> auxiliary_side((160, 160, 160)), auxiliary_side((32, 32, 32))
+    (64, 16)
+    """
+    wanted = math.log(0.4 * max(size))
+    return min(_SIDES, key=lambda side: abs(math.log(side) - wanted))
+
+
+@register("decoder", "auxiliary", reference="SemiVAE Run 6")
+class AuxiliaryDecoder(nn.Module):
+    """Linear map to 4b channels on 4^3, up-blocks 2b, b, b/2, b/2 (as many as t needs), 3x3x3 convolution to C."""
+
+    def __init__(
+        self,
+        z_dim: int,
+        out_channels: int,
+        size: tuple[int, int, int],
+        *,
+        base_filters: Annotated[int, Field(ge=16, multiple_of=16)] = 16,
+        spectral_norm: bool = False,
+    ) -> None:
+        """Build the decoder.
+
+        Args:
+            z_dim: size of the partition that is decoded.
+            out_channels: C, number of modalities.
+            size: (D, H, W) of the full box in voxels; the output is t^3, see `auxiliary_side`.
+            base_filters: b; b / 2 must hold the 8 groups of the last GroupNorm.
+            spectral_norm: on every convolution.
+        """
+        super().__init__()
+        num_blocks = int(math.log2(auxiliary_side(size) // _START))
+        widths = [4 * base_filters, 2 * base_filters, base_filters, base_filters // 2, base_filters // 2]
+        widths = widths[: num_blocks + 1]
+        self.project = nn.Linear(z_dim, widths[0] * _START**3)
+        self.up = nn.Sequential(
+            *(
+                UpBlock(before, after, upsampling="resize_conv", spectral=spectral_norm)
+                for before, after in zip(widths, widths[1:], strict=False)
+            )
+        )
+        self.output = conv(widths[-1], out_channels, 3, spectral=spectral_norm)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Z [B, P] -> reconstruction [B, C, t, t, t], linear output."""
+        out: Tensor = self.output(self.up(self.project(z).unflatten(1, (-1, _START, _START, _START))))
+        return out

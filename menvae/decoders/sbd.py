@@ -1,0 +1,75 @@
+"""Spatial broadcast decoder: z is repeated over a coarse grid, beside the coordinates of each grid point."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+
+from menvae.layers import Upsampling, UpBlock, coarse_grid, conv, norm
+from menvae.registry import Field, register
+
+
+def coordinate_grid(grid: tuple[int, int, int]) -> Tensor:
+    """Return coordinates [1, 3, D, H, W] in [-1, 1], channels in the order depth, height, width (R, A, S).
+
+    An axis of one voxel has coordinate 0.
+
+    >>> coordinate_grid((2, 1, 3))[0, 2, 0, 0]
+    tensor([-1.,  0.,  1.])
+    """
+    axes = [torch.linspace(-1.0, 1.0, side) if side > 1 else torch.zeros(1) for side in grid]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")).unsqueeze(0)
+
+
+@register("decoder", "sbd", reference="Watters et al. 2019; SemiVAE Run 6")
+class SpatialBroadcastDecoder(nn.Module):
+    """Broadcast z and coordinates on size / 16, 1x1x1 convolution to 8b, four up-blocks 4b, 2b, b, b/2, 3x3x3 to C."""
+
+    coordinates: Tensor
+
+    def __init__(
+        self,
+        z_dim: int,
+        out_channels: int,
+        size: tuple[int, int, int],
+        *,
+        base_filters: Annotated[int, Field(ge=16, multiple_of=16)] = 16,
+        upsampling: Upsampling = "resize_conv",
+        spectral_norm: bool = False,
+    ) -> None:
+        """Build the decoder.
+
+        Args:
+            z_dim: Z.
+            out_channels: C, number of modalities.
+            size: (D, H, W) in voxels, multiples of 16.
+            base_filters: b; b / 2 must hold the 8 groups of the last GroupNorm.
+            upsampling: ``resize_conv`` (trilinear, then convolution) or ``transposed``.
+            spectral_norm: on every convolution.
+
+        Raises:
+            UserError: a side of ``size`` is not a multiple of 16.
+        """
+        super().__init__()
+        self.register_buffer("coordinates", coordinate_grid(coarse_grid(size, "decoder=sbd")), persistent=False)
+        widths = [8 * base_filters, 4 * base_filters, 2 * base_filters, base_filters, base_filters // 2]
+        self.broadcast = nn.Sequential(
+            conv(z_dim + 3, widths[0], 1, bias=False, spectral=spectral_norm), norm(widths[0]), nn.ReLU(inplace=True)
+        )
+        self.up = nn.Sequential(
+            *(
+                UpBlock(before, after, upsampling=upsampling, spectral=spectral_norm)
+                for before, after in zip(widths, widths[1:], strict=False)
+            )
+        )
+        self.output = conv(widths[-1], out_channels, 3, spectral=spectral_norm)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Z [B, Z] -> reconstruction [B, C, D, H, W], linear output."""
+        grid = self.coordinates.shape[2:]
+        tiled = z[:, :, None, None, None].expand(-1, -1, *grid)
+        coordinates = self.coordinates.to(z.dtype).expand(len(z), -1, -1, -1, -1)
+        out: Tensor = self.output(self.up(self.broadcast(torch.cat([tiled, coordinates], dim=1))))
+        return out

@@ -1,0 +1,53 @@
+"""Transposed-convolution decoder, symmetric to the ResNet encoder."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from torch import Tensor, nn
+
+from menvae.layers import UpBlock, coarse_grid, conv
+from menvae.registry import Field, register
+
+
+@register("decoder", "transposed", reference="Exp1 and Exp2a design reports")
+class TransposedDecoder(nn.Module):
+    """Linear map of z to 8b channels on size / 16, four transposed up-blocks 4b, 2b, b, b/2, 3x3x3 convolution to C."""
+
+    def __init__(
+        self,
+        z_dim: int,
+        out_channels: int,
+        size: tuple[int, int, int],
+        *,
+        base_filters: Annotated[int, Field(ge=16, multiple_of=16)] = 16,
+        spectral_norm: bool = False,
+    ) -> None:
+        """Build the decoder.
+
+        Args:
+            z_dim: Z.
+            out_channels: C, number of modalities.
+            size: (D, H, W) in voxels, multiples of 16.
+            base_filters: b; b / 2 must hold the 8 groups of the last GroupNorm.
+            spectral_norm: on every convolution.
+
+        Raises:
+            UserError: a side of ``size`` is not a multiple of 16.
+        """
+        super().__init__()
+        self.grid = coarse_grid(size, "decoder=transposed")
+        widths = [8 * base_filters, 4 * base_filters, 2 * base_filters, base_filters, base_filters // 2]
+        self.project = nn.Linear(z_dim, widths[0] * self.grid[0] * self.grid[1] * self.grid[2])
+        self.up = nn.Sequential(
+            *(
+                UpBlock(before, after, upsampling="transposed", spectral=spectral_norm)
+                for before, after in zip(widths, widths[1:], strict=False)
+            )
+        )
+        self.output = conv(widths[-1], out_channels, 3, spectral=spectral_norm)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Z [B, Z] -> reconstruction [B, C, D, H, W], linear output."""
+        out: Tensor = self.output(self.up(self.project(z).unflatten(1, (-1, *self.grid))))
+        return out

@@ -1,0 +1,42 @@
+"""Errors that a user can cause and mend, and the exit codes that scripts rely on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every menvae command; any other code is a bug in menvae."""
+
+    DONE = 0
+    WRONG_INPUT = 2
+    GATES_NOT_MET = 3
+    COLLAPSED = 4
+
+
+class UserError(ValueError):
+    """The user's configuration or data is wrong; the message is one sentence: what, where, what is allowed."""
+
+
+class TrainingDivergedError(ArithmeticError):
+    """A loss or a gradient is not finite; the message names the first offending scalar or parameter."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a hint such as ``did you mean 'vol'? known: loc, vol`` for a misspelt name.
+
+    Args:
+        word: the name that was not found.
+        known: the names that exist.
+
+    >>> nearest("lambda_dcorr", ["lambda_dcor", "lambda_vol"])
+    "did you mean 'lambda_dcor'? known: lambda_dcor, lambda_vol"
+    >>> nearest("zzz", [])
+    'known: none'
+    """
+    names = sorted(known)
+    listing = f"known: {', '.join(names) or 'none'}"
+    close = difflib.get_close_matches(word, names, n=1)
+    return f"did you mean '{close[0]}'? {listing}" if close else listing

@@ -1,0 +1,1 @@
+"""What a run is worth: regression, independence, use of the latent space, gates, pictures, report."""

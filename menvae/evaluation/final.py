@@ -1,0 +1,187 @@
+"""What is measured and drawn when training has ended, from the best weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from menvae.data.normalizer import TargetNormalizer
+from menvae.evaluation.metrics import SplitRecord, SplitRecorder, split_metrics
+from menvae.evaluation.pictures import (
+    latent_scatter,
+    leak_matrix_picture,
+    regression_picture,
+    target_correlation_picture,
+    traversal_picture,
+)
+from menvae.evaluation.regression import leak_matrix
+from menvae.models import Model
+from menvae.types import Batch, ModelOutput
+
+Floats = NDArray[np.float64]
+
+TRAVERSAL_STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
+"""Positions along a latent direction, in standard deviations of the split."""
+
+
+@dataclass(frozen=True)
+class FinalEvaluation:
+    """The best weights on the training and validation splits.
+
+    Attributes:
+        metrics: every metric of the validation split.
+        train: latents and targets of the training subjects.
+        val: everything of the validation subjects.
+    """
+
+    metrics: Mapping[str, float | None]
+    train: SplitRecord
+    val: SplitRecord
+
+
+@torch.no_grad()
+def evaluate_model(
+    model: Model, train: Iterable[Batch], val: Iterable[tuple[Batch, ModelOutput]], modalities: Sequence[str]
+) -> FinalEvaluation:
+    """Measure a model in evaluation mode; on all ranks, each with its share of the batches.
+
+    Args:
+        model: with the weights to judge.
+        train: batches of the training split on the model's device, for their latents and the mean z.
+        val: batches of the validation split and the model's outputs.
+        modalities: names of the channels.
+    """
+    latents = SplitRecorder(model, modalities)
+    for batch in train:
+        latents.record_latents(batch, model.encode(batch.inputs))
+    train_record = latents.record()
+    recorder = SplitRecorder(model, modalities)
+    recorder.mean_training_z = torch.from_numpy(train_record.arrays["mean"].mean(axis=0)).float()
+    for batch, output in val:
+        recorder.mean_training_z = recorder.mean_training_z.to(batch.inputs.device)
+        recorder.on_validation_batch(batch, output)
+    val_record = recorder.record()
+    return FinalEvaluation(split_metrics(val_record, model, modalities), train_record, val_record)
+
+
+def draw_final_pictures(
+    model: Model,
+    evaluation: FinalEvaluation,
+    normalizer: TargetNormalizer,
+    raw_targets: Mapping[str, Mapping[str, float | None]],
+    pictures: Path,
+) -> None:
+    """Draw what the latent space holds: scatter, leak matrix, traversals, regression, correlation of the targets.
+
+    Args:
+        model: with the best weights.
+        evaluation: of these weights.
+        normalizer: to read predictions in physical units.
+        raw_targets: subject -> raw features.
+        pictures: folder.
+    """
+    supervision = model.supervision
+    scored = {name: _targets(record, supervision) for name, record in (("train", evaluation.train), ("val", evaluation.val))}
+    by_partition = {
+        name: {partition: record.arrays["mean"][:, slice(*model.layout.bounds(partition))] for partition in model.layout}
+        for name, record in (("train", evaluation.train), ("val", evaluation.val))
+    }
+    features = list(scored["val"])
+    if features:
+        matrix = leak_matrix(by_partition["train"], by_partition["val"], scored["train"], scored["val"])
+        leak_matrix_picture(
+            matrix, list(model.layout), features, "What each partition alone predicts (ridge, validation R2)",
+            pictures / "leak_matrix.png",
+        )
+        target_correlation_picture(_correlation(scored["train"]), features, pictures / "target_correlation.png")
+        true, predicted, units = _physical(evaluation.val, normalizer, supervision, raw_targets)
+        scores = {name: evaluation.metrics.get(f"sem/{name}_r2") for name in true}
+        regression_picture(true, predicted, units, scores, pictures / "regression.png")
+    colours = {
+        partition: (f"{names[0]} (z-score)", scored["val"][names[0]]) for partition, names in supervision.items()
+    }
+    latent_scatter(by_partition["val"], colours, pictures / "latent_scatter.png")
+    _draw_traversals(model, evaluation.val.arrays["mean"], pictures / "traversals.png")
+
+
+@torch.no_grad()
+def _draw_traversals(model: Model, means: Floats, path: Path) -> None:
+    device = next(model.parameters()).device
+    centre = means.mean(axis=0)
+    rows = []
+    for partition in model.layout:
+        bounds = slice(*model.layout.bounds(partition))
+        _, singular, directions = np.linalg.svd(means[:, bounds] - centre[bounds], full_matrices=False)
+        deviation = singular[0] / np.sqrt(max(1, len(means) - 1))
+        latents = np.tile(centre, (len(TRAVERSAL_STEPS), 1))
+        latents[:, bounds] += np.outer(TRAVERSAL_STEPS, directions[0]) * deviation
+        rows.append(model.decode(torch.from_numpy(latents).float().to(device))[:, 0].cpu().numpy())
+    traversal_picture(
+        np.stack(rows),
+        list(model.layout),
+        TRAVERSAL_STEPS,
+        "first modality",
+        "Decoded along the leading direction of each partition (standard deviations)",
+        path,
+    )
+
+
+def _targets(record: SplitRecord, supervision: Mapping[str, Sequence[str]]) -> dict[str, Floats]:
+    targets, observed = record.by_partition("targets"), record.by_partition("observed")
+    return {
+        name: np.where(observed[partition][:, column] > 0, targets[partition][:, column], np.nan)
+        for partition, names in supervision.items()
+        for column, name in enumerate(names)
+    }
+
+
+def _correlation(targets: Mapping[str, Floats]) -> Floats:
+    names = list(targets)
+    matrix = np.full((len(names), len(names)), np.nan)
+    for row, a in enumerate(names):
+        for column, b in enumerate(names):
+            both = np.isfinite(targets[a]) & np.isfinite(targets[b])
+            if both.sum() > 2 and targets[a][both].std() > 0 and targets[b][both].std() > 0:
+                matrix[row, column] = np.corrcoef(targets[a][both], targets[b][both])[0, 1]
+    return matrix
+
+
+def _physical(
+    record: SplitRecord,
+    normalizer: TargetNormalizer,
+    supervision: Mapping[str, Sequence[str]],
+    raw_targets: Mapping[str, Mapping[str, float | None]],
+) -> tuple[dict[str, Floats], dict[str, Floats], dict[str, str]]:
+    predictions = record.by_partition("predictions")
+    columns = {
+        name: predictions[partition][:, column]
+        for partition, names in supervision.items()
+        for column, name in enumerate(names)
+    }
+    physical = [
+        normalizer.to_physical({name: float(values[row]) for name, values in columns.items()})
+        for row in range(len(record.subject_id))
+    ]
+    true, predicted = {}, {}
+    for name in columns:
+        pairs = [
+            (raw_targets[subject][name], values[name])
+            for subject, values in zip(record.subject_id, physical, strict=True)
+        ]
+        known = [(a, b) for a, b in pairs if a is not None and b is not None]
+        true[name] = np.array([a for a, _ in known], dtype=np.float64)
+        predicted[name] = np.array([b for _, b in known], dtype=np.float64)
+    return true, predicted, {name: _unit(name) for name in columns}
+
+
+def _unit(feature: str) -> str:
+    if feature.startswith("vol_"):
+        return "ln(mm³ + 1)"
+    if feature.startswith("surface_area_"):
+        return "ln(mm² + 1)"
+    return "share of box" if feature.startswith("loc_") else "ratio"

@@ -1,0 +1,4 @@
+"""Semantic heads: a partition of the posterior mean [B, P] -> predicted z-scored targets [B, F].
+
+A head is constructed with (num_latents, num_features) by code, and its tunables by configuration.
+"""

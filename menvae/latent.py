@@ -1,0 +1,97 @@
+"""LatentLayout: the names and sizes of the latent partitions; the only place that knows their bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from menvae.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class LatentLayout:
+    """Ordered partition of the latent vector z = [first | second | ...].
+
+    Attributes:
+        sizes: partition name -> number of dimensions, in the order in which they stand in z.
+
+    >>> layout = LatentLayout.from_config(128, {"vol": 24, "loc": 8, "shape": 12, "residual": None})
+    >>> layout.sizes["residual"], layout.bounds("loc")
+    (84, (24, 32))
+    >>> LatentLayout.from_config(16, {"vol": 24})
+    Traceback (most recent call last):
+        ...
+    menvae.errors.UserError: model.partitions: vol=24 sum to 24, which is not model.z_dim=16; set one of them to null to take the rest
+    """
+
+    sizes: Mapping[str, int]
+
+    @classmethod
+    def from_config(cls, z_dim: int, partitions: Mapping[str, int | None]) -> LatentLayout:
+        """Resolve the configured sizes.
+
+        Args:
+            z_dim: number of latent dimensions.
+            partitions: name -> size; at most one may be None, which takes the rest.
+
+        Raises:
+            UserError: no partition, a size below 1, more than one None, or sizes that do not fill ``z_dim``.
+        """
+        if not partitions:
+            raise UserError("model.partitions is empty; at least one partition is needed")
+        for name, size in partitions.items():
+            if size is not None and size < 1:
+                raise UserError(f"model.partitions.{name}: {size} is not allowed; a partition has at least 1 dimension")
+        open_names = [name for name, size in partitions.items() if size is None]
+        if len(open_names) > 1:
+            raise UserError(f"model.partitions: {' and '.join(open_names)} are null; only one may take the rest")
+        fixed = sum(size for size in partitions.values() if size is not None)
+        listing = ", ".join(f"{name}={size}" for name, size in partitions.items() if size is not None)
+        if open_names and fixed >= z_dim:
+            raise UserError(
+                f"model.partitions: {listing} sum to {fixed}, which leaves nothing of model.z_dim={z_dim} "
+                f"for {open_names[0]}; make them smaller or model.z_dim larger"
+            )
+        if not open_names and fixed != z_dim:
+            raise UserError(
+                f"model.partitions: {listing} sum to {fixed}, which is not model.z_dim={z_dim}; "
+                "set one of them to null to take the rest"
+            )
+        return cls({name: z_dim - fixed if size is None else size for name, size in partitions.items()})
+
+    @property
+    def z_dim(self) -> int:
+        """Number of latent dimensions."""
+        return sum(self.sizes.values())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sizes)
+
+    def bounds(self, partition: str) -> tuple[int, int]:
+        """Return (start, stop) of ``partition`` in z.
+
+        Raises:
+            UserError: no such partition.
+        """
+        start = 0
+        for name, size in self.sizes.items():
+            if name == partition:
+                return start, start + size
+            start += size
+        raise UserError(f"partition '{partition}' does not exist; {nearest(partition, self.sizes)}")
+
+    def select(self, z: Tensor, partition: str) -> Tensor:
+        """Return the columns of ``partition``: z [..., Z] -> [..., size]."""
+        start, stop = self.bounds(partition)
+        return z[..., start:stop]
+
+    def split(self, z: Tensor) -> dict[str, Tensor]:
+        """Return {partition: [..., size]} for z [..., Z]."""
+        return {name: self.select(z, name) for name in self.sizes}
+
+    def join(self, z: Tensor, partitions: Iterable[str]) -> Tensor:
+        """Return the columns of several partitions side by side, in the given order: [..., sum of sizes]."""
+        return torch.cat([self.select(z, name) for name in partitions], dim=-1)

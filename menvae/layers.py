@@ -1,0 +1,96 @@
+"""Layers that encoders and decoders share: group-normalised 3D convolutions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from menvae.errors import UserError
+
+NUM_GROUPS = 8
+"""Groups of every GroupNorm (spec: GroupNorm everywhere, never BatchNorm)."""
+
+STRIDE = 16
+"""Input voxels per voxel of the coarsest grid: a stride-2 stem and three stride-2 layers, or four up-blocks."""
+
+Upsampling = Literal["resize_conv", "transposed"]
+
+
+class Conv3d(nn.Conv3d):
+    """`torch.nn.Conv3d` that stays in float32 on CPU where the output grid is 2 voxels or smaller along every axis.
+
+    The bfloat16 weight gradient of such a convolution is partly never written by torch 2.13 on CPU, so it holds
+    whatever the memory held before, often NaN.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, D, H, W] -> [B, C', D', H', W']."""
+        tiny = max(x.shape[2:]) <= 2 * max(self.stride)
+        if tiny and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.float())
+        return super().forward(x)
+
+
+def conv(
+    in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, bias: bool = True, spectral: bool = False
+) -> nn.Module:
+    """Return a same-padded 3D convolution, optionally with spectral norm (Miyato et al. 2018).
+
+    A spectral norm on a convolution without bias that feeds a GroupNorm changes nothing but the scale of its weight:
+    it is offered because Run 6 had it, and bounds no Lipschitz constant.
+    """
+    layer = Conv3d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
+    return spectral_norm(layer) if spectral else layer
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    """Return GroupNorm with 8 groups.
+
+    Raises:
+        UserError: ``channels`` is not a multiple of 8.
+    """
+    if channels % NUM_GROUPS:
+        raise UserError(f"base_filters gives a layer of {channels} channels; GroupNorm needs multiples of {NUM_GROUPS}")
+    return nn.GroupNorm(NUM_GROUPS, channels)
+
+
+class UpBlock(nn.Sequential):
+    """Doubles the grid: up-sampling and 3x3x3 convolution, GroupNorm, ReLU.
+
+    ``resize_conv`` is trilinear interpolation followed by the convolution; ``transposed`` is one transposed
+    convolution of kernel 4 and stride 2, at about half the cost.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, upsampling: Upsampling, spectral: bool = False) -> None:
+        grow: list[nn.Module]
+        if upsampling == "resize_conv":
+            grow = [
+                nn.Upsample(scale_factor=2, mode="trilinear", align_corners=False),
+                conv(in_channels, out_channels, 3, bias=False, spectral=spectral),
+            ]
+        else:
+            transposed = nn.ConvTranspose3d(in_channels, out_channels, 4, stride=2, padding=1, bias=False)
+            grow = [spectral_norm(transposed) if spectral else transposed]
+        super().__init__(*grow, norm(out_channels), nn.ReLU(inplace=True))
+
+
+def coarse_grid(size: tuple[int, int, int], owner: str) -> tuple[int, int, int]:
+    """Return the grid that is 16 times coarser than a box of ``size`` voxels.
+
+    Raises:
+        UserError: a side is not a multiple of 16.
+
+    >>> coarse_grid((160, 160, 160), "encoder")
+    (10, 10, 10)
+    """
+    wrong = [side for side in size if side % STRIDE or side < STRIDE]
+    if wrong:
+        raise UserError(
+            f"data.roi_size: {list(size)} has a side of {wrong[0]}, which {owner} cannot halve four times; "
+            f"every side must be a multiple of {STRIDE}"
+        )
+    return (size[0] // STRIDE, size[1] // STRIDE, size[2] // STRIDE)

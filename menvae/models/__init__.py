@@ -1,0 +1,62 @@
+"""Models: a batch -> ModelOutput.
+
+A model is constructed with a `Blueprint` by code, and its tunables by configuration. It makes its own encoder, decoders
+and heads from the blueprint, because only the model knows the sizes that they need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from menvae.latent import LatentLayout
+from menvae.registry import Bound
+from menvae.types import Batch, ModelOutput, Posterior
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a model is made from.
+
+    Attributes:
+        in_channels: C, number of modalities.
+        size: (D, H, W) in voxels.
+        parts: {configuration key: part that is ready to be called with sizes}: ``encoder``, ``decoder``, ...
+        needs: what the terms of the objective require (see `Model.provides`); a model leaves out branches nobody needs.
+    """
+
+    in_channels: int
+    size: tuple[int, int, int]
+    parts: Mapping[str, Bound]
+    needs: frozenset[str] = field(default_factory=frozenset)
+
+
+class Model(nn.Module):
+    """What every model offers to objectives, observers and reports.
+
+    Attributes:
+        layout: the partitions of z.
+        supervision: {partition: names of its targets}, for the partitions that have a trained head.
+    """
+
+    layout: LatentLayout
+    supervision: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def provides(cls, supervision: Mapping[str, Sequence[str]]) -> frozenset[str]:
+        """Return the names of what the model can give beyond the posterior, for a supervision by partition."""
+        raise NotImplementedError
+
+    def encode(self, inputs: Tensor) -> Posterior:
+        """Inputs [B, C, D, H, W] -> q(z|x)."""
+        raise NotImplementedError
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Z [B, Z] -> reconstruction [B, C, D, H, W] in float32."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> ModelOutput:
+        """Encode, sample (in training) or take the mean (in evaluation), decode, predict."""
+        raise NotImplementedError

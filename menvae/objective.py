@@ -1,0 +1,109 @@
+"""Objective: terms x weights x schedules -> LossReport."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from menvae.errors import UserError, nearest
+from menvae.schedules import Schedule
+from menvae.terms import Term
+from menvae.types import Batch, LossReport, ModelOutput, Progress, Scalar
+
+WEIGHT_PREFIX = "lambda_"
+
+
+class Objective(nn.Module):
+    """A weighted sum of scalars; a term whose weights are all 0 is left out and never computed.
+
+    The terms are submodules, so that their buffers are part of checkpoints.
+    """
+
+    def __init__(
+        self, terms: Mapping[str, Term], weights: Mapping[str, float], schedules: Mapping[str, Schedule]
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            terms: {key in ``loss.terms``: term}.
+            weights: {scalar: weight}, ``loss.lambda_<scalar>``.
+            schedules: {scalar: factor over progress}; a scalar without one has its full weight throughout.
+
+        Raises:
+            UserError: two terms with a scalar of the same name, a scalar without a weight, a weight or a schedule
+                without a scalar, a negative weight, or nothing but zeros.
+        """
+        super().__init__()
+        owners: dict[str, str] = {}
+        for key, term in terms.items():
+            for scalar in term.scalars:
+                if scalar in owners:
+                    raise UserError(f"loss.terms.{key}: scalar '{scalar}' comes from loss.terms.{owners[scalar]} already")
+                if scalar not in weights:
+                    raise UserError(f"loss.{WEIGHT_PREFIX}{scalar}: a weight is required by loss.terms.{key}")
+                owners[scalar] = key
+        for what, names in (("loss.lambda_", weights), ("loss.schedules.", schedules)):
+            for name in names:
+                if name not in owners:
+                    raise UserError(f"{what}{name}: no term of this loss gives a scalar '{name}'; {nearest(name, owners)}")
+        for name, weight in weights.items():
+            if not weight >= 0.0:
+                raise UserError(f"loss.lambda_{name}: {weight} is not allowed; a weight is 0 or larger")
+        if not any(weights.values()):
+            raise UserError("loss: every lambda is 0; at least one term needs a weight")
+        self.weights = dict(weights)
+        self.schedules = dict(schedules)
+        self.terms = nn.ModuleDict(
+            {key: term for key, term in terms.items() if any(weights[scalar] for scalar in term.scalars)}
+        )
+
+    def _terms(self) -> list[Term]:
+        return [term for term in self.terms.values() if isinstance(term, Term)]
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """What the model must provide for the terms that count."""
+        return frozenset().union(*(term.requires for term in self._terms()))
+
+    @property
+    def scalars(self) -> list[str]:
+        """Names of the scalars that count, in the order of their terms."""
+        return [name for term in self._terms() for name in term.scalars if self.weights[name]]
+
+    def weight(self, scalar: str, progress: Progress) -> float:
+        """Return the weight of ``scalar`` at ``progress``."""
+        schedule = self.schedules.get(scalar)
+        return self.weights[scalar] * (1.0 if schedule is None else schedule(progress))
+
+    def forward(self, batch: Batch, output: ModelOutput, progress: Progress) -> LossReport:
+        """Evaluate every term that counts, in float32, and weigh it for ``progress``."""
+        scalars: dict[str, Scalar] = {}
+        diagnostics = {}
+        for term in self._terms():
+            with torch.autocast(output.posterior.mean.device.type, enabled=False):
+                values = term(batch, output)
+            for name, raw in values.items():
+                if name not in term.scalars:
+                    diagnostics[name] = raw
+                elif self.weights[name]:
+                    weight = self.weight(name, progress)
+                    scalars[name] = Scalar(raw, weight, weight * raw)
+        total = torch.stack([scalar.weighted for scalar in scalars.values()]).sum()
+        return LossReport(total, scalars, diagnostics)
+
+    def commit(self, output: ModelOutput) -> None:
+        """Let every term remember a training batch; once per optimiser step, never in validation."""
+        for term in self._terms():
+            term.commit(output)
+
+    def schedule_metrics(self, progress: Progress) -> dict[str, float]:
+        """Return ``sched/`` metrics: every weight now, beta = lambda_kl / lambda_recon, and the terms' constants."""
+        metrics = {f"sched/{WEIGHT_PREFIX}{name}": self.weight(name, progress) for name in self.scalars}
+        if "kl" in self.scalars and "recon" in self.scalars:
+            recon = self.weight("recon", progress)
+            metrics["sched/beta"] = self.weight("kl", progress) / recon if recon else 0.0
+        for term in self._terms():
+            metrics |= {f"sched/{name}": value for name, value in term.constants().items()}
+        return metrics

@@ -1,0 +1,1 @@
+"""Optimizers: functions of the named parameters that return a `torch.optim.Optimizer`."""

@@ -1,0 +1,30 @@
+"""AdamW."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import torch
+from torch import nn
+
+from menvae.registry import Field, register
+
+
+@register("optimizer", "adamw", reference="Loshchilov & Hutter 2019")
+def adamw(
+    parameters: Iterable[nn.Parameter],
+    *,
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1.5e-3,
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01,
+    betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.999),
+) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay.
+
+    Args:
+        parameters: of the model.
+        learning_rate: peak rate; the schedule ``learning_rate`` multiplies it.
+        weight_decay: decoupled decay.
+        betas: decay of the first and second moment.
+    """
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=betas)

@@ -1,0 +1,250 @@
+"""Named parts: register them, list them, build them from a configuration.
+
+A part is a class or a function. What code supplies stands before ``*`` in its signature; what configuration supplies
+is keyword-only after it, and is checked by pydantic against the annotations before anything is built. A name is looked
+up, never imported from a configuration value.
+
+>>> @register("schedule", "docs_example")
+... def docs_example(progress: float, *, height: Annotated[float, Field(gt=0)] = 1.0) -> float:
+...     return height * progress
+>>> bind("schedule", {"name": "docs_example", "height": 2.0})(0.25)
+0.5
+>>> bind("schedule", {"name": "docs_example", "heigth": 2.0})
+Traceback (most recent call last):
+    ...
+menvae.errors.UserError: schedule.heigth: no such key of 'docs_example'; did you mean 'height'? known: height
+>>> unregister("schedule", "docs_example")
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import pkgutil
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from importlib.metadata import entry_points
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from menvae.errors import UserError, nearest
+
+__all__ = ["GROUPS", "Annotated", "Bound", "Field", "Part", "bind", "build", "discover", "known", "lookup", "parts"]
+__all__ += ["register", "unregister", "validated"]
+
+ENTRY_POINT_GROUP = "menvae.parts"
+
+GROUPS: Mapping[str, str] = {
+    "encoder": "menvae.encoders",
+    "decoder": "menvae.decoders",
+    "head": "menvae.heads",
+    "model": "menvae.models",
+    "term": "menvae.terms",
+    "schedule": "menvae.schedules",
+    "optimizer": "menvae.optimizers",
+    "update": "menvae.updates",
+    "data": "menvae.data",
+}
+"""Registry group -> package whose modules register its built-in parts."""
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Part:
+    """One registered part.
+
+    Attributes:
+        group: registry group, also the folder of ``conf/``.
+        name: the name that configurations use.
+        factory: the class or function itself.
+        origin: top-level package that registered it (``menvae`` or a plugin).
+        reference: paper or report behind it, for ``menvae-parts``.
+    """
+
+    group: str
+    name: str
+    factory: Callable[..., Any]
+    origin: str
+    reference: str
+
+    @property
+    def tunables(self) -> dict[str, tuple[Any, Any]]:
+        """Keyword-only parameters: name -> (annotation, default; ``...`` when there is none)."""
+        return _keyword_only(self.factory)
+
+    @property
+    def summary(self) -> str:
+        """First line of the part's docstring."""
+        return (inspect.getdoc(self.factory) or "").split("\n", 1)[0]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A part with its checked configuration; call it with what code supplies."""
+
+    part: Part
+    settings: Mapping[str, Any]
+
+    def __call__(self, *supplied: Any) -> Any:
+        return self.part.factory(*supplied, **self.settings)
+
+
+_parts: dict[tuple[str, str], Part] = {}
+
+
+def register(group: str, name: str, *, reference: str = "") -> Callable[[T], T]:
+    """Return a decorator that registers a class or function as part ``name`` of ``group``.
+
+    Args:
+        group: one of `GROUPS`.
+        name: name used by configurations; also the name of its file in ``conf/<group>/``.
+        reference: paper, report or specification section behind the part.
+
+    Raises:
+        ValueError: unknown group, or a name taken twice.
+    """
+    if group not in GROUPS:
+        raise ValueError(f"registry group '{group}' does not exist; {nearest(group, GROUPS)}")
+
+    def decorate(factory: T) -> T:
+        taken = _parts.get((group, name))
+        if taken is not None:
+            raise ValueError(f"{group} '{name}' is registered twice: by {_where(taken.factory)} and {_where(factory)}")
+        origin = factory.__module__.split(".", 1)[0]
+        _parts[group, name] = Part(group, name, factory, origin, reference)
+        return factory
+
+    return decorate
+
+
+def unregister(group: str, name: str) -> None:
+    """Forget a part; for tests and notebooks that register a part of their own."""
+    del _parts[group, name]
+
+
+@functools.cache
+def discover() -> None:
+    """Import every module that registers parts: the built-in packages, then installed plugins (``menvae.parts``)."""
+    for package_name in GROUPS.values():
+        package = importlib.import_module(package_name)
+        for module in pkgutil.iter_modules(package.__path__, package_name + "."):
+            importlib.import_module(module.name)
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        entry_point.load()
+
+
+def known(group: str) -> list[str]:
+    """Return the sorted names registered in ``group``."""
+    discover()
+    return sorted(name for part_group, name in _parts if part_group == group)
+
+
+def parts() -> list[Part]:
+    """Return every registered part, sorted by group (in the order of `GROUPS`) and name."""
+    discover()
+    order = list(GROUPS)
+    return sorted(_parts.values(), key=lambda part: (order.index(part.group), part.name))
+
+
+def lookup(group: str, name: str) -> Part:
+    """Return the part ``name`` of ``group``.
+
+    Raises:
+        UserError: unknown name; the message lists the known and the nearest.
+    """
+    names = known(group)
+    if name not in names:
+        raise UserError(f"{group}: '{name}' is not registered; {nearest(name, names)}")
+    return _parts[group, name]
+
+
+def bind(group: str, config: Mapping[str, Any], path: str | None = None) -> Bound:
+    """Check a configuration against the part it names, without building it.
+
+    Args:
+        group: registry group.
+        config: ``{"name": ..., **tunables}``.
+        path: where the configuration stands, for messages (default: the group).
+
+    Returns:
+        A callable that takes what code supplies and returns the built part.
+
+    Raises:
+        UserError: unknown part, unknown key, missing key, or a value of a wrong type or range.
+    """
+    path = path or group
+    name = config.get("name")
+    if not isinstance(name, str):
+        raise UserError(f"{path}.name: {name!r} is not a name of a {group}; {nearest('', known(group))}")
+    part = lookup(group, name)
+    settings = {key: value for key, value in config.items() if key != "name"}
+    return Bound(part, _checked(_schema(part.factory), settings, path, f"'{name}'"))
+
+
+def build(group: str, config: Mapping[str, Any], *supplied: Any, path: str | None = None) -> Any:
+    """`bind` and call: the built part. Raises what `bind` raises and what the part's constructor raises."""
+    return bind(group, config, path)(*supplied)
+
+
+def validated(settings_class: Callable[..., T], config: Mapping[str, Any], path: str) -> T:
+    """Return ``settings_class(**config)`` for a dataclass of settings that is not a part (``trainer``, ``watch``, ...).
+
+    Raises:
+        UserError: unknown key, missing key, or a value of a wrong type or range.
+    """
+    checked = _checked(_schema(settings_class), dict(config), path, f"'{path}'")
+    return settings_class(**checked)
+
+
+def _where(factory: Callable[..., Any]) -> str:
+    return f"{factory.__module__}.{factory.__qualname__}"
+
+
+def _keyword_only(factory: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    target = factory.__init__ if inspect.isclass(factory) and not is_dataclass(factory) else factory  # type: ignore[misc]
+    hints = typing.get_type_hints(factory if is_dataclass(factory) else target, include_extras=True)
+    factories = {}
+    if is_dataclass(factory):
+        factories = {f.name: f.default_factory for f in fields(factory) if f.default_factory is not MISSING}
+    tunables: dict[str, tuple[Any, Any]] = {}
+    for parameter in inspect.signature(factory).parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            raise TypeError(f"{_where(factory)} takes **{parameter.name}: name every key, so that typos are caught")
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        if parameter.name in factories:
+            default = factories[parameter.name]()
+        else:
+            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+        tunables[parameter.name] = (hints[parameter.name], default)
+    return tunables
+
+
+@functools.cache
+def _schema(factory: Callable[..., Any]) -> type[BaseModel]:
+    definitions: dict[str, Any] = _keyword_only(factory)
+    configuration = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False, protected_namespaces=())
+    return create_model(factory.__qualname__, __config__=configuration, **definitions)
+
+
+def _checked(schema: type[BaseModel], settings: dict[str, Any], path: str, owner: str) -> dict[str, Any]:
+    try:
+        model = schema.model_validate(settings)
+    except ValidationError as error:
+        raise UserError(_sentence(error, schema, path, owner)) from None
+    return {name: getattr(model, name) for name in schema.model_fields}
+
+
+def _sentence(error: ValidationError, schema: type[BaseModel], path: str, owner: str) -> str:
+    first = error.errors()[0]
+    location = ".".join([path, *(str(part) for part in first["loc"])])
+    if first["type"] == "extra_forbidden":
+        return f"{location}: no such key of {owner}; {nearest(str(first['loc'][-1]), schema.model_fields)}"
+    if first["type"] == "missing":
+        return f"{location}: a value is required"
+    allowed = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{location}: {first['input']!r} is not allowed; it {allowed}"

@@ -1,0 +1,1 @@
+"""Pure tensor functions, each checked against a closed form or another implementation."""

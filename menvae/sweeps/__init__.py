@@ -1,0 +1,1 @@
+"""Runs among runs: their identity."""

@@ -1,0 +1,43 @@
+"""Identity of a run: the hash of what determines its result."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+OUTSIDE = (
+    "output_dir",
+    "tracking",
+    "trainer.resume",
+    "trainer.keep_optimizer",
+    "trainer.num_workers",
+    "gates.strict",
+    "data.root",
+)
+"""Keys that say where results go or how they are kept, and the place of the data, for which its own hash stands."""
+
+
+def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str) -> str:
+    """Return ten hexadecimal digits that stand for a composed configuration and the data it met.
+
+    Args:
+        config: resolved configuration, plain values.
+        data_hash: of the prepared cohort.
+        targets_hash: of normaliser and residualiser.
+
+    >>> a = run_hash({"seed": 1, "output_dir": "/a"}, "d", "t")
+    >>> a == run_hash({"output_dir": "/b", "seed": 1}, "d", "t"), a == run_hash({"seed": 2}, "d", "t")
+    (True, False)
+    """
+    inside = copy.deepcopy(dict(config))
+    for key in OUTSIDE:
+        *parents, last = key.split(".")
+        node: Any = inside
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(last, None)
+    canonical = json.dumps([inside, data_hash, targets_hash], sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]

@@ -1,0 +1,29 @@
+"""Reconstruction of a small cube from the residual partition alone."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import interpolate, mse_loss
+
+from menvae.collectives import mean_over_ranks
+from menvae.registry import register
+from menvae.terms import Term, TermContext
+from menvae.types import Batch, ModelOutput
+
+
+@register("term", "aux_recon", reference="SemiVAE Run 6")
+class AuxiliaryReconstruction(Term):
+    """Mean squared error between the auxiliary reconstruction and the inputs averaged down to its size."""
+
+    scalars = ("aux_recon",)
+    requires = frozenset({"auxiliary_reconstruction"})
+
+    def __init__(self, context: TermContext) -> None:
+        """No tunables."""
+        super().__init__()
+
+    def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
+        """Return ``aux_recon``."""
+        small = output.extras["auxiliary_reconstruction"]
+        target = interpolate(batch.inputs.float(), size=small.shape[2:], mode="area")
+        return {"aux_recon": mean_over_ranks(mse_loss(small.float(), target))}

@@ -1,0 +1,30 @@
+"""Supervision of one partition by its targets."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from menvae.collectives import sum_over_ranks
+from menvae.registry import register
+from menvae.terms import Term, TermContext
+from menvae.types import Batch, ModelOutput
+
+
+@register("term", "semantic", reference="SemiVAE Run 6")
+class Semantic(Term):
+    """Mean squared error of the z-scored targets over the entries that were observed; the scalar bears the partition's name."""
+
+    def __init__(self, context: TermContext, *, partition: str) -> None:
+        """Args: partition: whose head is supervised."""
+        super().__init__()
+        context.layout.bounds(partition)
+        self.partition = partition
+        self.scalars = (partition,)
+        self.requires = frozenset({f"predictions.{partition}"})
+
+    def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
+        """Return the scalar; 0 for a batch in which nothing was observed."""
+        observed = batch.observed[self.partition].float()
+        errors = (output.predictions[self.partition].float() - batch.targets[self.partition].float()).square()
+        total = sum_over_ranks((errors * observed).sum())
+        return {self.partition: total / sum_over_ranks(observed.sum()).clamp(min=1.0)}

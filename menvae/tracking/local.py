@@ -1,0 +1,201 @@
+"""The local log: the first and complete record of a run; everything else (MLflow, CSV) is a copy of it.
+
+``metrics.jsonl`` and ``metrics.csv`` hold only what the computation determines, so two identical runs leave identical
+bytes. What differs from run to run (durations, system load, the time of day) is in ``timings.jsonl``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from menvae.errors import UserError
+
+Row = dict[str, float | None]
+
+_EPOCH = "epoch"
+_TIMESTAMP = "timestamp_ms"
+
+
+class LocalLog:
+    """One line an epoch in ``metrics.jsonl`` (also as ``metrics.csv``) and in ``timings.jsonl`` of a run directory.
+
+    Reading never changes a file, so a run that is still going on can be read. Every write is on disk when the method
+    returns; a process killed in the middle of one leaves at most one torn last line, which readers ignore and
+    ``rewind`` removes. A trainer appends an epoch *before* it writes that epoch's checkpoint and calls ``rewind`` with
+    the checkpoint's epoch when it goes on: then no epoch is missing and none is there twice.
+
+    Args:
+        run_dir: the run directory; created with the first line.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.metrics_path = run_dir / "metrics.jsonl"
+        self.csv_path = run_dir / "metrics.csv"
+        self.timings_path = run_dir / "timings.jsonl"
+        self._table: _Table | None = None  # what metrics.csv holds; None until this process writes
+
+    def rewind(self, last_epoch: int) -> None:
+        """Forget the epochs after ``last_epoch``, and a torn last line; atomic for each file.
+
+        Args:
+            last_epoch: the last epoch to keep; 0 drops all.
+
+        Raises:
+            UserError: a line other than the last is not JSON: the file was edited or the disk is damaged.
+        """
+        for path in (self.timings_path, self.metrics_path):
+            kept = [line for line, row in _complete_lines(path) if _epoch_of(row) <= last_epoch]
+            content = b"".join(kept)
+            if path.exists() and content != path.read_bytes():
+                write_atomically(path, content)
+        self._table = _Table(self.metrics())
+        if self.csv_path.exists() or self._table.last_epoch:
+            write_atomically(self.csv_path, self._table.csv())
+
+    def append(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
+        """Add one epoch; on disk when this returns.
+
+        Args:
+            epoch: counted from 1; larger than every epoch logged before.
+            metrics: what the computation determines, in the order to keep; NaN and infinities become null.
+            timings: ``time/`` and ``system/`` values, which differ from run to run.
+
+        Raises:
+            ValueError: the epoch is already there (call ``rewind`` first), or a key is reserved.
+        """
+        if reserved := {_EPOCH, _TIMESTAMP} & (metrics.keys() | timings.keys()):
+            raise ValueError(f"metric keys {sorted(reserved)} are reserved for the local log")
+        if self._table is None:
+            self._drop_torn_lines()
+        assert self._table is not None
+        if epoch <= self._table.last_epoch:
+            raise ValueError(
+                f"epoch {epoch} cannot follow epoch {self._table.last_epoch} in {self.metrics_path}: rewind first"
+            )
+        row: Row = {_EPOCH: epoch} | {key: _finite(value) for key, value in metrics.items()}
+        timing: Row = {_EPOCH: epoch, _TIMESTAMP: time.time_ns() // 1_000_000}
+        timing |= {key: _finite(value) for key, value in timings.items()}
+        self.metrics_path.parent.mkdir(parents=True, exist_ok=True)
+        # Timings first: an epoch that is in metrics.jsonl is complete.
+        _append_line(self.timings_path, timing)
+        _append_line(self.metrics_path, row)
+        self._table.append(row)
+        write_atomically(self.csv_path, self._table.csv())
+
+    def metrics(self) -> list[Row]:
+        """Return the complete lines of ``metrics.jsonl``, each with ``epoch`` first; null is None."""
+        return [row for _, row in _complete_lines(self.metrics_path)]
+
+    def timings(self) -> list[Row]:
+        """Return the complete lines of ``timings.jsonl``, each with ``epoch`` first."""
+        rows = [row for _, row in _complete_lines(self.timings_path)]
+        return [{key: value for key, value in row.items() if key != _TIMESTAMP} for row in rows]
+
+    def timestamps_ms(self) -> dict[int, int]:
+        """Return {epoch: when it was logged, in milliseconds since 1970}."""
+        rows = [row for _, row in _complete_lines(self.timings_path)]
+        return {_epoch_of(row): int(row[_TIMESTAMP] or 0) for row in rows if _TIMESTAMP in row}
+
+    def _drop_torn_lines(self) -> None:
+        """Load what is there, less what a killed process left half written (an epoch's timings come first)."""
+        self.rewind(_Table(self.metrics()).last_epoch)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file: after a crash it has either the old content or the new, whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync_directory(path.parent)
+
+
+def _append_line(path: Path, row: Row) -> None:
+    is_new = not path.exists()
+    with path.open("ab") as file:
+        file.write(json.dumps(row, allow_nan=False, separators=(", ", ": ")).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _complete_lines(path: Path) -> list[tuple[bytes, Row]]:
+    """Return (line with its newline, parsed) for every line that was written to its end."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().splitlines(keepends=True)
+    complete: list[tuple[bytes, Row]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and _EPOCH in row:
+            complete.append((line, row))
+        elif number < len(lines):
+            raise UserError(f"{path}, line {number} is not a line of a metrics log: {line[:60]!r}")
+    return complete
+
+
+def _epoch_of(row: Row) -> int:
+    epoch = row[_EPOCH]
+    assert epoch is not None
+    return int(epoch)
+
+
+def _finite(value: float | None) -> float | None:
+    """Return the number as plain Python (JSON then has its shortest exact digits), or None."""
+    if value is None or not math.isfinite(value):
+        return None
+    return value if type(value) is int else float(value)
+
+
+class _Table:
+    """The rows as CSV, a column a key; a row that brings no new key costs one line, not all of them again."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = list(rows)
+        self._columns = list(dict.fromkeys([_EPOCH, *(key for row in rows for key in row)]))
+        self._text = self._lines(self._rows)
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch of the last row; 0 without rows."""
+        return _epoch_of(self._rows[-1]) if self._rows else 0
+
+    def append(self, row: Row) -> None:
+        """Add a row, and the columns that it brings."""
+        self._rows.append(row)
+        known = set(self._columns)
+        new_columns = [key for key in row if key not in known]
+        self._columns += new_columns
+        self._text = self._lines(self._rows) if new_columns else self._text + self._lines([row])
+
+    def csv(self) -> bytes:
+        """Return header and rows."""
+        header = io.StringIO()
+        csv.writer(header, lineterminator="\n").writerow(self._columns)
+        return (header.getvalue() + self._text).encode()
+
+    def _lines(self, rows: Sequence[Row]) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([row.get(column) for column in self._columns] for row in rows)
+        return text.getvalue()

@@ -1,0 +1,42 @@
+"""Checkpoints: written whole or not at all, and read without executing anything."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from menvae.errors import UserError
+
+FORMAT = 1
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain values to ``path``; a kill leaves the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        torch.save({"format": FORMAT, **content}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint onto ``device``; only tensors and plain types are accepted.
+
+    Raises:
+        UserError: no such file, not a checkpoint, or one of another format.
+    """
+    if not path.is_file():
+        raise UserError(f"checkpoint '{path}' does not exist")
+    try:
+        content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise UserError(f"'{path}' is not a checkpoint of menvae: {error}") from error
+    if content.pop("format", None) != FORMAT:
+        raise UserError(f"checkpoint '{path}' has another format than this version of menvae reads ({FORMAT})")
+    return content

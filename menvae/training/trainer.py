@@ -1,0 +1,380 @@
+"""The training loop, to be read from top to bottom."""
+
+from __future__ import annotations
+
+import logging
+import math
+import resource
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from menvae import collectives
+from menvae.errors import TrainingDivergedError, UserError
+from menvae.models import Model
+from menvae.objective import Objective
+from menvae.registry import Field
+from menvae.schedules import Schedule
+from menvae.training import checkpoint
+from menvae.training.curriculum import Curriculum
+from menvae.training.determinism import seed_step
+from menvae.training.launch import Place
+from menvae.types import Batch, LossReport, ModelOutput, Observer, Progress
+from menvae.updates import Update
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """Keys of ``trainer.*``.
+
+    Attributes:
+        max_epochs: length of the run.
+        batch_size: subjects a rank and step.
+        precision: ``fp32``, or ``bf16`` autocast (statistics and losses stay in float32).
+        gradient_clip: largest L2 norm of the gradient; None does not clip.
+        channels_last: memory format of inputs and weights; faster on CPU and GPU.
+        compile: run the model through `torch.compile` (a minute or more at the start).
+        validate_every_epochs: how often the validation split is evaluated; the last epoch always is.
+        num_workers: processes that load batches; 0 loads in the training process.
+        resume: ``auto`` goes on with the same run, ``never`` begins a new one, a path continues from that checkpoint.
+        keep_optimizer: keep the optimiser's state in ``last.ckpt`` when the run is finished.
+    """
+
+    max_epochs: Annotated[int, Field(ge=1)] = 20
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_clip: Annotated[float, Field(gt=0.0)] | None = 1.0
+    channels_last: bool = True
+    compile: bool = False
+    validate_every_epochs: Annotated[int, Field(ge=1)] = 1
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    resume: str = "auto"
+    keep_optimizer: bool = False
+
+
+class EpochLoader(Protocol):
+    """Batches of one split, in an order that depends on the epoch."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches."""
+
+    def epoch(self, epoch: int) -> Iterable[Batch]:
+        """Return the batches of an epoch."""
+
+
+class Recorder(Protocol):
+    """Who writes down what happens."""
+
+    def step(self, epoch: int, step: int, losses: Mapping[str, float]) -> None:
+        """After every optimiser step."""
+
+    def epoch_end(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
+        """After every epoch, before its checkpoint."""
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What is trained, on what, and how."""
+
+    model: Model
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    update: Update
+    learning_rate: Schedule
+    curriculum: Curriculum
+    train: EpochLoader
+    val: EpochLoader
+
+
+@dataclass
+class TrainingState:
+    """What a checkpoint must hold beside tensors.
+
+    Attributes:
+        epoch: finished epochs.
+        best_value: lowest validation objective at final weights among epochs that are not collapsed.
+        best_epoch: where it was reached; 0 if nowhere yet.
+        stopped: why an observer ended the run, or empty.
+    """
+
+    epoch: int = 0
+    best_value: float = math.inf
+    best_epoch: int = 0
+    stopped: str = ""
+
+
+class Trainer:
+    """Trains a model on an objective, validates, checkpoints, and tells observers and a recorder."""
+
+    def __init__(
+        self,
+        ingredients: Ingredients,
+        settings: TrainerSettings,
+        place: Place,
+        *,
+        seed: int,
+        checkpoints: Path,
+        identity: Mapping[str, str],
+        observers: Sequence[Observer],
+    ) -> None:
+        """Move everything to its device.
+
+        Args:
+            ingredients: what is trained.
+            settings: how.
+            place: which process this is.
+            seed: of the run.
+            checkpoints: folder for ``last.ckpt`` and ``best.ckpt``.
+            identity: hashes stored in checkpoints; a checkpoint with others is refused.
+            observers: called in this order.
+        """
+        self.ingredients, self.settings, self.place, self.seed = ingredients, settings, place, seed
+        self.checkpoints, self.identity = checkpoints, dict(identity)
+        self.observers = list(observers)
+        self.recorder: Recorder | None = None
+        self.state = TrainingState()
+        self.memory_format = torch.channels_last_3d if settings.channels_last else torch.contiguous_format
+        self.model = ingredients.model
+        self.objective = ingredients.objective.to(place.device)
+        self.optimizer = ingredients.optimizer
+        if settings.compile:
+            self.model.compile()
+        self.parallel: nn.Module = self.model
+        if place.num_ranks > 1:
+            self.parallel = DistributedDataParallel(
+                self.model,
+                device_ids=[place.device] if place.device.type == "cuda" else None,
+                find_unused_parameters="reconstruction" not in self.objective.requires,
+            )
+        self.peak_learning_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def fit(self, recorder: Recorder | None) -> TrainingState:
+        """Train from the current state to the last epoch, or until an observer asks to stop.
+
+        Args:
+            recorder: told of every step and epoch; on the main rank only.
+
+        Raises:
+            TrainingDivergedError: a loss or gradient that is not finite, on all ranks.
+        """
+        self.recorder = recorder
+        while self.state.epoch < self.settings.max_epochs and not self.state.stopped:
+            started = time.perf_counter()
+            metrics: dict[str, float | None] = dict(self._train_epoch(self.state.epoch))
+            trained = time.perf_counter()
+            self.state.epoch += 1
+            due = self.state.epoch % self.settings.validate_every_epochs == 0
+            if due or self.state.epoch == self.settings.max_epochs:
+                metrics |= self._validate(self.state.epoch, metrics)
+            timings = {
+                "time/train_s": trained - started,
+                "time/validate_s": time.perf_counter() - trained,
+                "system/max_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            }
+            if self.recorder is not None:
+                self.recorder.epoch_end(self.state.epoch, metrics, timings)
+            self.save("last.ckpt", with_optimizer=True)
+        if self.state.best_epoch == 0:
+            self.save("best.ckpt", with_optimizer=False)
+        return self.state
+
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        self.model.train()
+        self.objective.train()
+        loader = self.ingredients.train
+        means = _RunningMeans()
+        for step, batch in enumerate(loader.epoch(epoch)):
+            progress = self._progress(epoch + step / loader.steps_per_epoch)
+            seed_step(self.seed, epoch * loader.steps_per_epoch + step, self.place.rank)
+            factor = self.ingredients.learning_rate(progress)
+            for group, peak in zip(self.optimizer.param_groups, self.peak_learning_rates, strict=True):
+                group["lr"] = peak * factor
+            batch = batch.to(self.place.device, self.memory_format)
+            output, report, gradient_norm = self.ingredients.update(_Step(self, batch, progress))
+            self.objective.commit(output)
+            for observer in self.observers:
+                observer.on_train_step(batch, output)
+            means.add({**report.logged(), "grad_norm": gradient_norm}, len(batch))
+            if self.recorder is not None:
+                losses = {name: scalar.raw.item() for name, scalar in report.scalars.items()}
+                self.recorder.step(epoch + 1, step + 1, {"loss": report.total.item(), **losses})
+        averages = means.averages()
+        metrics = {"diag/grad_norm": averages.pop("grad_norm")}
+        finished = self._progress(epoch + 1)
+        metrics = {f"train_epoch/{name}": value for name, value in averages.items()} | metrics
+        metrics |= self.objective.schedule_metrics(finished)
+        return metrics | {"sched/learning_rate": self.peak_learning_rates[0] * self.ingredients.learning_rate(finished)}
+
+    @torch.no_grad()
+    def _validate(self, epoch: int, so_far: Mapping[str, float | None]) -> dict[str, float | None]:
+        self.model.eval()
+        self.objective.eval()
+        progress = self._progress(epoch)
+        means = _RunningMeans()
+        for observer in self.observers:
+            observer.on_validation_start(epoch)
+        for batch in self.ingredients.val.epoch(0):
+            batch = batch.to(self.place.device, self.memory_format)
+            with self.autocast():
+                output = self.model(batch)
+                for observer in self.observers:
+                    observer.on_validation_batch(batch, output)
+            report = self.objective(batch, output, progress)
+            final = {name: self.objective.weight(name, progress.finished) for name in report.scalars}
+            at_final_weights = sum(weight * report.scalars[name].raw for name, weight in final.items())
+            means.add({**report.logged(), "loss_at_final_weights": cast(Tensor, at_final_weights)}, len(batch))
+        metrics: dict[str, float | None] = {f"val_epoch/{key}": value for key, value in means.averages().items()}
+        collapsed = False
+        for observer in self.observers:
+            observation = observer.on_validation_end(epoch, {**so_far, **metrics})
+            metrics |= observation.metrics
+            collapsed |= observation.collapsed
+            self.state.stopped = self.state.stopped or observation.stop
+        value = metrics["val_epoch/loss_at_final_weights"]
+        if value is not None and value < self.state.best_value and not collapsed:
+            self.state.best_value, self.state.best_epoch = value, epoch
+            self.save("best.ckpt", with_optimizer=False)
+        return metrics
+
+    def autocast(self) -> torch.autocast:
+        """Return the autocast context of the configured precision."""
+        return torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
+
+    def _progress(self, epoch: float) -> Progress:
+        return self.ingredients.curriculum.progress(epoch, self.settings.max_epochs)
+
+    def save(self, name: str, *, with_optimizer: bool) -> None:
+        """Write a checkpoint on the main rank."""
+        if not self.place.is_main:
+            return
+        content: dict[str, Any] = {
+            "identity": self.identity,
+            "state": asdict(self.state),
+            "model": self.model.state_dict(),
+            "objective": self.objective.state_dict(),
+        }
+        if with_optimizer:
+            content["optimizer"] = self.optimizer.state_dict()
+        checkpoint.save(self.checkpoints / name, content)
+
+    def restore(self, path: Path) -> None:
+        """Take weights, buffers, optimiser state and position from a checkpoint of an unfinished run.
+
+        Raises:
+            UserError: no checkpoint, or one of another model, of other targets, or without optimiser state.
+        """
+        content = checkpoint.load(path, self.place.device)
+        if content["identity"] != self.identity:
+            raise UserError(f"checkpoint '{path}' was trained on other targets or subjects than this configuration gives")
+        if "optimizer" not in content:
+            raise UserError(
+                f"checkpoint '{path}' holds no optimiser state, so training cannot go on from it exactly; "
+                "train the run it comes from with trainer.keep_optimizer=true"
+            )
+        self._load_weights(content, path)
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.state = TrainingState(**content["state"])
+        if self.state.epoch > self.settings.max_epochs:
+            raise UserError(
+                f"checkpoint '{path}' has {self.state.epoch} epochs behind it; trainer.max_epochs must not be smaller"
+            )
+
+    def load_best(self) -> None:
+        """Take the weights of ``best.ckpt``, written by the main rank."""
+        collectives.barrier()
+        path = self.checkpoints / "best.ckpt"
+        self._load_weights(checkpoint.load(path, self.place.device), path)
+
+    def _load_weights(self, content: Mapping[str, Any], path: Path) -> None:
+        try:
+            self.model.load_state_dict(content["model"])
+            self.objective.load_state_dict(content["objective"])
+        except RuntimeError as error:
+            raise UserError(f"checkpoint '{path}' does not fit this model: {str(error).splitlines()[-1].strip()}") from error
+
+    def prune(self) -> None:
+        """Take the optimiser's state out of ``last.ckpt``, unless it is to be kept."""
+        if self.place.is_main and not self.settings.keep_optimizer:
+            last = checkpoint.load(self.checkpoints / "last.ckpt", torch.device("cpu"))
+            checkpoint.save(self.checkpoints / "last.ckpt", {k: v for k, v in last.items() if k != "optimizer"})
+
+    def inputs(self, loader: EpochLoader) -> Iterator[Batch]:
+        """Yield the batches of a loader on the device, in evaluation mode and the configured precision."""
+        self.model.eval()
+        for batch in loader.epoch(0):
+            with self.autocast():
+                yield batch.to(self.place.device, self.memory_format)
+
+    @torch.no_grad()
+    def outputs(self, loader: EpochLoader) -> Iterator[tuple[Batch, ModelOutput]]:
+        """Yield batches with what the model makes of them, in evaluation mode."""
+        for batch in self.inputs(loader):
+            yield batch, self.model(batch)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What the trainer lends to an update for one batch (see `menvae.updates.Stepper`)."""
+
+    trainer: Trainer
+    batch: Batch
+    progress: Progress
+
+    def evaluate(self) -> tuple[ModelOutput, LossReport]:
+        with self.trainer.autocast():
+            output: ModelOutput = self.trainer.parallel(self.batch)
+        report: LossReport = self.trainer.objective(self.batch, output, self.progress)
+        broken = [name for name, scalar in report.scalars.items() if not torch.isfinite(scalar.raw.detach())]
+        if collectives.any_rank(bool(broken), self.trainer.place.device):
+            self._diverged("term", broken)
+        return output, report
+
+    def descend(self, total: Tensor) -> float:
+        self.trainer.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        limit = self.trainer.settings.gradient_clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.trainer.model.parameters(), limit).item()
+        if not math.isfinite(norm):  # averaged over ranks by DDP, so all ranks see the same
+            self._diverged("gradient of", list(self._broken_gradients()))
+        self.trainer.optimizer.step()
+        return norm
+
+    def _broken_gradients(self) -> Iterator[str]:
+        for name, parameter in self.trainer.model.named_parameters():
+            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+                yield name
+
+    def _diverged(self, what: str, names: Sequence[str]) -> None:
+        by_rank = collectives.gather_objects(list(names))
+        rank, first = next((index, found) for index, found in enumerate(by_rank) if found)
+        more = f" (and {len(first) - 1} more)" if len(first) > 1 else ""
+        raise TrainingDivergedError(
+            f"{what} '{first[0]}'{more} is not finite on rank {rank} in epoch {self.trainer.state.epoch + 1}; "
+            "the last checkpoint is from before; try a smaller optimizer.learning_rate or trainer.precision=fp32"
+        )
+
+
+class _RunningMeans:
+    """Means over steps, weighted by rows, without a synchronisation a step."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._rows: dict[str, int] = {}
+
+    def add(self, values: Mapping[str, Tensor | float], rows: int) -> None:
+        for name, value in values.items():
+            weighted = torch.as_tensor(value, dtype=torch.float64).detach() * rows
+            self._sums[name] = self._sums[name] + weighted if name in self._sums else weighted
+            self._rows[name] = self._rows.get(name, 0) + rows
+
+    def averages(self) -> dict[str, float]:
+        return {name: (total / self._rows[name]).item() for name, total in self._sums.items()}

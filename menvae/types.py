@@ -1,0 +1,185 @@
+"""The things that flow: Batch -> ModelOutput -> LossReport, and who may watch them.
+
+Shape legend used across menvae: B batch, C channels (modalities), D, H, W spatial axes (R, A, S after reorientation),
+Z latent size, F features, P size of one partition, N subjects of a split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model and its objective see of some subjects.
+
+    Attributes:
+        inputs: normalised images [B, C, D, H, W] or table rows [B, F].
+        subject_id: one identifier a row.
+        targets: {partition: z-scored targets [B, F]}; values that are not observed are 0.
+        observed: {partition: bool [B, F]}; this mask is the semi-supervision.
+        mask: label volume [B, 1, D, H, W], or None.
+        labels: class index [B], or None.
+        time: time of the visit in days [B], or None.
+    """
+
+    inputs: Tensor
+    subject_id: tuple[str, ...]
+    targets: Mapping[str, Tensor] = field(default_factory=dict)
+    observed: Mapping[str, Tensor] = field(default_factory=dict)
+    mask: Tensor | None = None
+    labels: Tensor | None = None
+    time: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.subject_id)
+
+    def to(self, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> Batch:
+        """Return the batch on ``device``; ``memory_format`` applies to the inputs."""
+
+        def move(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            inputs=self.inputs.to(device, non_blocking=True).contiguous(memory_format=memory_format)
+            if memory_format is not torch.preserve_format
+            else self.inputs.to(device, non_blocking=True),
+            targets={name: value.to(device, non_blocking=True) for name, value in self.targets.items()},
+            observed={name: value.to(device, non_blocking=True) for name, value in self.observed.items()},
+            mask=move(self.mask),
+            labels=move(self.labels),
+            time=move(self.time),
+        )
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Diagonal Gaussian q(z|x) = N(mean, diag(exp(logvar))).
+
+    Attributes:
+        mean: [B, Z].
+        logvar: [B, Z], natural log of the variance.
+    """
+
+    mean: Tensor
+    logvar: Tensor
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw z [B, Z] by reparameterisation, in the dtype of the mean."""
+        noise = torch.randn(
+            self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype, requires_grad=False
+        )
+        return self.mean + torch.exp(0.5 * self.logvar) * noise
+
+    def kl(self) -> Tensor:
+        """Return KL(q || N(0, I)) per subject and dimension in nats, float32 [B, Z] (Kingma & Welling 2014, appendix B)."""
+        mean, logvar = self.mean.float(), self.logvar.float()
+        return 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar)
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """What a model returns for a batch.
+
+    Attributes:
+        posterior: q(z|x).
+        latent: the z that was decoded [B, Z]: a sample in training, the posterior mean in evaluation.
+        reconstruction: same shape as the inputs.
+        predictions: {partition: predicted z-scored targets [B, F]}.
+        extras: {name: tensor}, what some terms require beyond that, such as ``auxiliary_reconstruction``.
+    """
+
+    posterior: Posterior
+    latent: Tensor
+    reconstruction: Tensor
+    predictions: Mapping[str, Tensor] = field(default_factory=dict)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands on the clock that schedules are written for.
+
+    Attributes:
+        epoch: fractional epochs done, in epochs of ``curriculum.reference_epochs``.
+        total_epochs: length of the run on the same clock.
+    """
+
+    epoch: float
+    total_epochs: float
+
+    @property
+    def finished(self) -> Progress:
+        """The end of the run: where checkpoints are compared."""
+        return Progress(self.total_epochs, self.total_epochs)
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One term of an objective: its value, its weight now, and their product (float32, no dimensions)."""
+
+    raw: Tensor
+    weight: float
+    weighted: Tensor
+
+
+@dataclass(frozen=True)
+class LossReport:
+    """An objective evaluated on one batch.
+
+    Attributes:
+        total: sum of the weighted scalars; what is minimised.
+        scalars: {name: Scalar}.
+        diagnostics: {name: detached value} that terms report without a weight, such as ``kl_raw``.
+    """
+
+    total: Tensor
+    scalars: Mapping[str, Scalar]
+    diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def logged(self) -> dict[str, Tensor]:
+        """Return {metric name: detached value}: the total as ``loss``, every raw scalar, every diagnostic."""
+        values = {"loss": self.total.detach()}
+        values |= {name: scalar.raw.detach() for name, scalar in self.scalars.items()}
+        return values | {name: value.detach() for name, value in self.diagnostics.items()}
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What an observer says after a validation.
+
+    Attributes:
+        metrics: {metric key: value}, written beside the losses.
+        collapsed: the epoch is no candidate for ``best.ckpt``.
+        stop: a reason to end the run now, or empty.
+    """
+
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    collapsed: bool = False
+    stop: str = ""
+
+
+class Observer:
+    """Someone who watches training without taking part; every method may be left out.
+
+    The trainer calls observers in their order, on all ranks; those that gather over ranks do it in
+    ``on_validation_end``, which every rank reaches.
+    """
+
+    def on_train_step(self, batch: Batch, output: ModelOutput) -> None:
+        """After every optimiser step."""
+
+    def on_validation_start(self, epoch: int) -> None:
+        """Before a validation; ``epoch`` counts finished epochs."""
+
+    def on_validation_batch(self, batch: Batch, output: ModelOutput) -> None:
+        """After every validation batch, under no_grad and in evaluation mode."""
+
+    def on_validation_end(self, epoch: int, metrics: Mapping[str, float | None]) -> Observation:
+        """After a validation; ``metrics`` holds what is known of this epoch so far, other observers' included."""
+        return Observation()
