@@ -34,14 +34,15 @@ def gather_rows(rows: Tensor) -> Tensor:
     """
     if num_ranks() == 1:
         return rows
-    return torch.cat(differentiable.all_gather(rows.contiguous()), dim=0)
+    gathered: tuple[Tensor, ...] = differentiable.all_gather(rows.contiguous())  # type: ignore[no-untyped-call]
+    return torch.cat(gathered, dim=0)
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
     """Sum a tensor of any shape over ranks, with gradient."""
     if num_ranks() == 1:
         return values
-    total: Tensor = differentiable.all_reduce(values.contiguous().clone())
+    total: Tensor = differentiable.all_reduce(values.contiguous().clone())  # type: ignore[no-untyped-call]
     return total
 
 

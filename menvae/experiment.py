@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,10 +21,10 @@ from menvae.data.prepare import Cohort, prepare
 from menvae.data.subjects import Source, Split, split_subjects
 from menvae.errors import ExitCode, UserError, nearest
 from menvae.evaluation.collapse import CollapseWatch, WatchSettings
-from menvae.evaluation.gates import GateSettings, GateTable, evaluate_gates
 from menvae.evaluation.final import FinalEvaluation, draw_final_pictures, evaluate_model
+from menvae.evaluation.gates import GateSettings, GateTable, evaluate_gates
 from menvae.evaluation.metrics import SplitRecorder
-from menvae.evaluation.reconstructions import PictureSettings, ReconstructionPictures, draw_reconstructions
+from menvae.evaluation.reconstructions import PictureSettings, ReconstructionPictures
 from menvae.latent import LatentLayout
 from menvae.models import Blueprint, Model
 from menvae.objective import WEIGHT_PREFIX, Objective
@@ -58,8 +58,17 @@ _PARTS = {
 """Configuration key -> registry group."""
 
 _ARTIFACTS = {
-    "train.log", "config.yaml", "environment.json", "metrics.jsonl", "metrics.csv", "gates.json", "targets.json",
-    "splits.csv", "summary.json", "pictures", "report.html",
+    "train.log",
+    "config.yaml",
+    "environment.json",
+    "metrics.jsonl",
+    "metrics.csv",
+    "gates.json",
+    "targets.json",
+    "splits.csv",
+    "summary.json",
+    "pictures",
+    "report.html",
 }
 """What MLflow gets of a run directory, beside the best weights."""
 
@@ -91,7 +100,7 @@ class Loss:
             if key in ("terms", "schedules"):
                 continue
             if not key.startswith(WEIGHT_PREFIX):
-                raise UserError(f"loss.{key}: no such key; known: terms, schedules and the weights {WEIGHT_PREFIX}<scalar>")
+                raise UserError(f"loss.{key}: no such key; known: terms, schedules, {WEIGHT_PREFIX}<scalar>")
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise UserError(f"loss.{key}: {value!r} is not allowed; a weight is a number, 0 or larger")
             weights[key.removeprefix(WEIGHT_PREFIX)] = float(value)
@@ -136,12 +145,11 @@ class Experiment:
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
             raise UserError(f"{missing[0]}: a value is required; give it as {missing[0]}=...")
-        config = OmegaConf.to_container(composed, resolve=True)
-        assert isinstance(config, dict)
+        config = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
         known = {"name", "seed", "output_dir", "loss", *_PARTS, *_SETTINGS}
         for key in config:
             if key not in known:
-                raise UserError(f"{key}: no such key; {nearest(str(key), known)}")
+                raise UserError(f"{key}: no such key; {nearest(key, known)}")
         if isinstance(config["seed"], bool) or not isinstance(config["seed"], int) or config["seed"] < 0:
             raise UserError(f"seed: {config['seed']!r} is not allowed; it should be a whole number, 0 or larger")
         parts = {key: bind(group, config[key], key) for key, group in _PARTS.items()}
@@ -179,9 +187,9 @@ class Experiment:
         size, channels = source.roi_size, len(source.modalities)
         objective = self.loss.build(TermContext(self.layout, channels * int(np.prod(size)), num_training_subjects))
         model_part = self.parts["model"]
-        provided = model_part.part.factory.provides(self.supervision)  # type: ignore[attr-defined]
-        for key, term in objective.terms.items():
-            for need in sorted(term.requires - provided):  # type: ignore[operator]
+        provided = cast(type[Model], model_part.part.factory).provides(self.supervision)
+        for key, term in objective.active_terms.items():
+            for need in sorted(term.requires - provided):
                 raise UserError(
                     f"loss.terms.{key} requires '{need}', which model '{model_part.part.name}' does not give with this "
                     f"model.supervision; set loss.lambda_{key}=0 or supervise the partition"
@@ -337,9 +345,7 @@ def _main_rank_run(experiment: Experiment, data: Data, here: Place, directory: R
     directory.set_status("running")
     _describe(experiment, data, here, directory)
     local = LocalLog(directory.path)
-    tracker = MLflowTracker(
-        experiment.settings["tracking"], experiment.output_dir, directory.path, directory.path.name
-    )
+    tracker = MLflowTracker(experiment.settings["tracking"], experiment.output_dir, directory.path, directory.path.name)
     run = _Run(experiment, data, here, directory.path)
     local.rewind(run.trainer.state.epoch)
     tracker.start(_flattened(experiment.config), _tags(experiment, data, directory), local)
@@ -423,6 +429,19 @@ class _Run:
             train=data.train,
             val=data.val,
         )
+        self.artists = (
+            [
+                ReconstructionPictures(
+                    settings["pictures"],
+                    path / "pictures",
+                    self.modalities,
+                    source.geometry.spacing_mm,
+                    trainer.max_epochs,
+                )
+            ]
+            if here.is_main
+            else []
+        )
         self.trainer = Trainer(
             ingredients,
             trainer,
@@ -433,17 +452,10 @@ class _Run:
             observers=[
                 SplitRecorder(self.model, self.modalities),
                 CollapseWatch(settings["watch"], trainer.max_epochs),
-                *self._picture_observers(),
+                *self.artists,
             ],
         )
         self._resume()
-
-    def _picture_observers(self) -> list[ReconstructionPictures]:
-        if not self.here.is_main:
-            return []
-        settings = self.experiment.settings
-        max_epochs = settings["trainer"].max_epochs
-        return [ReconstructionPictures(settings["pictures"], self.path / "pictures", self.modalities, max_epochs)]
 
     def _resume(self) -> None:
         last = self.path / "checkpoints" / "last.ckpt"
@@ -499,17 +511,12 @@ class _Run:
         targets = {gate.name: gate.target for gate in gates.gates}
         training_curves(recorder.local.metrics(), targets, pictures / "training_curves.png")
         raw_targets = {subject.subject_id: subject.features for subject in self.data.cohort.subjects}
-        draw_final_pictures(self.model, evaluation, self.data.normalizer, raw_targets, pictures)
-        drawn = 0
-        limit = self.experiment.settings["pictures"].num_subjects
-        for batch, output in self.trainer.outputs(self.data.val):
-            drawn += len(
-                draw_reconstructions(
-                    batch, output, self.modalities, status["best_epoch"], pictures, limit=limit - drawn
-                )
-            )
-            if drawn >= limit:
-                break
+        spacing = self.experiment.source.geometry.spacing_mm
+        draw_final_pictures(
+            self.model, evaluation, self.data.normalizer, raw_targets, self.modalities[0], spacing, pictures
+        )
+        for artist in self.artists:
+            artist.draw(self.trainer.outputs(self.data.val), status["best_epoch"])
         self.trainer.prune()
         write_report(self.path)
 

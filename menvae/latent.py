@@ -24,7 +24,7 @@ class LatentLayout:
     >>> LatentLayout.from_config(16, {"vol": 24})
     Traceback (most recent call last):
         ...
-    menvae.errors.UserError: model.partitions: vol=24 sum to 24, which is not model.z_dim=16; set one of them to null to take the rest
+    menvae.errors.UserError: model.partitions: vol=24 sum to 24, not to model.z_dim=16; set one of them to null
     """
 
     sizes: Mapping[str, int]
@@ -57,8 +57,8 @@ class LatentLayout:
             )
         if not open_names and fixed != z_dim:
             raise UserError(
-                f"model.partitions: {listing} sum to {fixed}, which is not model.z_dim={z_dim}; "
-                "set one of them to null to take the rest"
+                f"model.partitions: {listing} sum to {fixed}, not to model.z_dim={z_dim}; "
+                "set one of them to null"
             )
         return cls({name: z_dim - fixed if size is None else size for name, size in partitions.items()})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -20,16 +22,17 @@ Upsampling = Literal["resize_conv", "transposed"]
 
 
 class Conv3d(nn.Conv3d):
-    """`torch.nn.Conv3d` that stays in float32 on CPU where the output grid is 2 voxels or smaller along every axis.
+    """`torch.nn.Conv3d` that stays in float32 on CPU where its input is less deep than its kernel.
 
-    The bfloat16 weight gradient of such a convolution is partly never written by torch 2.13 on CPU, so it holds
-    whatever the memory held before, often NaN.
+    torch 2.13 leaves part of the bfloat16 weight gradient of such a convolution unwritten on CPU, so that it holds
+    whatever the memory held before, often NaN: for a 3x3x3 kernel where D is 2, whatever H and W are. Kernels of 1,
+    and transposed convolutions, are right.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, D, H, W] -> [B, C', D', H', W']."""
-        tiny = max(x.shape[2:]) <= 2 * max(self.stride)
-        if tiny and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        """X [B, C, D, H, W] -> [B, C', D', H', W']."""
+        shallow = x.shape[2] < self.kernel_size[0]
+        if shallow and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
                 return super().forward(x.float())
         return super().forward(x)
@@ -76,6 +79,13 @@ class UpBlock(nn.Sequential):
             transposed = nn.ConvTranspose3d(in_channels, out_channels, 4, stride=2, padding=1, bias=False)
             grow = [spectral_norm(transposed) if spectral else transposed]
         super().__init__(*grow, norm(out_channels), nn.ReLU(inplace=True))
+
+
+def up_blocks(widths: Sequence[int], *, upsampling: Upsampling, spectral: bool) -> nn.Sequential:
+    """Return one `UpBlock` from each width to the next."""
+    return nn.Sequential(
+        *(UpBlock(before, after, upsampling=upsampling, spectral=spectral) for before, after in pairwise(widths))
+    )
 
 
 def coarse_grid(size: tuple[int, int, int], owner: str) -> tuple[int, int, int]:

@@ -40,14 +40,16 @@ class Objective(nn.Module):
         for key, term in terms.items():
             for scalar in term.scalars:
                 if scalar in owners:
-                    raise UserError(f"loss.terms.{key}: scalar '{scalar}' comes from loss.terms.{owners[scalar]} already")
+                    raise UserError(
+                        f"loss.terms.{key}: its scalar '{scalar}' is given by loss.terms.{owners[scalar]} too"
+                    )
                 if scalar not in weights:
                     raise UserError(f"loss.{WEIGHT_PREFIX}{scalar}: a weight is required by loss.terms.{key}")
                 owners[scalar] = key
         for what, names in (("loss.lambda_", weights), ("loss.schedules.", schedules)):
             for name in names:
                 if name not in owners:
-                    raise UserError(f"{what}{name}: no term of this loss gives a scalar '{name}'; {nearest(name, owners)}")
+                    raise UserError(f"{what}{name}: no term gives a scalar '{name}'; {nearest(name, owners)}")
         for name, weight in weights.items():
             if not weight >= 0.0:
                 raise UserError(f"loss.lambda_{name}: {weight} is not allowed; a weight is 0 or larger")
@@ -59,18 +61,20 @@ class Objective(nn.Module):
             {key: term for key, term in terms.items() if any(weights[scalar] for scalar in term.scalars)}
         )
 
-    def _terms(self) -> list[Term]:
-        return [term for term in self.terms.values() if isinstance(term, Term)]
+    @property
+    def active_terms(self) -> dict[str, Term]:
+        """The terms that count, by their key in ``loss.terms``."""
+        return {key: term for key, term in self.terms.items() if isinstance(term, Term)}
 
     @property
     def requires(self) -> frozenset[str]:
         """What the model must provide for the terms that count."""
-        return frozenset().union(*(term.requires for term in self._terms()))
+        return frozenset().union(*(term.requires for term in self.active_terms.values()))
 
     @property
     def scalars(self) -> list[str]:
         """Names of the scalars that count, in the order of their terms."""
-        return [name for term in self._terms() for name in term.scalars if self.weights[name]]
+        return [name for term in self.active_terms.values() for name in term.scalars if self.weights[name]]
 
     def weight(self, scalar: str, progress: Progress) -> float:
         """Return the weight of ``scalar`` at ``progress``."""
@@ -81,7 +85,7 @@ class Objective(nn.Module):
         """Evaluate every term that counts, in float32, and weigh it for ``progress``."""
         scalars: dict[str, Scalar] = {}
         diagnostics = {}
-        for term in self._terms():
+        for term in self.active_terms.values():
             with torch.autocast(output.posterior.mean.device.type, enabled=False):
                 values = term(batch, output)
             for name, raw in values.items():
@@ -95,7 +99,7 @@ class Objective(nn.Module):
 
     def commit(self, output: ModelOutput) -> None:
         """Let every term remember a training batch; once per optimiser step, never in validation."""
-        for term in self._terms():
+        for term in self.active_terms.values():
             term.commit(output)
 
     def schedule_metrics(self, progress: Progress) -> dict[str, float]:
@@ -104,6 +108,6 @@ class Objective(nn.Module):
         if "kl" in self.scalars and "recon" in self.scalars:
             recon = self.weight("recon", progress)
             metrics["sched/beta"] = self.weight("kl", progress) / recon if recon else 0.0
-        for term in self._terms():
+        for term in self.active_terms.values():
             metrics |= {f"sched/{name}": value for name, value in term.constants().items()}
         return metrics

@@ -90,6 +90,7 @@ class Bound:
     settings: Mapping[str, Any]
 
     def __call__(self, *supplied: Any) -> Any:
+        """Build the part from what code supplies."""
         return self.part.factory(*supplied, **self.settings)
 
 
@@ -205,7 +206,7 @@ def _where(factory: Callable[..., Any]) -> str:
 
 
 def _keyword_only(factory: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
-    target = factory.__init__ if inspect.isclass(factory) and not is_dataclass(factory) else factory  # type: ignore[misc]
+    target = factory.__init__ if inspect.isclass(factory) and not is_dataclass(factory) else factory
     hints = typing.get_type_hints(factory if is_dataclass(factory) else target, include_extras=True)
     factories = {}
     if is_dataclass(factory):
@@ -227,7 +228,9 @@ def _keyword_only(factory: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
 @functools.cache
 def _schema(factory: Callable[..., Any]) -> type[BaseModel]:
     definitions: dict[str, Any] = _keyword_only(factory)
-    configuration = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False, protected_namespaces=())
+    configuration = ConfigDict(
+        extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False, protected_namespaces=()
+    )
     return create_model(factory.__qualname__, __config__=configuration, **definitions)
 
 

@@ -77,7 +77,7 @@ class Posterior:
         return self.mean + torch.exp(0.5 * self.logvar) * noise
 
     def kl(self) -> Tensor:
-        """Return KL(q || N(0, I)) per subject and dimension in nats, float32 [B, Z] (Kingma & Welling 2014, appendix B)."""
+        """Return KL(q || N(0, I)) in nats, float32 [B, Z] (Kingma & Welling 2014, appendix B)."""
         mean, logvar = self.mean.float(), self.logvar.float()
         return 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar)
 

@@ -6,7 +6,6 @@ Nothing heavy is imported here: help, ``--cfg`` and completion answer from this 
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -15,11 +14,13 @@ from pathlib import Path
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from menvae.errors import ExitCode, TrainingDivergedError, UserError, nearest
 from menvae.registry import ENTRY_POINT_GROUP
@@ -51,36 +52,49 @@ def run(config_name: str, task: Task) -> None:
     """Run ``task`` as a Hydra application and end the process with its exit code.
 
     Wrong input ends with one sentence on standard error and exit code 2, also where Hydra finds it; a sweep in which a
-    point failed ends with 1.
+    point failed ends with 1, after all points have been tried.
+
+    Args:
+        config_name: the file in ``conf/``; the command is called ``menvae-<config_name>``.
+        task: what to do with the composed configuration.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors over instead of printing them
     Plugins.instance().register(PluginConfigurations)
-    codes: list[ExitCode] = []
+    codes: list[int] = []
 
     def job(config: DictConfig) -> None:
-        codes.append(task(config))
+        """One run or one point of a sweep; a point that fails in a known way must not keep the others from starting."""
+        try:
+            codes.append(task(config))
+        except (UserError, OmegaConfBaseException) as error:
+            codes.append(_tell(error, ExitCode.WRONG_INPUT))
+        except TrainingDivergedError as error:
+            codes.append(_tell(error, 1))
 
     application = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(job)
     try:
         application()
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        sys.stderr.write(f"{Path(sys.argv[0]).name}: {sentence(error)}\n")
-        sys.exit(ExitCode.WRONG_INPUT)
-    except TrainingDivergedError as error:
-        sys.stderr.write(f"{Path(sys.argv[0]).name}: {error}\n")
-        sys.exit(1)
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(_tell(error, ExitCode.WRONG_INPUT))
+    if "-m" in sys.argv or "--multirun" in sys.argv:
+        sys.exit(int(any(code not in (ExitCode.DONE, ExitCode.GATES_NOT_MET) for code in codes)))
     sys.exit(max(codes, default=ExitCode.DONE))
+
+
+def _tell(error: Exception, code: int) -> int:
+    sys.stderr.write(f"{Path(sys.argv[0]).name}: {sentence(error)}\n")
+    return code
 
 
 def sentence(error: Exception) -> str:
     """Return one line that says what is wrong with the input."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return f"{group}: '{option}' is not an option; {nearest(option, error.options)}"
     cause: BaseException | None = error
-    key = re.search(r"Key '([^']+)' is not in struct", str(error))
-    while cause is not None and key:
-        parent = getattr(cause, "parent_node", None)
-        full_key = getattr(cause, "full_key", None)
-        if isinstance(parent, DictConfig) and full_key:
-            return f"{full_key}: no such key; {nearest(key.group(1), [str(name) for name in parent])}"
+    while cause is not None:
+        if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
+            return f"{cause.full_key}: no such key; {nearest(str(cause.key), map(str, cause.parent_node))}"
         cause = cause.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines) or type(error).__name__

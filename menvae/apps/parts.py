@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from menvae.errors import ExitCode, nearest
 from menvae.registry import GROUPS, Part, parts
@@ -20,15 +20,19 @@ def main() -> None:
     if group is not None and group not in GROUPS:
         sys.stderr.write(f"menvae-parts: group '{group}' does not exist; {nearest(group, GROUPS)}\n")
         sys.exit(ExitCode.WRONG_INPUT)
-    table = Table("group", "name", "origin", "what it is", "tunables (default)", "reference")
-    for part in parts():
-        if group in (None, part.group):
-            table.add_row(part.group, part.name, part.origin, part.summary, _tunables(part), part.reference)
-    console = Console()
-    console.print(table if console.is_terminal else table, soft_wrap=False)
+    console = Console(soft_wrap=True)
+    for name in [group] if group else GROUPS:
+        console.print(Text(name, style="bold"))
+        for part in parts():
+            if part.group == name:
+                console.print(_entry(part))
 
 
-def _tunables(part: Part) -> str:
-    return "\n".join(
-        f"{name} (required)" if default is ... else f"{name} ({default})" for name, (_, default) in part.tunables.items()
-    )
+def _entry(part: Part) -> Text:
+    """Three lines: name and origin, what it is, tunables with defaults."""
+    text = Text.assemble("  ", (part.name, "cyan"), f"  ({part.origin})  {part.summary}")
+    for name, (_, default) in part.tunables.items():
+        text.append(f"\n      {name}: {'required' if default is ... else default}", style="dim")
+    if part.reference:
+        text.append(f"\n      reference: {part.reference}", style="dim")
+    return text

@@ -9,6 +9,7 @@ from typing import Annotated
 from menvae.data.phantom import DISTRIBUTIONS_VERSION, FIELD_OF_VIEW_MM, phantom_subject, write_subject
 from menvae.data.subjects import Geometry, Positive, Side, Source, SubjectFiles, subject_files
 from menvae.data.workers import ShowProgress, run_tasks
+from menvae.errors import UserError
 from menvae.registry import Field, register
 
 
@@ -34,7 +35,13 @@ class PhantomSource(Source):
         """The box at the configured spacing, or at the one that fills it."""
         sides = self.roi_size
         filling = (FIELD_OF_VIEW_MM / sides[0], FIELD_OF_VIEW_MM / sides[1], FIELD_OF_VIEW_MM / sides[2])
-        return Geometry(self.roi_size, self.spacing_mm or filling, self.label_map)
+        spacing = self.spacing_mm or filling
+        if not all(0.5 <= side <= 10.0 for side in spacing):
+            raise UserError(
+                f"data: a voxel of {list(spacing)} mm (data.spacing_mm, or 200 mm / data.roi_size) is not a head; "
+                "phantoms are made with 0.5 to 10 mm a side"
+            )
+        return Geometry(self.roi_size, spacing, self.label_map)
 
     def subjects(self, cache: Path, show: ShowProgress) -> list[SubjectFiles]:
         """Make the files that ``<cache>/phantom/<version>/`` does not hold yet; return all subjects."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -121,7 +120,7 @@ def _publish(entry: Path, image: NDArray[np.float32], mask: NDArray[np.uint8], d
         np.save(temporary / "mask.npy", mask)
         (temporary / "subject.json").write_text(json.dumps(description))
         temporary.chmod(0o755)
-        os.rename(temporary, entry)
+        temporary.rename(entry)
     except OSError:
         if not entry.is_dir():
             raise
@@ -156,7 +155,7 @@ def _file_digest(path: Path, cache: Path) -> str:
         if len(remembered) == 32:
             return remembered
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()  # type: ignore[arg-type]
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     memo.parent.mkdir(exist_ok=True)
     memo.write_text(digest)
     return digest

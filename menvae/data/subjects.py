@@ -18,7 +18,8 @@ Region = Literal["ncr", "ed", "et"]
 REGION_CODES: Mapping[str, int] = {"ncr": 1, "ed": 2, "et": 3}
 """Codes of prepared masks; 0 is background."""
 
-MODALITIES = ("t1c", "t1n", "t2f", "t2w")
+Modality = Literal["t1c", "t1n", "t2f", "t2w"]
+MODALITIES: tuple[Modality, ...] = ("t1c", "t1n", "t2f", "t2w")
 """Channel order (T1 contrast-enhanced, T1 native, T2 FLAIR, T2 weighted)."""
 
 Split = Literal["train", "val", "test"]
@@ -71,7 +72,7 @@ class Source(ABC):
     """
 
     roi_size: tuple[Side, Side, Side]
-    modalities: tuple[Literal["t1c", "t1n", "t2f", "t2w"], ...] = MODALITIES
+    modalities: tuple[Modality, ...] = MODALITIES
     label_map: dict[int, Region] = field(default_factory=lambda: {1: "ncr", 2: "ed", 3: "et"})
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     test_fraction: Fraction = 0.1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from monai.transforms import (
     Compose,
     ConcatItemsd,
@@ -73,7 +72,7 @@ def load_and_resample(
     )
 
 
-def _recode(mask: MetaTensor, geometry: Geometry, subject_id: str) -> MetaTensor:
+def _recode(mask: torch.Tensor, geometry: Geometry, subject_id: str) -> torch.Tensor:
     recoded = torch.zeros_like(mask)
     for value in torch.unique(mask).tolist():
         if value == 0:

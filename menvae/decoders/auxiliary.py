@@ -7,7 +7,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from menvae.layers import UpBlock, conv
+from menvae.layers import conv, up_blocks
 from menvae.registry import Field, register
 
 _START = 4
@@ -51,12 +51,7 @@ class AuxiliaryDecoder(nn.Module):
         widths = [4 * base_filters, 2 * base_filters, base_filters, base_filters // 2, base_filters // 2]
         widths = widths[: num_blocks + 1]
         self.project = nn.Linear(z_dim, widths[0] * _START**3)
-        self.up = nn.Sequential(
-            *(
-                UpBlock(before, after, upsampling="resize_conv", spectral=spectral_norm)
-                for before, after in zip(widths, widths[1:], strict=False)
-            )
-        )
+        self.up = up_blocks(widths, upsampling="resize_conv", spectral=spectral_norm)
         self.output = conv(widths[-1], out_channels, 3, spectral=spectral_norm)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from menvae.layers import Upsampling, UpBlock, coarse_grid, conv, norm
+from menvae.layers import Upsampling, coarse_grid, conv, norm, up_blocks
 from menvae.registry import Field, register
 
 
@@ -58,12 +58,7 @@ class SpatialBroadcastDecoder(nn.Module):
         self.broadcast = nn.Sequential(
             conv(z_dim + 3, widths[0], 1, bias=False, spectral=spectral_norm), norm(widths[0]), nn.ReLU(inplace=True)
         )
-        self.up = nn.Sequential(
-            *(
-                UpBlock(before, after, upsampling=upsampling, spectral=spectral_norm)
-                for before, after in zip(widths, widths[1:], strict=False)
-            )
-        )
+        self.up = up_blocks(widths, upsampling=upsampling, spectral=spectral_norm)
         self.output = conv(widths[-1], out_channels, 3, spectral=spectral_norm)
 
     def forward(self, z: Tensor) -> Tensor:

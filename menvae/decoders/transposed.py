@@ -6,7 +6,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from menvae.layers import UpBlock, coarse_grid, conv
+from menvae.layers import coarse_grid, conv, up_blocks
 from menvae.registry import Field, register
 
 
@@ -39,12 +39,7 @@ class TransposedDecoder(nn.Module):
         self.grid = coarse_grid(size, "decoder=transposed")
         widths = [8 * base_filters, 4 * base_filters, 2 * base_filters, base_filters, base_filters // 2]
         self.project = nn.Linear(z_dim, widths[0] * self.grid[0] * self.grid[1] * self.grid[2])
-        self.up = nn.Sequential(
-            *(
-                UpBlock(before, after, upsampling="transposed", spectral=spectral_norm)
-                for before, after in zip(widths, widths[1:], strict=False)
-            )
-        )
+        self.up = up_blocks(widths, upsampling="transposed", spectral=spectral_norm)
         self.output = conv(widths[-1], out_channels, 3, spectral=spectral_norm)
 
     def forward(self, z: Tensor) -> Tensor:

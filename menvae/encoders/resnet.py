@@ -11,7 +11,7 @@ from menvae.registry import Field, register
 
 
 class BasicBlock(nn.Module):
-    """conv3-GN-ReLU-conv3-GN-add-ReLU (He et al. 2016), with a 1x1x1 convolution and GN where the shape changes."""
+    """conv3-GN-ReLU-conv3-GN-add-ReLU (He et al. 2016); 1x1x1 convolution and GN where the shape changes."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, spectral: bool) -> None:
         super().__init__()
@@ -30,14 +30,14 @@ class BasicBlock(nn.Module):
         self.activation = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, D, H, W] -> [B, C', D / stride, H / stride, W / stride]."""
+        """X [B, C, D, H, W] -> [B, C', D / stride, H / stride, W / stride]."""
         out: Tensor = self.activation(self.body(x) + self.skip(x))
         return out
 
 
 @register("encoder", "resnet", reference="He et al. 2016; SemiVAE Run 6")
 class ResNetEncoder(nn.Module):
-    """3D ResNet: stem C -> b at stride 2, layers b, 2b, 4b, 8b (strides 1, 2, 2, 2), pooling, linear mean and logvar."""
+    """Stem C -> b at stride 2, layers b, 2b, 4b, 8b (strides 1, 2, 2, 2), pooling, linear mean and logvar."""
 
     def __init__(
         self,

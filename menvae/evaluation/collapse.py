@@ -42,6 +42,7 @@ def latent_metrics(means: NDArray[np.float64], logvars: NDArray[np.float64], lay
     for name in layout:
         bounds = slice(*layout.bounds(name))
         metrics[f"diag/au_count_{name}"] = float(active[bounds].sum())
+        metrics[f"diag/au_frac_{name}"] = float(active[bounds].mean())
         metrics[f"diag/kl_{name}_nats"] = float(kl[:, bounds].sum(axis=1).mean())
     return metrics
 

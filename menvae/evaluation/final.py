@@ -74,6 +74,8 @@ def draw_final_pictures(
     evaluation: FinalEvaluation,
     normalizer: TargetNormalizer,
     raw_targets: Mapping[str, Mapping[str, float | None]],
+    modality: str,
+    spacing_mm: tuple[float, float, float],
     pictures: Path,
 ) -> None:
     """Draw what the latent space holds: scatter, leak matrix, traversals, regression, correlation of the targets.
@@ -83,20 +85,28 @@ def draw_final_pictures(
         evaluation: of these weights.
         normalizer: to read predictions in physical units.
         raw_targets: subject -> raw features.
+        modality: name of the first channel, which traversals show.
+        spacing_mm: voxel size.
         pictures: folder.
     """
     supervision = model.supervision
-    scored = {name: _targets(record, supervision) for name, record in (("train", evaluation.train), ("val", evaluation.val))}
+    records = {"train": evaluation.train, "val": evaluation.val}
+    scored = {split: _targets(record, supervision) for split, record in records.items()}
+    slices = {partition: slice(*model.layout.bounds(partition)) for partition in model.layout}
     by_partition = {
-        name: {partition: record.arrays["mean"][:, slice(*model.layout.bounds(partition))] for partition in model.layout}
-        for name, record in (("train", evaluation.train), ("val", evaluation.val))
+        split: {partition: record.arrays["mean"][:, columns] for partition, columns in slices.items()}
+        for split, record in records.items()
     }
     features = list(scored["val"])
     if features:
         matrix = leak_matrix(by_partition["train"], by_partition["val"], scored["train"], scored["val"])
         leak_matrix_picture(
-            matrix, list(model.layout), features, "What each partition alone predicts (ridge, validation R2)",
+            matrix,
+            list(model.layout),
+            features,
+            "What each partition alone predicts (ridge, validation R2)",
             pictures / "leak_matrix.png",
+            own=supervision,
         )
         target_correlation_picture(_correlation(scored["train"]), features, pictures / "target_correlation.png")
         true, predicted, units = _physical(evaluation.val, normalizer, supervision, raw_targets)
@@ -106,11 +116,13 @@ def draw_final_pictures(
         partition: (f"{names[0]} (z-score)", scored["val"][names[0]]) for partition, names in supervision.items()
     }
     latent_scatter(by_partition["val"], colours, pictures / "latent_scatter.png")
-    _draw_traversals(model, evaluation.val.arrays["mean"], pictures / "traversals.png")
+    _draw_traversals(model, evaluation.val.arrays["mean"], modality, spacing_mm, pictures / "traversals.png")
 
 
 @torch.no_grad()
-def _draw_traversals(model: Model, means: Floats, path: Path) -> None:
+def _draw_traversals(
+    model: Model, means: Floats, modality: str, spacing_mm: tuple[float, float, float], path: Path
+) -> None:
     device = next(model.parameters()).device
     centre = means.mean(axis=0)
     rows = []
@@ -125,9 +137,10 @@ def _draw_traversals(model: Model, means: Floats, path: Path) -> None:
         np.stack(rows),
         list(model.layout),
         TRAVERSAL_STEPS,
-        "first modality",
+        modality,
         "Decoded along the leading direction of each partition (standard deviations)",
         path,
+        spacing_mm,
     )
 
 

@@ -735,9 +735,8 @@ def reconstruction_picture(
     _check_volume("modalities", (len(modalities),), inputs.shape[:1])
     if mask is not None:
         _check_volume("mask", mask.shape, inputs.shape[1:])
-    difference = reconstruction - inputs
     greys = [Normalize(*_window(channel[channel != 0], 0.5, 99.8)) for channel in inputs]
-    bound = max(float(np.percentile(np.abs(_finite(difference)), 99.5)) if _finite(difference).size else 1.0, 1e-6)
+    bound = max(_window(np.abs(reconstruction - inputs), 0.0, 99.5)[1], 1e-6)
     diverging = Normalize(-bound, bound)
 
     sizes = [_slice_size(plane, inputs.shape[1:], spacing_mm) for plane in PLANES]
@@ -748,9 +747,8 @@ def reconstruction_picture(
     left, top, bottom = 0.5, 1.02, 0.72
     box = (left, bottom, extent[0] * inch, extent[1] * inch)
     width, height = left + box[2] + 0.62, top + box[3] + bottom
-    note = "Intensities in standard deviations (SD) from the mean" + (
-        "; outline: tumour mask" if mask is not None else ""
-    )
+    note = "Intensities in standard deviations (SD) from the mean"
+    note += "" if mask is None else "; outline: tumour mask"
     figure = _figure(width, height, title, f"{note}; the patient's right is on the left")
     sheet = _Sheet(figure, box, extent)
 
@@ -762,19 +760,12 @@ def reconstruction_picture(
         for column, name in enumerate(("input", "reconstruction", "difference")):
             place_x = x + column * (size[0] + gap)
             sheet.text(name, (place_x + size[0] / 2, -0.06 / inch), "center", "bottom", 8, colour=MUTED)
+        tumour = None if mask is None else displayed_slice(mask, plane, index)
         for row, grey in enumerate(greys):
             y = row * (row_height + gap) + (row_height - size[1]) / 2
             places = [(x + column * (size[0] + gap), y) for column in range(3)]
-            original, rebuilt, error = (
-                displayed_slice(volume[row], plane, index) for volume in (inputs, reconstruction, difference)
-            )
-            silent = original == 0
-            sheet.image(np.ma.masked_array(original, silent), places[0], size, GREY, grey)
-            sheet.image(np.ma.masked_array(rebuilt, silent), places[1], size, GREY, grey)
-            sheet.image(error, places[2], size, colormaps["RdBu_r"], diverging)
-            sheet.letters(plane, places[0], size)
-            if mask is not None:
-                sheet.outline(displayed_slice(mask, plane, index), places[0], size)
+            pair = [displayed_slice(volume[row], plane, index) for volume in (inputs, reconstruction)]
+            _draw_pair(sheet, plane, pair, tumour, places, size, (grey, diverging))
         x += 3 * size[0] + 2 * gap + between
     for row, name in enumerate(modalities):
         y = row * (row_height + gap) + row_height / 2
@@ -787,6 +778,26 @@ def reconstruction_picture(
     place = (left + box[2] - bar_width, bottom - 0.24, bar_width, 0.11)
     _colour_bar(figure, place, "RdBu_r", diverging, "reconstruction \N{MINUS SIGN} input (SD)")
     return _save(figure, path)
+
+
+def _draw_pair(
+    sheet: _Sheet,
+    plane: Plane,
+    pair: Sequence[NDArray[np.float32]],
+    tumour: NDArray[Any] | None,
+    places: Sequence[tuple[float, float]],
+    size: tuple[float, float],
+    norms: tuple[Normalize, Normalize],
+) -> None:
+    """Draw a slice of the input, of the reconstruction and their difference at three places."""
+    original, rebuilt = pair
+    silent = original == 0
+    sheet.image(np.ma.masked_array(original, silent), places[0], size, GREY, norms[0])
+    sheet.image(np.ma.masked_array(rebuilt, silent), places[1], size, GREY, norms[0])
+    sheet.image(rebuilt - original, places[2], size, colormaps["RdBu_r"], norms[1])
+    sheet.letters(plane, places[0], size)
+    if tumour is not None:
+        sheet.outline(tumour, places[0], size)
 
 
 def _slice_size(plane: Plane, shape: Sequence[int], spacing_mm: Sequence[float]) -> tuple[float, float]:
@@ -871,10 +882,17 @@ def traversal_picture(
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def leak_matrix_picture(r2: NDArray[Any], rows: Sequence[str], columns: Sequence[str], title: str, path: Path) -> Path:
+def leak_matrix_picture(
+    r2: NDArray[Any],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    path: Path,
+    own: Mapping[str, Sequence[str]] | None = None,
+) -> Path:
     """Draw how well each partition predicts each target: R2, with values that cannot be computed hatched.
 
-    A cell whose row and column have the same name is the partition's own target and is framed.
+    The cells of a partition's own targets are framed: high values belong there and nowhere else.
 
     Args:
         r2: [rows, columns]; NaN where it cannot be computed.
@@ -882,6 +900,7 @@ def leak_matrix_picture(r2: NDArray[Any], rows: Sequence[str], columns: Sequence
         columns: target groups or features.
         title: of the picture.
         path: the PNG file to write.
+        own: {partition: its own columns}, such as ``model.supervision``; None: the column of the same name.
 
     Returns:
         ``path``.
@@ -890,11 +909,16 @@ def leak_matrix_picture(r2: NDArray[Any], rows: Sequence[str], columns: Sequence
         ValueError: the names do not fit the matrix.
     """
     _check_volume("r2", np.shape(r2), (len(rows), len(columns)))
-    note = "R² of predicting a target (column) from a partition (row)"
-    own = bool(set(rows) & set(columns))
-    note += "; framed: its own target" if own else ""
+    owned = {row: (row,) for row in rows} if own is None else own
+    frames = [
+        (row, column)
+        for row, partition in enumerate(rows)
+        for column, target in enumerate(columns)
+        if target in owned.get(partition, ())
+    ]
+    note = "R² of predicting a target (column) from a partition (row)" + "; framed: its own targets" * bool(frames)
     figure, axes = _heat_map(r2, rows, columns, title, note, "YlGnBu", Normalize(0.0, 1.0), "R²", "min")
-    for row, column in ((rows.index(name), columns.index(name)) for name in rows if name in columns):
+    for row, column in frames:
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=1.8, zorder=4))
     axes.set_ylabel("predicted from", size=9, color=INK)
     return _save(figure, path)
@@ -972,6 +996,15 @@ def _heat_map(
         spine.set_visible(False)
     axes.hlines(np.arange(-0.5, len(rows)), -0.5, len(columns) - 0.5, color="white", linewidth=1.2)
     axes.vlines(np.arange(-0.5, len(columns)), -0.5, len(rows) - 0.5, color="white", linewidth=1.2)
+    _annotate_cells(axes, values, cmap, norm, 7.5 if crowded else 9.0)
+    bar_height = min(panel[1], 2.2)
+    bar = (left + panel[0] + 0.15, bottom + panel[1] - bar_height, 0.11, bar_height)
+    _colour_bar(figure, bar, cmap, norm, label, extend)
+    return figure, axes
+
+
+def _annotate_cells(axes: Axes, values: NDArray[np.float64], cmap: str, norm: Normalize, size: float) -> None:
+    """Write the number into every cell, in white on dark ones; hatch those without a number."""
     colour_of = colormaps[cmap]
     for (row, column), value in np.ndenumerate(values):
         known = math.isfinite(value)
@@ -981,12 +1014,7 @@ def _heat_map(
         red, green, blue, _ = colour_of(norm(value)) if known else (1.0, 1.0, 1.0, 1.0)
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
         text = _cell_text(float(value)) if known else "n/a"
-        size = 7.5 if crowded else 9
         axes.text(column, row, text, ha="center", va="center", size=size, color="white" if dark else INK)
-    bar_height = min(panel[1], 2.2)
-    bar = (left + panel[0] + 0.15, bottom + panel[1] - bar_height, 0.11, bar_height)
-    _colour_bar(figure, bar, cmap, norm, label, extend)
-    return figure, axes
 
 
 def latent_scatter(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -28,17 +29,30 @@ class ReconstructionPictures(Observer):
     """Draws the first validation subjects into ``pictures/epoch_<E>/``."""
 
     def __init__(
-        self, settings: PictureSettings, pictures: Path, modalities: Sequence[str], max_epochs: int
+        self,
+        settings: PictureSettings,
+        pictures: Path,
+        modalities: Sequence[str],
+        spacing_mm: tuple[float, float, float],
+        max_epochs: int,
     ) -> None:
-        """Args: settings: how many and how often. pictures: folder. modalities: channels. max_epochs: of the run."""
-        self.settings, self.pictures, self.modalities, self.max_epochs = settings, pictures, modalities, max_epochs
+        """Prepare to draw.
+
+        Args:
+            settings: how many and how often.
+            pictures: folder.
+            modalities: names of the channels.
+            spacing_mm: voxel size along R, A, S.
+            max_epochs: of the run.
+        """
+        self.settings, self.pictures, self.max_epochs = settings, pictures, max_epochs
+        self.modalities, self.spacing_mm = modalities, spacing_mm
         self._pending: list[tuple[Batch, ModelOutput]] = []
-        self._epoch = 0
         self._due = False
 
     def on_validation_start(self, epoch: int) -> None:
         """Decide whether this epoch is drawn."""
-        self._epoch, self._pending = epoch, []
+        self._pending = []
         self._due = epoch % self.settings.every_epochs == 0 or epoch == self.max_epochs
 
     def on_validation_batch(self, batch: Batch, output: ModelOutput) -> None:
@@ -48,32 +62,23 @@ class ReconstructionPictures(Observer):
 
     def on_validation_end(self, epoch: int, metrics: Mapping[str, float | None]) -> Observation:
         """Draw what was kept."""
-        remaining = self.settings.num_subjects
-        for batch, output in self._pending:
-            draw_reconstructions(batch, output, self.modalities, epoch, self.pictures, limit=remaining)
-            remaining -= len(batch)
+        self.draw(self._pending, epoch)
         self._pending = []
         return Observation()
 
+    def draw(self, batches: Iterable[tuple[Batch, ModelOutput]], epoch: int) -> None:
+        """Draw the first ``num_subjects`` subjects of some batches as pictures of ``epoch``."""
+        from menvae.evaluation.pictures import reconstruction_picture
 
-def draw_reconstructions(
-    batch: Batch, output: ModelOutput, modalities: Sequence[str], epoch: int, pictures: Path, *, limit: int
-) -> list[Path]:
-    """Draw at most ``limit`` subjects of a batch; return the files."""
-    from menvae.evaluation.pictures import reconstruction_picture
-
-    folder = pictures / f"epoch_{epoch}"
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for row, subject in list(enumerate(batch.subject_id))[: max(0, limit)]:
-        paths.append(
+        subjects = ((batch, output, row) for batch, output in batches for row in range(len(batch)))
+        for batch, output, row in islice(subjects, self.settings.num_subjects):
+            subject = batch.subject_id[row]
             reconstruction_picture(
                 batch.inputs[row].float().cpu().numpy(),
                 output.reconstruction[row].float().cpu().numpy(),
                 None if batch.mask is None else batch.mask[row, 0].cpu().numpy(),
-                modalities,
+                self.modalities,
                 f"{subject}, epoch {epoch}",
-                folder / f"{subject}.png",
+                self.pictures / f"epoch_{epoch}" / f"{subject}.png",
+                self.spacing_mm,
             )
-        )
-    return paths

@@ -12,7 +12,6 @@ import csv
 import io
 import json
 import math
-import os
 import re
 import shlex
 from collections import Counter
@@ -28,7 +27,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-IGNORED_RATIO: Final = 1.1
+IGNORED_RATIO: Final = 1.05
 """Below this ratio of errors a decoder ignores its latent space: the difference is no more than noise."""
 PICTURE_BUDGET_BYTES: Final = 3_400_000
 """All embedded pictures together; base64 adds a third, so a page stays below 5 MB."""
@@ -463,33 +462,38 @@ def write_report(run_dir: Path) -> Path:
     path = run_dir / "report.html"
     unfinished = path.with_suffix(".html.partial")
     unfinished.write_text(page, encoding="utf-8")
-    os.replace(unfinished, path)
+    unfinished.replace(path)
     return path
 
 
 def _page(run_dir: Path) -> dict[str, Any]:
     """Collect what the template shows."""
     config, summary = _read_mapping(run_dir / "config.yaml"), _read_mapping(run_dir / "summary.json")
+    metrics = _read_metrics(run_dir / "metrics.jsonl")
     experiment = _at(config, "experiment.name") or config.get("experiment") or config.get("name")
     subtitle = f"Experiment {experiment}" if isinstance(experiment, str) else "Report of a training run"
     return {
         "title": run_dir.resolve().name,
         "subtitle": subtitle,
-        **_passed(_read_mapping(run_dir / "gates.json"), summary),
+        **_passed(_read_mapping(run_dir / "gates.json"), summary, metrics),
         "trained": _trained_facts(config, _split_sizes(run_dir / "splits.csv")) if config else [],
         "summary": _summary_facts(summary),
         "targets": _clipped(_pretty(_read_mapping(run_dir / "targets.json"))),
-        **_metrics(_read_metrics(run_dir / "metrics.jsonl")),
+        **_metrics(metrics),
         **_pictures(run_dir / "pictures"),
         **_reproduction(_read_mapping(run_dir / "environment.json")),
         "config": _clipped(_read_text(run_dir / "config.yaml")),
     }
 
 
-def _passed(loaded: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+def _passed(
+    loaded: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     listed = loaded.get("gates")
     gates = [gate for gate in listed if isinstance(gate, Mapping)] if isinstance(listed, list) else []
-    collapsed = summary.get("collapsed") is True
+    # A run that the collapse watch stopped has no gates, but its last epoch says why it was stopped.
+    watched = not gates and bool(metrics) and metrics[-1].get("diag/collapsed") == 1
+    collapsed = summary.get("collapsed") is True or watched
     banners = [_overall_banner(gates)] if gates else []
     decoder = _decoder_banner(gates, collapsed)
     return {

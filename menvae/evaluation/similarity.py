@@ -9,9 +9,9 @@ from torch.nn.functional import avg_pool3d
 _WINDOW = 7
 
 
-def data_range(image_BCDHW: Tensor) -> Tensor:
-    """Return max - min per subject and channel [B, C]."""
-    flat = image_BCDHW.flatten(2)
+def data_range(image: Tensor) -> Tensor:
+    """Return max - min per subject and channel: [B, C, D, H, W] -> [B, C]."""
+    flat = image.flatten(2)
     return flat.amax(dim=2) - flat.amin(dim=2)
 
 

@@ -31,7 +31,7 @@ HEADS: Mapping[str, Mapping[str, Any]] = {name: {"name": "mlp", "dropout": 0.1} 
 
 @register("model", "semivae", reference="SemiVAE Run 6")
 class SemiVAE(Model):
-    """z = [vol | loc | shape | residual]: one semantic head a supervised partition, one decoder, one auxiliary decoder."""
+    """z = [vol | loc | shape | residual]: a head for each supervised partition, a decoder, an auxiliary decoder."""
 
     def __init__(
         self,

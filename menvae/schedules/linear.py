@@ -10,7 +10,7 @@ from menvae.types import Progress
 
 @register("schedule", "linear", reference="SemiVAE Run 6")
 class Linear:
-    """0 until ``start``, linearly to 1 over ``length``; from ``decay_start`` linearly to ``decay_to`` over ``decay_length``."""
+    """0 until ``start``, linearly to 1 over ``length``; later, if asked, linearly down to ``decay_to``."""
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from menvae.types import Batch, ModelOutput
 
 @register("term", "semantic", reference="SemiVAE Run 6")
 class Semantic(Term):
-    """Mean squared error of the z-scored targets over the entries that were observed; the scalar bears the partition's name."""
+    """Mean squared error of the z-scored targets that were observed; the scalar bears the partition's name."""
 
     def __init__(self, context: TermContext, *, partition: str) -> None:
         """Args: partition: whose head is supervised."""

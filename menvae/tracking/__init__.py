@@ -1,1 +1,1 @@
-"""What a run leaves behind while it runs: the local log (first and complete), MLflow (a copy), a progress line, logs."""
+"""What a run leaves behind: the local log (first and complete), MLflow (a copy of it), a progress line, messages."""

@@ -51,14 +51,16 @@ _MAX_PARAM_LENGTH = 6000
 _MAX_KEY_LENGTH = 250
 _FINISH_SECONDS = 60.0
 _FINISH_ATTEMPTS = 3
+_SILENT_SECONDS = 3.0  # of finishing, before it says what it is waiting for
 _MAX_RETRY_SECONDS = 60.0
 # Only what the environment does not say otherwise. The HTTP client's own retries would hold the thread for minutes.
 _QUIET_ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_DISABLE_AGENT_HINT": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "GIT_PYTHON_REFRESH": "quiet",
 }
@@ -238,6 +240,9 @@ class MLflowTracker:
         if self._worker is None:
             return
         self._worker.inbox.put(_Finish(status, dict(tags or {})))
+        self._worker.join(_SILENT_SECONDS)
+        if self._worker.is_alive():
+            _logger.info("waiting for MLflow to take the rest of the run")
         num_delivered = -1
         while self._worker.is_alive() and self._worker.num_delivered > num_delivered:
             num_delivered = self._worker.num_delivered
@@ -317,6 +322,7 @@ class _Worker(threading.Thread):
             if self._finish is not None:
                 finish_attempts += 1
                 if finish_attempts == _FINISH_ATTEMPTS:
+                    _logger.info("MLflow store %s does not have all of this run", _without_password(self._place.uri))
                     return
 
     def warn(self, problem: str) -> None:
@@ -559,7 +565,7 @@ def _create_sqlite_store(uri: str, artifact_root: str) -> None:
         leftover.unlink(missing_ok=True)
     store: Any = SqlAlchemyStore(f"sqlite:///{unfinished}", artifact_root)  # type: ignore[no-untyped-call]
     store.engine.dispose()
-    os.replace(unfinished, database)
+    unfinished.replace(database)
 
 
 def _sqlite_path(uri: str) -> Path | None:

@@ -84,7 +84,7 @@ def write_text(path: Path, content: str) -> Path:
     """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(content)
-    os.replace(temporary, path)
+    temporary.replace(path)
     return path
 
 

@@ -22,7 +22,7 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         torch.save({"format": FORMAT, **content}, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Random numbers that depend on the seed and the position in the run alone, so that a resumed run needs no saved state."""
+"""Random numbers that depend on seed and position alone, so that a resumed run needs no saved state."""
 
 from __future__ import annotations
 

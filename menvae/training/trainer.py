@@ -274,7 +274,7 @@ class Trainer:
         """
         content = checkpoint.load(path, self.place.device)
         if content["identity"] != self.identity:
-            raise UserError(f"checkpoint '{path}' was trained on other targets or subjects than this configuration gives")
+            raise UserError(f"checkpoint '{path}' was trained on other targets than this configuration gives")
         if "optimizer" not in content:
             raise UserError(
                 f"checkpoint '{path}' holds no optimiser state, so training cannot go on from it exactly; "
@@ -299,7 +299,8 @@ class Trainer:
             self.model.load_state_dict(content["model"])
             self.objective.load_state_dict(content["objective"])
         except RuntimeError as error:
-            raise UserError(f"checkpoint '{path}' does not fit this model: {str(error).splitlines()[-1].strip()}") from error
+            detail = str(error).splitlines()[-1].strip()
+            raise UserError(f"checkpoint '{path}' does not fit this model: {detail}") from error
 
     def prune(self) -> None:
         """Take the optimiser's state out of ``last.ckpt``, unless it is to be kept."""

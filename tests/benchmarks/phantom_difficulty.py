@@ -4,7 +4,7 @@ Generates a cohort in memory, measures the targets at the geometry of training a
 
 - ridge regression on the means of an 8 x 8 x 8 grid of blocks of each z-scored modality (2048 inputs), its strength
   chosen on a split inside the training subjects;
-- a small 3D network, trained on the same subjects with the missing features masked out.
+- a small 3D network, trained on the same subjects: on the features, missing ones masked out, and on their masks.
 
 Claim: ridge stays below the shape gate, the network is above every R2 gate. The exit status is 1 when it does not hold.
 
@@ -18,6 +18,7 @@ import multiprocessing
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,14 +30,24 @@ from menvae.data.phantom import DISTRIBUTIONS_VERSION, FIELD_OF_VIEW_MM, MODALIT
 
 GATES = {"volume": (VOLUME_FEATURES, 0.85), "location": (LOCATION_FEATURES, 0.91), "shape": (SHAPE_FEATURES, 0.40)}
 BLOCKS = 8
+NUM_LABELS = 3
 Array = NDArray[np.float32]
+Indices = NDArray[np.intp]
 
 
 # --- cohort ---------------------------------------------------------------------------------------------------------
 
 
-def make_subject(job: tuple[int, int, int]) -> tuple[NDArray[np.float16], list[float]]:
-    """One subject: z-scored images [4, D, H, W] (0 stays 0) and its features (missing: nan)."""
+class Cohort(NamedTuple):
+    """Images [N, 4, D, H, W] (z-scored over the head, 0 stays 0), masks [N, D, H, W], features [N, 13] (absent: nan)."""
+
+    images: NDArray[np.float16]
+    masks: NDArray[np.uint8]
+    features: Array
+
+
+def make_subject(job: tuple[int, int, int]) -> tuple[NDArray[np.float16], NDArray[np.uint8], list[float]]:
+    """One row of the cohort from (seed, index, size)."""
     seed, index, size = job
     spacing_mm = (FIELD_OF_VIEW_MM / size,) * 3
     subject = phantom_subject(seed, index, spacing_mm)
@@ -47,30 +58,28 @@ def make_subject(job: tuple[int, int, int]) -> tuple[NDArray[np.float16], list[f
         inside = values[head].astype(np.float32)
         images[channel][head] = (inside - inside.mean()) / inside.std()
     found = mask_features(subject.mask, spacing_mm)
-    return images, [np.nan if found[name] is None else float(found[name] or 0.0) for name in FEATURES]
+    return images, subject.mask, [np.nan if value is None else value for value in found.values()]
 
 
-def make_cohort(seed: int, num_subjects: int, size: int, processes: int) -> tuple[NDArray[np.float16], Array]:
-    """Images [N, 4, D, H, W] and features [N, 13] of a whole cohort."""
-    images = np.zeros((num_subjects, len(MODALITIES), size, size, size), dtype=np.float16)
-    features = np.zeros((num_subjects, len(FEATURES)), dtype=np.float32)
-    jobs = [(seed, index, size) for index in range(num_subjects)]
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for index, (image, values) in enumerate(pool.imap(make_subject, jobs, chunksize=8)):
-            images[index], features[index] = image, values
-            show_progress("cohort", index + 1, num_subjects)
-    return images, features
-
-
-def load_cohort(options: argparse.Namespace) -> tuple[NDArray[np.float16], Array]:
-    """The cohort, from the file of an earlier run if there is one."""
+def make_cohort(options: argparse.Namespace) -> Cohort:
+    """A whole cohort, or the one that an earlier run kept."""
     if options.cohort is not None and options.cohort.exists():
         with np.load(options.cohort) as kept:
-            return kept["images"], kept["features"]
-    images, features = make_cohort(options.seed, options.subjects, options.size, options.processes)
+            return Cohort(kept["images"], kept["masks"], kept["features"])
+    num_subjects, size = options.subjects, options.size
+    cohort = Cohort(
+        np.zeros((num_subjects, len(MODALITIES), size, size, size), dtype=np.float16),
+        np.zeros((num_subjects, size, size, size), dtype=np.uint8),
+        np.zeros((num_subjects, len(FEATURES)), dtype=np.float32),
+    )
+    jobs = [(options.seed, index, size) for index in range(num_subjects)]
+    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+        for index, row in enumerate(pool.imap(make_subject, jobs, chunksize=8)):
+            cohort.images[index], cohort.masks[index], cohort.features[index] = row
+            show_progress("cohort", index + 1, num_subjects)
     if options.cohort is not None:
-        np.savez(options.cohort, images=images, features=features)
-    return images, features
+        np.savez(options.cohort, **cohort._asdict())
+    return cohort
 
 
 def show_progress(label: str, done: int, total: int) -> None:
@@ -84,7 +93,7 @@ def show_progress(label: str, done: int, total: int) -> None:
 # --- targets --------------------------------------------------------------------------------------------------------
 
 
-def residualised_targets(features: Array, train: NDArray[np.intp]) -> tuple[Array, float]:
+def residualised_targets(features: Array, train: Indices) -> tuple[Array, float]:
     """Shape without what volume explains (least squares on training subjects), then z-scored on them; nan: missing.
 
     Returns:
@@ -129,7 +138,7 @@ def block_means(images: NDArray[np.float16]) -> Array:
     return means
 
 
-def ridge_predict(inputs: Array, targets: Array, fit: NDArray[np.intp], ask: NDArray[np.intp], alpha: float) -> Array:
+def ridge_predict(inputs: Array, targets: Array, fit: Indices, ask: Indices, alpha: float) -> Array:
     """Ridge regression for each feature, on the subjects of `fit` that have it (dual form)."""
     centre, scale = inputs[fit].mean(axis=0), inputs[fit].std(axis=0) + 1e-6
     inputs = ((inputs - centre) / scale).astype(np.float64)
@@ -144,7 +153,7 @@ def ridge_predict(inputs: Array, targets: Array, fit: NDArray[np.intp], ask: NDA
     return predictions
 
 
-def ridge_scores(images: NDArray[np.float16], targets: Array, train: NDArray[np.intp], test: NDArray[np.intp]) -> Array:
+def ridge_scores(images: NDArray[np.float16], targets: Array, train: Indices, test: Indices) -> Array:
     """Held-out R2 of ridge; every feature has its own strength, from a split of the training subjects."""
     inputs = block_means(images)
     cut = int(0.8 * len(train))
@@ -193,62 +202,62 @@ class MomentPool(nn.Module):
     logarithm makes small and large tumours equally easy.
     """
 
-    def __init__(self, channels: int, num_maps: int) -> None:
-        """Build the 1x1x1 convolution that draws the maps."""
-        super().__init__()
-        self.maps = nn.Conv3d(channels, num_maps, 1)
-        nn.init.constant_(self.maps.bias, -2.0)  # maps start sparse
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, C, D, H, W] to [B, 7 K]: log mass, centroid (3), log spread (3) of each map."""
-        density = nn.functional.softplus(self.maps(x)).flatten(2)
-        places = torch.stack(
-            torch.meshgrid(*(torch.linspace(-1.0, 1.0, n) for n in x.shape[2:]), indexing="ij"), dim=-1
-        ).reshape(-1, 3)
-        sums = density @ torch.cat([torch.ones(len(places), 1), places, places**2], dim=1)
-        mass = sums[..., :1] + 1e-3
+    def forward(self, density: torch.Tensor) -> torch.Tensor:
+        """Maps [B, K, D, H, W] to [B, 7 K]: log mass, centroid (3), log spread (3) of each."""
+        lines = [torch.linspace(-1.0, 1.0, n) for n in density.shape[2:]]
+        places = torch.stack(torch.meshgrid(*lines, indexing="ij"), dim=-1).reshape(-1, 3)
+        sums = density.flatten(2) @ torch.cat([torch.ones(len(places), 1), places, places**2], dim=1)
+        mass = sums[..., :1] + 1.0
         centroid = sums[..., 1:4] / mass
         spread = (sums[..., 4:] / mass - centroid**2).clamp_min(1e-4)
         return torch.cat([mass.log() / 2 - 2, 2 * centroid, spread.log() / 2 + 1], dim=-1).flatten(1)
 
 
 class Network(nn.Module):
-    """A stem at half resolution, blocks down to a 4 x 4 x 4 grid; moments of the fine maps join the flattened grid."""
+    """Looks for the three labels at half resolution, then reads the features off what it found.
 
-    def __init__(self, size: int, width: int, num_features: int) -> None:
+    The first half predicts how much of each coarse voxel is NCR, ED and ET (trained on the masks as well); the second
+    half sees these maps and the stem's, and pools moments of them and of maps drawn from them at several scales.
+    """
+
+    def __init__(self, width: int, num_features: int) -> None:
         """Build the layers."""
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv3d(len(MODALITIES), width, 3, 2, 1, bias=False),
+            nn.Conv3d(len(MODALITIES), width, 3, 2, 1, bias=False), nn.GroupNorm(8, width), nn.ReLU()
+        )
+        self.find = nn.Sequential(
+            nn.Conv3d(width, width, 3, 1, 1, bias=False),
             nn.GroupNorm(8, width),
             nn.ReLU(),
-            Block(width, width, 1),
+            nn.Conv3d(width, NUM_LABELS, 1),
         )
-        num_maps, edge, layers = width, size // 2, list[nn.Module]()
-        self.fine = MomentPool(width, num_maps)
-        while edge > 4:
-            wider = min(2 * width, 128)
-            layers.append(Block(width, wider, 2))
-            width, edge = wider, edge // 2
-        self.coarse = nn.Sequential(*layers, nn.Conv3d(width, 16, 1), nn.Flatten())
+        nn.init.constant_(self.find[-1].bias, -4.0)  # labels are rare
+        self.scales = nn.ModuleList()
+        self.draw = nn.ModuleList([nn.Conv3d(NUM_LABELS, width, 3, 1, 1)])
+        channels, num_pooled = NUM_LABELS, NUM_LABELS + width
+        for wider in (2 * width, 4 * width):
+            self.scales.append(Block(channels, wider, 2))
+            self.draw.append(nn.Conv3d(wider, width, 1))
+            channels, num_pooled = wider, num_pooled + width
+        self.pool = MomentPool()
         self.head = nn.Sequential(
-            nn.Linear(7 * num_maps + 16 * edge**3, 128), nn.ReLU(), nn.Dropout(0.1), nn.Linear(128, num_features)
+            nn.Linear(7 * num_pooled, 128), nn.ReLU(), nn.Dropout(0.1), nn.Linear(128, num_features)
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, 4, D, H, W] to [B, 13]."""
-        local = self.stem(x)
-        found: torch.Tensor = self.head(torch.cat([self.fine(local), self.coarse(local)], dim=1))
-        return found
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[B, 4, D, H, W] to features [B, 13] and logits of the label shares [B, 3, D / 2, ...]."""
+        logits = self.find(self.stem(x))
+        maps = torch.sigmoid(logits)
+        pooled = [self.pool(maps), self.pool(nn.functional.softplus(self.draw[0](maps)))]
+        for block, draw in zip(self.scales, self.draw[1:], strict=True):
+            maps = block(maps)
+            pooled.append(self.pool(nn.functional.softplus(draw(maps))))
+        return self.head(torch.cat(pooled, dim=1)), logits
 
 
 def network_scores(
-    images: NDArray[np.float16],
-    targets: Array,
-    middle_x: float,
-    train: NDArray[np.intp],
-    test: NDArray[np.intp],
-    options: argparse.Namespace,
+    cohort: Cohort, targets: Array, middle_x: float, train: Indices, test: Indices, options: argparse.Namespace
 ) -> Array:
     """Held-out R2 of the network after the last epoch (nothing is selected on the test subjects).
 
@@ -256,47 +265,69 @@ def network_scores(
     """
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
-    network = Network(images.shape[-1], options.width, targets.shape[1]).to(memory_format=torch.channels_last_3d)
+    network = Network(options.width, targets.shape[1]).to(memory_format=torch.channels_last_3d)
     optimizer = torch.optim.AdamW(network.parameters(), lr=options.lr, weight_decay=0.02)
-    steps = options.epochs * (len(train) // options.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=steps, pct_start=0.1)
-    goal = torch.from_numpy(np.nan_to_num(targets))
-    seen = torch.from_numpy(np.isfinite(targets).astype(np.float32))
-    loc_x = FEATURES.index("loc_x")
+    steps_per_epoch = len(train) // options.batch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, options.lr, total_steps=options.epochs * steps_per_epoch, pct_start=0.1
+    )
+    scores = np.full(targets.shape[1], np.nan, dtype=np.float32)
     for epoch in range(options.epochs):
         network.train()
-        order, started, total = rng.permutation(train), time.monotonic(), 0.0
-        for step in range(len(train) // options.batch):
+        order, started, total = rng.permutation(train), time.monotonic(), np.zeros(2)
+        for step in range(steps_per_epoch):
             chosen = order[step * options.batch : (step + 1) * options.batch]
-            batch, wanted = images[chosen], goal[chosen].clone()
-            flipped = rng.random(len(chosen)) < 0.5  # left and right: x becomes 1 - x, the rest stays
-            batch[flipped] = batch[flipped, :, ::-1]
-            wanted[torch.from_numpy(flipped), loc_x] = 2 * middle_x - wanted[torch.from_numpy(flipped), loc_x]
-            found = network(torch.from_numpy(batch).float().contiguous(memory_format=torch.channels_last_3d))
-            weights = seen[chosen]
-            loss = (weights * nn.functional.smooth_l1_loss(found, wanted, reduction="none")).sum() / weights.sum()
+            batch = training_batch(cohort, targets, middle_x, chosen, rng.random(len(chosen)) < 0.5)
+            losses = network_losses(network, *batch)
             optimizer.zero_grad()
-            loss.backward()
+            (losses[0] + losses[1]).backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            total += loss.item()
-        line = f"epoch {epoch + 1}/{options.epochs} loss {total / (len(train) // options.batch):.4f}"
+            total += [loss.item() for loss in losses]
+        features_loss, mask_loss = total / steps_per_epoch
+        line = f"epoch {epoch + 1}/{options.epochs} loss {features_loss:.4f} mask {mask_loss:.4f}"
         if (epoch + 1) % 4 == 0 or epoch + 1 == options.epochs:
-            scores = r2_per_feature(network_predict(network, images[test], options.batch), targets[test])
-            line += " held-out " + " ".join(f"{name} {mean_score(scores, name):.3f}" for name in GATES)
+            scores = r2_per_feature(network_predict(network, cohort.images[test], options.batch), targets[test])
+            line += " held-out " + " ".join(f"{gate} {mean_score(scores, gate):.3f}" for gate in GATES)
         print(f"{line} ({time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
     return scores
+
+
+def training_batch(
+    cohort: Cohort, targets: Array, middle_x: float, chosen: Indices, mirrored: NDArray[np.bool_]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images, targets, which of them are present, and label shares at half resolution; some mirrored left to right."""
+    images, wanted, masks = cohort.images[chosen], targets[chosen], cohort.masks[chosen]
+    images[mirrored], masks[mirrored] = images[mirrored, :, ::-1], masks[mirrored, ::-1]
+    loc_x = FEATURES.index("loc_x")
+    wanted[mirrored, loc_x] = 2 * middle_x - wanted[mirrored, loc_x]
+    labels = torch.from_numpy(masks)[:, None] == torch.arange(1, NUM_LABELS + 1)[:, None, None, None]
+    shares = nn.functional.avg_pool3d(labels.float(), 2)
+    seen = torch.from_numpy(np.isfinite(wanted)).float()
+    return to_tensor(images), torch.from_numpy(np.nan_to_num(wanted)), seen, shares
+
+
+def network_losses(
+    network: Network, images: torch.Tensor, wanted: torch.Tensor, seen: torch.Tensor, shares: torch.Tensor
+) -> list[torch.Tensor]:
+    """Mean squared error of the features that are present, and cross entropy of the label shares."""
+    found, logits = network(images)
+    squared = seen * (found - wanted) ** 2
+    crossed = nn.functional.binary_cross_entropy_with_logits(logits, shares)
+    return [squared.sum() / seen.sum(), 10.0 * crossed]  # 10: most voxels are easy background
+
+
+def to_tensor(images: NDArray[np.float16]) -> torch.Tensor:
+    """To float32 in the memory format that CPU convolutions like best."""
+    return torch.from_numpy(images).float().contiguous(memory_format=torch.channels_last_3d)
 
 
 def network_predict(network: Network, images: NDArray[np.float16], batch: int) -> Array:
     """Predictions [N, 13]."""
     network.eval()
     with torch.no_grad():
-        parts = [
-            network(torch.from_numpy(images[i : i + batch]).float().contiguous(memory_format=torch.channels_last_3d))
-            for i in range(0, len(images), batch)
-        ]
+        parts = [network(to_tensor(images[i : i + batch]))[0] for i in range(0, len(images), batch)]
     return torch.cat(parts).numpy()
 
 
@@ -344,12 +375,12 @@ def main() -> int:
         parser.error(f"--size must be a multiple of {BLOCKS}, got {options.size}")
     torch.set_num_threads(options.threads)
     started = time.monotonic()
-    images, features = load_cohort(options)
+    cohort = make_cohort(options)
     order = np.random.default_rng(options.seed + 1).permutation(options.subjects)
     test, train = order[: options.subjects // 6], order[options.subjects // 6 :]
-    targets, middle_x = residualised_targets(features, train)
+    targets, middle_x = residualised_targets(cohort.features, train)
     made = time.monotonic()
-    ridge = ridge_scores(images, targets, train, test)
+    ridge = ridge_scores(cohort.images, targets, train, test)
     fitted = time.monotonic()
     print(
         f"phantom {DISTRIBUTIONS_VERSION}, {len(train)} training, {len(test)} held-out subjects at {options.size}^3; "
@@ -357,9 +388,9 @@ def main() -> int:
         + " ".join(f"{gate} {mean_score(ridge, gate):.3f}" for gate in GATES),
         flush=True,
     )
-    network = network_scores(images, targets, middle_x, train, test, options)
+    network = network_scores(cohort, targets, middle_x, train, test, options)
     print(f"network {time.monotonic() - fitted:.0f} s")
-    return 0 if report(ridge, network, features) else 1
+    return 0 if report(ridge, network, cohort.features) else 1
 
 
 if __name__ == "__main__":

@@ -181,7 +181,7 @@ def test_curve_panels_take_partitions_not_features_and_their_gates() -> None:
     regression = panels["Target regression"]
     assert {line.label: line.gate for line in regression.lines} == {"vol": 0.85, "loc": 0.91}
     dependence = panels["Dependence of partitions"]
-    assert [line.label for line in dependence.lines] == ["vol–loc", "vol–residual"]  # noqa: RUF001
+    assert [line.label for line in dependence.lines] == ["vol–loc", "vol–residual"]
     assert all(line.absolute for line in dependence.lines)
     assert [value for value, _ in dependence.references] == [0.35]
     named = pictures._curve_panels([{"epoch": 1.0, "sem/my_part_r2": 0.1}], {"my_part_r2": 0.5})
@@ -264,7 +264,12 @@ def test_leak_matrix(columns: tuple[str, ...], value: float, tmp_path: Path) -> 
     r2 = np.full((3, len(columns)), value)
     r2[0, 0] = 0.9
     path = tmp_path / "leak.png"
-    check(path, pictures.leak_matrix_picture(r2, ("vol", "loc", "residual"), columns, HOSTILE, path))
+    partitions = ("vol", "loc", "residual")
+    check(path, pictures.leak_matrix_picture(r2, partitions, columns, HOSTILE, path))
+    bare = path.read_bytes()
+    own = {"vol": columns[:1], "loc": columns[1:]}
+    check(path, pictures.leak_matrix_picture(r2, partitions, columns, HOSTILE, path, own))
+    assert (path.read_bytes() != bare) == (columns[0] != "vol"), "same names are framed without being told"
 
 
 @pytest.mark.parametrize("names", [(), ("one",), ("a", "b", "c")])
@@ -319,7 +324,7 @@ def test_regression(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.002, "0.00"), (-0.002, "0.00"), (-0.25, "−0.25"), (1.0, "1.00"), (-1e6, "−1.00e6")],  # noqa: RUF001
+    [(0.002, "0.00"), (-0.002, "0.00"), (-0.25, "−0.25"), (1.0, "1.00"), (-1e6, "−1.00e6")],
 )
 def test_cells_have_two_places_and_no_minus_zero(value: float, text: str) -> None:
     assert pictures._cell_text(value) == text

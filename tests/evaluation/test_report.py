@@ -143,7 +143,7 @@ def test_says_what_was_trained(run_dir: Path) -> None:
     text = read(run_dir).text
     for fact in (
         "vol 24 | loc 8 | shape 12 | residual 84",
-        "32 × 32 × 32 voxels of 5 × 5 × 5 mm",  # noqa: RUF001
+        "32 × 32 × 32 voxels of 5 × 5 × 5 mm",
         "2 train, 1 validation",
         "vol 20, dcor 5",
         "semivae, sbd",
@@ -180,6 +180,12 @@ def test_warns_when_the_decoder_ignores_its_latent_space(run_dir: Path, collapse
     assert "posterior collapse: the decoder ignores its latent space" in outline.text
     assert "The decoder uses its latent space." not in outline.text
     assert ("div", {"class": "banner bad"}) in outline.tags
+
+
+def test_warns_of_a_run_that_the_collapse_watch_stopped(run_dir: Path) -> None:
+    (run_dir / "gates.json").unlink()
+    (run_dir / "metrics.jsonl").write_text('{"epoch": 9, "diag/collapsed": 1.0}\n')
+    assert "posterior collapse: the decoder ignores its latent space" in read(run_dir).text
 
 
 @pytest.mark.parametrize(
@@ -263,7 +269,7 @@ def test_a_large_picture_is_scaled_down_but_shown_at_its_size(run_dir: Path) -> 
 
 
 def test_run_dir_must_exist(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nowhere.*not a directory"):
+    with pytest.raises(ValueError, match=r"nowhere.*not a directory"):
         write_report(tmp_path / "nowhere")
 
 

@@ -83,7 +83,7 @@ def test_reading_changes_nothing(tmp_path: Path) -> None:
 
 def test_an_epoch_cannot_be_logged_twice(tmp_path: Path) -> None:
     fill(tmp_path, range(1, 4))
-    with pytest.raises(ValueError, match="epoch 3 cannot follow epoch 3 .* rewind first"):
+    with pytest.raises(ValueError, match=r"epoch 3 cannot follow epoch 3 .* rewind first"):
         fill(tmp_path, range(3, 4))
 
 

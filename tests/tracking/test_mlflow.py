@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -337,6 +336,7 @@ def test_store_that_hangs_does_not_hold_the_run(
     answer = threading.Event()
     monkeypatch.setattr(tracking, "open_experiment", lambda *_: answer.wait())
     monkeypatch.setattr(tracking, "_FINISH_SECONDS", 0.3)
+    monkeypatch.setattr(tracking, "_SILENT_SECONDS", 0.1)
     begun = time.monotonic()
     tracker = begin(output_dir, log)
     add(log, range(1, 4), tracker)
@@ -349,13 +349,12 @@ def test_store_that_hangs_does_not_hold_the_run(
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(tracking, "_FINISH_ATTEMPTS", 1)
-    yield
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize("uri", ["http://user:secret@127.0.0.1:9", "sqlite:///{output_dir}/a_file/mlflow.db"])
 def test_store_that_is_not_there_is_one_warning_and_replayed_later(
     output_dir: Path, log: LocalLog, caplog: pytest.LogCaptureFixture, uri: str

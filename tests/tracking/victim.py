@@ -1,11 +1,13 @@
 """A small run with checkpoints, to be killed. Run as a script: MLflow is imported once, then every run is a fork.
 
-victim.py kill DIRECTORY SEED   kill -9 the run at random moments and right after its n-th write to MLflow, then let it end
+victim.py kill DIRECTORY SEED   kill -9 the run while it creates the store, right after its n-th write to MLflow, and at
+                                random moments; then let it end
 victim.py race DIRECTORY COUNT  as many runs at once, the store is not there yet
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -40,7 +42,8 @@ def train(output_dir: Path, run_name: str, seconds_per_epoch: float, *, wait_for
     log.rewind(done)
     tracker = MLflowTracker(TrackingSettings(), output_dir, run_dir, run_name)
     tracker.start(PARAMS, {"host": "here"}, log)
-    while wait_for_store and tracker.run_id is None:
+    deadline = time.monotonic() + 30
+    while wait_for_store and tracker.run_id is None and time.monotonic() < deadline:
         time.sleep(0.01)
     for epoch in range(done + 1, NUM_EPOCHS + 1):
         timings = {"time/epoch_seconds": time.monotonic()}
@@ -93,6 +96,14 @@ def die_after_write(number: int) -> None:
         setattr(MlflowClient, name, deadly(getattr(MlflowClient, name)))
 
 
+def largest_file(directory: Path) -> int:
+    sizes = [0]
+    for path in directory.glob("mlflow.db*"):
+        with contextlib.suppress(FileNotFoundError):  # journals come and go
+            sizes.append(path.stat().st_size)
+    return max(sizes)
+
+
 def main() -> None:
     command, directory, number = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     os.environ["MLFLOW_LOGGING_LEVEL"] = "CRITICAL"
@@ -106,7 +117,7 @@ def main() -> None:
     num_killed = 0
     for num_bytes in (60_000, 120_000):  # in the middle of creating the store, whatever the file is called
         pid = fork(directory, "early", 1.0)
-        while not any(path.stat().st_size > num_bytes for path in directory.glob("mlflow.db*")):
+        while largest_file(directory) < num_bytes:
             time.sleep(0.001)
         os.kill(pid, signal.SIGKILL)
         num_killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])

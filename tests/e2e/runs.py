@@ -1,0 +1,77 @@
+"""Runs of the real command on a tiny phantom cohort, for tests that need a whole run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+TINY = (
+    "data.num_subjects=12",
+    "data.val_fraction=0.4",
+    "data.test_fraction=0.0",
+    "data.roi_size=[16,16,16]",
+    "data.spacing_mm=[10,10,10]",
+    "model.z_dim=16",
+    "model.partitions={vol:4,loc:3,shape:4}",
+    "trainer.batch_size=4",
+    "trainer.max_epochs=3",
+    "pictures.every_epochs=100",
+    "pictures.num_subjects=1",
+)
+"""Shrunk in size, not in structure."""
+
+
+def command(output_dir: Path, *overrides: str) -> list[str]:
+    """Return the command line of ``menvae-train`` for a tiny run."""
+    program = "from menvae.apps.train import main; main()"
+    flags = [override for override in overrides if override.startswith("-")]
+    values = [override for override in overrides if not override.startswith("-")]
+    return [sys.executable, "-c", program, *flags, *TINY, f"output_dir={output_dir}", *values]
+
+
+def environment(threads: int = 1) -> dict[str, str]:
+    """Return the environment of a run with a fixed number of threads."""
+    return {**os.environ, "OMP_NUM_THREADS": str(threads)}
+
+
+def train(output_dir: Path, *overrides: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run to the end and check the exit code."""
+    result = subprocess.run(
+        command(output_dir, *overrides), capture_output=True, text=True, env=environment(), check=False
+    )
+    assert result.returncode == code, result.stderr[-4000:]
+    return result
+
+
+def only_run(output_dir: Path) -> Path:
+    """Return the one run directory."""
+    (run,) = (output_dir / "runs").iterdir()
+    return run
+
+
+def gates(run: Path) -> dict[str, Any]:
+    """Return gates.json by gate name."""
+    table = json.loads((run / "gates.json").read_text())
+    return {gate["name"]: gate for gate in table["gates"]}
+
+
+def mlflow_points(output_dir: Path) -> dict[str, set[tuple[str, int, float]]]:
+    """Return {run id: {(key, step, value)}} of everything in the store; fails on a duplicate (key, step)."""
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{output_dir / 'mlflow.db'}")
+    found = {}
+    for experiment in client.search_experiments():
+        for run in client.search_runs([experiment.experiment_id]):
+            points = [
+                (key, point.step, point.value)
+                for key in run.data.metrics
+                for point in client.get_metric_history(run.info.run_id, key)
+            ]
+            assert len({(key, step) for key, step, _ in points}) == len(points), "a metric was logged twice"
+            found[run.info.run_id] = set(points)
+    return found
