@@ -112,7 +112,12 @@ class Loss:
 
     def build(self, context: TermContext) -> Objective:
         """Build the objective of a run."""
-        terms: dict[str, Term] = {key: bound(context) for key, bound in self.terms.items()}
+        terms: dict[str, Term] = {}
+        for key, bound in self.terms.items():
+            try:
+                terms[key] = bound(context)
+            except UserError as error:
+                raise UserError(f"loss.terms.{key}: {error}") from None
         schedules: dict[str, Schedule] = {key: bound() for key, bound in self.schedules.items()}
         return Objective(terms, self.weights, schedules)
 

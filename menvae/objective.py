@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -51,8 +52,8 @@ class Objective(nn.Module):
                 if name not in owners:
                     raise UserError(f"{what}{name}: no term gives a scalar '{name}'; {nearest(name, owners)}")
         for name, weight in weights.items():
-            if not weight >= 0.0:
-                raise UserError(f"loss.lambda_{name}: {weight} is not allowed; a weight is 0 or larger")
+            if not 0.0 <= weight < math.inf:
+                raise UserError(f"loss.lambda_{name}: {weight} is not allowed; a weight is 0 or larger, and finite")
         if not any(weights.values()):
             raise UserError("loss: every lambda is 0; at least one term needs a weight")
         self.weights = dict(weights)

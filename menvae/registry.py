@@ -26,14 +26,16 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from menvae.errors import UserError, nearest
 
-__all__ = ["GROUPS", "Annotated", "Bound", "Field", "Part", "bind", "build", "discover", "known", "lookup", "parts"]
-__all__ += ["register", "unregister", "validated"]
+__all__ = ["GROUPS", "Annotated", "Bound", "Field", "Part", "bind", "build", "configuration_folder", "discover"]
+__all__ += ["known", "lookup", "parts", "register", "unregister", "validated"]
 
 ENTRY_POINT_GROUP = "menvae.parts"
 
@@ -135,7 +137,24 @@ def discover() -> None:
         for module in pkgutil.iter_modules(package.__path__, package_name + "."):
             importlib.import_module(module.name)
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-        entry_point.load()
+        try:
+            entry_point.load()
+        except ImportError as error:
+            raise UserError(f"plugin '{entry_point.value}' cannot be imported: {error}") from error
+
+
+def configuration_folder(package: str) -> Path | None:
+    """Return the ``conf`` folder of an installed package, or None if it has none.
+
+    It lies inside the package; that of menvae stands beside the package in a checkout.
+    """
+    specification = find_spec(package)
+    folders = (
+        [Path(place) / "conf" for place in (specification.submodule_search_locations or [])] if specification else []
+    )
+    if package == "menvae":
+        folders.append(Path(__file__).resolve().parents[1] / "conf")
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def known(group: str) -> list[str]:
@@ -151,15 +170,15 @@ def parts() -> list[Part]:
     return sorted(_parts.values(), key=lambda part: (order.index(part.group), part.name))
 
 
-def lookup(group: str, name: str) -> Part:
-    """Return the part ``name`` of ``group``.
+def lookup(group: str, name: str, path: str | None = None) -> Part:
+    """Return the part ``name`` of ``group``; ``path`` is where the name stands, for messages (default: the group).
 
     Raises:
         UserError: unknown name; the message lists the known and the nearest.
     """
     names = known(group)
     if name not in names:
-        raise UserError(f"{group}: '{name}' is not registered; {nearest(name, names)}")
+        raise UserError(f"{path or group}: '{name}' is not registered; {nearest(name, names)}")
     return _parts[group, name]
 
 
@@ -181,7 +200,7 @@ def bind(group: str, config: Mapping[str, Any], path: str | None = None) -> Boun
     name = config.get("name")
     if not isinstance(name, str):
         raise UserError(f"{path}.name: {name!r} is not a name of a {group}; {nearest('', known(group))}")
-    part = lookup(group, name)
+    part = lookup(group, name, path)
     settings = {key: value for key, value in config.items() if key != "name"}
     return Bound(part, _checked(_schema(part.factory), settings, path, f"'{name}'"))
 

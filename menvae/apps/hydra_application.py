@@ -9,8 +9,6 @@ import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from importlib.util import find_spec
-from pathlib import Path
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
@@ -23,16 +21,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from menvae.errors import ExitCode, TrainingDivergedError, UserError, nearest
-from menvae.registry import ENTRY_POINT_GROUP
+from menvae.registry import ENTRY_POINT_GROUP, configuration_folder
 
 Task = Callable[[DictConfig], ExitCode]
-
-
-def config_folder() -> Path:
-    """Return the folder of the configuration: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
 
 
 class PluginConfigurations(SearchPathPlugin):
@@ -40,12 +31,11 @@ class PluginConfigurations(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append the folders."""
-        for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-            package = entry_point.module.split(".", 1)[0]
-            specification = find_spec(package)
-            for location in (specification.submodule_search_locations or []) if specification else []:
-                if (Path(location) / "conf").is_dir():
-                    search_path.append(provider=package, path=f"file://{Path(location) / 'conf'}")
+        plugins = entry_points(group=ENTRY_POINT_GROUP)
+        for package in dict.fromkeys(entry_point.module.split(".", 1)[0] for entry_point in plugins):
+            folder = configuration_folder(package)
+            if folder is not None:
+                search_path.append(provider=package, path=f"file://{folder}")
 
 
 def run(config_name: str, task: Task) -> None:
@@ -61,28 +51,32 @@ def run(config_name: str, task: Task) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors over instead of printing them
     Plugins.instance().register(PluginConfigurations)
     codes: list[int] = []
+    modes: set[RunMode | None] = set()
 
     def job(config: DictConfig) -> None:
         """One run or one point of a sweep; a point that fails in a known way must not keep the others from starting."""
+        modes.add(HydraConfig.get().mode)
         try:
             codes.append(task(config))
         except (UserError, OmegaConfBaseException) as error:
-            codes.append(_tell(error, ExitCode.WRONG_INPUT))
+            codes.append(_tell(config_name, error, ExitCode.WRONG_INPUT))
         except TrainingDivergedError as error:
-            codes.append(_tell(error, 1))
+            codes.append(_tell(config_name, error, 1))
 
-    application = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config_name)(job)
+    application = hydra.main(
+        version_base="1.3", config_path=str(configuration_folder("menvae")), config_name=config_name
+    )(job)
     try:
         application()
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(_tell(error, ExitCode.WRONG_INPUT))
-    if "-m" in sys.argv or "--multirun" in sys.argv:
+        sys.exit(_tell(config_name, error, ExitCode.WRONG_INPUT))
+    if RunMode.MULTIRUN in modes:
         sys.exit(int(any(code not in (ExitCode.DONE, ExitCode.GATES_NOT_MET) for code in codes)))
     sys.exit(max(codes, default=ExitCode.DONE))
 
 
-def _tell(error: Exception, code: int) -> int:
-    sys.stderr.write(f"{Path(sys.argv[0]).name}: {sentence(error)}\n")
+def _tell(config_name: str, error: Exception, code: int) -> int:
+    sys.stderr.write(f"menvae-{config_name}: {sentence(error)}\n")
     return code
 
 
@@ -94,7 +88,10 @@ def sentence(error: Exception) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
-            return f"{cause.full_key}: no such key; {nearest(str(cause.key), map(str, cause.parent_node))}"
+            known = [str(name) for name in cause.parent_node if name != "hydra"]
+            return f"{cause.full_key}: no such key; {nearest(str(cause.key), known)}"
         cause = cause.__cause__
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {str(error).splitlines()[0]}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines) or type(error).__name__

@@ -15,7 +15,6 @@ import gzip
 import hashlib
 import json
 import math
-import os
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
@@ -91,13 +90,13 @@ DISTRIBUTIONS: Final[tuple[Distribution, ...]] = (
     Distribution(
         "tumour_volume",
         "lognormal",
-        (18.0, 0.95, 1.5, 160.0),
+        (21.0, 0.9, 2.0, 160.0),
         "mL",
         f"{_DESIGN} between anchors: largest diameters of 1.1 to 9.1 cm in 100 patients (doi 10.1016/j.jmir."
         "2020.04.004); symptoms from 21.1 mL on in 333 (doi 10.3389/fneur.2021.769656)",
     ),
-    Distribution("tumour_height_ratio", "lognormal", (0.9, 0.28, 0.4, 1.6), "1", f"{_DESIGN}: en plaque to globose"),
-    Distribution("tumour_elongation", "lognormal", (1.0, 0.25, 0.5, 2.0), "1", _DESIGN),
+    Distribution("tumour_height_ratio", "lognormal", (0.9, 0.32, 0.4, 1.8), "1", f"{_DESIGN}: en plaque to globose"),
+    Distribution("tumour_elongation", "lognormal", (1.0, 0.4, 0.4, 2.5), "1", _DESIGN),
     Distribution("tumour_seat", "uniform", (0.25, 0.85), "half heights from dura to middle", _DESIGN),
     Distribution(
         "tumour_lobe_size",
@@ -134,8 +133,8 @@ DISTRIBUTIONS: Final[tuple[Distribution, ...]] = (
     Distribution("oedema_reach", "constant", (35.0,), "mm from the tumour at most", _DESIGN),
     Distribution("oedema_irregularity", "uniform", (0.0, 0.9), "share of the reach", _DESIGN),
     Distribution("necrosis_present", "bernoulli", (0.5,), "probability", f"{_DESIGN}: no published share was at hand"),
-    Distribution("necrosis_fraction", "lognormal", (0.1, 0.8, 0.015, 0.5), "share of the tumour volume", _DESIGN),
-    Distribution("necrosis_elongation", "lognormal", (1.0, 0.35, 0.4, 2.5), "1", _DESIGN),
+    Distribution("necrosis_fraction", "lognormal", (0.15, 0.7, 0.03, 0.5), "share of the tumour volume", _DESIGN),
+    Distribution("necrosis_elongation", "lognormal", (1.0, 0.45, 0.35, 2.8), "1", _DESIGN),
     Distribution("necrosis_lobe_size", "uniform", (0.1, 1.0), "radii", _DESIGN),
     Distribution("tissue_contrast", "lognormal", (1.0, 0.05, 0.8, 1.25), "1", _DESIGN),
     Distribution("tumour_contrast", "lognormal", (1.0, 0.1, 0.7, 1.4), "1", _DESIGN),
@@ -262,7 +261,7 @@ def write_subject(subject: PhantomSubject, folder: Path) -> Path:
             (partial / f"{subject.subject_id}-{name}.nii.gz").write_bytes(packed)
         partial.chmod(0o755)
         try:
-            os.replace(partial, final)
+            partial.replace(final)
         except OSError:  # another process was faster
             if not final.exists():
                 raise

@@ -139,7 +139,7 @@ def split_subjects(
         UserError: too few subjects for a training and a validation set.
 
     >>> split_subjects(["a", "b"], 0.1, 0.1, seed=0)
-    {'a': 'train', 'b': 'val'}
+    {'a': 'val', 'b': 'train'}
     """
     ordered = sorted(subject_ids)
     num_val = max(1, round(val_fraction * len(ordered)))

@@ -47,7 +47,9 @@ class AuxiliaryDecoder(nn.Module):
             spectral_norm: on every convolution.
         """
         super().__init__()
-        num_blocks = int(math.log2(auxiliary_side(size) // _START))
+        side = auxiliary_side(size)
+        self.output_size = (side, side, side)
+        num_blocks = int(math.log2(side // _START))
         widths = [4 * base_filters, 2 * base_filters, base_filters, base_filters // 2, base_filters // 2]
         widths = widths[: num_blocks + 1]
         self.project = nn.Linear(z_dim, widths[0] * _START**3)

@@ -53,6 +53,7 @@ class SpatialBroadcastDecoder(nn.Module):
             UserError: a side of ``size`` is not a multiple of 16.
         """
         super().__init__()
+        self.output_size = size
         self.register_buffer("coordinates", coordinate_grid(coarse_grid(size, "decoder=sbd")), persistent=False)
         widths = [8 * base_filters, 4 * base_filters, 2 * base_filters, base_filters, base_filters // 2]
         self.broadcast = nn.Sequential(

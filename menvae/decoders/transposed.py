@@ -36,6 +36,7 @@ class TransposedDecoder(nn.Module):
             UserError: a side of ``size`` is not a multiple of 16.
         """
         super().__init__()
+        self.output_size = size
         self.grid = coarse_grid(size, "decoder=transposed")
         widths = [8 * base_filters, 4 * base_filters, 2 * base_filters, base_filters, base_filters // 2]
         self.project = nn.Linear(z_dim, widths[0] * self.grid[0] * self.grid[1] * self.grid[2])

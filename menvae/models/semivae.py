@@ -75,6 +75,11 @@ class SemiVAE(Model):
         channels, size, parts = blueprint.in_channels, blueprint.size, blueprint.parts
         self.encoder = parts["encoder"](channels, size, z_dim)
         self.decoder = parts["decoder"](z_dim, channels, size)
+        if self.decoder.output_size != size:
+            raise UserError(
+                f"decoder={parts['decoder'].part.name} draws {list(self.decoder.output_size)}, not data.roi_size="
+                f"{list(size)}; it is an auxiliary_decoder"
+            )
         self.heads = nn.ModuleDict(
             {
                 name: bind("head", heads[name], f"model.heads.{name}")(self.layout.sizes[name], len(features))

@@ -17,6 +17,9 @@ from torch import Tensor
 MIN_ROWS = 4
 """The estimator needs n > 3."""
 
+ROUNDING = 1e-12
+"""A distance variance below this share of the mean squared distance is 0 but for rounding."""
+
 
 def distances(rows_NF: Tensor) -> Tensor:
     """Euclidean distances [N, N] in double precision; the gradient at distance 0 is 0, the diagonal exactly 0."""
@@ -57,16 +60,19 @@ def u_distance_correlations_sqr(blocks: Sequence[Tensor]) -> Tensor:
         blocks: K tensors [N, F_k] of the same N > 3 subjects.
 
     Returns:
-        Symmetric [K, K] in double precision, 1 on the diagonal; 0 where a block is constant.
+        Symmetric [K, K] in double precision, 1 on the diagonal; 0 where the distance variance of a block is 0: it is
+        constant, or constant but for one subject, or all its distances are equal.
 
     Raises:
         ValueError: fewer than 4 rows.
     """
     with torch.autocast(blocks[0].device.type, enabled=False):
-        products = u_products([distances(block) for block in blocks])
+        matrices = torch.stack([distances(block) for block in blocks])
+        products = u_products(list(matrices))
         variances = torch.diagonal(products)
+        nonzero = variances > ROUNDING * matrices.detach().square().mean(dim=(1, 2))
+        varies = torch.outer(nonzero, nonzero)
         scale_sqr = torch.outer(variances, variances)
-        varies = scale_sqr > torch.finfo(torch.float64).tiny
         return torch.where(varies, products / torch.where(varies, scale_sqr, 1.0).sqrt(), 0.0)
 
 

@@ -31,7 +31,7 @@ def free_bits(kl_BZ: Tensor, nats_per_dim: float, clamping: FreeBitsClamping) ->
 
 
 def calibrated_nats(mean_squared_error: Tensor) -> Tensor:
-    """Negative Gaussian log likelihood per entry at the optimal shared variance, which is the mean squared error itself.
+    """Negative Gaussian log likelihood per entry at the optimal shared variance, which is the mean squared error.
 
     -log N(x; x', s^2) averaged over entries is (log 2 pi s^2 + mse / s^2) / 2; at s^2 = mse this is
     (log(2 pi mse) + 1) / 2 (Rybkin, Daniilidis & Levine 2021, eq. 6).

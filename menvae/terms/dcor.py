@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from menvae.collectives import gather_rows
+from menvae.errors import UserError
 from menvae.registry import Field, register
 from menvae.statistics.distance_correlation import MIN_ROWS, u_distance_correlations_sqr
 from menvae.terms import Term, TermContext
@@ -48,6 +49,8 @@ class DistanceCorrelation(Term):
         self.partitions = list(context.layout) if partitions is None else list(partitions)
         for partition in self.partitions:
             self.layout.bounds(partition)
+        if len(set(self.partitions)) != len(self.partitions) or len(self.partitions) < 2:
+            raise UserError(f"dcor: partitions {self.partitions} are not allowed; it needs two or more different ones")
         self.register_buffer("memory", torch.zeros(buffer_size, self.layout.z_dim))
         self.register_buffer("num_filled", torch.tensor(0))
 

@@ -148,7 +148,7 @@ def test_contrasts_of_a_meningioma() -> None:
 
 def test_volumes_and_prevalences_follow_the_table() -> None:
     core_ml = [((s.mask == NCR) | (s.mask == ET)).sum() * 6.25**3 / 1000 for s in cohort()]
-    assert 12.0 < np.median(core_ml) < 27.0  # the table says 18 mL, n = 80
+    assert 14.0 < np.median(core_ml) < 31.0  # the table says 21 mL, n = 80
     total_ml = np.expm1(column("vol_total")) / 1000
     assert 15.0 < np.median(total_ml) < 50.0
     assert np.quantile(total_ml, 0.9) / np.quantile(total_ml, 0.1) > 8.0

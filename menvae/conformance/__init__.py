@@ -1,0 +1,46 @@
+"""The suites that every part of a group must pass, for menvae's own parts and for those of plugins.
+
+A plugin tests its part by subclassing the suite of the group in a test module of its own::
+
+    from menvae.conformance import EncoderConformance
+
+    class TestMine(EncoderConformance):
+        names = ("mine",)
+        variants = {"mine": [{}, {"depth": 2}]}
+
+pytest collects the inherited tests once for each variant, that is for the values that deviate from
+``conf/encoder/mine.yaml``; without ``names`` a suite runs over every registered part of its group. Only tests import
+this package: it needs pytest.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+_MODULES = ("suite", "encoders", "decoders", "heads", "models", "terms", "schedules", "optimizers", "updates", "data")
+pytest.register_assert_rewrite(*(f"menvae.conformance.{module}" for module in _MODULES))  # before they are imported
+
+from menvae.conformance.data import DataConformance  # noqa: E402
+from menvae.conformance.decoders import DecoderConformance  # noqa: E402
+from menvae.conformance.encoders import EncoderConformance  # noqa: E402
+from menvae.conformance.heads import HeadConformance  # noqa: E402
+from menvae.conformance.models import ModelConformance  # noqa: E402
+from menvae.conformance.optimizers import OptimizerConformance  # noqa: E402
+from menvae.conformance.schedules import ScheduleConformance  # noqa: E402
+from menvae.conformance.suite import Case, PartConformance  # noqa: E402
+from menvae.conformance.terms import TermConformance  # noqa: E402
+from menvae.conformance.updates import UpdateConformance  # noqa: E402
+
+__all__ = [
+    "Case",
+    "DataConformance",
+    "DecoderConformance",
+    "EncoderConformance",
+    "HeadConformance",
+    "ModelConformance",
+    "OptimizerConformance",
+    "PartConformance",
+    "ScheduleConformance",
+    "TermConformance",
+    "UpdateConformance",
+]

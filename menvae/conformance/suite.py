@@ -1,0 +1,159 @@
+"""What is asked of every part, whatever its group: a YAML file that says the same as its constructor."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from menvae.errors import UserError
+from menvae.registry import Bound, Part, bind, configuration_folder, parts
+
+
+@dataclass(frozen=True)
+class Case:
+    """A part under test, with values that deviate from its YAML file."""
+
+    part: Part
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        values = (f"{key}={value}" for key, value in self.settings.items())
+        return "-".join([self.part.name, *values])
+
+    def config(self) -> dict[str, Any]:
+        """Return the configuration of the part: its YAML file, with the deviations of this case."""
+        config = composed(self.part)
+        for key in self.part.tunables:
+            if OmegaConf.is_missing(config, key) and key not in self.settings:
+                pytest.fail(f"'{key}' is required: give `variants` of '{self.part.name}' a value for it")
+        container = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(container, dict)
+        return {**{str(key): value for key, value in container.items()}, **self.settings}
+
+    def bound(self) -> Bound:
+        """Return the part, checked and ready to be called with what code supplies."""
+        return bind(self.part.group, self.config())
+
+
+class PartConformance:
+    """Base of all suites.
+
+    Attributes:
+        group: registry group.
+        names: parts to test; None is every registered part of the group, installed plugins included.
+        variants: {part name: deviations from its YAML file to test}; one without deviation where a part is not named.
+    """
+
+    group: ClassVar[str]
+    names: ClassVar[Sequence[str] | None] = None
+    variants: ClassVar[Mapping[str, Sequence[Mapping[str, Any]]]] = {}
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run a test that takes ``case`` once a variant, one that takes ``part`` once a part."""
+        if "case" in metafunc.fixturenames:
+            metafunc.parametrize("case", self.cases(), ids=str)
+        if "part" in metafunc.fixturenames:
+            metafunc.parametrize("part", self.parts(), ids=lambda part: part.name)
+
+    @classmethod
+    def parts(cls) -> list[Part]:
+        """Return the parts under test."""
+        registered = {part.name: part for part in parts() if part.group == cls.group}
+        return [registered[name] for name in registered if cls.names is None or name in cls.names]
+
+    @classmethod
+    def cases(cls) -> list[Case]:
+        """Return every variant of the parts under test."""
+        return [Case(part, settings) for part in cls.parts() for settings in cls.variants.get(part.name, [{}])]
+
+    def test_names_are_registered(self) -> None:
+        registered = {part.name for part in self.parts()}
+        assert set(self.names or ()) <= registered
+        assert registered
+
+    def test_yaml_says_the_same_as_the_constructor(self, part: Part) -> None:
+        config = composed(part)
+        assert config.name == part.name
+        assert set(config) - {"name"} == set(part.tunables)
+        for key, (_, default) in part.tunables.items():
+            if default is ...:
+                assert OmegaConf.is_missing(config, key), f"{key} has no default: write '{key}: ???'"
+            else:
+                assert _plain(config[key]) == _plain(default), key
+
+    def test_configuration_is_accepted(self, case: Case) -> None:
+        assert set(case.bound().settings) == set(case.part.tunables)
+
+    def test_refuses_a_key_it_does_not_know(self, case: Case) -> None:
+        with pytest.raises(UserError, match="no_such_key") as caught:
+            bind(case.part.group, {**case.config(), "no_such_key": 1})
+        assert "\n" not in str(caught.value)
+
+    def test_says_what_it_is(self, part: Part) -> None:
+        assert part.summary, "menvae-parts shows the first line of the docstring"
+
+
+@functools.cache
+def composed(part: Part) -> DictConfig:
+    """Return ``conf/<group>/<name>.yaml`` of the package that registered a part, its defaults list resolved."""
+    own, common = configuration_folder(part.origin), configuration_folder("menvae")
+    assert own is not None, f"package '{part.origin}' has no folder conf"
+    path = own / part.group / f"{part.name}.yaml"
+    assert path.is_file(), f"{path} does not exist"
+    with initialize_config_dir(str(own), version_base="1.3"):
+        config = compose(f"{part.group}/{part.name}", [f"hydra.searchpath=[file://{common}]"])
+    group = config[part.group]
+    assert isinstance(group, DictConfig)
+    return group
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with mappings and sequences of any kind as lists, order kept."""
+    if isinstance(value, Mapping):
+        return [(key, _plain(item)) for key, item in value.items()]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value
+
+
+def refusal(build: Callable[[], object]) -> str:
+    """Return the words in which a build is refused, or nothing if it is not."""
+    try:
+        build()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    """Return a generator for the examples of a test."""
+    return torch.Generator().manual_seed(seed)
+
+
+def random_sum(*tensors: Tensor) -> Tensor:
+    """Return a scalar that depends on every entry of every tensor, each with a weight of its own."""
+    generator = seeded(99)
+    return torch.stack([(t.float() * torch.randn(t.shape, generator=generator)).sum() for t in tensors]).sum()
+
+
+def parameters_without_gradient(module: nn.Module) -> list[str]:
+    """Return the names of the parameters whose gradient is missing, zero everywhere or not finite."""
+    return [
+        name
+        for name, parameter in module.named_parameters()
+        if parameter.grad is None or not parameter.grad.any() or not torch.isfinite(parameter.grad).all()
+    ]
+
+
+def relative_distance(ours: Tensor, reference: Tensor) -> float:
+    """Return |ours - reference| / |reference| in the L2 norm."""
+    reference = reference.detach().float()
+    return float((ours.detach().float() - reference).norm() / reference.norm())

@@ -1,0 +1,195 @@
+"""What is asked of a term."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from menvae.conformance.suite import Case, PartConformance, seeded
+from menvae.latent import LatentLayout
+from menvae.terms import Term, TermContext
+from menvae.types import Batch, ModelOutput, Posterior
+
+
+@dataclass(frozen=True)
+class Example:
+    """A batch, and what a model might make of it; every tensor of the output is a leaf."""
+
+    batch: Batch
+    output: ModelOutput
+
+    @classmethod
+    def make(cls, layout: LatentLayout, seed: int = 0, num_rows: int = 6) -> Example:
+        """Draw an example: inputs [B, 2, 4, 4, 4], 3 targets a partition of which some are not observed."""
+        generator = seeded(seed)
+
+        def noise(*shape: int) -> Tensor:
+            return torch.randn(num_rows, *shape, generator=generator)
+
+        batch = Batch(
+            inputs=noise(2, 4, 4, 4),
+            subject_id=tuple(f"subject-{row}" for row in range(num_rows)),
+            targets={name: noise(3) for name in layout},
+            observed={name: noise(3) > -1.0 for name in layout},
+            mask=torch.randint(0, 4, (num_rows, 1, 4, 4, 4), generator=generator, dtype=torch.uint8),
+            labels=torch.arange(num_rows) % 2,
+            time=torch.arange(float(num_rows)),
+        )
+        output = ModelOutput(
+            Posterior(noise(layout.z_dim), 0.5 * noise(layout.z_dim)),
+            noise(layout.z_dim),
+            noise(2, 4, 4, 4),
+            {name: noise(3) for name in layout},
+            {"auxiliary_reconstruction": noise(2, 2, 2, 2)},
+        )
+        return cls(batch, output).mapped(lambda tensor: tensor.requires_grad_())
+
+    def leaves(self) -> dict[str, Tensor]:
+        """Return the tensors of the output by the names that terms require them by."""
+        output = self.output
+        return {
+            "posterior.mean": output.posterior.mean,
+            "posterior.logvar": output.posterior.logvar,
+            "latent": output.latent,
+            "reconstruction": output.reconstruction,
+            **{f"predictions.{name}": tensor for name, tensor in output.predictions.items()},
+            **output.extras,
+        }
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Example:
+        """Return the example with every tensor of the output changed."""
+        return self.with_leaves({name: change(tensor) for name, tensor in self.leaves().items()})
+
+    def with_leaves(self, leaves: Mapping[str, Tensor]) -> Example:
+        """Return the example with other tensors in the output."""
+        output = ModelOutput(
+            Posterior(leaves["posterior.mean"], leaves["posterior.logvar"]),
+            leaves["latent"],
+            leaves["reconstruction"],
+            {name: leaves[f"predictions.{name}"] for name in self.output.predictions},
+            {name: leaves[name] for name in self.output.extras},
+        )
+        return Example(self.batch, output)
+
+    def permuted(self, order: Tensor) -> Example:
+        """Return the example with its rows in another order."""
+        batch = replace(
+            self.batch,
+            inputs=self.batch.inputs[order],
+            targets={name: tensor[order] for name, tensor in self.batch.targets.items()},
+            observed={name: tensor[order] for name, tensor in self.batch.observed.items()},
+            mask=None if self.batch.mask is None else self.batch.mask[order],
+            labels=None if self.batch.labels is None else self.batch.labels[order],
+            time=None if self.batch.time is None else self.batch.time[order],
+        )
+        return Example(batch, self.mapped(lambda tensor: tensor[order]).output)
+
+
+class TermConformance(PartConformance):
+    """(batch, output) -> named scalars; override `example` for a term that requires extras of its own."""
+
+    group = "term"
+    layout: ClassVar[LatentLayout] = LatentLayout({"vol": 3, "loc": 2, "shape": 3, "residual": 4})
+
+    def build(self, case: Case) -> Term:
+        """Return the term."""
+        term: Term = case.bound()(TermContext(self.layout, num_input_values=128, num_training_subjects=20))
+        return term
+
+    def example(self, seed: int = 0) -> Example:
+        """Return an example; other seeds give others."""
+        return Example.make(self.layout, seed)
+
+    def experienced(self, case: Case) -> Term:
+        """Return a term that has seen three batches."""
+        term = self.build(case)
+        for seed in (1, 2, 3):
+            term.commit(self.example(seed).output)
+        return term
+
+    def values(self, term: Term, example: Example) -> dict[str, Tensor]:
+        """Return the scalars that weights apply to."""
+        values = term(example.batch, example.output)
+        return {name: values[name] for name in term.scalars}
+
+    def total(self, term: Term, example: Example) -> Tensor:
+        """Return the sum of these scalars."""
+        return torch.stack(list(self.values(term, example).values())).sum()
+
+    def test_gives_its_scalars_with_gradient_and_diagnostics_without(self, case: Case) -> None:
+        term, example = self.build(case), self.example()
+        values = term(example.batch, example.output)
+        assert set(term.scalars) <= set(values)
+        for name, value in values.items():
+            assert value.shape == (), name
+            assert torch.isfinite(value), name
+            assert value.requires_grad == (name in term.scalars), name
+        assert all(values[name].dtype == torch.float32 for name in term.scalars)
+
+    def test_gives_float32_for_an_output_in_bfloat16(self, case: Case) -> None:
+        term = self.build(case)
+        values = self.values(term, self.example().mapped(lambda tensor: tensor.detach().bfloat16()))
+        assert all(value.dtype == torch.float32 and torch.isfinite(value) for value in values.values())
+
+    def test_gradient_is_the_derivative(self, case: Case) -> None:
+        term, example = self.experienced(case), self.example()
+        names = list(example.leaves())
+
+        def total(*tensors: Tensor) -> Tensor:
+            return self.total(term, example.with_leaves(dict(zip(names, tensors, strict=True))))
+
+        doubles = [tensor.detach().double().requires_grad_() for tensor in example.leaves().values()]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.Tensor, "float", torch.Tensor.double)  # terms cast to float32, too coarse to check
+            assert torch.autograd.gradcheck(total, doubles, fast_mode=True)
+
+    def test_gradient_goes_where_it_says(self, case: Case) -> None:
+        term, example = self.experienced(case), self.example()
+        leaves = example.leaves()
+        gradients = torch.autograd.grad(self.total(term, example), list(leaves.values()), allow_unused=True)
+        reached = {name for name, gradient in zip(leaves, gradients, strict=True) if gradient is not None}
+        moved = {
+            name for name, gradient in zip(leaves, gradients, strict=True) if gradient is not None and gradient.any()
+        }
+        assert moved, "the term moves nothing"
+        assert term.requires <= moved, "it requires what it does not use"
+        assert reached - {"posterior.mean", "posterior.logvar", "latent"} <= term.requires, (
+            "it uses more than it requires"
+        )
+
+    def test_order_of_the_rows_does_not_matter(self, case: Case) -> None:
+        term, example = self.experienced(case), self.example()
+        permuted = example.permuted(torch.arange(len(example.batch)).flip(0))
+        for name, value in self.values(term, permuted).items():
+            torch.testing.assert_close(value, self.values(term, example)[name], rtol=1e-4, atol=1e-5)
+
+    def test_has_no_parameters(self, case: Case) -> None:
+        assert not list(self.build(case).parameters())
+
+    def test_forward_remembers_nothing(self, case: Case) -> None:
+        term, example = self.experienced(case), self.example()
+        before = {name: tensor.clone() for name, tensor in term.state_dict().items()}
+        for training in (True, False):
+            term.train(training)(example.batch, example.output)
+        after = term.state_dict()
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+    def test_checkpoint_holds_all_its_state(self, case: Case) -> None:
+        term, restored, example = self.experienced(case), self.build(case), self.example()
+        restored.load_state_dict(term.state_dict())
+        for name, value in self.values(restored, example).items():
+            assert torch.equal(value, self.values(term, example)[name])
+        term.commit(example.output)
+        restored.commit(example.output)
+        assert all(torch.equal(tensor, restored.state_dict()[name]) for name, tensor in term.state_dict().items())
+        assert not any(tensor.requires_grad for tensor in term.state_dict().values())
+
+    def test_constants_are_numbers(self, case: Case) -> None:
+        assert all(math.isfinite(value) for value in self.build(case).constants().values())

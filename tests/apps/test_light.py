@@ -1,0 +1,72 @@
+"""Help, composing and completion: fast, and without anything heavy."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "monai", "mlflow", "numpy", "scipy", "sklearn", "matplotlib", "nibabel", "skimage")
+PROGRAM = f"""
+import json, sys
+from menvae.apps.train import main
+try:
+    main()
+finally:
+    heavy = [name for name in {HEAVY} if name in sys.modules]
+    print(json.dumps(heavy), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "expected"),
+    [
+        (["--help"], {}, "menvae-train -m seed=1,2,3"),
+        (["--cfg", "job"], {}, "max_epochs: 20"),
+        (["--cfg", "job", "experiment=semivae_run6", "model.z_dim=64"], {}, "z_dim: 64"),
+        (["--info", "defaults-tree"], {}, "experiment"),
+        (["-sc", "query=bash"], {"COMP_LINE": "menvae-train encoder=", "COMP_POINT": "21"}, "encoder=resnet"),
+        (["-sc", "query=bash"], {"COMP_LINE": "menvae-train model.z", "COMP_POINT": "20"}, "model.z_dim="),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_imports_nothing_heavy_and_answers_fast(
+    tmp_path: Path, arguments: list[str], environment: dict[str, str], expected: str
+) -> None:
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seconds = time.monotonic() - started
+    print(f"menvae-train {' '.join(arguments)}: {seconds:.2f} s")
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout
+    assert json.loads(done.stderr.splitlines()[-1]) == []
+    assert seconds < 3.0 * (1.0 + os.getloadavg()[0] / (os.cpu_count() or 1)), "3 s on an idle core"
+    assert not list(tmp_path.iterdir()), "nothing is written"
+
+
+def test_help_fits_two_screens_and_says_what_a_newcomer_needs(tmp_path: Path) -> None:
+    text = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert len(text.splitlines()) < 60
+    assert max(map(len, text.splitlines())) <= 120
+    for needed in (
+        "Examples",
+        "data=brats data.root=",
+        "--cfg job",
+        "report.html",
+        "mlflow ui",
+        "decoder:",
+        "Exit codes",
+    ):
+        assert needed in text

@@ -1,0 +1,173 @@
+"""A package of a third party: found by its entry point, used by its name, held to the same suite."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from menvae.errors import UserError
+from menvae.registry import discover
+
+CODE = '''"""Encoders of a third party."""
+
+from torch import Tensor, nn
+
+from menvae.registry import register
+
+
+@register("encoder", "tiny", reference="nobody 2026")
+class TinyEncoder(nn.Module):
+    """One linear map of the mean of each channel."""
+
+    def __init__(self, in_channels: int, size: tuple[int, int, int], z_dim: int, *, gain: float = 2.0) -> None:
+        super().__init__()
+        self.gain = gain
+        self.map = nn.Linear(in_channels, 2 * z_dim)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        mean, logvar = self.map(self.gain * inputs.mean(dim=(2, 3, 4))).float().chunk(2, dim=1)
+        return mean, logvar
+'''
+LEAKY = '''
+
+@register("encoder", "leaky")
+class Leaky(TinyEncoder):
+    """Looks at other rows of the batch, and has a parameter that does nothing."""
+
+    def __init__(self, in_channels: int, size: tuple[int, int, int], z_dim: int, *, gain: float = 2.0) -> None:
+        super().__init__(in_channels, size, z_dim, gain=gain)
+        self.unused = nn.Linear(1, 1)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(inputs - inputs.mean(dim=0))
+
+
+@register("encoder", "misread")
+class Misread(TinyEncoder):
+    """Its file says something else than its constructor."""
+
+    def __init__(self, in_channels: int, size: tuple[int, int, int], z_dim: int, *, gain: float = 2.0) -> None:
+        super().__init__(in_channels, size, z_dim, gain=gain)
+'''
+SUITE = """
+import sys
+
+import pytest
+
+from menvae.conformance import EncoderConformance
+
+
+class TestTiny(EncoderConformance):
+    names = ("tiny",)
+    variants = {"tiny": [{}, {"gain": 0.5}]}
+
+
+class TestWrong(EncoderConformance):
+    names = ("leaky", "misread")
+
+
+def run(monkeypatch, main, *arguments):
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+def test_its_value_is_checked(monkeypatch, capsys):
+    from menvae.apps.train import main
+
+    assert run(monkeypatch, main, "encoder=tiny", "encoder.gain=big") == 2
+    assert capsys.readouterr().err.startswith("menvae-train: encoder.gain: 'big' is not allowed; it should be a valid")
+
+
+def test_an_experiment_is_built_with_it(monkeypatch, capsys):
+    from menvae.apps import hydra_application
+    from menvae.experiment import Experiment
+
+    def task(config):
+        print(type(Experiment.from_config(config).build(1)[0].encoder).__module__)
+        return 0
+
+    assert run(monkeypatch, lambda: hydra_application.run("train", task), "encoder=tiny") == 0
+    assert capsys.readouterr().out == "tinyplugin.encoders\\n"
+
+
+def test_parts_tells_its_origin(monkeypatch, capsys):
+    from menvae.apps.parts import main
+
+    monkeypatch.setattr(sys, "argv", ["menvae-parts", "encoder"])
+    main()
+    text = capsys.readouterr().out
+    assert "tiny  (tinyplugin)  One linear map of the mean of each channel." in text
+    assert "reference: nobody 2026" in text
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as pip leaves it: package, its configuration, and its metadata."""
+    site = tmp_path_factory.mktemp("site")
+    files = {
+        "tinyplugin/__init__.py": "",
+        "tinyplugin/encoders.py": CODE + LEAKY,
+        "tinyplugin/conf/encoder/tiny.yaml": "name: tiny\ngain: 2.0\n",
+        "tinyplugin/conf/encoder/leaky.yaml": "name: leaky\ngain: 2.0\n",
+        "tinyplugin/conf/encoder/misread.yaml": "name: misread\ngain: 3.0\n",
+        "tinyplugin-0.1.dist-info/METADATA": "Metadata-Version: 2.1\nName: tinyplugin\nVersion: 0.1\n",
+        "tinyplugin-0.1.dist-info/entry_points.txt": "[menvae.parts]\ntiny = tinyplugin.encoders\n",
+        "test_plugin_parts.py": SUITE,
+    }
+    for name, text in files.items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text(text)
+    return site
+
+
+def run(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=site, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+TRAIN = "from menvae.apps.train import main; main()"
+
+
+def test_its_part_is_configured_by_name_and_not_imported_for_that(site: Path) -> None:
+    program = "import sys, atexit; atexit.register(lambda: print('imported', 'tinyplugin' in sys.modules)); " + TRAIN
+    done = run(site, "-c", program, "--cfg", "job", "--package", "encoder", "encoder=tiny", "encoder.gain=3")
+    assert done.stdout.splitlines() == ["# @package encoder", "name: tiny", "gain: 3", "imported False"], done.stderr
+
+
+def test_help_offers_it(site: Path) -> None:
+    assert "encoder: leaky, misread, resnet, tiny" in run(site, "-c", TRAIN, "--help").stdout
+
+
+def test_its_own_tests_pass_what_is_right_and_find_what_is_wrong(site: Path) -> None:
+    done = run(site, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rA", "test_plugin_parts.py")
+    outcomes = {
+        line.split(" - ")[0].split("::", 1)[1]: line.split(" ", 1)[0]
+        for line in done.stdout.splitlines()
+        if line.startswith(("PASSED", "FAILED", "ERROR"))
+    }
+    failed = {name for name, outcome in outcomes.items() if outcome != "PASSED"}
+    assert failed == {
+        "TestWrong::test_yaml_says_the_same_as_the_constructor[misread]",
+        "TestWrong::test_every_parameter_gets_a_gradient[leaky]",
+        "TestWrong::test_bfloat16_is_finite_and_near_float32[leaky]",
+        "TestWrong::test_rows_do_not_depend_on_each_other[leaky]",
+    }, done.stdout
+    assert "TestTiny::test_rows_do_not_depend_on_each_other[tiny-gain=0.5]" in outcomes
+    assert "test_an_experiment_is_built_with_it" in outcomes
+
+
+def test_plugin_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sad-0.1.dist-info").mkdir()
+    (tmp_path / "sad-0.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: sad\nVersion: 0.1\n")
+    (tmp_path / "sad-0.1.dist-info" / "entry_points.txt").write_text("[menvae.parts]\nsad = sad.parts\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    discover.cache_clear()
+    with pytest.raises(UserError, match=r"plugin 'sad\.parts' cannot be imported: No module named 'sad'"):
+        discover()

@@ -1,0 +1,126 @@
+"""What a user can do wrong: one sentence on standard error, exit code 2, no traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from menvae.apps import parts, train
+
+PREFIX = "menvae-train: "
+
+WRONG = [
+    # found while composing
+    (["loss.lambda_dcorr=3"], "loss.lambda_dcorr: no such key; did you mean 'lambda_dcor'?"),
+    (["modle.z_dim=3"], "modle: no such key; did you mean 'model'?"),
+    (["trainer.max_epoch=3"], "trainer.max_epoch: no such key; did you mean 'max_epochs'?"),
+    (["encoder=resnt"], "encoder: 'resnt' is not an option; did you mean 'resnet'?"),
+    (["experiment=run6"], "experiment: 'run6' is not an option; known: semivae_run6"),
+    (["schedule@loss.schedules.vol=linea"], "schedule: 'linea' is not an option; did you mean 'linear'?"),
+    (["modell=semivae"], "modell: no such key; did you mean 'model'?"),
+    (["trainer.max_epochs=[1"], "no viable alternative"),
+    (["encoder.base_filters=${nope}"], "encoder.base_filters: Interpolation key 'nope' not found"),
+    # found when the experiment is checked
+    (["+spurious=1"], "spurious: no such key"),
+    (["+encoder.widht=1"], "encoder.widht: no such key of 'resnet'"),
+    (["encoder.name=foo"], "encoder: 'foo' is not registered; known: resnet"),
+    (["trainer.max_epochs=-1"], "trainer.max_epochs: -1 is not allowed"),
+    (["trainer.max_epochs=many"], "trainer.max_epochs: 'many' is not allowed"),
+    (["trainer.precision=fp8"], "trainer.precision: 'fp8' is not allowed"),
+    (["encoder.base_filters=12"], "encoder.base_filters: 12 is not allowed"),
+    (["model.partitions.vol=-3"], "model.partitions.vol: -3 is not allowed"),
+    (["model.partitions.residual=3"], "model.partitions: vol=24, loc=8, shape=12, residual=3 sum to 47"),
+    (["model.z_dim=40"], "model.partitions: vol=24, loc=8, shape=12 sum to 44, which leaves nothing"),
+    (["data.roi_size=[32,32,30]"], "data.roi_size: [32, 32, 30] has a side of 30"),
+    (["data.roi_size=[32,32]"], "data.roi_size.2: a value is required"),
+    (["data=brats"], "data.root: a value is required; give it as data.root=..."),
+    (["data=brats", "data.root=/nowhere"], "data.root: folder '/nowhere' does not exist"),
+    (["loss.lambda_vol=-1"], "loss.lambda_vol: -1.0 is not allowed"),
+    (["loss.lambda_vol=much"], "loss.lambda_vol: 'much' is not allowed"),
+    (["+loss.lambda_new=1"], "loss.lambda_new: no term gives a scalar 'new'"),
+    (
+        ["loss.terms.kl.partitions=[resdual]"],
+        "loss.terms.kl: partition 'resdual' does not exist; did you mean 'residual'?",
+    ),
+    (["decoder=auxiliary"], "decoder=auxiliary draws [16, 16, 16], not data.roi_size=[32, 32, 32]"),
+    (["seed=x"], "seed: 'x' is not allowed"),
+]
+
+
+def assert_one_sentence(text: str, words: str) -> None:
+    assert text.startswith(PREFIX + words), text
+    assert text.count("\n") == 1, text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(("overrides", "words"), WRONG, ids=[" ".join(overrides) for overrides, _ in WRONG])
+def test_one_sentence(
+    overrides: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command sets it; this puts it back
+    monkeypatch.setattr(sys, "argv", ["menvae-train", *overrides])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == 2
+    captured = capfd.readouterr()
+    assert_one_sentence(captured.err, words)
+    assert captured.out == ""
+    assert not (tmp_path / "outputs" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["loss.lambda_dcorr=3"], "loss.lambda_dcorr: no such key"),
+        (["data=brats", "data.root=/nowhere"], "data.root: folder '/nowhere' does not exist"),
+    ],
+    ids=str,
+)
+def test_real_command(overrides: list[str], words: str, tmp_path: Path) -> None:
+    program = "from menvae.apps.train import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *overrides], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert_one_sentence(done.stderr, words)
+    assert done.stdout == ""
+
+
+def test_sweep_tries_every_point_and_ends_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["menvae-train", "-m", "encoder.base_filters=3,5"])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split(" is not")[0] for line in lines] == [f"{PREFIX}encoder.base_filters: {n}" for n in (3, 5)]
+
+
+def test_parts_lists_every_part(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["menvae-parts", "decoder"])
+    parts.main()
+    text = capsys.readouterr().out
+    for words in ("sbd", "transposed", "auxiliary", "(menvae)", "base_filters: 16", "Watters et al. 2019"):
+        assert words in text
+
+
+def test_parts_of_an_unknown_group(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["menvae-parts", "decodr"])
+    with pytest.raises(SystemExit) as ended:
+        parts.main()
+    assert ended.value.code == 2
+    assert "did you mean 'decoder'" in capsys.readouterr().err
+
+
+def test_folder_of_the_installed_command_is_on_the_path() -> None:
+    assert os.access(Path(sys.executable).parent / "menvae-train", os.X_OK)

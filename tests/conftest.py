@@ -1,0 +1,37 @@
+"""What all tests share."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tiny tensors, shared cores
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from menvae.registry import configuration_folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """One thread in this process; runs in processes of their own say how many they want."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Tests do not depend on which tests ran before them."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def compose_train() -> Callable[..., DictConfig]:
+    """Return a function: overrides -> composed configuration of ``menvae-train``."""
+
+    def composed(*overrides: str) -> DictConfig:
+        with initialize_config_dir(str(configuration_folder("menvae")), version_base="1.3"):
+            return compose("train", list(overrides))
+
+    return composed

@@ -1,0 +1,56 @@
+import pytest
+import torch
+from torch import nn
+
+from menvae.encoders.resnet import ResNetEncoder
+from menvae.errors import UserError
+
+
+def test_number_of_parameters_by_hand() -> None:
+    encoder = ResNetEncoder(4, (160, 160, 160), 128, base_filters=32, pool="average")
+    widths, expected, width_in = (32, 64, 128, 256), 4 * 32 * 27 + 64, 32
+    for width in widths:
+        expected += width_in * width * 27 + 3 * width * width * 27 + 4 * 2 * width  # four convolutions, four norms
+        expected += width_in * width + 2 * width if width != width_in else 0  # the skip
+        width_in = width
+    expected += 2 * (256 * 128 + 128)
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == expected
+    assert round(expected / 1e6, 2) == 8.36
+
+
+def test_grids_halve_after_the_stem_and_three_layers() -> None:
+    encoder = ResNetEncoder(2, (32, 48, 16), 5, base_filters=8)
+    grid = encoder.stem(torch.zeros(1, 2, 32, 48, 16))
+    assert grid.shape == (1, 8, 16, 24, 8)
+    assert encoder.layers(grid).shape == (1, 64, 2, 3, 1)
+
+
+def test_flatten_keeps_positions_and_average_does_not() -> None:
+    inputs = torch.zeros(1, 1, 32, 32, 32)
+    inputs[..., 8:12, 8:12, 8:12] = 1.0
+    for pool, matters in (("flatten", True), ("average", False)):
+        torch.manual_seed(0)
+        encoder = ResNetEncoder(1, (32, 32, 32), 4, base_filters=8, pool=pool).eval()  # type: ignore[arg-type]
+        features = encoder.layers(encoder.stem(inputs))
+        moved = encoder.mean(encoder.pool(features.flip(2, 3, 4)))
+        stayed = encoder.mean(encoder.pool(features))
+        assert torch.allclose(moved, stayed, atol=1e-6) is not matters
+
+
+def test_spectral_norm_is_on_every_convolution_and_on_no_linear_layer() -> None:
+    encoder = ResNetEncoder(2, (16, 16, 16), 5, base_filters=8, spectral_norm=True)
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv3d | nn.Linear):
+            assert nn.utils.parametrize.is_parametrized(module) == isinstance(module, nn.Conv3d)
+
+
+def test_normalises_by_groups_of_8_only() -> None:
+    norms = [m for m in ResNetEncoder(2, (16, 16, 16), 5).modules() if "Norm" in type(m).__name__]
+    assert norms
+    assert all(isinstance(module, nn.GroupNorm) and module.num_groups == 8 for module in norms)
+
+
+@pytest.mark.parametrize("size", [(24, 16, 16), (16, 8, 16), (16, 16, 100)])
+def test_sides_that_cannot_be_halved_four_times_are_refused(size: tuple[int, int, int]) -> None:
+    with pytest.raises(UserError, match="every side must be a multiple of 16"):
+        ResNetEncoder(1, size, 4)

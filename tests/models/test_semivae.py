@@ -1,0 +1,104 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from menvae.errors import UserError
+from menvae.experiment import Experiment
+from menvae.models import Blueprint
+from menvae.registry import bind
+from menvae.types import Batch
+
+SIZE = (16, 16, 16)
+EVERYTHING = frozenset(
+    {"reconstruction", "auxiliary_reconstruction", "predictions.vol", "predictions.loc", "predictions.shape"}
+)
+SMALL: dict[str, Any] = {
+    "name": "semivae",
+    "z_dim": 12,
+    "partitions": {"vol": 4, "loc": 2, "shape": 3, "residual": None},
+}
+
+
+def semivae(needs: frozenset[str] = EVERYTHING, decoder: str = "sbd", **changes: Any) -> Any:
+    parts = {
+        "encoder": bind("encoder", {"name": "resnet", "base_filters": 8}),
+        "decoder": bind("decoder", {"name": decoder}),
+        "auxiliary_decoder": bind("decoder", {"name": "auxiliary"}),
+    }
+    return bind("model", {**SMALL, **changes})(Blueprint(1, SIZE, parts, needs))
+
+
+def batch(rows: int = 2) -> Batch:
+    return Batch(torch.randn(rows, 1, *SIZE), tuple(str(row) for row in range(rows)))
+
+
+def test_run6_has_the_documented_number_of_parameters(compose_train: Callable[..., DictConfig]) -> None:
+    model, _ = Experiment.from_config(compose_train("experiment=semivae_run6")).build(1)
+    counts = {
+        name: sum(parameter.numel() for parameter in child.parameters()) for name, child in model.named_children()
+    }
+    millions = {name: round(count / 1e6, 2) for name, count in counts.items()}
+    assert (millions["encoder"], millions["decoder"], millions["auxiliary_decoder"]) == (8.36, 1.21, 1.0)
+    assert counts["heads"] == 2053
+    assert round(sum(counts.values()) / 1e6, 2) == 10.57
+
+
+def test_log_variance_has_a_floor() -> None:
+    model = semivae()
+    with torch.no_grad():
+        model.encoder.logvar.bias.fill_(-100.0)
+    assert model.encode(batch().inputs).logvar.min().item() == -6.0
+    assert model.encode(batch().inputs).logvar.exp().min().item() == pytest.approx(0.00248, abs=1e-5)
+
+
+def test_auxiliary_decoder_sees_its_partition_only() -> None:
+    model = semivae(auxiliary_partition="shape")
+    output = model(batch())
+    (gradient,) = torch.autograd.grad(output.extras["auxiliary_reconstruction"].sum(), output.latent)
+    assert gradient[:, 6:9].any()
+    assert not gradient[:, :6].any()
+    assert not gradient[:, 9:].any()
+
+
+def test_heads_see_the_mean_not_the_sample() -> None:
+    model = semivae().train()
+    for head in model.heads.values():
+        head.eval()  # no dropout
+    subjects = batch()
+    first, second = model(subjects), model(subjects)
+    assert not torch.equal(first.latent, second.latent)
+    assert torch.equal(first.predictions["vol"], second.predictions["vol"])
+
+
+def test_head_that_nobody_needs_is_not_built() -> None:
+    model = semivae(EVERYTHING - {"predictions.loc", "auxiliary_reconstruction"})
+    assert list(model.heads) == ["vol", "shape"]
+    assert set(model.supervision) == {"vol", "shape"}
+    assert model.auxiliary_decoder is None
+
+
+def test_partition_with_no_targets_is_not_supervised() -> None:
+    model = semivae(supervision={"vol": ["vol_total"], "loc": [], "shape": []})
+    assert list(model.heads) == ["vol"]
+    assert type(model).provides(model.supervision) == {"reconstruction", "auxiliary_reconstruction", "predictions.vol"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"supervision": {"vool": ["vol_total"]}}, "partition 'vool' does not exist; did you mean 'vol'"),
+        ({"auxiliary_partition": "rest"}, "partition 'rest' does not exist"),
+        ({"heads": {"vol": {"name": "mlp"}}}, "model.heads.loc: partition 'loc' is supervised and needs a head"),
+        ({"heads": {name: {"name": "mpl"} for name in ("vol", "loc", "shape")}}, "model.heads.vol: 'mpl' is not"),
+        ({"z_dim": 9}, "leaves nothing of model.z_dim=9 for residual"),
+        ({"decoder": "auxiliary"}, r"decoder=auxiliary draws \[16, 16, 16\]"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(changes: dict[str, Any], words: str, monkeypatch: Any) -> None:
+    if "decoder" in changes:
+        monkeypatch.setitem(globals(), "SIZE", (32, 32, 32))
+    with pytest.raises(UserError, match=words):
+        semivae(**changes)

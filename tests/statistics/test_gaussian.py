@@ -1,0 +1,59 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.stats import norm
+
+from menvae.statistics.gaussian import calibrated_nats, free_bits
+
+KL = [[0.1, 0.5, 3.0], [0.3, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("nats", "clamping", "expected"),
+    [
+        (0.0, "batch_mean", 2.45),  # 0.2 + 0.25 + 2.0
+        (0.0, "per_sample", 2.45),
+        (0.22, "batch_mean", 0.22 + 0.25 + 2.0),
+        (0.22, "per_sample", ((0.22 + 0.5 + 3.0) + (0.3 + 0.22 + 1.0)) / 2),
+        (9.0, "batch_mean", 27.0),
+        (9.0, "per_sample", 27.0),
+    ],
+)
+def test_free_bits_by_hand(nats: float, clamping: str, expected: float) -> None:
+    found = free_bits(torch.tensor(KL), nats, clamping)  # type: ignore[arg-type]
+    assert found.item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("clamping", "expected"),
+    [("batch_mean", [[0.0, 0.5, 0.5], [0.0, 0.5, 0.5]]), ("per_sample", [[0.0, 0.5, 0.5], [0.5, 0.0, 0.5]])],
+)
+def test_free_bits_leave_what_is_below_the_floor_alone(clamping: str, expected: list[list[float]]) -> None:
+    kl = torch.tensor(KL, requires_grad=True)
+    free_bits(kl, 0.22, clamping).backward()  # type: ignore[arg-type]
+    assert kl.grad is not None
+    assert kl.grad.tolist() == expected
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.3, 1.0, 20.0])
+def test_calibrated_likelihood_is_the_minimum_over_sigma(scale: float) -> None:
+    residuals = scale * np.random.default_rng(0).standard_t(4, size=50)
+
+    def nats_per_entry(log_sigma: float) -> float:
+        return float(-norm.logpdf(residuals, scale=math.exp(log_sigma)).mean())
+
+    best = minimize_scalar(nats_per_entry, bracket=(math.log(scale) - 2.0, math.log(scale) + 2.0), tol=1e-12)
+    error = torch.tensor(np.mean(residuals**2))
+    assert calibrated_nats(error).item() == pytest.approx(best.fun, abs=1e-9)
+
+
+def test_gradient_of_the_calibrated_likelihood_is_that_at_the_best_sigma() -> None:
+    residuals = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    calibrated_nats(residuals.square().mean()).backward()
+    variance = residuals.detach().square().mean()
+    assert residuals.grad is not None
+    # envelope theorem: at the optimal sigma its own derivative does not count, d/dr of r^2 / (2 s^2 n) is r / (s^2 n)
+    torch.testing.assert_close(residuals.grad, residuals.detach() / (6.0 * variance))
