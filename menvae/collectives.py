@@ -7,11 +7,10 @@ gradients that all ranks hold for a row, and that sum over W ranks is what the a
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as differentiable
 from torch import Tensor
 
 T = TypeVar("T")
@@ -27,6 +26,39 @@ def rank() -> int:
     return dist.get_rank() if num_ranks() > 1 else 0
 
 
+class _GatherRows(torch.autograd.Function):
+    """All-gather whose backward sums over ranks the gradients that each holds for this rank's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.num_rows = len(rows)
+        gathered = [torch.empty_like(rows) for _ in range(num_ranks())]
+        dist.all_gather(gathered, rows)
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[rank() * ctx.num_rows : (rank() + 1) * ctx.num_rows]
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """All-reduce in both directions."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """Stack the rows of all ranks, with gradient: [B, ...] -> [B * ranks, ...], rank 0 first.
 
@@ -34,15 +66,15 @@ def gather_rows(rows: Tensor) -> Tensor:
     """
     if num_ranks() == 1:
         return rows
-    gathered: tuple[Tensor, ...] = differentiable.all_gather(rows.contiguous())  # type: ignore[no-untyped-call]
-    return torch.cat(gathered, dim=0)
+    gathered: Tensor = _GatherRows.apply(rows.contiguous())  # type: ignore[no-untyped-call]
+    return gathered
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
     """Sum a tensor of any shape over ranks, with gradient."""
     if num_ranks() == 1:
         return values
-    total: Tensor = differentiable.all_reduce(values.contiguous().clone())  # type: ignore[no-untyped-call]
+    total: Tensor = _SumOverRanks.apply(values)  # type: ignore[no-untyped-call]
     return total
 
 

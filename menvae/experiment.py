@@ -298,8 +298,7 @@ def train(composed: DictConfig) -> ExitCode:
     experiment = Experiment.from_config(composed)
     with place() as here:
         make_deterministic(here.device)
-        if here.is_main:
-            logs.configure(None)
+        logs.configure(None, only_errors=not here.is_main)
         try:
             data = Data.load(experiment, here)
             identity = f"{experiment.config['name']}_" + run_hash(

@@ -57,8 +57,7 @@ class LatentLayout:
             )
         if not open_names and fixed != z_dim:
             raise UserError(
-                f"model.partitions: {listing} sum to {fixed}, not to model.z_dim={z_dim}; "
-                "set one of them to null"
+                f"model.partitions: {listing} sum to {fixed}, not to model.z_dim={z_dim}; set one of them to null"
             )
         return cls({name: z_dim - fixed if size is None else size for name, size in partitions.items()})
 

@@ -36,6 +36,7 @@ class SpatialBroadcastDecoder(nn.Module):
         size: tuple[int, int, int],
         *,
         base_filters: Annotated[int, Field(ge=16, multiple_of=16)] = 16,
+        mixing_layers: Annotated[int, Field(ge=1)] = 2,
         upsampling: Upsampling = "resize_conv",
         spectral_norm: bool = False,
     ) -> None:
@@ -46,6 +47,8 @@ class SpatialBroadcastDecoder(nn.Module):
             out_channels: C, number of modalities.
             size: (D, H, W) in voxels, multiples of 16.
             base_filters: b; b / 2 must hold the 8 groups of the last GroupNorm.
+            mixing_layers: 1x1x1 convolutions before the first up-block; the second lets z and place interact, which
+                makes a decoder use z in a third of the steps. Run 6 has one.
             upsampling: ``resize_conv`` (trilinear, then convolution) or ``transposed``.
             spectral_norm: on every convolution.
 
@@ -56,9 +59,13 @@ class SpatialBroadcastDecoder(nn.Module):
         self.output_size = size
         self.register_buffer("coordinates", coordinate_grid(coarse_grid(size, "decoder=sbd")), persistent=False)
         widths = [8 * base_filters, 4 * base_filters, 2 * base_filters, base_filters, base_filters // 2]
-        self.broadcast = nn.Sequential(
-            conv(z_dim + 3, widths[0], 1, bias=False, spectral=spectral_norm), norm(widths[0]), nn.ReLU(inplace=True)
-        )
+        mixing: list[nn.Module] = []
+        width_in = z_dim + 3
+        for _ in range(mixing_layers - 1):
+            mixing += [conv(width_in, widths[0], 1, spectral=spectral_norm), nn.ReLU(inplace=True)]
+            width_in = widths[0]
+        mixing += [conv(width_in, widths[0], 1, bias=False, spectral=spectral_norm), norm(widths[0])]
+        self.mixing = nn.Sequential(*mixing, nn.ReLU(inplace=True))
         self.up = up_blocks(widths, upsampling=upsampling, spectral=spectral_norm)
         self.output = conv(widths[-1], out_channels, 3, spectral=spectral_norm)
 
@@ -67,5 +74,5 @@ class SpatialBroadcastDecoder(nn.Module):
         grid = self.coordinates.shape[2:]
         tiled = z[:, :, None, None, None].expand(-1, -1, *grid)
         coordinates = self.coordinates.to(z.dtype).expand(len(z), -1, -1, -1, -1)
-        out: Tensor = self.output(self.up(self.broadcast(torch.cat([tiled, coordinates], dim=1))))
+        out: Tensor = self.output(self.up(self.mixing(torch.cat([tiled, coordinates], dim=1))))
         return out

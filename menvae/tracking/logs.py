@@ -34,13 +34,14 @@ class _ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
-def configure(run_dir: Path | None) -> None:
+def configure(run_dir: Path | None, *, only_errors: bool = False) -> None:
     """Send the messages of the ``menvae`` loggers to standard error and, with a run directory, to its ``train.log``.
 
     Replaces what an earlier call set up, so one process may run several runs one after the other.
 
     Args:
         run_dir: where to append ``train.log``; created if need be; None for standard error only.
+        only_errors: for processes beside the main one, which says the rest.
     """
     release()
     logger = logging.getLogger("menvae")
@@ -52,7 +53,7 @@ def configure(run_dir: Path | None) -> None:
         _handlers.append(file_handler)
     for handler in _handlers:
         logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.ERROR if only_errors else logging.INFO)
     logger.propagate = False  # the root logger may have handlers of its own (Hydra's): no message twice
 
 

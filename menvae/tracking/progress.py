@@ -96,8 +96,8 @@ class TrainingProgress:
 def epoch_line(epoch: int, max_epochs: int, metrics: Mapping[str, float | None], seconds: float) -> str:
     """Return the line of one epoch.
 
-    The two z-ratios are the reconstruction error with z = the mean training mu, and with z = 0, over that with z = mu:
-    1 means that the decoder does not read z.
+    The two z-ratios are the reconstruction error with the mean training z, and with another subject's z, over that with
+    the right z: 1 means that the decoder does not read z.
 
     >>> epoch_line(3, 20, {"train_epoch/loss": 1.2341, "val_epoch/kl_raw": 34.08, "sem/vol_r2": 0.7149}, 6.91)
     'epoch  3/20  loss 1.234  kl 34.1 nats  vol R2 0.71  6.9 s'
@@ -115,10 +115,9 @@ def epoch_line(epoch: int, max_epochs: int, metrics: Mapping[str, float | None],
         value = next((metrics[key] for key in keys if metrics.get(key) is not None), None)
         if value is not None:
             parts.append(text.format(value))
-    mu_mse = metrics.get("diag/recon_mu_mse")
-    others = [metrics.get(key) for key in ("diag/recon_mean_z_mse", "diag/recon_z0_mse")]
-    if mu_mse and (known := [other for other in others if other is not None]):
-        parts.append("z-ratio " + "/".join(f"{other / mu_mse:.1f}" for other in known))
+    ratios = [metrics.get(key) for key in ("diag/mean_z_ratio", "diag/shuffled_ratio")]
+    if known := [ratio for ratio in ratios if ratio is not None]:
+        parts.append("z-ratio " + "/".join(f"{ratio:.2f}" for ratio in known))
     return "  ".join([*parts, f"{seconds:.1f} s"])
 
 

@@ -60,7 +60,7 @@ def test_coordinates_are_no_part_of_checkpoints() -> None:
 def test_every_voxel_of_the_coarse_grid_gets_z_and_its_own_coordinates() -> None:
     decoder = SpatialBroadcastDecoder(3, 1, (32, 16, 48))
     seen: list[torch.Tensor] = []
-    decoder.broadcast.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    decoder.mixing.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     z = torch.randn(2, 3)
     decoder(z)
     assert seen[0].shape == (2, 6, 2, 1, 3)

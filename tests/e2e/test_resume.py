@@ -96,7 +96,5 @@ def test_continuing_from_a_checkpoint(uninterrupted: tuple[Path, float]) -> None
     result = train(output_dir, "trainer.max_epochs=3", "name=long", f"trainer.resume={checkpoint}")
     assert "going on after epoch 2" in result.stderr
     pruned = next(run for run in (output_dir / "runs").iterdir() if run.name.startswith("warm"))
-    refused = train(
-        output_dir, "name=refused", f"trainer.resume={pruned / 'checkpoints' / 'last.ckpt'}", code=2
-    )
+    refused = train(output_dir, "name=refused", f"trainer.resume={pruned / 'checkpoints' / 'last.ckpt'}", code=2)
     assert "holds no optimiser state" in refused.stderr

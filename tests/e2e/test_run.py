@@ -83,7 +83,10 @@ def test_mlflow_has_the_run_once_with_parameters_metrics_and_artifacts(finished:
     (points,) = mlflow_points(finished).values()
     local = [json.loads(line) for line in (only_run(finished) / "metrics.jsonl").read_text().splitlines()]
     expected = {
-        (key, row["epoch"], value) for row in local for key, value in row.items() if key != "epoch" and value is not None
+        (key, row["epoch"], value)
+        for row in local
+        for key, value in row.items()
+        if key != "epoch" and value is not None
     }
     assert expected <= points
     client = mlflow.MlflowClient(f"sqlite:///{finished / 'mlflow.db'}")

@@ -16,8 +16,8 @@ METRICS: dict[str, float | None] = {
     "sem/loc_r2": 0.8,
     "sem/shape_r2": None,
     "diag/recon_mu_mse": 0.5,
-    "diag/recon_mean_z_mse": 0.7,
-    "diag/recon_z0_mse": 0.8,
+    "diag/mean_z_ratio": 1.4,
+    "diag/shuffled_ratio": 1.6,
 }
 
 
@@ -31,7 +31,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Console:
 def test_line_of_an_epoch() -> None:
     assert epoch_line(3, 20, METRICS, 6.91) == (
         "epoch  3/20  loss 1.234  val 1.310  recon 0.211  kl 34.1 nats  "
-        "vol R2 0.71  loc R2 0.80  z-ratio 1.4/1.6  6.9 s"
+        "vol R2 0.71  loc R2 0.80  z-ratio 1.40/1.60  6.9 s"
     )
 
 

@@ -1,0 +1,59 @@
+"""Two ranks give the losses, gradients and buffers of one process on the joined batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+SCRIPT = Path(__file__).with_name("two_ranks.py")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+TINY = [
+    "data.num_subjects=13",
+    "data.val_fraction=0.4",
+    "data.test_fraction=0.0",
+    "data.roi_size=[16,16,16]",
+    "data.spacing_mm=[10,10,10]",
+    "model.z_dim=16",
+    "model.partitions={vol:4,loc:3,shape:4}",
+    "trainer.batch_size=2",
+    "trainer.max_epochs=2",
+    "pictures.num_subjects=1",
+]
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return result
+
+
+def test_losses_gradients_and_buffers_equal_one_process(tmp_path: Path) -> None:
+    alone, together = tmp_path / "alone.pt", tmp_path / "together.pt"
+    _run([sys.executable, str(SCRIPT), str(alone)])
+    _run([*TORCHRUN, str(SCRIPT), str(together)])
+    expected, found = torch.load(alone), torch.load(together)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            found[name], value, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
+        if ".grad." in name:
+            assert value.abs().max() > 0, name
+
+
+def test_menvae_train_under_torchrun(tmp_path: Path) -> None:
+    program = tmp_path / "train.py"
+    program.write_text("from menvae.apps.train import main\n\nif __name__ == '__main__':\n    main()\n")
+    _run([*TORCHRUN, str(program), *TINY, f"output_dir={tmp_path}", "loss.lambda_vol=0"])
+    (run,) = (tmp_path / "runs").iterdir()
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert json.loads((run / "environment.json").read_text())["num_ranks"] == 2
+    assert (run / "report.html").is_file()
+    assert len(list((tmp_path / "runs").iterdir())) == 1
