@@ -37,7 +37,7 @@ class SpatialBroadcastDecoder(nn.Module):
         *,
         base_filters: Annotated[int, Field(ge=16, multiple_of=16)] = 16,
         mixing_layers: Annotated[int, Field(ge=1)] = 2,
-        upsampling: Upsampling = "resize_conv",
+        upsampling: Upsampling = "transposed",
         spectral_norm: bool = False,
     ) -> None:
         """Build the decoder.

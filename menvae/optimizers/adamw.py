@@ -17,7 +17,7 @@ def adamw(
     *,
     learning_rate: Annotated[float, Field(gt=0.0)] = 1.5e-3,
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01,
-    betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.999),
+    betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.99),
 ) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay.
 

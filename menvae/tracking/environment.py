@@ -17,7 +17,7 @@ def describe_environment(device: str, num_ranks: int) -> dict[str, Any]:
     """Return versions, git commit of the source (None outside a checkout), machine, device and command."""
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "working_directory": os.getcwd(),
+        "working_directory": str(Path.cwd()),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "git": _git_commit(),

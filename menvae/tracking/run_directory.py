@@ -39,7 +39,7 @@ class RunDirectory:
             holder = self._lock.read().strip() or "another process"
             self._lock.close()
             raise UserError(
-                f"run '{path.name}' is being trained by {holder}; wait for it, or begin another with trainer.resume=never"
+                f"run '{path.name}' is being trained by {holder}; wait for it, or use trainer.resume=never"
             ) from None
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {os.uname().nodename}")
@@ -47,7 +47,7 @@ class RunDirectory:
 
     @classmethod
     def choose(cls, runs: Path, identity: str, *, new: bool) -> RunDirectory:
-        """Return the folder of ``identity``: with ``new`` the first of ``identity``, ``identity_2``, ... that is free."""
+        """Return the folder of ``identity``; with ``new`` the first of ``identity``, ``identity_2``, ... not yet there."""
         if not new:
             return cls(runs / identity)
         number = 1

@@ -48,8 +48,8 @@ class TrainerSettings:
         keep_optimizer: keep the optimiser's state in ``last.ckpt`` when the run is finished.
     """
 
-    max_epochs: Annotated[int, Field(ge=1)] = 20
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    max_epochs: Annotated[int, Field(ge=1)] = 16
+    batch_size: Annotated[int, Field(ge=1)] = 8
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_clip: Annotated[float, Field(gt=0.0)] | None = 1.0
     channels_last: bool = True
