@@ -47,7 +47,7 @@ class RunDirectory:
 
     @classmethod
     def choose(cls, runs: Path, identity: str, *, new: bool) -> RunDirectory:
-        """Return the folder of ``identity``; with ``new`` the first of ``identity``, ``identity_2``, ... not yet there."""
+        """Return the folder of ``identity``; with ``new`` the first free one of it, it_2, ..."""
         if not new:
             return cls(runs / identity)
         number = 1
