@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -520,7 +521,8 @@ class _Run:
             self.model, evaluation, self.data.normalizer, raw_targets, self.modalities[0], spacing, pictures
         )
         for artist in self.artists:
-            artist.draw(self.trainer.outputs(self.data.val), status["best_epoch"])
+            outputs = chain(self.trainer.outputs(self.data.val), self.trainer.outputs(self.data.train))
+            artist.draw(outputs, status["best_epoch"])  # a tiny validation split is filled up from training
         self.trainer.prune()
         write_report(self.path)
 

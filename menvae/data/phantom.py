@@ -30,7 +30,7 @@ Point = tuple[float, float, float]
 FIELD_OF_VIEW_MM: Final = 200.0
 MODALITIES: Final = ("t1c", "t1n", "t2f", "t2w")
 NCR, ED, ET = 1, 2, 3
-GENERATOR_VERSION: Final = 1  # raise it whenever the same table would give other voxels
+GENERATOR_VERSION: Final = 2  # raise it whenever the same table would give other voxels
 
 _SITES: Final = (
     "convexity",
@@ -759,7 +759,7 @@ def _render(
     tumour_texture = 1 + _draw(rng, "tumour_texture") * _Waves.draw(rng, 4, 9.0, 22.0)(*points)
     tissue_texture = 1 + 0.02 * _Waves.draw(rng, 3, 12.0, 40.0)(*points)
     bias = _Waves.draw(rng, 3, 180.0, 400.0)(*points)  # the coil's profile, common to the modalities of a visit
-    visible = head > 0.02
+    visible = head >= 0.5
     images = {}
     for name in MODALITIES:
         normal = [level * _draw(rng, "tissue_contrast") for level in _INTENSITIES[name][:3]]
@@ -772,7 +772,8 @@ def _render(
         signal += tumour * tumour_texture + lesion[1] * tissues.oedema
         signal *= np.exp(bias_size * bias)
         errors = noise_rng.standard_normal((2, len(signal)), dtype=np.float32) * noise
-        # stripping comes after the scanner: voxels of the head are never 0, those outside always
-        measured = np.sqrt((signal + errors[0]) ** 2 + errors[1] ** 2) * head * gain
+        # stripping comes after the scanner and keeps or drops whole voxels: there is no rim of partly filled ones;
+        # voxels of the head are never 0, those outside always
+        measured = np.sqrt((signal + errors[0]) ** 2 + errors[1] ** 2) * gain
         images[name] = np.where(visible, np.maximum(np.rint(measured), 1), 0).astype(np.int16)
     return images

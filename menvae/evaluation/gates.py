@@ -104,14 +104,14 @@ def evaluate_gates(
         reason = "" if metrics.get(key) is not None else _why_no_r2(key, metrics, num_subjects)
         gates.append(Gate(f"{partition}_r2", metrics.get(key), target, ">", reason))
     dcor = max_dcor(dict(metrics))
-    reason = "" if dcor is not None else f"{num_subjects} validation subjects; the estimator needs more than 3"
+    reason = "" if dcor is not None else f"{_subjects(num_subjects)}; the estimator needs more than 3"
     gates.append(Gate("max_dcor", dcor, settings.max_dcor, "<", reason))
     active = metrics.get("diag/au_count_residual")
     share, reason = None, "the model has no partition called residual"
     if residual_size and active is not None:
         share, reason = active / residual_size, ""
         if num_subjects < 2:
-            share, reason = None, "1 validation subject has no variance"
+            share, reason = None, f"{_subjects(num_subjects)} has no variance"
     gates.append(Gate("residual_active_units", share, settings.residual_active_units, ">", reason))
     for name in ("mean_z_ratio", "shuffled_ratio"):
         value = metrics.get(f"diag/{name}")
@@ -123,13 +123,17 @@ def evaluate_gates(
 def _why_no_r2(key: str, metrics: Mapping[str, float | None], num_subjects: int) -> str:
     if key not in metrics:
         return "no head was trained: the partition is not supervised, or its weight is 0"
-    return f"{num_subjects} validation subjects with no variance in any of its features"
+    return f"{_subjects(num_subjects)} with no variance in any of its features"
 
 
 def _chance(num_subjects: int) -> str:
-    note = f"only {num_subjects} validation subjects: "
+    note = f"only {_subjects(num_subjects)}: "
     if num_subjects < 4:
         return note + "no gate can be trusted"
     width = 1.96 / math.sqrt(num_subjects - 3)
     dcor = math.sqrt(math.sqrt(2.0 / (num_subjects * (num_subjects - 3.0))) * 1.96)
     return note + f"by chance alone correlations reach +-{math.tanh(width):.2f} and |dCor| about {dcor:.2f}"
+
+
+def _subjects(count: int) -> str:
+    return f"{count} validation subject{'s' if count != 1 else ''}"

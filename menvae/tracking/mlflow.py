@@ -115,6 +115,7 @@ def silence_mlflow() -> None:
     for key, value in _QUIET_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # its own level, whatever MLflow configures
 
 
 def open_experiment(uri: str, experiment: str, output_dir: Path) -> tuple[MlflowClient, str]:
