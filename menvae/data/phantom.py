@@ -30,7 +30,7 @@ Point = tuple[float, float, float]
 FIELD_OF_VIEW_MM: Final = 200.0
 MODALITIES: Final = ("t1c", "t1n", "t2f", "t2w")
 NCR, ED, ET = 1, 2, 3
-GENERATOR_VERSION: Final = 2  # raise it whenever the same table would give other voxels
+GENERATOR_VERSION: Final = 3  # raise it whenever the same table would give other voxels
 
 _SITES: Final = (
     "convexity",
@@ -206,30 +206,25 @@ def phantom_subject(seed: int, index: int, spacing_mm: tuple[float, float, float
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence([seed, index]).spawn(4)]
     anatomy = _Anatomy(streams[0])
     tumour = _Tumour(streams[1], anatomy)
-
-    shape = (_num_voxels(spacing_mm[0]), _num_voxels(spacing_mm[1]), _num_voxels(spacing_mm[2]))
-    origin_mm = [-(n - 1) / 2 * step for n, step in zip(shape, spacing_mm, strict=True)]
-    axes = [
-        (start + np.arange(n) * step).astype(np.float32)
-        for n, step, start in zip(shape, spacing_mm, origin_mm, strict=True)
-    ]
-    step_mm = math.prod(spacing_mm) ** (1 / 3)
-    # Only voxels in or near the head are worked on: about a fifth of the box
-    rough_mm = anatomy.smooth_surface_mm(axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :])
-    inside = np.flatnonzero(rough_mm < 6.0 + step_mm)
-    points = tuple(axis[where] for axis, where in zip(axes, np.unravel_index(inside, shape), strict=True))
-    x, y, z = points
-
-    surface_mm = rough_mm.ravel()[inside] + anatomy.relief_mm(x, y, z)
-    tissues = anatomy.tissues(x, y, z, surface_mm, step_mm)
-    head, labels = _add_tumour(tissues, tumour, (x, y, z), surface_mm, spacing_mm)
-    mask = np.zeros(shape, dtype=np.uint8)
-    mask.ravel()[inside] = labels
-    images = {name: np.zeros(shape, dtype=np.int16) for name in MODALITIES}
-    for name, values in _render(streams[2], streams[3], tissues, head, (x, y, z)).items():
-        images[name].ravel()[inside] = values
+    grid = _Grid.around(anatomy, spacing_mm, (1, 1, 1))
+    _, labels, _ = _fill(grid, anatomy, tumour)
+    # a coarse voxel measures the mean of what is in it, so tissue is sampled at several places, about 3 mm apart
+    first, second, third = (max(1, round(step / 3.2)) for step in spacing_mm)
+    fine = _Grid.around(anatomy, spacing_mm, (first, second, third))
+    head, _, tissues = _fill(fine, anatomy, tumour)
+    share = fine.averaged(head)
+    images = {}
+    for name, (signal, gain, noise) in _render(streams[2], tissues, fine.points).items():
+        mean = fine.averaged(signal * head) / np.maximum(share, 1e-6)
+        errors = streams[3].standard_normal((2, *grid.shape), dtype=np.float32) * noise
+        measured = np.sqrt((mean + errors[0]) ** 2 + errors[1] ** 2) * gain
+        # stripping comes after the scanner and keeps or drops whole voxels: there is no rim of partly filled ones;
+        # voxels of the head are never 0, those outside always
+        images[name] = np.where(share >= 0.5, np.maximum(np.rint(measured), 1), 0).astype(np.int16)
+    mask = np.zeros(grid.shape, dtype=np.uint8)
+    mask.ravel()[grid.inside] = labels
     affine = np.diag([*spacing_mm, 1.0])
-    affine[:3, 3] = origin_mm
+    affine[:3, 3] = [-(n - 1) / 2 * step for n, step in zip(grid.shape, spacing_mm, strict=True)]
     return PhantomSubject(f"phantom-{index:05d}", images, mask, affine)
 
 
@@ -707,6 +702,56 @@ def _site(rng: np.random.Generator, anatomy: _Anatomy) -> tuple[tuple[NDArray[np
     return (point, False), inward / np.linalg.norm(inward)
 
 
+@dataclass(frozen=True)
+class _Grid:
+    """Places in the box of 200 mm: one or several a voxel and axis; only those in or near the head are worked on.
+
+    Attributes:
+        shape: voxels along D, H, W.
+        samples: places a voxel along each axis.
+        spacing_mm: distance of the places along each axis.
+        inside: flat indices of the places that are worked on [N].
+        points: their coordinates along each axis, in mm from the centre, each [N].
+        rough_mm: their signed distance from the smooth surface of the brain [N].
+    """
+
+    shape: tuple[int, int, int]
+    samples: tuple[int, int, int]
+    spacing_mm: Point
+    inside: NDArray[np.int64]
+    points: tuple[Float, Float, Float]
+    rough_mm: Float
+
+    @classmethod
+    def around(cls, anatomy: _Anatomy, voxel_mm: Point, samples: tuple[int, int, int]) -> _Grid:
+        shape = (_num_voxels(voxel_mm[0]), _num_voxels(voxel_mm[1]), _num_voxels(voxel_mm[2]))
+        steps = (voxel_mm[0] / samples[0], voxel_mm[1] / samples[1], voxel_mm[2] / samples[2])
+        counts = [n * per_voxel for n, per_voxel in zip(shape, samples, strict=True)]
+        axes = [((np.arange(n) - (n - 1) / 2) * step).astype(np.float32) for n, step in zip(counts, steps, strict=True)]
+        rough_mm = anatomy.smooth_surface_mm(axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :])
+        inside = np.flatnonzero(rough_mm < 6.0 + math.prod(steps) ** (1 / 3))
+        first, second, third = np.unravel_index(inside, counts)
+        points = (axes[0][first], axes[1][second], axes[2][third])
+        return cls(shape, samples, steps, inside, points, rough_mm.ravel()[inside])
+
+    def averaged(self, values: Float) -> Float:
+        """Mean of values [N] over the places of each voxel, 0 where there is none: [D, H, W]."""
+        blocks = [size for pair in zip(self.shape, self.samples, strict=True) for size in pair]
+        volume = np.zeros(math.prod(blocks), dtype=np.float32)
+        volume[self.inside] = values
+        mean: Float = volume.reshape(blocks).mean(axis=(1, 3, 5))
+        return mean
+
+
+def _fill(grid: _Grid, anatomy: _Anatomy, tumour: _Tumour) -> tuple[Float, NDArray[np.uint8], _Tissues]:
+    """Return the share of each place that skull stripping keeps, its label, and its tissues with the tumour in them."""
+    x, y, z = grid.points
+    surface_mm = grid.rough_mm + anatomy.relief_mm(x, y, z)
+    tissues = anatomy.tissues(x, y, z, surface_mm, math.prod(grid.spacing_mm) ** (1 / 3))
+    head, labels = _add_tumour(tissues, tumour, grid.points, surface_mm, grid.spacing_mm)
+    return head, labels, tissues
+
+
 def _add_tumour(
     tissues: _Tissues, tumour: _Tumour, points: tuple[Float, Float, Float], surface_mm: Float, spacing_mm: Point
 ) -> tuple[Float, NDArray[np.uint8]]:
@@ -749,18 +794,13 @@ def _add_tumour(
 
 
 def _render(
-    rng: np.random.Generator,
-    noise_rng: np.random.Generator,
-    tissues: _Tissues,
-    head: Float,
-    points: tuple[Float, Float, Float],
-) -> dict[str, NDArray[np.int16]]:
-    """Intensities [N] of each modality: contrast, texture, bias field, gain and Rician noise."""
+    rng: np.random.Generator, tissues: _Tissues, points: tuple[Float, Float, Float]
+) -> dict[str, tuple[Float, float, float]]:
+    """Noise-free signal [N] (contrast, texture, bias field), gain and noise level of each modality."""
     tumour_texture = 1 + _draw(rng, "tumour_texture") * _Waves.draw(rng, 4, 9.0, 22.0)(*points)
     tissue_texture = 1 + 0.02 * _Waves.draw(rng, 3, 12.0, 40.0)(*points)
     bias = _Waves.draw(rng, 3, 180.0, 400.0)(*points)  # the coil's profile, common to the modalities of a visit
-    visible = head >= 0.5
-    images = {}
+    rendered = {}
     for name in MODALITIES:
         normal = [level * _draw(rng, "tissue_contrast") for level in _INTENSITIES[name][:3]]
         lesion = [level * _draw(rng, "tumour_contrast") for level in _INTENSITIES[name][3:]]
@@ -771,9 +811,5 @@ def _render(
         tumour = lesion[0] * tissues.ncr + lesion[2] * tissues.enhancing
         signal += tumour * tumour_texture + lesion[1] * tissues.oedema
         signal *= np.exp(bias_size * bias)
-        errors = noise_rng.standard_normal((2, len(signal)), dtype=np.float32) * noise
-        # stripping comes after the scanner and keeps or drops whole voxels: there is no rim of partly filled ones;
-        # voxels of the head are never 0, those outside always
-        measured = np.sqrt((signal + errors[0]) ** 2 + errors[1] ** 2) * gain
-        images[name] = np.where(visible, np.maximum(np.rint(measured), 1), 0).astype(np.int16)
-    return images
+        rendered[name] = (signal, gain, noise)
+    return rendered

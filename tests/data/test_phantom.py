@@ -109,8 +109,16 @@ def test_images_agree_between_spacings() -> None:
     """The mean of 2 x 2 x 2 fine voxels is the coarse voxel, up to noise and thin sulci."""
     fine, coarse = phantom_subject(0, 4, (3.125, 3.125, 3.125)), phantom_subject(0, 4, COARSE)
     for name in MODALITIES:
-        pooled = fine.images[name].reshape(32, 2, 32, 2, 32, 2).mean(axis=(1, 3, 5))
-        assert np.corrcoef(pooled.ravel(), coarse.images[name].ravel())[0, 1] > 0.97
+        # skull stripping drops whole voxels: a coarse voxel is the mean of what is kept of it
+        blocks = fine.images[name].reshape(32, 2, 32, 2, 32, 2)
+        num_kept = (blocks > 0).sum(axis=(1, 3, 5))
+        pooled = np.where(num_kept >= 4, blocks.sum(axis=(1, 3, 5)) / np.maximum(num_kept, 1), 0)
+        image = coarse.images[name]
+        kept = (pooled > 0) & (image > 0)
+        # at the rim each size decides for itself what is kept: a shell of voxels, of which few may differ
+        assert ((pooled > 0) != (image > 0)).sum() < 0.04 * kept.sum()
+        assert image[kept].mean() == pytest.approx(pooled[kept].mean(), rel=0.01)
+        assert np.corrcoef(pooled.ravel(), image.ravel())[0, 1] > 0.95
 
 
 def test_head_fits_the_box_and_background_is_zero() -> None:
