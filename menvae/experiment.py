@@ -508,7 +508,12 @@ class _Run:
         from menvae.evaluation.report import write_report
 
         write_json(self.path / "gates.json", gates.as_dict())
-        summary = {**status, "parameters": _count_parameters(self.model), "seconds": round(seconds, 1)}
+        summary = {
+            **status,
+            "collapsed": status["state"] == "collapsed",
+            "parameters": _count_parameters(self.model),
+            "seconds": round(seconds, 1),
+        }
         write_json(self.path / "summary.json", summary)
         values = {f"gate/{gate.name}": gate.value for gate in gates.gates}
         recorder.tracker.log(status["epochs"], {**values, "gate/passed": float(gates.passed)}, {})

@@ -18,7 +18,9 @@ def test_coordinates_are_in_the_order_depth_height_width() -> None:
 
 
 def test_sbd_parameters_by_hand() -> None:
-    decoder = SpatialBroadcastDecoder(128, 4, (160, 160, 160), base_filters=32)
+    decoder = SpatialBroadcastDecoder(
+        128, 4, (160, 160, 160), base_filters=32, mixing_layers=1, upsampling="resize_conv"
+    )
     widths = (256, 128, 64, 32, 16)
     expected = (128 + 3) * 256 + 2 * 256
     expected += sum(a * b * 27 + 2 * b for a, b in pairwise(widths)) + 16 * 4 * 27 + 4

@@ -25,34 +25,41 @@ def _compared(points: set[tuple[str, int, float]]) -> set[tuple[str, int, float]
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """An output folder with a finished run, and the seconds that training took."""
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output folder with a finished run, and one of a single epoch."""
     output_dir = tmp_path_factory.mktemp("uninterrupted")
-    train(output_dir, "trainer.max_epochs=1", "name=warm")  # phantoms and cache are there from now on
-    started = time.monotonic()
+    train(output_dir, "trainer.max_epochs=1", "name=warm")
     train(output_dir, EPOCHS)
-    return output_dir, time.monotonic() - started
+    return output_dir
+
+
+def _kill_after(output_dir: Path, num_epochs: int, seconds: float) -> None:
+    """Begin or go on with the run, and kill it some seconds after its log has that many epochs."""
+    process = subprocess.Popen(command(output_dir, EPOCHS), env=environment(), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it was killed: the test did not test anything"
+        logs = list(output_dir.glob("runs/*/metrics.jsonl"))
+        if (output_dir / "runs").is_dir() and (num_epochs == 0 or (logs and _num_lines(logs[0]) >= num_epochs)):
+            break
+        time.sleep(0.002)
+    time.sleep(seconds)
+    process.kill()
+    process.wait()
+
+
+def _num_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n")
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_killed_run_ends_like_an_uninterrupted_one(
-    uninterrupted: tuple[Path, float], tmp_path: Path, seed: int
-) -> None:
-    expected_dir, seconds = uninterrupted
+def test_killed_run_ends_like_an_uninterrupted_one(uninterrupted: Path, tmp_path: Path, seed: int) -> None:
+    expected_dir = uninterrupted
     (tmp_path / "cache").symlink_to(expected_dir / "cache")
     kill_points = random.Random(seed)
-    kills = 0
-    for _ in range(4):
-        process = subprocess.Popen(command(tmp_path, EPOCHS), env=environment(), stderr=subprocess.DEVNULL)
-        try:
-            process.wait(timeout=kill_points.uniform(0.3, 1.0) * seconds)
-            break
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
+    for num_epochs in sorted(kill_points.sample(range(6), 3)):
+        _kill_after(tmp_path, num_epochs, kill_points.uniform(0.0, 0.15))
     train(tmp_path, EPOCHS)
-    assert kills > 0, "the run ended before it was killed: the test did not test anything"
 
     (expected,) = [run for run in (expected_dir / "runs").iterdir() if not run.name.startswith("warm")]
     resumed = only_run(tmp_path)
@@ -70,8 +77,8 @@ def test_killed_run_ends_like_an_uninterrupted_one(
     assert _compared(resumed_points) == _compared(everything[run_id])
 
 
-def test_a_finished_run_is_reported_not_trained(uninterrupted: tuple[Path, float]) -> None:
-    output_dir, _ = uninterrupted
+def test_a_finished_run_is_reported_not_trained(uninterrupted: Path) -> None:
+    output_dir = uninterrupted
     before = sorted(path.name for path in (output_dir / "runs").iterdir())
     result = train(output_dir, EPOCHS)
     assert "nothing to train" in result.stderr
@@ -79,8 +86,8 @@ def test_a_finished_run_is_reported_not_trained(uninterrupted: tuple[Path, float
     assert sorted(path.name for path in (output_dir / "runs").iterdir()) == before
 
 
-def test_resume_never_begins_another_run(uninterrupted: tuple[Path, float]) -> None:
-    output_dir, _ = uninterrupted
+def test_resume_never_begins_another_run(uninterrupted: Path) -> None:
+    output_dir = uninterrupted
     train(output_dir, "trainer.max_epochs=1", "name=twice")
     train(output_dir, "trainer.max_epochs=1", "name=twice", "trainer.resume=never")
     names = sorted(path.name for path in (output_dir / "runs").iterdir() if path.name.startswith("twice"))
@@ -88,8 +95,8 @@ def test_resume_never_begins_another_run(uninterrupted: tuple[Path, float]) -> N
     assert names[1] == f"{names[0]}_2"
 
 
-def test_continuing_from_a_checkpoint(uninterrupted: tuple[Path, float]) -> None:
-    output_dir, _ = uninterrupted
+def test_continuing_from_a_checkpoint(uninterrupted: Path) -> None:
+    output_dir = uninterrupted
     train(output_dir, "trainer.max_epochs=2", "name=short", "trainer.keep_optimizer=true", "curriculum.scale=false")
     (short,) = [run for run in (output_dir / "runs").iterdir() if run.name.startswith("short")]
     checkpoint = short / "checkpoints" / "last.ckpt"
