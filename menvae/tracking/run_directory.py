@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from menvae.errors import UserError
+from menvae.tracking.local import write_atomically
 
 State = Literal["running", "finished", "collapsed", "failed"]
 
@@ -82,9 +83,7 @@ class RunDirectory:
 
 def write_text(path: Path, content: str) -> Path:
     """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(content)
-    temporary.replace(path)
+    write_atomically(path, content.encode())
     return path
 
 
