@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 from menvae.errors import UserError
 
@@ -50,6 +51,12 @@ def conv(
     return spectral_norm(layer) if spectral else layer
 
 
+def stored_weight(layer: nn.Module) -> Tensor:
+    """Return the weight that is trained: under a spectral norm, the one before it."""
+    name = "parametrizations.weight.original" if is_parametrized(layer, "weight") else "weight"
+    return layer.get_parameter(name)
+
+
 def norm(channels: int) -> nn.GroupNorm:
     """Return GroupNorm with 8 groups.
 
@@ -62,13 +69,21 @@ def norm(channels: int) -> nn.GroupNorm:
 
 
 class UpBlock(nn.Sequential):
-    """Doubles the grid: up-sampling and 3x3x3 convolution, GroupNorm, ReLU.
+    """Doubles the grid: up-sampling and 3x3x3 convolution, GroupNorm (unless ``normed`` is off), ReLU.
 
     ``resize_conv`` is trilinear interpolation followed by the convolution; ``transposed`` is one transposed
     convolution of kernel 4 and stride 2, at about half the cost.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, upsampling: Upsampling, spectral: bool = False) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        upsampling: Upsampling,
+        spectral: bool = False,
+        normed: bool = True,
+    ) -> None:
         grow: list[nn.Module]
         if upsampling == "resize_conv":
             grow = [
@@ -78,13 +93,20 @@ class UpBlock(nn.Sequential):
         else:
             transposed = nn.ConvTranspose3d(in_channels, out_channels, 4, stride=2, padding=1, bias=False)
             grow = [spectral_norm(transposed) if spectral else transposed]
-        super().__init__(*grow, norm(out_channels), nn.ReLU(inplace=True))
+        normalise = [norm(out_channels)] if normed else []
+        super().__init__(*grow, *normalise, nn.ReLU(inplace=True))
 
 
-def up_blocks(widths: Sequence[int], *, upsampling: Upsampling, spectral: bool) -> nn.Sequential:
-    """Return one `UpBlock` from each width to the next."""
+def up_blocks(
+    widths: Sequence[int], *, upsampling: Upsampling, spectral: bool, final_norm: bool = True
+) -> nn.Sequential:
+    """Return one `UpBlock` from each width to the next; the last without GroupNorm unless ``final_norm``."""
+    last = len(widths) - 2
     return nn.Sequential(
-        *(UpBlock(before, after, upsampling=upsampling, spectral=spectral) for before, after in pairwise(widths))
+        *(
+            UpBlock(before, after, upsampling=upsampling, spectral=spectral, normed=final_norm or i < last)
+            for i, (before, after) in enumerate(pairwise(widths))
+        )
     )
 
 

@@ -10,7 +10,7 @@ from menvae.errors import ExitCode
 
 def task(config: DictConfig) -> ExitCode:
     """Train one run; the heavy imports wait until here."""
-    from menvae.experiment import train
+    from menvae.run import train
 
     return train(config)
 

@@ -30,7 +30,7 @@ Point = tuple[float, float, float]
 FIELD_OF_VIEW_MM: Final = 200.0
 MODALITIES: Final = ("t1c", "t1n", "t2f", "t2w")
 NCR, ED, ET = 1, 2, 3
-GENERATOR_VERSION: Final = 3  # raise it whenever the same table would give other voxels
+GENERATOR_VERSION: Final = 4  # raise it whenever the same table would give other voxels
 
 _SITES: Final = (
     "convexity",
@@ -78,6 +78,13 @@ DISTRIBUTIONS: Final[tuple[Distribution, ...]] = (
     Distribution("head_shift", "normal", (0.0, 2.0), "mm", f"{_DESIGN}: what registration to an atlas leaves"),
     Distribution("surface_relief", "uniform", (0.3, 0.8), "mm", _DESIGN),
     Distribution("ventricle_scale", "lognormal", (1.0, 0.18, 0.7, 1.5), "1", _DESIGN),
+    Distribution(
+        "sulcus_shift",
+        "normal",
+        (0.0, 3.5),
+        "mm from the average place of each wave of the cortex",
+        f"{_DESIGN}: main sulci are common to all and vary in place (Thompson et al. 1996, J Neurosci 16:4261)",
+    ),
     Distribution("cortex_thickness", "normal", (3.2, 0.25), "mm", _DESIGN),
     Distribution(
         "site",
@@ -141,7 +148,13 @@ DISTRIBUTIONS: Final[tuple[Distribution, ...]] = (
     Distribution("tumour_texture", "uniform", (0.02, 0.12), "share of the intensity", _DESIGN),
     Distribution("scanner_gain", "lognormal", (900.0, 0.35, 350.0, 2200.0), "intensity of white matter", _DESIGN),
     Distribution("bias_field", "uniform", (0.02, 0.12), "logarithm of the gain", _DESIGN),
-    Distribution("noise", "uniform", (0.02, 0.06), "share of white matter", _DESIGN),
+    Distribution(
+        "noise",
+        "uniform",
+        (0.02, 0.06),
+        "share of white matter in a voxel of 1 mm^3",
+        f"{_DESIGN}; it falls with the square root of the voxel's volume, as in averages of independent measurements",
+    ),
 )
 
 # Intensity of white matter, grey matter, CSF, NCR, ED, ET relative to white matter in t1n (design choice: the usual
@@ -216,7 +229,8 @@ def phantom_subject(seed: int, index: int, spacing_mm: tuple[float, float, float
     images = {}
     for name, (signal, gain, noise) in _render(streams[2], tissues, fine.points).items():
         mean = fine.averaged(signal * head) / np.maximum(share, 1e-6)
-        errors = streams[3].standard_normal((2, *grid.shape), dtype=np.float32) * noise
+        sd = noise / math.sqrt(math.prod(spacing_mm))
+        errors = streams[3].standard_normal((2, *grid.shape), dtype=np.float32) * sd
         measured = np.sqrt((mean + errors[0]) ** 2 + errors[1] ** 2) * gain
         # stripping comes after the scanner and keeps or drops whole voxels: there is no rim of partly filled ones;
         # voxels of the head are never 0, those outside always
@@ -306,6 +320,11 @@ class _Waves(NamedTuple):
         vectors = directions * (2 * math.pi / rng.uniform(shortest_mm, longest_mm, (num, 1)))
         return cls(vectors.astype(np.float32), rng.uniform(0, 2 * math.pi, num).astype(np.float32))
 
+    def shifted(self, distances_mm: list[float]) -> _Waves:
+        """Each wave moved along its direction."""
+        shift = np.linalg.norm(self.vectors, axis=1) * np.array(distances_mm)
+        return self._replace(phases=(self.phases - shift).astype(np.float32))
+
     def __call__(self, x: Float, y: Float, z: Float) -> Float:
         total = np.zeros(np.broadcast_shapes(x.shape, y.shape, z.shape), dtype=np.float32)
         for (kx, ky, kz), phase in zip(self.vectors, self.phases, strict=True):
@@ -382,6 +401,8 @@ class _Anatomy:
         ((15.5, 17.0, 13.0), (4.5, 13.0, 7.0)),
     )
 
+    _FOLDS = _Waves.draw(np.random.default_rng(20), 6, 18.0, 27.0)  # of the average cortex; zeros are the sulci
+
     def __init__(self, rng: np.random.Generator) -> None:
         scale = (_draw(rng, "intracranial_volume") / self._AVERAGE_VOLUME_ML) ** (1 / 3)
         ratios = np.array([_draw(rng, "head_axis_ratio") for _ in range(3)])
@@ -392,7 +413,7 @@ class _Anatomy:
         self.cortex_mm = _draw(rng, "cortex_thickness")
         self._relief_mm = _draw(rng, "surface_relief")
         self._relief = _Waves.draw(rng, 4, 35.0, 70.0)
-        self._folds = _Waves.draw(rng, 6, 18.0, 27.0)
+        self._folds = self._FOLDS.shifted([_draw(rng, "sulcus_shift") for _ in self._FOLDS.phases])
         self._fissure = _Waves.draw(rng, 2, 60.0, 120.0)
 
     def to_average(self, x: Float, y: Float, z: Float) -> tuple[Float, Float, Float]:
@@ -438,8 +459,8 @@ class _Anatomy:
 
     def tissues(self, x: Float, y: Float, z: Float, surface_mm: Float, step_mm: float) -> _Tissues:
         """Shares of white matter, grey matter and CSF at points [N] of the head."""
-        fold_field = self._folds(x, y, z)
         x, y, z = self.to_average(x, y, z)
+        fold_field = self._folds(x, y, z)
         depth_mm = -surface_mm
         # zeros of the folding field are the sulci; its mean slope turns values into mm
         sulcus_mm = np.abs(fold_field) * (22.0 / (2 * math.pi))
@@ -796,7 +817,7 @@ def _add_tumour(
 def _render(
     rng: np.random.Generator, tissues: _Tissues, points: tuple[Float, Float, Float]
 ) -> dict[str, tuple[Float, float, float]]:
-    """Noise-free signal [N] (contrast, texture, bias field), gain and noise level of each modality."""
+    """Noise-free signal [N] (contrast, texture, bias field), gain, and noise at 1 mm^3, of each modality."""
     tumour_texture = 1 + _draw(rng, "tumour_texture") * _Waves.draw(rng, 4, 9.0, 22.0)(*points)
     tissue_texture = 1 + 0.02 * _Waves.draw(rng, 3, 12.0, 40.0)(*points)
     bias = _Waves.draw(rng, 3, 180.0, 400.0)(*points)  # the coil's profile, common to the modalities of a visit

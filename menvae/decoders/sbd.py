@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from menvae.layers import Upsampling, coarse_grid, conv, norm, up_blocks
+from menvae.layers import Upsampling, coarse_grid, conv, norm, stored_weight, up_blocks
 from menvae.registry import Field, register
 
 
@@ -37,6 +37,8 @@ class SpatialBroadcastDecoder(nn.Module):
         *,
         base_filters: Annotated[int, Field(ge=16, multiple_of=16)] = 16,
         mixing_layers: Annotated[int, Field(ge=1)] = 2,
+        latent_gain: Annotated[float, Field(gt=0.0)] = 0.01,
+        final_norm: bool = False,
         upsampling: Upsampling = "transposed",
         spectral_norm: bool = False,
     ) -> None:
@@ -49,6 +51,10 @@ class SpatialBroadcastDecoder(nn.Module):
             base_filters: b; b / 2 must hold the 8 groups of the last GroupNorm.
             mixing_layers: 1x1x1 convolutions before the first up-block; the second lets z and place interact, which
                 makes a decoder use z in a third of the steps. Run 6 has one.
+            latent_gain: factor on the initial weights of z in the first of them. Below 1 the average image is learnt
+                before z has a say; at 1 it is learnt by silencing z.
+            final_norm: GroupNorm in the last up-block. At b = 16 its 8 groups are its 8 channels, so that it takes
+                every subject's own intensities out of every channel.
             upsampling: ``resize_conv`` (trilinear, then convolution) or ``transposed``.
             spectral_norm: on every convolution.
 
@@ -66,7 +72,9 @@ class SpatialBroadcastDecoder(nn.Module):
             width_in = widths[0]
         mixing += [conv(width_in, widths[0], 1, bias=False, spectral=spectral_norm), norm(widths[0])]
         self.mixing = nn.Sequential(*mixing, nn.ReLU(inplace=True))
-        self.up = up_blocks(widths, upsampling=upsampling, spectral=spectral_norm)
+        with torch.no_grad():
+            stored_weight(self.mixing[0])[:, :z_dim] *= latent_gain
+        self.up = up_blocks(widths, upsampling=upsampling, spectral=spectral_norm, final_norm=final_norm)
         self.output = conv(widths[-1], out_channels, 3, spectral=spectral_norm)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool3d
 
 _WINDOW = 7
 
@@ -42,13 +41,21 @@ def ssim(image: Tensor, reconstruction: Tensor) -> Tensor:
     Returns:
         [B, C], at most 1.
     """
+    image, reconstruction = image.contiguous(), reconstruction.contiguous()
     sample = _WINDOW**3 / (_WINDOW**3 - 1)
     span = data_range(image)[..., None, None, None]
     c1, c2 = (0.01 * span).square(), (0.03 * span).square()
-    mean_x, mean_y = (avg_pool3d(volume, _WINDOW, stride=1) for volume in (image, reconstruction))
-    var_x = sample * (avg_pool3d(image.square(), _WINDOW, stride=1) - mean_x.square())
-    var_y = sample * (avg_pool3d(reconstruction.square(), _WINDOW, stride=1) - mean_y.square())
-    covariance = sample * (avg_pool3d(image * reconstruction, _WINDOW, stride=1) - mean_x * mean_y)
+    mean_x, mean_y = (_window_mean(volume) for volume in (image, reconstruction))
+    var_x = sample * (_window_mean(image.square()) - mean_x.square())
+    var_y = sample * (_window_mean(reconstruction.square()) - mean_y.square())
+    covariance = sample * (_window_mean(image * reconstruction) - mean_x * mean_y)
     numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     denominator = (mean_x.square() + mean_y.square() + c1) * (var_x + var_y + c2)
     return (numerator / denominator).flatten(2).mean(dim=2)
+
+
+def _window_mean(volume: Tensor) -> Tensor:
+    """Mean over windows of 7^3, one axis after the other: 21 operations a voxel instead of 343."""
+    for axis in (2, 3, 4):
+        volume = volume.unfold(axis, _WINDOW, 1).mean(dim=-1)
+    return volume

@@ -27,4 +27,4 @@ def adamw(
         weight_decay: decoupled decay.
         betas: decay of the first and second moment.
     """
-    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=betas)
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=betas, fused=True)

@@ -17,12 +17,17 @@ from menvae.registry import GROUPS
 
 
 class TestEncoders(EncoderConformance):
-    variants: ClassVar = {"resnet": [{}, {"pool": "average", "spectral_norm": True, "base_filters": 8}]}
+    variants: ClassVar = {
+        "resnet": [
+            {},
+            {"pool": "average", "spectral_norm": True, "base_filters": 8, "block_means": None, "initial_logvar": None},
+        ]
+    }
 
 
 class TestDecoders(DecoderConformance):
     variants: ClassVar = {
-        "sbd": [{}, {"upsampling": "transposed"}, {"spectral_norm": True}],
+        "sbd": [{}, {"upsampling": "resize_conv", "mixing_layers": 1}, {"spectral_norm": True, "final_norm": True}],
         "transposed": [{}, {"spectral_norm": True}],
         "auxiliary": [{}, {"spectral_norm": True}],
     }

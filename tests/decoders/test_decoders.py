@@ -19,13 +19,35 @@ def test_coordinates_are_in_the_order_depth_height_width() -> None:
 
 def test_sbd_parameters_by_hand() -> None:
     decoder = SpatialBroadcastDecoder(
-        128, 4, (160, 160, 160), base_filters=32, mixing_layers=1, upsampling="resize_conv"
+        128, 4, (160, 160, 160), base_filters=32, mixing_layers=1, final_norm=True, upsampling="resize_conv"
     )
     widths = (256, 128, 64, 32, 16)
     expected = (128 + 3) * 256 + 2 * 256
     expected += sum(a * b * 27 + 2 * b for a, b in pairwise(widths)) + 16 * 4 * 27 + 4
     assert sum(parameter.numel() for parameter in decoder.parameters()) == expected
     assert round(expected / 1e6, 2) == 1.21
+
+
+@pytest.mark.parametrize("spectral_norm", [False, True])
+@pytest.mark.parametrize("mixing_layers", [1, 2])
+def test_latent_gain_keeps_z_out_at_first_and_coordinates_in(spectral_norm: bool, mixing_layers: int) -> None:
+    changes = {}
+    for gain in (1.0, 1e-3):
+        torch.manual_seed(0)
+        decoder = SpatialBroadcastDecoder(
+            6, 2, (16, 16, 32), latent_gain=gain, mixing_layers=mixing_layers, spectral_norm=spectral_norm
+        ).eval()
+        mixed = [decoder.mixing[0](torch.cat([z, torch.ones(1, 3, 1, 1, 1)], 1)) for z in torch.randn(2, 1, 6, 1, 1, 1)]
+        changes[gain] = (mixed[0] - mixed[1]).norm() / mixed[0].norm()
+    assert changes[1.0] > 0.3
+    assert changes[1e-3] < 0.01
+
+
+def test_final_norm_is_the_one_of_the_last_up_block() -> None:
+    with_norm, without = (SpatialBroadcastDecoder(6, 2, (16, 16, 16), final_norm=norm) for norm in (True, False))
+    assert [type(m).__name__ for m in with_norm.up[-1]] == ["ConvTranspose3d", "GroupNorm", "ReLU"]
+    assert [type(m).__name__ for m in without.up[-1]] == ["ConvTranspose3d", "ReLU"]
+    assert all(type(block[1]).__name__ == "GroupNorm" for block in without.up[:-1])
 
 
 def test_auxiliary_parameters_by_hand() -> None:

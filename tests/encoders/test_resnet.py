@@ -7,7 +7,7 @@ from menvae.errors import UserError
 
 
 def test_number_of_parameters_by_hand() -> None:
-    encoder = ResNetEncoder(4, (160, 160, 160), 128, base_filters=32, pool="average")
+    encoder = ResNetEncoder(4, (160, 160, 160), 128, base_filters=32, pool="average", block_means=None)
     widths, expected, width_in = (32, 64, 128, 256), 4 * 32 * 27 + 64, 32
     for width in widths:
         expected += width_in * width * 27 + 3 * width * width * 27 + 4 * 2 * width  # four convolutions, four norms
@@ -30,11 +30,35 @@ def test_flatten_keeps_positions_and_average_does_not() -> None:
     inputs[..., 8:12, 8:12, 8:12] = 1.0
     for pool, matters in (("flatten", True), ("average", False)):
         torch.manual_seed(0)
-        encoder = ResNetEncoder(1, (32, 32, 32), 4, base_filters=8, pool=pool).eval()  # type: ignore[arg-type]
+        encoder = ResNetEncoder(1, (32, 32, 32), 4, base_filters=8, pool=pool)  # type: ignore[arg-type]
         features = encoder.layers(encoder.stem(inputs))
         moved = encoder.mean(encoder.pool(features.flip(2, 3, 4)))
         stayed = encoder.mean(encoder.pool(features))
         assert torch.allclose(moved, stayed, atol=1e-6) is not matters
+
+
+def test_block_means_reach_the_mean_by_a_linear_path_of_their_own() -> None:
+    encoder = ResNetEncoder(2, (32, 16, 48), 5, base_filters=8, block_means=4)
+    nn.init.zeros_(encoder.mean.weight)
+    inputs = torch.randn(3, 2, 32, 16, 48)
+    blocks = inputs.reshape(3, 2, 4, 8, 4, 4, 4, 12).mean(dim=(3, 5, 7)).flatten(1)
+    weight = next(p for name, p in encoder.named_parameters() if name.startswith("block_means"))
+    assert torch.allclose(encoder(inputs)[0], blocks @ weight.T + encoder.mean.bias, atol=1e-5)
+    plain = ResNetEncoder(2, (32, 16, 48), 5, base_filters=8, block_means=None)
+    assert weight.numel() == sum(p.numel() for p in encoder.parameters()) - sum(p.numel() for p in plain.parameters())
+
+
+def test_every_subject_starts_with_the_same_variance() -> None:
+    logvar = ResNetEncoder(1, (16, 16, 16), 4, initial_logvar=-2.5)(torch.randn(3, 1, 16, 16, 16))[1]
+    assert torch.equal(logvar, torch.full((3, 4), -2.5))
+    logvar = ResNetEncoder(1, (16, 16, 16), 4, initial_logvar=None)(torch.randn(3, 1, 16, 16, 16))[1]
+    assert logvar.std() > 0.01
+
+
+def test_a_small_residual_gain_makes_each_block_its_skip() -> None:
+    block = ResNetEncoder(1, (16, 16, 16), 4, residual_gain=1e-6).layers[1]
+    inputs = torch.randn(2, 16, 8, 8, 8)
+    assert torch.allclose(block(inputs), inputs.relu(), atol=1e-4)
 
 
 def test_spectral_norm_is_on_every_convolution_and_on_no_linear_layer() -> None:

@@ -1,0 +1,329 @@
+"""The life of one run: where it lives, training with everything written down, its results, its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from menvae import collectives
+from menvae.errors import ExitCode
+from menvae.evaluation.collapse import CollapseWatch
+from menvae.evaluation.final import FinalEvaluation, draw_final_pictures, evaluate_model
+from menvae.evaluation.gates import GateTable, evaluate_gates
+from menvae.evaluation.metrics import SplitRecorder
+from menvae.evaluation.reconstructions import ReconstructionPictures
+from menvae.experiment import Data, Experiment
+from menvae.models import Model
+from menvae.schedules import Schedule
+from menvae.sweeps.identity import run_hash
+from menvae.tracking import logs
+from menvae.tracking.environment import describe_environment
+from menvae.tracking.local import LocalLog
+from menvae.tracking.mlflow import MLflowTracker
+from menvae.tracking.progress import TrainingProgress
+from menvae.tracking.run_directory import RunDirectory, write_json, write_table, write_text
+from menvae.training.determinism import make_deterministic
+from menvae.training.launch import Place, place
+from menvae.training.trainer import Ingredients, Trainer, TrainerSettings
+
+_log = logging.getLogger(__name__)
+
+_ARTIFACTS = {
+    "train.log",
+    "config.yaml",
+    "environment.json",
+    "metrics.jsonl",
+    "metrics.csv",
+    "gates.json",
+    "targets.json",
+    "splits.csv",
+    "summary.json",
+    "pictures",
+    "report.html",
+}
+"""What MLflow gets of a run directory, beside the best weights."""
+
+
+class RunRecorder:
+    """Writes a run down on the main rank: local log first, then MLflow, then the progress bar."""
+
+    def __init__(self, local: LocalLog, tracker: MLflowTracker, progress: TrainingProgress) -> None:
+        """Args: local: log on disk. tracker: MLflow. progress: bar or lines."""
+        self.local, self.tracker, self.progress = local, tracker, progress
+
+    def step(self, epoch: int, step: int, losses: Mapping[str, float]) -> None:
+        """Show a step."""
+        self.progress.step(epoch, step, losses)
+
+    def epoch_end(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
+        """Write, send and show an epoch."""
+        self.local.append(epoch, metrics, timings)
+        self.tracker.log(epoch, metrics, timings)
+        self.progress.epoch_end(epoch, metrics, sum(value for key, value in timings.items() if key.startswith("time/")))
+
+
+def train(composed: DictConfig) -> ExitCode:
+    """Train, evaluate and report one run; go on with it if it was begun, only report it if it is finished.
+
+    Args:
+        composed: configuration of ``conf/train.yaml``.
+
+    Returns:
+        ``DONE``, ``GATES_NOT_MET`` with ``gates.strict``, or ``COLLAPSED`` where the watch ended the run.
+
+    Raises:
+        UserError: configuration or data are wrong.
+        TrainingDivergedError: a loss or gradient is not finite.
+    """
+    experiment = Experiment.from_config(composed)
+    with place() as here:
+        make_deterministic(here.device)
+        logs.configure(None, only_errors=not here.is_main)
+        try:
+            data = Data.load(experiment, here)
+            identity = f"{experiment.config['name']}_" + run_hash(
+                experiment.config, data.cohort.data_hash, data.normalizer.hash
+            )
+            directory = _open_directory(experiment, identity) if here.is_main else None
+            path = collectives.from_rank_zero(directory.path if directory else Path())
+            status = collectives.from_rank_zero(directory.status() if directory else {})
+            try:
+                if status["state"] in ("finished", "collapsed"):
+                    _log.info("run %s is %s already: nothing to train", path.name, status["state"])
+                elif directory is not None:
+                    status = _main_rank_run(experiment, data, here, directory)
+                else:
+                    status = _Run(experiment, data, here, path).train_and_evaluate(None)
+                return _conclude(experiment, directory, status)
+            finally:
+                if directory is not None:
+                    directory.release()
+        finally:
+            logs.release()
+
+
+def _open_directory(experiment: Experiment, identity: str) -> RunDirectory:
+    new = experiment.settings["trainer"].resume == "never"
+    return RunDirectory.choose(experiment.output_dir / "runs", identity, new=new)
+
+
+def _conclude(experiment: Experiment, directory: RunDirectory | None, status: Mapping[str, Any]) -> ExitCode:
+    """Show the gates on the main rank and turn the run's end into an exit code."""
+    if directory is not None:
+        from menvae.evaluation.report import gates_table
+
+        table = json.loads((directory.path / "gates.json").read_text())
+        logs.show(gates_table(table["gates"], table["note"]))
+        _log.info("report: %s", directory.path / "report.html")
+    if status["state"] == "collapsed":
+        _log.error("%s", status["reason"])
+        return ExitCode.COLLAPSED
+    strict = experiment.settings["gates"].strict
+    return ExitCode.GATES_NOT_MET if strict and not status["gates_passed"] else ExitCode.DONE
+
+
+def _main_rank_run(experiment: Experiment, data: Data, here: Place, directory: RunDirectory) -> dict[str, Any]:
+    """Train with everything written down; the tracker learns of the end, however it comes."""
+    logs.configure(directory.path)
+    _log.info("run %s", directory.path)
+    directory.set_status("running")
+    _describe(experiment, data, here, directory)
+    local = LocalLog(directory.path)
+    tracker = MLflowTracker(experiment.settings["tracking"], experiment.output_dir, directory.path, directory.path.name)
+    run = _Run(experiment, data, here, directory.path)
+    local.rewind(run.trainer.state.epoch)
+    tracker.start(_flattened(experiment.config), _tags(experiment, data, directory), local)
+    first_epoch = run.trainer.state.epoch + 1
+    max_epochs = experiment.settings["trainer"].max_epochs
+    try:
+        with TrainingProgress(max_epochs, data.train.steps_per_epoch, first_epoch) as progress:
+            status = run.train_and_evaluate(RunRecorder(local, tracker, progress))
+    except BaseException:
+        tracker.finish("FAILED")
+        raise
+    tracker.log_artifacts([path for path in sorted(directory.path.iterdir()) if path.name in _ARTIFACTS])
+    tracker.log_artifacts([directory.checkpoints / "best.ckpt"])
+    tracker.finish("FINISHED", {"menvae.state": status["state"], "menvae.gates_passed": str(status["gates_passed"])})
+    directory.set_status(
+        **status
+    )  # last: a run that was killed before is taken up again and ends the same
+    run.trainer.prune()
+    return status
+
+
+def _describe(experiment: Experiment, data: Data, here: Place, directory: RunDirectory) -> None:
+    """Write what is known before training: configuration, environment, targets, splits, picture of the schedules."""
+    from menvae.evaluation.pictures import schedule_picture
+
+    write_text(directory.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config))))
+    write_json(directory.path / "environment.json", describe_environment(str(here.device), here.num_ranks))
+    targets = {"data_hash": data.cohort.data_hash, **data.normalizer.as_dict()}
+    write_json(directory.path / "targets.json", targets)
+    write_table(directory.path / "splits.csv", ["subject_id", "split"], data.splits.items())
+    schedule_picture(*_schedule_curves(experiment), directory.pictures / "schedule.png")
+
+
+def _schedule_curves(experiment: Experiment) -> tuple[dict[str, tuple[Any, Any]], tuple[Any, Any]]:
+    objective = experiment.build_objective(num_training_subjects=1)
+    max_epochs = experiment.settings["trainer"].max_epochs
+    epochs = np.linspace(0.0, max_epochs, 501)
+    positions = [experiment.settings["curriculum"].progress(float(epoch), max_epochs) for epoch in epochs]
+    curves = {
+        f"lambda_{name}": (epochs, np.array([objective.weight(name, position) for position in positions]))
+        for name in objective.scalars
+    }
+    factor: Schedule = experiment.parts["learning_rate"]()
+    peak = experiment.parts["optimizer"].settings["learning_rate"]
+    return curves, (epochs, np.array([peak * factor(position) for position in positions]))
+
+
+def _flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted keys -> values; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _tags(experiment: Experiment, data: Data, directory: RunDirectory) -> dict[str, str]:
+    git = json.loads((directory.path / "environment.json").read_text())["git"]
+    return {
+        "menvae.run": directory.path.name,
+        "menvae.data_hash": data.cohort.data_hash,
+        "menvae.targets_hash": data.normalizer.hash,
+        "menvae.git_commit": git["commit"] + (" (modified)" if git["modified"] else "") if git else "unknown",
+    }
+
+
+class _Run:
+    """Everything of one run that every rank has."""
+
+    def __init__(self, experiment: Experiment, data: Data, here: Place, path: Path) -> None:
+        self.experiment, self.data, self.here, self.path = experiment, data, here, path
+        settings, parts, source = experiment.settings, experiment.parts, experiment.source
+        trainer: TrainerSettings = settings["trainer"]
+        self.modalities = source.modalities
+        self.model, objective = experiment.build(data.num_training_subjects)
+        memory_format = torch.channels_last_3d if trainer.channels_last else torch.contiguous_format
+        self.model.to(here.device, memory_format=memory_format)  # type: ignore[call-overload]
+        ingredients = Ingredients(
+            model=self.model,
+            objective=objective,
+            optimizer=parts["optimizer"](self.model.parameters()),
+            update=parts["update"](),
+            learning_rate=parts["learning_rate"](),
+            curriculum=settings["curriculum"],
+            train=data.train,
+            val=data.val,
+        )
+        self.artists = (
+            [
+                ReconstructionPictures(
+                    settings["pictures"],
+                    path / "pictures",
+                    self.modalities,
+                    source.geometry.spacing_mm,
+                    trainer.max_epochs,
+                )
+            ]
+            if here.is_main
+            else []
+        )
+        self.trainer = Trainer(
+            ingredients,
+            trainer,
+            here,
+            seed=experiment.config["seed"],
+            checkpoints=path / "checkpoints",
+            identity={"targets": data.normalizer.hash},
+            observers=[
+                SplitRecorder(self.model, self.modalities),
+                CollapseWatch(settings["watch"], trainer.max_epochs),
+                *self.artists,
+            ],
+        )
+        self._resume()
+
+    def _resume(self) -> None:
+        last = self.path / "checkpoints" / "last.ckpt"
+        wish = self.experiment.settings["trainer"].resume
+        source = last if last.is_file() or wish in ("auto", "never") else Path(wish).expanduser()
+        if source == last and not last.is_file():
+            return
+        self.trainer.restore(source)
+        _log.info("going on after epoch %d from %s", self.trainer.state.epoch, source)
+
+    def train_and_evaluate(self, recorder: RunRecorder | None) -> dict[str, Any]:
+        """Train to the end, judge the best weights, and (on the main rank) write gates, pictures and report."""
+        started = time.perf_counter()
+        state = self.trainer.fit(recorder)
+        self.trainer.load_best()
+        evaluation = evaluate_model(
+            self.model, self.trainer.inputs(self.data.train), self.trainer.outputs(self.data.val), self.modalities
+        )
+        gates = evaluate_gates(
+            evaluation.metrics,
+            self.experiment.settings["gates"],
+            len(evaluation.val.subject_id),
+            self.experiment.layout.sizes.get("residual"),
+        )
+        status = {
+            "state": "collapsed" if state.stopped else "finished",
+            "reason": state.stopped,
+            "epochs": state.epoch,
+            "best_epoch": state.best_epoch or state.epoch,
+            "gates_passed": gates.passed,
+        }
+        if recorder is not None:
+            self._write_results(recorder, evaluation, gates, status, time.perf_counter() - started)
+        return status
+
+    def _write_results(
+        self,
+        recorder: RunRecorder,
+        evaluation: FinalEvaluation,
+        gates: GateTable,
+        status: Mapping[str, Any],
+        seconds: float,
+    ) -> None:
+        from menvae.evaluation.pictures import training_curves
+        from menvae.evaluation.report import write_report
+
+        write_json(self.path / "gates.json", gates.as_dict())
+        summary = {
+            **status,
+            "collapsed": status["state"] == "collapsed",
+            "parameters": _count_parameters(self.model),
+            "seconds": round(seconds, 1),
+        }
+        write_json(self.path / "summary.json", summary)
+        values = {f"gate/{gate.name}": gate.value for gate in gates.gates}
+        recorder.tracker.log(status["epochs"], {**values, "gate/passed": float(gates.passed)}, {})
+        pictures = self.path / "pictures"
+        targets = {gate.name: gate.target for gate in gates.gates}
+        training_curves(recorder.local.metrics(), targets, pictures / "training_curves.png")
+        raw_targets = {subject.subject_id: subject.features for subject in self.data.cohort.subjects}
+        spacing = self.experiment.source.geometry.spacing_mm
+        draw_final_pictures(
+            self.model, evaluation, self.data.normalizer, raw_targets, self.modalities[0], spacing, pictures
+        )
+        for artist in self.artists:
+            outputs = chain(self.trainer.outputs(self.data.val), self.trainer.outputs(self.data.train))
+            artist.draw(outputs, status["best_epoch"])  # a tiny validation split is filled up from training
+        write_report(self.path)
+
+
+def _count_parameters(model: Model) -> dict[str, int]:
+    counts = {
+        name: sum(parameter.numel() for parameter in child.parameters()) for name, child in model.named_children()
+    }
+    return {**counts, "total": sum(counts.values())}
