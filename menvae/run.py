@@ -153,9 +153,7 @@ def _main_rank_run(experiment: Experiment, data: Data, here: Place, directory: R
     tracker.log_artifacts([path for path in sorted(directory.path.iterdir()) if path.name in _ARTIFACTS])
     tracker.log_artifacts([directory.checkpoints / "best.ckpt"])
     tracker.finish("FINISHED", {"menvae.state": status["state"], "menvae.gates_passed": str(status["gates_passed"])})
-    directory.set_status(
-        **status
-    )  # last: a run that was killed before is taken up again and ends the same
+    directory.set_status(**status)  # last: a run that was killed before is taken up again and ends the same
     run.trainer.prune()
     return status
 

@@ -1,18 +1,12 @@
-"""The MONAI pipeline that brings one subject to the geometry of training. Importing it costs seconds: workers only."""
+"""The MONAI pipeline that brings one subject to the geometry of training.
+
+MONAI takes seconds to import, so this waits until a subject is prepared: a run with a complete cache never needs it.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from monai.transforms import (
-    Compose,
-    ConcatItemsd,
-    LoadImaged,
-    NormalizeIntensityd,
-    Orientationd,
-    ResizeWithPadOrCropd,
-    Spacingd,
-)
 from numpy.typing import NDArray
 
 from menvae.data.subjects import REGION_CODES, Geometry, SubjectFiles
@@ -36,6 +30,16 @@ def load_and_resample(
     Raises:
         UserError: a file that is no readable NIfTI volume, files of different shapes, or a label that is not mapped.
     """
+    from monai.transforms import (
+        Compose,
+        ConcatItemsd,
+        LoadImaged,
+        NormalizeIntensityd,
+        Orientationd,
+        ResizeWithPadOrCropd,
+        Spacingd,
+    )
+
     channels = list(subject.images)
     everything = [*channels, "seg"]
     load = Compose(

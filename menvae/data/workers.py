@@ -41,7 +41,7 @@ def run_tasks(
     """
     tasks = list(tasks)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["menvae.data.transforms"])
+    context.set_forkserver_preload(["monai.transforms", "menvae.data.prepare"])
     workers = max(1, min(num_workers or os.cpu_count() or 1, len(tasks)))
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         futures = [pool.submit(function, task) for task in tasks]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from menvae.layers import conv, up_blocks
+from menvae.layers import Upsampling, conv, up_blocks
 from menvae.registry import Field, register
 
 _START = 4
@@ -35,6 +35,7 @@ class AuxiliaryDecoder(nn.Module):
         size: tuple[int, int, int],
         *,
         base_filters: Annotated[int, Field(ge=16, multiple_of=16)] = 16,
+        upsampling: Upsampling = "transposed",
         spectral_norm: bool = False,
     ) -> None:
         """Build the decoder.
@@ -44,6 +45,7 @@ class AuxiliaryDecoder(nn.Module):
             out_channels: C, number of modalities.
             size: (D, H, W) of the full box in voxels; the output is t^3, see `auxiliary_side`.
             base_filters: b; b / 2 must hold the 8 groups of the last GroupNorm.
+            upsampling: ``resize_conv`` (trilinear, then convolution), as in Run 6, or ``transposed``.
             spectral_norm: on every convolution.
         """
         super().__init__()
@@ -53,7 +55,7 @@ class AuxiliaryDecoder(nn.Module):
         widths = [4 * base_filters, 2 * base_filters, base_filters, base_filters // 2, base_filters // 2]
         widths = widths[: num_blocks + 1]
         self.project = nn.Linear(z_dim, widths[0] * _START**3)
-        self.up = up_blocks(widths, upsampling="resize_conv", spectral=spectral_norm)
+        self.up = up_blocks(widths, upsampling=upsampling, spectral=spectral_norm)
         self.output = conv(widths[-1], out_channels, 3, spectral=spectral_norm)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ class Curriculum:
         scale: whether they are stretched to ``trainer.max_epochs``; otherwise an epoch is an epoch.
     """
 
-    reference_epochs: Annotated[float, Field(gt=0.0)] = 16.0
+    reference_epochs: Annotated[float, Field(gt=0.0)] = 15.0
     scale: bool = True
 
     def progress(self, epoch: float, max_epochs: int) -> Progress:

@@ -48,7 +48,7 @@ class TrainerSettings:
         keep_optimizer: keep the optimiser's state in ``last.ckpt`` when the run is finished.
     """
 
-    max_epochs: Annotated[int, Field(ge=1)] = 16
+    max_epochs: Annotated[int, Field(ge=1)] = 15
     batch_size: Annotated[int, Field(ge=1)] = 8
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_clip: Annotated[float, Field(gt=0.0)] | None = 1.0

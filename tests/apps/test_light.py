@@ -25,7 +25,7 @@ finally:
     ("arguments", "environment", "expected"),
     [
         (["--help"], {}, "menvae-train -m seed=1,2,3"),
-        (["--cfg", "job"], {}, "max_epochs: 16"),
+        (["--cfg", "job"], {}, "max_epochs: 15"),
         (["--cfg", "job", "experiment=semivae_run6", "model.z_dim=64"], {}, "z_dim: 64"),
         (["--info", "defaults-tree"], {}, "experiment"),
         (["-sc", "query=bash"], {"COMP_LINE": "menvae-train encoder=", "COMP_POINT": "21"}, "encoder=resnet"),

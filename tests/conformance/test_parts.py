@@ -29,7 +29,7 @@ class TestDecoders(DecoderConformance):
     variants: ClassVar = {
         "sbd": [{}, {"upsampling": "resize_conv", "mixing_layers": 1}, {"spectral_norm": True, "final_norm": True}],
         "transposed": [{}, {"spectral_norm": True}],
-        "auxiliary": [{}, {"spectral_norm": True}],
+        "auxiliary": [{}, {"upsampling": "resize_conv", "spectral_norm": True}],
     }
 
 

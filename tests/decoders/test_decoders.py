@@ -51,7 +51,7 @@ def test_final_norm_is_the_one_of_the_last_up_block() -> None:
 
 
 def test_auxiliary_parameters_by_hand() -> None:
-    decoder = AuxiliaryDecoder(84, 4, (160, 160, 160), base_filters=32)
+    decoder = AuxiliaryDecoder(84, 4, (160, 160, 160), base_filters=32, upsampling="resize_conv")
     widths = (128, 64, 32, 16, 16)
     expected = (84 + 1) * 128 * 64
     expected += sum(a * b * 27 + 2 * b for a, b in pairwise(widths)) + 16 * 4 * 27 + 4
