@@ -21,6 +21,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import json
 import pkgutil
 import typing
 from collections.abc import Callable, Mapping
@@ -255,7 +256,8 @@ def _schema(factory: Callable[..., Any]) -> type[BaseModel]:
 
 def _checked(schema: type[BaseModel], settings: dict[str, Any], path: str, owner: str) -> dict[str, Any]:
     try:
-        model = schema.model_validate(settings)
+        # by way of JSON, pydantic is strict about true for 1 and "3" for 3, and still takes a list for a tuple
+        model = schema.model_validate_json(json.dumps(settings, default=str), strict=True)
     except ValidationError as error:
         raise UserError(_sentence(error, schema, path, owner)) from None
     return {name: getattr(model, name) for name in schema.model_fields}

@@ -27,9 +27,14 @@ class DataConformance(PartConformance):
         assert dataclasses.replace(source) == source
 
     def test_geometry_follows_the_configuration(self, case: Case) -> None:
-        settings = {**case.settings, "roi_size": [16, 32, 48], "spacing_mm": [2.0, 3.0, 4.0], "label_map": {4: "et"}}
+        settings = {
+            **case.settings,
+            "roi_size": [16, 32, 48],
+            "spacing_mm": [2.0, 3.0, 4.0],
+            "label_map": {"et": [3, 4]},
+        }
         geometry = Case(case.part, settings).bound()().geometry
-        assert geometry == Geometry((16, 32, 48), (2.0, 3.0, 4.0), {4: "et"})
+        assert geometry == Geometry((16, 32, 48), (2.0, 3.0, 4.0), {3: "et", 4: "et"})
         default: Geometry = case.bound()().geometry
         assert all(side > 0 for side in default.roi_size)
         assert all(spacing > 0.0 for spacing in default.spacing_mm)

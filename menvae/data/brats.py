@@ -28,7 +28,7 @@ class BratsSource(Source):
     @property
     def geometry(self) -> Geometry:
         """As configured."""
-        return Geometry(self.roi_size, self.spacing_mm, self.label_map)
+        return Geometry(self.roi_size, self.spacing_mm, self.regions)
 
     def subjects(self, cache: Path, show: ShowProgress) -> list[SubjectFiles]:
         """The subjects under ``root``."""

@@ -41,7 +41,7 @@ class PhantomSource(Source):
                 f"data: a voxel of {list(spacing)} mm (data.spacing_mm, or 200 mm / data.roi_size) is not a head; "
                 "phantoms are made with 0.5 to 10 mm a side"
             )
-        return Geometry(self.roi_size, spacing, self.label_map)
+        return Geometry(self.roi_size, spacing, self.regions)
 
     def subjects(self, cache: Path, show: ShowProgress) -> list[SubjectFiles]:
         """Make the files that ``<cache>/phantom/<version>/`` does not hold yet; return all subjects."""

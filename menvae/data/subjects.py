@@ -25,6 +25,7 @@ MODALITIES: tuple[Modality, ...] = ("t1c", "t1n", "t2f", "t2w")
 Split = Literal["train", "val", "test"]
 Positive = Annotated[float, Field(gt=0.0)]
 Side = Annotated[int, Field(ge=1)]
+Label = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -50,12 +51,12 @@ class Geometry:
     Attributes:
         roi_size: (D, H, W) of the box in voxels, centred on the image.
         spacing_mm: voxel size along R, A, S.
-        label_map: value in the mask file -> region.
+        regions: value in the mask file -> region.
     """
 
     roi_size: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
-    label_map: Mapping[int, Region]
+    regions: Mapping[int, Region]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class Source(ABC):
     Attributes:
         roi_size: (D, H, W) of the training box in voxels.
         modalities: channels, in order.
-        label_map: value in the mask file -> region (BraTS up to 2021 writes ET as 4).
+        label_map: region -> its value or values in the mask file (BraTS up to 2021 writes ET as 4).
         val_fraction: share of the subjects for validation; at least one subject.
         test_fraction: share of the subjects that is never looked at in training.
         split_seed: seed of the random split.
@@ -73,10 +74,25 @@ class Source(ABC):
 
     roi_size: tuple[Side, Side, Side]
     modalities: tuple[Modality, ...] = MODALITIES
-    label_map: dict[int, Region] = field(default_factory=lambda: {1: "ncr", 2: "ed", 3: "et"})
+    label_map: dict[Region, Label | tuple[Label, ...]] = field(default_factory=lambda: {"ncr": 1, "ed": 2, "et": 3})
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     test_fraction: Fraction = 0.1
     split_seed: int = 42
+
+    @property
+    def regions(self) -> dict[int, Region]:
+        """Value in the mask file -> region: ``label_map`` the other way round.
+
+        Raises:
+            UserError: a value that two regions claim.
+        """
+        regions: dict[int, Region] = {}
+        for region, labels in self.label_map.items():
+            for label in labels if isinstance(labels, tuple) else (labels,):
+                if label in regions:
+                    raise UserError(f"data.label_map: {label} cannot be both {regions[label]} and {region}")
+                regions[label] = region
+        return regions
 
     @property
     @abstractmethod

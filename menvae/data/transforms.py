@@ -81,11 +81,11 @@ def _recode(mask: torch.Tensor, geometry: Geometry, subject_id: str) -> torch.Te
     for value in torch.unique(mask).tolist():
         if value == 0:
             continue
-        if value not in geometry.label_map:
-            known = ", ".join(f"{label} -> {region}" for label, region in geometry.label_map.items())
+        if value not in geometry.regions:
+            known = ", ".join(f"{label} -> {region}" for label, region in geometry.regions.items())
             raise UserError(
                 f"subject '{subject_id}': its mask holds the label {value:g}, which data.label_map does not map "
                 f"({known})"
             )
-        recoded[mask == value] = REGION_CODES[geometry.label_map[int(value)]]
+        recoded[mask == value] = REGION_CODES[geometry.regions[int(value)]]
     return recoded

@@ -1,0 +1,134 @@
+"""From NIfTI files to the cache: geometry, intensities, labels, splits, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from menvae.data.brats import BratsSource
+from menvae.data.phantom import MODALITIES, phantom_subject, write_subject
+from menvae.data.prepare import prepare
+from menvae.data.subjects import split_subjects
+from menvae.errors import UserError
+
+SPACING = (10.0, 10.0, 10.0)
+Change = Callable[[Any, str], Any]
+
+
+def cohort(root: Path, change: Change | None = None, **settings: Any) -> BratsSource:
+    """One phantom as a BraTS folder, its files changed by ``change(image, name)``."""
+    folder = write_subject(phantom_subject(0, 3, SPACING), root)
+    for path in folder.iterdir() if change else ():
+        assert change is not None
+        image = nibabel.load(path)  # type: ignore[attr-defined]
+        nibabel.save(change(image, path.name.split("-")[-1].split(".")[0]), path)  # type: ignore[attr-defined]
+    return BratsSource(root=str(root), roi_size=(16, 16, 32), spacing_mm=SPACING, **settings)
+
+
+def arrays(source: BratsSource, cache: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, float | None]]:
+    (subject,) = prepare(source, cache).subjects
+    return np.load(subject.folder / "image.npy"), np.load(subject.folder / "mask.npy"), dict(subject.features)
+
+
+def test_box_labels_and_intensities(tmp_path: Path) -> None:
+    subject = phantom_subject(0, 3, SPACING)
+    image, mask, _ = arrays(cohort(tmp_path / "c"), tmp_path / "cache")
+    assert image.shape == (4, 16, 16, 32)
+    inside = (slice(2, 18), slice(2, 18), slice(None))  # 20 voxels to 16; 20 to 32 with 6 of padding on each side
+    assert np.array_equal(mask[..., 6:26], subject.mask[inside])
+    for channel, name in enumerate(MODALITIES):
+        raw = subject.images[name][inside].astype(np.float64)
+        head = raw > 0
+        expected = np.where(head, (raw - raw[head].mean()) / raw[head].std(), 0.0)
+        np.testing.assert_allclose(image[channel, ..., 6:26], expected, atol=1e-4)
+        assert not image[channel, ..., :6].any()
+        assert not image[channel, ..., 26:].any()
+
+
+def test_another_orientation_on_disk_is_the_same_subject(tmp_path: Path) -> None:
+    def to_lps(image: Any, name: str) -> Any:
+        codes = nibabel.orientations.axcodes2ornt(("L", "P", "S"))  # type: ignore[no-untyped-call]
+        return image.as_reoriented(nibabel.orientations.ornt_transform(nibabel.io_orientation(image.affine), codes))  # type: ignore[no-untyped-call]
+
+    first = arrays(cohort(tmp_path / "ras"), tmp_path / "cache")
+    second = arrays(cohort(tmp_path / "lps", to_lps), tmp_path / "cache")
+    np.testing.assert_allclose(first[0], second[0], atol=1e-5)
+    assert np.array_equal(first[1], second[1])
+    assert first[2] == pytest.approx(second[2], abs=1e-6)
+
+
+def et_is_4(image: Any, name: str) -> Any:
+    if name != "seg":
+        return image
+    labels = np.asarray(image.dataobj)
+    return nibabel.nifti1.Nifti1Image(np.where(labels == 3, 4, labels).astype(np.uint8), image.affine)  # type: ignore[no-untyped-call]
+
+
+def test_a_label_that_is_not_mapped_names_subject_and_value(tmp_path: Path) -> None:
+    source = cohort(tmp_path / "old", et_is_4)
+    with pytest.raises(UserError, match=r"subject 'phantom-00003': its mask holds the label 4.*label_map"):
+        prepare(source, tmp_path / "cache")
+
+
+def test_label_map_brings_older_releases_to_the_same_regions(tmp_path: Path) -> None:
+    reference = arrays(cohort(tmp_path / "new"), tmp_path / "cache")
+    for et in (4, (3, 4)):
+        source = cohort(tmp_path / f"old{et}", et_is_4, label_map={"ncr": 1, "ed": 2, "et": et})
+        assert np.array_equal(arrays(source, tmp_path / "cache")[1], reference[1])
+
+
+def test_a_label_of_two_regions_is_refused(tmp_path: Path) -> None:
+    source = BratsSource(root=str(tmp_path), label_map={"ncr": 1, "ed": (2, 3), "et": 3})
+    with pytest.raises(UserError, match=r"data.label_map: 3 cannot be both ed and et"):
+        _ = source.geometry
+
+
+def test_what_is_prepared_once_is_not_prepared_again(tmp_path: Path) -> None:
+    source = cohort(tmp_path / "c")
+    first = prepare(source, tmp_path / "cache")
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")}
+    second = prepare(source, tmp_path / "cache")
+    assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")}
+    assert first.data_hash == second.data_hash
+
+
+def test_a_changed_file_is_prepared_again(tmp_path: Path) -> None:
+    def brighter(image: Any, name: str) -> Any:
+        voxels = np.asarray(image.dataobj).copy()
+        if name == "t1c":
+            voxels[10, 10, 10] += 500
+        return nibabel.nifti1.Nifti1Image(voxels, image.affine)  # type: ignore[no-untyped-call]
+
+    before = prepare(cohort(tmp_path / "c"), tmp_path / "cache")
+    after = prepare(cohort(tmp_path / "c", brighter), tmp_path / "cache")
+    assert before.data_hash != after.data_hash
+
+
+@pytest.mark.parametrize("spoil", ["truncated", "shape"])
+def test_files_that_cannot_be_used_name_the_subject(tmp_path: Path, spoil: str) -> None:
+    source = cohort(tmp_path / "c")
+    path = tmp_path / "c" / "phantom-00003" / "phantom-00003-t2f.nii.gz"
+    if spoil == "truncated":
+        path.write_bytes(path.read_bytes()[:500])
+    else:
+        volume = nibabel.nifti1.Nifti1Image(np.ones((4, 4, 4), np.int16), np.eye(4))  # type: ignore[no-untyped-call]
+        nibabel.save(volume, path)  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"subject 'phantom-00003'"):
+        prepare(source, tmp_path / "cache")
+
+
+def test_splits_are_shares_of_the_cohort_by_seed_alone() -> None:
+    names = [f"s{index:03d}" for index in range(100)]
+    splits = split_subjects(names, 0.2, 0.1, seed=1)
+    assert sorted(splits) == names
+    assert [list(splits.values()).count(split) for split in ("train", "val", "test")] == [70, 20, 10]
+    assert splits == split_subjects(names[::-1], 0.2, 0.1, seed=1)
+    assert splits != split_subjects(names, 0.2, 0.1, seed=2)
+    with pytest.raises(UserError, match="3 subjects cannot give"):
+        split_subjects(names[:3], 0.9, 0.0, seed=1)
