@@ -27,7 +27,7 @@ from menvae.conformance.heads import HeadConformance  # noqa: E402
 from menvae.conformance.models import ModelConformance  # noqa: E402
 from menvae.conformance.optimizers import OptimizerConformance  # noqa: E402
 from menvae.conformance.schedules import ScheduleConformance  # noqa: E402
-from menvae.conformance.suite import Case, PartConformance  # noqa: E402
+from menvae.conformance.suite import Case, PartConformance, VolumeConformance  # noqa: E402
 from menvae.conformance.terms import TermConformance  # noqa: E402
 from menvae.conformance.updates import UpdateConformance  # noqa: E402
 
@@ -43,4 +43,5 @@ __all__ = [
     "ScheduleConformance",
     "TermConformance",
     "UpdateConformance",
+    "VolumeConformance",
 ]

@@ -101,6 +101,50 @@ class PartConformance:
         assert part.summary, "menvae-parts shows the first line of the docstring"
 
 
+Size = tuple[int, int, int]
+
+
+class VolumeConformance(PartConformance):
+    """Base of the suites of parts that take or draw a box of voxels.
+
+    Attributes:
+        size: the box of most tests; 16 times coarser it is 2 deep, which is where bfloat16 breaks on CPU.
+        other_sizes: boxes that are not cubes.
+        refused_sizes: boxes that a part must either take, or refuse in words when it is built.
+        num_channels: C.
+        z_dim: Z.
+        batch_size: B.
+    """
+
+    size: ClassVar[Size] = (32, 16, 16)
+    other_sizes: ClassVar[tuple[Size, ...]] = ((16, 32, 16), (16, 16, 48))
+    refused_sizes: ClassVar[tuple[Size, ...]] = ((24, 16, 16), (16, 8, 16), (16, 16, 17))
+    num_channels: ClassVar[int] = 2
+    z_dim: ClassVar[int] = 6
+    batch_size: ClassVar[int] = 3
+
+    def build(self, case: Case, size: Size | None = None) -> nn.Module:
+        """Return a seeded part for a box."""
+        raise NotImplementedError
+
+    def check_shapes(self, module: nn.Module, size: Size) -> None:
+        """Run the part on a batch and check what it gives."""
+        raise NotImplementedError
+
+    def test_gives_finite_float32_of_the_right_shape(self, case: Case) -> None:
+        for size in (self.size, *self.other_sizes):
+            self.check_shapes(self.build(case, size), size)
+
+    def test_box_it_cannot_work_on_is_refused_in_words(self, case: Case) -> None:
+        for size in self.refused_sizes:
+            words = refusal(functools.partial(self.build, case, size))
+            if words:
+                assert "data.roi_size" in words
+                assert any(str(side) in words for side in size)
+            else:
+                self.check_shapes(self.build(case, size), size)
+
+
 @functools.cache
 def composed(part: Part) -> DictConfig:
     """Return ``conf/<group>/<name>.yaml`` of the package that registered a part, its defaults list resolved."""
