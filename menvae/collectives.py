@@ -7,6 +7,9 @@ gradients that all ranks hold for a row, and that sum over W ranks is what the a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +27,24 @@ def num_ranks() -> int:
 def rank() -> int:
     """Return the index of this process, from 0."""
     return dist.get_rank() if num_ranks() > 1 else 0
+
+
+@contextmanager
+def main_rank_first() -> Iterator[None]:
+    """Let rank 0 do something before the others, which wait for it a week if need be.
+
+    Usual collectives give up after minutes; the preparation of a large cohort takes longer.
+    """
+    if num_ranks() == 1:
+        yield
+        return
+    patient = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+    if rank() > 0:
+        dist.barrier(patient)
+    yield
+    if rank() == 0:
+        dist.barrier(patient)
+    dist.destroy_process_group(patient)
 
 
 class _GatherRows(torch.autograd.Function):

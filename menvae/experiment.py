@@ -16,6 +16,7 @@ from menvae.data.dataset import EpochBatches, SplitLoader, SubjectDataset
 from menvae.data.normalizer import TargetNormalizer, TargetSettings
 from menvae.data.prepare import Cohort, prepare
 from menvae.data.subjects import Source, Split, split_subjects
+from menvae.data.workers import unseen
 from menvae.errors import UserError, nearest
 from menvae.evaluation.collapse import WatchSettings
 from menvae.evaluation.gates import GateSettings
@@ -206,9 +207,8 @@ class Data:
     def load(cls, experiment: Experiment, here: Place) -> Data:
         """Prepare what the cache lacks (main rank), split, fit targets on training subjects, make loaders."""
         source, cache = experiment.source, experiment.output_dir / "cache"
-        cohort = prepare(source, cache, show=progress_bar) if here.is_main else None
-        collectives.barrier()
-        cohort = cohort or prepare(source, cache)
+        with collectives.main_rank_first():
+            cohort = prepare(source, cache, show=progress_bar if here.is_main else unseen)
         ids = [subject.subject_id for subject in cohort.subjects]
         splits = split_subjects(ids, source.val_fraction, source.test_fraction, source.split_seed)
         by_split = {

@@ -198,6 +198,8 @@ def bind(group: str, config: Mapping[str, Any], path: str | None = None) -> Boun
         UserError: unknown part, unknown key, missing key, or a value of a wrong type or range.
     """
     path = path or group
+    if not isinstance(config, Mapping):
+        raise UserError(f"{path}: {config!r} is not allowed; choose a {group} with {group}@{path}=<name>")
     name = config.get("name")
     if not isinstance(name, str):
         raise UserError(f"{path}.name: {name!r} is not a name of a {group}; {nearest('', known(group))}")
@@ -217,6 +219,8 @@ def validated(settings_class: Callable[..., T], config: Mapping[str, Any], path:
     Raises:
         UserError: unknown key, missing key, or a value of a wrong type or range.
     """
+    if not isinstance(config, Mapping):
+        raise UserError(f"{path}: {config!r} is not allowed; set its keys, {path}.<key>=...")
     checked = _checked(_schema(settings_class), dict(config), path, f"'{path}'")
     return settings_class(**checked)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from menvae import collectives
-from menvae.errors import ExitCode
+from menvae.errors import ExitCode, UserError
 from menvae.evaluation.collapse import CollapseWatch
 from menvae.evaluation.final import FinalEvaluation, draw_final_pictures, evaluate_model
 from menvae.evaluation.gates import GateTable, evaluate_gates
@@ -31,6 +33,7 @@ from menvae.tracking.local import LocalLog
 from menvae.tracking.mlflow import MLflowTracker
 from menvae.tracking.progress import TrainingProgress
 from menvae.tracking.run_directory import RunDirectory, write_json, write_table, write_text
+from menvae.training import checkpoint
 from menvae.training.determinism import make_deterministic
 from menvae.training.launch import Place, place
 from menvae.training.trainer import Ingredients, Trainer, TrainerSettings
@@ -60,7 +63,7 @@ class RunRecorder:
         """Args: local: log on disk. tracker: MLflow. progress: bar or lines."""
         self.local, self.tracker, self.progress = local, tracker, progress
 
-    def step(self, epoch: int, step: int, losses: Mapping[str, float]) -> None:
+    def step(self, epoch: int, step: int, losses: Callable[[], Mapping[str, float]]) -> None:
         """Show a step."""
         self.progress.step(epoch, step, losses)
 
@@ -89,16 +92,18 @@ def train(composed: DictConfig) -> ExitCode:
         make_deterministic(here.device)
         logs.configure(None, only_errors=not here.is_main)
         try:
+            _check_writable(experiment.output_dir)
             data = Data.load(experiment, here)
-            identity = f"{experiment.config['name']}_" + run_hash(
-                experiment.config, data.cohort.data_hash, data.normalizer.hash
-            )
+            digest = run_hash(experiment.config, data.cohort.data_hash, data.normalizer.hash, _start(experiment))
+            identity = f"{experiment.config['name']}_{digest}"
             directory = _open_directory(experiment, identity) if here.is_main else None
             path = collectives.from_rank_zero(directory.path if directory else Path())
             status = collectives.from_rank_zero(directory.status() if directory else {})
             try:
                 if status["state"] in ("finished", "collapsed"):
                     _log.info("run %s is %s already: nothing to train", path.name, status["state"])
+                    if directory is not None:
+                        _complete(experiment, data, directory, status)
                 elif directory is not None:
                     status = _main_rank_run(experiment, data, here, directory)
                 else:
@@ -109,6 +114,32 @@ def train(composed: DictConfig) -> ExitCode:
                     directory.release()
         finally:
             logs.release()
+
+
+def _check_writable(output_dir: Path) -> None:
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
+            pass
+    except OSError as error:
+        raise UserError(f"output_dir: nothing can be written to '{output_dir}': {error.strerror}") from error
+
+
+def _foreign_checkpoint(experiment: Experiment) -> Path | None:
+    """Return the checkpoint that ``trainer.resume`` names, if it names one."""
+    wish: str = experiment.settings["trainer"].resume
+    return None if wish in ("auto", "never") else Path(wish).expanduser()
+
+
+def _start(experiment: Experiment) -> str:
+    """Return the digest of the checkpoint that the run begins with: it determines the result as the seed does."""
+    path = _foreign_checkpoint(experiment)
+    if path is None:
+        return ""
+    if not path.is_file():
+        raise UserError(f"trainer.resume: checkpoint '{path}' does not exist; allowed are auto, never and a file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open_directory(experiment: Experiment, identity: str) -> RunDirectory:
@@ -138,7 +169,7 @@ def _main_rank_run(experiment: Experiment, data: Data, here: Place, directory: R
     directory.set_status("running")
     _describe(experiment, data, here, directory)
     local = LocalLog(directory.path)
-    tracker = MLflowTracker(experiment.settings["tracking"], experiment.output_dir, directory.path, directory.path.name)
+    tracker = _tracker(experiment, directory)
     run = _Run(experiment, data, here, directory.path)
     local.rewind(run.trainer.state.epoch)
     tracker.start(_flattened(experiment.config), _tags(experiment, data, directory), local)
@@ -148,14 +179,43 @@ def _main_rank_run(experiment: Experiment, data: Data, here: Place, directory: R
         with TrainingProgress(max_epochs, data.train.steps_per_epoch, first_epoch) as progress:
             status = run.train_and_evaluate(RunRecorder(local, tracker, progress))
     except BaseException:
+        directory.set_status("failed")
         tracker.finish("FAILED")
         raise
+    status["tracked"] = _hand_over(tracker, directory, status)
+    directory.set_status(**status)  # only now: a run that was killed before is taken up again and ends the same
+    _prune(experiment, directory)
+    return status
+
+
+def _tracker(experiment: Experiment, directory: RunDirectory) -> MLflowTracker:
+    return MLflowTracker(experiment.settings["tracking"], experiment.output_dir, directory.path, directory.path.name)
+
+
+def _hand_over(tracker: MLflowTracker, directory: RunDirectory, status: Mapping[str, Any]) -> bool:
+    """Give MLflow the end of the run; return whether it has all of it."""
+    table = json.loads((directory.path / "gates.json").read_text())
+    values = {f"gate/{gate['name']}": gate["value"] for gate in table["gates"]}
+    tracker.log(status["epochs"], {**values, "gate/passed": float(table["passed"])}, {})
     tracker.log_artifacts([path for path in sorted(directory.path.iterdir()) if path.name in _ARTIFACTS])
     tracker.log_artifacts([directory.checkpoints / "best.ckpt"])
-    tracker.finish("FINISHED", {"menvae.state": status["state"], "menvae.gates_passed": str(status["gates_passed"])})
-    directory.set_status(**status)  # last: a run that was killed before is taken up again and ends the same
-    run.trainer.prune()
-    return status
+    tags = {"menvae.state": status["state"], "menvae.gates_passed": str(status["gates_passed"])}
+    return tracker.finish("FINISHED", tags)
+
+
+def _prune(experiment: Experiment, directory: RunDirectory) -> None:
+    if not experiment.settings["trainer"].keep_optimizer:
+        checkpoint.without_optimizer(directory.checkpoints / "last.ckpt")
+
+
+def _complete(experiment: Experiment, data: Data, directory: RunDirectory, status: dict[str, Any]) -> None:
+    """Do what was left when a run ended: MLflow was away or switched off, or the process was killed at the very end."""
+    if experiment.settings["tracking"].enabled and not status["tracked"]:
+        tracker = _tracker(experiment, directory)
+        tracker.start(_flattened(experiment.config), _tags(experiment, data, directory), LocalLog(directory.path))
+        status["tracked"] = _hand_over(tracker, directory, status)
+        directory.set_status(**status)
+    _prune(experiment, directory)
 
 
 def _describe(experiment: Experiment, data: Data, here: Place, directory: RunDirectory) -> None:
@@ -242,7 +302,7 @@ class _Run:
             here,
             seed=experiment.config["seed"],
             checkpoints=path / "checkpoints",
-            identity={"targets": data.normalizer.hash},
+            identity={"targets": data.normalizer.hash, "number of ranks": str(here.num_ranks)},
             observers=[
                 SplitRecorder(self.model, self.modalities),
                 CollapseWatch(settings["watch"], trainer.max_epochs),
@@ -253,12 +313,10 @@ class _Run:
 
     def _resume(self) -> None:
         last = self.path / "checkpoints" / "last.ckpt"
-        wish = self.experiment.settings["trainer"].resume
-        source = last if last.is_file() or wish in ("auto", "never") else Path(wish).expanduser()
-        if source == last and not last.is_file():
-            return
-        self.trainer.restore(source)
-        _log.info("going on after epoch %d from %s", self.trainer.state.epoch, source)
+        source = last if last.is_file() else _foreign_checkpoint(self.experiment)
+        if source is not None:
+            self.trainer.restore(source)
+            _log.info("going on after epoch %d from %s", self.trainer.state.epoch, source)
 
     def train_and_evaluate(self, recorder: RunRecorder | None) -> dict[str, Any]:
         """Train to the end, judge the best weights, and (on the main rank) write gates, pictures and report."""
@@ -282,12 +340,12 @@ class _Run:
             "gates_passed": gates.passed,
         }
         if recorder is not None:
-            self._write_results(recorder, evaluation, gates, status, time.perf_counter() - started)
+            self._write_results(recorder.local, evaluation, gates, status, time.perf_counter() - started)
         return status
 
     def _write_results(
         self,
-        recorder: RunRecorder,
+        local: LocalLog,
         evaluation: FinalEvaluation,
         gates: GateTable,
         status: Mapping[str, Any],
@@ -304,11 +362,9 @@ class _Run:
             "seconds": round(seconds, 1),
         }
         write_json(self.path / "summary.json", summary)
-        values = {f"gate/{gate.name}": gate.value for gate in gates.gates}
-        recorder.tracker.log(status["epochs"], {**values, "gate/passed": float(gates.passed)}, {})
         pictures = self.path / "pictures"
         targets = {gate.name: gate.target for gate in gates.gates}
-        training_curves(recorder.local.metrics(), targets, pictures / "training_curves.png")
+        training_curves(local.metrics(), targets, pictures / "training_curves.png")
         raw_targets = {subject.subject_id: subject.features for subject in self.data.cohort.subjects}
         spacing = self.experiment.source.geometry.spacing_mm
         draw_final_pictures(

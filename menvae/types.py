@@ -142,6 +142,10 @@ class LossReport:
     scalars: Mapping[str, Scalar]
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def raw_values(self) -> dict[str, float]:
+        """Return the total as ``loss`` and every raw scalar as numbers; waits for the device."""
+        return {"loss": self.total.item(), **{name: scalar.raw.item() for name, scalar in self.scalars.items()}}
+
     def logged(self) -> dict[str, Tensor]:
         """Return {metric name: detached value}: the total as ``loss``, every raw scalar, every diagnostic."""
         values = {"loss": self.total.detach()}
@@ -170,6 +174,9 @@ class Observer:
     The trainer calls observers in their order, on all ranks; those that gather over ranks do it in
     ``on_validation_end``, which every rank reaches.
     """
+
+    def on_epoch_start(self, epoch: int) -> None:
+        """Before the first step of an epoch; ``epoch`` counts finished epochs."""
 
     def on_train_step(self, batch: Batch, output: ModelOutput) -> None:
         """After every optimiser step."""

@@ -12,7 +12,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,8 +28,11 @@ from menvae.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-PREPARATION_VERSION = 1
+PREPARATION_VERSION = 2
 """Raise it when prepared arrays or features change: every cache entry is then made anew."""
+
+_LIBRARIES = ("monai", "nibabel", "scikit-image", "scipy")
+_LEAST_TUMOUR_KEPT = 0.95
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class PreparedSubject:
         key: content hash.
         features: raw targets in the geometry of training; None where not observed.
         native_features: the same at native resolution.
+        tumour_kept: share of the tumour's voxels that lies in the box of training; None without a tumour.
     """
 
     subject_id: str
@@ -49,6 +53,7 @@ class PreparedSubject:
     key: str
     features: Mapping[str, float | None]
     native_features: Mapping[str, float | None]
+    tumour_kept: float | None
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,19 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
         for _ in show(run_tasks(_prepare_entry, tasks, num_workers=num_workers), "preparing", len(tasks)):
             pass
     entries = tuple(_read_entry(cache / "prepared" / keys[subject.subject_id], subject) for subject in subjects)
+    _warn_of_cut_tumours(entries)
     return Cohort(entries, _digest([[entry.subject_id, entry.key] for entry in entries]))
+
+
+def _warn_of_cut_tumours(entries: Sequence[PreparedSubject]) -> None:
+    cut = [entry for entry in entries if entry.tumour_kept is not None and entry.tumour_kept < _LEAST_TUMOUR_KEPT]
+    if cut:
+        worst = min(cut, key=lambda entry: entry.tumour_kept or 0.0)
+        _log.warning(
+            "the box cuts the tumour of %d of %d subjects, most of all that of '%s', of which %.0f %% is left; its "
+            "targets are those of the rest: enlarge data.roi_size or data.spacing_mm",
+            *(len(cut), len(entries), worst.subject_id, 100 * (worst.tumour_kept or 0.0)),
+        )
 
 
 @dataclass(frozen=True)
@@ -103,13 +120,14 @@ class _Task:
 def _prepare_entry(task: _Task) -> str:
     from menvae.data.transforms import load_and_resample
 
-    image, mask, native_mask, native_spacing_mm = load_and_resample(task.subject, task.geometry)
+    prepared = load_and_resample(task.subject, task.geometry)
     description = {
         "subject_id": task.subject.subject_id,
-        "features": mask_features(mask, task.geometry.spacing_mm),
-        "native_features": mask_features(native_mask, native_spacing_mm),
+        "features": mask_features(prepared.mask, task.geometry.spacing_mm),
+        "native_features": mask_features(prepared.native_mask, prepared.native_spacing_mm),
+        "tumour_kept": prepared.tumour_kept,
     }
-    _publish(task.entry, image, mask, description)
+    _publish(task.entry, prepared.image, prepared.mask, description)
     return task.subject.subject_id
 
 
@@ -131,7 +149,12 @@ def _publish(entry: Path, image: NDArray[np.float32], mask: NDArray[np.uint8], d
 def _read_entry(entry: Path, subject: SubjectFiles) -> PreparedSubject:
     description = json.loads((entry / "subject.json").read_text())
     return PreparedSubject(
-        subject.subject_id, entry, entry.name, description["features"], description["native_features"]
+        subject.subject_id,
+        entry,
+        entry.name,
+        description["features"],
+        description["native_features"],
+        description["tumour_kept"],
     )
 
 
@@ -141,8 +164,9 @@ def _entry_key(subject: SubjectFiles, geometry: Geometry, cache: Path) -> str:
         digests = {name: _file_digest(path, cache) for name, path in files.items()}
     except OSError as error:
         raise UserError(f"subject '{subject.subject_id}': {error.filename} cannot be read: {error.strerror}") from error
-    made_by = {"menvae": PREPARATION_VERSION, "monai": version("monai"), "codes": dict(REGION_CODES)}
-    return _digest([digests, asdict(geometry), made_by])
+    made_by = {"menvae": PREPARATION_VERSION, "codes": dict(REGION_CODES)}
+    made_by |= {package: version(package) for package in _LIBRARIES}
+    return _digest([list(digests.items()), asdict(geometry), made_by])  # a list keeps the order of the channels
 
 
 def _file_digest(path: Path, cache: Path) -> str:

@@ -79,6 +79,13 @@ class Source(ABC):
     test_fraction: Fraction = 0.1
     split_seed: int = 42
 
+    def __post_init__(self) -> None:
+        """Refuse what the keys alone show to be wrong."""
+        twice = [name for name in self.modalities if self.modalities.count(name) > 1]
+        if twice or not self.modalities:
+            raise UserError(f"data.modalities: {f'{twice[0]} stands twice' if twice else 'at least one is needed'}")
+        _ = self.regions
+
     @property
     def regions(self) -> dict[int, Region]:
         """Value in the mask file -> region: ``label_map`` the other way round.

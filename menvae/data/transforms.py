@@ -5,6 +5,8 @@ MONAI takes seconds to import, so this waits until a subject is prepared: a run 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,23 +14,36 @@ from numpy.typing import NDArray
 from menvae.data.subjects import REGION_CODES, Geometry, SubjectFiles
 from menvae.errors import UserError
 
-Spacing = tuple[float, float, float]
+_SAME_PLACE_MM = 1e-2
 
 
-def load_and_resample(
-    subject: SubjectFiles, geometry: Geometry
-) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8], Spacing]:
+class PreparedArrays(NamedTuple):
+    """One subject in the geometry of training, and its mask as it was.
+
+    Attributes:
+        image: float32 [C, D, H, W].
+        mask: uint8 [D, H, W] with the codes of `REGION_CODES`.
+        native_mask: the mask at native resolution in RAS.
+        native_spacing_mm: its voxel size.
+        tumour_kept: share of the resampled tumour that lies in the box; None without a tumour.
+    """
+
+    image: NDArray[np.float32]
+    mask: NDArray[np.uint8]
+    native_mask: NDArray[np.uint8]
+    native_spacing_mm: tuple[float, float, float]
+    tumour_kept: float | None
+
+
+def load_and_resample(subject: SubjectFiles, geometry: Geometry) -> PreparedArrays:
     """Read a subject, bring it to RAS, to the spacing (images linearly, masks by nearest neighbour) and into the box.
 
     The box is centred on the image; what lies outside the image is 0. Intensities are z-scored per channel over the
     voxels of the box that are not 0; those stay 0.
 
-    Returns:
-        Image float32 [C, D, H, W]; mask uint8 [D, H, W] with the codes of `REGION_CODES`; the mask at native
-        resolution in RAS; its spacing in mm.
-
     Raises:
-        UserError: a file that is no readable NIfTI volume, files of different shapes, or a label that is not mapped.
+        UserError: a file that is no readable NIfTI volume, files of different shapes or places in space, voxels that
+            are not finite, or a label that is not mapped.
     """
     from monai.transforms import (
         Compose,
@@ -57,22 +72,34 @@ def load_and_resample(
     if len(set(shapes.values())) > 1:
         listing = ", ".join(f"{name} {list(shape[1:])}" for name, shape in shapes.items())
         raise UserError(f"subject '{subject.subject_id}': its files differ in shape: {listing}")
+    for name in everything:
+        apart_mm = float((native[name].affine - native["seg"].affine).abs().max())
+        if apart_mm > _SAME_PLACE_MM:
+            raise UserError(
+                f"subject '{subject.subject_id}': {name} and seg do not lie in the same place: their affines differ by "
+                f"up to {apart_mm:.3g}"
+            )
+        if not torch.isfinite(native[name]).all():
+            raise UserError(f"subject '{subject.subject_id}': {name} holds voxels that are NaN or infinite")
     native["seg"] = _recode(native["seg"], geometry, subject.subject_id)
     native_spacing = tuple(float(side) for side in native["seg"].pixdim)
-    resample = Compose(
+    resample = Spacingd(everything, pixdim=geometry.spacing_mm, mode=["bilinear"] * len(channels) + ["nearest"])
+    finish = Compose(
         [
-            Spacingd(everything, pixdim=geometry.spacing_mm, mode=["bilinear"] * len(channels) + ["nearest"]),
             ResizeWithPadOrCropd(everything, spatial_size=geometry.roi_size),
             NormalizeIntensityd(channels, nonzero=True, channel_wise=True),
             ConcatItemsd(channels, name="image"),
         ]
     )
-    prepared = resample(dict(native))
-    return (
-        prepared["image"].numpy().astype(np.float32),
-        prepared["seg"].numpy()[0].astype(np.uint8),
-        native["seg"].numpy()[0].astype(np.uint8),
-        (native_spacing[0], native_spacing[1], native_spacing[2]),
+    resampled = resample(dict(native))
+    prepared = finish(dict(resampled))
+    whole, kept = int((resampled["seg"] > 0).sum()), int((prepared["seg"] > 0).sum())
+    return PreparedArrays(
+        image=prepared["image"].numpy().astype(np.float32),
+        mask=prepared["seg"].numpy()[0].astype(np.uint8),
+        native_mask=native["seg"].numpy()[0].astype(np.uint8),
+        native_spacing_mm=(native_spacing[0], native_spacing[1], native_spacing[2]),
+        tumour_kept=kept / whole if whole else None,
     )
 
 

@@ -51,12 +51,16 @@ class SplitRecorder(Observer):
         self.reset()
 
     def reset(self) -> None:
-        """Forget the split, not the training latents."""
+        """Forget the split and the mean latent it was compared with."""
         self.mean_training_z: Tensor | None = None
         self._batches: list[dict[str, NDArray[np.float64]]] = []
         self._subjects: list[str] = []
         self._previous_z: Tensor | None = None
         self._constants: dict[str, Tensor] = {}
+
+    def on_epoch_start(self, epoch: int) -> None:
+        """Begin the mean training latent anew, so that it is that of the last epoch, whatever came before."""
+        self._training_sum, self._training_rows = None, 0
 
     def on_train_step(self, batch: Batch, output: ModelOutput) -> None:
         """Add to the mean training latent of this epoch."""
@@ -65,12 +69,11 @@ class SplitRecorder(Observer):
         self._training_rows += len(batch)
 
     def on_validation_start(self, epoch: int) -> None:
-        """Take the mean latent of the training batches since the last validation."""
+        """Take the mean latent of the training batches of this epoch."""
         self.reset()
         if self._training_sum is not None:
             total = collectives.sum_over_ranks(self._training_sum) / collectives.num_ranks()
             self.mean_training_z = (total / self._training_rows).float()
-        self._training_sum, self._training_rows = None, 0
 
     def record_latents(self, batch: Batch, posterior: Posterior) -> None:
         """Record latents and targets of a batch, nothing of its images."""

@@ -20,17 +20,20 @@ OUTSIDE = (
 """Keys that say where results go or how they are kept, and the place of the data, for which its own hash stands."""
 
 
-def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str) -> str:
+def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, start: str = "") -> str:
     """Return ten hexadecimal digits that stand for a composed configuration and the data it met.
 
     Args:
         config: resolved configuration, plain values.
         data_hash: of the prepared cohort.
         targets_hash: of normaliser and residualiser.
+        start: digest of the checkpoint of another run that this one begins with, if any.
 
     >>> a = run_hash({"seed": 1, "output_dir": "/a"}, "d", "t")
     >>> a == run_hash({"output_dir": "/b", "seed": 1}, "d", "t"), a == run_hash({"seed": 2}, "d", "t")
     (True, False)
+    >>> run_hash({"loss": {"lambda_dcor": 5}}, "d", "t") == run_hash({"loss": {"lambda_dcor": 5.0}}, "d", "t")
+    True
     """
     inside = copy.deepcopy(dict(config))
     for key in OUTSIDE:
@@ -39,5 +42,14 @@ def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str) -> st
         for parent in parents:
             node = node.get(parent, {})
         node.pop(last, None)
-    canonical = json.dumps([inside, data_hash, targets_hash], sort_keys=True)
+    canonical = json.dumps([_as_typed(inside), data_hash, targets_hash, start], sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def _as_typed(value: Any) -> Any:
+    """Return a configuration in which 5 and 5.0, which mean the same, are the same."""
+    if isinstance(value, Mapping):
+        return {key: _as_typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_typed(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -231,15 +231,18 @@ class MLflowTracker:
         if self._worker is not None:
             self._worker.inbox.put(_Artifacts(relative))
 
-    def finish(self, status: Status, tags: Mapping[str, str] | None = None) -> None:
+    def finish(self, status: Status, tags: Mapping[str, str] | None = None) -> bool:
         """Send everything that is left and close the run; gives up, with a warning, after 60 s without any progress.
 
         Args:
             status: how the run ended, in MLflow's words.
             tags: further tags of the run.
+
+        Returns:
+            Whether MLflow has all of the run; False without tracking.
         """
         if self._worker is None:
-            return
+            return False
         self._worker.inbox.put(_Finish(status, dict(tags or {})))
         self._worker.join(_SILENT_SECONDS)
         if self._worker.is_alive():
@@ -250,6 +253,7 @@ class MLflowTracker:
             self._worker.join(_FINISH_SECONDS)
         if self._worker.is_alive():
             self._worker.warn(f"has not answered for {_FINISH_SECONDS:.0f} s")
+        return self._worker.is_complete
 
 
 @dataclass(frozen=True)
@@ -297,6 +301,7 @@ class _Worker(threading.Thread):
         super().__init__(name="menvae-mlflow", daemon=True)
         self.inbox: queue.SimpleQueue[_Epoch | _Artifacts | _Finish] = queue.SimpleQueue()
         self.run_id: str | None = None
+        self.is_complete = False  # everything is delivered and the run is closed
         self.num_delivered = 0  # answers of the store: a slow store is waited for, one that hangs is not
         self._place = place
         self._params = params
@@ -319,6 +324,7 @@ class _Worker(threading.Thread):
         while True:
             self._receive()
             if self._attempt() and self._finish is not None:
+                self.is_complete = True
                 return
             if self._finish is not None:
                 finish_attempts += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -54,13 +54,13 @@ class TrainingProgress:
         _stop_bar(self._progress)
         self._progress = None
 
-    def step(self, epoch: int, step: int, losses: Mapping[str, float]) -> None:
+    def step(self, epoch: int, step: int, losses: Callable[[], Mapping[str, float]]) -> None:
         """Take note of one finished step; costs well below a microsecond except at the few redraws a second.
 
         Args:
             epoch: the current epoch.
             step: the step within the epoch.
-            losses: what to show, as Python numbers.
+            losses: gives what to show, as Python numbers; called at a redraw only.
         """
         if self._progress is None:
             return
@@ -68,12 +68,13 @@ class TrainingProgress:
         if now < self._next_redraw:
             return
         self._next_redraw = now + _REDRAW_SECONDS
-        shown = [name for name in _LOSSES_SHOWN if name in losses][:_MAX_LOSSES_SHOWN]
+        values = losses()
+        shown = [name for name in _LOSSES_SHOWN if name in values][:_MAX_LOSSES_SHOWN]
         self._progress.update(
             self._task,
             completed=(epoch - self._first_epoch) * self._steps_per_epoch + step,
             description=self._describe(epoch),
-            losses="  ".join(f"{name} {losses[name]:.4g}" for name in shown),
+            losses="  ".join(f"{name} {values[name]:.4g}" for name in shown),
         )
 
     def epoch_end(self, epoch: int, metrics: Mapping[str, float | None], seconds: float) -> None:

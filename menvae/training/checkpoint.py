@@ -40,3 +40,10 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     if content.pop("format", None) != FORMAT:
         raise UserError(f"checkpoint '{path}' has another format than this version of menvae reads ({FORMAT})")
     return content
+
+
+def without_optimizer(path: Path) -> None:
+    """Take the optimiser's state out of a checkpoint, if it is there: it is two thirds of the file."""
+    content = load(path, torch.device("cpu"))
+    if content.pop("optimizer", None) is not None:
+        save(path, content)

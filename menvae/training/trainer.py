@@ -6,7 +6,7 @@ import logging
 import math
 import resource
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, cast
@@ -74,8 +74,8 @@ class EpochLoader(Protocol):
 class Recorder(Protocol):
     """Who writes down what happens."""
 
-    def step(self, epoch: int, step: int, losses: Mapping[str, float]) -> None:
-        """After every optimiser step."""
+    def step(self, epoch: int, step: int, losses: Callable[[], Mapping[str, float]]) -> None:
+        """After every optimiser step; reading the losses waits for the device."""
 
     def epoch_end(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
         """After every epoch, before its checkpoint."""
@@ -193,6 +193,8 @@ class Trainer:
         self.objective.train()
         loader = self.ingredients.train
         means = _RunningMeans()
+        for observer in self.observers:
+            observer.on_epoch_start(epoch)
         for step, batch in enumerate(loader.epoch(epoch)):
             progress = self._progress(epoch + step / loader.steps_per_epoch)
             seed_step(self.seed, epoch * loader.steps_per_epoch + step, self.place.rank)
@@ -206,8 +208,7 @@ class Trainer:
                 observer.on_train_step(batch, output)
             means.add({**report.logged(), "grad_norm": gradient_norm}, len(batch))
             if self.recorder is not None:
-                losses = {name: scalar.raw.item() for name, scalar in report.scalars.items()}
-                self.recorder.step(epoch + 1, step + 1, {"loss": report.total.item(), **losses})
+                self.recorder.step(epoch + 1, step + 1, report.raw_values)
         averages = means.averages()
         metrics = {"diag/grad_norm": averages.pop("grad_norm")}
         finished = self._progress(epoch + 1)
@@ -270,24 +271,34 @@ class Trainer:
     def restore(self, path: Path) -> None:
         """Take weights, buffers, optimiser state and position from a checkpoint of an unfinished run.
 
+        A checkpoint of another run is where this one begins: its best epoch is not one of this run.
+
         Raises:
-            UserError: no checkpoint, or one of another model, of other targets, or without optimiser state.
+            UserError: no checkpoint, one of another model, of other targets or of another number of ranks, or one
+                without optimiser state.
         """
         content = checkpoint.load(path, self.place.device)
-        if content["identity"] != self.identity:
-            raise UserError(f"checkpoint '{path}' was trained on other targets than this configuration gives")
-        if "optimizer" not in content:
-            raise UserError(
-                f"checkpoint '{path}' holds no optimiser state, so training cannot go on from it exactly; "
-                "train the run it comes from with trainer.keep_optimizer=true"
-            )
+        for key, mine in self.identity.items():
+            theirs = content["identity"].get(key)
+            if theirs != mine:
+                raise UserError(f"checkpoint '{path}' was trained with {key} {theirs}, this configuration has {mine}")
         self._load_weights(content, path)
-        self.optimizer.load_state_dict(content["optimizer"])
         self.state = TrainingState(**content["state"])
         if self.state.epoch > self.settings.max_epochs:
             raise UserError(
                 f"checkpoint '{path}' has {self.state.epoch} epochs behind it; trainer.max_epochs must not be smaller"
             )
+        finished = self.state.stopped or self.state.epoch == self.settings.max_epochs
+        if "optimizer" in content:
+            self.optimizer.load_state_dict(content["optimizer"])
+        elif not finished:
+            raise UserError(
+                f"checkpoint '{path}' holds no optimiser state, so training cannot go on from it exactly; "
+                "train the run it comes from with trainer.keep_optimizer=true"
+            )
+        if path.parent.resolve() != self.checkpoints.resolve():
+            self.state = TrainingState(epoch=self.state.epoch)
+            self.save("last.ckpt", with_optimizer=True)
 
     def load_best(self) -> None:
         """Take the weights of ``best.ckpt``, written by the main rank."""
@@ -302,12 +313,6 @@ class Trainer:
         except RuntimeError as error:
             detail = str(error).splitlines()[-1].strip()
             raise UserError(f"checkpoint '{path}' does not fit this model: {detail}") from error
-
-    def prune(self) -> None:
-        """Take the optimiser's state out of ``last.ckpt``, unless it is to be kept."""
-        if self.place.is_main and not self.settings.keep_optimizer:
-            last = checkpoint.load(self.checkpoints / "last.ckpt", torch.device("cpu"))
-            checkpoint.save(self.checkpoints / "last.ckpt", {k: v for k, v in last.items() if k != "optimizer"})
 
     def inputs(self, loader: EpochLoader) -> Iterator[Batch]:
         """Yield the batches of a loader on the device, in evaluation mode and the configured precision."""

@@ -45,6 +45,13 @@ WRONG = [
         "loss.terms.kl: partition 'resdual' does not exist; did you mean 'residual'?",
     ),
     (["decoder=auxiliary"], "decoder=auxiliary draws [16, 16, 16], not data.roi_size=[32, 32, 32]"),
+    (["auxiliary_decoder=auxiliary"], "auxiliary_decoder: 'auxiliary' is not allowed; choose a decoder with decoder@"),
+    (["loss.terms.kl=kl"], "loss.terms.kl: 'kl' is not allowed; choose a term with term@loss.terms.kl=<name>"),
+    (["trainer=3"], "trainer: 3 is not allowed; set its keys, trainer.<key>=..."),
+    (["trainer.channels_last=1"], "trainer.channels_last: 1 is not allowed"),
+    (["data.label_map.et=2"], "data.label_map: 2 cannot be both ed and et"),
+    (["data.modalities=[t1c,t1c]"], "data.modalities: t1c stands twice"),
+    (["output_dir=/proc/nowhere"], "output_dir: nothing can be written to '/proc/nowhere'"),
     (["seed=x"], "seed: 'x' is not allowed"),
 ]
 

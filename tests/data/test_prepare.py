@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,8 @@ def test_label_map_brings_older_releases_to_the_same_regions(tmp_path: Path) -> 
 
 
 def test_a_label_of_two_regions_is_refused(tmp_path: Path) -> None:
-    source = BratsSource(root=str(tmp_path), label_map={"ncr": 1, "ed": (2, 3), "et": 3})
-    with pytest.raises(UserError, match=r"data.label_map: 3 cannot be both ed and et"):
-        _ = source.geometry
+    with pytest.raises(UserError, match=r"data\.label_map: 3 cannot be both ed and et"):
+        BratsSource(root=str(tmp_path), label_map={"ncr": 1, "ed": (2, 3), "et": 3})
 
 
 def test_what_is_prepared_once_is_not_prepared_again(tmp_path: Path) -> None:
@@ -110,17 +110,52 @@ def test_a_changed_file_is_prepared_again(tmp_path: Path) -> None:
     assert before.data_hash != after.data_hash
 
 
-@pytest.mark.parametrize("spoil", ["truncated", "shape"])
-def test_files_that_cannot_be_used_name_the_subject(tmp_path: Path, spoil: str) -> None:
+def nifti(voxels: NDArray[Any], affine: NDArray[np.float64]) -> Any:
+    return nibabel.nifti1.Nifti1Image(voxels, affine)  # type: ignore[no-untyped-call]
+
+
+SPOILT = {
+    "shape": (lambda image: nifti(np.ones((4, 4, 4), np.int16), image.affine), "its files differ in shape: .*t2f"),
+    "affine": (lambda image: nifti(image.get_fdata(), image.affine + np.eye(4)), "t2f and seg do not lie in the same"),
+    "nan": (lambda image: nifti(np.where(image.get_fdata() > 0, np.nan, 1.0), image.affine), "t2f holds voxels that"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_file_that_does_not_fit_is_named(tmp_path: Path, kind: str) -> None:
+    change, words = SPOILT[kind]
+    source = cohort(tmp_path / "c", lambda image, name: change(image) if name == "t2f" else image)
+    with pytest.raises(UserError, match=f"subject 'phantom-00003': {words}"):
+        prepare(source, tmp_path / "cache")
+
+
+def test_a_truncated_file_names_the_subject(tmp_path: Path) -> None:
     source = cohort(tmp_path / "c")
     path = tmp_path / "c" / "phantom-00003" / "phantom-00003-t2f.nii.gz"
-    if spoil == "truncated":
-        path.write_bytes(path.read_bytes()[:500])
-    else:
-        volume = nibabel.nifti1.Nifti1Image(np.ones((4, 4, 4), np.int16), np.eye(4))  # type: ignore[no-untyped-call]
-        nibabel.save(volume, path)  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match=r"subject 'phantom-00003'"):
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(UserError, match="subject 'phantom-00003' cannot be read"):
         prepare(source, tmp_path / "cache")
+
+
+def test_order_of_modalities_is_the_order_of_channels(tmp_path: Path) -> None:
+    source = cohort(tmp_path / "c", modalities=("t1c", "t2w"))
+    first = arrays(source, tmp_path / "cache")[0]
+    second = arrays(replace(source, modalities=("t2w", "t1c")), tmp_path / "cache")[0]
+    assert np.array_equal(first, second[::-1])
+    assert not np.array_equal(first, second)
+    with pytest.raises(UserError, match=r"data\.modalities: t1c stands twice"):
+        replace(source, modalities=("t1c", "t1c"))
+
+
+def test_a_box_that_cuts_the_tumour_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = cohort(tmp_path / "c")
+    assert prepare(whole, tmp_path / "cache").subjects[0].tumour_kept == 1.0
+    assert not caplog.records
+    mask = phantom_subject(0, 3, SPACING).mask[2:18, 2:18] > 0
+    side = next(side for side in range(18, 1, -2) if mask[..., 10 - side // 2 : 10 + side // 2].sum() < mask.sum())
+    cut = prepare(replace(whole, roi_size=(16, 16, side)), tmp_path / "cache").subjects[0].tumour_kept
+    assert cut == pytest.approx(mask[..., 10 - side // 2 : 10 + side // 2].sum() / mask.sum())
+    assert "cuts the tumour of 1 of 1 subjects" in caplog.text or cut > 0.95
 
 
 def test_splits_are_shares_of_the_cohort_by_seed_alone() -> None:

@@ -102,6 +102,28 @@ def test_continuing_from_a_checkpoint(uninterrupted: Path) -> None:
     checkpoint = short / "checkpoints" / "last.ckpt"
     result = train(output_dir, "trainer.max_epochs=3", "name=long", f"trainer.resume={checkpoint}")
     assert "going on after epoch 2" in result.stderr
+    (long,) = [run for run in (output_dir / "runs").iterdir() if run.name.startswith("long")]
+    assert (long / "checkpoints" / "best.ckpt").is_file()
+    assert (long / "metrics.jsonl").read_text().startswith('{"epoch": 3,')
+    fresh = train(output_dir, "trainer.max_epochs=3", "name=long", "curriculum.scale=false")
+    assert "nothing to train" not in fresh.stderr, "a run that begins elsewhere is another run"
     pruned = next(run for run in (output_dir / "runs").iterdir() if run.name.startswith("warm"))
     refused = train(output_dir, "name=refused", f"trainer.resume={pruned / 'checkpoints' / 'last.ckpt'}", code=2)
     assert "holds no optimiser state" in refused.stderr
+
+
+def test_mlflow_gets_a_run_that_ended_while_the_store_was_away(uninterrupted: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(uninterrupted / "cache")
+    overrides = ("trainer.max_epochs=1", "name=away")
+    first = train(tmp_path, *overrides, "tracking.uri=http://127.0.0.1:9")
+    assert "does not have all of this run" in first.stderr
+    second = train(tmp_path, *overrides)
+    assert "nothing to train" in second.stderr
+    (points,) = mlflow_points(tmp_path).values()
+    keys = {key for key, _, _ in points}
+    assert {"val_epoch/loss", "gate/passed", "time/train_s"} <= keys
+    stored = [path.name for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()]
+    assert {"report.html", "best.ckpt", "metrics.jsonl"} <= set(stored)
+    third = train(tmp_path, *overrides)
+    assert len(mlflow_points(tmp_path)) == 1
+    assert "nothing to train" in third.stderr

@@ -56,6 +56,21 @@ def observe(*, blind: bool, settings: WatchSettings, epoch: int = 10, batch_size
     return metrics, CollapseWatch(settings, max_epochs=10).on_validation_end(epoch, metrics)
 
 
+@torch.no_grad()
+def test_mean_latent_is_that_of_the_last_epoch() -> None:
+    """So that a resumed run, which saw no epoch before, compares with the same z."""
+    model = Toy(blind=False)
+    recorder = SplitRecorder(model, ["t1c"])
+    for epoch in range(3):
+        recorder.on_epoch_start(epoch)
+        batch = Batch(torch.full((2, 1, 8, 8, 8), float(epoch)), ("a", "b"))
+        recorder.on_train_step(batch, model(batch))
+    recorder.on_validation_start(3)
+    expected = model.encode(torch.full((1, 1, 8, 8, 8), 2.0)).mean[0]
+    assert recorder.mean_training_z is not None
+    torch.testing.assert_close(recorder.mean_training_z, expected)
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 12])
 def test_blind_decoder_stops_the_run(batch_size: int) -> None:
     metrics, verdict = observe(blind=True, settings=WatchSettings(collapse="stop"), batch_size=batch_size)

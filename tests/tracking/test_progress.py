@@ -44,7 +44,7 @@ def test_plain_log_gets_one_line_an_epoch(caplog: pytest.LogCaptureFixture, caps
     with TrainingProgress(2, 5, 1) as training:
         for epoch in (1, 2):
             for step in range(1, 6):
-                training.step(epoch, step, {"loss": 1.0})
+                training.step(epoch, step, lambda: {"loss": 1.0})
             training.epoch_end(epoch, METRICS, 1.0)
     assert [message[:9] for message in caplog.messages] == ["epoch 1/2", "epoch 2/2"]
     assert capsys.readouterr() == ("", "")
@@ -57,7 +57,7 @@ def test_bar_on_a_terminal(
     with TrainingProgress(4, 5, 3) as training:
         for epoch in (3, 4):
             for step in range(1, 6):
-                training.step(epoch, step, {"loss": 1.5, "kl_raw": 30.25, "lambda_vol": 3.0})
+                training.step(epoch, step, lambda: {"loss": 1.5, "kl_raw": 30.25, "lambda_vol": 3.0})
                 time.sleep(0.02)
             training.epoch_end(epoch, METRICS, 1.0)
     text = capsys.readouterr().err
@@ -112,5 +112,5 @@ def test_a_step_costs_next_to_nothing(terminal: Console) -> None:
         losses = {"loss": 1.0}
         begun = time.perf_counter()
         for step in range(100_000):
-            training.step(1, step, losses)
+            training.step(1, step, lambda: losses)
         assert (time.perf_counter() - begun) / 100_000 < 20e-6  # measured: 0.2e-6
