@@ -19,6 +19,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed-test
+	$(BIN)/python tests/benchmarks/default_run.py
 	$(BIN)/python tests/benchmarks/phantom_difficulty.py
 
 $(VENV)/bin/python:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
@@ -320,7 +319,6 @@ class _Run:
 
     def train_and_evaluate(self, recorder: RunRecorder | None) -> dict[str, Any]:
         """Train to the end, judge the best weights, and (on the main rank) write gates, pictures and report."""
-        started = time.perf_counter()
         state = self.trainer.fit(recorder)
         self.trainer.load_best()
         evaluation = evaluate_model(
@@ -340,7 +338,7 @@ class _Run:
             "gates_passed": gates.passed,
         }
         if recorder is not None:
-            self._write_results(recorder.local, evaluation, gates, status, time.perf_counter() - started)
+            self._write_results(recorder.local, evaluation, gates, status)
         return status
 
     def _write_results(
@@ -349,12 +347,13 @@ class _Run:
         evaluation: FinalEvaluation,
         gates: GateTable,
         status: Mapping[str, Any],
-        seconds: float,
     ) -> None:
         from menvae.evaluation.pictures import training_curves
         from menvae.evaluation.report import write_report
 
         write_json(self.path / "gates.json", gates.as_dict())
+        clock = ("time/train_s", "time/validate_s")  # of all processes of the run, not of this one alone
+        seconds = sum(row[key] or 0.0 for row in local.timings() for key in clock)
         summary = {
             **status,
             "collapsed": status["state"] == "collapsed",
