@@ -88,9 +88,12 @@ class TargetNormalizer:
             if name not in FEATURES:
                 raise UserError(f"targets: feature '{name}' does not exist; {nearest(name, FEATURES)}")
         fitted = {name: _fit_feature(name, training, settings.residualise.get(name, ())) for name in features}
+        concerned: dict[str, list[str]] = {}
         for name, statistics in fitted.items():
             if statistics.reason:
-                _log.warning("target %s: %s", name, statistics.reason)
+                concerned.setdefault(statistics.reason, []).append(name)
+        for reason, names in concerned.items():
+            _log.warning("target %s: %s", ", ".join(names), reason)
         return cls(fitted)
 
     def normalise(self, raw: RawTargets, feature: str) -> float | None:
