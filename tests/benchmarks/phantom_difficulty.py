@@ -8,7 +8,7 @@ Generates a cohort in memory, measures the targets at the geometry of training a
 
 Claim: ridge stays below the shape gate, the network is above every R2 gate. The exit status is 1 when it does not hold.
 
-    python tests/benchmarks/phantom_difficulty.py --size 64 --subjects 1200 --epochs 1
+    python tests/benchmarks/phantom_difficulty.py --size 64 --subjects 1200 --epochs 4
 """
 
 from __future__ import annotations
@@ -298,7 +298,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=64, help="voxels along each axis, a multiple of 8")
     parser.add_argument("--subjects", type=int, default=1200, help="one sixth of them are held out")
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
