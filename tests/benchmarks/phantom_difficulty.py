@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from menvae.data.features import FEATURES, LOCATION_FEATURES, SHAPE_FEATURES, VOLUME_FEATURES, mask_features
+from menvae.data.normalizer import TargetNormalizer, TargetSettings
 from menvae.data.phantom import DISTRIBUTIONS_VERSION, FIELD_OF_VIEW_MM, MODALITIES, phantom_subject
 
 GATES = {"volume": (VOLUME_FEATURES, 0.85), "location": (LOCATION_FEATURES, 0.91), "shape": (SHAPE_FEATURES, 0.40)}
@@ -102,34 +103,21 @@ def show_progress(label: str, done: int, total: int) -> None:
 
 
 class Targets:
-    """Shape without what volume explains (least squares on training subjects), then z-scored on them."""
+    """Features -> targets as models see them, fitted on training subjects."""
 
     def __init__(self, features: Array, train: Indices) -> None:
         """Fit on the features [N, 13] of training subjects; nan: missing."""
-        self.column = {name: position for position, name in enumerate(FEATURES)}
-        self.weights = {}
-        for name in SHAPE_FEATURES:
-            values, design = features[:, self.column[name]], self._design(name, features)
-            seen = train[np.isfinite(values[train])]
-            self.weights[name], *_ = np.linalg.lstsq(design[seen], values[seen].astype(np.float64))
-        residuals = self._residuals(features[train])
-        self.means, self.deviations = np.nanmean(residuals, axis=0), np.nanstd(residuals, axis=0)
+        self.normalizer = TargetNormalizer.fit([self._raw(features[index]) for index in train], TargetSettings(), FEATURES)
 
     def normalised(self, features: Array) -> Array:
         """Features [N, 13] -> targets [N, 13]; nan stays nan."""
-        scaled: Array = ((self._residuals(features) - self.means) / self.deviations).astype(np.float32)
-        return scaled
+        subjects = [self._raw(row) for row in features]
+        rows = [[self.normalizer.normalise(raw, name) for name in FEATURES] for raw in subjects]
+        return np.array(rows, dtype=np.float32)  # None becomes nan
 
-    def _design(self, name: str, features: Array) -> NDArray[np.float64]:
-        regressors = ["vol_total", "vol_ncr"] if name.endswith("_ncr") else ["vol_total"]
-        columns = [features[:, self.column[regressor]] for regressor in regressors]
-        return np.stack([*columns, np.ones(len(features))], axis=1).astype(np.float64)
-
-    def _residuals(self, features: Array) -> NDArray[np.float64]:
-        residuals = features.astype(np.float64)
-        for name, weights in self.weights.items():
-            residuals[:, self.column[name]] -= self._design(name, features) @ weights
-        return residuals
+    @staticmethod
+    def _raw(row: Array) -> dict[str, float | None]:
+        return {name: float(value) if np.isfinite(value) else None for name, value in zip(FEATURES, row, strict=True)}
 
 
 def r2_per_feature(predictions: Array, targets: Array) -> Array:

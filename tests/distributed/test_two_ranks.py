@@ -9,21 +9,10 @@ import sys
 from pathlib import Path
 
 import torch
+from runs import TINY
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-TINY = [
-    "data.num_subjects=13",
-    "data.val_fraction=0.4",
-    "data.test_fraction=0.0",
-    "data.roi_size=[16,16,16]",
-    "data.spacing_mm=[10,10,10]",
-    "model.z_dim=16",
-    "model.partitions={vol:4,loc:3,shape:4}",
-    "trainer.batch_size=2",
-    "trainer.max_epochs=2",
-    "pictures.num_subjects=1",
-]
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -50,7 +39,8 @@ def test_losses_gradients_and_buffers_equal_one_process(tmp_path: Path) -> None:
 def test_menvae_train_under_torchrun(tmp_path: Path) -> None:
     program = tmp_path / "train.py"
     program.write_text("from menvae.apps.train import main\n\nif __name__ == '__main__':\n    main()\n")
-    _run([*TORCHRUN, str(program), *TINY, f"output_dir={tmp_path}", "loss.lambda_vol=0"])
+    overrides = [*TINY, "data.num_subjects=13", "trainer.batch_size=2", "trainer.max_epochs=2", "loss.lambda_vol=0"]
+    _run([*TORCHRUN, str(program), *overrides, f"output_dir={tmp_path}"])
     (run,) = (tmp_path / "runs").iterdir()
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
