@@ -107,7 +107,9 @@ class Targets:
 
     def __init__(self, features: Array, train: Indices) -> None:
         """Fit on the features [N, 13] of training subjects; nan: missing."""
-        self.normalizer = TargetNormalizer.fit([self._raw(features[index]) for index in train], TargetSettings(), FEATURES)
+        self.normalizer = TargetNormalizer.fit(
+            [self._raw(features[index]) for index in train], TargetSettings(), FEATURES
+        )
 
     def normalised(self, features: Array) -> Array:
         """Features [N, 13] -> targets [N, 13]; nan stays nan."""
