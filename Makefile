@@ -13,8 +13,8 @@ test: lint
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-test
-	$(BIN)/ruff format --check menvae tests
-	$(BIN)/ruff check menvae tests
+	$(BIN)/ruff format --check menvae launchers tests
+	$(BIN)/ruff check menvae launchers tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from menvae.errors import OtherRankFailedError
+
 T = TypeVar("T")
 
 
@@ -34,17 +36,40 @@ def main_rank_first() -> Iterator[None]:
     """Let rank 0 do something before the others, which wait for it a week if need be.
 
     Usual collectives give up after minutes; the preparation of a large cohort takes longer.
+
+    Raises:
+        OtherRankFailedError: on the other ranks, if rank 0 did not succeed.
     """
     if num_ranks() == 1:
         yield
         return
-    patient = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+    patient = _patient_group()
+    succeeded = [True]
     if rank() > 0:
-        dist.barrier(patient)
-    yield
-    if rank() == 0:
-        dist.barrier(patient)
+        dist.broadcast_object_list(succeeded, src=0, group=patient)
+        if not succeeded[0]:
+            raise OtherRankFailedError("rank 0 failed and says why")
+    try:
+        yield
+    except BaseException:
+        succeeded = [False]
+        raise
+    finally:
+        if rank() == 0:
+            dist.broadcast_object_list(succeeded, src=0, group=patient)
     dist.destroy_process_group(patient)
+
+
+def patient_barrier() -> None:
+    """Wait for all ranks, a week if need be."""
+    if num_ranks() > 1:
+        patient = _patient_group()
+        dist.barrier(patient)
+        dist.destroy_process_group(patient)
+
+
+def _patient_group() -> Any:
+    return dist.new_group(backend="gloo", timeout=timedelta(days=7))
 
 
 class _GatherRows(torch.autograd.Function):

@@ -14,10 +14,28 @@ class ExitCode(IntEnum):
     WRONG_INPUT = 2
     GATES_NOT_MET = 3
     COLLAPSED = 4
+    INTERRUPTED = 75
 
 
 class UserError(ValueError):
     """The user's configuration or data is wrong; the message is one sentence: what, where, what is allowed."""
+
+
+class RunInterruptedError(BaseException):
+    """A run was asked to stop and can go on later; like KeyboardInterrupt no error, so nothing catches it by mistake.
+
+    Attributes:
+        reason: ``SIGTERM`` and the like, or ``time limit of 30 min``.
+    """
+
+    def __init__(self, reason: str, where: str = "") -> None:
+        """Args: reason: see above. where: such as ``epoch 3``."""
+        super().__init__(f"{reason} in {where}" if where else reason)
+        self.reason = reason
+
+
+class OtherRankFailedError(RuntimeError):
+    """Another process of the same run failed; that one tells why."""
 
 
 class TrainingDivergedError(ArithmeticError):

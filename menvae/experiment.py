@@ -26,6 +26,7 @@ from menvae.models import Blueprint, Model
 from menvae.objective import WEIGHT_PREFIX, Objective
 from menvae.registry import Bound, bind, validated
 from menvae.schedules import Schedule
+from menvae.sweeps.sweep import SweepSettings
 from menvae.terms import Term, TermContext
 from menvae.tracking.mlflow import TrackingSettings
 from menvae.tracking.progress import progress_bar
@@ -56,6 +57,7 @@ _SETTINGS = {
     "gates": GateSettings,
     "pictures": PictureSettings,
     "tracking": TrackingSettings,
+    "sweep": SweepSettings,
 }
 """Configuration key -> dataclass of settings."""
 
@@ -204,11 +206,18 @@ class Data:
     val: SplitLoader
 
     @classmethod
-    def load(cls, experiment: Experiment, here: Place) -> Data:
-        """Prepare what the cache lacks (main rank), split, fit targets on training subjects, make loaders."""
+    def load(cls, experiment: Experiment, here: Place, cohort: Cohort | None = None) -> Data:
+        """Prepare what the cache lacks (main rank), split, fit targets on training subjects, make loaders.
+
+        Args:
+            experiment: whose data.
+            here: this process.
+            cohort: what the preparation would return, if it is known.
+        """
         source, cache = experiment.source, experiment.output_dir / "cache"
-        with collectives.main_rank_first():
-            cohort = prepare(source, cache, show=progress_bar if here.is_main else unseen)
+        if cohort is None:
+            with collectives.main_rank_first():
+                cohort = prepare(source, cache, show=progress_bar if here.is_main else unseen)
         ids = [subject.subject_id for subject in cohort.subjects]
         splits = split_subjects(ids, source.val_fraction, source.test_fraction, source.split_seed)
         by_split = {

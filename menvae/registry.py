@@ -54,6 +54,7 @@ GROUPS: Mapping[str, str] = {
 """Registry group -> package whose modules register its built-in parts."""
 
 T = TypeVar("T", bound=Callable[..., Any])
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def build(group: str, config: Mapping[str, Any], *supplied: Any, path: str | Non
     return bind(group, config, path)(*supplied)
 
 
-def validated(settings_class: Callable[..., T], config: Mapping[str, Any], path: str) -> T:
+def validated(settings_class: Callable[..., Settings], config: Mapping[str, Any], path: str) -> Settings:
     """Return ``settings_class(**config)`` for a dataclass of settings that is not a part (``trainer``, ``watch``, ...).
 
     Raises:

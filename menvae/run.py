@@ -6,7 +6,9 @@ import hashlib
 import json
 import logging
 import tempfile
+import traceback
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,25 +18,27 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from menvae import collectives
-from menvae.errors import ExitCode, UserError
+from menvae.errors import ExitCode, OtherRankFailedError, RunInterruptedError, UserError
 from menvae.evaluation.collapse import CollapseWatch
 from menvae.evaluation.final import FinalEvaluation, draw_final_pictures, evaluate_model
 from menvae.evaluation.gates import GateTable, evaluate_gates
 from menvae.evaluation.metrics import SplitRecorder
 from menvae.evaluation.reconstructions import ReconstructionPictures
 from menvae.experiment import Data, Experiment
+from menvae.interruption import StopRequest, stop_requests
 from menvae.models import Model
 from menvae.schedules import Schedule
 from menvae.sweeps.identity import run_hash
+from menvae.sweeps.job import Job, command
 from menvae.tracking import logs
-from menvae.tracking.environment import describe_environment
+from menvae.tracking.environment import code_hash, describe_environment, describe_process
 from menvae.tracking.local import LocalLog
-from menvae.tracking.mlflow import MLflowTracker
+from menvae.tracking.mlflow import DatasetInput, MLflowTracker, ParentRun
 from menvae.tracking.progress import TrainingProgress
 from menvae.tracking.run_directory import RunDirectory, write_json, write_table, write_text
 from menvae.training import checkpoint
 from menvae.training.determinism import make_deterministic
-from menvae.training.launch import Place, place
+from menvae.training.launch import Place, num_ranks_started, place, run_ranks
 from menvae.training.trainer import Ingredients, Trainer, TrainerSettings
 
 _log = logging.getLogger(__name__)
@@ -51,8 +55,13 @@ _ARTIFACTS = {
     "summary.json",
     "pictures",
     "report.html",
+    "error.txt",
 }
 """What MLflow gets of a run directory, beside the best weights."""
+
+
+_PATIENCE_OF_JOBS_S = 60.0  # for the lock of a run: the process before may be writing its last checkpoint
+_PATIENCE_WHEN_STOPPED_S = 10.0  # for MLflow: schedulers kill 30 s after their signal
 
 
 class RunRecorder:
@@ -73,46 +82,77 @@ class RunRecorder:
         self.progress.epoch_end(epoch, metrics, sum(value for key, value in timings.items() if key.startswith("time/")))
 
 
-def train(composed: DictConfig) -> ExitCode:
+def train(composed: DictConfig, job: Job | None = None) -> int:
     """Train, evaluate and report one run; go on with it if it was begun, only report it if it is finished.
+
+    With ``trainer.devices`` larger than 1 this process starts the ranks and waits for them, unless it is one.
 
     Args:
         composed: configuration of ``conf/train.yaml``.
+        job: the same with its place in a sweep, if it is a job of one.
 
     Returns:
-        ``DONE``, ``GATES_NOT_MET`` with ``gates.strict``, or ``COLLAPSED`` where the watch ended the run.
+        An exit code: ``DONE``, ``GATES_NOT_MET`` with ``gates.strict``, ``COLLAPSED`` where the watch ended the run, or
+        what `run_ranks` returns.
 
     Raises:
         UserError: configuration or data are wrong.
         TrainingDivergedError: a loss or gradient is not finite.
+        RunInterruptedError: a signal or the time limit ended it; a checkpoint of every step done is written.
     """
     experiment = Experiment.from_config(composed)
-    with place() as here:
+    settings: TrainerSettings = experiment.settings["trainer"]
+    if settings.devices is not None and settings.devices > 1 and num_ranks_started() is None:
+        with tempfile.TemporaryDirectory(prefix="menvae-") as folder:
+            file = Path(folder) / "job.json"
+            (job or Job(experiment.config)).write(file)
+            return run_ranks(command(file), settings.devices)
+    with stop_requests(settings.time_limit_min) as stop, place(settings.devices) as here:
         make_deterministic(here.device)
         logs.configure(None, only_errors=not here.is_main)
         try:
             _check_writable(experiment.output_dir)
             data = Data.load(experiment, here)
-            digest = run_hash(experiment.config, data.cohort.data_hash, data.normalizer.hash, _start(experiment))
-            identity = f"{experiment.config['name']}_{digest}"
-            directory = _open_directory(experiment, identity) if here.is_main else None
+            identity = identify(experiment, data, here.num_ranks)
+            directory = _open_directory(experiment, identity, job) if here.is_main else None
             path = collectives.from_rank_zero(directory.path if directory else Path())
             status = collectives.from_rank_zero(directory.status() if directory else {})
             try:
                 if status["state"] in ("finished", "collapsed"):
                     _log.info("run %s is %s already: nothing to train", path.name, status["state"])
                     if directory is not None:
-                        _complete(experiment, data, directory, status)
+                        _complete(experiment, data, directory, status, job)
                 elif directory is not None:
-                    status = _main_rank_run(experiment, data, here, directory)
+                    status = _main_rank_run(experiment, data, here, directory, stop, job)
                 else:
-                    status = _Run(experiment, data, here, path).train_and_evaluate(None)
+                    status = _Run(experiment, data, here, path, stop).train_and_evaluate(None)
+                collectives.patient_barrier()  # rank 0 writes results: launchers end ranks that outlive the first
                 return _conclude(experiment, directory, status)
+            except Exception as error:
+                _keep_error(path, here, error)
+                if stop.reason and here.num_ranks > 1:  # another rank obeyed first, and this one lost its connection
+                    raise RunInterruptedError(stop.reason) from error
+                raise
             finally:
                 if directory is not None:
                     directory.release()
         finally:
             logs.release()
+
+
+def identify(experiment: Experiment, data: Data, num_ranks: int) -> str:
+    """Return the name of a run, ``<name>_<hash>``: the same for all that leads to the same result."""
+    parts = (experiment.config, data.cohort.data_hash, data.normalizer.hash, num_ranks, _start(experiment))
+    return f"{experiment.config['name']}_{run_hash(*parts)}"
+
+
+def _keep_error(path: Path, here: Place, error: Exception) -> None:
+    """Append what went wrong on this rank to ``error.txt``: the first entry is the cause, others may follow from it."""
+    if isinstance(error, OtherRankFailedError):
+        return
+    entry = f"--- {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, rank {here.rank} of {here.num_ranks}\n"
+    with (path / "error.txt").open("a") as file:
+        file.write(entry + "".join(traceback.format_exception(error)) + "\n")
 
 
 def _check_writable(output_dir: Path) -> None:
@@ -141,9 +181,16 @@ def _start(experiment: Experiment) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open_directory(experiment: Experiment, identity: str) -> RunDirectory:
-    new = experiment.settings["trainer"].resume == "never"
-    return RunDirectory.choose(experiment.output_dir / "runs", identity, new=new)
+def _open_directory(experiment: Experiment, identity: str, job: Job | None) -> RunDirectory:
+    runs = experiment.output_dir / "runs"
+    if job is not None and job.run is not None:
+        if not job.run.startswith(identity):
+            raise UserError(
+                f"this job was to be run '{job.run}', and with today's data it is '{identity}': the data changed after "
+                "the sweep was launched; launch it again"
+            )
+        return RunDirectory(runs / job.run, _PATIENCE_OF_JOBS_S)
+    return RunDirectory.choose(runs, identity, new=experiment.settings["trainer"].resume == "never")
 
 
 def _conclude(experiment: Experiment, directory: RunDirectory | None, status: Mapping[str, Any]) -> ExitCode:
@@ -161,25 +208,36 @@ def _conclude(experiment: Experiment, directory: RunDirectory | None, status: Ma
     return ExitCode.GATES_NOT_MET if strict and not status["gates_passed"] else ExitCode.DONE
 
 
-def _main_rank_run(experiment: Experiment, data: Data, here: Place, directory: RunDirectory) -> dict[str, Any]:
-    """Train with everything written down; the tracker learns of the end, however it comes."""
+def _main_rank_run(
+    experiment: Experiment, data: Data, here: Place, directory: RunDirectory, stop: StopRequest, job: Job | None
+) -> dict[str, Any]:
+    """Train with everything written down; status and tracker learn of the end, however it comes."""
     logs.configure(directory.path)
     _log.info("run %s", directory.path)
-    directory.set_status("running")
-    _describe(experiment, data, here, directory)
-    local = LocalLog(directory.path)
-    tracker = _tracker(experiment, directory)
-    run = _Run(experiment, data, here, directory.path)
-    local.rewind(run.trainer.state.epoch)
-    tracker.start(_flattened(experiment.config), _tags(experiment, data, directory), local)
-    first_epoch = run.trainer.state.epoch + 1
-    max_epochs = experiment.settings["trainer"].max_epochs
+    directory.set_status("running", **describe_process())
+    tracker = _tracker(experiment, directory, job)
     try:
+        _describe(experiment, data, here, directory)
+        local = LocalLog(directory.path)
+        run = _Run(experiment, data, here, directory.path, stop)
+        local.rewind(run.trainer.state.epoch)
+        facts = (_flattened(experiment.config), _tags(experiment, data, directory))
+        tracker.start(*facts, local, _datasets(experiment, data))
+        first_epoch = run.trainer.state.epoch + 1
+        max_epochs = experiment.settings["trainer"].max_epochs
         with TrainingProgress(max_epochs, data.train.steps_per_epoch, first_epoch) as progress:
             status = run.train_and_evaluate(RunRecorder(local, tracker, progress))
-    except BaseException:
-        directory.set_status("failed")
-        tracker.finish("FAILED")
+    except (RunInterruptedError, KeyboardInterrupt) as interruption:
+        reason = str(interruption) or "Ctrl-C twice"
+        _log.info("stopped by %s", reason)
+        directory.set_status("interrupted", reason=reason, **describe_process())
+        tracker.finish("KILLED", {"menvae.state": "interrupted"}, patience_s=_PATIENCE_WHEN_STOPPED_S)
+        raise
+    except BaseException as error:
+        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        reason = "out of memory" if out_of_memory else f"{type(error).__name__}: {error}".partition("\n")[0]
+        directory.set_status("failed", reason=reason, **describe_process())
+        tracker.finish("FAILED", {"menvae.state": "failed"})
         raise
     status["tracked"] = _hand_over(tracker, directory, status)
     directory.set_status(**status)  # only now: a run that was killed before is taken up again and ends the same
@@ -187,8 +245,17 @@ def _main_rank_run(experiment: Experiment, data: Data, here: Place, directory: R
     return status
 
 
-def _tracker(experiment: Experiment, directory: RunDirectory) -> MLflowTracker:
-    return MLflowTracker(experiment.settings["tracking"], experiment.output_dir, directory.path, directory.path.name)
+def _tracker(experiment: Experiment, directory: RunDirectory, job: Job | None) -> MLflowTracker:
+    sweep = job.sweep if job else None
+    parent = ParentRun(sweep, sweep.name) if sweep else None
+    settings = experiment.settings["tracking"]
+    return MLflowTracker(settings, experiment.output_dir, directory.path, directory.path.name, parent)
+
+
+def _datasets(experiment: Experiment, data: Data) -> list[DatasetInput]:
+    part = experiment.parts["data"]
+    source = str(part.settings.get("root") or experiment.output_dir / "cache")
+    return [DatasetInput(part.part.name, data.cohort.data_hash[:36], source, "training")]
 
 
 def _hand_over(tracker: MLflowTracker, directory: RunDirectory, status: Mapping[str, Any]) -> bool:
@@ -207,11 +274,14 @@ def _prune(experiment: Experiment, directory: RunDirectory) -> None:
         checkpoint.without_optimizer(directory.checkpoints / "last.ckpt")
 
 
-def _complete(experiment: Experiment, data: Data, directory: RunDirectory, status: dict[str, Any]) -> None:
+def _complete(
+    experiment: Experiment, data: Data, directory: RunDirectory, status: dict[str, Any], job: Job | None
+) -> None:
     """Do what was left when a run ended: MLflow was away or switched off, or the process was killed at the very end."""
     if experiment.settings["tracking"].enabled and not status["tracked"]:
-        tracker = _tracker(experiment, directory)
-        tracker.start(_flattened(experiment.config), _tags(experiment, data, directory), LocalLog(directory.path))
+        tracker = _tracker(experiment, directory, job)
+        facts = (_flattened(experiment.config), _tags(experiment, data, directory))
+        tracker.start(*facts, LocalLog(directory.path), _datasets(experiment, data))
         status["tracked"] = _hand_over(tracker, directory, status)
         directory.set_status(**status)
     _prune(experiment, directory)
@@ -257,6 +327,7 @@ def _tags(experiment: Experiment, data: Data, directory: RunDirectory) -> dict[s
         "menvae.run": directory.path.name,
         "menvae.data_hash": data.cohort.data_hash,
         "menvae.targets_hash": data.normalizer.hash,
+        "menvae.code_hash": code_hash(),
         "menvae.git_commit": git["commit"] + (" (modified)" if git["modified"] else "") if git else "unknown",
     }
 
@@ -264,7 +335,7 @@ def _tags(experiment: Experiment, data: Data, directory: RunDirectory) -> dict[s
 class _Run:
     """Everything of one run that every rank has."""
 
-    def __init__(self, experiment: Experiment, data: Data, here: Place, path: Path) -> None:
+    def __init__(self, experiment: Experiment, data: Data, here: Place, path: Path, stop: StopRequest) -> None:
         self.experiment, self.data, self.here, self.path = experiment, data, here, path
         settings, parts, source = experiment.settings, experiment.parts, experiment.source
         trainer: TrainerSettings = settings["trainer"]
@@ -307,6 +378,7 @@ class _Run:
                 CollapseWatch(settings["watch"], trainer.max_epochs),
                 *self.artists,
             ],
+            stop=stop,
         )
         self._resume()
 
@@ -315,7 +387,8 @@ class _Run:
         source = last if last.is_file() else _foreign_checkpoint(self.experiment)
         if source is not None:
             self.trainer.restore(source)
-            _log.info("going on after epoch %d from %s", self.trainer.state.epoch, source)
+            state = self.trainer.state
+            _log.info("going on after epoch %d and %d steps from %s", state.epoch, state.step, source)
 
     def train_and_evaluate(self, recorder: RunRecorder | None) -> dict[str, Any]:
         """Train to the end, judge the best weights, and (on the main rank) write gates, pictures and report."""
@@ -336,6 +409,7 @@ class _Run:
             "epochs": state.epoch,
             "best_epoch": state.best_epoch or state.epoch,
             "gates_passed": gates.passed,
+            "code": code_hash(),
         }
         if recorder is not None:
             self._write_results(recorder.local, evaluation, gates, status)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -180,6 +181,13 @@ class Observer:
 
     def on_train_step(self, batch: Batch, output: ModelOutput) -> None:
         """After every optimiser step."""
+
+    def epoch_state(self) -> dict[str, Any]:
+        """Return what this rank gathered since the epoch began, as tensors and plain values, for a checkpoint."""
+        return {}
+
+    def load_epoch_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `epoch_state` returned, after ``on_epoch_start``."""
 
     def on_validation_start(self, epoch: int) -> None:
         """Before a validation; ``epoch`` counts finished epochs."""

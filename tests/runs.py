@@ -33,15 +33,18 @@ def command(output_dir: Path, *overrides: str) -> list[str]:
     return [sys.executable, "-c", program, *flags, *TINY, f"output_dir={output_dir}", *values]
 
 
-def environment(threads: int = 1) -> dict[str, str]:
-    """Return the environment of a run with a fixed number of threads."""
-    return {**os.environ, "OMP_NUM_THREADS": str(threads)}
+def environment(threads: int = 1, site: Path | None = None) -> dict[str, str]:
+    """Return the environment of a run with a fixed number of threads; ``site`` is where plugins are."""
+    plugins = {"PYTHONPATH": str(site)} if site else {}
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), **plugins}
 
 
-def train(output_dir: Path, *overrides: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+def train(
+    output_dir: Path, *overrides: str, code: int = 0, site: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run to the end and check the exit code."""
     result = subprocess.run(
-        command(output_dir, *overrides), capture_output=True, text=True, env=environment(), check=False
+        command(output_dir, *overrides), capture_output=True, text=True, env=environment(site=site), check=False
     )
     assert result.returncode == code, result.stderr[-4000:]
     return result

@@ -14,16 +14,15 @@ import hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from menvae.errors import ExitCode, TrainingDivergedError, UserError, nearest
+from menvae.apps.outcome import carry_out, ended_elsewhere
+from menvae.errors import ExitCode
 from menvae.registry import ENTRY_POINT_GROUP, configuration_folder
 
-Task = Callable[[DictConfig], ExitCode]
+Task = Callable[[DictConfig], int]
 
 
 class PluginConfigurations(SearchPathPlugin):
@@ -50,48 +49,21 @@ def run(config_name: str, task: Task) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors over instead of printing them
     Plugins.instance().register(PluginConfigurations)
-    codes: list[int] = []
+    codes = ended_elsewhere
+    codes.clear()
     modes: set[RunMode | None] = set()
 
     def job(config: DictConfig) -> None:
         """One run or one point of a sweep; a point that fails in a known way must not keep the others from starting."""
         modes.add(HydraConfig.get().mode)
-        try:
-            codes.append(task(config))
-        except (UserError, OmegaConfBaseException) as error:
-            codes.append(_tell(config_name, error, ExitCode.WRONG_INPUT))
-        except TrainingDivergedError as error:
-            codes.append(_tell(config_name, error, 1))
+        codes.append(carry_out(config_name, lambda: task(config)))
+        if codes[-1] == ExitCode.INTERRUPTED:
+            sys.exit(ExitCode.INTERRUPTED)  # and the points that follow are not begun
 
-    application = hydra.main(
-        version_base="1.3", config_path=str(configuration_folder("menvae")), config_name=config_name
-    )(job)
-    try:
-        application()
-    except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(_tell(config_name, error, ExitCode.WRONG_INPUT))
-    if RunMode.MULTIRUN in modes:
-        sys.exit(int(any(code not in (ExitCode.DONE, ExitCode.GATES_NOT_MET) for code in codes)))
-    sys.exit(max(codes, default=ExitCode.DONE))
+    def application() -> int:
+        hydra.main(version_base="1.3", config_path=str(configuration_folder("menvae")), config_name=config_name)(job)()
+        if RunMode.MULTIRUN in modes or len(codes) > 1:
+            return int(any(code not in (ExitCode.DONE, ExitCode.GATES_NOT_MET) for code in codes))
+        return max(codes, default=ExitCode.DONE)
 
-
-def _tell(config_name: str, error: Exception, code: int) -> int:
-    sys.stderr.write(f"menvae-{config_name}: {sentence(error)}\n")
-    return code
-
-
-def sentence(error: Exception) -> str:
-    """Return one line that says what is wrong with the input."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        return f"{group}: '{option}' is not an option; {nearest(option, error.options)}"
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
-            known = [str(name) for name in cause.parent_node if name != "hydra"]
-            return f"{cause.full_key}: no such key; {nearest(str(cause.key), known)}"
-        cause = cause.__cause__
-    if isinstance(error, OmegaConfBaseException) and error.full_key:
-        return f"{error.full_key}: {str(error).splitlines()[0]}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines) or type(error).__name__
+    sys.exit(carry_out(config_name, application))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from menvae.apps import hydra_application
-from menvae.errors import ExitCode
 
 
-def task(config: DictConfig) -> ExitCode:
+def task(config: DictConfig) -> int:
     """Train one run; the heavy imports wait until here."""
     from menvae.run import train
 

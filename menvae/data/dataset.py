@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from menvae.data.normalizer import TargetNormalizer
 from menvae.data.prepare import PreparedSubject
+from menvae.interruption import leave_stopping_to_parent
 from menvae.types import Batch
 
 
@@ -91,7 +92,7 @@ class EpochBatches(Sampler[list[int]]):
         """Args: batch_size: subjects a rank and step. shuffle: new order every epoch, from ``seed`` and epoch."""
         self.num_subjects, self.batch_size, self.shuffle = num_subjects, batch_size, shuffle
         self.seed, self.rank, self.num_ranks = seed, rank, num_ranks
-        self.epoch = 0
+        self.epoch, self.first_step = 0, 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -99,12 +100,12 @@ class EpochBatches(Sampler[list[int]]):
         per_rank = -(-self.num_subjects // self.num_ranks)
         return -(-per_rank // self.batch_size)
 
-    def start(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives."""
-        self.epoch = epoch
+    def start(self, epoch: int, first_step: int = 0) -> None:
+        """Choose the epoch that the next iteration gives, and the step it begins with."""
+        self.epoch, self.first_step = epoch, first_step
 
     def __len__(self) -> int:
-        return self.steps_per_epoch
+        return self.steps_per_epoch - self.first_step
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.arange(self.num_subjects)
@@ -112,7 +113,7 @@ class EpochBatches(Sampler[list[int]]):
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_subjects)
         per_rank = -(-self.num_subjects // self.num_ranks)
         mine = np.resize(order, per_rank * self.num_ranks)[self.rank :: self.num_ranks].tolist()
-        for step in range(self.steps_per_epoch):
+        for step in range(self.first_step, self.steps_per_epoch):
             yield mine[step * self.batch_size : (step + 1) * self.batch_size]
 
 
@@ -129,6 +130,7 @@ class SplitLoader:
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=pin_memory,
+            worker_init_fn=_start_worker,
         )
 
     @property
@@ -136,7 +138,11 @@ class SplitLoader:
         """Number of batches."""
         return self.batches.steps_per_epoch
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch."""
-        self.batches.start(epoch)
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from ``first_step`` on."""
+        self.batches.start(epoch, first_step)
         yield from self._loader
+
+
+def _start_worker(index: int) -> None:
+    leave_stopping_to_parent()

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Protocol, TypeVar
 
+from menvae.interruption import leave_stopping_to_parent
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -56,6 +58,7 @@ def run_tasks(
 def _start_worker() -> None:
     import torch
 
+    leave_stopping_to_parent()
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,8 +66,17 @@ class SplitRecorder(Observer):
     def on_train_step(self, batch: Batch, output: ModelOutput) -> None:
         """Add to the mean training latent of this epoch."""
         total = output.posterior.mean.detach().double().sum(dim=0)
-        self._training_sum = total if self._training_sum is None else self._training_sum + total
+        self._training_sum = total if self._training_sum is None else self._training_sum.to(total.device) + total
         self._training_rows += len(batch)
+
+    def epoch_state(self) -> dict[str, Any]:
+        """Return the sum of this epoch's training latents, and of how many."""
+        total = None if self._training_sum is None else self._training_sum.cpu()
+        return {"training_sum": total, "training_rows": self._training_rows}
+
+    def load_epoch_state(self, state: Mapping[str, Any]) -> None:
+        """Go on with the sum."""
+        self._training_sum, self._training_rows = state["training_sum"], state["training_rows"]
 
     def on_validation_start(self, epoch: int) -> None:
         """Take the mean latent of the training batches of this epoch."""

@@ -11,22 +11,36 @@ from typing import Any
 OUTSIDE = (
     "output_dir",
     "tracking",
+    "sweep",
     "trainer.resume",
     "trainer.keep_optimizer",
     "trainer.num_workers",
+    "trainer.devices",
+    "trainer.time_limit_min",
     "gates.strict",
     "data.root",
 )
-"""Keys that say where results go or how they are kept, and the place of the data, for which its own hash stands."""
+"""Keys that say where results go or how they are kept, and what has a value of its own in the hash: the place of the
+data and the number of processes that train together."""
 
 
-def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, start: str = "") -> str:
+def is_outside(key: str) -> bool:
+    """Return whether a dotted key does not take part in the identity of a run.
+
+    >>> is_outside("tracking.uri"), is_outside("trainer.max_epochs")
+    (True, False)
+    """
+    return any(key == outside or key.startswith(f"{outside}.") for outside in OUTSIDE)
+
+
+def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_ranks: int = 1, start: str = "") -> str:
     """Return ten hexadecimal digits that stand for a composed configuration and the data it met.
 
     Args:
         config: resolved configuration, plain values.
         data_hash: of the prepared cohort.
         targets_hash: of normaliser and residualiser.
+        num_ranks: processes that train together: the joined batch grows with it.
         start: digest of the checkpoint of another run that this one begins with, if any.
 
     >>> a = run_hash({"seed": 1, "output_dir": "/a"}, "d", "t")
@@ -42,7 +56,7 @@ def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, start
         for parent in parents:
             node = node.get(parent, {})
         node.pop(last, None)
-    canonical = json.dumps([_as_typed(inside), data_hash, targets_hash, start], sort_keys=True)
+    canonical = json.dumps([_as_typed(inside), data_hash, targets_hash, num_ranks, start], sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
 

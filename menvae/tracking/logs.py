@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console, RenderableType
@@ -55,6 +57,19 @@ def configure(run_dir: Path | None, *, only_errors: bool = False) -> None:
         logger.addHandler(handler)
     logger.setLevel(logging.ERROR if only_errors else logging.INFO)
     logger.propagate = False  # the root logger may have handlers of its own (Hydra's): no message twice
+
+
+@contextmanager
+def only_errors(quiet: bool = True) -> Iterator[None]:
+    """Say nothing but errors while the block runs, if ``quiet``."""
+    logger = logging.getLogger("menvae")
+    level = logger.level
+    if quiet:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def release() -> None:

@@ -25,7 +25,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -44,6 +44,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 _DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
 _SERVER_SCHEMES = ("http", "https")
 _RUN_FILE = "mlflow_run_id"
+_LOCK_FILE = ".mlflow_run_id.lock"
 _TOKEN_TAG = "menvae.token"
 _MAX_METRICS_PER_BATCH = 1000
 _MAX_PARAMS_PER_BATCH = 100
@@ -81,6 +82,41 @@ class TrackingSettings:
     uri: str | None = None
     experiment: str = "menvae"
     enabled: bool = True
+
+
+@dataclass(frozen=True)
+class ParentRun:
+    """The MLflow run of a sweep; whoever reaches the store first creates it.
+
+    Attributes:
+        folder: of the sweep; its ``mlflow_run_id`` remembers the run.
+        name: of the sweep and of the run.
+    """
+
+    folder: Path
+    name: str
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Tags that tell it from the runs of its points."""
+        return {"menvae.kind": "sweep", "menvae.sweep": self.name}
+
+
+@dataclass(frozen=True)
+class DatasetInput:
+    """A data set that a run used.
+
+    Attributes:
+        name: such as ``brats``.
+        digest: hash of what was used, at most 36 characters.
+        source: where it is.
+        context: ``training`` and the like.
+    """
+
+    name: str
+    digest: str
+    source: str
+    context: str
 
 
 def tracking_uri(settings: TrackingSettings, output_dir: Path) -> str:
@@ -161,12 +197,20 @@ class MLflowTracker:
         output_dir: holds the SQLite store and the artifacts when no URI is given.
         run_dir: the run directory; ``mlflow_run_id`` in it remembers the MLflow run.
         run_name: name of the MLflow run.
+        parent: the sweep that the run is a point of, or None.
 
     Raises:
         UserError: ``settings.uri`` cannot be a tracking store.
     """
 
-    def __init__(self, settings: TrackingSettings, output_dir: Path, run_dir: Path, run_name: str) -> None:
+    def __init__(
+        self,
+        settings: TrackingSettings,
+        output_dir: Path,
+        run_dir: Path,
+        run_name: str,
+        parent: ParentRun | None = None,
+    ) -> None:
         self._settings = settings
         self._place = _RunPlace(
             uri=tracking_uri(settings, output_dir),
@@ -175,6 +219,7 @@ class MLflowTracker:
             output_dir=output_dir.resolve(),
             run_dir=run_dir.resolve(),
             run_name=run_name,
+            parent=parent,
         )
         self._worker: _Worker | None = None
 
@@ -183,7 +228,13 @@ class MLflowTracker:
         """The MLflow run's id; None until the background thread has opened the run."""
         return None if self._worker is None else self._worker.run_id
 
-    def start(self, params: Mapping[str, Any], tags: Mapping[str, str], log: LocalLog) -> None:
+    def start(
+        self,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        log: LocalLog,
+        datasets: Sequence[DatasetInput] = (),
+    ) -> None:
         """Open the run of this run directory, or go on with it, and send what the local log has and MLflow has not.
 
         Args:
@@ -191,6 +242,7 @@ class MLflowTracker:
                 JSON (null, true, 0.001, [1, 2]).
             tags: tags of the run.
             log: the local log, rewound to where training goes on.
+            datasets: what the run is trained on.
         """
         if not self._settings.enabled:
             return
@@ -202,7 +254,7 @@ class MLflowTracker:
         for row in log.metrics() + log.timings():
             rows.setdefault(int(row["epoch"] or 0), {}).update(row)
         epochs = [_Epoch(epoch, rows[epoch], timestamps.get(epoch, 0)) for epoch in sorted(rows)]
-        self._worker = _Worker(self._place, dict(params), dict(tags), epochs)
+        self._worker = _Worker(self._place, _Facts(dict(params), dict(tags), list(datasets)), epochs)
         self._worker.start()
 
     def log(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
@@ -231,12 +283,15 @@ class MLflowTracker:
         if self._worker is not None:
             self._worker.inbox.put(_Artifacts(relative))
 
-    def finish(self, status: Status, tags: Mapping[str, str] | None = None) -> bool:
-        """Send everything that is left and close the run; gives up, with a warning, after 60 s without any progress.
+    def finish(
+        self, status: Status, tags: Mapping[str, str] | None = None, *, patience_s: float = _FINISH_SECONDS
+    ) -> bool:
+        """Send everything that is left and close the run; gives up, with a warning, after a time without any progress.
 
         Args:
             status: how the run ended, in MLflow's words.
             tags: further tags of the run.
+            patience_s: seconds without any progress.
 
         Returns:
             Whether MLflow has all of the run; False without tracking.
@@ -250,9 +305,9 @@ class MLflowTracker:
         num_delivered = -1
         while self._worker.is_alive() and self._worker.num_delivered > num_delivered:
             num_delivered = self._worker.num_delivered
-            self._worker.join(_FINISH_SECONDS)
+            self._worker.join(patience_s)
         if self._worker.is_alive():
-            self._worker.warn(f"has not answered for {_FINISH_SECONDS:.0f} s")
+            self._worker.warn(f"has not answered for {patience_s:.0f} s")
         return self._worker.is_complete
 
 
@@ -266,6 +321,15 @@ class _RunPlace:
     output_dir: Path
     run_dir: Path
     run_name: str
+    parent: ParentRun | None
+
+
+class _Facts(NamedTuple):
+    """What is known of a run when it starts."""
+
+    params: dict[str, Any]
+    tags: dict[str, str]
+    datasets: list[DatasetInput]
 
 
 class _Point(NamedTuple):
@@ -297,15 +361,14 @@ class _Worker(threading.Thread):
     cannot keep the process from ending, since nothing is lost with the thread.
     """
 
-    def __init__(self, place: _RunPlace, params: dict[str, Any], tags: dict[str, str], epochs: list[_Epoch]) -> None:
+    def __init__(self, place: _RunPlace, facts: _Facts, epochs: list[_Epoch]) -> None:
         super().__init__(name="menvae-mlflow", daemon=True)
         self.inbox: queue.SimpleQueue[_Epoch | _Artifacts | _Finish] = queue.SimpleQueue()
         self.run_id: str | None = None
         self.is_complete = False  # everything is delivered and the run is closed
         self.num_delivered = 0  # answers of the store: a slow store is waited for, one that hangs is not
         self._place = place
-        self._params = params
-        self._tags = tags
+        self._facts: _Facts | None = facts
         self._logged_before = epochs
         self._points: deque[_Point] = deque()
         self._artifacts: deque[Path] = deque()
@@ -391,11 +454,12 @@ class _Worker(threading.Thread):
             self._run = _OpenRun(client, _open_run(client, experiment_id, self._place))
             self.run_id = self._run.run_id
             self.num_delivered += 1
-        if self._params or self._tags:
+        if self._facts is not None:
             self._doing = "logging parameters"
-            self._run.send_params(self._params)
-            self._run.set_tags(self._tags)
-            self._params, self._tags = {}, {}
+            self._run.send_params(self._facts.params)
+            self._run.set_tags(self._facts.tags)
+            self._run.send_datasets(self._facts.datasets)
+            self._facts = None
         self._doing = "logging metrics"
         while self._points:
             batch = [self._points[index] for index in range(min(len(self._points), _MAX_METRICS_PER_BATCH))]
@@ -446,6 +510,20 @@ class _OpenRun:
         for start in range(0, len(entities), _MAX_PARAMS_PER_BATCH):
             self._client.log_batch(self.run_id, tags=entities[start : start + _MAX_PARAMS_PER_BATCH])
 
+    def send_datasets(self, datasets: Sequence[DatasetInput]) -> None:
+        """Log what the run is trained on; the store ignores what it has."""
+        from mlflow import entities
+
+        inputs = [
+            entities.DatasetInput(
+                entities.Dataset(data.name, data.digest, "local", json.dumps({"uri": data.source})),
+                [entities.InputTag("mlflow.data.context", data.context)],
+            )
+            for data in datasets
+        ]
+        if inputs:
+            self._client.log_inputs(self.run_id, inputs)
+
     def send_points(self, points: Sequence[_Point]) -> None:
         """Log the points, at most 1000, whose (key, step) the run does not have."""
         from mlflow.entities import Metric
@@ -486,7 +564,36 @@ class _OpenRun:
 
 
 def _open_run(client: MlflowClient, experiment_id: str, place: _RunPlace) -> str:
-    """Return the id of the run that belongs to this run directory and store; create it if there is none."""
+    """Return the id of the run of this place, as a child of its parent, running."""
+    tags = {}
+    if place.parent is not None:
+        parent = replace(place, run_dir=place.parent.folder, run_name=place.parent.name, parent=None)
+        tags = {"mlflow.parentRunId": _find_or_create_run(client, experiment_id, parent, place.parent.tags)[0]}
+        tags["menvae.sweep"] = place.parent.name
+    run_id, is_new = _find_or_create_run(client, experiment_id, place, tags)
+    if not is_new:
+        client.update_run(run_id, status="RUNNING")
+        for key, value in tags.items():
+            client.set_tag(run_id, key, value)
+    return run_id
+
+
+def _find_or_create_run(
+    client: MlflowClient, experiment_id: str, place: _RunPlace, tags: Mapping[str, str]
+) -> tuple[str, bool]:
+    """Return the id of the run that belongs to a folder and a store, and whether it was created, with ``tags``, now.
+
+    Of several processes that call this at once one creates it.
+    """
+    place.run_dir.mkdir(parents=True, exist_ok=True)
+    with (place.run_dir / _LOCK_FILE).open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        return _find_or_create_alone(client, experiment_id, place, tags)
+
+
+def _find_or_create_alone(
+    client: MlflowClient, experiment_id: str, place: _RunPlace, tags: Mapping[str, str]
+) -> tuple[str, bool]:
     from mlflow.exceptions import MlflowException
 
     path = place.run_dir / _RUN_FILE
@@ -512,18 +619,17 @@ def _open_run(client: MlflowClient, experiment_id: str, place: _RunPlace) -> str
             run_id = run_id if run.info.lifecycle_stage == "active" else None
         if run_id is None:
             _logger.warning("MLflow run %s is no longer in the store: the run gets a new one", entry["run_id"])
-    if run_id is None:
+    is_new = run_id is None
+    if is_new:
         entry["token"] = uuid.uuid4().hex
         entry["run_id"] = None
         _write_entries(path, entries)
-        run = client.create_run(experiment_id, run_name=place.run_name, tags={_TOKEN_TAG: entry["token"]})
+        run = client.create_run(experiment_id, run_name=place.run_name, tags={_TOKEN_TAG: entry["token"], **tags})
         run_id = run.info.run_id
-    else:
-        client.update_run(run_id, status="RUNNING")
     if entry["run_id"] != run_id:
         entry["run_id"] = run_id
         _write_entries(path, entries)
-    return str(run_id)
+    return str(run_id), is_new
 
 
 def _read_entries(path: Path) -> list[dict[str, Any]]:

@@ -7,14 +7,68 @@ import fcntl
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from menvae.errors import UserError
 from menvae.tracking.local import write_atomically
 
-State = Literal["running", "finished", "collapsed", "failed"]
+State = Literal["running", "interrupted", "finished", "collapsed", "failed"]
+
+
+class FolderIsLockedError(Exception):
+    """Another process holds a folder; the message names it."""
+
+
+class FolderLock:
+    """Held by one process at a time, until it lets go or ends, however it ends."""
+
+    def __init__(self, folder: Path, patience_s: float = 0.0) -> None:
+        """Take the lock.
+
+        Args:
+            folder: an existing folder; the lock is the file ``.lock`` in it.
+            patience_s: how long to wait for its holder.
+
+        Raises:
+            FolderIsLockedError: another process holds it.
+        """
+        self._file: IO[str] = (folder / ".lock").open("a+")
+        until = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() < until:
+                    time.sleep(0.2)
+                    continue
+                self._file.seek(0)
+                holder = self._file.read().strip() or "another process"
+                self._file.close()
+                raise FolderIsLockedError(holder) from None
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        self._file.flush()
+
+    @staticmethod
+    def is_held(folder: Path) -> bool:
+        """Return whether some process holds the lock of a folder now."""
+        path = folder / ".lock"
+        if not path.exists():
+            return False
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    def release(self) -> None:
+        """Let go."""
+        self._file.close()
 
 
 class RunDirectory:
@@ -24,41 +78,33 @@ class RunDirectory:
         path: absolute path of the folder.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience_s: float = 0.0) -> None:
         """Make the folder and lock it.
+
+        Args:
+            path: of the folder.
+            patience_s: how long to wait for a process that holds it.
 
         Raises:
             UserError: another process holds it.
         """
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
-        self._lock: IO[str] = (path / ".lock").open("a+")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "another process"
-            self._lock.close()
+            self._lock = FolderLock(path, patience_s)
+        except FolderIsLockedError as error:
             raise UserError(
-                f"run '{path.name}' is being trained by {holder}; wait for it, or use trainer.resume=never"
+                f"run '{path.name}' is being trained by {error}; wait for it, or use trainer.resume=never"
             ) from None
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {os.uname().nodename}")
-        self._lock.flush()
 
     @classmethod
     def choose(cls, runs: Path, identity: str, *, new: bool) -> RunDirectory:
         """Return the folder of ``identity``; with ``new`` the first free one of it, it_2, ..."""
-        if not new:
-            return cls(runs / identity)
-        number = 1
-        while (runs / (identity if number == 1 else f"{identity}_{number}")).exists():
-            number += 1
-        return cls(runs / (identity if number == 1 else f"{identity}_{number}"))
+        return cls(runs / (free_name(runs, identity) if new else identity))
 
     def release(self) -> None:
         """Let go of the lock."""
-        self._lock.close()
+        self._lock.release()
 
     @property
     def checkpoints(self) -> Path:
@@ -79,6 +125,15 @@ class RunDirectory:
     def set_status(self, state: State, **details: str | float | bool) -> None:
         """Write ``status.json``."""
         write_json(self.path / "status.json", {"state": state, **details})
+
+
+def free_name(runs: Path, identity: str, taken: Collection[str] = ()) -> str:
+    """Return the first of identity, identity_2, ... that is neither a folder of ``runs`` nor ``taken``."""
+    number, name = 1, identity
+    while (runs / name).exists() or name in taken:
+        number += 1
+        name = f"{identity}_{number}"
+    return name
 
 
 def write_text(path: Path, content: str) -> Path:

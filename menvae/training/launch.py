@@ -1,14 +1,27 @@
-"""Which process this is and what it computes on."""
+"""Which process this is and what it computes on; and starting the processes that train together."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
+
+from menvae.errors import ExitCode, UserError
+from menvae.interruption import STOP_SIGNALS
+
+_RENDEZVOUS = "MENVAE_RENDEZVOUS"
+"""Where own ranks meet: a file, since a port that is free now may be taken a second later."""
+_GRACE_SECONDS = 20.0
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -31,10 +44,27 @@ class Place:
         return self.rank == 0
 
 
+def num_ranks_started() -> int | None:
+    """Return how many processes `torchrun`, a launcher or `run_ranks` started together; None if this one is alone."""
+    return int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ else None
+
+
 @contextmanager
-def place() -> Iterator[Place]:
-    """Join the process group that ``torchrun`` describes in the environment, if any, and leave it at the end."""
-    num_ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+def place(devices: int | None = None) -> Iterator[Place]:
+    """Join the process group that the environment describes (as `torchrun` does), if any, and leave it at the end.
+
+    Args:
+        devices: how many processes the user asked for; None takes what there is.
+
+    Raises:
+        UserError: another number of processes was started.
+    """
+    num_ranks, rank = num_ranks_started() or 1, int(os.environ.get("RANK", "0"))
+    if devices is not None and devices != num_ranks:
+        raise UserError(
+            f"trainer.devices={devices}, but {num_ranks} processes were started together; "
+            "leave trainer.devices=null to take what torchrun or a launcher starts"
+        )
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
@@ -42,8 +72,87 @@ def place() -> Iterator[Place]:
     if num_ranks == 1:
         yield Place(device, 0, 1)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=os.environ.get(_RENDEZVOUS, "env://"),
+        rank=rank,
+        world_size=num_ranks,
+    )
     try:
         yield Place(device, rank, num_ranks)
     finally:
         dist.destroy_process_group()
+
+
+def run_ranks(command: Sequence[str], num_ranks: int) -> int:
+    """Run a command ``num_ranks`` times as the ranks of one process group on this machine, and wait for all.
+
+    Stop signals are passed on. A rank that fails ends the others: they get a grace of 20 s to fail by themselves (they
+    lose their connection to it), a SIGTERM, and 5 s later a SIGKILL.
+
+    Args:
+        command: what each rank executes; it finds its rank in the environment and joins with `place`.
+        num_ranks: how many, at least 2.
+
+    Returns:
+        0 if all ended with 0; 2 if one found the user's input wrong; else the exit code of the first rank that failed,
+        1 if a signal ended it.
+
+    Raises:
+        UserError: more ranks than GPUs, on a machine that has any.
+    """
+    num_gpus = torch.cuda.device_count()
+    if 0 < num_gpus < num_ranks:
+        raise UserError(f"trainer.devices={num_ranks}: this machine has {num_gpus} GPUs; at most one process a GPU")
+    with tempfile.TemporaryDirectory(prefix="menvae-") as folder:
+        shared = {
+            **os.environ,
+            _RENDEZVOUS: (Path(folder) / "rendezvous").as_uri(),
+            "WORLD_SIZE": str(num_ranks),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_ranks))),
+        }
+        ranks = [
+            _start_rank(command, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(num_ranks)
+        ]
+        with _passing_signals_on(ranks):
+            return _wait(ranks)
+
+
+def _start_rank(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    # A group of its own: a Ctrl-C reaches it through this process only, once.
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, process_group=0)
+
+
+@contextmanager
+def _passing_signals_on(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    def pass_on(number: int, _: object) -> None:
+        for rank in ranks:
+            if rank.poll() is None:
+                rank.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for rank in ranks:
+            rank.kill()  # none is left but after an error in this process
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+    first_code, first_failed_at = 0, 0.0
+    while None in (codes := [rank.poll() for rank in ranks]):
+        if not first_code and any(codes):
+            first_code, first_failed_at = next(code for code in codes if code), time.monotonic()
+        waited = time.monotonic() - first_failed_at
+        if first_code and waited > _GRACE_SECONDS:
+            for rank in ranks:
+                if rank.poll() is None:
+                    rank.send_signal(signal.SIGTERM if waited < _GRACE_SECONDS + 5.0 else signal.SIGKILL)
+            time.sleep(1.0)
+        time.sleep(_POLL_SECONDS)
+    if ExitCode.WRONG_INPUT in codes:
+        return ExitCode.WRONG_INPUT
+    code = first_code or next(filter(None, codes), ExitCode.DONE)
+    return code if code >= 0 else 1

@@ -7,7 +7,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, cast
 
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from menvae import collectives
-from menvae.errors import TrainingDivergedError, UserError
+from menvae.errors import RunInterruptedError, TrainingDivergedError, UserError
+from menvae.interruption import StopRequest
 from menvae.models import Model
 from menvae.objective import Objective
 from menvae.registry import Field
@@ -44,6 +45,9 @@ class TrainerSettings:
         compile: run the model through `torch.compile` (a minute or more at the start).
         validate_every_epochs: how often the validation split is evaluated; the last epoch always is.
         num_workers: processes that load batches; 0 loads in the training process.
+        devices: processes that train together, one a device. More than 1 starts them here; None takes what `torchrun`
+            or a launcher started; a number that they did not start is refused.
+        time_limit_min: minutes after which a process writes a checkpoint and ends as if told to; None: never.
         resume: ``auto`` goes on with the same run, ``never`` begins a new one, a path continues from that checkpoint.
         keep_optimizer: keep the optimiser's state in ``last.ckpt`` when the run is finished.
     """
@@ -56,6 +60,8 @@ class TrainerSettings:
     compile: bool = False
     validate_every_epochs: Annotated[int, Field(ge=1)] = 1
     num_workers: Annotated[int, Field(ge=0)] = 0
+    devices: Annotated[int, Field(ge=1)] | None = None
+    time_limit_min: Annotated[float, Field(gt=0.0)] | None = None
     resume: str = "auto"
     keep_optimizer: bool = False
 
@@ -67,8 +73,8 @@ class EpochLoader(Protocol):
     def steps_per_epoch(self) -> int:
         """Number of batches."""
 
-    def epoch(self, epoch: int) -> Iterable[Batch]:
-        """Return the batches of an epoch."""
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterable[Batch]:
+        """Return the batches of an epoch, from ``first_step`` on."""
 
 
 class Recorder(Protocol):
@@ -101,12 +107,14 @@ class TrainingState:
 
     Attributes:
         epoch: finished epochs.
+        step: finished steps of the epoch that follows; all of them where its validation is missing.
         best_value: lowest validation objective at final weights among epochs that are not collapsed.
         best_epoch: where it was reached; 0 if nowhere yet.
         stopped: why an observer ended the run, or empty.
     """
 
     epoch: int = 0
+    step: int = 0
     best_value: float = math.inf
     best_epoch: int = 0
     stopped: str = ""
@@ -125,6 +133,7 @@ class Trainer:
         checkpoints: Path,
         identity: Mapping[str, str],
         observers: Sequence[Observer],
+        stop: StopRequest | None = None,
     ) -> None:
         """Move everything to its device.
 
@@ -136,12 +145,15 @@ class Trainer:
             checkpoints: folder for ``last.ckpt`` and ``best.ckpt``.
             identity: hashes stored in checkpoints; a checkpoint with others is refused.
             observers: called in this order.
+            stop: looked at before every step and validation batch.
         """
         self.ingredients, self.settings, self.place, self.seed = ingredients, settings, place, seed
         self.checkpoints, self.identity = checkpoints, dict(identity)
         self.observers = list(observers)
+        self.stop = stop or StopRequest()
         self.recorder: Recorder | None = None
         self.state = TrainingState()
+        self._begun = _BegunEpoch()
         self.memory_format = torch.channels_last_3d if settings.channels_last else torch.contiguous_format
         self.model = ingredients.model
         self.objective = ingredients.objective.to(place.device)
@@ -166,36 +178,43 @@ class Trainer:
 
         Raises:
             TrainingDivergedError: a loss or gradient that is not finite, on all ranks.
+            RunInterruptedError: one of the ranks was asked to stop; the checkpoint is written.
         """
         self.recorder = recorder
-        while self.state.epoch < self.settings.max_epochs and not self.state.stopped:
-            started = time.perf_counter()
-            metrics: dict[str, float | None] = dict(self._train_epoch(self.state.epoch))
-            trained = time.perf_counter()
-            self.state.epoch += 1
-            due = self.state.epoch % self.settings.validate_every_epochs == 0
-            if due or self.state.epoch == self.settings.max_epochs:
-                metrics |= self._validate(self.state.epoch, metrics)
-            timings = {
-                "time/train_s": trained - started,
-                "time/validate_s": time.perf_counter() - trained,
-                "system/max_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            }
-            if self.recorder is not None:
-                self.recorder.epoch_end(self.state.epoch, metrics, timings)
-            self.save("last.ckpt", with_optimizer=True)
+        with self.stop.deferred():
+            while self.state.epoch < self.settings.max_epochs and not self.state.stopped:
+                self._fit_epoch(self.state.epoch + 1)
+                self.save("last.ckpt", self.state, with_optimizer=True)
         if self.state.best_epoch == 0:
-            self.save("best.ckpt", with_optimizer=False)
+            self.save("best.ckpt", self.state, with_optimizer=False)
         return self.state
+
+    def _fit_epoch(self, epoch: int) -> None:
+        """Train, validate and record an epoch, counted from 1, or what is missing of it."""
+        metrics: dict[str, float | None] = dict(self._train_epoch(epoch - 1))
+        started = time.perf_counter()
+        if epoch % self.settings.validate_every_epochs == 0 or epoch == self.settings.max_epochs:
+            metrics |= self._validate(epoch, metrics)
+        timings = {
+            "time/train_s": self._begun.seconds,
+            "time/validate_s": time.perf_counter() - started,
+            "system/max_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+        self.state.epoch, self.state.step, self._begun = epoch, 0, _BegunEpoch()
+        if self.recorder is not None:
+            self.recorder.epoch_end(epoch, metrics, timings)
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self.model.train()
         self.objective.train()
-        loader = self.ingredients.train
-        means = _RunningMeans()
+        loader, means = self.ingredients.train, self._begun.means
         for observer in self.observers:
             observer.on_epoch_start(epoch)
-        for step, batch in enumerate(loader.epoch(epoch)):
+        for observer, state in zip(self.observers, self._begun.observers, strict=False):
+            observer.load_epoch_state(state)
+        started = time.perf_counter() - self._begun.seconds
+        for step, batch in enumerate(loader.epoch(epoch, self.state.step), start=self.state.step):
+            self._stop_if_asked()
             progress = self._progress(epoch + step / loader.steps_per_epoch)
             seed_step(self.seed, epoch * loader.steps_per_epoch + step, self.place.rank)
             factor = self.ingredients.learning_rate(progress)
@@ -207,6 +226,7 @@ class Trainer:
             for observer in self.observers:
                 observer.on_train_step(batch, output)
             means.add({**report.logged(), "grad_norm": gradient_norm}, len(batch))
+            self.state.step, self._begun.seconds = step + 1, time.perf_counter() - started
             if self.recorder is not None:
                 self.recorder.step(epoch + 1, step + 1, report.raw_values)
         averages = means.averages()
@@ -225,6 +245,7 @@ class Trainer:
         for observer in self.observers:
             observer.on_validation_start(epoch)
         for batch in self.ingredients.val.epoch(0):
+            self._stop_if_asked()
             batch = batch.to(self.place.device, self.memory_format)
             with self.autocast():
                 output = self.model(batch)
@@ -244,7 +265,7 @@ class Trainer:
         value = metrics["val_epoch/loss_at_final_weights"]
         if value is not None and value < self.state.best_value and not collapsed:
             self.state.best_value, self.state.best_epoch = value, epoch
-            self.save("best.ckpt", with_optimizer=False)
+            self.save("best.ckpt", replace(self.state, epoch=epoch, step=0), with_optimizer=False)
         return metrics
 
     def autocast(self) -> torch.autocast:
@@ -254,15 +275,29 @@ class Trainer:
     def _progress(self, epoch: float) -> Progress:
         return self.ingredients.curriculum.progress(epoch, self.settings.max_epochs)
 
-    def save(self, name: str, *, with_optimizer: bool) -> None:
+    def _stop_if_asked(self) -> None:
+        """End with a checkpoint, on all ranks, as soon as one of them was asked to stop."""
+        if not collectives.any_rank(bool(self.stop.reason), self.place.device):
+            return
+        reason = next(filter(None, collectives.gather_objects(self.stop.reason)))
+        self._begun.observers = [observer.epoch_state() for observer in self.observers]
+        begun: dict[str, Any] = {"num_steps": self.ingredients.train.steps_per_epoch}
+        begun |= {"by_rank": collectives.gather_objects(self._begun.as_dict())}
+        self.save("last.ckpt", self.state, with_optimizer=True, begun_epoch=begun)
+        collectives.barrier()  # no rank leaves, and takes the others' connections with it, before the file is whole
+        where = f"epoch {self.state.epoch + 1} after step {self.state.step} of {begun['num_steps']}"
+        raise RunInterruptedError(reason, where)
+
+    def save(self, name: str, state: TrainingState, *, with_optimizer: bool, **more: Any) -> None:
         """Write a checkpoint on the main rank."""
         if not self.place.is_main:
             return
         content: dict[str, Any] = {
             "identity": self.identity,
-            "state": asdict(self.state),
+            "state": asdict(state),
             "model": self.model.state_dict(),
             "objective": self.objective.state_dict(),
+            **more,
         }
         if with_optimizer:
             content["optimizer"] = self.optimizer.state_dict()
@@ -296,9 +331,18 @@ class Trainer:
                 f"checkpoint '{path}' holds no optimiser state, so training cannot go on from it exactly; "
                 "train the run it comes from with trainer.keep_optimizer=true"
             )
+        begun = content.get("begun_epoch")
+        if begun is not None:
+            if begun["num_steps"] != self.ingredients.train.steps_per_epoch:
+                raise UserError(
+                    f"checkpoint '{path}' was written in the middle of an epoch of {begun['num_steps']} steps; those "
+                    f"of this run have {self.ingredients.train.steps_per_epoch}: let its own run end the epoch first"
+                )
+            self._begun = _BegunEpoch.from_dict(begun["by_rank"][self.place.rank])
         if path.parent.resolve() != self.checkpoints.resolve():
-            self.state = TrainingState(epoch=self.state.epoch)
-            self.save("last.ckpt", with_optimizer=True)
+            self.state = TrainingState(epoch=self.state.epoch, step=self.state.step)
+            more = {} if begun is None else {"begun_epoch": begun}
+            self.save("last.ckpt", self.state, with_optimizer=True, **more)
 
     def load_best(self) -> None:
         """Take the weights of ``best.ckpt``, written by the main rank."""
@@ -374,14 +418,39 @@ class _RunningMeans:
     """Means over steps, weighted by rows, without a synchronisation a step."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._rows: dict[str, int] = {}
+        self.sums: dict[str, Tensor] = {}
+        self.rows: dict[str, int] = {}
 
     def add(self, values: Mapping[str, Tensor | float], rows: int) -> None:
         for name, value in values.items():
             weighted = torch.as_tensor(value, dtype=torch.float64).detach() * rows
-            self._sums[name] = self._sums[name] + weighted if name in self._sums else weighted
-            self._rows[name] = self._rows.get(name, 0) + rows
+            self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
+            self.rows[name] = self.rows.get(name, 0) + rows
 
     def averages(self) -> dict[str, float]:
-        return {name: (total / self._rows[name]).item() for name, total in self._sums.items()}
+        return {name: (total / self.rows[name]).item() for name, total in self.sums.items()}
+
+
+@dataclass
+class _BegunEpoch:
+    """What this rank gathered of an epoch that is not finished; a checkpoint in its middle holds it.
+
+    Attributes:
+        means: of losses and gradient norm.
+        observers: what each observer gathered, in their order; empty before the first step of this process.
+        seconds: training time so far.
+    """
+
+    means: _RunningMeans = field(default_factory=_RunningMeans)
+    observers: Sequence[Mapping[str, Any]] = ()
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        means = {"sums": {key: value.cpu() for key, value in self.means.sums.items()}, "rows": self.means.rows}
+        return {"means": means, "observers": list(self.observers), "seconds": self.seconds}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> _BegunEpoch:
+        means = _RunningMeans()
+        means.sums, means.rows = dict(content["means"]["sums"]), dict(content["means"]["rows"])
+        return cls(means, content["observers"], content["seconds"])

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from plugins import write_package
 
 from menvae.errors import UserError
 from menvae.registry import discover
@@ -110,18 +111,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as pip leaves it: package, its configuration, and its metadata."""
     site = tmp_path_factory.mktemp("site")
     files = {
-        "tinyplugin/__init__.py": "",
-        "tinyplugin/encoders.py": CODE + LEAKY,
-        "tinyplugin/conf/encoder/tiny.yaml": "name: tiny\ngain: 2.0\n",
-        "tinyplugin/conf/encoder/leaky.yaml": "name: leaky\ngain: 2.0\n",
-        "tinyplugin/conf/encoder/misread.yaml": "name: misread\ngain: 3.0\n",
-        "tinyplugin-0.1.dist-info/METADATA": "Metadata-Version: 2.1\nName: tinyplugin\nVersion: 0.1\n",
-        "tinyplugin-0.1.dist-info/entry_points.txt": "[menvae.parts]\ntiny = tinyplugin.encoders\n",
-        "test_plugin_parts.py": SUITE,
+        "encoders.py": CODE + LEAKY,
+        "conf/encoder/tiny.yaml": "name: tiny\ngain: 2.0\n",
+        "conf/encoder/leaky.yaml": "name: leaky\ngain: 2.0\n",
+        "conf/encoder/misread.yaml": "name: misread\ngain: 3.0\n",
     }
-    for name, text in files.items():
-        (site / name).parent.mkdir(parents=True, exist_ok=True)
-        (site / name).write_text(text)
+    write_package(site, "tinyplugin", "encoders", files)
+    (site / "test_plugin_parts.py").write_text(SUITE)
     return site
 
 
@@ -164,10 +160,8 @@ def test_its_own_tests_pass_what_is_right_and_find_what_is_wrong(site: Path) -> 
 
 
 def test_plugin_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "sad-0.1.dist-info").mkdir()
-    (tmp_path / "sad-0.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: sad\nVersion: 0.1\n")
-    (tmp_path / "sad-0.1.dist-info" / "entry_points.txt").write_text("[menvae.parts]\nsad = sad.parts\n")
+    write_package(tmp_path, "sad", "parts", {})
     monkeypatch.syspath_prepend(tmp_path)
     discover.cache_clear()
-    with pytest.raises(UserError, match=r"plugin 'sad\.parts' cannot be imported: No module named 'sad'"):
+    with pytest.raises(UserError, match=r"plugin 'sad\.parts' cannot be imported: No module named 'sad\.parts'"):
         discover()

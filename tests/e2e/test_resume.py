@@ -1,8 +1,9 @@
-"""Kill -9 at random moments: the repeated command ends where an uninterrupted one does, bit for bit."""
+"""Killed or asked to stop at random moments: the repeated command ends where an uninterrupted one does, bit for bit."""
 
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from runs import command, environment, mlflow_points, only_run, train
 
-EPOCHS = "trainer.max_epochs=6"
+SIX = ("trainer.max_epochs=6", "trainer.batch_size=1")  # of seven steps each
 EXEMPT = ("time/", "system/")
 
 
@@ -29,13 +30,13 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output folder with a finished run, and one of a single epoch."""
     output_dir = tmp_path_factory.mktemp("uninterrupted")
     train(output_dir, "trainer.max_epochs=1", "name=warm")
-    train(output_dir, EPOCHS)
+    train(output_dir, *SIX)
     return output_dir
 
 
-def _kill_after(output_dir: Path, num_epochs: int, seconds: float) -> None:
-    """Begin or go on with the run, and kill it some seconds after its log has that many epochs."""
-    process = subprocess.Popen(command(output_dir, EPOCHS), env=environment(), stderr=subprocess.DEVNULL)
+def _end_after(output_dir: Path, num_epochs: int, seconds: float, number: signal.Signals) -> None:
+    """Begin or go on with the run, and send it a signal some seconds after its log has that many epochs."""
+    process = subprocess.Popen(command(output_dir, *SIX), env=environment(), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         assert process.poll() is None, "the run ended before it was killed: the test did not test anything"
@@ -44,22 +45,30 @@ def _kill_after(output_dir: Path, num_epochs: int, seconds: float) -> None:
             break
         time.sleep(0.002)
     time.sleep(seconds)
-    process.kill()
-    process.wait()
+    process.send_signal(number)
+    assert process.wait() == (-9 if number == signal.SIGKILL else 75)
 
 
 def _num_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n")
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_killed_run_ends_like_an_uninterrupted_one(uninterrupted: Path, tmp_path: Path, seed: int) -> None:
+SIGNALS = {
+    "killed": [signal.SIGKILL] * 3,
+    "killed or stopped": [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL],
+    "stopped": [signal.SIGINT, signal.SIGUSR2, signal.SIGTERM],
+    "stopped again": [signal.SIGTERM, signal.SIGTERM, signal.SIGINT],
+}
+
+
+@pytest.mark.parametrize("how", SIGNALS)
+def test_run_in_pieces_ends_like_an_uninterrupted_one(uninterrupted: Path, tmp_path: Path, how: str) -> None:
     expected_dir = uninterrupted
     (tmp_path / "cache").symlink_to(expected_dir / "cache")
-    kill_points = random.Random(seed)
-    for num_epochs in sorted(kill_points.sample(range(6), 3)):
-        _kill_after(tmp_path, num_epochs, kill_points.uniform(0.0, 0.15))
-    train(tmp_path, EPOCHS)
+    moments = random.Random(how)
+    for number, num_epochs in zip(SIGNALS[how], sorted(moments.sample(range(6), 3)), strict=True):
+        _end_after(tmp_path, num_epochs, moments.uniform(0.0, 0.15), number)
+    train(tmp_path, *SIX)
 
     (expected,) = [run for run in (expected_dir / "runs").iterdir() if not run.name.startswith("warm")]
     resumed = only_run(tmp_path)
@@ -80,7 +89,7 @@ def test_killed_run_ends_like_an_uninterrupted_one(uninterrupted: Path, tmp_path
 def test_a_finished_run_is_reported_not_trained(uninterrupted: Path) -> None:
     output_dir = uninterrupted
     before = sorted(path.name for path in (output_dir / "runs").iterdir())
-    result = train(output_dir, EPOCHS)
+    result = train(output_dir, *SIX)
     assert "nothing to train" in result.stderr
     assert "vol_r2" in result.stdout
     assert sorted(path.name for path in (output_dir / "runs").iterdir()) == before

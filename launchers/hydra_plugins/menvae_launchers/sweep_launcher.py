@@ -1,0 +1,86 @@
+"""What both launchers share: from Hydra's job overrides to a campaign, and back to Hydra's results."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+if TYPE_CHECKING:
+    from menvae.sweeps.campaign import Runner
+    from menvae.sweeps.sweep import Sweep
+
+
+class SweepLauncher(Launcher):
+    """Launches the points of a sweep of ``menvae-train``, each once, and each known by its run."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Args: settings: fields of the configuration, see `hydra_plugins.menvae_launchers.config`."""
+        self.settings = {
+            key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            for key, value in settings.items()
+        }
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra gives; jobs are run by `menvae.apps.job`, not by the task function."""
+        self.hydra_context, self.config = hydra_context, config
+
+    @abstractmethod
+    def make_runner(self, sweep: Sweep, config: Mapping[str, Any]) -> Runner:
+        """Return what runs the jobs of a sweep, one of whose composed configurations is ``config``."""
+
+    @property
+    def num_ranks(self) -> int | None:
+        """How many processes of a job train together; None leaves it to ``trainer.devices``."""
+        return None
+
+    @property
+    def wait(self) -> bool:
+        """Whether to wait for the end."""
+        return True
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run what is left to do of these points; their exit codes go to `menvae.apps.outcome`."""
+        from menvae.apps import outcome
+        from menvae.errors import UserError
+        from menvae.launching import launch_points
+
+        command = self.config.hydra.job.config_name
+        if command != "train":
+            raise UserError(f"hydra/launcher: menvae-{command} has no sweeps; this launcher is for menvae-train")
+        jobs = [
+            (filter_overrides(overrides), self._composed(overrides, initial_job_idx + index))
+            for index, overrides in enumerate(job_overrides)
+        ]
+        swept, fixed = self._typed()
+        codes = launch_points(jobs, swept, fixed, self.num_ranks, self.make_runner, wait=self.wait)
+        outcome.ended_elsewhere.extend(codes)
+        returns = [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
+        for result in returns:
+            result.return_value = None
+        return returns
+
+    def _composed(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
+        composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(composed):
+            composed.hydra.job.num, composed.hydra.job.id = number, str(number)
+        container = OmegaConf.to_container(composed, resolve=True)
+        assert isinstance(container, dict)
+        return {str(key): value for key, value in container.items() if key != "hydra"}
+
+    def _typed(self) -> tuple[dict[str, str], list[str]]:
+        """Return {swept key: its values as typed}, and all other overrides of the command line."""
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides(list(self.config.hydra.overrides.task))
+        swept = {
+            override.get_key_element(): (override.input_line or "").partition("=")[2]
+            for override in overrides
+            if override.is_sweep_override()
+        }
+        return swept, [override.input_line or "" for override in overrides if not override.is_sweep_override()]

@@ -1,0 +1,77 @@
+"""``python -m menvae.apps.job FILE``: one run in a process of its own, without Hydra; for launchers and ranks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from menvae.apps.outcome import carry_out
+from menvae.errors import ExitCode, RunInterruptedError
+from menvae.interruption import stop_with_parent
+from menvae.sweeps.job import Job
+
+
+def run(path: Path) -> int:
+    """Train the job in a file, leave its exit code in the point's ``outcome.json``, and return it.
+
+    Raises:
+        Exception: what is a bug, after it was written down.
+    """
+    return _run(path)[0]
+
+
+def run_slurm_task(path: str, max_num_timeout: int) -> None:
+    """Be one task of a SLURM job: join the others, train, and have the job requeued if its time has run out.
+
+    Args:
+        path: the job file.
+        max_num_timeout: how often the job may be requeued.
+
+    Raises:
+        SystemExit: with the exit code, so that SLURM knows a job that failed.
+    """
+    import submitit
+
+    environment = submitit.JobEnvironment()
+    if environment.num_tasks > 1:
+        submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+    code, stopped_by = _run(Path(path))
+    asked_by_slurm = stopped_by == "SIGUSR2" or stopped_by.startswith("time limit")
+    may_go_on = int(os.environ.get("SLURM_RESTART_COUNT", "0")) < max_num_timeout
+    if environment.global_rank == 0 and asked_by_slurm and may_go_on:
+        subprocess.run(["scontrol", "requeue", environment.job_id], check=True)
+    if code:
+        sys.exit(code)
+
+
+def _run(path: Path) -> tuple[int, str]:
+    """Return the exit code and what stopped the run, if something did."""
+    job = Job.read(path)
+    stopped_by = ""
+
+    def task() -> int:
+        from omegaconf import OmegaConf
+
+        from menvae.run import train
+
+        nonlocal stopped_by
+        try:
+            return train(OmegaConf.create(dict(job.config)), job)
+        except RunInterruptedError as interruption:
+            stopped_by = interruption.reason
+            raise
+
+    code = 1
+    try:
+        code = carry_out("train", task)
+    finally:
+        if os.environ.get("RANK", "0") == "0" or code not in (ExitCode.DONE, ExitCode.INTERRUPTED):
+            job.leave_outcome(code)
+    return code, stopped_by
+
+
+if __name__ == "__main__":
+    stop_with_parent()
+    sys.exit(run(Path(sys.argv[1])))

@@ -1,0 +1,212 @@
+"""Carrying a sweep out: plan, hand over what is left to do, watch until every point has met its fate, tell."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from rich.table import Table
+
+from menvae.errors import ExitCode, RunInterruptedError, UserError
+from menvae.interruption import StopRequest
+from menvae.sweeps.plan import PlannedPoint
+from menvae.sweeps.status import Fate, PointStatus, sweep_status
+from menvae.sweeps.sweep import Point, Submission, Sweep
+from menvae.tracking import logs
+from menvae.tracking.local import LocalLog
+from menvae.tracking.mlflow import MLflowTracker, ParentRun, Status, TrackingSettings
+from menvae.tracking.run_directory import FolderIsLockedError, FolderLock
+
+_log = logging.getLogger(__name__)
+
+_SECONDS_UNTIL_LOST = 30.0  # SLURM and network file systems may be that late
+
+
+class Runner(Protocol):
+    """What runs jobs: SLURM, or processes of this machine.
+
+    Attributes:
+        name: as in `menvae.sweeps.sweep.Submission.launcher`.
+        poll_s: seconds between two looks.
+    """
+
+    name: str
+    poll_s: float
+
+    def submit(self, jobs: Mapping[str, Path]) -> dict[str, Submission]:
+        """Take {run: job file}; return what was submitted at once, the rest comes from `advance`."""
+
+    def advance(self) -> dict[str, Submission]:
+        """Do what is due since the last call; return what was submitted in it."""
+
+    @property
+    def num_waiting(self) -> int:
+        """How many jobs have not been submitted yet."""
+
+    def stop(self) -> None:
+        """The launching process ends early: end what cannot live without it."""
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """One launch of a sweep.
+
+    Attributes:
+        sweep: where it is written down.
+        runner: what runs it.
+        tracking: where runs are tracked; the sweep gets a run of its own there, the parent of its points' runs.
+        wait: whether to wait for the end.
+    """
+
+    sweep: Sweep
+    runner: Runner
+    tracking: TrackingSettings
+    wait: bool = True
+
+    def carry_out(self, planned: Sequence[PlannedPoint], stop: StopRequest, tags: Mapping[str, str]) -> list[int]:
+        """Run what is left to do.
+
+        Args:
+            planned: all points of this launch.
+            stop: looked at while waiting.
+            tags: further tags of the sweep's MLflow run.
+
+        Returns:
+            One exit code for every point of this launch; none without ``wait``.
+
+        Raises:
+            UserError: another process launches this sweep now.
+            RunInterruptedError: this process was asked to stop.
+        """
+        self.sweep.path.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FolderLock(self.sweep.path)
+        except FolderIsLockedError as error:
+            raise UserError(f"sweep '{self.sweep.name}' is being launched by {error}; wait for it") from None
+        parent = ParentRun(self.sweep.path, self.sweep.name)
+        tracker = MLflowTracker(self.tracking, self.sweep.output_dir, parent.folder, parent.name)
+        tracker.start({}, {**parent.tags, **tags}, LocalLog(self.sweep.path))
+        state: Status = "KILLED"
+        try:
+            statuses = self._run(planned, stop)
+            codes: list[int] = [ExitCode.WRONG_INPUT for point in planned if point.problem]
+            codes += [_exit_code(status.fate) for status in statuses]
+            state = "FINISHED" if not any(codes) else "FAILED"
+            return codes if self.wait else []
+        finally:
+            if self.wait or state == "KILLED":
+                tracker.finish(state)
+            lock.release()
+
+    def _run(self, planned: Sequence[PlannedPoint], stop: StopRequest) -> list[PointStatus]:
+        statuses = {point.status.point.run: point.status for point in planned if point.status is not None}
+        todo = {
+            point.status.point.run: point
+            for point in planned
+            if point.status is not None and not point.status.fate.is_final and not point.status.fate.is_active
+        }
+        _tell_plan(planned, len(todo))
+        jobs = {run: self.sweep.prepare(_point(point), point.config) for run, point in todo.items()}
+        points = {run: status.point for run, status in statuses.items()}
+        self._keep(points, self.runner.submit(jobs) if jobs else {})
+        if not self.wait:
+            _log.info("submitted; menvae-sweep status tells how they are, the same command waits for them")
+            return []
+        return self._watch(points, stop)
+
+    def _keep(self, points: dict[str, Point], submitted: Mapping[str, Submission]) -> None:
+        for run, submission in submitted.items():
+            points[run] = self.sweep.submitted(points[run], submission)
+
+    def _watch(self, points: dict[str, Point], stop: StopRequest) -> list[PointStatus]:
+        """Wait until nothing is active any more, telling every change."""
+        before: dict[str, Fate] = {}
+        lost_since: dict[str, float] = {}
+        while True:
+            if stop.reason:
+                self.runner.stop()
+                raise RunInterruptedError(stop.reason)
+            self._keep(points, self.runner.advance())
+            statuses = sweep_status(self.sweep, points.values())
+            now = time.monotonic()
+            for status in statuses:
+                run = status.point.run
+                if status.fate == Fate.LOST and now - lost_since.setdefault(run, now) < _SECONDS_UNTIL_LOST:
+                    continue
+                if status.fate != Fate.LOST:
+                    lost_since.pop(run, None)
+                if status.fate != before.get(run, Fate.NOT_STARTED) and not (
+                    run not in before and status.fate.is_final
+                ):
+                    _log.info("%s", _line(status))
+                before[run] = status.fate
+            settled = all(before.get(status.point.run) == status.fate for status in statuses)
+            if settled and not self.runner.num_waiting and not any(status.fate.is_active for status in statuses):
+                _tell_end(statuses)
+                return statuses
+            time.sleep(self.runner.poll_s)
+
+
+def _point(planned: PlannedPoint) -> Point:
+    assert planned.status is not None
+    return planned.status.point
+
+
+def _exit_code(fate: Fate) -> int:
+    if fate == Fate.FINISHED:
+        return ExitCode.DONE
+    return ExitCode.COLLAPSED if fate == Fate.COLLAPSED else 1
+
+
+def _tell_plan(planned: Sequence[PlannedPoint], num_todo: int) -> None:
+    fates = Counter(str(point.status.fate) for point in planned if point.status is not None)
+    duplicates = sum(point.duplicate_of is not None for point in planned)
+    problems = [point for point in planned if point.problem]
+    counts = [f"{count} {fate}" for fate, count in fates.items()]
+    counts += [f"{duplicates} that another point is already"] if duplicates else []
+    counts += [f"{len(problems)} that cannot be"] if problems else []
+    _log.info("%d points: %s; %d to run", len(planned), ", ".join(counts), num_todo)
+    for point in problems:
+        _log.error("%s: %s", " ".join(point.overrides), point.problem)
+    other_code = [point for point in planned if point.other_code]
+    if other_code:
+        _log.warning(
+            "%d finished points were made by other code than today's; sweep.on_code_change=rerun runs them again",
+            len(other_code),
+        )
+
+
+def _line(status: PointStatus) -> str:
+    where = f" ({status.point.submissions[-1].job})" if status.point.submissions else ""
+    reason = f": {status.reason}" if status.reason else ""
+    return f"{status.point.label}: {status.fate}{where}{reason}"
+
+
+def _tell_end(statuses: Sequence[PointStatus]) -> None:
+    counts = Counter(str(status.fate) for status in statuses)
+    _log.info("%s", ", ".join(f"{count} {fate}" for fate, count in counts.items()))
+    if any(status.fate != Fate.FINISHED for status in statuses):
+        logs.show(status_table([status for status in statuses if status.fate != Fate.FINISHED]))
+
+
+def status_table(statuses: Sequence[PointStatus]) -> Table:
+    """Return one row a point: number, overrides, fate, epochs, job, reason."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("", "point", "fate", "epochs", "job", "reason"):
+        table.add_column(column, overflow="fold")
+    for status in statuses:
+        submissions = status.point.submissions
+        table.add_row(
+            str(status.point.number),
+            status.point.label,
+            str(status.fate),
+            f"{status.epochs}/{status.max_epochs or '?'}",
+            f"{submissions[-1].launcher} {submissions[-1].job}" if submissions else "",
+            status.reason,
+        )
+    return table

@@ -1,0 +1,55 @@
+"""What a process of its own needs to train one run: a file that launchers and the ranks of a run hand over."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from menvae.tracking.environment import describe_process
+from menvae.tracking.run_directory import write_json
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to train.
+
+    Attributes:
+        config: composed configuration of ``conf/train.yaml``, resolved, so that what is edited in ``conf/`` between
+            submission and start changes nothing.
+        run: name of the run directory, where a launcher chose it.
+        point: folder of the sweep's point that this run is, or None.
+    """
+
+    config: Mapping[str, Any]
+    run: str | None = None
+    point: Path | None = None
+
+    @property
+    def sweep(self) -> Path | None:
+        """The folder of the sweep it belongs to."""
+        return None if self.point is None else self.point.parents[1]
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        """Read what `write` wrote."""
+        content = json.loads(path.read_text())
+        return cls(content["config"], content["run"], Path(content["point"]) if content["point"] else None)
+
+    def write(self, path: Path) -> None:
+        """Write the file whole or not at all."""
+        content = {"config": dict(self.config), "run": self.run, "point": str(self.point) if self.point else None}
+        write_json(path, content)
+
+    def leave_outcome(self, exit_code: int) -> None:
+        """Write ``outcome.json`` into the folder of the point, if there is one: how its process ended."""
+        if self.point is not None:
+            write_json(self.point / "outcome.json", {"exit_code": exit_code, **describe_process()})
+
+
+def command(path: Path) -> list[str]:
+    """Return the command line of a process that trains the job in a file."""
+    return [sys.executable, "-m", "menvae.apps.job", str(path)]

@@ -1,0 +1,174 @@
+"""The folder of a sweep: which points it has, and what was done about each.
+
+``<output_dir>/sweeps/<name>/`` holds ``sweep.json`` (the command) and ``points/<run>/``: ``point.json`` (overrides and
+submissions), ``job.json`` (what its process trains), ``outcome.json`` (how that process ended). Results are in the run
+directory ``<output_dir>/runs/<run>/``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from menvae.errors import UserError, nearest
+from menvae.sweeps.job import Job
+from menvae.tracking.run_directory import write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSettings:
+    """Keys of ``sweep.*``.
+
+    Attributes:
+        name: folder of the sweep and name of its MLflow run; None derives it from the run's name, what is swept, and
+            the other overrides, so that a value more is the same sweep and a key more another one.
+        on_code_change: what to do about a point that other code has finished: ``warn`` keeps it, ``rerun`` runs it
+            again.
+    """
+
+    name: str | None = None
+    on_code_change: Literal["warn", "rerun"] = "warn"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One time that a point was handed to something that runs it.
+
+    Attributes:
+        launcher: ``slurm`` or ``local``.
+        job: SLURM's job id such as ``812_3``, or the process id.
+        log: path of its output.
+        time: when, in UTC, ISO 8601.
+    """
+
+    launcher: str
+    job: str
+    log: str
+    time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a sweep.
+
+    Attributes:
+        number: from 0, in the order in which points came to the sweep.
+        run: name of its run directory, which identifies it.
+        overrides: what sets it apart, ``key=value``.
+        submissions: the last one last.
+    """
+
+    number: int
+    run: str
+    overrides: tuple[str, ...]
+    submissions: tuple[Submission, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The overrides on one line."""
+        return " ".join(self.overrides) or "(nothing swept)"
+
+
+class Sweep:
+    """A sweep on disk.
+
+    Attributes:
+        path: its folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Args: path: absolute path of the folder, which may not exist yet."""
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.path.name
+
+    @property
+    def output_dir(self) -> Path:
+        """The ``output_dir`` it belongs to."""
+        return self.path.parents[1]
+
+    @property
+    def runs(self) -> Path:
+        """The folder of run directories."""
+        return self.output_dir / "runs"
+
+    def folder(self, point: Point) -> Path:
+        """Return the folder of a point."""
+        return self.path / "points" / point.run
+
+    def job_file(self, point: Point) -> Path:
+        """Return the path of ``job.json`` of a point."""
+        return self.folder(point) / "job.json"
+
+    def describe(self, overrides: Sequence[str], keys: Sequence[str]) -> None:
+        """Write ``sweep.json``: the overrides of the last command and the swept keys."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "sweep.json", {"overrides": list(overrides), "keys": list(keys)})
+
+    def description(self) -> dict[str, Any]:
+        """Return what `describe` wrote."""
+        content: dict[str, Any] = json.loads((self.path / "sweep.json").read_text())
+        return content
+
+    def points(self) -> list[Point]:
+        """Return all points by number."""
+        found = []
+        for path in self.path.glob("points/*/point.json"):
+            content = json.loads(path.read_text())
+            submissions = tuple(Submission(**submission) for submission in content["submissions"])
+            found.append(Point(content["number"], content["run"], tuple(content["overrides"]), submissions))
+        return sorted(found, key=lambda point: point.number)
+
+    def keep(self, point: Point) -> None:
+        """Write ``point.json``."""
+        self.folder(point).mkdir(parents=True, exist_ok=True)
+        write_json(self.folder(point) / "point.json", asdict(point))
+
+    def prepare(self, point: Point, config: Mapping[str, Any]) -> Path:
+        """Write the point and its job file; return the latter."""
+        self.keep(point)
+        Job(config, point.run, self.folder(point)).write(self.job_file(point))
+        return self.job_file(point)
+
+    def submitted(self, point: Point, submission: Submission) -> Point:
+        """Write down and return the point with one submission more; what its last process left is forgotten."""
+        point = replace(point, submissions=(*point.submissions, submission))
+        (self.folder(point) / "outcome.json").unlink(missing_ok=True)
+        self.keep(point)
+        return point
+
+
+def sweep_name(run_name: str, keys: Sequence[str], fixed_overrides: Sequence[str]) -> str:
+    """Return the name of a sweep: the same for other values of the same keys.
+
+    >>> sweep_name("semivae", ["loss.lambda_dcor"], ["trainer.max_epochs=5"])
+    'semivae_lambda_dcor_ac75ed'
+    """
+    swept = "-".join(key.rpartition(".")[2] for key in keys)[:60]
+    canonical = json.dumps([run_name, sorted(keys), sorted(fixed_overrides)])
+    return "_".join(filter(None, [run_name, swept, hashlib.sha256(canonical.encode()).hexdigest()[:6]]))
+
+
+def find_sweep(output_dir: Path, name: str | None) -> Sweep:
+    """Return the sweep called ``name``, or the one that was launched last.
+
+    Raises:
+        UserError: there is none.
+    """
+    described = sorted(
+        (output_dir / "sweeps").glob("*/sweep.json"), key=lambda path: (path.stat().st_mtime_ns, path.parent.name)
+    )
+    names = [path.parent.name for path in described]
+    if not names:
+        raise UserError(f"output_dir: no sweep was launched in '{output_dir}'; menvae-train -m key=value,value does")
+    if name is not None and name not in names:
+        raise UserError(f"sweep: '{name}' is not a sweep of '{output_dir}'; {nearest(name, names)}")
+    return Sweep(output_dir / "sweeps" / (name or names[-1]))

@@ -1,0 +1,119 @@
+"""Ranks that a run starts by itself: the same result as under torchrun, stopped together, ended together."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from plugins import trouble, write_trouble
+from runs import command, environment, only_run, train
+
+TWO = ("data.num_subjects=13", "trainer.batch_size=2", "trainer.max_epochs=2", "trainer.devices=2")
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output_dir = tmp_path_factory.mktemp("ranks")
+    train(output_dir, *TWO)
+    return output_dir
+
+
+def test_own_ranks_give_what_torchrun_gives(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(finished / "cache")
+    program = tmp_path / "train.py"
+    program.write_text("from menvae.apps.train import main\n\nif __name__ == '__main__':\n    main()\n")
+    overrides = [argument for argument in command(tmp_path, *TWO)[3:] if argument != "trainer.devices=2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
+    subprocess.run([*torchrun, *overrides], env=environment(), check=True, capture_output=True)
+    mine, theirs = only_run(finished), only_run(tmp_path)
+    assert mine.name == theirs.name
+    assert (mine / "metrics.jsonl").read_bytes() == (theirs / "metrics.jsonl").read_bytes()
+    assert json.loads((mine / "environment.json").read_text())["num_ranks"] == 2
+
+
+def test_more_ranks_are_another_run(finished: Path) -> None:
+    one = [override for override in TWO if override != "trainer.devices=2"]
+    train(finished, *one)
+    assert len(list((finished / "runs").iterdir())) == 2
+
+
+def test_a_number_of_processes_that_was_not_started_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    refused = train(tmp_path, *TWO, code=2)
+    assert "trainer.devices=2, but 1 processes were started together" in refused.stderr
+
+
+def test_wrong_input_is_told_once(tmp_path: Path) -> None:
+    refused = train(tmp_path, *TWO, "data.root=/nowhere", "data=brats", code=2)
+    assert refused.stderr.count("menvae-train:") == 1, refused.stderr
+
+
+def test_wrong_data_are_told_once(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    overrides = [override for override in TWO if not override.startswith("data.")]
+    brats = ["data=brats", f"data.root={tmp_path / 'empty'}", "trainer.devices=2", "trainer.max_epochs=2"]
+    program = command(tmp_path)[:3]
+    refused = subprocess.run(
+        [*program, *overrides[:2], *brats[:2], "trainer.devices=2", f"output_dir={tmp_path}"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 2, refused.stderr
+    assert refused.stderr.count("menvae-train:") == 1, refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_stopped_run_of_two_ranks_ends_like_an_uninterrupted_one(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(finished / "cache")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = subprocess.Popen(command(tmp_path, *TWO), env=environment(), stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if " run " in line or "going on" in line:
+                break
+        process.send_signal(number)
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 75, rest
+        assert rest.count("the same command goes on") == 1, rest
+    train(tmp_path, *TWO)
+    (expected,) = [run for run in (finished / "runs").iterdir() if run.name == only_run(tmp_path).name]
+    assert (only_run(tmp_path) / "metrics.jsonl").read_bytes() == (expected / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("fault", ["raise", "die", "hang"])
+def test_a_rank_that_fails_ends_the_other_within_a_minute(finished: Path, tmp_path: Path, fault: str) -> None:
+    """A rank that hangs is no failure by itself: what ends it here is a signal to the rank beside it."""
+    (tmp_path / "cache").symlink_to(finished / "cache")
+    flag = tmp_path / "flag"
+    flag.touch()
+    site = write_trouble(tmp_path / "site")
+    overrides = [*TWO, *trouble(fault, flag, rank=1, step=2)]
+    process = subprocess.Popen(
+        command(tmp_path, *overrides), env=environment(site=site), stderr=subprocess.PIPE, text=True
+    )
+    if fault == "hang":
+        time.sleep(20)
+        ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
+        subprocess.run(["kill", "-9", ranks.split()[0]], check=True)
+    started = time.monotonic()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, errors
+    assert time.monotonic() - started < 60
+    if fault == "raise":
+        assert "ZeroDivisionError: a fault of the trouble term" in errors
+        assert "rank 1 of 2" in (only_run(tmp_path) / "error.txt").read_text()
+    alive = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False).stdout
+    assert not alive
+    flag.unlink()
+    train(tmp_path, *overrides, site=site)

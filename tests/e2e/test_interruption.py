@@ -1,0 +1,86 @@
+"""What ends a run early, beside what tests/e2e/test_resume.py does in the middle of training."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from plugins import trouble, write_trouble
+from runs import command, environment, mlflow_points, only_run, train
+
+LONG = "trainer.max_epochs=1000"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output_dir = tmp_path_factory.mktemp("cache")
+    train(output_dir, "trainer.max_epochs=1")
+    return output_dir / "cache"
+
+
+def test_time_limit(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(cache)
+    stopped = train(tmp_path, LONG, "trainer.time_limit_min=0.15", code=75)
+    assert "stopped by time limit of 0.15 min in epoch" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    first = len((only_run(tmp_path) / "metrics.jsonl").read_text().splitlines())
+    train(tmp_path, LONG, "trainer.time_limit_min=0.2", code=75)
+    assert len((only_run(tmp_path) / "metrics.jsonl").read_text().splitlines()) > first
+    status = json.loads((only_run(tmp_path) / "status.json").read_text())
+    assert status["state"] == "interrupted"
+    assert len(mlflow_points(tmp_path)) == 1
+
+
+def test_two_times_ctrl_c(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(cache)
+    flag = tmp_path / "flag"
+    flag.touch()
+    overrides = [LONG, *trouble("hang", flag, step=3)]
+    environ = environment(site=write_trouble(tmp_path / "site"))
+    process = subprocess.Popen(command(tmp_path, *overrides), env=environ, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "epoch    1/1000" in line:
+            break
+    time.sleep(2)  # the third step has begun, and does not end
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=3)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) == 75, rest
+    assert "stopped at once" in rest
+    assert "Traceback" not in rest
+
+
+def test_a_failed_run_says_why_and_can_be_repeated(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(cache)
+    flag = tmp_path / "flag"
+    flag.touch()
+    site = write_trouble(tmp_path / "site")
+    for fault, reason in (("raise", "ZeroDivisionError: a fault of the trouble term"), ("memory", "out of memory")):
+        train(tmp_path, *trouble(fault, flag, step=3), f"name={fault}", site=site, code=1)
+        (run,) = (tmp_path / "runs").glob(f"{fault}_*")
+        status = json.loads((run / "status.json").read_text())
+        assert (status["state"], status["reason"]) == ("failed", reason)
+        assert "Traceback" in (run / "error.txt").read_text()
+    flag.unlink()
+    train(tmp_path, *trouble("raise", flag, step=3), "name=raise", site=site)
+
+
+def test_a_sweep_that_is_stopped_does_not_begin_its_next_point(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(cache)
+    overrides = ["-m", LONG, "loss.lambda_dcor=0,5", "hydra/launcher=basic"]
+    process = subprocess.Popen(command(tmp_path, *overrides), env=environment(), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "epoch    1/1000" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) == 75, rest
+    assert len(list((tmp_path / "runs").iterdir())) == 1
