@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 
 PICTURE_BUDGET_BYTES: Final = 3_400_000
@@ -41,7 +40,7 @@ def render(template: Path, content: Mapping[str, Any], script: str = "") -> str:
         trim_blocks=True,
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return environment.get_template(template.name).render(content, script=Markup(script), script_digest=digest)
+    return environment.get_template(template.name).render(content, script=script, script_digest=digest)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Final
 
 LATENT_PICTURES: Final = {
@@ -35,6 +36,37 @@ def significant(value: object) -> str:
     if isinstance(value, int) or (math.isfinite(value) and abs(value) >= 1000):
         return f"{value:,.0f}"
     return f"{value:#.3g}".rstrip(".")
+
+
+def with_spread(value: float, spread: float) -> str:
+    """Write a value and its uncertainty to the second significant place of the uncertainty, but to three at most.
+
+    A smaller uncertainty is written to its first significant place.
+
+    >>> with_spread(0.98412, 0.00282), with_spread(-0.12345, 0.0532), with_spread(25.61, 1.3), with_spread(1.0, 0.0)
+    ('0.984 ±0.003', '-0.123 ±0.053', '25.6 ±1.3', '1.000 ±0.000')
+    >>> with_spread(0.0471234, 0.00041)
+    '0.0471 ±0.0004'
+    """
+    places = 3
+    if spread > 0:
+        first = -math.floor(math.log10(spread))
+        places = first if spread < 0.0005 else max(0, min(3, first + 1))
+    return f"{value:.{places}f} ±{spread:.{places}f}"
+
+
+def broken(name: str, width: int = 12) -> str:
+    r"""Break a long name after dots and underscores, for the head of a narrow column.
+
+    >>> broken("residual_active_units"), broken("max_dcor")
+    ('residual_\nactive_units', 'max_dcor')
+    """
+    lines = [""]
+    for piece in re.findall(r"[^._]*[._]|[^._]+", name):
+        if lines[-1] and len(lines[-1] + piece) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)
 
 
 def gate_meaning(name: str) -> str:
