@@ -6,6 +6,7 @@ normalised in another way, are another *cohort*: they stand in the same table, b
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import statistics
@@ -440,7 +441,8 @@ def _baseline(cohort: Cohort, wanted: str | Mapping[str, Any] | None, keys: Sequ
 
 def _is_wanted(one: Configuration, wanted: str | Mapping[str, Any], keys: Sequence[SweptKey]) -> bool:
     if isinstance(wanted, str):
-        return any(wanted in (run.name, run.run_id) for run in one.runs)
+        short = len(wanted) >= 8
+        return any(wanted in (run.name, run.run_id) or (short and run.run_id.startswith(wanted)) for run in one.runs)
     names = {word: key.name for key in keys for word in (key.label, key.name)}
     run = one.runs[0]
     return all(
@@ -454,8 +456,11 @@ def _told(wanted: str | Mapping[str, Any]) -> str:
 
 
 def _allowed_baselines(cohorts: Sequence[Cohort], wanted: str | Mapping[str, Any], keys: Sequence[SweptKey]) -> str:
+    names = [run.name for cohort in cohorts for run in cohort.runs]
     if isinstance(wanted, str):
-        return nearest(wanted, [run.name for cohort in cohorts for run in cohort.runs])
+        close = difflib.get_close_matches(wanted, names, n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        return f"{hint}allowed are the name or MLflow id of one of the {len(names)} runs, and {{key: value}}"
     return "swept are " + (", ".join(f"{key.name} ({', '.join(key.values)})" for key in keys) or "no keys")
 
 

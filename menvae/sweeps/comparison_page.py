@@ -15,7 +15,7 @@ from menvae.presentation.page import Album, Picture, render
 from menvae.presentation.text import LATENT_PICTURES, broken, gate_meaning, significant
 from menvae.sweeps.comparison import Cohort, Comparison, Configuration, Effect
 from menvae.sweeps.comparison_pictures import effect_picture, trade_off_picture, trade_offs
-from menvae.sweeps.comparison_table import (
+from menvae.sweeps.comparison_words import (
     best_of,
     difference_words,
     effect_words,
@@ -260,8 +260,8 @@ def _runs(comparison: Comparison, store: RunStore, place: Path) -> _Table:
 def _report_link(run: TrackedRun, store: RunStore, place: Path) -> str:
     """Return where the report of a run lies: relative to the page if both are in the output directory."""
     original = store.output_dir / "runs" / run.name / "report.html"
-    path = original if original.is_file() else store.artifact(run, "report.html")
-    if path is None or not path.is_file():
+    path = original if original.is_file() else store.local_artifact(run, "report.html")
+    if path is None:
         return ""
     if place.is_relative_to(store.output_dir) and path.is_relative_to(store.output_dir):
         return quote(os.path.relpath(path, place))

@@ -26,7 +26,7 @@ from menvae.presentation.figures import (
     tick_locator,
 )
 from menvae.sweeps.comparison import Cohort, Configuration, Effect
-from menvae.sweeps.comparison_table import meets, shown_value, wanted
+from menvae.sweeps.comparison_words import meets, shown_value, wanted
 from menvae.sweeps.pareto import Objective
 
 GOOD: Final = COLOURS[2]

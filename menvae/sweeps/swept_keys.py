@@ -59,7 +59,7 @@ def swept_keys(
     """
     columns = _varying_columns(runs, ignore)
     groups: dict[tuple[int, ...], list[str]] = {}
-    for name, column in columns.items():
+    for name in columns:
         leader = columns[_part_that_explains(name, columns) or name]
         groups.setdefault(tuple(leader.index(value) for value in leader), []).append(name)
     firsts = [first for first, *_ in groups.values()]

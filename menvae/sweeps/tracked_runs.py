@@ -25,6 +25,7 @@ from menvae.tracking.mlflow import (
     silence_mlflow,
     sqlite_path,
     tracking_uri,
+    valid_key,
     without_password,
 )
 
@@ -169,15 +170,17 @@ class RunStore:
         return runs, notes + disagreements
 
     def artifact(self, run: TrackedRun, name: str) -> Path | None:
-        """Return a file or folder of a run; None if there is none.
-
-        MLflow's copy is taken where it is on this machine, else the original in ``output_dir``, else it is fetched.
+        """Return a file or folder of a run, fetched where it is not on this machine; None if there is none.
 
         Args:
             run: whose file.
             name: relative path, such as ``gates.json``.
         """
         return self._fetch(run.run_id, run.name, run.artifact_uri, name)
+
+    def local_artifact(self, run: TrackedRun, name: str) -> Path | None:
+        """Return a file or folder of a run; None if it is not on this machine."""
+        return self._local(run.name, run.artifact_uri, name)
 
     def _judged(self, run: Run) -> tuple[str, dict[str, GateValue]]:
         """Return why a run is not compared, or nothing and its gates."""
@@ -206,14 +209,16 @@ class RunStore:
             if not token:
                 return
 
+    def _local(self, run_name: str, artifact_uri: str, name: str) -> Path | None:
+        """Look for MLflow's copy, then for the original in ``output_dir``: the store may be remote or was moved."""
+        artifacts = _local_path(artifact_uri)
+        folders = [*([] if artifacts is None else [artifacts]), self.output_dir / "runs" / run_name]
+        return next((folder / name for folder in folders if (folder / name).exists()), None)
+
     def _fetch(self, run_id: str, run_name: str, artifact_uri: str, name: str) -> Path | None:
-        local = _local_path(artifact_uri)
-        candidates = [] if local is None else [local / name]
-        for path in [*candidates, self.output_dir / "runs" / run_name / name]:
-            if path.exists():
-                return path
-        if local is not None:
-            return None
+        found = self._local(run_name, artifact_uri, name)
+        if found is not None or _local_path(artifact_uri) is not None:
+            return found
         from mlflow.exceptions import MlflowException
 
         try:
@@ -324,7 +329,7 @@ def _gate(entry: Mapping[str, Any]) -> GateValue:
 def _disagreements(run: Run, gates: Mapping[str, GateValue]) -> list[str]:
     """Say where MLflow's metrics and ``gates.json`` differ: then one of them was changed later."""
     metrics = {key.removeprefix("gate/"): value for key, value in run.data.metrics.items() if key.startswith("gate/")}
-    different = [name for name, gate in gates.items() if metrics.get(name) != gate.value]
+    different = [name for name, gate in gates.items() if metrics.get(valid_key(name)) != gate.value]
     if not different:
         return []
     return [f"{_name(run)}: MLflow's metrics and gates.json, which is shown, differ in {listed(different)}."]

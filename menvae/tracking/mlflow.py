@@ -429,7 +429,7 @@ class _OpenRun:
         """Log the parameters that are not there; say which ones MLflow, which never changes one, has otherwise."""
         from mlflow.entities import Param
 
-        wanted = {_valid_key(key): _param_text(key, value) for key, value in params.items()}
+        wanted = {valid_key(key): _param_text(key, value) for key, value in params.items()}
         changed = [key for key, text in wanted.items() if self._known_params.get(key, text) != text]
         if changed:
             _logger.warning("MLflow keeps the parameters the run began with, not today's: %s", ", ".join(changed))
@@ -442,7 +442,7 @@ class _OpenRun:
         """Set tags, over older values."""
         from mlflow.entities import RunTag
 
-        entities = [RunTag(_valid_key(key), value) for key, value in tags.items()]
+        entities = [RunTag(valid_key(key), value) for key, value in tags.items()]
         for start in range(0, len(entities), _MAX_PARAMS_PER_BATCH):
             self._client.log_batch(self.run_id, tags=entities[start : start + _MAX_PARAMS_PER_BATCH])
 
@@ -585,7 +585,7 @@ def _points(row: _Epoch) -> list[_Point]:
     """Return what MLflow gets of one row: every finite number but the epoch itself."""
     timestamp_ms = row.timestamp_ms or time.time_ns() // 1_000_000
     return [
-        _Point(_valid_key(key), row.epoch, float(value), timestamp_ms)
+        _Point(valid_key(key), row.epoch, float(value), timestamp_ms)
         for key, value in row.values.items()
         if key != "epoch" and value is not None and math.isfinite(value)
     ]
@@ -602,7 +602,7 @@ def _param_text(key: str, value: Any) -> str:
 
 
 @lru_cache(maxsize=10_000)
-def _valid_key(key: str) -> str:
+def valid_key(key: str) -> str:
     """Return a key that MLflow accepts; one it refuses would take the other 999 values of its batch with it."""
     cleaned = re.sub(r"[^\w\-. :/]", "_", key)[:_MAX_KEY_LENGTH]
     return (

@@ -6,13 +6,15 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from menvae.tracking.mlflow import TrackingSettings, open_experiment, tracking_uri
+from menvae.sweeps.tracked_runs import GateValue, TrackedRun
+from menvae.tracking.mlflow import TrackingSettings, open_experiment, tracking_uri, valid_key
 
 TARGETS = {
     "vol_r2": (">", 0.85),
@@ -37,6 +39,7 @@ PARAMS: dict[str, Any] = {
     "trainer.resume": "auto",
     "tracking.uri": None,
 }
+_numbers = count(1)
 
 
 @dataclass
@@ -90,7 +93,9 @@ def fill(output_dir: Path, runs: Sequence[MadeRun], experiment: str = "menvae") 
         run = client.create_run(experiment_id, start_time=1000 + place, tags=tags | dict(made.tags), run_name=name)
         params = PARAMS | dict(made.params)
         table = gates_of(made.values, made.targets)
-        metrics = {f"gate/{gate['name']}": gate["value"] for gate in table["gates"] if gate["value"] is not None}
+        metrics = {
+            valid_key(f"gate/{gate['name']}"): gate["value"] for gate in table["gates"] if gate["value"] is not None
+        }
         metrics |= {"gate/passed": float(table["passed"]), "val_epoch/loss": 1.0}
         client.log_batch(
             run.info.run_id,
@@ -131,3 +136,26 @@ def copy_of(store: Path, output_dir: Path) -> Path:
     output_dir.mkdir(parents=True, exist_ok=True)
     shutil.copy(store, output_dir / "mlflow.db")
     return output_dir
+
+
+def write_picture(path: Path) -> None:
+    """Write a small picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((40, 60, 3), 200, dtype=np.uint8)).save(path)
+
+
+def tracked(
+    params: Mapping[str, Any] | None = None,
+    values: Mapping[str, float | None] | None = None,
+    targets: Mapping[str, tuple[str, float]] = TARGETS,
+    **attributes: Any,
+) -> TrackedRun:
+    """Return a run as it would be read, without a store."""
+    texts = {key: v if isinstance(v, str) else json.dumps(v) for key, v in (PARAMS | dict(params or {})).items()}
+    number = next(_numbers)
+    gates = {
+        entry["name"]: GateValue(*(entry[key] for key in ("name", "value", "target", "comparison", "passed", "reason")))
+        for entry in gates_of(dict.fromkeys(targets, 1.0) | dict(values or {}), targets)["gates"]
+    }
+    defaults = {"run_id": f"{number:032x}", "name": f"run_{number}", "started_ms": number, "data_hash": "d" * 32}
+    return TrackedRun(params=texts, gates=gates, **defaults | attributes)
