@@ -52,14 +52,15 @@ def _compare(tracking: TrackingSettings, settings: ComparisonSettings, output_di
     store = RunStore.open(tracking, output_dir)
     runs, notes = store.runs(None if settings.sweep is None else str(settings.sweep))
     comparison = compare(runs, settings)
-    for answer in answers(comparison, notes):
-        logs.show(answer)
     try:
         html.parent.mkdir(parents=True, exist_ok=True)
-        _log.info("runs: %s", write_runs(comparison, html.with_suffix(".csv")))
-        _log.info("page: %s", write_page(comparison, notes, store, html))
+        written = write_runs(comparison, html.with_suffix(".csv")), write_page(comparison, notes, store, html)
     except OSError as error:
         raise UserError(f"html: nothing can be written to '{html}': {error.strerror}") from error
+    for answer in answers(comparison, notes):  # last: whoever reads it may go away, such as head
+        logs.show(answer)
+    _log.info("runs: %s", written[0])
+    _log.info("page: %s", written[1])
 
 
 def main() -> None:
