@@ -217,12 +217,17 @@ def build(group: str, config: Mapping[str, Any], *supplied: Any, path: str | Non
 def validated(settings_class: Callable[..., Settings], config: Mapping[str, Any], path: str) -> Settings:
     """Return ``settings_class(**config)`` for a dataclass of settings that is not a part (``trainer``, ``watch``, ...).
 
+    Args:
+        settings_class: a dataclass whose fields are keyword-only.
+        config: the settings.
+        path: dotted key of the section; empty for the top level.
+
     Raises:
         UserError: unknown key, missing key, or a value of a wrong type or range.
     """
     if not isinstance(config, Mapping):
         raise UserError(f"{path}: {config!r} is not allowed; set its keys, {path}.<key>=...")
-    checked = _checked(_schema(settings_class), dict(config), path, f"'{path}'")
+    checked = _checked(_schema(settings_class), dict(config), path, f"'{path}'" if path else "the configuration")
     return settings_class(**checked)
 
 
@@ -270,7 +275,7 @@ def _checked(schema: type[BaseModel], settings: dict[str, Any], path: str, owner
 
 def _sentence(error: ValidationError, schema: type[BaseModel], path: str, owner: str) -> str:
     first = error.errors()[0]
-    location = ".".join([path, *(str(part) for part in first["loc"])])
+    location = ".".join([path, *(str(part) for part in first["loc"])]).removeprefix(".")
     if first["type"] == "extra_forbidden":
         return f"{location}: no such key of {owner}; {nearest(str(first['loc'][-1]), schema.model_fields)}"
     if first["type"] == "missing":

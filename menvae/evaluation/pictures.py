@@ -1,8 +1,5 @@
 """Pictures of a run: pure functions from arrays to PNG files.
 
-Only matplotlib's object interface is used (a ``Figure`` and its Agg canvas, never pyplot), and no function touches
-``rcParams``: pictures are safe in threads and in sweeps of many runs in one process.
-
 Volumes are [D, H, W] = (R, A, S), that is index + 1 is one voxel to the patient's right, front and top. They are shown
 the radiological way: the patient's right is on the left of axial and coronal slices, the front on the left of sagittal
 ones. Shape legend: C channels (modalities), D, H, W spatial axes, N subjects, P size of a partition.
@@ -20,22 +17,32 @@ from typing import Any, Final, TypeAlias, TypeVar
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Colormap, Normalize, to_hex, to_rgb
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-DPI: Final = 150
-INK: Final = "#1b1f24"
-MUTED: Final = "#5c6670"
-FAINT: Final = "#d5dae0"
-COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#4d4d4d")
-"""The colour-blind safe palette of Okabe & Ito (2008), without its yellow; two darker hues continue it."""
+from menvae.presentation.figures import (
+    COLOURS,
+    FAINT,
+    INK,
+    MUTED,
+    Layout,
+    empty_panel,
+    literal,
+    new_figure,
+    panel_grid,
+    save_figure,
+    short_number,
+    style_axes,
+    text_colour,
+    tick_locator,
+)
+
 GREY: Final = colormaps["gray"].with_extremes(bad="black")
 LINE_STYLES: Final = ("-", (0, (5, 1.5)), (0, (1, 1.2)))
 R2_FLOOR: Final = -0.5
@@ -46,82 +53,8 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Shared style
+# Shared by all pictures of a run
 # --------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Sizes in inches of a figure that is a grid of equal panels."""
-
-    panel: tuple[float, float]
-    gap: tuple[float, float] = (0.5, 0.5)
-    left: float = 0.7
-    right: float = 0.2
-    top: float = 0.75
-    bottom: float = 0.55
-
-
-def _literal(text: str) -> str:
-    """Keep dollar signs of names as they are: matplotlib would read a pair of them as mathematics."""
-    return text.replace("$", r"\$")
-
-
-def _figure(width: float, height: float, title: str, subtitle: str = "") -> Figure:
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    figure.text(
-        0.12 / width, 1 - 0.1 / height, _literal(title), ha="left", va="top", size=12.5, weight="bold", color=INK
-    )
-    if subtitle:
-        figure.text(0.12 / width, 1 - 0.36 / height, _literal(subtitle), ha="left", va="top", size=9, color=MUTED)
-    return figure
-
-
-def _panels(count: int, columns: int, layout: _Layout, title: str, subtitle: str = "") -> tuple[Figure, list[Axes]]:
-    """Make a figure with ``count`` panels in reading order; positions are computed, not solved for: that is fast."""
-    num_rows = max(1, math.ceil(count / columns))
-    (panel_width, panel_height), (gap_x, gap_y) = layout.panel, layout.gap
-    width = layout.left + columns * panel_width + (columns - 1) * gap_x + layout.right
-    height = layout.top + num_rows * panel_height + (num_rows - 1) * gap_y + layout.bottom
-    figure = _figure(width, height, title, subtitle)
-    axes = []
-    for index in range(count):
-        row, column = divmod(index, columns)
-        x = layout.left + column * (panel_width + gap_x)
-        y = height - layout.top - panel_height - row * (panel_height + gap_y)
-        axes.append(figure.add_axes((x / width, y / height, panel_width / width, panel_height / height)))
-    return figure, axes
-
-
-def _style(axes: Axes, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set(color=MUTED, linewidth=0.8)
-    axes.tick_params(labelsize=8, colors=MUTED, width=0.8, length=3, labelcolor=INK)
-    if title:
-        # A fixed height: to find one, matplotlib would draw all ticks twice.
-        axes.set_title(_literal(title), loc="left", y=1.0, size=9.5, weight="bold", color=INK, pad=6)
-    axes.set_xlabel(_literal(xlabel), size=8.5, color=INK, labelpad=3)
-    axes.set_ylabel(_literal(ylabel), size=8.5, color=INK, labelpad=3)
-
-
-def _empty(axes: Axes, reason: str) -> None:
-    """Say why a panel has nothing to show."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set(visible=True, color=FAINT)
-    axes.text(
-        0.5, 0.5, _literal(reason), ha="center", va="center", size=8, color=MUTED, wrap=True, transform=axes.transAxes
-    )
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 6})
-    return path
 
 
 def _colour_bar(
@@ -139,10 +72,10 @@ def _colour_bar(
         extendfrac=0.03,
     )
     bar.outline.set_linewidth(0.5)
-    bar.locator = _ticks(4)
+    bar.locator = tick_locator(4)
     bar.update_ticks()
     axes.tick_params(labelsize=7.5, length=2.5, width=0.6, pad=2, labelcolor=INK)
-    bar.set_label(_literal(label), size=8, color=INK, labelpad=2 if lying else 6)
+    bar.set_label(literal(label), size=8, color=INK, labelpad=2 if lying else 6)
 
 
 def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
@@ -166,33 +99,9 @@ def _needs_log(values: NDArray[Any]) -> bool:
     return finite.size > 2 and float(finite.min()) > 0 and float(np.median(finite)) < 0.05 * float(finite.max())
 
 
-def _ticks(count: int, integer: bool = False) -> MaxNLocator:
-    """Return a locator of at most ``count`` + 1 round ticks; matplotlib's own steps include 1.5, 3, 4, 6 and 8."""
-    return MaxNLocator(count, steps=[1, 2, 5, 10] if integer else [1, 2, 2.5, 5, 10], integer=integer)
-
-
-def _short(value: float) -> str:
-    """Write a number with three significant places, without an exponent where that is readable.
-
-    >>> _short(0.5), _short(25.6), _short(12345.0), _short(0.0)
-    ('0.500', '25.6', '12345', '0')
-    """
-    if value != 0 and not 1e-3 <= abs(value) < 1e5:
-        text = f"{value:.2e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
-    else:
-        text = f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}" if value else "0"
-    return text.replace("-", "\N{MINUS SIGN}")
-
-
 def _cell_text(value: float) -> str:
     """Write the number of a heat map cell: two places, never minus zero."""
-    return f"{round(value, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}") if abs(value) < 10 else _short(value)
-
-
-def _text_colour(colour: str) -> str:
-    """Darken a line's colour until small text of it can be read on white."""
-    red, green, blue = to_rgb(colour)
-    return to_hex((0.78 * red, 0.78 * green, 0.78 * blue))
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}") if abs(value) < 10 else short_number(value)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -219,25 +128,25 @@ def schedule_picture(
         ``path``.
     """
     rows = [*curves.items(), ("learning rate", learning_rate)]
-    layout = _Layout(panel=(6.2, 0.46), gap=(0.0, 0.17), left=1.85, right=1.75, top=0.98, bottom=0.55)
+    layout = Layout(panel=(6.2, 0.46), gap=(0.0, 0.17), left=1.85, right=1.75, top=0.98, bottom=0.55)
     note = "Weight times schedule of every term of the objective; each row runs from 0 to its own peak"
-    figure, all_axes = _panels(len(rows), 1, layout, "Curriculum", note)
+    figure, all_axes = panel_grid(len(rows), 1, layout, "Curriculum", note)
     last_epoch = max((float(_finite(epochs).max(initial=0.0)) for _, (epochs, _) in rows), default=0.0) or 1.0
     colours = cycle(COLOURS)
     for (name, (epochs, values)), axes in zip(rows, all_axes, strict=True):
         is_rate = axes is all_axes[-1]
         _schedule_row(axes, name, epochs, values, INK if is_rate else next(colours))
         axes.set_xlim(0, last_epoch)
-        axes.xaxis.set_major_locator(_ticks(8, integer=True))
+        axes.xaxis.set_major_locator(tick_locator(8, integer=True))
         axes.tick_params(labelbottom=is_rate)
     all_axes[-1].set_xlabel("epoch", size=8.5, color=INK)
     all_axes[0].text(1.015, 1.22, "peak", transform=all_axes[0].transAxes, size=8, color=MUTED, va="bottom")
     all_axes[0].text(1.15, 1.22, "at the end", transform=all_axes[0].transAxes, size=8, color=MUTED, va="bottom")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _schedule_row(axes: Axes, name: str, epochs: NDArray[Any], values: NDArray[Any], colour: str) -> None:
-    _style(axes)
+    style_axes(axes)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", left=False, labelleft=False)
     finite = _finite(values)
@@ -247,13 +156,13 @@ def _schedule_row(axes: Axes, name: str, epochs: NDArray[Any], values: NDArray[A
     axes.text(
         -0.02,
         0.5,
-        _literal(name + (" (log axis)" if log else "")),
+        literal(name + (" (log axis)" if log else "")),
         transform=axes.transAxes,
         ha="right",
         va="center",
         size=9,
         weight="bold",
-        color=MUTED if off else _text_colour(colour),
+        color=MUTED if off else text_colour(colour),
     )
     if off:
         axes.set_ylim(0, 1)
@@ -268,7 +177,7 @@ def _schedule_row(axes: Axes, name: str, epochs: NDArray[Any], values: NDArray[A
     axes.fill_between(epochs, values, floor, color=colour, alpha=0.16, linewidth=0)
     axes.plot(epochs, values, color=colour, linewidth=1.6, clip_on=False, solid_capstyle="round")
     for x, value in ((1.015, peak), (1.15, float(finite[-1]))):
-        axes.text(x, 0.5, _short(value), transform=axes.transAxes, va="center", size=8.5, color=INK)
+        axes.text(x, 0.5, short_number(value), transform=axes.transAxes, va="center", size=8.5, color=INK)
 
 
 @dataclass(frozen=True)
@@ -319,15 +228,15 @@ def training_curves(rows: Metrics, gates: Mapping[str, float], path: Path) -> Pa
         ``path``. A panel without values says which keys it would need.
     """
     panels = _curve_panels(rows, gates)
-    layout = _Layout(panel=(2.35, 1.6), gap=(2.05, 0.75), left=0.68, right=1.72, top=0.95, bottom=0.5)
-    figure, all_axes = _panels(len(panels), 3, layout, "Training", "Dashed: gates; at the right: the last values")
+    layout = Layout(panel=(2.35, 1.6), gap=(2.05, 0.75), left=0.68, right=1.72, top=0.95, bottom=0.5)
+    figure, all_axes = panel_grid(len(panels), 3, layout, "Training", "Dashed: gates; at the right: the last values")
     epochs = [value for row in rows if (value := _number(row.get("epoch"))) is not None]
     first, last = (min(epochs), max(epochs)) if epochs else (0.0, 1.0)
     span = (first, last) if last > first else (first - 0.5, last + 0.5)
     for panel, axes in zip(panels, all_axes, strict=True):
-        _style(axes, panel.title, "epoch", panel.ylabel)
+        style_axes(axes, panel.title, "epoch", panel.ylabel)
         _draw_curves(axes, panel, rows, span)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _number(value: float | None) -> float | None:
@@ -460,7 +369,7 @@ def _draw_curves(axes: Axes, panel: _Curves, rows: Metrics, span: tuple[float, f
         axes.set_xlabel("")
         axes.set_ylabel("")
         reason = f"{'no finite value of' if present else 'not recorded:'}\n{panel.wanted}"
-        _empty(axes, reason if rows else "no epoch yet")
+        empty_panel(axes, reason if rows else "no epoch yet")
         return
     for line, epochs, values in drawn:
         marker = "o" if values.size < 3 else ""
@@ -469,13 +378,13 @@ def _draw_curves(axes: Axes, panel: _Curves, rows: Metrics, span: tuple[float, f
     for value, colour in [*gates, *((value, MUTED) for value, _ in panel.references)]:
         axes.axhline(value, color=colour, linestyle=(0, (4, 2.5)), linewidth=0.9, alpha=0.85, zorder=1)
     axes.set_xlim(*span)
-    axes.xaxis.set_major_locator(_ticks(5, integer=True))
+    axes.xaxis.set_major_locator(tick_locator(5, integer=True))
     fixed = np.array([value for value, _ in gates] + [value for value, _ in panel.references])
     _limit(axes, panel, [values for _, _, values in drawn], fixed)
     labels = [(value, label, MUTED) for value, label in panel.references]
     for line, _, values in drawn:
         target = "" if line.gate is None else f" (gate {line.gate:g})"
-        labels.append((float(values[-1]), f"{line.label} {_short(float(values[-1]))}{target}", line.colour))
+        labels.append((float(values[-1]), f"{line.label} {short_number(float(values[-1]))}{target}", line.colour))
     _label_ends(axes, labels)
 
 
@@ -496,7 +405,7 @@ def _limit(axes: Axes, panel: _Curves, series: Sequence[NDArray[np.float64]], fi
     pad = 0.05 * (high - low) or 0.5
     # A bound that the panel asks for is a natural end of its scale (0, 1), so no room is added beyond it.
     axes.set_ylim(low if low in panel.limits and low == 0 else low - pad, high if low == high else high + pad)
-    axes.yaxis.set_major_locator(_ticks(5))
+    axes.yaxis.set_major_locator(tick_locator(5))
 
 
 def _label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
@@ -510,9 +419,7 @@ def _label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
     ]
     for index, height in _spread(heights, min(0.105, 1.0 / max(1, len(labels) - 1))).items():
         _, text, colour = labels[index]
-        axes.text(
-            1.03, height, _literal(text), transform=axes.transAxes, va="center", size=8, color=_text_colour(colour)
-        )
+        axes.text(1.03, height, literal(text), transform=axes.transAxes, va="center", size=8, color=text_colour(colour))
 
 
 def _spread(heights: Sequence[float], gap: float) -> dict[int, float]:
@@ -687,7 +594,7 @@ class _Sheet:
         upright: bool = False,
     ) -> None:
         label = self.axes.text(
-            *place, _literal(text), ha=ha, va=va, size=size, color=colour, weight=weight, rotation=90 * upright
+            *place, literal(text), ha=ha, va=va, size=size, color=colour, weight=weight, rotation=90 * upright
         )
         if on_image:
             label.set_path_effects([withStroke(linewidth=1.2, foreground="black")])
@@ -749,7 +656,7 @@ def reconstruction_picture(
     width, height = left + box[2] + 0.62, top + box[3] + bottom
     note = "Intensities in standard deviations (SD) from the mean"
     note += "" if mask is None else "; outline: tumour mask"
-    figure = _figure(width, height, title, f"{note}; the patient's right is on the left")
+    figure = new_figure(width, height, title, f"{note}; the patient's right is on the left")
     sheet = _Sheet(figure, box, extent)
 
     x = 0.0
@@ -777,7 +684,7 @@ def reconstruction_picture(
     bar_width = 0.28 * box[2]
     place = (left + box[2] - bar_width, bottom - 0.24, bar_width, 0.11)
     _colour_bar(figure, place, "RdBu_r", diverging, "reconstruction \N{MINUS SIGN} input (SD)")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _draw_pair(
@@ -852,7 +759,7 @@ def traversal_picture(
     box = (left, bottom, extent[0] * inch, extent[1] * inch)
     width, height = max(left + box[2] + 0.12, 6.5), top + box[3] + bottom
     note = f"{modality}, axial slice where the ends differ most; the patient's right is on the left"
-    figure = _figure(width, height, title, note)
+    figure = new_figure(width, height, title, note)
     sheet = _Sheet(figure, box, extent)
     xs = [column * (size[0] + gap) + between * (column == len(steps)) for column in range(columns)]
     headings = [f"{step:+g} SD".replace("-", "\N{MINUS SIGN}") if step else "0" for step in steps] + [
@@ -874,7 +781,7 @@ def traversal_picture(
     _colour_bar(figure, (left, bar_y, bar_width, 0.11), "gray", grey, "decoded intensity (SD from the mean)")
     place = (left + box[2] - bar_width, bar_y, bar_width, 0.11)
     _colour_bar(figure, place, "magma", change_norm, "absolute change (SD)", "max")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -921,7 +828,7 @@ def leak_matrix_picture(
     for row, column in frames:
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=1.8, zorder=4))
     axes.set_ylabel("predicted from", size=9, color=INK)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def target_correlation_picture(matrix: NDArray[Any], names: Sequence[str], path: Path) -> Path:
@@ -947,7 +854,7 @@ def target_correlation_picture(matrix: NDArray[Any], names: Sequence[str], path:
         note += f"; strongest: {names[first]} and {names[second]}, r = {_cell_text(float(matrix[first, second]))}"
     title = "Correlation of the regression targets"
     figure, _ = _heat_map(matrix, names, names, title, note, "RdBu_r", Normalize(-1.0, 1.0), "r", "neither")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _heat_map(
@@ -975,23 +882,23 @@ def _heat_map(
     wanted = max(len(title) * 0.108, len(note) * 0.072) + 0.3
     width = max(left + panel[0] + right, wanted)
     height = top + panel[1] + bottom
-    figure = _figure(width, height, title, note)
+    figure = new_figure(width, height, title, note)
     axes = figure.add_axes((left / width, bottom / height, panel[0] / width, panel[1] / height))
-    _style(axes)
+    style_axes(axes)
     if values.size == 0:
-        _empty(axes, "nothing to show")
+        empty_panel(axes, "nothing to show")
         return figure, axes
     axes.imshow(np.ma.masked_invalid(values), cmap=cmap, norm=norm, aspect="auto")
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelsize=8.5)
     axes.set_xticks(
         range(len(columns)),
-        [_literal(name) for name in columns],
+        [literal(name) for name in columns],
         rotation=45 if slanted else 0,
         ha="left" if slanted else "center",
         rotation_mode="anchor",
     )
-    axes.set_yticks(range(len(rows)), [_literal(name) for name in rows])
+    axes.set_yticks(range(len(rows)), [literal(name) for name in rows])
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.hlines(np.arange(-0.5, len(rows)), -0.5, len(columns) - 0.5, color="white", linewidth=1.2)
@@ -1032,15 +939,15 @@ def latent_scatter(
     """
     columns = min(4, max(1, len(latents)))
     right = max(0.2, 4.6 - 2.98 * columns)
-    layout = _Layout(panel=(2.3, 2.3), gap=(0.68, 1.6), left=0.62, right=right, top=0.95, bottom=1.22)
-    figure, all_axes = _panels(
+    layout = Layout(panel=(2.3, 2.3), gap=(0.68, 1.6), left=0.62, right=right, top=0.95, bottom=1.22)
+    figure, all_axes = panel_grid(
         max(1, len(latents)), columns, layout, "Latent space", "Posterior means, one point a subject, validation split"
     )
     if not latents:
-        _empty(all_axes[0], "no partition")
+        empty_panel(all_axes[0], "no partition")
     for (name, means), axes in zip(latents.items(), all_axes, strict=bool(latents)):
         _scatter_panel(figure, axes, name, np.asarray(means, dtype=np.float64), colours.get(name))
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def principal_components(means: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -1072,14 +979,14 @@ def _scatter_panel(
 ) -> None:
     usable = np.isfinite(means).all(axis=1) if means.ndim == 2 and means.size else np.zeros(0, dtype=bool)
     if np.count_nonzero(usable) < 2:
-        _style(axes, name)
-        _empty(axes, "fewer than 2 subjects")
+        style_axes(axes, name)
+        empty_panel(axes, "fewer than 2 subjects")
         return
     scores, shares = principal_components(means[usable])
     labels = [f"PC{place + 1} ({share:.0%} of variance)" for place, share in enumerate(shares)]
-    _style(axes, f"{name} ({means.shape[1]} dimensions)", labels[0], labels[1])
-    axes.xaxis.set_major_locator(_ticks(5))
-    axes.yaxis.set_major_locator(_ticks(5))
+    style_axes(axes, f"{name} ({means.shape[1]} dimensions)", labels[0], labels[1])
+    axes.xaxis.set_major_locator(tick_locator(5))
+    axes.yaxis.set_major_locator(tick_locator(5))
     size = 22 if len(scores) <= 300 else 9
     values = np.full(len(scores), np.nan)
     if colour is not None:
@@ -1109,7 +1016,7 @@ def _scatter_panel(
         return
     reason = "hollow: no supervised feature" if colour is None else f"hollow: {colour[0]} is not observed"
     x, y = bar[0] + bar[2] / 2, bar[1]
-    figure.text(x / width, y / height, _literal(reason), size=8, color=MUTED, ha="center")
+    figure.text(x / width, y / height, literal(reason), size=8, color=MUTED, ha="center")
 
 
 def regression_picture(
@@ -1135,8 +1042,8 @@ def regression_picture(
         ValueError: a feature is not predicted, or with another number of subjects.
     """
     columns = min(5, max(1, len(true)))
-    layout = _Layout(panel=(1.75, 1.75), gap=(0.62, 0.85), left=0.65, right=max(0.2, 4.4 - 2.4 * columns), top=0.98)
-    figure, all_axes = _panels(
+    layout = Layout(panel=(1.75, 1.75), gap=(0.62, 0.85), left=0.65, right=max(0.2, 4.4 - 2.4 * columns), top=0.98)
+    figure, all_axes = panel_grid(
         max(1, len(true)),
         columns,
         layout,
@@ -1144,18 +1051,18 @@ def regression_picture(
         "Physical units, validation split; line: identity",
     )
     if not true:
-        _empty(all_axes[0], "no target")
+        empty_panel(all_axes[0], "no target")
     for (name, values), axes in zip(true.items(), all_axes, strict=bool(true)):
         if name not in predicted:
             raise ValueError(f"predicted has no feature {name!r}; it has: {', '.join(predicted) or 'none'}")
         _check_volume(f"predicted[{name!r}]", np.shape(predicted[name]), np.shape(values))
         unit = units.get(name, "")
         suffix = f" ({unit})" if unit else ""
-        _style(axes, name, f"true{suffix}", f"predicted{suffix}")
+        style_axes(axes, name, f"true{suffix}", f"predicted{suffix}")
         _regression_panel(
             axes, np.asarray(values, dtype=np.float64), np.asarray(predicted[name], dtype=np.float64), r2.get(name)
         )
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _regression_panel(axes: Axes, true: NDArray[np.float64], predicted: NDArray[np.float64], r2: float | None) -> None:
@@ -1163,7 +1070,7 @@ def _regression_panel(axes: Axes, true: NDArray[np.float64], predicted: NDArray[
     if not known.any():
         axes.set_xlabel("")
         axes.set_ylabel("")
-        _empty(axes, "not observed in this split")
+        empty_panel(axes, "not observed in this split")
         return
     true, predicted = true[known], predicted[known]
     low, high = float(min(true.min(), predicted.min())), float(max(true.max(), predicted.max()))
@@ -1173,8 +1080,8 @@ def _regression_panel(axes: Axes, true: NDArray[np.float64], predicted: NDArray[
     axes.plot(limits, limits, color=MUTED, linewidth=0.9, zorder=1)
     size = 14 if true.size <= 300 else 5
     axes.scatter(true, predicted, s=size, color=COLOURS[0], alpha=0.65, linewidth=0, zorder=2)
-    score = "n/a" if r2 is None or not math.isfinite(r2) else _short(r2)
+    score = "n/a" if r2 is None or not math.isfinite(r2) else short_number(r2)
     label = f"R² {score}\nn = {true.size}"
     axes.text(0.04, 0.97, label, transform=axes.transAxes, va="top", size=8, color=INK, linespacing=1.3)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(_ticks(4))
+        axis.set_major_locator(tick_locator(4))

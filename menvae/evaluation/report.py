@@ -1,13 +1,11 @@
 """The report of a run: one self-contained HTML page, and the table of gates for the terminal.
 
 The page is written from what lies in the run directory, so it can be written again at any time. Whatever is missing is
-named on the page: a run that was stopped half-way has a report too. Everything that comes from files is escaped by the
-template, and a content security policy forbids any request.
+named on the page: a run that was stopped half-way has a report too.
 """
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import json
@@ -16,62 +14,29 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from menvae.presentation.page import Album, Picture, render
+from menvae.presentation.text import LATENT_PICTURES, gate_meaning, significant
+from menvae.tracking.run_directory import write_text
+
 IGNORED_RATIO: Final = 1.05
 """Below this ratio of errors a decoder ignores its latent space: the difference is no more than noise."""
-PICTURE_BUDGET_BYTES: Final = 3_400_000
-"""All embedded pictures together; base64 adds a third, so a page stays below 5 MB."""
-LARGE_PICTURE_BYTES: Final = 300_000
-EMBEDDED_WIDTH: Final = 1600
-CSS_PIXELS_PER_PICTURE_PIXEL: Final = 96 / 150
-"""Pictures are drawn at 150 dpi; a CSS pixel is 1/96 inch."""
 LONGEST_TEXT: Final = 40_000
 
-LATENT_PICTURES: Final = {
-    "latent_scatter.png": "Every partition on its own first two principal components, coloured by a target.",
-    "leak_matrix.png": "What each partition knows. A partition should predict its own targets and nothing else.",
-    "traversals.png": "What the decoder changes along the leading direction of each partition, all else held fixed.",
-    "regression.png": "Predictions of the semantic heads in physical units; a good head lies on the line.",
-}
 OTHER_KNOWN: Final = {"schedule.png", "training_curves.png", "target_correlation.png"}
-GATE_MEANINGS: Final = {
-    "max_dcor": "Largest distance correlation between two partitions: 0 is independent.",
-    "residual_active_units": "Share of residual dimensions that vary between subjects.",
-    "mean_z_ratio": "Error with z replaced by the mean training latent, over the error with the subject's own z.",
-    "shuffled_ratio": "Error with z of another subject, over the error with the subject's own z.",
-}
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Numbers and gates
 # --------------------------------------------------------------------------------------------------------------------
-
-
-def significant(value: object) -> str:
-    """Write a value with three significant places; None and NaN as ``n/a``.
-
-    >>> significant(0.85), significant(25.6), significant(None), significant(5e-05), significant(1234567.0)
-    ('0.850', '25.6', 'n/a', '5.00e-05', '1,234,567')
-    """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "n/a"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if not isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, int) or (math.isfinite(value) and abs(value) >= 1000):
-        return f"{value:,.0f}"
-    return f"{value:#.3g}".rstrip(".")
 
 
 @dataclass(frozen=True)
@@ -94,9 +59,6 @@ def _gate_row(gate: Mapping[str, Any]) -> _GateRow:
         verdict, kind = "pass", "good"
     else:
         verdict, kind = ("FAIL", "bad") if known else ("not computed", "odd")
-    meaning = GATE_MEANINGS.get(name, "")
-    if not meaning and name.endswith("_r2"):
-        meaning = f"Mean R² of the {name.removesuffix('_r2')} targets, validation split."
     return _GateRow(
         name=name,
         value=significant(value),
@@ -104,7 +66,7 @@ def _gate_row(gate: Mapping[str, Any]) -> _GateRow:
         verdict=verdict,
         kind=kind,
         reason=str(gate.get("reason") or ""),
-        meaning=meaning,
+        meaning=gate_meaning(name),
     )
 
 
@@ -349,58 +311,13 @@ def _summary_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 @dataclass(frozen=True)
-class _Picture:
-    source: str
-    alt: str
-    caption: str
-    width: int
-    height: int
-
-
-@dataclass
-class _Album:
-    """Embeds pictures until the budget of the page is spent."""
-
-    left_bytes: int = PICTURE_BUDGET_BYTES
-    left_out: int = field(default=0)
-
-    def embed(self, path: Path, alt: str, caption: str = "", always: bool = False) -> _Picture | None:
-        """Return the picture with its bytes in it; None if it cannot be read or, unless ``always``, has no room."""
-        try:
-            data, kind, (width, height) = _encoded(path)
-        except (OSError, ValueError):
-            return None
-        if len(data) > self.left_bytes and not always:
-            self.left_out += 1
-            return None
-        self.left_bytes -= len(data)
-        source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-        scale = CSS_PIXELS_PER_PICTURE_PIXEL
-        return _Picture(source, alt, caption, round(width * scale), round(height * scale))
-
-
-def _encoded(path: Path) -> tuple[bytes, str, tuple[int, int]]:
-    """Return bytes, format and original size; a large picture is scaled down and written as WebP."""
-    data = path.read_bytes()
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
-        size = picture.size
-        if len(data) <= LARGE_PICTURE_BYTES:
-            return data, "png", size
-        scale = min(1.0, EMBEDDED_WIDTH / size[0])
-        smaller = picture.convert("RGB").resize((round(size[0] * scale), max(1, round(size[1] * scale))))
-    target = io.BytesIO()
-    smaller.save(target, format="WEBP", quality=88, method=4)
-    return target.getvalue(), "webp", size
-
-
-@dataclass(frozen=True)
 class _Epoch:
     epoch: int
-    pictures: list[_Picture]
+    pictures: list[Picture]
     note: str
 
 
-def _epochs(pictures: Path, album: _Album) -> tuple[list[_Epoch], str]:
+def _epochs(pictures: Path, album: Album) -> tuple[list[_Epoch], str]:
     """Embed the reconstructions, the newest epoch first, as long as there is room."""
     folders = {
         int(found.group(1)): folder
@@ -452,18 +369,8 @@ def write_report(run_dir: Path) -> Path:
     """
     if not run_dir.is_dir():
         raise ValueError(f"run_dir is {str(run_dir)!r}, which is not a directory")
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    page = environment.get_template("report.html").render(_page(run_dir))
-    path = run_dir / "report.html"
-    unfinished = path.with_suffix(".html.partial")
-    unfinished.write_text(page, encoding="utf-8")
-    unfinished.replace(path)
-    return path
+    page = render(Path(__file__).with_name("templates") / "report.html", _page(run_dir))
+    return write_text(run_dir / "report.html", page)
 
 
 def _page(run_dir: Path) -> dict[str, Any]:
@@ -514,9 +421,9 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _pictures(pictures: Path) -> dict[str, Any]:
-    album = _Album()
+    album = Album()
 
-    def main(name: str, alt: str, caption: str = "") -> _Picture | None:
+    def main(name: str, alt: str, caption: str = "") -> Picture | None:
         return album.embed(pictures / name, alt, caption, always=True)
 
     # The pictures that a report always shows come first, so that reconstructions get what is left of the budget.

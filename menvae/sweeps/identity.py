@@ -24,15 +24,6 @@ OUTSIDE = (
 data and the number of processes that train together."""
 
 
-def is_outside(key: str) -> bool:
-    """Return whether a dotted key does not take part in the identity of a run.
-
-    >>> is_outside("tracking.uri"), is_outside("trainer.max_epochs")
-    (True, False)
-    """
-    return any(key == outside or key.startswith(f"{outside}.") for outside in OUTSIDE)
-
-
 def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_ranks: int = 1, start: str = "") -> str:
     """Return ten hexadecimal digits that stand for a composed configuration and the data it met.
 
@@ -56,14 +47,27 @@ def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_r
         for parent in parents:
             node = node.get(parent, {})
         node.pop(last, None)
-    canonical = json.dumps([_as_typed(inside), data_hash, targets_hash, num_ranks, start], sort_keys=True)
+    canonical = json.dumps([as_typed(inside), data_hash, targets_hash, num_ranks, start], sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
 
-def _as_typed(value: Any) -> Any:
-    """Return a configuration in which 5 and 5.0, which mean the same, are the same."""
+def is_outside(key: str) -> bool:
+    """Whether a dotted key says nothing about the result of a run.
+
+    >>> is_outside("tracking.uri"), is_outside("trainer.resume"), is_outside("trainer.max_epochs")
+    (True, True, False)
+    """
+    return any(key == outside or key.startswith(f"{outside}.") for outside in OUTSIDE)
+
+
+def as_typed(value: Any) -> Any:
+    """Return a configuration value in which 5 and 5.0, which mean the same, are the same.
+
+    >>> as_typed({"lambda_dcor": 5.0, "betas": [0.9, 1.0]})
+    {'lambda_dcor': 5, 'betas': [0.9, 1]}
+    """
     if isinstance(value, Mapping):
-        return {key: _as_typed(item) for key, item in value.items()}
+        return {key: as_typed(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_as_typed(item) for item in value]
+        return [as_typed(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

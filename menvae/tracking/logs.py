@@ -16,6 +16,7 @@ console = Console(stderr=True)
 
 _STYLES = {logging.DEBUG: "dim", logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "bold red"}
 _LOG_WIDTH = 120
+_PIPE_WIDTH = 10_000
 _handlers: list[logging.Handler] = []
 
 
@@ -86,10 +87,15 @@ def release() -> None:
 def show(renderable: RenderableType) -> None:
     """Print a result, such as a table, on standard output, and write it as plain text to ``train.log``.
 
+    A pipe or a file has no width: nothing is folded there.
+
     Args:
         renderable: anything that rich can print.
     """
-    Console().print(renderable)
+    output = Console()
+    if not output.is_terminal:
+        output.width = _PIPE_WIDTH
+    output.print(renderable)
     plain = io.StringIO()
     Console(file=plain, width=_LOG_WIDTH).print(renderable)
     for handler in _handlers:

@@ -392,7 +392,7 @@ class _Worker(threading.Thread):
             if self._finish is not None:
                 finish_attempts += 1
                 if finish_attempts == _FINISH_ATTEMPTS:
-                    _logger.info("MLflow store %s does not have all of this run", _without_password(self._place.uri))
+                    _logger.info("MLflow store %s does not have all of this run", without_password(self._place.uri))
                     return
 
     def warn(self, problem: str) -> None:
@@ -403,7 +403,7 @@ class _Worker(threading.Thread):
             level,
             "MLflow store %s %s (while %s): the run goes on, its metrics are in %s and are sent when the store answers "
             "or when the same command runs again",
-            _without_password(self._place.uri),
+            without_password(self._place.uri),
             problem,
             self._doing,
             self._place.run_dir / "metrics.jsonl",
@@ -439,10 +439,10 @@ class _Worker(threading.Thread):
             self._deliver()
         except Exception as error:  # noqa: BLE001 - whatever the store or its driver raises must not stop the training
             self._num_failures += 1
-            self.warn(f"failed: {type(error).__name__}: {_first_line(error)}")
+            self.warn(f"failed: {type(error).__name__}: {first_line(error)}")
             return False
         if self._num_failures:
-            _logger.info("MLflow store %s answers again, nothing is missing", _without_password(self._place.uri))
+            _logger.info("MLflow store %s answers again, nothing is missing", without_password(self._place.uri))
         self._num_failures = 0
         return True
 
@@ -493,7 +493,7 @@ class _OpenRun:
         """Log the parameters that are not there; say which ones MLflow, which never changes one, has otherwise."""
         from mlflow.entities import Param
 
-        wanted = {_valid_key(key): _param_text(key, value) for key, value in params.items()}
+        wanted = {valid_key(key): _param_text(key, value) for key, value in params.items()}
         changed = [key for key, text in wanted.items() if self._known_params.get(key, text) != text]
         if changed:
             _logger.warning("MLflow keeps the parameters the run began with, not today's: %s", ", ".join(changed))
@@ -506,7 +506,7 @@ class _OpenRun:
         """Set tags, over older values."""
         from mlflow.entities import RunTag
 
-        entities = [RunTag(_valid_key(key), value) for key, value in tags.items()]
+        entities = [RunTag(valid_key(key), value) for key, value in tags.items()]
         for start in range(0, len(entities), _MAX_PARAMS_PER_BATCH):
             self._client.log_batch(self.run_id, tags=entities[start : start + _MAX_PARAMS_PER_BATCH])
 
@@ -542,7 +542,7 @@ class _OpenRun:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
             # Trying again would not help and would hold back everything that comes after.
-            _logger.warning("MLflow refuses %d metric values, left out: %s", len(new), _first_line(error))
+            _logger.warning("MLflow refuses %d metric values, left out: %s", len(new), first_line(error))
         for key, step in new:
             self._known_steps.setdefault(key, set()).add(step)
 
@@ -597,7 +597,7 @@ def _find_or_create_alone(
     from mlflow.exceptions import MlflowException
 
     path = place.run_dir / _RUN_FILE
-    here = {"uri": _without_password(place.configured_uri), "experiment": place.experiment}
+    here = {"uri": without_password(place.configured_uri), "experiment": place.experiment}
     entries = _read_entries(path)
     entry = next((entry for entry in entries if {key: entry.get(key) for key in here} == here), None)
     if entry is None:
@@ -647,7 +647,7 @@ def _write_entries(path: Path, entries: list[dict[str, Any]]) -> None:
 @contextmanager
 def _sole_creator(uri: str) -> Iterator[None]:
     """Keep other processes and threads from creating the same SQLite store; nothing for other stores."""
-    database = _sqlite_path(uri)
+    database = sqlite_path(uri)
     if database is None:
         yield
         return
@@ -668,7 +668,7 @@ def _create_sqlite_store(uri: str, artifact_root: str) -> None:
 
     Creating takes seconds of schema migrations, and a database whose creation was killed half way stays unusable.
     """
-    database = _sqlite_path(uri)
+    database = sqlite_path(uri)
     if database is None or (database.exists() and database.stat().st_size > 0):
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -681,7 +681,8 @@ def _create_sqlite_store(uri: str, artifact_root: str) -> None:
     unfinished.replace(database)
 
 
-def _sqlite_path(uri: str) -> Path | None:
+def sqlite_path(uri: str) -> Path | None:
+    """Return the file of a SQLite store; None for any other store."""
     scheme, _, rest = uri.partition("://")
     return Path(rest[1:].partition("?")[0]) if scheme.partition("+")[0] == "sqlite" else None
 
@@ -690,7 +691,7 @@ def _points(row: _Epoch) -> list[_Point]:
     """Return what MLflow gets of one row: every finite number but the epoch itself."""
     timestamp_ms = row.timestamp_ms or time.time_ns() // 1_000_000
     return [
-        _Point(_valid_key(key), row.epoch, float(value), timestamp_ms)
+        _Point(valid_key(key), row.epoch, float(value), timestamp_ms)
         for key, value in row.values.items()
         if key != "epoch" and value is not None and math.isfinite(value)
     ]
@@ -707,7 +708,7 @@ def _param_text(key: str, value: Any) -> str:
 
 
 @lru_cache(maxsize=10_000)
-def _valid_key(key: str) -> str:
+def valid_key(key: str) -> str:
     """Return a key that MLflow accepts; one it refuses would take the other 999 values of its batch with it."""
     cleaned = re.sub(r"[^\w\-. :/]", "_", key)[:_MAX_KEY_LENGTH]
     return (
@@ -724,9 +725,11 @@ def _relative_to(run_dir: Path, path: Path) -> Path:
     return resolved.relative_to(run_dir)
 
 
-def _without_password(uri: str | None) -> str | None:
+def without_password(uri: str | None) -> str | None:
+    """Return a URI that may be shown."""
     return None if uri is None else re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri)
 
 
-def _first_line(error: Exception) -> str:
-    return _without_password(str(error).strip().partition("\n")[0][:300]) or "no message"
+def first_line(error: Exception) -> str:
+    """Return what a store or its driver says, short and without a password."""
+    return without_password(str(error).strip().partition("\n")[0][:300]) or "no message"

@@ -11,10 +11,10 @@ import pytest
 
 HEAVY = ("torch", "monai", "mlflow", "numpy", "scipy", "sklearn", "matplotlib", "nibabel", "skimage")
 PROGRAM = f"""
-import json, sys
-from menvae.apps.train import main
+import importlib, json, sys
+application = importlib.import_module("menvae.apps." + sys.argv.pop(1))
 try:
-    main()
+    application.main()
 finally:
     heavy = [name for name in {HEAVY} if name in sys.modules]
     print(json.dumps(heavy), file=sys.stderr)
@@ -22,23 +22,26 @@ finally:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "expected"),
+    ("command", "arguments", "environment", "expected"),
     [
-        (["--help"], {}, "menvae-train -m seed=1,2,3"),
-        (["--cfg", "job"], {}, "max_epochs: 15"),
-        (["--cfg", "job", "experiment=semivae_run6", "model.z_dim=64"], {}, "z_dim: 64"),
-        (["--info", "defaults-tree"], {}, "experiment"),
-        (["-sc", "query=bash"], {"COMP_LINE": "menvae-train encoder=", "COMP_POINT": "21"}, "encoder=resnet"),
-        (["-sc", "query=bash"], {"COMP_LINE": "menvae-train model.z", "COMP_POINT": "20"}, "model.z_dim="),
+        ("train", ["--help"], {}, "menvae-train -m seed=1,2,3"),
+        ("train", ["--cfg", "job"], {}, "max_epochs: 15"),
+        ("train", ["--cfg", "job", "experiment=semivae_run6", "model.z_dim=64"], {}, "z_dim: 64"),
+        ("train", ["--info", "defaults-tree"], {}, "experiment"),
+        ("train", ["-sc", "query=bash"], {"COMP_LINE": "menvae-train encoder=", "COMP_POINT": "21"}, "encoder=resnet"),
+        ("train", ["-sc", "query=bash"], {"COMP_LINE": "menvae-train model.z", "COMP_POINT": "20"}, "model.z_dim="),
+        ("compare", ["--help"], {}, "menvae-compare sort=max_dcor"),
+        ("compare", ["--cfg", "job"], {}, "html: ${output_dir}/comparison/index.html"),
+        ("compare", ["-sc", "query=bash"], {"COMP_LINE": "menvae-compare base", "COMP_POINT": "19"}, "baseline="),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_imports_nothing_heavy_and_answers_fast(
-    tmp_path: Path, arguments: list[str], environment: dict[str, str], expected: str
+    tmp_path: Path, command: str, arguments: list[str], environment: dict[str, str], expected: str
 ) -> None:
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments],
+        [sys.executable, "-c", PROGRAM, command, *arguments],
         cwd=tmp_path,
         env={**os.environ, **environment},
         capture_output=True,
@@ -46,7 +49,7 @@ def test_imports_nothing_heavy_and_answers_fast(
         check=False,
     )
     seconds = time.monotonic() - started
-    print(f"menvae-train {' '.join(arguments)}: {seconds:.2f} s")
+    print(f"menvae-{command} {' '.join(arguments)}: {seconds:.2f} s")
     assert done.returncode == 0, done.stderr
     assert expected in done.stdout
     assert json.loads(done.stderr.splitlines()[-1]) == []
@@ -54,19 +57,28 @@ def test_imports_nothing_heavy_and_answers_fast(
     assert not list(tmp_path.iterdir()), "nothing is written"
 
 
-def test_help_fits_two_screens_and_says_what_a_newcomer_needs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [
+        (
+            "train",
+            ["Examples", "data=brats data.root=", "--cfg job", "report.html", "mlflow ui", "decoder:", "Exit codes"],
+        ),
+        (
+            "compare",
+            [
+                *("Examples", "index.html", "Exit codes", "output_dir", "tracking.uri", "tracking.experiment", "html"),
+                *("sweep", "ignore", "front", "baseline", "sort"),
+            ],
+        ),
+    ],
+    ids=["train", "compare"],
+)
+def test_help_fits_two_screens_and_says_what_a_newcomer_needs(tmp_path: Path, command: str, wanted: list[str]) -> None:
     text = subprocess.run(
-        [sys.executable, "-c", PROGRAM, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROGRAM, command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout
     assert len(text.splitlines()) < 60
     assert max(map(len, text.splitlines())) <= 120
-    for needed in (
-        "Examples",
-        "data=brats data.root=",
-        "--cfg job",
-        "report.html",
-        "mlflow ui",
-        "decoder:",
-        "Exit codes",
-    ):
+    for needed in wanted:
         assert needed in text

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from menvae.evaluation import pictures
+from menvae.presentation.figures import DPI
 
 MODALITIES = ("t1c", "t1n")
 GATES = {"vol_r2": 0.85, "loc_r2": 0.91, "max_dcor": 0.35, "residual_active_units": 0.6, "mean_z_ratio": 1.5}
@@ -134,7 +135,7 @@ def test_the_rendered_page_shows_the_patients_right_on_the_left(tmp_path: Path) 
     columns = np.flatnonzero(lower.any(axis=0))
     # The first group of columns is the axial difference: it lies in the left half of its panel (panels 3 of 9).
     first_group = columns[columns < 0.45 * lower.shape[1]]
-    left, panel = 0.5 * pictures.DPI, 11.0 / 9 * pictures.DPI
+    left, panel = 0.5 * DPI, 11.0 / 9 * DPI
     assert left + 2 * panel - 5 < first_group.mean() < left + 2.4 * panel
 
 

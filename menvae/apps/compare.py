@@ -1,0 +1,68 @@
+"""``menvae-compare``: the runs of an experiment side by side."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from menvae.apps import hydra_application
+from menvae.errors import ExitCode, UserError
+
+if TYPE_CHECKING:
+    from menvae.sweeps.comparison import ComparisonSettings
+    from menvae.tracking.mlflow import TrackingSettings
+
+_log = logging.getLogger(__name__)
+
+
+def task(config: DictConfig) -> ExitCode:
+    """Compare runs; the heavy imports wait until here."""
+    from menvae.registry import validated
+    from menvae.sweeps.comparison import ComparisonSettings
+    from menvae.tracking import logs
+    from menvae.tracking.mlflow import TrackingSettings
+
+    keys = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    tracking = validated(TrackingSettings, keys.pop("tracking"), "tracking")
+    output_dir, html = (_path(name, keys.pop(name)) for name in ("output_dir", "html"))
+    logs.configure(None)
+    try:
+        _compare(tracking, validated(ComparisonSettings, keys, ""), output_dir, html)
+    finally:
+        logs.release()
+    return ExitCode.DONE
+
+
+def _path(key: str, value: object) -> Path:
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{key}: {value!r} is not allowed; it should be a path")
+    return Path(value).expanduser()
+
+
+def _compare(tracking: TrackingSettings, settings: ComparisonSettings, output_dir: Path, html: Path) -> None:
+    from menvae.sweeps.comparison import compare
+    from menvae.sweeps.comparison_page import write_page
+    from menvae.sweeps.comparison_table import answers, write_runs
+    from menvae.sweeps.tracked_runs import RunStore
+    from menvae.tracking import logs
+
+    store = RunStore.open(tracking, output_dir)
+    runs, notes = store.runs(None if settings.sweep is None else str(settings.sweep))
+    comparison = compare(runs, settings)
+    try:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        written = write_runs(comparison, html.with_suffix(".csv")), write_page(comparison, notes, store, html)
+    except OSError as error:
+        raise UserError(f"html: nothing can be written to '{html}': {error.strerror}") from error
+    for answer in answers(comparison, notes):  # last: whoever reads it may go away, such as head
+        logs.show(answer)
+    _log.info("runs: %s", written[0])
+    _log.info("page: %s", written[1])
+
+
+def main() -> None:
+    """Entry point."""
+    hydra_application.run("compare", task)

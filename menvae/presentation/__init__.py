@@ -1,0 +1,1 @@
+"""The look that pages, pictures and tables of all commands share."""

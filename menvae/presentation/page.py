@@ -1,0 +1,90 @@
+"""Self-contained HTML pages: one frame and style for all, pictures embedded, nothing requested from anywhere.
+
+Everything that comes from files is escaped by the templates, and a content security policy forbids any request; the one
+script a page may have is named in it by its hash, so nothing else can run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+PICTURE_BUDGET_BYTES: Final = 3_400_000
+"""All embedded pictures together; base64 adds a third, so a page stays below 5 MB."""
+LARGE_PICTURE_BYTES: Final = 300_000
+EMBEDDED_WIDTH: Final = 1600
+CSS_PIXELS_PER_PICTURE_PIXEL: Final = 96 / 150
+"""Pictures are drawn at 150 dpi; a CSS pixel is 1/96 inch."""
+
+
+def render(template: Path, content: Mapping[str, Any], script: str = "") -> str:
+    """Return a page.
+
+    Args:
+        template: a file that extends ``frame.html``.
+        content: what it shows; ``title`` and ``subtitle`` are the frame's.
+        script: JavaScript of the page, trusted.
+    """
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, Path(__file__).with_name("templates")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return environment.get_template(template.name).render(content, script=script, script_digest=digest)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An embedded picture: a data URI, what it shows, and its size in CSS pixels."""
+
+    source: str
+    alt: str
+    caption: str
+    width: int
+    height: int
+
+
+@dataclass
+class Album:
+    """Embeds pictures until the budget of the page is spent."""
+
+    left_bytes: int = PICTURE_BUDGET_BYTES
+    left_out: int = field(default=0)
+
+    def embed(self, path: Path, alt: str, caption: str = "", always: bool = False) -> Picture | None:
+        """Return the picture with its bytes in it; None if it cannot be read or, unless ``always``, has no room."""
+        try:
+            data, kind, (width, height) = _encoded(path)
+        except (OSError, ValueError):
+            return None
+        if len(data) > self.left_bytes and not always:
+            self.left_out += 1
+            return None
+        self.left_bytes -= len(data)
+        source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+        scale = CSS_PIXELS_PER_PICTURE_PIXEL
+        return Picture(source, alt, caption, round(width * scale), round(height * scale))
+
+
+def _encoded(path: Path) -> tuple[bytes, str, tuple[int, int]]:
+    """Return bytes, format and original size; a large picture is scaled down and written as WebP."""
+    data = path.read_bytes()
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+        size = picture.size
+        if len(data) <= LARGE_PICTURE_BYTES:
+            return data, "png", size
+        scale = min(1.0, EMBEDDED_WIDTH / size[0])
+        smaller = picture.convert("RGB").resize((round(size[0] * scale), max(1, round(size[1] * scale))))
+    target = io.BytesIO()
+    smaller.save(target, format="WEBP", quality=88, method=4)
+    return target.getvalue(), "webp", size

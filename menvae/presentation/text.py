@@ -1,0 +1,80 @@
+"""How numbers, gates and pictures are put into words."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final
+
+LATENT_PICTURES: Final = {
+    "latent_scatter.png": "Every partition on its own first two principal components, coloured by a target.",
+    "leak_matrix.png": "What each partition knows. A partition should predict its own targets and nothing else.",
+    "traversals.png": "What the decoder changes along the leading direction of each partition, all else held fixed.",
+    "regression.png": "Predictions of the semantic heads in physical units; a good head lies on the line.",
+}
+"""Pictures that every run has of its latent space, with what they show."""
+_GATE_MEANINGS: Final = {
+    "max_dcor": "Largest distance correlation between two partitions: 0 is independent.",
+    "residual_active_units": "Share of residual dimensions that vary between subjects.",
+    "mean_z_ratio": "Error with z replaced by the mean training latent, over the error with the subject's own z.",
+    "shuffled_ratio": "Error with z of another subject, over the error with the subject's own z.",
+}
+
+
+def significant(value: object) -> str:
+    """Write a value with three significant places; None and NaN as ``n/a``.
+
+    >>> significant(0.85), significant(25.6), significant(None), significant(5e-05), significant(1234567.0)
+    ('0.850', '25.6', 'n/a', '5.00e-05', '1,234,567')
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "n/a"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int) or (math.isfinite(value) and abs(value) >= 1000):
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".rstrip(".")
+
+
+def with_spread(value: float, spread: float) -> str:
+    """Write a value and its uncertainty to the second significant place of the uncertainty, but to three at most.
+
+    A smaller uncertainty is written to its first significant place.
+
+    >>> with_spread(0.98412, 0.00282), with_spread(-0.12345, 0.0532), with_spread(25.61, 1.3), with_spread(1.0, 0.0)
+    ('0.984 ±0.003', '-0.123 ±0.053', '25.6 ±1.3', '1.000 ±0.000')
+    >>> with_spread(0.0471234, 0.00041)
+    '0.0471 ±0.0004'
+    """
+    places = 3
+    if spread > 0:
+        first = -math.floor(math.log10(spread))
+        places = first if spread < 0.0005 else max(0, min(3, first + 1))
+    return f"{value:.{places}f} ±{spread:.{places}f}"
+
+
+def broken(name: str, width: int = 12) -> str:
+    r"""Break a long name after dots and underscores, for the head of a narrow column.
+
+    >>> broken("residual_active_units"), broken("max_dcor")
+    ('residual_\nactive_units', 'max_dcor')
+    """
+    lines = [""]
+    for piece in re.findall(r"[^._]*[._]|[^._]+", name):
+        if lines[-1] and len(lines[-1] + piece) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)
+
+
+def gate_meaning(name: str) -> str:
+    """Say in a sentence what a gate measures; empty for a gate that is not known.
+
+    >>> gate_meaning("vol_r2")
+    'Mean R² of the vol targets, validation split.'
+    """
+    if name.endswith("_r2") and name not in _GATE_MEANINGS:
+        return f"Mean R² of the {name.removesuffix('_r2')} targets, validation split."
+    return _GATE_MEANINGS.get(name, "")

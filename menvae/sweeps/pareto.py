@@ -1,0 +1,135 @@
+"""Pareto front of configurations over gates, and what the front is worth.
+
+A configuration is on the front if no other is at least as good in every gate and better in one. Two hypervolumes tell
+how good a front is as a whole; both are exact (Guerreiro, Fonseca and Paquete, ACM Computing Surveys 54, 2021).
+
+- *Beyond the targets*: the reference point is the targets of the gates, the least that is acceptable. In units of the
+  gates, so it can be compared between sweeps that are judged by the same gates. It is 0 as long as no configuration
+  meets every target.
+- *Share of the range*: the reference point is, in every gate, the worst value found, moved away by a tenth of the
+  range, so that a configuration which is worst in one gate still counts (Ishibuchi et al., Evolutionary Computation
+  26, 2018). The share of the box between it and the best value of every gate that the front dominates: 1 means that one
+  configuration is best in everything. It says something before any target is met, but its box depends on the
+  configurations that are compared. Gates in which all are equal are left out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import moocore
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+RANGE_MARGIN = 0.1
+"""How far the reference point lies beyond the worst value, in ranges."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One gate as an axis of the front.
+
+    Attributes:
+        name: of the gate.
+        target: the least acceptable value.
+        larger_is_better: its direction.
+    """
+
+    name: str
+    target: float
+    larger_is_better: bool
+
+
+@dataclass(frozen=True)
+class Front:
+    """The Pareto front of some configurations.
+
+    Attributes:
+        objectives: names of the gates it is over.
+        unmeasured: gates that no configuration has a value of; they are left out.
+        members: numbers of the configurations on the front, ascending.
+        excluded: number of a configuration -> the gates it has no value of; it cannot be placed.
+        hypervolume: beyond the targets, in units of the gates.
+        range_share: share of the range that the front dominates; None where there is no range.
+        constant: gates in which all configurations are equal.
+        range_reference: gate -> its coordinate of the reference point of the share.
+    """
+
+    objectives: tuple[str, ...]
+    unmeasured: tuple[str, ...]
+    members: tuple[int, ...]
+    excluded: Mapping[int, tuple[str, ...]]
+    hypervolume: float
+    range_share: float | None
+    constant: tuple[str, ...]
+    range_reference: Mapping[str, float]
+
+
+def find_front(values: Mapping[int, Mapping[str, float | None]], objectives: Sequence[Objective]) -> Front:
+    """Find the front of configurations.
+
+    Args:
+        values: number of a configuration -> gate -> value, None where there is none.
+        objectives: the gates to weigh against each other.
+
+    >>> gates = [Objective("r2", 0.0, True), Objective("dcor", 1.0, False)]
+    >>> values = {1: {"r2": 0.5, "dcor": 0.5}, 2: {"r2": 0.2, "dcor": 0.2}, 3: {"r2": 0.2, "dcor": 0.9}}
+    >>> front = find_front(values, gates)
+    >>> front.members, round(front.hypervolume, 3)
+    ((1, 2), 0.31)
+    """
+    used = [one for one in objectives if any(row.get(one.name) is not None for row in values.values())]
+    missing = {number: tuple(one.name for one in used if row.get(one.name) is None) for number, row in values.items()}
+    placed = [number for number in sorted(values) if not missing[number]]
+    points = np.array([[values[number][one.name] for one in used] for number in placed], dtype=np.float64)
+    points = points.reshape(len(placed), len(used))
+    larger = [one.larger_is_better for one in used]
+    share, constant, reference = range_share(points, larger)
+    return Front(
+        objectives=tuple(one.name for one in used),
+        unmeasured=tuple(one.name for one in objectives if one not in used),
+        members=tuple(number for number, best in zip(placed, nondominated(points, larger), strict=True) if best),
+        excluded={number: gates for number, gates in missing.items() if gates},
+        hypervolume=hypervolume(points, [one.target for one in used], larger),
+        range_share=share,
+        constant=tuple(used[index].name for index in constant),
+        range_reference={used[index].name: value for index, value in reference.items()},
+    )
+
+
+def nondominated(points: Floats, larger_is_better: Sequence[bool]) -> list[bool]:
+    """Say of each point [N, M] whether no other dominates it; equal points do not dominate each other."""
+    if points.size == 0:
+        return [False] * len(points)
+    kept = moocore.is_nondominated(points, maximise=list(larger_is_better), keep_weakly=True)
+    return [bool(one) for one in kept]
+
+
+def hypervolume(points: Floats, reference: Sequence[float], larger_is_better: Sequence[bool]) -> float:
+    """Return the volume that points [N, M] dominate and a reference point [M] bounds; 0 if none is better in all."""
+    if points.size == 0:
+        return 0.0
+    return float(moocore.hypervolume(points, ref=list(reference), maximise=list(larger_is_better)))
+
+
+def range_share(points: Floats, larger_is_better: Sequence[bool]) -> tuple[float | None, list[int], dict[int, float]]:
+    """Return the share of the range that points [N, M] dominate, the constant columns, and the reference of the others.
+
+    >>> round(range_share(np.array([[0.0, 1.0], [1.0, 0.0]]), [True, True])[0], 4)  # (2 * 1.1 * 0.1 - 0.1**2) / 1.1**2
+    0.1736
+    """
+    if len(points) == 0:
+        return None, [], {}
+    sign = np.where(np.asarray(larger_is_better, dtype=bool), 1.0, -1.0)
+    worst, best = (points * sign).min(axis=0), (points * sign).max(axis=0)
+    varying = [index for index in range(points.shape[1]) if best[index] > worst[index]]
+    constant = [index for index in range(points.shape[1]) if index not in varying]
+    if not varying:
+        return None, constant, {}
+    low = worst - RANGE_MARGIN * (best - worst)
+    scaled = ((points * sign - low)[:, varying]) / (best - low)[varying]
+    share = hypervolume(scaled, [0.0] * len(varying), [True] * len(varying))
+    return share, constant, {index: float(low[index] * sign[index]) for index in varying}
