@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from menvae import collectives
@@ -34,6 +35,7 @@ from menvae.training.curriculum import Curriculum
 from menvae.training.determinism import seed_everything
 from menvae.training.launch import Place
 from menvae.training.trainer import TrainerSettings
+from menvae.types import Progress
 
 _log = logging.getLogger(__name__)
 
@@ -165,6 +167,19 @@ class Experiment:
         source = self.source
         num_values = len(source.modalities) * int(np.prod(source.roi_size))
         return self.loss.build(TermContext(self.layout, num_values, num_training_subjects))
+
+    def positions(self, num: int) -> list[Progress]:
+        """Return ``num`` equidistant positions from the start of the run to its end."""
+        max_epochs: int = self.settings["trainer"].max_epochs
+        curriculum: Curriculum = self.settings["curriculum"]
+        return [curriculum.progress(float(epoch), max_epochs) for epoch in np.linspace(0.0, max_epochs, num)]
+
+    def weights(self, positions: Sequence[Progress]) -> dict[str, NDArray[np.float64]]:
+        """Return {scalar: its weight at these positions} for the scalars that count."""
+        objective = self.build_objective(num_training_subjects=1)
+        return {
+            name: np.array([objective.weight(name, position) for position in positions]) for name in objective.scalars
+        }
 
     def build(self, num_training_subjects: int) -> tuple[Model, Objective]:
         """Build model and objective from the seed, and check that the model gives what the terms require.

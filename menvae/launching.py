@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from menvae.errors import UserError
 from menvae.experiment import Data, Experiment
 from menvae.interruption import stop_requests
 from menvae.registry import validated
-from menvae.run import identify
+from menvae.run import identify, seconds_per_step
 from menvae.sweeps.campaign import Campaign, Runner
 from menvae.sweeps.identity import is_outside
-from menvae.sweeps.plan import plan_points
+from menvae.sweeps.plan import Effect, PlannedPoint, dead_knobs, plan_points, plan_table
+from menvae.sweeps.status import sweep_status
 from menvae.sweeps.sweep import Sweep, SweepSettings, sweep_name
 from menvae.tracking import logs
 from menvae.tracking.environment import code_hash
@@ -30,6 +32,21 @@ _log = logging.getLogger(__name__)
 
 Job = tuple[Sequence[str], Mapping[str, Any]]
 """Overrides of a point, and its composed configuration."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What was typed.
+
+    Attributes:
+        swept: {key: its values}.
+        fixed: the other overrides, which all points share.
+        launcher: overrides of the launcher.
+    """
+
+    swept: Mapping[str, str]
+    fixed: Sequence[str]
+    launcher: Sequence[str]
 
 
 class Identifier:
@@ -46,35 +63,37 @@ class Identifier:
         asked: int | None = experiment.settings["trainer"].devices
         if self._num_ranks is not None and asked not in (None, self._num_ranks):
             raise UserError(f"trainer.devices={asked}, but the launcher starts {self._num_ranks} processes for a run")
-        key = json.dumps([config["data"], config["output_dir"]], sort_keys=True)
+        return identify(experiment, self.data(experiment), self._num_ranks or asked or 1)
+
+    def data(self, experiment: Experiment) -> Data:
+        """Return the data of an experiment, as a single process would have them."""
+        key = json.dumps([experiment.config["data"], experiment.config["output_dir"]], sort_keys=True)
         known = key in self._cohorts
         with logs.only_errors(known):  # what is to be said about a cohort is said once
             data = Data.load(experiment, Place(torch.device("cpu"), 0, 1), self._cohorts.get(key))
         self._cohorts[key] = data.cohort
-        return identify(experiment, data, self._num_ranks or asked or 1)
+        return data
 
 
 def launch_points(
     jobs: Sequence[Job],
-    swept: Mapping[str, str],
-    fixed: Sequence[str],
+    typed: Command,
     num_ranks: int | None,
     make_runner: Callable[[Sweep, Mapping[str, Any]], Runner],
     *,
     wait: bool = True,
 ) -> list[int]:
-    """Run what is left to do of some points of a sweep.
+    """Do with some points of a sweep what ``sweep.action`` says: run what is left to do, plan it, or retry what failed.
 
     Args:
-        jobs: the points.
-        swept: {key: its values as typed}.
-        fixed: the other overrides, which all points share.
+        jobs: the points; to be retried are those of the whole sweep instead.
+        typed: the command line.
         num_ranks: see `Identifier`.
         make_runner: makes what runs the jobs, from the sweep and a composed configuration of it.
         wait: whether to wait for the end.
 
     Returns:
-        One exit code a point; none without ``wait``.
+        One exit code a point; none without ``wait`` and for a plan.
 
     Raises:
         UserError: the sweep's own settings are wrong, or another process launches it.
@@ -85,20 +104,73 @@ def launch_points(
         config = jobs[0][1]
         settings = validated(SweepSettings, config["sweep"], "sweep")
         tracking = validated(TrackingSettings, config["tracking"], "tracking")
-        telling = [text for text in fixed if not is_outside(text.partition("=")[0].lstrip("+~"))]
-        name = settings.name or sweep_name(config["name"], list(swept), telling)
+        telling = [text for text in typed.fixed if not is_outside(text.partition("=")[0].lstrip("+~"))]
+        name = settings.name or sweep_name(config["name"], list(typed.swept), telling)
         sweep = Sweep(Path(config["output_dir"]).expanduser().resolve() / "sweeps" / name)
-        shared = {text.partition("=")[0] for text in fixed}
-        own = [([text for text in job[0] if text.partition("=")[0] not in shared], _absolute(job[1])) for job in jobs]
         _log.info("sweep %s", sweep.path)
-        sweep.describe([*fixed, *(f"{key}={values}" for key, values in swept.items())], list(swept))
-        planned = plan_points(sweep, own, Identifier(num_ranks), settings, code_hash())
-        campaign = Campaign(sweep, make_runner(sweep, config), tracking, wait)
+        identifier = Identifier(num_ranks)
+        chosen = _failed(sweep) if settings.action == "retry" else _own(jobs, typed.fixed)
+        if not chosen:
+            _log.info("no point of this sweep has failed: nothing to retry")
+            return []
+        planned = plan_points(sweep, chosen, identifier, settings, code_hash())
+        if settings.action == "plan":
+            _show_plan(planned, list(typed.swept), identifier)
+            return []
+        runner = make_runner(sweep, config)
+        if settings.action == "run":
+            sweep.describe([*typed.fixed, *(f"{key}={values}" for key, values in typed.swept.items())], typed.launcher)
+        tags = {f"menvae.sweep.{key}": values for key, values in typed.swept.items()}
         with stop.deferred():
-            tags = {f"menvae.sweep.{key}": values for key, values in swept.items()}
-            return campaign.carry_out(planned, stop, tags)
+            return Campaign(sweep, runner, tracking, wait).carry_out(planned, stop, tags)
 
 
-def _absolute(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration that means the same wherever its job starts."""
-    return {**config, "output_dir": str(Path(config["output_dir"]).expanduser().resolve())}
+def _own(jobs: Sequence[Job], fixed: Sequence[str]) -> list[Job]:
+    """Return the jobs with the overrides that set them apart, and configurations that mean the same everywhere."""
+    shared = {text.partition("=")[0] for text in fixed}
+    return [
+        (
+            [text for text in overrides if text.partition("=")[0] not in shared],
+            {**config, "output_dir": str(Path(config["output_dir"]).expanduser().resolve())},
+        )
+        for overrides, config in jobs
+    ]
+
+
+def _failed(sweep: Sweep) -> list[Job]:
+    """Return the points that were begun and have not come to their end, as they were submitted."""
+    failed = [status.point for status in sweep_status(sweep) if status.fate.has_failed]
+    return [(point.overrides, sweep.config(point)) for point in failed]
+
+
+def _show_plan(planned: Sequence[PlannedPoint], keys: Sequence[str], identifier: Identifier) -> None:
+    possible = [point for point in planned if not point.problem]
+    logs.show(plan_table(planned))
+    for key in dead_knobs([(point.overrides, _effect(point.config)) for point in possible], keys):
+        _log.warning("%s is a dead knob: its values make no difference in any of these runs", key)
+    todo = [point for point in possible if point.status is not None and not point.status.fate.is_final]
+    if todo:
+        experiment = Experiment.from_config(OmegaConf.create(dict(todo[0].config)))
+        data = identifier.data(experiment)
+        step_s = seconds_per_step(experiment, data)
+        steps = [data.train.steps_per_epoch * point.config["trainer"]["max_epochs"] for point in todo]
+        _log.info(
+            "%d of %d points to run: about %s on this machine, one at a time (%.3g s a step, %d steps; validation and "
+            "results come on top)",
+            *(len(todo), len(planned), _duration(step_s * sum(steps)), step_s, sum(steps)),
+        )
+
+
+def _effect(config: Mapping[str, Any]) -> Effect:
+    experiment = Experiment.from_config(OmegaConf.create(dict(config)))
+    objective = experiment.build_objective(num_training_subjects=1)
+    weights = {name: tuple(curve) for name, curve in experiment.weights(experiment.positions(201)).items()}
+    active = {key: [s for s in term.scalars if any(weights.get(s, ()))] for key, term in objective.active_terms.items()}
+    return Effect(
+        {name: curve for name, curve in weights.items() if any(curve)}, {key for key in active if active[key]}
+    )
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"

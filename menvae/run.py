@@ -6,12 +6,10 @@ import hashlib
 import json
 import logging
 import tempfile
-import traceback
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +30,7 @@ from menvae.sweeps.identity import run_hash
 from menvae.sweeps.job import Job, command
 from menvae.tracking import logs
 from menvae.tracking.environment import code_hash, describe_environment, describe_process
+from menvae.tracking.failures import FailureLog
 from menvae.tracking.local import LocalLog
 from menvae.tracking.mlflow import DatasetInput, MLflowTracker, ParentRun
 from menvae.tracking.progress import TrainingProgress
@@ -111,48 +110,57 @@ def train(composed: DictConfig, job: Job | None = None) -> int:
         make_deterministic(here.device)
         logs.configure(None, only_errors=not here.is_main)
         try:
-            _check_writable(experiment.output_dir)
-            data = Data.load(experiment, here)
-            identity = identify(experiment, data, here.num_ranks)
-            directory = _open_directory(experiment, identity, job) if here.is_main else None
-            path = collectives.from_rank_zero(directory.path if directory else Path())
-            status = collectives.from_rank_zero(directory.status() if directory else {})
-            try:
-                if status["state"] in ("finished", "collapsed"):
-                    _log.info("run %s is %s already: nothing to train", path.name, status["state"])
-                    if directory is not None:
-                        _complete(experiment, data, directory, status, job)
-                elif directory is not None:
-                    status = _main_rank_run(experiment, data, here, directory, stop, job)
-                else:
-                    status = _Run(experiment, data, here, path, stop).train_and_evaluate(None)
-                collectives.patient_barrier()  # rank 0 writes results: launchers end ranks that outlive the first
-                return _conclude(experiment, directory, status)
-            except Exception as error:
-                _keep_error(path, here, error)
-                if stop.reason and here.num_ranks > 1:  # another rank obeyed first, and this one lost its connection
-                    raise RunInterruptedError(stop.reason) from error
-                raise
-            finally:
-                if directory is not None:
-                    directory.release()
+            return _train_here(experiment, job, here, stop)
         finally:
             logs.release()
+
+
+def _train_here(experiment: Experiment, job: Job | None, here: Place, stop: StopRequest) -> ExitCode:
+    """Be one rank of a run; on the main rank ``status.json`` says how it went, whatever happens."""
+    _check_writable(experiment.output_dir)
+    data = Data.load(experiment, here)
+    directory = _open_directory(experiment, identify(experiment, data, here.num_ranks), job) if here.is_main else None
+    path = collectives.from_rank_zero(directory.path if directory else Path())
+    status = collectives.from_rank_zero(directory.status() if directory else {})
+    failures = FailureLog(path)
+    try:
+        if status["state"] in ("finished", "collapsed"):
+            _log.info("run %s is %s already: nothing to train", path.name, status["state"])
+            if directory is not None:
+                _complete(experiment, data, directory, status, job)
+        elif directory is not None:
+            status = _main_rank_run(experiment, data, here, directory, stop, job)
+        else:
+            status = _Run(experiment, data, here, path, stop).train_and_evaluate(None)
+        collectives.patient_barrier()  # rank 0 writes results: launchers end ranks that outlive the first
+        return _conclude(experiment, directory, status)
+    except Exception as error:
+        if stop.reason and here.num_ranks > 1:  # another rank obeyed first, and this one lost its connection
+            _set_status(directory, "interrupted", stop.reason)
+            raise RunInterruptedError(stop.reason) from error
+        if not isinstance(error, OtherRankFailedError):
+            failures.append(error, here.rank, here.num_ranks)
+        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        _set_status(directory, "failed", "out of memory" if out_of_memory else failures.cause())
+        raise
+    except (RunInterruptedError, KeyboardInterrupt) as interruption:
+        _set_status(directory, "interrupted", str(interruption) or "Ctrl-C twice")
+        raise
+    finally:
+        if directory is not None:
+            directory.release()
+
+
+def _set_status(directory: RunDirectory | None, state: Literal["failed", "interrupted"], reason: str) -> None:
+    """Write down how a run that had begun ended early."""
+    if directory is not None and directory.status()["state"] == "running":
+        directory.set_status(state, reason=reason, **describe_process())
 
 
 def identify(experiment: Experiment, data: Data, num_ranks: int) -> str:
     """Return the name of a run, ``<name>_<hash>``: the same for all that leads to the same result."""
     parts = (experiment.config, data.cohort.data_hash, data.normalizer.hash, num_ranks, _start(experiment))
     return f"{experiment.config['name']}_{run_hash(*parts)}"
-
-
-def _keep_error(path: Path, here: Place, error: Exception) -> None:
-    """Append what went wrong on this rank to ``error.txt``: the first entry is the cause, others may follow from it."""
-    if isinstance(error, OtherRankFailedError):
-        return
-    entry = f"--- {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, rank {here.rank} of {here.num_ranks}\n"
-    with (path / "error.txt").open("a") as file:
-        file.write(entry + "".join(traceback.format_exception(error)) + "\n")
 
 
 def _check_writable(output_dir: Path) -> None:
@@ -228,15 +236,10 @@ def _main_rank_run(
         with TrainingProgress(max_epochs, data.train.steps_per_epoch, first_epoch) as progress:
             status = run.train_and_evaluate(RunRecorder(local, tracker, progress))
     except (RunInterruptedError, KeyboardInterrupt) as interruption:
-        reason = str(interruption) or "Ctrl-C twice"
-        _log.info("stopped by %s", reason)
-        directory.set_status("interrupted", reason=reason, **describe_process())
+        _log.info("stopped by %s", str(interruption) or "Ctrl-C twice")
         tracker.finish("KILLED", {"menvae.state": "interrupted"}, patience_s=_PATIENCE_WHEN_STOPPED_S)
         raise
-    except BaseException as error:
-        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        reason = "out of memory" if out_of_memory else f"{type(error).__name__}: {error}".partition("\n")[0]
-        directory.set_status("failed", reason=reason, **describe_process())
+    except BaseException:
         tracker.finish("FAILED", {"menvae.state": "failed"})
         raise
     status["tracked"] = _hand_over(tracker, directory, status)
@@ -300,17 +303,19 @@ def _describe(experiment: Experiment, data: Data, here: Place, directory: RunDir
 
 
 def _schedule_curves(experiment: Experiment) -> tuple[dict[str, tuple[Any, Any]], tuple[Any, Any]]:
-    objective = experiment.build_objective(num_training_subjects=1)
-    max_epochs = experiment.settings["trainer"].max_epochs
-    epochs = np.linspace(0.0, max_epochs, 501)
-    positions = [experiment.settings["curriculum"].progress(float(epoch), max_epochs) for epoch in epochs]
-    curves = {
-        f"lambda_{name}": (epochs, np.array([objective.weight(name, position) for position in positions]))
-        for name in objective.scalars
-    }
+    positions = experiment.positions(501)
+    epochs = np.linspace(0.0, experiment.settings["trainer"].max_epochs, len(positions))
+    curves = {f"lambda_{name}": (epochs, weights) for name, weights in experiment.weights(positions).items()}
     factor: Schedule = experiment.parts["learning_rate"]()
     peak = experiment.parts["optimizer"].settings["learning_rate"]
     return curves, (epochs, np.array([peak * factor(position) for position in positions]))
+
+
+def seconds_per_step(experiment: Experiment, data: Data, num_steps: int = 3) -> float:
+    """Return how long a training step takes on this machine, from a few that are thrown away."""
+    here = Place(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"), 0, 1)
+    with tempfile.TemporaryDirectory(prefix="menvae-") as folder:
+        return _Run(experiment, data, here, Path(folder), StopRequest()).trainer.seconds_per_step(num_steps)
 
 
 def _flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,31 +21,32 @@ from menvae.terms import Term
 
 @register("term", "trouble")
 class Trouble(Term):
-    """Fails in a training step, on one rank, as long as a flag file exists."""
+    """Fails in a training step, on one rank, as long as a flag file exists; what the file says is the fault."""
 
     scalars = ("trouble",)
 
-    def __init__(self, context, *, fault: str = "none", flag: str = "", rank: int = 0, step: int = 1) -> None:
+    def __init__(self, context, *, flag: str = "", rank: int = 0, step: int = 1) -> None:
         super().__init__()
-        self.fault, self.flag, self.rank, self.step = fault, Path(flag), rank, step
+        self.flag, self.rank, self.step = Path(flag), rank, step
         self.num_steps = 0
 
     def forward(self, batch, output) -> dict[str, Tensor]:
         self.num_steps += self.training
-        due = self.training and self.num_steps >= self.step and collectives.rank() == self.rank and self.flag.exists()
-        if due and self.fault == "raise":
+        due = self.training and self.num_steps >= self.step and collectives.rank() == self.rank
+        fault = self.flag.read_text() if due and self.flag.is_file() else "none"
+        if fault == "raise":
             raise ZeroDivisionError("a fault of the trouble term")
-        if due and self.fault == "die":
+        if fault == "die":
             os.kill(os.getpid(), 9)
-        if due and self.fault == "hang":
+        if fault == "hang":
             time.sleep(3600)
-        if due and self.fault == "memory":
+        if fault == "memory":
             raise MemoryError
-        if self.training and self.fault == "slow" and self.flag.exists():
-            time.sleep(0.5)
+        if fault == "slow":
+            time.sleep(3)
         return {"trouble": 0.0 * output.posterior.mean.sum()}
 '''
-TROUBLE_CONF = "name: trouble\nfault: none\nflag: ''\nrank: 0\nstep: 1\n"
+TROUBLE_CONF = "name: trouble\nflag: ''\nrank: 0\nstep: 1\n"
 
 
 def write_package(site: Path, name: str, module: str, files: Mapping[str, str]) -> Path:
@@ -73,8 +74,8 @@ def write_trouble(site: Path) -> Path:
     return write_package(site, "troubleplugin", "terms", {"terms.py": TROUBLE, "conf/term/trouble.yaml": TROUBLE_CONF})
 
 
-def trouble(fault: str, flag: Path, **more: int) -> list[str]:
+def trouble(flag: Path | str, **more: int) -> list[str]:
     """Return the overrides that add the term to a run."""
-    values = {"fault": fault, "flag": flag, **more}
+    values = {"flag": flag, **more}
     added = ["+term@loss.terms.trouble=trouble", "+loss.lambda_trouble=1"]
     return [*added, *(f"loss.terms.trouble.{key}={value}" for key, value in values.items())]

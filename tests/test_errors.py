@@ -10,6 +10,7 @@ def test_exit_codes_that_scripts_rely_on() -> None:
         "WRONG_INPUT": 2,
         "GATES_NOT_MET": 3,
         "COLLAPSED": 4,
+        "INTERRUPTED": 75,
     }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rich.table import Table
+from rich.text import Text
 
 from menvae.errors import ExitCode, RunInterruptedError, UserError
 from menvae.interruption import StopRequest
@@ -83,6 +84,10 @@ class Campaign:
             UserError: another process launches this sweep now.
             RunInterruptedError: this process was asked to stop.
         """
+        codes: list[int] = [ExitCode.WRONG_INPUT for point in planned if point.problem]
+        if len(codes) == len(planned):
+            _tell_plan(planned, 0)
+            return codes
         self.sweep.path.mkdir(parents=True, exist_ok=True)
         try:
             lock = FolderLock(self.sweep.path)
@@ -94,7 +99,6 @@ class Campaign:
         state: Status = "KILLED"
         try:
             statuses = self._run(planned, stop)
-            codes: list[int] = [ExitCode.WRONG_INPUT for point in planned if point.problem]
             codes += [_exit_code(status.fate) for status in statuses]
             state = "FINISHED" if not any(codes) else "FAILED"
             return codes if self.wait else []
@@ -201,7 +205,7 @@ def status_table(statuses: Sequence[PointStatus]) -> Table:
         table.add_column(column, overflow="fold")
     for status in statuses:
         submissions = status.point.submissions
-        table.add_row(
+        cells = (
             str(status.point.number),
             status.point.label,
             str(status.fate),
@@ -209,4 +213,5 @@ def status_table(statuses: Sequence[PointStatus]) -> Table:
             f"{submissions[-1].launcher} {submissions[-1].job}" if submissions else "",
             status.reason,
         )
+        table.add_row(*map(Text, cells))  # not as markup: brackets are common in overrides and errors
     return table

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
+
+from rich.table import Table
+from rich.text import Text
 
 from menvae.errors import UserError
 from menvae.sweeps.status import Fate, PointStatus, sweep_status
@@ -98,3 +101,62 @@ def _run_of(
     if other_code and settings.on_code_change == "rerun":
         return free_name(sweep.runs, identity, taken), False
     return newest.name, other_code
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What the ``loss`` section of a configuration makes of a run.
+
+    Attributes:
+        weights: {scalar: its weight over the run}, without those that are 0 throughout.
+        terms: keys of the terms that have a weight at any time.
+    """
+
+    weights: Mapping[str, tuple[float, ...]]
+    terms: Set[str]
+
+
+def dead_knobs(points: Sequence[tuple[Sequence[str], Effect]], keys: Sequence[str]) -> list[str]:
+    """Return the swept keys of the loss that have no effect: a weight whose schedule starts after the last epoch, say.
+
+    A weight or schedule is dead if points that differ in nothing else have the same weights throughout; a tunable of a
+    term if the term never has a weight.
+
+    Args:
+        points: (overrides, effect) of each.
+        keys: what is swept.
+    """
+    dead = []
+    for key in keys:
+        if key.startswith("loss.terms."):
+            is_dead = all(key.split(".")[2] not in effect.terms for _, effect in points)
+        elif key.startswith(("loss.lambda_", "loss.schedules.", "schedule@loss.schedules.", "curriculum.")):
+            by_rest: dict[tuple[str, ...], list[Mapping[str, tuple[float, ...]]]] = {}
+            for overrides, effect in points:
+                rest = tuple(override for override in overrides if override.partition("=")[0] != key)
+                by_rest.setdefault(rest, []).append(effect.weights)
+            compared = [group for group in by_rest.values() if len(group) > 1]
+            is_dead = bool(compared) and all(weights == group[0] for group in compared for weights in group)
+        else:
+            continue
+        if is_dead:
+            dead.append(key)
+    return dead
+
+
+def plan_table(planned: Sequence[PlannedPoint]) -> Table:
+    """Return one row a job: number, what sets it apart, its run, and what would be done."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("", "point", "run", "plan"):
+        table.add_column(column, overflow="fold")
+    for index, point in enumerate(planned):
+        status = point.status
+        if status is None:
+            what = point.problem or f"duplicate of {point.duplicate_of}"
+        elif status.fate.is_final or status.fate.is_active:
+            what = f"{status.fate}: nothing to do" if status.fate.is_final else str(status.fate)
+        else:
+            what = "run" if status.fate == Fate.NOT_STARTED else f"run again ({status.fate})"
+        run = "" if status is None else status.point.run
+        table.add_row(*map(Text, (str(index), " ".join(point.overrides), run, what)))
+    return table

@@ -39,6 +39,11 @@ class Fate(StrEnum):
         return self in (Fate.FINISHED, Fate.COLLAPSED)
 
     @property
+    def has_failed(self) -> bool:
+        """Whether it was begun and did not come to its end."""
+        return not (self.is_final or self.is_active or self == Fate.NOT_STARTED)
+
+    @property
     def is_active(self) -> bool:
         """Whether something is being done, or will be without anybody's help."""
         return self in (Fate.RUNNING, Fate.PENDING)

@@ -29,10 +29,12 @@ class SweepSettings:
             the other overrides, so that a value more is the same sweep and a key more another one.
         on_code_change: what to do about a point that other code has finished: ``warn`` keeps it, ``rerun`` runs it
             again.
+        action: ``run`` what is left to do, ``plan`` it only, or ``retry`` what failed and nothing else.
     """
 
     name: str | None = None
     on_code_change: Literal["warn", "rerun"] = "warn"
+    action: Literal["run", "plan", "retry"] = "run"
 
 
 @dataclass(frozen=True)
@@ -104,18 +106,23 @@ class Sweep:
         """Return the folder of a point."""
         return self.path / "points" / point.run
 
+    def config(self, point: Point) -> dict[str, Any]:
+        """Return the composed configuration of a point, as it was when it was last submitted."""
+        return dict(Job.read(self.job_file(point)).config)
+
     def job_file(self, point: Point) -> Path:
         """Return the path of ``job.json`` of a point."""
         return self.folder(point) / "job.json"
 
-    def describe(self, overrides: Sequence[str], keys: Sequence[str]) -> None:
-        """Write ``sweep.json``: the overrides of the last command and the swept keys."""
+    def describe(self, overrides: Sequence[str], launcher: Sequence[str]) -> None:
+        """Write ``sweep.json``: what the last command said, and what of that about the launcher."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "sweep.json", {"overrides": list(overrides), "keys": list(keys)})
+        write_json(self.path / "sweep.json", {"overrides": list(overrides), "launcher": list(launcher)})
 
     def description(self) -> dict[str, Any]:
         """Return what `describe` wrote."""
-        content: dict[str, Any] = json.loads((self.path / "sweep.json").read_text())
+        path = self.path / "sweep.json"
+        content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"overrides": [], "launcher": []}
         return content
 
     def points(self) -> list[Point]:
@@ -150,7 +157,7 @@ def sweep_name(run_name: str, keys: Sequence[str], fixed_overrides: Sequence[str
     """Return the name of a sweep: the same for other values of the same keys.
 
     >>> sweep_name("semivae", ["loss.lambda_dcor"], ["trainer.max_epochs=5"])
-    'semivae_lambda_dcor_ac75ed'
+    'semivae_lambda_dcor_92a076'
     """
     swept = "-".join(key.rpartition(".")[2] for key in keys)[:60]
     canonical = json.dumps([run_name, sorted(keys), sorted(fixed_overrides)])

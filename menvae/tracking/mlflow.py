@@ -283,15 +283,13 @@ class MLflowTracker:
         if self._worker is not None:
             self._worker.inbox.put(_Artifacts(relative))
 
-    def finish(
-        self, status: Status, tags: Mapping[str, str] | None = None, *, patience_s: float = _FINISH_SECONDS
-    ) -> bool:
+    def finish(self, status: Status, tags: Mapping[str, str] | None = None, *, patience_s: float | None = None) -> bool:
         """Send everything that is left and close the run; gives up, with a warning, after a time without any progress.
 
         Args:
             status: how the run ended, in MLflow's words.
             tags: further tags of the run.
-            patience_s: seconds without any progress.
+            patience_s: seconds without any progress; None is 60.
 
         Returns:
             Whether MLflow has all of the run; False without tracking.
@@ -302,6 +300,7 @@ class MLflowTracker:
         self._worker.join(_SILENT_SECONDS)
         if self._worker.is_alive():
             _logger.info("waiting for MLflow to take the rest of the run")
+        patience_s = _FINISH_SECONDS if patience_s is None else patience_s
         num_delivered = -1
         while self._worker.is_alive() and self._worker.num_delivered > num_delivered:
             num_delivered = self._worker.num_delivered

@@ -215,14 +215,8 @@ class Trainer:
         started = time.perf_counter() - self._begun.seconds
         for step, batch in enumerate(loader.epoch(epoch, self.state.step), start=self.state.step):
             self._stop_if_asked()
-            progress = self._progress(epoch + step / loader.steps_per_epoch)
-            seed_step(self.seed, epoch * loader.steps_per_epoch + step, self.place.rank)
-            factor = self.ingredients.learning_rate(progress)
-            for group, peak in zip(self.optimizer.param_groups, self.peak_learning_rates, strict=True):
-                group["lr"] = peak * factor
             batch = batch.to(self.place.device, self.memory_format)
-            output, report, gradient_norm = self.ingredients.update(_Step(self, batch, progress))
-            self.objective.commit(output)
+            output, report, gradient_norm = self._train_step(batch, epoch, step)
             for observer in self.observers:
                 observer.on_train_step(batch, output)
             means.add({**report.logged(), "grad_norm": gradient_norm}, len(batch))
@@ -235,6 +229,30 @@ class Trainer:
         metrics = {f"train_epoch/{name}": value for name, value in averages.items()} | metrics
         metrics |= self.objective.schedule_metrics(finished)
         return metrics | {"sched/learning_rate": self.peak_learning_rates[0] * self.ingredients.learning_rate(finished)}
+
+    def _train_step(self, batch: Batch, epoch: int, step: int) -> tuple[ModelOutput, LossReport, float]:
+        steps_per_epoch = self.ingredients.train.steps_per_epoch
+        progress = self._progress(epoch + step / steps_per_epoch)
+        seed_step(self.seed, epoch * steps_per_epoch + step, self.place.rank)
+        factor = self.ingredients.learning_rate(progress)
+        for group, peak in zip(self.optimizer.param_groups, self.peak_learning_rates, strict=True):
+            group["lr"] = peak * factor
+        output, report, gradient_norm = self.ingredients.update(_Step(self, batch, progress))
+        self.objective.commit(output)
+        return output, report, gradient_norm
+
+    def seconds_per_step(self, num_steps: int) -> float:
+        """Train some steps and return how long the fastest took; the trainer is not to be used afterwards."""
+        self.model.train()
+        self.objective.train()
+        seconds = []
+        for step, batch in enumerate(self.ingredients.train.epoch(0)):
+            started = time.perf_counter()
+            self._train_step(batch.to(self.place.device, self.memory_format), 0, step)
+            seconds.append(time.perf_counter() - started)  # the gradient's norm has waited for the device
+            if step == num_steps:
+                break
+        return min(seconds)
 
     @torch.no_grad()
     def _validate(self, epoch: int, so_far: Mapping[str, float | None]) -> dict[str, float | None]:

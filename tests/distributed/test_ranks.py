@@ -96,9 +96,9 @@ def test_a_rank_that_fails_ends_the_other_within_a_minute(finished: Path, tmp_pa
     """A rank that hangs is no failure by itself: what ends it here is a signal to the rank beside it."""
     (tmp_path / "cache").symlink_to(finished / "cache")
     flag = tmp_path / "flag"
-    flag.touch()
+    flag.write_text(fault)
     site = write_trouble(tmp_path / "site")
-    overrides = [*TWO, *trouble(fault, flag, rank=1, step=2)]
+    overrides = [*TWO, *trouble(flag, rank=1, step=2)]
     process = subprocess.Popen(
         command(tmp_path, *overrides), env=environment(site=site), stderr=subprocess.PIPE, text=True
     )

@@ -38,8 +38,8 @@ def test_time_limit(cache: Path, tmp_path: Path) -> None:
 def test_two_times_ctrl_c(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").symlink_to(cache)
     flag = tmp_path / "flag"
-    flag.touch()
-    overrides = [LONG, *trouble("hang", flag, step=3)]
+    flag.write_text("hang")
+    overrides = [LONG, *trouble(flag, step=3)]
     environ = environment(site=write_trouble(tmp_path / "site"))
     process = subprocess.Popen(command(tmp_path, *overrides), env=environ, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -60,16 +60,16 @@ def test_two_times_ctrl_c(cache: Path, tmp_path: Path) -> None:
 def test_a_failed_run_says_why_and_can_be_repeated(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").symlink_to(cache)
     flag = tmp_path / "flag"
-    flag.touch()
     site = write_trouble(tmp_path / "site")
     for fault, reason in (("raise", "ZeroDivisionError: a fault of the trouble term"), ("memory", "out of memory")):
-        train(tmp_path, *trouble(fault, flag, step=3), f"name={fault}", site=site, code=1)
+        flag.write_text(fault)
+        train(tmp_path, *trouble(flag, step=3), f"name={fault}", site=site, code=1)
         (run,) = (tmp_path / "runs").glob(f"{fault}_*")
         status = json.loads((run / "status.json").read_text())
         assert (status["state"], status["reason"]) == ("failed", reason)
         assert "Traceback" in (run / "error.txt").read_text()
     flag.unlink()
-    train(tmp_path, *trouble("raise", flag, step=3), "name=raise", site=site)
+    train(tmp_path, *trouble(flag, step=3), "name=raise", site=site)
 
 
 def test_a_sweep_that_is_stopped_does_not_begin_its_next_point(cache: Path, tmp_path: Path) -> None:

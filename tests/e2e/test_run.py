@@ -115,7 +115,11 @@ def test_sweep_leaves_one_run_a_point(tmp_path: Path, finished: Path) -> None:
     (tmp_path / "cache").symlink_to(finished / "cache")
     train(tmp_path, "-m", "loss.lambda_dcor=0,5", "model.partitions.vol=3,4", "trainer.max_epochs=1")
     assert len(list((tmp_path / "runs").iterdir())) == 4
-    assert len(mlflow_points(tmp_path)) == 4
+    assert len(mlflow_points(tmp_path)) == 5  # and the sweep, which has no points of its own
+    assert sum(not points for points in mlflow_points(tmp_path).values()) == 1
+    again = train(tmp_path, "-m", "loss.lambda_dcor=0,5", "model.partitions.vol=3,4", "trainer.max_epochs=1")
+    assert "4 points: 4 finished; 0 to run" in again.stderr
+    assert len(mlflow_points(tmp_path)) == 5
 
 
 def test_a_sweep_with_a_failing_point_tries_all_and_ends_with_1(tmp_path: Path, finished: Path) -> None:

@@ -13,6 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
+    from menvae.launching import Command
     from menvae.sweeps.campaign import Runner
     from menvae.sweeps.sweep import Sweep
 
@@ -58,8 +59,7 @@ class SweepLauncher(Launcher):
             (filter_overrides(overrides), self._composed(overrides, initial_job_idx + index))
             for index, overrides in enumerate(job_overrides)
         ]
-        swept, fixed = self._typed()
-        codes = launch_points(jobs, swept, fixed, self.num_ranks, self.make_runner, wait=self.wait)
+        codes = launch_points(jobs, self._typed(), self.num_ranks, self.make_runner, wait=self.wait)
         outcome.ended_elsewhere.extend(codes)
         returns = [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
         for result in returns:
@@ -74,13 +74,15 @@ class SweepLauncher(Launcher):
         assert isinstance(container, dict)
         return {str(key): value for key, value in container.items() if key != "hydra"}
 
-    def _typed(self) -> tuple[dict[str, str], list[str]]:
-        """Return {swept key: its values as typed}, and all other overrides of the command line."""
+    def _typed(self) -> Command:
+        from menvae.launching import Command
+
+        typed = self.config.hydra.overrides
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides(list(self.config.hydra.overrides.task))
-        swept = {
-            override.get_key_element(): (override.input_line or "").partition("=")[2]
-            for override in overrides
-            if override.is_sweep_override()
-        }
-        return swept, [override.input_line or "" for override in overrides if not override.is_sweep_override()]
+        overrides = parser.parse_overrides(list(typed.task))
+        texts = [override.input_line or "" for override in overrides]
+        are_swept = [override.is_sweep_override() for override in overrides]
+        keys = [override.get_key_element() for override in overrides]
+        swept = {key: text.partition("=")[2] for key, text, it in zip(keys, texts, are_swept, strict=True) if it}
+        fixed = [text for text, it in zip(texts, are_swept, strict=True) if not it]
+        return Command(swept, fixed, [text for text in typed.hydra if not text.startswith("hydra.mode=")])

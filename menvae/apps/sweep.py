@@ -1,0 +1,101 @@
+"""``menvae-sweep plan|status|retry``: what a sweep would run, how its points are, and those that failed once more."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from menvae.apps import hydra_application
+from menvae.apps.outcome import carry_out
+from menvae.errors import ExitCode, UserError, nearest
+
+_USAGE = """\
+menvae-sweep plan [group=option ...] [key=value,value ...]
+    What menvae-train -m would do with the same arguments: every job with its run, duplicates, dead knobs, and a cost
+    from a measured step. Nothing is run.
+
+menvae-sweep status [sweep=NAME] [output_dir=./outputs]
+    The fate of every point of a sweep (the one launched last): finished, running, pending, failed, timed out, ...
+
+menvae-sweep retry [sweep=NAME] [output_dir=./outputs] [hydra.launcher.KEY=VALUE ...]
+    Run again what has failed, as it was, with the launcher of before, which can be told something else.
+"""
+
+
+def main() -> None:
+    """Entry point: takes the verb off the command line."""
+    verb, *arguments = [*sys.argv[1:], ""][: max(1, len(sys.argv) - 1)]
+    verbs = {"plan": plan, "status": status, "retry": retry}
+    if verb in ("", "-h", "--help"):
+        sys.stdout.write(_USAGE)
+        sys.exit(ExitCode.DONE if verb else ExitCode.WRONG_INPUT)
+    if verb not in verbs:
+        sys.stderr.write(f"menvae-sweep: '{verb}' is not something it does; {nearest(verb, verbs)}\n")
+        sys.exit(ExitCode.WRONG_INPUT)
+    verbs[verb](arguments)
+
+
+def plan(arguments: list[str]) -> None:
+    """Compose a sweep of ``menvae-train``, and have its launcher show it."""
+    _sweep_of_train([*arguments, "sweep.action=plan"])
+
+
+def status(arguments: list[str]) -> None:
+    """Show the points of a sweep."""
+    sys.argv = ["menvae-sweep status", *arguments]
+    hydra_application.run("sweep", _show_status)
+
+
+def _show_status(config: DictConfig) -> ExitCode:
+    from menvae.sweeps.campaign import status_table
+    from menvae.sweeps.status import sweep_status
+    from menvae.sweeps.sweep import find_sweep
+    from menvae.tracking import logs
+
+    sweep = find_sweep(Path(config.output_dir).expanduser().resolve(), config.sweep)
+    statuses = sweep_status(sweep)
+    logs.show(f"sweep {sweep.path}")
+    logs.show(status_table(statuses))
+    counts = Counter(str(point.fate) for point in statuses)
+    logs.show(", ".join(f"{count} {fate}" for fate, count in counts.items()))
+    return ExitCode.DONE
+
+
+def retry(arguments: list[str]) -> None:
+    """Launch again, as they were, the points of a sweep that have failed."""
+    own = {"sweep": None, "output_dir": "./outputs"}
+    rest = []
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if separator and key in own:
+            own[key] = value
+        else:
+            rest.append(argument)
+
+    def arguments_of_launch() -> int:
+        from menvae.sweeps.sweep import find_sweep
+
+        sweep = find_sweep(Path(str(own["output_dir"])).expanduser().resolve(), own["sweep"])
+        for argument in rest:
+            if not argument.startswith(("hydra", "site=", "tracking.", "-")):
+                raise UserError(
+                    f"'{argument}': points are run again as they were; only the launcher can be told something else"
+                )
+        launcher = sweep.description()["launcher"]
+        rest[:] = [*launcher, *rest, f"output_dir={sweep.output_dir}", f"sweep.name={sweep.name}", "sweep.action=retry"]
+        return ExitCode.DONE
+
+    code = carry_out("sweep", arguments_of_launch)
+    if code:
+        sys.exit(code)
+    _sweep_of_train(rest)
+
+
+def _sweep_of_train(arguments: list[str]) -> None:
+    from menvae.apps.train import task
+
+    sys.argv = ["menvae-train", "-m", *arguments]
+    hydra_application.run("train", task)

@@ -1,0 +1,226 @@
+"""Sweeps on a real SLURM: every fate, and what comes after it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pytest
+from plugins import trouble, write_trouble
+from runs import command, environment, train
+
+from menvae.sweeps.status import Fate, PointStatus, sweep_status
+from menvae.sweeps.sweep import find_sweep
+
+TWO_TASKS = ("hydra/launcher=slurm", "hydra.launcher.tasks_per_node=2", "hydra.launcher.poll_s=1")
+SHORT = ("data.num_subjects=13", "trainer.batch_size=2", "trainer.max_epochs=3")
+
+
+class Cluster:
+    """Commands on the development cluster, with the term ``trouble`` installed."""
+
+    def __init__(self, slurm: dict[str, str], output_dir: Path, site: Path) -> None:
+        self.output_dir = output_dir
+        self.environment = {**environment(site=site), **slurm}
+
+    def start(self, *overrides: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command(self.output_dir, "-m", *SHORT, *TWO_TASKS, *overrides),
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def launch(self, *overrides: str, code: int = 0) -> str:
+        process = self.start(*overrides)
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == code, output
+        return output
+
+    def sweep(self, verb: str, *arguments: str, code: int = 0) -> str:
+        program = "from menvae.apps.sweep import main; main()"
+        done = subprocess.run(
+            [*command(self.output_dir)[:2], program, verb, f"output_dir={self.output_dir}", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout + done.stderr
+
+    def slurm(self, *arguments: str) -> None:
+        subprocess.run(arguments, env=self.environment, check=True, capture_output=True, timeout=60)
+
+    def statuses(self) -> dict[str, PointStatus]:
+        if not list(self.output_dir.glob("sweeps/*/sweep.json")):
+            return {}
+        return {status.point.label: status for status in sweep_status(find_sweep(self.output_dir, None))}
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 240.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.statuses()
+            time.sleep(0.5)
+
+    def job(self, label: str) -> str:
+        return self.statuses()[label].point.submissions[-1].job
+
+    def is_training(self, label: str) -> bool:
+        """Whether its first epoch is written down."""
+        try:
+            return self.statuses()[label].epochs > 0
+        except KeyError:
+            return False
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output_dir = tmp_path_factory.mktemp("cache")
+    train(output_dir, *SHORT, "trainer.max_epochs=1")
+    return output_dir / "cache"
+
+
+@pytest.fixture
+def here(cluster: dict[str, str], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    monkeypatch.setenv("SLURM_CONF", cluster["SLURM_CONF"])  # for `statuses` in this process
+    output_dir = tmp_path / "outputs"
+    output_dir.mkdir()
+    (output_dir / "cache").symlink_to(cache)
+    return Cluster(cluster, output_dir, write_trouble(tmp_path / "site"))
+
+
+def test_twelve_points_with_every_fate(here: Cluster, tmp_path: Path) -> None:
+    flags = tmp_path / "flags"
+    flags.mkdir()
+    raises, runs_out, cancelled = (
+        "loss.lambda_dcor=1 model.partitions.vol=2",
+        "loss.lambda_dcor=0 model.partitions.vol=3",
+        "loss.lambda_dcor=0 model.partitions.vol=4",
+    )
+    for name, fault in (("1_2", "raise"), ("0_3", "hang"), ("0_4", "slow")):
+        (flags / name).write_text(fault)
+    flag = f"{flags}/${{loss.lambda_dcor}}_${{model.partitions.vol}}"
+    sweep = ["model.partitions.vol=2,3,4", *trouble(flag, rank=1, step=3), "hydra.launcher.array_parallelism=4"]
+    values = "loss.lambda_dcor=0,1,5,10"
+
+    launching = here.start(values, *sweep)
+    here.wait_for(lambda: here.is_training(cancelled))
+    node = subprocess.run(["sinfo", "-h", "-o", "%n"], env=here.environment, capture_output=True, text=True, check=True)
+    here.slurm("scontrol", "update", f"NodeName={node.stdout.strip()}", "State=DRAIN", "Reason=test")
+    here.slurm("scancel", here.job(cancelled))
+    here.wait_for(lambda: here.is_training(runs_out))
+    here.slurm("scontrol", "update", f"JobId={here.job(runs_out)}", "EndTime=now")
+    time.sleep(3)
+    here.slurm("scontrol", "update", f"NodeName={node.stdout.strip()}", "State=RESUME")
+    output, _ = launching.communicate(timeout=600)
+    assert launching.returncode == 1, output
+
+    statuses = here.statuses()
+    expected = {raises: Fate.FAILED, runs_out: Fate.TIMED_OUT, cancelled: Fate.CANCELLED}
+    assert {label: status.fate for label, status in statuses.items()} == {
+        label: expected.get(label, Fate.FINISHED) for label in statuses
+    }, output
+    assert len(statuses) == 12
+    told = here.sweep("status")
+    assert "9 finished" in told
+    for fate in ("failed", "timed out", "cancelled"):
+        assert f"1 {fate}" in told
+    assert "ZeroDivisionError: a fault of the trouble term" in told
+    run_dir = statuses[raises].run_dir
+    assert run_dir is not None
+    assert "rank 1 of 2" in (run_dir / "error.txt").read_text()
+
+    for path in flags.iterdir():
+        path.unlink()
+    assert "3 to run" in here.sweep("retry")
+    assert all(status.fate == Fate.FINISHED for status in here.statuses().values())
+    assert "nothing to retry" in here.sweep("retry")
+    _check_mlflow(here.output_dir, 12)
+
+    before = {label: status.point.submissions for label, status in here.statuses().items()}
+    assert "0 to run" in here.launch(values, *sweep)
+    assert {label: status.point.submissions for label, status in here.statuses().items()} == before
+    assert "3 to run" in here.launch("loss.lambda_dcor=0,1,5,10,20", *sweep)
+    after = {label: status.point.submissions for label, status in here.statuses().items()}
+    assert {label: after[label] for label in before} == before
+    assert len(after) == 15
+    _check_mlflow(here.output_dir, 15)
+
+
+def _check_mlflow(output_dir: Path, num_points: int) -> None:
+    """One parent and a child a point, all finished, each with the gates of its run directory."""
+    client = mlflow.MlflowClient(f"sqlite:///{output_dir / 'mlflow.db'}")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "menvae"]
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if run.data.tags.get("menvae.kind") == "sweep"]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == num_points == len(runs) - 1
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert len({run.data.tags["menvae.run"] for run in children}) == num_points
+    for run in children:
+        table = json.loads((output_dir / "runs" / run.data.tags["menvae.run"] / "gates.json").read_text())
+        for gate in table["gates"]:
+            assert run.data.metrics.get(f"gate/{gate['name']}") == gate["value"]
+        assert run.inputs.dataset_inputs[0].dataset.name == "phantom"
+
+
+def test_a_job_whose_time_runs_out_is_queued_again_and_goes_on(here: Cluster, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    flag.write_text("slow")
+    launching = here.start(*trouble(flag, step=3), "trainer.max_epochs=6")
+    label = "(nothing swept)"
+    here.wait_for(lambda: here.is_training(label))
+    here.slurm("scancel", "--signal=USR2", here.job(label))
+    here.wait_for(lambda: here.statuses()[label].fate == Fate.PENDING)
+    assert "SIGUSR2" in here.statuses()[label].reason
+    flag.unlink()
+    output, _ = launching.communicate(timeout=300)
+    assert launching.returncode == 0, output
+    status = here.statuses()[label]
+    assert len(status.point.submissions) == 1
+    assert status.run_dir is not None
+    log = (status.run_dir / "train.log").read_text()
+    assert "going on after epoch" in log
+    rows = [json.loads(line)["epoch"] for line in (status.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [1, 2, 3, 4, 5, 6]
+    _check_mlflow(here.output_dir, 1)
+
+
+def test_a_killed_launching_process_is_replaced(here: Cluster) -> None:
+    overrides = ("loss.lambda_dcor=0,5", "model.partitions.vol=2,3", "hydra.launcher.array_parallelism=2")
+    launching = here.start(*overrides)
+    here.wait_for(
+        lambda: (
+            (here.output_dir / "sweeps").is_dir()
+            and any(status.fate == Fate.RUNNING for status in here.statuses().values())
+        )
+    )
+    launching.send_signal(signal.SIGKILL)
+    launching.communicate()
+    assert "0 to run" in here.launch(*overrides)
+    statuses = here.statuses()
+    assert len(statuses) == 4
+    assert all(status.fate == Fate.FINISHED and len(status.point.submissions) == 1 for status in statuses.values())
+    _check_mlflow(here.output_dir, 4)
+
+
+def test_submitting_without_waiting(here: Cluster) -> None:
+    assert "submitted" in here.launch("loss.lambda_dcor=0,5", "hydra.launcher.wait=false")
+    assert all(status.fate.is_active for status in here.statuses().values())
+    here.wait_for(lambda: all(status.fate == Fate.FINISHED for status in here.statuses().values()))
+    assert "0 to run" in here.launch("loss.lambda_dcor=0,5")
+    _check_mlflow(here.output_dir, 2)
+
+
+def test_what_cannot_be_is_refused(here: Cluster) -> None:
+    overrides = ("loss.lambda_dcor=0,5", "hydra.launcher.timeout_min=1")
+    assert "signal_delay_s=120 must be shorter" in here.launch(*overrides, code=2)
+    assert "the launcher starts 2 processes" in here.launch("loss.lambda_dcor=0,5", "trainer.devices=3", code=1)
+    assert "nothere" in here.launch("loss.lambda_dcor=0,5", "hydra.launcher.partition=nothere", code=2)
