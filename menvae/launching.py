@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from menvae.data.prepare import Cohort
-from menvae.errors import UserError
+from menvae.errors import ExitCode, UserError
 from menvae.experiment import Data, Experiment
 from menvae.interruption import stop_requests
 from menvae.registry import validated
@@ -21,8 +21,9 @@ from menvae.run import identify, seconds_per_step
 from menvae.sweeps.campaign import Campaign, Runner
 from menvae.sweeps.identity import is_outside
 from menvae.sweeps.plan import Effect, PlannedPoint, dead_knobs, plan_points, plan_table
-from menvae.sweeps.status import sweep_status
+from menvae.sweeps.status import Fate, PointStatus, sweep_status
 from menvae.sweeps.sweep import Sweep, SweepSettings, sweep_name
+from menvae.sweeps.trial import Trial
 from menvae.tracking import logs
 from menvae.tracking.environment import code_hash
 from menvae.tracking.mlflow import TrackingSettings
@@ -32,6 +33,19 @@ _log = logging.getLogger(__name__)
 
 Job = tuple[Sequence[str], Mapping[str, Any]]
 """Overrides of a point, and its composed configuration."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one job of a launch.
+
+    Attributes:
+        exit_code: as if it had been run here.
+        status: of its point; None for a configuration that cannot be.
+    """
+
+    exit_code: int
+    status: PointStatus | None
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,13 @@ class Identifier:
         return data
 
 
+def sweep_of(config: Mapping[str, Any], typed: Command) -> Sweep:
+    """Return the sweep of a command line; ``config`` is the composed configuration of one of its points."""
+    telling = [text for text in typed.fixed if not is_outside(text.partition("=")[0].lstrip("+~"))]
+    name = config["sweep"]["name"] or sweep_name(config["name"], list(typed.swept), telling)
+    return Sweep(Path(config["output_dir"]).expanduser().resolve() / "sweeps" / name)
+
+
 def launch_points(
     jobs: Sequence[Job],
     typed: Command,
@@ -82,7 +103,8 @@ def launch_points(
     make_runner: Callable[[Sweep, Mapping[str, Any]], Runner],
     *,
     wait: bool = True,
-) -> list[int]:
+    trials: Sequence[Trial] = (),
+) -> list[Result]:
     """Do with some points of a sweep what ``sweep.action`` says: run what is left to do, plan it, or retry what failed.
 
     Args:
@@ -91,9 +113,10 @@ def launch_points(
         num_ranks: see `Identifier`.
         make_runner: makes what runs the jobs, from the sweep and a composed configuration of it.
         wait: whether to wait for the end.
+        trials: of a study, one for each job, if they are.
 
     Returns:
-        One exit code a point; none without ``wait`` and for a plan.
+        One result a job, in their order; none without ``wait``, for a plan and for a retry of nothing.
 
     Raises:
         UserError: the sweep's own settings are wrong, or another process launches it.
@@ -104,9 +127,7 @@ def launch_points(
         config = jobs[0][1]
         settings = validated(SweepSettings, config["sweep"], "sweep")
         tracking = validated(TrackingSettings, config["tracking"], "tracking")
-        telling = [text for text in typed.fixed if not is_outside(text.partition("=")[0].lstrip("+~"))]
-        name = settings.name or sweep_name(config["name"], list(typed.swept), telling)
-        sweep = Sweep(Path(config["output_dir"]).expanduser().resolve() / "sweeps" / name)
+        sweep = sweep_of(config, typed)
         _log.info("sweep %s", sweep.path)
         identifier = Identifier(num_ranks)
         chosen = _failed(sweep) if settings.action == "retry" else _own(jobs, typed.fixed)
@@ -114,6 +135,8 @@ def launch_points(
             _log.info("no point of this sweep has failed: nothing to retry")
             return []
         planned = plan_points(sweep, chosen, identifier, settings, code_hash())
+        if trials:
+            planned = [replace(point, trial=trial) for point, trial in zip(planned, trials, strict=True)]
         if settings.action == "plan":
             _show_plan(planned, list(typed.swept), identifier)
             return []
@@ -122,7 +145,22 @@ def launch_points(
             sweep.describe([*typed.fixed, *(f"{key}={values}" for key, values in typed.swept.items())], typed.launcher)
         tags = {f"menvae.sweep.{key}": values for key, values in typed.swept.items()}
         with stop.deferred():
-            return Campaign(sweep, runner, tracking, wait).carry_out(planned, stop, tags)
+            statuses = Campaign(sweep, runner, tracking, wait).carry_out(planned, stop, tags)
+        by_run = {status.point.run: status for status in statuses}
+        return [_result(planned, index, by_run) for index in range(len(planned))] if wait else []
+
+
+def _result(planned: Sequence[PlannedPoint], index: int, by_run: Mapping[str, PointStatus]) -> Result:
+    point = planned[index]
+    if point.duplicate_of is not None:
+        return _result(planned, point.duplicate_of, by_run)
+    if point.status is None:
+        return Result(ExitCode.WRONG_INPUT, None)
+    status = by_run[point.status.point.run]
+    codes = {Fate.FINISHED: ExitCode.DONE, Fate.PRUNED: ExitCode.DONE, Fate.COLLAPSED: ExitCode.COLLAPSED}
+    if point.trial is not None:  # a search looks for where that happens, too
+        codes[Fate.COLLAPSED] = ExitCode.DONE
+    return Result(codes.get(status.fate, 1), status)
 
 
 def _own(jobs: Sequence[Job], fixed: Sequence[str]) -> list[Job]:

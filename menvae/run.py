@@ -28,6 +28,7 @@ from menvae.models import Model
 from menvae.schedules import Schedule
 from menvae.sweeps.identity import run_hash
 from menvae.sweeps.job import Job, command
+from menvae.sweeps.trial import TrialReporter
 from menvae.tracking import logs
 from menvae.tracking.environment import code_hash, describe_environment, describe_process
 from menvae.tracking.failures import FailureLog
@@ -124,14 +125,14 @@ def _train_here(experiment: Experiment, job: Job | None, here: Place, stop: Stop
     status = collectives.from_rank_zero(directory.status() if directory else {})
     failures = FailureLog(path)
     try:
-        if status["state"] in ("finished", "collapsed"):
+        if status["state"] in ("finished", "collapsed", "pruned"):
             _log.info("run %s is %s already: nothing to train", path.name, status["state"])
             if directory is not None:
                 _complete(experiment, data, directory, status, job)
         elif directory is not None:
             status = _main_rank_run(experiment, data, here, directory, stop, job)
         else:
-            status = _Run(experiment, data, here, path, stop).train_and_evaluate(None)
+            status = _Run(experiment, data, here, path, stop, job).train_and_evaluate(None)
         collectives.patient_barrier()  # rank 0 writes results: launchers end ranks that outlive the first
         return _conclude(experiment, directory, status)
     except Exception as error:
@@ -227,7 +228,7 @@ def _main_rank_run(
     try:
         _describe(experiment, data, here, directory)
         local = LocalLog(directory.path)
-        run = _Run(experiment, data, here, directory.path, stop)
+        run = _Run(experiment, data, here, directory.path, stop, job)
         local.rewind(run.trainer.state.epoch)
         facts = (_flattened(experiment.config), _tags(experiment, data, directory))
         tracker.start(*facts, local, _datasets(experiment, data))
@@ -340,7 +341,9 @@ def _tags(experiment: Experiment, data: Data, directory: RunDirectory) -> dict[s
 class _Run:
     """Everything of one run that every rank has."""
 
-    def __init__(self, experiment: Experiment, data: Data, here: Place, path: Path, stop: StopRequest) -> None:
+    def __init__(
+        self, experiment: Experiment, data: Data, here: Place, path: Path, stop: StopRequest, job: Job | None = None
+    ) -> None:
         self.experiment, self.data, self.here, self.path = experiment, data, here, path
         settings, parts, source = experiment.settings, experiment.parts, experiment.source
         trainer: TrainerSettings = settings["trainer"]
@@ -381,6 +384,7 @@ class _Run:
             observers=[
                 SplitRecorder(self.model, self.modalities),
                 CollapseWatch(settings["watch"], trainer.max_epochs),
+                *([TrialReporter(job.trial)] if job is not None and job.trial is not None and job.trial.metric else []),
                 *self.artists,
             ],
             stop=stop,
@@ -409,7 +413,7 @@ class _Run:
             self.experiment.layout.sizes.get("residual"),
         )
         status = {
-            "state": "collapsed" if state.stopped else "finished",
+            "state": "pruned" if state.pruned else "collapsed" if state.stopped else "finished",
             "reason": state.stopped,
             "epochs": state.epoch,
             "best_epoch": state.best_epoch or state.epoch,

@@ -162,11 +162,13 @@ class Observation:
         metrics: {metric key: value}, written beside the losses.
         collapsed: the epoch is no candidate for ``best.ckpt``.
         stop: a reason to end the run now, or empty.
+        pruned: whether that is to make room for better runs.
     """
 
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     collapsed: bool = False
     stop: str = ""
+    pruned: bool = False
 
 
 class Observer:

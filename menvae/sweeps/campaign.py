@@ -13,7 +13,7 @@ from typing import Protocol
 from rich.table import Table
 from rich.text import Text
 
-from menvae.errors import ExitCode, RunInterruptedError, UserError
+from menvae.errors import RunInterruptedError, UserError
 from menvae.interruption import StopRequest
 from menvae.sweeps.plan import PlannedPoint
 from menvae.sweeps.status import Fate, PointStatus, sweep_status
@@ -69,7 +69,9 @@ class Campaign:
     tracking: TrackingSettings
     wait: bool = True
 
-    def carry_out(self, planned: Sequence[PlannedPoint], stop: StopRequest, tags: Mapping[str, str]) -> list[int]:
+    def carry_out(
+        self, planned: Sequence[PlannedPoint], stop: StopRequest, tags: Mapping[str, str]
+    ) -> list[PointStatus]:
         """Run what is left to do.
 
         Args:
@@ -78,16 +80,15 @@ class Campaign:
             tags: further tags of the sweep's MLflow run.
 
         Returns:
-            One exit code for every point of this launch; none without ``wait``.
+            The status of every point that can be; none without ``wait``.
 
         Raises:
             UserError: another process launches this sweep now.
             RunInterruptedError: this process was asked to stop.
         """
-        codes: list[int] = [ExitCode.WRONG_INPUT for point in planned if point.problem]
-        if len(codes) == len(planned):
+        if all(point.problem for point in planned):
             _tell_plan(planned, 0)
-            return codes
+            return []
         self.sweep.path.mkdir(parents=True, exist_ok=True)
         try:
             lock = FolderLock(self.sweep.path)
@@ -99,9 +100,9 @@ class Campaign:
         state: Status = "KILLED"
         try:
             statuses = self._run(planned, stop)
-            codes += [_exit_code(status.fate) for status in statuses]
-            state = "FINISHED" if not any(codes) else "FAILED"
-            return codes if self.wait else []
+            are_final = all(status.fate.is_final for status in statuses)
+            state = "FINISHED" if are_final and not any(point.problem for point in planned) else "FAILED"
+            return statuses
         finally:
             if self.wait or state == "KILLED":
                 tracker.finish(state)
@@ -115,7 +116,7 @@ class Campaign:
             if point.status is not None and not point.status.fate.is_final and not point.status.fate.is_active
         }
         _tell_plan(planned, len(todo))
-        jobs = {run: self.sweep.prepare(_point(point), point.config) for run, point in todo.items()}
+        jobs = {run: self.sweep.prepare(_point(point), point.config, point.trial) for run, point in todo.items()}
         points = {run: status.point for run, status in statuses.items()}
         self._keep(points, self.runner.submit(jobs) if jobs else {})
         if not self.wait:
@@ -159,12 +160,6 @@ class Campaign:
 def _point(planned: PlannedPoint) -> Point:
     assert planned.status is not None
     return planned.status.point
-
-
-def _exit_code(fate: Fate) -> int:
-    if fate == Fate.FINISHED:
-        return ExitCode.DONE
-    return ExitCode.COLLAPSED if fate == Fate.COLLAPSED else 1
 
 
 def _tell_plan(planned: Sequence[PlannedPoint], num_todo: int) -> None:

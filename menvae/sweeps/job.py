@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from menvae.sweeps.trial import Trial
 from menvae.tracking.environment import describe_process
 from menvae.tracking.run_directory import write_json
 
@@ -22,11 +23,13 @@ class Job:
             submission and start changes nothing.
         run: name of the run directory, where a launcher chose it.
         point: folder of the sweep's point that this run is, or None.
+        trial: the trial of a study that this run is, or None.
     """
 
     config: Mapping[str, Any]
     run: str | None = None
     point: Path | None = None
+    trial: Trial | None = None
 
     @property
     def sweep(self) -> Path | None:
@@ -37,11 +40,13 @@ class Job:
     def read(cls, path: Path) -> Job:
         """Read what `write` wrote."""
         content = json.loads(path.read_text())
-        return cls(content["config"], content["run"], Path(content["point"]) if content["point"] else None)
+        point, trial = content["point"], content["trial"]
+        return cls(content["config"], content["run"], Path(point) if point else None, Trial(**trial) if trial else None)
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all."""
         content = {"config": dict(self.config), "run": self.run, "point": str(self.point) if self.point else None}
+        content |= {"trial": asdict(self.trial) if self.trial else None}
         write_json(path, content)
 
     def leave_outcome(self, exit_code: int) -> None:

@@ -13,6 +13,7 @@ from rich.text import Text
 from menvae.errors import UserError
 from menvae.sweeps.status import Fate, PointStatus, sweep_status
 from menvae.sweeps.sweep import Point, Sweep, SweepSettings
+from menvae.sweeps.trial import Trial
 from menvae.tracking.run_directory import free_name
 
 Identify = Callable[[Mapping[str, Any]], str]
@@ -30,6 +31,7 @@ class PlannedPoint:
         problem: why it cannot be, or empty.
         duplicate_of: index of an earlier job that is the same run, or None.
         other_code: whether other code finished it.
+        trial: the trial of a study that it is, or None.
     """
 
     overrides: tuple[str, ...]
@@ -38,6 +40,7 @@ class PlannedPoint:
     problem: str = ""
     duplicate_of: int | None = None
     other_code: bool = False
+    trial: Trial | None = None
 
 
 def plan_points(

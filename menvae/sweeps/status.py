@@ -21,6 +21,7 @@ class Fate(StrEnum):
 
     FINISHED = "finished"
     COLLAPSED = "collapsed"
+    PRUNED = "pruned"
     RUNNING = "running"
     PENDING = "pending"
     NOT_STARTED = "not started"
@@ -36,7 +37,7 @@ class Fate(StrEnum):
     @property
     def is_final(self) -> bool:
         """Whether there is nothing left to do."""
-        return self in (Fate.FINISHED, Fate.COLLAPSED)
+        return self in (Fate.FINISHED, Fate.COLLAPSED, Fate.PRUNED)
 
     @property
     def has_failed(self) -> bool:
@@ -110,7 +111,7 @@ def _fate(
     run_is_held: bool,
 ) -> tuple[Fate, str]:
     state, reason = run.get("state", "new"), str(run.get("reason", ""))
-    if state in ("finished", "collapsed"):
+    if state in ("finished", "collapsed", "pruned"):
         return Fate(state), reason
     last = point.submissions[-1] if point.submissions else None
     slurm_state = slurm_states.get(last.job, "") if last is not None and last.launcher == "slurm" else ""

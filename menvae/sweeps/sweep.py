@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from menvae.errors import UserError, nearest
 from menvae.sweeps.job import Job
+from menvae.sweeps.trial import Trial
 from menvae.tracking.run_directory import write_json
 
 
@@ -30,11 +31,17 @@ class SweepSettings:
         on_code_change: what to do about a point that other code has finished: ``warn`` keeps it, ``rerun`` runs it
             again.
         action: ``run`` what is left to do, ``plan`` it only, or ``retry`` what failed and nothing else.
+        space: {key: what is searched there}, as it is typed for ``-m``: ``choice(8,16,24)``, ``range(8,33,8)``,
+            ``interval(0,10)``, ``tag(log,interval(1e-4,1e-2))``; for sweepers that search.
+        objectives: {metric: ``maximize`` or ``minimize``}; a key of ``metrics.jsonl``, at the best epoch, or
+            ``gate/<name>``.
     """
 
     name: str | None = None
     on_code_change: Literal["warn", "rerun"] = "warn"
     action: Literal["run", "plan", "retry"] = "run"
+    space: Mapping[str, str] = field(default_factory=dict)
+    objectives: Mapping[str, Literal["maximize", "minimize"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,10 +146,10 @@ class Sweep:
         self.folder(point).mkdir(parents=True, exist_ok=True)
         write_json(self.folder(point) / "point.json", asdict(point))
 
-    def prepare(self, point: Point, config: Mapping[str, Any]) -> Path:
+    def prepare(self, point: Point, config: Mapping[str, Any], trial: Trial | None = None) -> Path:
         """Write the point and its job file; return the latter."""
         self.keep(point)
-        Job(config, point.run, self.folder(point)).write(self.job_file(point))
+        Job(config, point.run, self.folder(point), trial).write(self.job_file(point))
         return self.job_file(point)
 
     def submitted(self, point: Point, submission: Submission) -> Point:

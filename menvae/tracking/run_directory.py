@@ -15,7 +15,7 @@ from typing import IO, Any, Literal
 from menvae.errors import UserError
 from menvae.tracking.local import write_atomically
 
-State = Literal["running", "interrupted", "finished", "collapsed", "failed"]
+State = Literal["running", "interrupted", "finished", "collapsed", "pruned", "failed"]
 
 
 class FolderIsLockedError(Exception):

@@ -111,6 +111,7 @@ class TrainingState:
         best_value: lowest validation objective at final weights among epochs that are not collapsed.
         best_epoch: where it was reached; 0 if nowhere yet.
         stopped: why an observer ended the run, or empty.
+        pruned: whether that was to make room for better runs.
     """
 
     epoch: int = 0
@@ -118,6 +119,7 @@ class TrainingState:
     best_value: float = math.inf
     best_epoch: int = 0
     stopped: str = ""
+    pruned: bool = False
 
 
 class Trainer:
@@ -279,7 +281,8 @@ class Trainer:
             observation = observer.on_validation_end(epoch, {**so_far, **metrics})
             metrics |= observation.metrics
             collapsed |= observation.collapsed
-            self.state.stopped = self.state.stopped or observation.stop
+            if observation.stop and not self.state.stopped:
+                self.state.stopped, self.state.pruned = observation.stop, observation.pruned
         value = metrics["val_epoch/loss_at_final_weights"]
         if value is not None and value < self.state.best_value and not collapsed:
             self.state.best_value, self.state.best_epoch = value, epoch

@@ -1,4 +1,4 @@
-"""What ``hydra/launcher=slurm`` and ``hydra/launcher=local`` can be told.
+"""What ``hydra/launcher=slurm``, ``hydra/launcher=local`` and ``hydra/sweeper=optuna`` can be told.
 
 Annotations are not postponed here: dataclasses could not look them up, since Hydra executes modules without importing
 them.
@@ -75,6 +75,33 @@ class SlurmConf:
     poll_s: float = 5.0
 
 
+@dataclass
+class OptunaConf:
+    """A search with Optuna; what is searched and wanted stands in ``sweep.space`` and ``sweep.objectives``.
+
+    Attributes:
+        n_trials: in all, those of earlier launches included.
+        batch: trials at a time; as many jobs go to the launcher.
+        sampler: ``tpe``, ``random``, ``grid``, ``cmaes`` or ``nsga2``.
+        pruner: ``none``, or ``median`` for a single objective.
+        startup_trials: finished trials before any is pruned.
+        warmup_epochs: epochs before a trial may be pruned.
+        seed: of the sampler.
+        storage: URL of a database; None is a journal file in the sweep's folder.
+    """
+
+    _target_: str = f"{_PACKAGE}.optuna_sweeper.OptunaSweeper"
+    n_trials: int = 20
+    batch: int = 1
+    sampler: str = "tpe"
+    pruner: str = "none"
+    startup_trials: int = 5
+    warmup_epochs: int = 3
+    seed: int = 0
+    storage: str | None = None
+
+
 _store = ConfigStore.instance()
 _store.store(group="hydra/launcher", name="local", node=LocalConf, provider="menvae")
 _store.store(group="hydra/launcher", name="slurm", node=SlurmConf, provider="menvae")
+_store.store(group="hydra/sweeper", name="optuna", node=OptunaConf, provider="menvae")

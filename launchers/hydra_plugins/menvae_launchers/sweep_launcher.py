@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from menvae.launching import Command
     from menvae.sweeps.campaign import Runner
     from menvae.sweeps.sweep import Sweep
+    from menvae.sweeps.trial import Trial
 
 
 class SweepLauncher(Launcher):
@@ -23,6 +25,10 @@ class SweepLauncher(Launcher):
 
     def __init__(self, **settings: Any) -> None:
         """Args: settings: fields of the configuration, see `hydra_plugins.menvae_launchers.config`."""
+        self.trials: Sequence[Trial] = ()
+        """Of a study, one for each job of the next launch; set by a sweeper that searches."""
+        self.swept: Mapping[str, str] | None = None
+        """{key: what is searched there}, set by a sweeper that searches; None: as typed."""
         self.settings = {
             key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             for key, value in settings.items()
@@ -56,17 +62,19 @@ class SweepLauncher(Launcher):
         if command != "train":
             raise UserError(f"hydra/launcher: menvae-{command} has no sweeps; this launcher is for menvae-train")
         jobs = [
-            (filter_overrides(overrides), self._composed(overrides, initial_job_idx + index))
+            (filter_overrides(overrides), self.composed(overrides, initial_job_idx + index))
             for index, overrides in enumerate(job_overrides)
         ]
-        codes = launch_points(jobs, self._typed(), self.num_ranks, self.make_runner, wait=self.wait)
-        outcome.ended_elsewhere.extend(codes)
+        wait = self.wait or bool(self.trials)
+        results = launch_points(jobs, self.typed(), self.num_ranks, self.make_runner, wait=wait, trials=self.trials)
+        outcome.ended_elsewhere.extend(result.exit_code for result in results)
         returns = [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
-        for result in returns:
-            result.return_value = None
+        for answer, result in zip_longest(returns, results[: len(returns)]):
+            answer.return_value = result
         return returns
 
-    def _composed(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
+    def composed(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
+        """Return the resolved configuration of a job, without Hydra's own."""
         composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         with open_dict(composed):
             composed.hydra.job.num, composed.hydra.job.id = number, str(number)
@@ -74,7 +82,8 @@ class SweepLauncher(Launcher):
         assert isinstance(container, dict)
         return {str(key): value for key, value in container.items() if key != "hydra"}
 
-    def _typed(self) -> Command:
+    def typed(self) -> Command:
+        """Return the command line, with what a searching sweeper sweeps."""
         from menvae.launching import Command
 
         typed = self.config.hydra.overrides
@@ -83,6 +92,9 @@ class SweepLauncher(Launcher):
         texts = [override.input_line or "" for override in overrides]
         are_swept = [override.is_sweep_override() for override in overrides]
         keys = [override.get_key_element() for override in overrides]
+        if self.swept is not None:
+            fixed = [text for key, text in zip(keys, texts, strict=True) if key not in self.swept]
+            return Command(self.swept, fixed, [text for text in typed.hydra if not text.startswith("hydra.mode=")])
         swept = {key: text.partition("=")[2] for key, text, it in zip(keys, texts, are_swept, strict=True) if it}
         fixed = [text for text, it in zip(texts, are_swept, strict=True) if not it]
         return Command(swept, fixed, [text for text in typed.hydra if not text.startswith("hydra.mode=")])

@@ -1,0 +1,117 @@
+"""Studies of real runs: pruned by their median, told as failed, several objectives, interrupted and resumed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import pytest
+from plugins import trouble, write_trouble
+from runs import command, environment, train
+
+from menvae.sweeps.trial import open_storage
+
+SEARCH = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.batch=2", "hydra.launcher.num_parallel=2")
+SPACE = ("loss.lambda_vol=tag(log,interval(1,16))", "model.partitions.vol=choice(2,3,4)")
+
+
+def study_of(output_dir: Path) -> optuna.Study:
+    (journal,) = output_dir.glob("sweeps/*/study/journal.log")
+    return optuna.load_study(study_name=journal.parents[1].name, storage=open_storage(str(journal)))
+
+
+def states(output_dir: Path) -> Counter[str]:
+    return Counter(trial.state.name for trial in study_of(output_dir).get_trials())
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output_dir = tmp_path_factory.mktemp("cache")
+    train(output_dir, "trainer.max_epochs=1")
+    return output_dir / "cache"
+
+
+@pytest.fixture
+def output_dir(tmp_path: Path, cache: Path) -> Path:
+    output_dir = tmp_path / "outputs"
+    output_dir.mkdir()
+    (output_dir / "cache").symlink_to(cache)
+    return output_dir
+
+
+def test_a_study_that_prunes_is_interrupted_and_goes_on_to_its_number_of_trials(output_dir: Path) -> None:
+    options = ("hydra.sweeper.pruner=median", "hydra.sweeper.startup_trials=2", "hydra.sweeper.warmup_epochs=0")
+    overrides = (*SEARCH, *options, *SPACE, "hydra.sweeper.n_trials=6", "+sweep.objectives={sem/vol_r2: maximize}")
+    process = subprocess.Popen(command(output_dir, *overrides), env=environment(), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "2 finished" in line:
+            break
+    time.sleep(4)  # the second batch has begun
+    process.send_signal(signal.SIGKILL)
+    process.stderr.read()
+    assert states(output_dir)["RUNNING"] == 2
+    done = train(output_dir, *overrides)
+    trials = study_of(output_dir).get_trials()
+    assert [trial.number for trial in trials] == list(range(6))
+    assert {trial.state.name for trial in trials} == {"COMPLETE", "PRUNED"}
+    assert "the best trial:" in done.stdout
+    points = list(output_dir.glob("sweeps/*/points/*"))
+    assert len(points) == 6, "no trial was run under two names"
+    assert len(list((output_dir / "runs").iterdir())) == 6
+    again = train(output_dir, *overrides)
+    assert states(output_dir).total() == 6
+    assert "to run" not in again.stderr
+
+
+def test_two_objectives_and_a_region_that_collapses(output_dir: Path) -> None:
+    """No decoder reaches a ratio of 9 in two epochs: the watch ends every run that it may end."""
+    watch = ("watch.min_ratio=9", "watch.grace=0", "watch.collapse=choice(stop,warn)")
+    overrides = (*SEARCH, *SPACE, *watch, "hydra.sweeper.n_trials=4", "trainer.max_epochs=2", "hydra.sweeper.seed=1")
+    train(output_dir, *overrides, "+sweep.objectives={sem/vol_r2: maximize, val_epoch/recon: minimize}")
+    found = study_of(output_dir)
+    assert [direction.name for direction in found.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert {trial.params["watch.collapse"] for trial in found.get_trials()} == {"stop", "warn"}
+    for trial in found.get_trials():
+        assert trial.state.name == ("PRUNED" if trial.params["watch.collapse"] == "stop" else "COMPLETE")
+
+
+def test_a_trial_that_fails_is_told_as_failed(output_dir: Path, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    flag.write_text("raise")
+    overrides = (*SEARCH, *SPACE, "hydra.sweeper.n_trials=2", "+sweep.objectives={sem/vol_r2: maximize}")
+    train(output_dir, *overrides, *trouble(flag), code=1, site=write_trouble(tmp_path / "site"))
+    assert states(output_dir) == {"FAIL": 2}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["loss.lambda_dcor=interval(0,10)"], "sweep.objectives is empty"),
+        (["+sweep.objectives={sem/vol_r2: maximize}"], "nothing to search"),
+        (["sweep=balance", "hydra.sweeper.pruner=median"], "Optuna cannot prune with several objectives"),
+        (["sweep=volumes", "hydra.sweeper.sampler=grid"], "loss.lambda_vol is continuous"),
+        (["sweep=volumes", "hydra.sweeper.sampler=tpee"], "did you mean 'tpe'?"),
+        (["sweep=volumes", "hydra.sweeper.n_trials=0"], "n_trials and batch must be 1 or larger"),
+        (["sweep=volumes", "loss.lambda_vol=interval(5,1)"], "cannot be searched"),
+        (["sweep=volumes", "hydra/launcher=basic"], "needs hydra/launcher=local or slurm"),
+    ],
+)
+def test_what_cannot_be_searched(tmp_path: Path, overrides: list[str], sentence: str) -> None:
+    done = train(tmp_path, "-m", "hydra/sweeper=optuna", *overrides, code=2)
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(("sampler", "num_trials"), [("grid", 4), ("random", 5), ("cmaes", 5), ("nsga2", 5)])
+def test_samplers_are_asked(tmp_path: Path, sampler: str, num_trials: int) -> None:
+    """What a sampler proposes, without running it: the launcher only plans."""
+    space = ["loss.lambda_vol=choice(1,2)", "model.partitions.vol=range(2,4)", "optimizer.learning_rate=1e-3"]
+    overrides = [*space, f"hydra.sweeper.sampler={sampler}", f"hydra.sweeper.n_trials={num_trials}"]
+    done = train(tmp_path, "-m", "hydra/sweeper=optuna", *overrides, "sweep=volumes", "sweep.action=plan")
+    assert f"{num_trials} trials" in done.stdout
+    assert sampler in done.stdout
