@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -26,6 +25,7 @@ from menvae.training import checkpoint
 from menvae.training.curriculum import Curriculum
 from menvae.training.determinism import seed_step
 from menvae.training.launch import Place
+from menvae.training.system import SystemMetrics
 from menvae.types import Batch, LossReport, ModelOutput, Observer, Progress
 from menvae.updates import Update
 
@@ -153,6 +153,7 @@ class Trainer:
         self.checkpoints, self.identity = checkpoints, dict(identity)
         self.observers = list(observers)
         self.stop = stop or StopRequest()
+        self.system = SystemMetrics(place.device)
         self.recorder: Recorder | None = None
         self.state = TrainingState()
         self._begun = _BegunEpoch()
@@ -200,7 +201,7 @@ class Trainer:
         timings = {
             "time/train_s": self._begun.seconds,
             "time/validate_s": time.perf_counter() - started,
-            "system/max_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            **self.system.sample(),
         }
         self.state.epoch, self.state.step, self._begun = epoch, 0, _BegunEpoch()
         if self.recorder is not None:
