@@ -21,6 +21,7 @@ lint: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/default_run.py
 	$(BIN)/python tests/benchmarks/phantom_difficulty.py
+	$(BIN)/python tests/benchmarks/overhead.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "menvae needs Python 3.11 or newer, this is " + sys.version)'

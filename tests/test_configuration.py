@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from menvae.experiment import _PARTS, _SETTINGS, Experiment
-from menvae.registry import GROUPS, configuration_folder, known
+from menvae.registry import GROUPS, configuration_folder, known, validated
+from menvae.sweeps.sweep import SweepSettings
 from menvae.types import Batch
 
 Compose = Callable[..., DictConfig]
 
 CONF = configuration_folder("menvae") or Path()
 SHRUNK = ("data.roi_size=[16,16,16]", "data.spacing_mm=[12.5,12.5,12.5]", "encoder.base_filters=8")
-OWN = {"experiment", "hydra", "loss"}
+OWN = {"experiment", "hydra", "loss", "site", "sweep"}
 """Folders that are no registry groups."""
 
 
@@ -138,3 +140,22 @@ def test_lambda_0_leaves_out_the_branch(compose_train: Compose) -> None:
 def test_term_that_the_model_cannot_feed_is_refused(compose_train: Compose) -> None:
     with pytest.raises(ValueError, match=r"loss\.terms\.vol requires 'predictions\.vol'"):
         Experiment.from_config(compose_train("model.supervision.vol=[]", *SHRUNK))
+
+
+@pytest.mark.parametrize("name", names("sweep"))
+def test_every_search_has_a_space_that_can_be_searched(name: str, compose_train: Compose) -> None:
+    composed = compose_train(f"sweep={name}")
+    content = OmegaConf.to_container(composed.sweep)
+    assert isinstance(content, dict)
+    settings = validated(SweepSettings, content, "sweep")
+    assert bool(settings.space) == bool(settings.objectives) == (name != "default")
+    for key in settings.space:
+        assert OmegaConf.select(composed, key) is not None, key
+
+
+@pytest.mark.parametrize("name", names("site"))
+def test_every_site_says_what_the_launcher_knows(name: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("train", ["hydra/launcher=slurm", f"site={name}"], return_hydra_config=True)
+    assert composed.hydra.launcher._target_.endswith("SlurmLauncher")
+    assert composed.hydra.launcher.partition == "gpu"

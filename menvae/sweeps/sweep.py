@@ -147,8 +147,13 @@ class Sweep:
         write_json(self.folder(point) / "point.json", asdict(point))
 
     def prepare(self, point: Point, config: Mapping[str, Any], trial: Trial | None = None) -> Path:
-        """Write the point and its job file; return the latter."""
+        """Write the point and its job file; return the latter.
+
+        The job has its run directory, so what is run again goes on there, also after ``trainer.resume=never``.
+        """
         self.keep(point)
+        if config["trainer"]["resume"] == "never":
+            config = {**config, "trainer": {**config["trainer"], "resume": "auto"}}
         Job(config, point.run, self.folder(point), trial).write(self.job_file(point))
         return self.job_file(point)
 

@@ -18,6 +18,9 @@ from menvae.tracking.local import write_atomically
 State = Literal["running", "interrupted", "finished", "collapsed", "pruned", "failed"]
 
 
+_PATIENCE_S = 2.0  # whoever looks whether a folder is locked holds its lock for a moment
+
+
 class FolderIsLockedError(Exception):
     """Another process holds a folder; the message names it."""
 
@@ -25,7 +28,7 @@ class FolderIsLockedError(Exception):
 class FolderLock:
     """Held by one process at a time, until it lets go or ends, however it ends."""
 
-    def __init__(self, folder: Path, patience_s: float = 0.0) -> None:
+    def __init__(self, folder: Path, patience_s: float = _PATIENCE_S) -> None:
         """Take the lock.
 
         Args:
@@ -78,7 +81,7 @@ class RunDirectory:
         path: absolute path of the folder.
     """
 
-    def __init__(self, path: Path, patience_s: float = 0.0) -> None:
+    def __init__(self, path: Path, patience_s: float = _PATIENCE_S) -> None:
         """Make the folder and lock it.
 
         Args:
