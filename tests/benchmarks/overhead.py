@@ -1,7 +1,7 @@
 """What tracking and launching cost a job: the same tiny run, interleaved, tracked or not, plain or through a launcher.
 
-A run of one epoch on twelve tiny subjects costs little beside starting Python, so the differences are what a launcher and
-MLflow add to every job, however long it trains. SLURM is measured where ``sbatch`` is on the path and a cluster answers.
+A run of one epoch on twelve tiny subjects costs little beside starting Python, so the differences are what a launcher
+and MLflow add to every job, however long it trains. SLURM is measured where a cluster answers.
 
     python tests/benchmarks/overhead.py --repeats 5
 """
@@ -68,9 +68,8 @@ def main() -> int:
     print(f"median of {repeats}, {os.cpu_count()} cores")
     for name, values in found.items():
         median = statistics.median(values)
-        print(
-            f"{name:<26}{median:7.2f} s  (+{median - base:5.2f} s, x {median / base:.2f}; {min(values):.2f} to {max(values):.2f})"
-        )
+        spread = f"{min(values):.2f} to {max(values):.2f}"
+        print(f"{name:<26}{median:7.2f} s  (+{median - base:5.2f} s, x {median / base:.2f}; {spread})")
     return 0
 
 
