@@ -49,8 +49,8 @@ def run(config_name: str, task: Task) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors over instead of printing them
     Plugins.instance().register(PluginConfigurations)
-    codes = ended_elsewhere
-    codes.clear()
+    codes: list[int] = []
+    ended_elsewhere.clear()
     modes: set[RunMode | None] = set()
 
     def job(config: DictConfig) -> None:
@@ -62,8 +62,8 @@ def run(config_name: str, task: Task) -> None:
 
     def application() -> int:
         hydra.main(version_base="1.3", config_path=str(configuration_folder("menvae")), config_name=config_name)(job)()
-        if RunMode.MULTIRUN in modes or len(codes) > 1:
-            return int(any(code not in (ExitCode.DONE, ExitCode.GATES_NOT_MET) for code in codes))
+        if RunMode.MULTIRUN in modes or ended_elsewhere:
+            return int(any(code not in (ExitCode.DONE, ExitCode.GATES_NOT_MET) for code in codes + ended_elsewhere))
         return max(codes, default=ExitCode.DONE)
 
     sys.exit(carry_out(config_name, application))
