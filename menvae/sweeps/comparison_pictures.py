@@ -140,12 +140,15 @@ def _number_points(axes: Axes, points: Sequence[tuple[Configuration, float, floa
 
 
 def _limits(values: Sequence[float], gate: Objective) -> tuple[float, float]:
-    """Return the range of an axis, with the target in it unless that would press the values together."""
+    """Return the range of an axis, with the target in it unless that would press the values together.
+
+    Differences far below a hundredth are no differences, and are not blown up to the size of the panel.
+    """
     low, high = min(values), max(values)
-    span = (high - low) or abs(high) * 0.1 or 1.0
+    span = max(high - low, 0.02 * max(abs(low), abs(high))) or 1.0
     if max(low - gate.target, gate.target - high) <= TARGET_STRETCH * span:
         low, high = min(low, gate.target), max(high, gate.target)
-    pad = 0.12 * ((high - low) or span)
+    pad = 0.12 * max(high - low, span)
     return low - pad, high + pad
 
 
