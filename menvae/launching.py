@@ -146,7 +146,7 @@ def _failed(sweep: Sweep) -> list[Job]:
 def _show_plan(planned: Sequence[PlannedPoint], keys: Sequence[str], identifier: Identifier) -> None:
     possible = [point for point in planned if not point.problem]
     logs.show(plan_table(planned))
-    for key in dead_knobs([(point.overrides, _effect(point.config)) for point in possible], keys):
+    for key in dead_knobs([(point.overrides, loss_effect(point.config)) for point in possible], keys):
         _log.warning("%s is a dead knob: its values make no difference in any of these runs", key)
     todo = [point for point in possible if point.status is not None and not point.status.fate.is_final]
     if todo:
@@ -161,7 +161,8 @@ def _show_plan(planned: Sequence[PlannedPoint], keys: Sequence[str], identifier:
         )
 
 
-def _effect(config: Mapping[str, Any]) -> Effect:
+def loss_effect(config: Mapping[str, Any]) -> Effect:
+    """Return what the ``loss`` section of a composed configuration makes of its run."""
     experiment = Experiment.from_config(OmegaConf.create(dict(config)))
     objective = experiment.build_objective(num_training_subjects=1)
     weights = {name: tuple(curve) for name, curve in experiment.weights(experiment.positions(201)).items()}
