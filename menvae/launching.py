@@ -22,7 +22,7 @@ from menvae.sweeps.campaign import Campaign, Runner
 from menvae.sweeps.identity import is_outside
 from menvae.sweeps.plan import Effect, PlannedPoint, dead_knobs, plan_points, plan_table
 from menvae.sweeps.status import sweep_status
-from menvae.sweeps.sweep import Sweep, SweepSettings, sweep_name
+from menvae.sweeps.sweep import Point, Sweep, SweepSettings, sweep_name
 from menvae.tracking import logs
 from menvae.tracking.environment import code_hash
 from menvae.tracking.mlflow import TrackingSettings
@@ -109,11 +109,12 @@ def launch_points(
         sweep = Sweep(Path(config["output_dir"]).expanduser().resolve() / "sweeps" / name)
         _log.info("sweep %s", sweep.path)
         identifier = Identifier(num_ranks)
-        chosen = _failed(sweep) if settings.action == "retry" else _own(jobs, typed.fixed)
-        if not chosen:
+        failed = _failed(sweep) if settings.action == "retry" else []
+        chosen = [(point.overrides, sweep.config(point)) for point in failed] or _own(jobs, typed.fixed)
+        if settings.action == "retry" and not failed:
             _log.info("no point of this sweep has failed: nothing to retry")
             return []
-        planned = plan_points(sweep, chosen, identifier, settings, code_hash())
+        planned = plan_points(sweep, chosen, identifier, settings, code_hash(), [point.run for point in failed])
         if settings.action == "plan":
             _show_plan(planned, list(typed.swept), identifier)
             return []
@@ -137,10 +138,9 @@ def _own(jobs: Sequence[Job], fixed: Sequence[str]) -> list[Job]:
     ]
 
 
-def _failed(sweep: Sweep) -> list[Job]:
-    """Return the points that were begun and have not come to their end, as they were submitted."""
-    failed = [status.point for status in sweep_status(sweep) if status.fate.has_failed]
-    return [(point.overrides, sweep.config(point)) for point in failed]
+def _failed(sweep: Sweep) -> list[Point]:
+    """Return the points that were begun and have not come to their end."""
+    return [status.point for status in sweep_status(sweep) if status.fate.has_failed]
 
 
 def _show_plan(planned: Sequence[PlannedPoint], keys: Sequence[str], identifier: Identifier) -> None:

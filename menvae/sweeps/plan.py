@@ -46,6 +46,7 @@ def plan_points(
     identify: Identify,
     settings: SweepSettings,
     code_hash: str,
+    runs: Sequence[str] = (),
 ) -> list[PlannedPoint]:
     """Return one planned point for every job.
 
@@ -55,6 +56,7 @@ def plan_points(
         identify: gives the name of a run.
         settings: what to do about code that changed.
         code_hash: of the code as it is now.
+        runs: names of the runs that these jobs are to go on with, if they were submitted before.
     """
     known = {point.run: point for point in sweep.points()}
     next_number = max((point.number for point in known.values()), default=-1) + 1
@@ -71,7 +73,10 @@ def plan_points(
         if identity in taken and config["trainer"]["resume"] != "never":
             planned[index] = replace(planned[index], duplicate_of=taken[identity])
             continue
-        run, other_code = _run_of(sweep, identity, config, settings, code_hash, taken)
+        if runs and runs[index].startswith(identity):
+            run, other_code = runs[index], False
+        else:
+            run, other_code = _run_of(sweep, identity, config, settings, code_hash, taken)
         taken[identity] = taken[run] = index
         planned[index] = replace(planned[index], other_code=other_code)
         if run not in known:

@@ -17,6 +17,8 @@ from menvae.tracking.local import write_atomically
 
 State = Literal["running", "interrupted", "finished", "collapsed", "failed"]
 
+_A_LOOK_S = 0.5  # `FolderLock.is_held` takes the lock for a moment
+
 
 class FolderIsLockedError(Exception):
     """Another process holds a folder; the message names it."""
@@ -25,7 +27,7 @@ class FolderIsLockedError(Exception):
 class FolderLock:
     """Held by one process at a time, until it lets go or ends, however it ends."""
 
-    def __init__(self, folder: Path, patience_s: float = 0.0) -> None:
+    def __init__(self, folder: Path, patience_s: float = _A_LOOK_S) -> None:
         """Take the lock.
 
         Args:
@@ -78,7 +80,7 @@ class RunDirectory:
         path: absolute path of the folder.
     """
 
-    def __init__(self, path: Path, patience_s: float = 0.0) -> None:
+    def __init__(self, path: Path, patience_s: float = _A_LOOK_S) -> None:
         """Make the folder and lock it.
 
         Args:

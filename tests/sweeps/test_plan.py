@@ -94,6 +94,19 @@ def test_resume_never_takes_names_that_are_free(sweep: Sweep) -> None:
     assert [point.duplicate_of for point in planned] == [None, None, None]
 
 
+def test_what_is_retried_goes_on_with_its_own_run(sweep: Sweep) -> None:
+    for number, (run, state) in enumerate([("run_5", "finished"), ("run_5_2", "failed"), ("run_5_3", "finished")]):
+        _write_run(sweep, run, state)
+        sweep.keep(Point(number, run, ("loss.lambda_dcor=5",)))
+    for resume in ("never", "auto"):
+        jobs = [_job(5, resume)]
+        assert _points(plan_points(sweep, jobs, _name, SweepSettings(), TODAY, ["run_5_2"])) == [
+            (1, "run_5_2", "failed")
+        ]
+    other_ranks = plan_points(sweep, [_job(9)], _name, SweepSettings(), TODAY, ["run_5_2"])
+    assert _points(other_ranks) == [(3, "run_9", "not started")]
+
+
 def test_the_newest_of_several_runs_is_the_point(sweep: Sweep) -> None:
     for name in ("run_5", "run_5_2", "run_5_10", "run_50", "run_5_note"):
         _write_run(sweep, name, "interrupted")
