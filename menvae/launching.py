@@ -22,7 +22,7 @@ from menvae.sweeps.campaign import Campaign, Runner
 from menvae.sweeps.identity import is_outside
 from menvae.sweeps.plan import Effect, PlannedPoint, dead_knobs, plan_points, plan_table
 from menvae.sweeps.status import Fate, PointStatus, sweep_status
-from menvae.sweeps.sweep import Sweep, SweepSettings, sweep_name
+from menvae.sweeps.sweep import Point, Sweep, SweepSettings, sweep_name
 from menvae.sweeps.trial import Trial
 from menvae.tracking import logs
 from menvae.tracking.environment import code_hash
@@ -130,11 +130,12 @@ def launch_points(
         sweep = sweep_of(config, typed)
         _log.info("sweep %s", sweep.path)
         identifier = Identifier(num_ranks)
-        chosen = _failed(sweep) if settings.action == "retry" else _own(jobs, typed.fixed)
-        if not chosen:
+        failed = _failed(sweep) if settings.action == "retry" else []
+        chosen = [(point.overrides, sweep.config(point)) for point in failed] or _own(jobs, typed.fixed)
+        if settings.action == "retry" and not failed:
             _log.info("no point of this sweep has failed: nothing to retry")
             return []
-        planned = plan_points(sweep, chosen, identifier, settings, code_hash())
+        planned = plan_points(sweep, chosen, identifier, settings, code_hash(), [point.run for point in failed])
         if trials:
             planned = [replace(point, trial=trial) for point, trial in zip(planned, trials, strict=True)]
         if settings.action == "plan":
@@ -175,16 +176,15 @@ def _own(jobs: Sequence[Job], fixed: Sequence[str]) -> list[Job]:
     ]
 
 
-def _failed(sweep: Sweep) -> list[Job]:
-    """Return the points that were begun and have not come to their end, as they were submitted."""
-    failed = [status.point for status in sweep_status(sweep) if status.fate.has_failed]
-    return [(point.overrides, sweep.config(point)) for point in failed]
+def _failed(sweep: Sweep) -> list[Point]:
+    """Return the points that were begun and have not come to their end."""
+    return [status.point for status in sweep_status(sweep) if status.fate.has_failed]
 
 
 def _show_plan(planned: Sequence[PlannedPoint], keys: Sequence[str], identifier: Identifier) -> None:
     possible = [point for point in planned if not point.problem]
     logs.show(plan_table(planned))
-    for key in dead_knobs([(point.overrides, _effect(point.config)) for point in possible], keys):
+    for key in dead_knobs([(point.overrides, loss_effect(point.config)) for point in possible], keys):
         _log.warning("%s is a dead knob: its values make no difference in any of these runs", key)
     todo = [point for point in possible if point.status is not None and not point.status.fate.is_final]
     if todo:
@@ -199,7 +199,8 @@ def _show_plan(planned: Sequence[PlannedPoint], keys: Sequence[str], identifier:
         )
 
 
-def _effect(config: Mapping[str, Any]) -> Effect:
+def loss_effect(config: Mapping[str, Any]) -> Effect:
+    """Return what the ``loss`` section of a composed configuration makes of its run."""
     experiment = Experiment.from_config(OmegaConf.create(dict(config)))
     objective = experiment.build_objective(num_training_subjects=1)
     weights = {name: tuple(curve) for name, curve in experiment.weights(experiment.positions(201)).items()}

@@ -21,7 +21,10 @@ from menvae.terms import Term
 
 @register("term", "trouble")
 class Trouble(Term):
-    """Fails in a training step, on one rank, as long as a flag file exists; what the file says is the fault."""
+    """Fails in a training step, on one rank, as long as a flag file exists; what the file says is the fault.
+
+    A step that waits, until the file is gone, says so with a file beside it.
+    """
 
     scalars = ("trouble",)
 
@@ -44,6 +47,10 @@ class Trouble(Term):
             raise MemoryError
         if fault == "slow":
             time.sleep(3)
+        if fault == "wait":
+            self.flag.with_suffix(".waiting").touch()
+            while self.flag.is_file():
+                time.sleep(0.05)
         return {"trouble": 0.0 * output.posterior.mean.sum()}
 '''
 TROUBLE_CONF = "name: trouble\nflag: ''\nrank: 0\nstep: 1\n"

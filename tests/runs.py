@@ -35,7 +35,9 @@ def command(output_dir: Path, *overrides: str) -> list[str]:
 
 def environment(threads: int = 1, site: Path | None = None) -> dict[str, str]:
     """Return the environment of a run with a fixed number of threads; ``site`` is where plugins are."""
-    plugins = {"PYTHONPATH": str(site)} if site else {}
+    paths = [str(site)] if site else []
+    paths += [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+    plugins = {"PYTHONPATH": os.pathsep.join(paths)} if paths else {}
     return {**os.environ, "OMP_NUM_THREADS": str(threads), **plugins}
 
 
@@ -48,6 +50,20 @@ def train(
     )
     assert result.returncode == code, result.stderr[-4000:]
     return result
+
+
+def menvae_sweep(output_dir: Path, verb: str, *arguments: str, code: int = 0, site: Path | None = None) -> str:
+    """Run ``menvae-sweep``, check the exit code, and return what it says."""
+    program = "from menvae.apps.sweep import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", program, verb, f"output_dir={output_dir}", *arguments],
+        capture_output=True,
+        text=True,
+        env={**environment(site=site), "COLUMNS": "200"},
+        check=False,
+    )
+    assert result.returncode == code, result.stderr[-4000:]
+    return result.stdout + result.stderr
 
 
 def only_run(output_dir: Path) -> Path:

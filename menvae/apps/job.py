@@ -9,7 +9,7 @@ from pathlib import Path
 
 from menvae.apps.outcome import carry_out
 from menvae.errors import ExitCode, RunInterruptedError
-from menvae.interruption import stop_with_parent
+from menvae.interruption import stop_requests, stop_with_parent
 from menvae.sweeps.job import Job
 
 
@@ -52,12 +52,12 @@ def _run(path: Path) -> tuple[int, str]:
     stopped_by = ""
 
     def task() -> int:
-        from omegaconf import OmegaConf
-
-        from menvae.run import train
-
         nonlocal stopped_by
         try:
+            with stop_requests():  # importing takes seconds
+                from omegaconf import OmegaConf
+
+                from menvae.run import train
             return train(OmegaConf.create(dict(job.config)), job)
         except RunInterruptedError as interruption:
             stopped_by = interruption.reason

@@ -49,6 +49,7 @@ def plan_points(
     identify: Identify,
     settings: SweepSettings,
     code_hash: str,
+    runs: Sequence[str] = (),
 ) -> list[PlannedPoint]:
     """Return one planned point for every job.
 
@@ -58,8 +59,10 @@ def plan_points(
         identify: gives the name of a run.
         settings: what to do about code that changed.
         code_hash: of the code as it is now.
+        runs: names of the runs that these jobs are to go on with, if they were submitted before.
     """
     known = {point.run: point for point in sweep.points()}
+    next_number = max((point.number for point in known.values()), default=-1) + 1
     taken: dict[str, int] = {}
     planned: list[PlannedPoint] = []
     points: dict[int, Point] = {}
@@ -73,10 +76,16 @@ def plan_points(
         if identity in taken and config["trainer"]["resume"] != "never":
             planned[index] = replace(planned[index], duplicate_of=taken[identity])
             continue
-        run, other_code = _run_of(sweep, identity, config, settings, code_hash, taken)
+        if runs and runs[index].startswith(identity):
+            run, other_code = runs[index], False
+        else:
+            run, other_code = _run_of(sweep, identity, config, settings, code_hash, taken)
         taken[identity] = taken[run] = index
         planned[index] = replace(planned[index], other_code=other_code)
-        points[index] = known.get(run) or Point(len(known) + len(points), run, tuple(overrides))
+        if run not in known:
+            known[run] = Point(next_number, run, tuple(overrides))
+            next_number += 1
+        points[index] = known[run]
     for index, status in zip(points, sweep_status(sweep, points.values()), strict=True):
         planned[index] = replace(planned[index], status=status)
     return planned
@@ -131,9 +140,10 @@ def dead_knobs(points: Sequence[tuple[Sequence[str], Effect]], keys: Sequence[st
     """
     dead = []
     for key in keys:
-        if key.startswith("loss.terms."):
-            is_dead = all(key.split(".")[2] not in effect.terms for _, effect in points)
-        elif key.startswith(("loss.lambda_", "loss.schedules.", "schedule@loss.schedules.", "curriculum.")):
+        name = key.lstrip("+")
+        if name.startswith("loss.terms."):
+            is_dead = all(name.split(".")[2] not in effect.terms for _, effect in points)
+        elif name.startswith(("loss.lambda_", "loss.schedules.", "schedule@loss.schedules.", "curriculum.")):
             by_rest: dict[tuple[str, ...], list[Mapping[str, tuple[float, ...]]]] = {}
             for overrides, effect in points:
                 rest = tuple(override for override in overrides if override.partition("=")[0] != key)

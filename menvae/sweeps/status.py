@@ -12,7 +12,7 @@ from typing import Any
 
 from menvae.errors import ExitCode
 from menvae.sweeps import scheduler
-from menvae.sweeps.sweep import Point, Submission, Sweep
+from menvae.sweeps.sweep import Point, Sweep
 from menvae.tracking.run_directory import FolderLock
 
 
@@ -117,7 +117,7 @@ def _fate(
     slurm_state = slurm_states.get(last.job, "") if last is not None and last.launcher == "slurm" else ""
     if slurm_state in scheduler.WAITING:
         return Fate.PENDING, f"again, after {reason}" if state == "interrupted" else ""
-    if run_is_held or slurm_state in scheduler.RUNNING or (last is not None and _is_alive(last)):
+    if run_is_held or slurm_state in scheduler.RUNNING or _has_process(point):
         return Fate.RUNNING, ""
     if slurm_state in _BY_SLURM_STATE:
         return _BY_SLURM_STATE[slurm_state], reason if state == "interrupted" else ""
@@ -134,15 +134,19 @@ def _fate(
     return (Fate.LOST if code is None else Fate.FAILED), ""
 
 
-def _is_alive(submission: Submission) -> bool:
-    if submission.launcher != "local":
+def _has_process(point: Point) -> bool:
+    """Whether the process that the local launcher started last for a point is there."""
+    last = point.submissions[-1] if point.submissions else None
+    if last is None or last.launcher != "local":
         return False
     try:
-        os.kill(int(submission.job), 0)
-    except OSError:
+        os.kill(int(last.job), 0)
+        if not Path("/proc/self/cmdline").exists():
+            return True
+        command = Path(f"/proc/{last.job}/cmdline").read_bytes()  # a number may be that of another process now
+    except OSError:  # also where it ended between these lines
         return False
-    command = Path(f"/proc/{submission.job}/cmdline")
-    return not command.exists() or b"menvae" in command.read_bytes()  # a number that another program has now
+    return f"/{point.run}/job.json".encode() in command
 
 
 def _read(path: Path) -> dict[str, Any]:

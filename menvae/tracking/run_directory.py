@@ -17,8 +17,7 @@ from menvae.tracking.local import write_atomically
 
 State = Literal["running", "interrupted", "finished", "collapsed", "pruned", "failed"]
 
-
-_PATIENCE_S = 2.0  # whoever looks whether a folder is locked holds its lock for a moment
+_A_LOOK_S = 1.0  # `FolderLock.is_held` takes the lock for a moment
 
 
 class FolderIsLockedError(Exception):
@@ -28,7 +27,7 @@ class FolderIsLockedError(Exception):
 class FolderLock:
     """Held by one process at a time, until it lets go or ends, however it ends."""
 
-    def __init__(self, folder: Path, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(self, folder: Path, patience_s: float = _A_LOOK_S) -> None:
         """Take the lock.
 
         Args:
@@ -81,7 +80,7 @@ class RunDirectory:
         path: absolute path of the folder.
     """
 
-    def __init__(self, path: Path, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(self, path: Path, patience_s: float = _A_LOOK_S) -> None:
         """Make the folder and lock it.
 
         Args:

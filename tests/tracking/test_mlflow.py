@@ -4,14 +4,18 @@ import json
 import logging
 import os
 import shutil
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -128,8 +132,8 @@ def test_killed_at_any_moment_and_repeated_equals_uninterrupted(tmp_path: Path) 
         assert artifact.read_bytes() == (run_dir / "metrics.jsonl").read_bytes()
 
 
-def test_four_processes_at_once_on_a_store_that_is_not_there(tmp_path: Path) -> None:
-    result = run_script(tmp_path / "cwd", str(VICTIM), "race", str(tmp_path / "outputs"), "4")
+def test_sixteen_processes_of_one_sweep_at_once_on_a_store_that_is_not_there(tmp_path: Path) -> None:
+    result = run_script(tmp_path / "cwd", str(VICTIM), "race", str(tmp_path / "outputs"), "16")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert list((tmp_path / "cwd").iterdir()) == []
     database = tmp_path / "outputs" / "mlflow.db"
@@ -137,7 +141,13 @@ def test_four_processes_at_once_on_a_store_that_is_not_there(tmp_path: Path) -> 
     runs = query(
         database, "select r.name, r.status, count(*) from runs r join metrics m using (run_uuid) group by r.name"
     )
-    assert runs == [(f"run_{index}", "FINISHED", 271) for index in range(4)]
+    assert runs == [(f"run_{index:02d}", "FINISHED", 271) for index in range(16)]
+    assert query(database, "select count(*) from runs") == [(17,)]
+    kinds = "select run_uuid from tags where key = 'menvae.kind' and value = 'sweep'"
+    ((parent,),) = query(database, kinds)
+    assert query(database, f"select name from runs where run_uuid = '{parent}'") == [("a_sweep",)]
+    children = "select value, count(*) from tags where key = 'mlflow.parentRunId' group by value"
+    assert query(database, children) == [(parent, 16)]
 
 
 def test_fresh_store_in_a_fresh_process_is_silent(tmp_path: Path) -> None:
@@ -368,6 +378,93 @@ def test_store_that_is_not_there_is_one_warning_and_replayed_later(
     assert "secret" not in caplog.text
     begin(output_dir, log).finish("FINISHED")
     assert stored_points(output_dir / "mlflow.db") == expected_points(log)
+
+
+class Server:
+    """A real ``mlflow server`` on a port of its own, which can be stopped and started again."""
+
+    def __init__(self, folder: Path, database: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder, self.database = folder, database
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        options = ["--backend-store-uri", f"sqlite:///{self.database}", "--port", str(self.port), "--workers", "1"]
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", *options, "--artifacts-destination", "artifacts"],
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 90
+        while not self.is_there():
+            assert time.monotonic() < deadline, (self.folder / "server.log").read_text()
+            time.sleep(0.1)
+
+    def is_there(self) -> bool:
+        try:
+            with urlopen(f"{self.uri}/health", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)  # the server and its worker
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path, empty_store: Path) -> Iterator[Server]:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    shutil.copy(empty_store, folder / "mlflow.db")
+    server = Server(folder, folder / "mlflow.db")
+    yield server
+    server.stop()
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_server_that_is_away_in_the_middle_of_a_run_gets_all_of_it(
+    output_dir: Path, log: LocalLog, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.start()
+    tracker = begin(output_dir, log, {"seed": 1}, TrackingSettings(uri=server.uri))
+    add(log, range(1, 4), tracker)
+    deadline = time.monotonic() + 60
+    while len(stored_points(server.database)) < 6:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    server.stop()
+    assert not server.is_there()
+    add(log, range(4, 7), tracker)
+    (output_dir / "run" / "config.yaml").write_text("seed: 1")
+    tracker.log_artifacts([Path("config.yaml")])
+    while not warnings_of(caplog):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert len(stored_points(server.database)) == 6
+    server.start()
+    add(log, range(7, 10), tracker)
+    assert tracker.finish("FINISHED", {"menvae.state": "finished"})
+    assert stored_points(server.database) == expected_points(log)
+    assert len(expected_points(log)) == 18
+    assert query(server.database, "select name, status from runs") == [("a_run", "FINISHED")]
+    assert ("menvae.state", "finished") in query(server.database, "select key, value from tags")
+    assert query(server.database, "select key, value from params") == [("seed", "1")]
+    (artifact,) = (server.folder / "artifacts").rglob("config.yaml")
+    assert artifact.read_text() == "seed: 1"
+    (warning,) = warnings_of(caplog)
+    assert server.uri in warning
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 victim.py kill DIRECTORY SEED   kill -9 the run while it creates the store, right after its n-th write to MLflow, and at
                                 random moments; then let it end
-victim.py race DIRECTORY COUNT  as many runs at once, the store is not there yet
+victim.py race DIRECTORY COUNT  as many runs at once, all of one sweep, the store is not there yet
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from menvae.tracking.local import LocalLog
-from menvae.tracking.mlflow import MLflowTracker, TrackingSettings
+from menvae.tracking.mlflow import MLflowTracker, ParentRun, TrackingSettings
 
 NUM_EPOCHS = 12
 PARAMS = {"seed": 1, "loss.lambda_dcor": 0.5, "data.modalities": ["t1", "flair"], "note": "x" * 5000}
@@ -32,7 +32,14 @@ def metrics_of(epoch: int) -> dict[str, float | None]:
     return metrics
 
 
-def train(output_dir: Path, run_name: str, seconds_per_epoch: float, *, wait_for_store: bool = False) -> str:
+def train(
+    output_dir: Path,
+    run_name: str,
+    seconds_per_epoch: float,
+    *,
+    wait_for_store: bool = False,
+    parent: ParentRun | None = None,
+) -> str:
     """Go on from the last checkpoint (every second epoch has one) to the end; return the MLflow run id."""
     run_dir = output_dir / "runs" / run_name
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -40,7 +47,7 @@ def train(output_dir: Path, run_name: str, seconds_per_epoch: float, *, wait_for
     done = int(checkpoint.read_text()) if checkpoint.exists() else 0
     log = LocalLog(run_dir)
     log.rewind(done)
-    tracker = MLflowTracker(TrackingSettings(), output_dir, run_dir, run_name)
+    tracker = MLflowTracker(TrackingSettings(), output_dir, run_dir, run_name, parent)
     tracker.start(PARAMS, {"host": "here"}, log)
     deadline = time.monotonic() + 30
     while wait_for_store and tracker.run_id is None and time.monotonic() < deadline:
@@ -60,14 +67,20 @@ def train(output_dir: Path, run_name: str, seconds_per_epoch: float, *, wait_for
     return tracker.run_id
 
 
-def fork(output_dir: Path, run_name: str, seconds_per_epoch: float, killed_at_write: int = 0) -> int:
+def fork(
+    output_dir: Path,
+    run_name: str,
+    seconds_per_epoch: float,
+    killed_at_write: int = 0,
+    parent: ParentRun | None = None,
+) -> int:
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
             if killed_at_write:
                 die_after_write(killed_at_write)
-            train(output_dir, run_name, seconds_per_epoch, wait_for_store=killed_at_write > 0)
+            train(output_dir, run_name, seconds_per_epoch, wait_for_store=killed_at_write > 0, parent=parent)
             code = 0
         finally:
             if code:
@@ -111,7 +124,8 @@ def main() -> None:
     import mlflow.tracking  # noqa: F401
 
     if command == "race":
-        pids = [fork(directory, f"run_{index}", 0.01) for index in range(number)]
+        parent = ParentRun(directory / "sweeps" / "a_sweep", "a_sweep")
+        pids = [fork(directory, f"run_{index:02d}", 0.01, parent=parent) for index in range(number)]
         sys.exit(any(os.waitpid(pid, 0)[1] for pid in pids))
     generator = random.Random(number)
     num_killed = 0

@@ -31,10 +31,11 @@ class LocalLauncher(SweepLauncher):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
         gpus = gpus if torch.cuda.is_available() else []
+        for key in ("num_parallel", "gpus_per_run"):
+            if self.settings[key] is not None and self.settings[key] < 1:
+                raise UserError(f"hydra.launcher.{key}={self.settings[key]} is not allowed; it must be 1 or larger")
         gpus_per_run = self.settings["gpus_per_run"] or config["trainer"]["devices"] or 1
         num_parallel = self.settings["num_parallel"] or max(1, len(gpus) // gpus_per_run)
-        if num_parallel < 1 or gpus_per_run < 1:
-            raise UserError("hydra.launcher: num_parallel and gpus_per_run must be 1 or larger")
         if gpus and num_parallel * gpus_per_run > len(gpus):
             raise UserError(
                 f"hydra.launcher.num_parallel={num_parallel} runs with {gpus_per_run} GPUs each need more than the "

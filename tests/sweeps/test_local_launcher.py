@@ -1,0 +1,271 @@
+"""Sweeps in processes of this machine: points that fail, and launching processes that are stopped or killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from hydra_plugins.menvae_launchers.local import LocalLauncher, LocalRunner
+from plugins import trouble, write_trouble
+from runs import command, environment, menvae_sweep, train
+
+from menvae.errors import UserError
+from menvae.sweeps.status import Fate, PointStatus, sweep_status
+from menvae.sweeps.sweep import Sweep, find_sweep
+
+SHORT = ("data.num_subjects=13", "trainer.batch_size=2", "trainer.max_epochs=2")
+TWO_AT_A_TIME = "hydra.launcher.num_parallel=2"
+
+
+class Machine:
+    """Sweeps over ``loss.lambda_dcor``, each point with a flag file that makes its first step a trouble."""
+
+    def __init__(self, output_dir: Path, flags: Path, site: Path) -> None:
+        self.output_dir, self.flags, self.site = output_dir, flags, site
+        self.trouble = (*SHORT, *trouble(f"{flags}/${{loss.lambda_dcor}}"))
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, *overrides: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            command(self.output_dir, "-m", *self.trouble, TWO_AT_A_TIME, *overrides),
+            env=environment(site=self.site),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # as a terminal starts it: what Ctrl-C reaches is its group
+        )
+        self.started.append(process)
+        return process
+
+    def launch(self, *overrides: str, code: int = 0) -> str:
+        return self.ended(self.start(*overrides), code)
+
+    def ended(self, process: subprocess.Popen[str], code: int) -> str:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == code, output
+        return output
+
+    def statuses(self) -> dict[str, PointStatus]:
+        if not list(self.output_dir.glob("sweeps/*/sweep.json")):
+            return {}
+        statuses = sweep_status(find_sweep(self.output_dir, None))
+        return {status.point.label.removeprefix("loss.lambda_dcor="): status for status in statuses}
+
+    def fates(self) -> dict[str, str]:
+        return {label: str(status.fate) for label, status in self.statuses().items()}
+
+    def num_submissions(self) -> dict[str, int]:
+        return {label: len(status.point.submissions) for label, status in self.statuses().items()}
+
+    def run_dir(self, label: str) -> Path:
+        run_dir = self.statuses()[label].run_dir
+        assert run_dir is not None
+        return run_dir
+
+    def outcome(self, label: str) -> int:
+        folder = find_sweep(self.output_dir, None).folder(self.statuses()[label].point)
+        code: int = json.loads((folder / "outcome.json").read_text())["exit_code"]
+        return code
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 120.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.statuses()
+            time.sleep(0.1)
+
+    def hold(self, label: str) -> None:
+        """Have a point wait in the first step of its process."""
+        (self.flags / label).write_text("wait")
+        (self.flags / f"{label}.waiting").unlink(missing_ok=True)
+
+    def wait_until_held(self, label: str) -> None:
+        self.wait_for((self.flags / f"{label}.waiting").exists)
+
+    def let_go(self, label: str) -> None:
+        (self.flags / label).unlink()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared cohort: planning a sweep prepares it, and runs nothing."""
+    output_dir = tmp_path_factory.mktemp("cache")
+    told = menvae_sweep(output_dir, "plan", *command(output_dir, *SHORT)[3:], "loss.lambda_dcor=1,2")
+    assert "2 of 2 points to run: about" in told
+    assert not [path for path in output_dir.glob("*") if path.name not in ("cache", "sweeps")]
+    assert not list(output_dir.glob("sweeps/*/"))
+    return output_dir / "cache"
+
+
+@pytest.fixture
+def machine(cache: Path, tmp_path: Path) -> Iterator[Machine]:
+    for name in ("outputs", "flags"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "outputs" / "cache").symlink_to(cache)
+    machine = Machine(tmp_path / "outputs", tmp_path / "flags", write_trouble(tmp_path / "site"))
+    yield machine
+    for process in machine.started:
+        process.kill()
+        process.wait()
+
+
+def _num_jobs(launching: subprocess.Popen[str]) -> int:
+    """Return how many children train now."""
+    found = subprocess.run(
+        ["pgrep", "-c", "-P", str(launching.pid), "-f", "menvae.apps.job"], capture_output=True, text=True, check=False
+    )
+    return int(found.stdout)
+
+
+def test_a_point_that_raises_costs_no_other(machine: Machine) -> None:
+    (machine.flags / "1").write_text("raise")
+    launching = machine.start("loss.lambda_dcor=1,2,3", "trainer.max_epochs=1")
+    num_jobs = {0}
+    while launching.poll() is None:
+        num_jobs.add(_num_jobs(launching))
+        time.sleep(0.2)
+    output = machine.ended(launching, 1)
+    assert num_jobs == {0, 1, 2}, "two points at a time, and no more"
+
+    assert machine.fates() == {"1": "failed", "2": "finished", "3": "finished"}, output
+    failed = machine.statuses()["1"]
+    assert failed.reason == "ZeroDivisionError: a fault of the trouble term"
+    for file in (Path(failed.point.submissions[-1].log), machine.run_dir("1") / "error.txt"):
+        text = file.read_text()
+        assert "Traceback (most recent call last)" in text
+        assert "in forward" in text
+        assert "ZeroDivisionError: a fault of the trouble term" in text
+    told = menvae_sweep(machine.output_dir, "status", site=machine.site).splitlines()
+    (row,) = [line for line in told if "loss.lambda_dcor=1 " in line]
+    assert "failed" in row
+    assert "ZeroDivisionError: a fault of the trouble term" in row
+    assert told[-1] == "1 failed, 2 finished"
+
+    (machine.flags / "1").unlink()
+    assert "1 points: 1 failed; 1 to run" in menvae_sweep(machine.output_dir, "retry", site=machine.site)
+    assert set(machine.fates().values()) == {Fate.FINISHED}
+    assert machine.num_submissions() == {"1": 2, "2": 1, "3": 1}
+    plain = train(machine.output_dir, *machine.trouble, "loss.lambda_dcor=2", "trainer.max_epochs=1", site=machine.site)
+    assert "nothing to train" in plain.stderr
+    assert str(machine.run_dir("2")) in plain.stderr
+    assert len(list((machine.output_dir / "runs").iterdir())) == 3
+    _check_mlflow(machine.output_dir, 3)
+
+
+def _check_mlflow(output_dir: Path, num_points: int) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{output_dir / 'mlflow.db'}")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "menvae"]
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if run.data.tags.get("menvae.kind") == "sweep"]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == num_points == len(runs) - 1
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_launching_processes_that_end_early_lose_nothing(machine: Machine) -> None:
+    """A sweep whose points have two ranks: its launching process is killed, then stopped, and then left alone."""
+    overrides = ("loss.lambda_dcor=1,2", "trainer.devices=2", "tracking.enabled=false")
+    machine.hold("2")
+    launching = machine.start(*overrides)
+    machine.wait_until_held("2")
+    refused = machine.launch(*overrides, code=2)
+    assert f"is being launched by process {launching.pid} on " in refused
+    assert "Traceback" not in refused
+    machine.wait_for(lambda: machine.fates()["1"] == Fate.FINISHED)
+    assert machine.fates()["2"] == Fate.RUNNING
+    launching.kill()
+    launching.wait()  # the kernel has told the children by then
+    machine.let_go("2")
+    machine.wait_for(lambda: machine.fates()["2"] != Fate.RUNNING, 30)
+    _check_stopped(machine, "step 1 of 2")
+
+    machine.hold("2")
+    again = machine.start(*overrides)
+    machine.wait_until_held("2")
+    os.killpg(again.pid, signal.SIGINT)
+    time.sleep(2.0)  # it looks every half second, and passes the signal on
+    os.killpg(again.pid, signal.SIGTERM)  # of no account, since it obeys already
+    machine.let_go("2")
+    stopped = machine.ended(again, 75)
+    assert "stopped by SIGINT; the same command goes on" in stopped
+    assert "Traceback" not in stopped
+    _check_stopped(machine, "step 2 of 2")
+
+    assert "2 points: 1 finished, 1 interrupted; 1 to run" in machine.launch(*overrides)
+    assert machine.fates() == {"1": "finished", "2": "finished"}
+    assert machine.num_submissions() == {"1": 1, "2": 3}
+    rows = [json.loads(line) for line in (machine.run_dir("2") / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert json.loads((machine.run_dir("2") / "environment.json").read_text())["num_ranks"] == 2
+
+
+def _check_stopped(machine: Machine, step: str) -> None:
+    """Point 1 is finished, and point 2 was asked to stop and has written a checkpoint after a step of its epoch 1."""
+    assert machine.fates() == {"1": "finished", "2": "interrupted"}
+    assert machine.statuses()["2"].reason == f"SIGTERM in epoch 1 after {step}"
+    assert machine.outcome("2") == 75
+    assert (machine.run_dir("2") / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("key", ["num_parallel", "gpus_per_run"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_numbers_that_cannot_be_are_refused(tmp_path: Path, key: str, value: int) -> None:
+    launcher = LocalLauncher(**{"num_parallel": 1, "gpus_per_run": 1, key: value})
+    with pytest.raises(UserError, match=rf"^hydra\.launcher\.{key}={value} is not allowed; it must be 1 or larger$"):
+        launcher.make_runner(Sweep(tmp_path), {"trainer": {"devices": None}})
+
+
+def test_two_slots_are_never_idle_and_a_stop_reaches_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shell(path: Path) -> list[str]:
+        return ["sh", "-c", path.read_text()]
+
+    def submit(runner: LocalRunner, scripts: dict[str, str]) -> set[str]:
+        for name, script in scripts.items():
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "job.json").write_text(script)
+        return set(runner.submit({name: tmp_path / name / "job.json" for name in scripts}))
+
+    monkeypatch.setattr("menvae.sweeps.job.command", shell)
+    runner = LocalRunner(Sweep(tmp_path), [[], []])
+    obey = "trap 'echo stopped; exit 75' TERM; echo begun; while true; do sleep 0.05; done"
+    assert submit(runner, {"short": "echo begun; exit 1", "long": obey, "later": obey, "never": obey}) == {
+        "short",
+        "long",
+    }
+    deadline = time.monotonic() + 20
+    while not (submitted := runner.advance()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert set(submitted) == {"later"}
+    assert runner.num_waiting == 1
+    logs = {name: tmp_path / name / "output.log" for name in ("short", "long", "later", "never")}
+    while not all("begun" in logs[name].read_text() for name in ("long", "later")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert runner.advance() == {}
+    runner.stop()
+    assert runner.num_waiting == 0
+    assert logs["short"].read_text() == "begun\n"
+    assert logs["long"].read_text() == logs["later"].read_text() == "begun\nstopped\n"
+    assert not logs["never"].exists()
+
+
+def test_gpus_are_dealt_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("menvae.sweeps.job.command", lambda _: ["sh", "-c", "echo GPUs $CUDA_VISIBLE_DEVICES"])
+    runner = LocalRunner(Sweep(tmp_path), [["0", "1"], ["GPU-7", "3"]])
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    runner.submit({name: tmp_path / name / "job.json" for name in ("a", "b")})
+    deadline = time.monotonic() + 20
+    while not all((tmp_path / name / "output.log").read_text() for name in ("a", "b")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    runner.stop()
+    assert (tmp_path / "a" / "output.log").read_text() == "GPUs 0,1\n"
+    assert (tmp_path / "b" / "output.log").read_text() == "GPUs GPU-7,3\n"

@@ -1,0 +1,344 @@
+"""The fate of a point, from files written by hand, processes of this machine, and what SLURM's commands would say.
+
+The two commands are stand-ins here, so that every state can be had; tests/slurm has a real SLURM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from menvae.errors import UserError
+from menvae.sweeps.status import Fate, PointStatus, sweep_status
+from menvae.sweeps.sweep import Point, Submission, Sweep, find_sweep
+
+RUN = "semivae_0123456789"
+STOPPED = {"state": "interrupted", "reason": "SIGTERM in epoch 2"}
+RAN_OUT = {"state": "interrupted", "reason": "SIGUSR2 in epoch 2"}
+FAILED = {"state": "failed", "reason": "ZeroDivisionError: by zero"}
+RUNNING = {"state": "running"}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    return Sweep(tmp_path / "outputs" / "sweeps" / "a_sweep")
+
+
+def _write_run(sweep: Sweep, status: dict[str, str], num_epochs: int = 0) -> Path:
+    run_dir = sweep.runs / RUN
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "status.json").write_text(json.dumps(status))
+    if num_epochs:
+        lines = (json.dumps({"epoch": epoch}) + "\n" for epoch in range(1, num_epochs + 1))
+        (run_dir / "metrics.jsonl").write_text("".join(lines))
+    return run_dir
+
+
+def _write_point(
+    sweep: Sweep, launcher: str = "", job: str = "", exit_code: int | None = None, output: str | None = None
+) -> Path:
+    folder = sweep.path / "points" / RUN
+    folder.mkdir(parents=True)
+    log = folder / "output.log"
+    submission = {"launcher": launcher, "job": job, "log": str(log), "time": "2026-01-01T00:00:00+00:00"}
+    submissions = [submission] if launcher else []
+    point = {"number": 0, "run": RUN, "overrides": ["seed=1"], "submissions": submissions}
+    (folder / "point.json").write_text(json.dumps(point))
+    if exit_code is not None:
+        (folder / "outcome.json").write_text(json.dumps({"exit_code": exit_code}))
+    if output is not None:
+        log.write_text(output)
+    return folder
+
+
+def _status(sweep: Sweep) -> PointStatus:
+    (status,) = sweep_status(sweep)
+    return status
+
+
+def _fate(sweep: Sweep) -> tuple[Fate, str]:
+    status = _status(sweep)
+    return status.fate, status.reason
+
+
+@pytest.fixture
+def process_that_ended() -> str:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return str(process.pid)
+
+
+NO_RUN: dict[str, str] = {}
+LOST_LINE = "the last line of its output"
+
+
+@pytest.mark.parametrize(
+    ("run", "exit_code", "fate", "reason"),
+    [
+        ({"state": "finished"}, 0, Fate.FINISHED, ""),
+        ({"state": "finished"}, None, Fate.FINISHED, ""),  # by a plain menvae-train
+        ({"state": "finished"}, 1, Fate.FINISHED, ""),  # and then something went wrong with the process
+        ({"state": "finished"}, 3, Fate.FINISHED, ""),  # gates not met
+        ({"state": "collapsed", "reason": "constant z"}, 4, Fate.COLLAPSED, "constant z"),
+        (FAILED, 1, Fate.FAILED, "ZeroDivisionError: by zero"),
+        ({"state": "failed", "reason": "out of memory"}, 1, Fate.OUT_OF_MEMORY, ""),
+        (STOPPED, 75, Fate.INTERRUPTED, "SIGTERM in epoch 2"),
+        (RAN_OUT, 75, Fate.TIMED_OUT, "SIGUSR2 in epoch 2"),
+        ({"state": "interrupted", "reason": "time limit of 30 min in epoch 2"}, 75, Fate.TIMED_OUT, None),
+        (NO_RUN, 75, Fate.INTERRUPTED, ""),  # before it had a run directory
+        (FAILED, 75, Fate.INTERRUPTED, None),  # failed once; stopped before it began again
+        (NO_RUN, 2, Fate.FAILED, LOST_LINE),
+        (STOPPED, 2, Fate.FAILED, LOST_LINE),  # stopped once; then the data were wrong
+        (NO_RUN, 1, Fate.FAILED, LOST_LINE),
+        (RUNNING, 1, Fate.FAILED, LOST_LINE),
+        (RUNNING, None, Fate.LOST, LOST_LINE),
+        (NO_RUN, None, Fate.LOST, LOST_LINE),
+    ],
+)
+def test_fates_of_local_processes_that_ended(
+    sweep: Sweep, process_that_ended: str, run: dict[str, str], exit_code: int | None, fate: Fate, reason: str | None
+) -> None:
+    _write_point(sweep, "local", process_that_ended, exit_code, f"the first line\n{LOST_LINE}\n\n")
+    if run:
+        _write_run(sweep, run)
+    found = _fate(sweep)
+    assert found[0] == fate
+    assert reason is None or found[1] == reason
+
+
+@pytest.mark.parametrize(
+    ("run", "fate"),
+    [(NO_RUN, Fate.NOT_STARTED), (STOPPED, Fate.INTERRUPTED), (FAILED, Fate.FAILED), (RUNNING, Fate.LOST)],
+)
+def test_fates_of_points_that_were_never_submitted(sweep: Sweep, run: dict[str, str], fate: Fate) -> None:
+    """Their runs, if they have one, were begun by a plain menvae-train."""
+    _write_point(sweep)
+    if run:
+        _write_run(sweep, run)
+    assert _status(sweep).fate == fate
+
+
+def test_what_is_known_beside_the_fate(sweep: Sweep, process_that_ended: str) -> None:
+    folder = _write_point(sweep, "local", process_that_ended, 75)
+    assert _status(sweep).run_dir is None
+    assert (_status(sweep).epochs, _status(sweep).max_epochs) == (0, None)
+    run_dir = _write_run(sweep, STOPPED, num_epochs=2)
+    config = {"trainer": {"max_epochs": 7}}
+    (folder / "job.json").write_text(json.dumps({"config": config, "run": RUN, "point": str(folder)}))
+    status = _status(sweep)
+    assert (status.run_dir, status.epochs, status.max_epochs) == (run_dir, 2, 7)
+    assert status.point == Point(
+        0,
+        RUN,
+        ("seed=1",),
+        (Submission("local", process_that_ended, str(folder / "output.log"), "2026-01-01T00:00:00+00:00"),),
+    )
+
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Yield a function: program, arguments -> a Python process that has begun it, and is ended after the test."""
+    processes = []
+
+    def started(program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        ready = "import sys; sys.stdout.write('x'); sys.stdout.flush(); import time; time.sleep(60)"
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"{program}; {ready}", *arguments], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+        )
+        processes.append(process)
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"x"
+        return process
+
+    yield started
+    for process in processes:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("run", [RUNNING, STOPPED, FAILED])
+def test_a_run_whose_lock_another_process_holds_is_running(sweep: Sweep, start: Start, run: dict[str, str]) -> None:
+    _write_point(sweep, exit_code=1)
+    run_dir = _write_run(sweep, run)
+    lock = f"import fcntl; file = open({str(run_dir / '.lock')!r}, 'w'); fcntl.flock(file, fcntl.LOCK_EX)"
+    process = start(lock)
+    assert _fate(sweep) == (Fate.RUNNING, "")
+    process.kill()
+    process.wait()
+    assert _status(sweep).fate in (Fate.LOST, Fate.INTERRUPTED, Fate.FAILED)
+
+
+def test_a_process_is_running_until_it_ends(sweep: Sweep, start: Start) -> None:
+    job_file = sweep.path / "points" / RUN / "job.json"
+    process = start("pass", "-m", "menvae.apps.job", str(job_file))
+    _write_point(sweep, "local", str(process.pid))
+    assert _fate(sweep) == (Fate.RUNNING, "")
+    _write_run(sweep, FAILED)  # of the attempt before
+    assert _fate(sweep) == (Fate.RUNNING, "")
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    _write_run(sweep, RUNNING)
+    assert _status(sweep).fate == Fate.LOST, "a process that ended is none, also before its parent has noticed"
+
+
+@pytest.mark.parametrize("arguments", [[], ["-m", "menvae.apps.job", "/elsewhere/points/semivae_9876543210/job.json"]])
+def test_a_process_id_that_another_program_has_now(sweep: Sweep, start: Start, arguments: list[str]) -> None:
+    process = start("pass", *arguments)
+    _write_point(sweep, "local", str(process.pid))
+    assert _status(sweep).fate == Fate.LOST
+
+
+SAY = """#!/bin/sh
+for argument in "$@"; do echo "$argument" >> {folder}/{name}.asked; done
+cat {folder}/{name}.answer
+exit {code}
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Return a function: answers and exit codes of squeue and sacct -> the folder where they note what was asked."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+    def answers(squeue: str = "", sacct: str = "", squeue_code: int = 0, sacct_code: int = 0) -> Path:
+        for name, answer, code in (("squeue", squeue, squeue_code), ("sacct", sacct, sacct_code)):
+            (folder / f"{name}.answer").write_text(answer)
+            (folder / name).write_text(SAY.format(folder=folder, name=name, code=code))
+            (folder / name).chmod(0o755)
+        return folder
+
+    return answers
+
+
+@pytest.mark.parametrize("who", ["squeue", "sacct"])
+@pytest.mark.parametrize(
+    ("state", "run", "exit_code", "fate", "reason"),
+    [
+        ("PENDING", NO_RUN, None, Fate.PENDING, ""),
+        ("CONFIGURING", NO_RUN, None, Fate.PENDING, ""),
+        ("REQUEUED", RAN_OUT, 75, Fate.PENDING, "again, after SIGUSR2 in epoch 2"),
+        ("PENDING", FAILED, None, Fate.PENDING, ""),
+        ("SUSPENDED", RUNNING, None, Fate.PENDING, ""),
+        ("RUNNING", NO_RUN, None, Fate.RUNNING, ""),
+        ("RUNNING", FAILED, None, Fate.RUNNING, ""),
+        ("COMPLETING", RUNNING, 1, Fate.RUNNING, ""),
+        ("RUNNING", {"state": "finished"}, None, Fate.FINISHED, ""),
+        ("COMPLETED", {"state": "finished"}, 0, Fate.FINISHED, ""),
+        ("CANCELLED by 0", {"state": "finished"}, None, Fate.FINISHED, ""),
+        ("TIMEOUT", RUNNING, None, Fate.TIMED_OUT, ""),
+        ("TIMEOUT", RAN_OUT, 75, Fate.TIMED_OUT, "SIGUSR2 in epoch 2"),
+        ("DEADLINE", NO_RUN, None, Fate.TIMED_OUT, ""),
+        ("CANCELLED by 1000", STOPPED, 75, Fate.CANCELLED, "SIGTERM in epoch 2"),
+        ("CANCELLED", NO_RUN, None, Fate.CANCELLED, ""),
+        ("PREEMPTED", STOPPED, 75, Fate.PREEMPTED, "SIGTERM in epoch 2"),
+        ("OUT_OF_MEMORY", RUNNING, None, Fate.OUT_OF_MEMORY, ""),
+        ("NODE_FAIL", RUNNING, None, Fate.NODE_FAILED, ""),
+        ("BOOT_FAIL", NO_RUN, None, Fate.NODE_FAILED, ""),
+        ("FAILED", FAILED, 1, Fate.FAILED, "ZeroDivisionError: by zero"),
+        ("FAILED", NO_RUN, 2, Fate.FAILED, "its output"),
+        ("FAILED", RUNNING, None, Fate.LOST, "its output"),
+        ("COMPLETED", STOPPED, 75, Fate.INTERRUPTED, "SIGTERM in epoch 2"),
+    ],
+)
+def test_fates_of_slurm_jobs(
+    sweep: Sweep,
+    slurm: Callable[..., Path],
+    who: str,
+    state: str,
+    run: dict[str, str],
+    exit_code: int | None,
+    fate: Fate,
+    reason: str,
+) -> None:
+    slurm(**{who: f"812_2|PENDING\n812_3|{state}\n"})
+    _write_point(sweep, "slurm", "812_3", exit_code, "its output\n")
+    if run:
+        _write_run(sweep, run)
+    assert _fate(sweep) == (fate, reason)
+
+
+@pytest.mark.parametrize(
+    ("answers", "fate"),
+    [
+        # the queue is ahead of the accounting
+        ({"squeue": "812_3|PENDING\n", "sacct": "812_3|TIMEOUT\n"}, Fate.PENDING),
+        ({"squeue": "812_3|RUNNING\n", "sacct": "812_3|PENDING\n"}, Fate.RUNNING),
+        # squeue fails for jobs that it has forgotten, sacct without accounting
+        ({"squeue_code": 1, "sacct": "812_3|CANCELLED by 0\n"}, Fate.CANCELLED),
+        ({"squeue": "812_3|PREEMPTED\n", "sacct_code": 1}, Fate.PREEMPTED),
+        ({"squeue_code": 1, "sacct_code": 1}, Fate.LOST),
+        ({"squeue": "81_3|RUNNING\n812_33|RUNNING\n", "sacct": "812_30|RUNNING\n"}, Fate.LOST),
+    ],
+)
+def test_both_commands_are_asked(sweep: Sweep, slurm: Callable[..., Path], answers: dict[str, Any], fate: Fate) -> None:
+    slurm(**answers)
+    _write_point(sweep, "slurm", "812_3")
+    assert _status(sweep).fate == fate
+
+
+def test_slurm_is_asked_once_for_all_points_and_not_for_local_ones(
+    sweep: Sweep, slurm: Callable[..., Path], process_that_ended: str
+) -> None:
+    folder = slurm(squeue="812_0|RUNNING\n812_1|PENDING\n900|RUNNING\n")
+    jobs = {"812_0": Fate.RUNNING, "812_1": Fate.PENDING, "900": Fate.RUNNING}
+    points = [Point(number, f"run_{job}", (), (Submission("slurm", job, "log"),)) for number, job in enumerate(jobs)]
+    local = Point(3, "run_local", (), (Submission("local", process_that_ended, "log"),))
+    assert [status.fate for status in sweep_status(sweep, [*points, local])] == [*jobs.values(), Fate.LOST]
+    for name in ("squeue", "sacct"):
+        asked = (folder / f"{name}.asked").read_text().splitlines()
+        assert asked.count("-j") == 1
+        assert asked[asked.index("-j") + 1] == "812,900"
+        (folder / f"{name}.asked").unlink()
+    sweep_status(sweep, [local])
+    assert not list(folder.glob("*.asked"))
+
+
+def test_where_there_is_no_slurm_its_jobs_are_lost(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    _write_point(sweep, "slurm", "812_3")
+    assert _status(sweep).fate == Fate.LOST
+
+
+@pytest.mark.parametrize("fate", Fate)
+def test_every_fate_is_one_of_four_kinds(fate: Fate) -> None:
+    kinds = [fate.is_final, fate.is_active, fate.has_failed, fate == Fate.NOT_STARTED]
+    assert sum(kinds) == 1
+    assert fate.is_final is (fate in {"finished", "collapsed"})
+    assert fate.is_active is (fate in {"running", "pending"})
+
+
+def test_another_submission_forgets_how_the_last_process_ended(sweep: Sweep, process_that_ended: str) -> None:
+    folder = _write_point(sweep, "local", process_that_ended, 1)
+    (point,) = sweep.points()
+    again = sweep.submitted(point, Submission("slurm", "812_3", "log"))
+    assert not (folder / "outcome.json").exists()
+    assert sweep.points() == [again]
+    assert [submission.launcher for submission in again.submissions] == ["local", "slurm"]
+
+
+def test_finding_a_sweep(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no sweep was launched in"):
+        find_sweep(tmp_path, None)
+    for seconds, name in ((2000, "last"), (1000, "first")):
+        Sweep(tmp_path / "sweeps" / name).describe([], [])
+        os.utime(tmp_path / "sweeps" / name / "sweep.json", (seconds, seconds))
+    assert find_sweep(tmp_path, None).name == "last"
+    assert find_sweep(tmp_path, "first").name == "first"
+    with pytest.raises(UserError, match="did you mean 'first'"):
+        find_sweep(tmp_path, "frist")
