@@ -31,7 +31,7 @@ from menvae.training.launch import Place
 
 _log = logging.getLogger(__name__)
 
-Job = tuple[Sequence[str], Mapping[str, Any]]
+Composed = tuple[Sequence[str], Mapping[str, Any]]
 """Overrides of a point, and its composed configuration."""
 
 
@@ -92,12 +92,13 @@ class Identifier:
 def sweep_of(config: Mapping[str, Any], typed: Command) -> Sweep:
     """Return the sweep of a command line; ``config`` is the composed configuration of one of its points."""
     telling = [text for text in typed.fixed if not is_outside(text.partition("=")[0].lstrip("+~"))]
+    telling += [f"{metric} {direction}" for metric, direction in config["sweep"]["objectives"].items()]
     name = config["sweep"]["name"] or sweep_name(config["name"], list(typed.swept), telling)
     return Sweep(Path(config["output_dir"]).expanduser().resolve() / "sweeps" / name)
 
 
 def launch_points(
-    jobs: Sequence[Job],
+    jobs: Sequence[Composed],
     typed: Command,
     num_ranks: int | None,
     make_runner: Callable[[Sweep, Mapping[str, Any]], Runner],
@@ -116,7 +117,7 @@ def launch_points(
         trials: of a study, one for each job, if they are.
 
     Returns:
-        One result a job, in their order; none without ``wait``, for a plan and for a retry of nothing.
+        One result a job, in their order; without ``wait`` and for a plan only of jobs that cannot be.
 
     Raises:
         UserError: the sweep's own settings are wrong, or another process launches it.
@@ -135,12 +136,19 @@ def launch_points(
         if settings.action == "retry" and not failed:
             _log.info("no point of this sweep has failed: nothing to retry")
             return []
-        planned = plan_points(sweep, chosen, identifier, settings, code_hash(), [point.run for point in failed])
+        if settings.action == "run" and settings.space and not trials:
+            raise UserError("sweep.space is for a sweeper that searches: hydra/sweeper=optuna")
+        if failed:  # they are run again as they were
+            config = chosen[0][1]
+            tracking = validated(TrackingSettings, config["tracking"], "tracking")
+        runs = [point.run for point in failed]
+        planned = plan_points(sweep, chosen, identifier, settings, code_hash(), runs, searching=bool(trials))
         if trials:
             planned = [replace(point, trial=trial) for point, trial in zip(planned, trials, strict=True)]
+        impossible = [Result(ExitCode.WRONG_INPUT, None) for point in planned if point.problem]
         if settings.action == "plan":
             _show_plan(planned, list(typed.swept), identifier)
-            return []
+            return impossible
         runner = make_runner(sweep, config)
         if settings.action == "run":
             sweep.describe([*typed.fixed, *(f"{key}={values}" for key, values in typed.swept.items())], typed.launcher)
@@ -148,7 +156,7 @@ def launch_points(
         with stop.deferred():
             statuses = Campaign(sweep, runner, tracking, wait).carry_out(planned, stop, tags)
         by_run = {status.point.run: status for status in statuses}
-        return [_result(planned, index, by_run) for index in range(len(planned))] if wait else []
+        return [_result(planned, index, by_run) for index in range(len(planned))] if wait else impossible
 
 
 def _result(planned: Sequence[PlannedPoint], index: int, by_run: Mapping[str, PointStatus]) -> Result:
@@ -164,7 +172,7 @@ def _result(planned: Sequence[PlannedPoint], index: int, by_run: Mapping[str, Po
     return Result(codes.get(status.fate, 1), status)
 
 
-def _own(jobs: Sequence[Job], fixed: Sequence[str]) -> list[Job]:
+def _own(jobs: Sequence[Composed], fixed: Sequence[str]) -> list[Composed]:
     """Return the jobs with the overrides that set them apart, and configurations that mean the same everywhere."""
     shared = {text.partition("=")[0] for text in fixed}
     return [

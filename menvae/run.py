@@ -125,10 +125,12 @@ def _train_here(experiment: Experiment, job: Job | None, here: Place, stop: Stop
     status = collectives.from_rank_zero(directory.status() if directory else {})
     failures = FailureLog(path)
     try:
+        if status["state"] == "pruned" and (job is None or job.trial is None):
+            raise UserError(f"run '{path.name}' was {status['reason']}; trainer.resume=never trains it to its end")
         if status["state"] in ("finished", "collapsed", "pruned"):
             _log.info("run %s is %s already: nothing to train", path.name, status["state"])
             if directory is not None:
-                _complete(experiment, data, directory, status, job)
+                _complete(experiment, data, here, directory, status, job)
         elif directory is not None:
             status = _main_rank_run(experiment, data, here, directory, stop, job)
         else:
@@ -230,14 +232,16 @@ def _main_rank_run(
         local = LocalLog(directory.path)
         run = _Run(experiment, data, here, directory.path, stop, job)
         local.rewind(run.trainer.state.epoch)
-        facts = (_flattened(experiment.config), _tags(experiment, data, directory))
+        facts = (_params(experiment, here), _tags(experiment, data, directory))
         tracker.start(*facts, local, _datasets(experiment, data))
         first_epoch = run.trainer.state.epoch + 1
         max_epochs = experiment.settings["trainer"].max_epochs
         with TrainingProgress(max_epochs, data.train.steps_per_epoch, first_epoch) as progress:
             status = run.train_and_evaluate(RunRecorder(local, tracker, progress))
     except (RunInterruptedError, KeyboardInterrupt) as interruption:
-        _log.info("stopped by %s", str(interruption) or "Ctrl-C twice")
+        reason = str(interruption) or "Ctrl-C twice"
+        _log.info("stopped by %s", reason)
+        _set_status(directory, "interrupted", reason)  # first: schedulers kill soon after their signal
         tracker.finish("KILLED", {"menvae.state": "interrupted"}, patience_s=_PATIENCE_WHEN_STOPPED_S)
         raise
     except BaseException:
@@ -279,12 +283,12 @@ def _prune(experiment: Experiment, directory: RunDirectory) -> None:
 
 
 def _complete(
-    experiment: Experiment, data: Data, directory: RunDirectory, status: dict[str, Any], job: Job | None
+    experiment: Experiment, data: Data, here: Place, directory: RunDirectory, status: dict[str, Any], job: Job | None
 ) -> None:
     """Do what was left when a run ended: MLflow was away or switched off, or the process was killed at the very end."""
     if experiment.settings["tracking"].enabled and not status["tracked"]:
         tracker = _tracker(experiment, directory, job)
-        facts = (_flattened(experiment.config), _tags(experiment, data, directory))
+        facts = (_params(experiment, here), _tags(experiment, data, directory))
         tracker.start(*facts, LocalLog(directory.path), _datasets(experiment, data))
         status["tracked"] = _hand_over(tracker, directory, status)
         directory.set_status(**status)
@@ -317,6 +321,10 @@ def seconds_per_step(experiment: Experiment, data: Data, num_steps: int = 3) -> 
     here = Place(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"), 0, 1)
     with tempfile.TemporaryDirectory(prefix="menvae-") as folder:
         return _Run(experiment, data, here, Path(folder), StopRequest()).trainer.seconds_per_step(num_steps)
+
+
+def _params(experiment: Experiment, here: Place) -> dict[str, Any]:
+    return {**_flattened(experiment.config), "num_ranks": here.num_ranks}
 
 
 def _flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -26,6 +26,7 @@ def task(config: DictConfig) -> ExitCode:
     from menvae.tracking.mlflow import TrackingSettings
 
     keys = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    keys["sweep"] = keys["sweep"]["name"]
     tracking = validated(TrackingSettings, keys.pop("tracking"), "tracking")
     output_dir, html = (_path(name, keys.pop(name)) for name in ("output_dir", "html"))
     logs.configure(None)

@@ -69,6 +69,8 @@ def _run(path: Path) -> tuple[int, str]:
     finally:
         if os.environ.get("RANK", "0") == "0" or code not in (ExitCode.DONE, ExitCode.INTERRUPTED):
             job.leave_outcome(code)
+    if code == ExitCode.INTERRUPTED and not stopped_by:  # the ranks that this process started know by what
+        stopped_by = job.reason()
     return code, stopped_by
 
 

@@ -15,12 +15,12 @@ from menvae.errors import ExitCode, UserError, nearest
 _USAGE = """\
 menvae-sweep plan [group=option ...] [key=value,value ...]
     What menvae-train -m would do with the same arguments: every job with its run, duplicates, dead knobs, and a cost
-    from a measured step. Nothing is run.
+    from a measured step. Nothing is trained; data that the cache lacks are prepared.
 
-menvae-sweep status [sweep=NAME] [output_dir=./outputs]
+menvae-sweep status [sweep.name=NAME] [output_dir=./outputs]
     The fate of every point of a sweep (the one launched last): finished, running, pending, failed, timed out, ...
 
-menvae-sweep retry [sweep=NAME] [output_dir=./outputs] [hydra.launcher.KEY=VALUE ...]
+menvae-sweep retry [sweep.name=NAME] [output_dir=./outputs] [hydra.launcher.KEY=VALUE ...]
     Run again what has failed, as it was, with the launcher of before, which can be told something else.
 """
 
@@ -55,7 +55,7 @@ def _show_status(config: DictConfig) -> ExitCode:
     from menvae.sweeps.sweep import find_sweep
     from menvae.tracking import logs
 
-    sweep = find_sweep(Path(config.output_dir).expanduser().resolve(), config.sweep)
+    sweep = find_sweep(Path(config.output_dir).expanduser().resolve(), config.sweep.name)
     statuses = sweep_status(sweep)
     logs.show(f"sweep {sweep.path}")
     logs.show(status_table(statuses))
@@ -66,7 +66,7 @@ def _show_status(config: DictConfig) -> ExitCode:
 
 def retry(arguments: list[str]) -> None:
     """Launch again, as they were, the points of a sweep that have failed."""
-    own = {"sweep": None, "output_dir": "./outputs"}
+    own = {"sweep.name": None, "output_dir": "./outputs"}
     rest = []
     for argument in arguments:
         key, separator, value = argument.partition("=")
@@ -78,13 +78,14 @@ def retry(arguments: list[str]) -> None:
     def arguments_of_launch() -> int:
         from menvae.sweeps.sweep import find_sweep
 
-        sweep = find_sweep(Path(str(own["output_dir"])).expanduser().resolve(), own["sweep"])
+        sweep = find_sweep(Path(str(own["output_dir"])).expanduser().resolve(), own["sweep.name"])
         for argument in rest:
-            if not argument.startswith(("hydra", "site=", "tracking.", "-")):
+            if not argument.startswith(("hydra", "site=", "-")):
                 raise UserError(
                     f"'{argument}': points are run again as they were; only the launcher can be told something else"
                 )
-        launcher = sweep.description()["launcher"]
+        launcher = [text for text in sweep.description()["launcher"] if "hydra/sweeper" not in text]
+        launcher = [text for text in launcher if not text.startswith("hydra.sweeper.")]
         rest[:] = [*launcher, *rest, f"output_dir={sweep.output_dir}", f"sweep.name={sweep.name}", "sweep.action=retry"]
         return ExitCode.DONE
 

@@ -25,7 +25,7 @@ from menvae.tracking.run_directory import FolderIsLockedError, FolderLock
 
 _log = logging.getLogger(__name__)
 
-_SECONDS_UNTIL_LOST = 30.0  # SLURM and network file systems may be that late
+_SECONDS_UNTIL_LOST = 90.0  # network file systems may be that late
 
 
 class Runner(Protocol):
@@ -46,8 +46,8 @@ class Runner(Protocol):
         """Do what is due since the last call; return what was submitted in it."""
 
     @property
-    def num_waiting(self) -> int:
-        """How many jobs have not been submitted yet."""
+    def num_open(self) -> int:
+        """How many jobs it has to start yet, or to wait for."""
 
     def stop(self) -> None:
         """The launching process ends early: end what cannot live without it."""
@@ -118,6 +118,8 @@ class Campaign:
         _tell_plan(planned, len(todo))
         jobs = {run: self.sweep.prepare(_point(point), point.config, point.trial) for run, point in todo.items()}
         points = {run: status.point for run, status in statuses.items()}
+        for point in points.values():
+            self.sweep.keep(point)  # those that are finished, too, belong to the sweep
         self._keep(points, self.runner.submit(jobs) if jobs else {})
         if not self.wait:
             _log.info("submitted; menvae-sweep status tells how they are, the same command waits for them")
@@ -151,7 +153,7 @@ class Campaign:
                     _log.info("%s", _line(status))
                 before[run] = status.fate
             settled = all(before.get(status.point.run) == status.fate for status in statuses)
-            if settled and not self.runner.num_waiting and not any(status.fate.is_active for status in statuses):
+            if settled and not self.runner.num_open and not any(status.fate.is_active for status in statuses):
                 _tell_end(statuses)
                 return statuses
             time.sleep(self.runner.poll_s)
@@ -171,7 +173,7 @@ def _tell_plan(planned: Sequence[PlannedPoint], num_todo: int) -> None:
     counts += [f"{len(problems)} that cannot be"] if problems else []
     _log.info("%d points: %s; %d to run", len(planned), ", ".join(counts), num_todo)
     for point in problems:
-        _log.error("%s: %s", " ".join(point.overrides), point.problem)
+        _log.error("%s: %s", " ".join(point.overrides) or "(nothing swept)", point.problem)
     other_code = [point for point in planned if point.other_code]
     if other_code:
         _log.warning(

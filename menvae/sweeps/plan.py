@@ -50,6 +50,8 @@ def plan_points(
     settings: SweepSettings,
     code_hash: str,
     runs: Sequence[str] = (),
+    *,
+    searching: bool = False,
 ) -> list[PlannedPoint]:
     """Return one planned point for every job.
 
@@ -59,6 +61,7 @@ def plan_points(
         identify: gives the name of a run.
         settings: what to do about code that changed.
         code_hash: of the code as it is now.
+        searching: whether the jobs are trials of a study, for which a pruned run has come to its end.
         runs: names of the runs that these jobs are to go on with, if they were submitted before.
     """
     known = {point.run: point for point in sweep.points()}
@@ -79,7 +82,7 @@ def plan_points(
         if runs and runs[index].startswith(identity):
             run, other_code = runs[index], False
         else:
-            run, other_code = _run_of(sweep, identity, config, settings, code_hash, taken)
+            run, other_code = _run_of(sweep, identity, config, settings, code_hash, taken, searching)
         taken[identity] = taken[run] = index
         planned[index] = replace(planned[index], other_code=other_code)
         if run not in known:
@@ -98,6 +101,7 @@ def _run_of(
     settings: SweepSettings,
     code_hash: str,
     taken: Mapping[str, int],
+    searching: bool,
 ) -> tuple[str, bool]:
     """Return the run directory for an identity, and whether other code has finished it."""
     if config["trainer"]["resume"] == "never":
@@ -110,6 +114,8 @@ def _run_of(
     path = newest / "status.json"
     status = json.loads(path.read_text()) if path.is_file() else {}
     other_code = status.get("state") == Fate.FINISHED and status.get("code", code_hash) != code_hash
+    if status.get("state") == "pruned" and not searching:
+        return free_name(sweep.runs, identity, taken), False
     if other_code and settings.on_code_change == "rerun":
         return free_name(sweep.runs, identity, taken), False
     return newest.name, other_code

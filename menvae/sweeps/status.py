@@ -24,6 +24,7 @@ class Fate(StrEnum):
     PRUNED = "pruned"
     RUNNING = "running"
     PENDING = "pending"
+    UNKNOWN = "unknown"
     NOT_STARTED = "not started"
     INTERRUPTED = "interrupted"
     TIMED_OUT = "timed out"
@@ -47,7 +48,7 @@ class Fate(StrEnum):
     @property
     def is_active(self) -> bool:
         """Whether something is being done, or will be without anybody's help."""
-        return self in (Fate.RUNNING, Fate.PENDING)
+        return self in (Fate.RUNNING, Fate.PENDING, Fate.UNKNOWN)
 
 
 _BY_SLURM_STATE = {
@@ -90,7 +91,7 @@ def sweep_status(sweep: Sweep, points: Iterable[Point] | None = None) -> list[Po
     return [_point_status(sweep, point, states) for point in chosen]
 
 
-def _point_status(sweep: Sweep, point: Point, slurm_states: Mapping[str, str]) -> PointStatus:
+def _point_status(sweep: Sweep, point: Point, slurm_states: Mapping[str, str] | None) -> PointStatus:
     run_dir = sweep.runs / point.run
     run = _read(run_dir / "status.json")
     outcome = _read(sweep.folder(point) / "outcome.json")
@@ -107,14 +108,17 @@ def _fate(
     point: Point,
     run: Mapping[str, Any],
     outcome: Mapping[str, Any],
-    slurm_states: Mapping[str, str],
+    slurm_states: Mapping[str, str] | None,
     run_is_held: bool,
 ) -> tuple[Fate, str]:
     state, reason = run.get("state", "new"), str(run.get("reason", ""))
     if state in ("finished", "collapsed", "pruned"):
         return Fate(state), reason
     last = point.submissions[-1] if point.submissions else None
-    slurm_state = slurm_states.get(last.job, "") if last is not None and last.launcher == "slurm" else ""
+    is_in_slurm = last is not None and last.launcher == "slurm"
+    if is_in_slurm and slurm_states is None and not run_is_held:
+        return Fate.UNKNOWN, "SLURM does not answer"
+    slurm_state = (slurm_states or {}).get(last.job, "") if last is not None and is_in_slurm else ""
     if slurm_state in scheduler.WAITING:
         return Fate.PENDING, f"again, after {reason}" if state == "interrupted" else ""
     if run_is_held or slurm_state in scheduler.RUNNING or _has_process(point):

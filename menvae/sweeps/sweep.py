@@ -152,15 +152,15 @@ class Sweep:
         The job has its run directory, so what is run again goes on there, also after ``trainer.resume=never``.
         """
         self.keep(point)
+        (self.folder(point) / "outcome.json").unlink(missing_ok=True)  # of its last process
         if config["trainer"]["resume"] == "never":
             config = {**config, "trainer": {**config["trainer"], "resume": "auto"}}
         Job(config, point.run, self.folder(point), trial).write(self.job_file(point))
         return self.job_file(point)
 
     def submitted(self, point: Point, submission: Submission) -> Point:
-        """Write down and return the point with one submission more; what its last process left is forgotten."""
+        """Write down and return the point with one submission more."""
         point = replace(point, submissions=(*point.submissions, submission))
-        (self.folder(point) / "outcome.json").unlink(missing_ok=True)
         self.keep(point)
         return point
 
@@ -189,5 +189,5 @@ def find_sweep(output_dir: Path, name: str | None) -> Sweep:
     if not names:
         raise UserError(f"output_dir: no sweep was launched in '{output_dir}'; menvae-train -m key=value,value does")
     if name is not None and name not in names:
-        raise UserError(f"sweep: '{name}' is not a sweep of '{output_dir}'; {nearest(name, names)}")
+        raise UserError(f"sweep.name: '{name}' is not a sweep of '{output_dir}'; {nearest(name, names)}")
     return Sweep(output_dir / "sweeps" / (name or names[-1]))

@@ -82,10 +82,15 @@ class TrialReporter(Observer):
     def _report(self, epoch: int, value: float | None) -> str:
         if value is None:
             return ""
-        if self._study_trial is None:
-            self._study_trial = self._open()
-        self._study_trial.report(value, epoch)
-        if not self._study_trial.should_prune():
+        try:
+            if self._study_trial is None:
+                self._study_trial = self._open()
+            self._study_trial.report(value, epoch)
+            is_behind = self._study_trial.should_prune()
+        except Exception as error:  # noqa: BLE001 - a storage that is away must not end the training
+            _log.warning("trial %d cannot be reported to its study: %s", self._trial.number, error)
+            return ""
+        if not is_behind:
             return ""
         return f"pruned in epoch {epoch}: {self._trial.metric} is {value:.4g}, behind other trials at that epoch"
 

@@ -213,8 +213,9 @@ class Trainer:
         loader, means = self.ingredients.train, self._begun.means
         for observer in self.observers:
             observer.on_epoch_start(epoch)
-        for observer, state in zip(self.observers, self._begun.observers, strict=False):
-            observer.load_epoch_state(state)
+        for observer in self.observers:
+            if state := self._begun.observers.get(type(observer).__name__):
+                observer.load_epoch_state(state)
         started = time.perf_counter() - self._begun.seconds
         for step, batch in enumerate(loader.epoch(epoch, self.state.step), start=self.state.step):
             self._stop_if_asked()
@@ -302,7 +303,7 @@ class Trainer:
         if not collectives.any_rank(bool(self.stop.reason), self.place.device):
             return
         reason = next(filter(None, collectives.gather_objects(self.stop.reason)))
-        self._begun.observers = [observer.epoch_state() for observer in self.observers]
+        self._begun.observers = {type(observer).__name__: observer.epoch_state() for observer in self.observers}
         begun: dict[str, Any] = {"num_steps": self.ingredients.train.steps_per_epoch}
         begun |= {"by_rank": collectives.gather_objects(self._begun.as_dict())}
         self.save("last.ckpt", self.state, with_optimizer=True, begun_epoch=begun)
@@ -459,17 +460,17 @@ class _BegunEpoch:
 
     Attributes:
         means: of losses and gradient norm.
-        observers: what each observer gathered, in their order; empty before the first step of this process.
+        observers: what each observer gathered, by the name of its class.
         seconds: training time so far.
     """
 
     means: _RunningMeans = field(default_factory=_RunningMeans)
-    observers: Sequence[Mapping[str, Any]] = ()
+    observers: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         means = {"sums": {key: value.cpu() for key, value in self.means.sums.items()}, "rows": self.means.rows}
-        return {"means": means, "observers": list(self.observers), "seconds": self.seconds}
+        return {"means": means, "observers": self.observers, "seconds": self.seconds}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> _BegunEpoch:

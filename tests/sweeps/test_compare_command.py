@@ -48,7 +48,7 @@ def test_the_real_command_prints_a_table_and_writes_page_and_csv(sweep_dir: Path
     program = "from menvae.apps.compare import main; main()"
     page = tmp_path / "results" / "sweep.html"
     done = subprocess.run(
-        [sys.executable, "-c", program, f"output_dir={sweep_dir}", f"html={page}", "sweep=a1b2c3"],
+        [sys.executable, "-c", program, f"output_dir={sweep_dir}", f"html={page}", "sweep.name=a1b2c3"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
@@ -79,7 +79,7 @@ def test_numeric_sweep_id_baseline_sort_and_front(
         for s in (0, 1)
     ]
     fill(output_dir, runs)
-    overrides = ["sweep=17", "baseline={loss.lambda_dcor: 1}", "sort=lambda_dcor", "front=[vol_r2,max_dcor]"]
+    overrides = ["sweep.name=17", "baseline={loss.lambda_dcor: 1}", "sort=lambda_dcor", "front=[vol_r2,max_dcor]"]
     assert run(monkeypatch, tmp_path / "cwd", f"output_dir={output_dir}", *overrides) == 0
     printed = capfd.readouterr().out
     rows = [line.split() for line in printed.splitlines() if line.strip()[:1].isdigit()]
@@ -112,7 +112,7 @@ def test_a_narrow_terminal_gets_two_tables(
         (["tracking.experiment=nobody"], "tracking.experiment: 'nobody' does not exist in "),
         (["tracking.experiment=Default"], "experiment 'Default' in "),
         (["tracking.experiment=3"], "tracking.experiment: 3 is not allowed; it should be a valid string"),
-        (["sweep=nothing"], "sweep: 'nothing' has no run in "),
+        (["sweep.name=nothing"], "sweep: 'nothing' has no run in "),
         (["sort=vol"], "sort: 'vol' is not a column; did you mean 'vol_r2'"),
         (["sort=[1]"], "sort: [1] is not allowed"),
         (["front=[vol]"], "front: 'vol' is not a gate; did you mean 'vol_r2'"),

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import optuna
 import pytest
+from hydra_plugins.menvae_launchers.optuna_sweeper import OptunaSweeper
+from optuna.distributions import FloatDistribution, IntDistribution
 from plugins import trouble, write_trouble
 from runs import command, environment, train
 
+from menvae.sweeps.sweep import SweepSettings
 from menvae.sweeps.trial import open_storage
 
 SEARCH = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.batch=2", "hydra.launcher.num_parallel=2")
@@ -107,11 +110,35 @@ def test_what_cannot_be_searched(tmp_path: Path, overrides: list[str], sentence:
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
-@pytest.mark.parametrize(("sampler", "num_trials"), [("grid", 4), ("random", 5), ("cmaes", 5), ("nsga2", 5)])
-def test_samplers_are_asked(tmp_path: Path, sampler: str, num_trials: int) -> None:
-    """What a sampler proposes, without running it: the launcher only plans."""
-    space = ["loss.lambda_vol=choice(1,2)", "model.partitions.vol=range(2,4)", "optimizer.learning_rate=1e-3"]
-    overrides = [*space, f"hydra.sweeper.sampler={sampler}", f"hydra.sweeper.n_trials={num_trials}"]
-    done = train(tmp_path, "-m", "hydra/sweeper=optuna", *overrides, "sweep=volumes", "sweep.action=plan")
-    assert f"{num_trials} trials" in done.stdout
-    assert sampler in done.stdout
+def test_a_grid_to_its_end_and_a_study_that_is_another(output_dir: Path) -> None:
+    search = (
+        "-m",
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.sampler=grid",
+        "hydra.sweeper.batch=2",
+        "trainer.max_epochs=1",
+    )
+    one = ("loss.lambda_dcor=choice(0,5)", "+sweep.objectives={sem/vol_r2: maximize}", "sweep.name=mine")
+    done = train(output_dir, *search, *one)
+    assert states(output_dir) == {"COMPLETE": 2}
+    assert "the best trial:" in done.stdout
+    wider = train(output_dir, *search, "loss.lambda_dcor=choice(0,5,7)", *one[1:], code=2)
+    assert "has other space" in wider.stderr
+    other = train(output_dir, *search, one[0], "+sweep.objectives={val_epoch/recon: minimize}", one[2], code=2)
+    assert "has other objectives" in other.stderr
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes", "nsga2"])
+def test_samplers_propose_what_is_searched(sampler: str, tmp_path: Path) -> None:
+    space = {"x": FloatDistribution(1.0, 16.0, log=True), "n": IntDistribution(2, 4)}
+    sweeper = OptunaSweeper(sampler=sampler, seed=0, n_trials=9, batch=1, pruner="none")
+    settings = SweepSettings(objectives={"sem/vol_r2": "maximize"})
+    study = sweeper.make_study(str(tmp_path / "journal.log"), "study", settings, space)
+    for _ in range(6):
+        trial = study.ask(space)
+        assert 1.0 <= trial.params["x"] <= 16.0
+        assert trial.params["n"] in (2, 3, 4)
+        study.tell(trial, trial.params["x"])
+    again = sweeper.make_study(str(tmp_path / "journal.log"), "study", settings, space)
+    assert again.best_value == max(trial.value or 0.0 for trial in study.get_trials())
+    assert again.ask(space).number == 6

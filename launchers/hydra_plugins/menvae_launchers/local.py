@@ -64,9 +64,9 @@ class LocalRunner:
         return self.advance()
 
     @property
-    def num_waiting(self) -> int:
-        """Jobs that wait for a slot."""
-        return len(self._waiting)
+    def num_open(self) -> int:
+        """Jobs that wait for a slot, and processes that have not ended."""
+        return len(self._waiting) + len(self._running)
 
     def advance(self) -> dict[str, Submission]:
         """Show what the one run says, note which runs have ended, start others in their place."""

@@ -73,7 +73,7 @@ class OptunaSweeper(Sweeper):
         except FolderIsLockedError as error:
             raise UserError(f"sweep '{sweep.name}' is being searched by {error}; wait for it") from None
         storage = self.settings["storage"] or str(folder / "journal.log")
-        study = self._study(storage, sweep.name, settings, distributions)
+        study = self.make_study(storage, sweep.name, settings, distributions)
         try:
             self._search(study, storage, fixed, settings, distributions)
         finally:
@@ -146,15 +146,17 @@ class OptunaSweeper(Sweeper):
         pruned = status is not None and status.fate in (Fate.PRUNED, Fate.COLLAPSED)
         study.tell(number, state=state.PRUNED if pruned else state.FAIL)
 
-    def _study(
+    def make_study(
         self,
         storage: str,
         name: str,
         settings: SweepSettings,
         distributions: dict[str, optuna.distributions.BaseDistribution],
     ) -> optuna.Study:
+        """Return the study, new or as it was left, with its sampler; raises `UserError` for one of another search."""
         import optuna
 
+        from menvae.errors import UserError
         from menvae.sweeps.trial import open_storage
 
         study = optuna.create_study(
@@ -163,11 +165,19 @@ class OptunaSweeper(Sweeper):
             directions=list(settings.objectives.values()),
             load_if_exists=True,
         )
+        about = {"objectives": dict(settings.objectives), "space": {k: _describe(d) for k, d in distributions.items()}}
+        for what, now in about.items():
+            before = study.user_attrs.get(what, now)
+            if before != now:
+                raise UserError(
+                    f"study '{name}' has other {what} ({before}) than this search ({now}); give it another sweep.name"
+                )
+            study.set_user_attr(what, now)
         seed = self.settings["seed"] + len(study.get_trials(deepcopy=False))  # a study that goes on draws new trials
         samplers = {
             "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True),
             "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-            "grid": lambda: optuna.samplers.GridSampler(_grid(distributions), seed=self.settings["seed"]),
+            "grid": lambda: _grid_sampler(distributions, self.settings["seed"]),
             "cmaes": lambda: optuna.samplers.CmaEsSampler(seed=seed),
             "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed),
         }
@@ -217,6 +227,8 @@ class OptunaSweeper(Sweeper):
                 raise UserError("hydra.sweeper.pruner: gates are judged at the end only; name a key of metrics.jsonl")
         if own["sampler"] == "grid":
             _grid(space)
+        if own["sampler"] == "cmaes" and len(settings.objectives) > 1:
+            raise UserError("hydra.sweeper.sampler=cmaes: it has one objective; tpe and nsga2 take several")
 
     def _show(self, settings: SweepSettings) -> None:
         from rich.table import Table
@@ -302,6 +314,17 @@ def _grid(space: dict[str, optuna.distributions.BaseDistribution]) -> dict[str, 
         else:
             raise UserError(f"hydra.sweeper.sampler=grid: {key} is continuous; give it as choice(...) or range(...)")
     return grid
+
+
+def _grid_sampler(space: dict[str, optuna.distributions.BaseDistribution], seed: int) -> optuna.samplers.GridSampler:
+    """Return a sampler that leaves it to `OptunaSweeper` to stop at the end of the grid."""
+    import optuna
+
+    class Grid(optuna.samplers.GridSampler):
+        def after_trial(self, *_: object) -> None:
+            """Optuna would stop the study, which a study that is asked and told refuses."""
+
+    return Grid(_grid(space), seed=seed)
 
 
 def _describe(distribution: optuna.distributions.BaseDistribution) -> str:

@@ -53,7 +53,7 @@ class SlurmRunner:
     """Submits all jobs at once as an array; see `menvae.sweeps.campaign.Runner`."""
 
     name = "slurm"
-    num_waiting = 0
+    num_open = 0
 
     def __init__(self, sweep: Sweep, settings: Mapping[str, Any]) -> None:
         """Args: sweep: for scripts and logs. settings: fields of `SlurmConf`."""

@@ -87,14 +87,19 @@ class SweepLauncher(Launcher):
         from menvae.launching import Command
 
         typed = self.config.hydra.overrides
+        sources = self.config.hydra.runtime.config_sources
+        folders = [source.path for source in sources if source.provider == "command-line"]
+        launcher = [text for folder in folders for text in ("--config-dir", folder)]
+        launcher += [text for text in typed.hydra if not text.startswith("hydra.mode=")]
+        launcher += [text for text in typed.task if text.startswith("site=")]
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides(list(typed.task))
+        overrides = parser.parse_overrides([text for text in typed.task if not text.startswith("site=")])
         texts = [override.input_line or "" for override in overrides]
         are_swept = [override.is_sweep_override() for override in overrides]
         keys = [override.get_key_element() for override in overrides]
         if self.swept is not None:
             fixed = [text for key, text in zip(keys, texts, strict=True) if key not in self.swept]
-            return Command(self.swept, fixed, [text for text in typed.hydra if not text.startswith("hydra.mode=")])
+            return Command(self.swept, fixed, launcher)
         swept = {key: text.partition("=")[2] for key, text, it in zip(keys, texts, are_swept, strict=True) if it}
         fixed = [text for text, it in zip(texts, are_swept, strict=True) if not it]
-        return Command(swept, fixed, [text for text in typed.hydra if not text.startswith("hydra.mode=")])
+        return Command(swept, fixed, launcher)
