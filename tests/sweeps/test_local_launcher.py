@@ -48,7 +48,7 @@ class Machine:
         return self.ended(self.start(*overrides), code)
 
     def ended(self, process: subprocess.Popen[str], code: int) -> str:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=300)
         assert process.returncode == code, output
         return output
 
@@ -74,7 +74,7 @@ class Machine:
         code: int = json.loads((folder / "outcome.json").read_text())["exit_code"]
         return code
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 300.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, self.statuses()
@@ -182,14 +182,14 @@ def test_launching_processes_that_end_early_lose_nothing(machine: Machine) -> No
     launching.kill()
     launching.wait()  # the kernel has told the children by then
     machine.let_go("2")
-    machine.wait_for(lambda: machine.fates()["2"] != Fate.RUNNING, 30)
+    machine.wait_for(lambda: machine.fates()["2"] != Fate.RUNNING)
     _check_stopped(machine, "step 1 of 2")
 
     machine.hold("2")
     again = machine.start(*overrides)
     machine.wait_until_held("2")
     os.killpg(again.pid, signal.SIGINT)
-    time.sleep(2.0)  # it looks every half second, and passes the signal on
+    time.sleep(3.0)  # it looks every half second, and passes the signal on
     os.killpg(again.pid, signal.SIGTERM)  # of no account, since it obeys already
     machine.let_go("2")
     stopped = machine.ended(again, 75)

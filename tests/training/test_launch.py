@@ -31,13 +31,13 @@ def _by_rank(*scripts: str) -> list[str]:
         (("exit 7", "exit 0"), 7),
         (("exit 75", "exit 75", "exit 75"), 75),
         (("exit 4", "exit 4"), 4),
-        (("sleep 0.5; exit 7", "exit 5"), 5),
-        (("exit 5", "sleep 0.5; exit 7"), 5),
+        (("sleep 1; exit 7", "exit 5"), 5),
+        (("exit 5", "sleep 1; exit 7"), 5),
         (("exit 1", "sleep 0.5; exit 2"), 2),
         (("exit 2", "sleep 0.5; exit 1"), 2),
-        (("sleep 0.5; exit 75", "exit 1"), 1),
+        (("sleep 1; exit 75", "exit 1"), 1),
         (("exit 0", "kill -KILL $$"), 1),
-        (("kill -TERM $$", "sleep 0.5; exit 7"), 1),
+        (("kill -TERM $$", "sleep 1; exit 7"), 1),
     ],
 )
 def test_the_code_of_all(scripts: tuple[str, ...], code: int) -> None:
@@ -69,7 +69,7 @@ def test_a_rank_that_waits_for_one_that_failed_is_ended(tmp_path: Path, monkeypa
     asked = f"trap 'echo asked > {tmp_path}/asked; exit 75' TERM; while true; do sleep 0.1; done"
     started = time.monotonic()
     assert run_ranks(_by_rank("exit 5", asked, "exit 0"), 3) == 5
-    assert 0.5 < time.monotonic() - started < 4
+    assert 0.5 < time.monotonic() - started < 20
     assert (tmp_path / "asked").exists()
 
 
@@ -77,7 +77,7 @@ def test_a_rank_that_does_not_obey_is_killed(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(launch, "_GRACE_SECONDS", -4.0)  # and a second is left between SIGTERM and SIGKILL
     started = time.monotonic()
     assert run_ranks(_by_rank("trap '' TERM; exec sleep 60", "exit 5"), 2) == 5
-    assert 1 < time.monotonic() - started < 8
+    assert 1 < time.monotonic() - started < 30
 
 
 def test_ranks_that_have_ended_well_end_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
