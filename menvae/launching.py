@@ -20,10 +20,10 @@ from menvae.registry import validated
 from menvae.run import identify, seconds_per_step
 from menvae.sweeps.campaign import Campaign, Runner
 from menvae.sweeps.identity import is_outside
+from menvae.sweeps.job import Trial
 from menvae.sweeps.plan import Effect, PlannedPoint, dead_knobs, plan_points, plan_table
 from menvae.sweeps.status import Fate, PointStatus, sweep_status
 from menvae.sweeps.sweep import Point, Sweep, SweepSettings, sweep_name
-from menvae.sweeps.trial import Trial
 from menvae.tracking import logs
 from menvae.tracking.environment import code_hash
 from menvae.tracking.mlflow import TrackingSettings

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from menvae.errors import UserError
+from menvae.sweeps.job import Trial
 from menvae.sweeps.status import Fate, PointStatus, sweep_status
 from menvae.sweeps.sweep import Point, Sweep, SweepSettings
-from menvae.sweeps.trial import Trial
 from menvae.tracking.run_directory import free_name
 
 Identify = Callable[[Mapping[str, Any]], str]

@@ -18,7 +18,7 @@ _SECONDS = 60
 def job_states(jobs: Iterable[str]) -> dict[str, str] | None:
     """Return {job id such as ``812_3``: state such as ``RUNNING``, ``TIMEOUT``, ``OUT_OF_MEMORY``}.
 
-    Jobs that SLURM does not know any more are left out. None: SLURM does not answer.
+    Jobs that SLURM does not know any more are left out, all of them where there is no SLURM. None: it does not answer.
     """
     wanted = set(jobs)
     if not wanted:
@@ -39,6 +39,8 @@ def _ask(command: list[str], harmless: str) -> dict[str, str] | None:
     """Return {job: state}, or None where the command fails for another reason than ``harmless``."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except FileNotFoundError:
+        return {}
     except (OSError, subprocess.TimeoutExpired) as error:
         _log.debug("%s: %s", command[0], error)
         return None

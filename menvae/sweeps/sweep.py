@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from menvae.errors import UserError, nearest
-from menvae.sweeps.job import Job
-from menvae.sweeps.trial import Trial
+from menvae.sweeps.job import Job, Trial
 from menvae.tracking.run_directory import write_json
 
 

@@ -1,15 +1,15 @@
-"""Runs as trials of an Optuna study: what a job must know to report to it, and what the study learns of a run."""
+"""Runs as trials of an Optuna study: how a job reports to it, and what the study learns of a run."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from menvae import collectives
+from menvae.sweeps.job import PrunerName, Trial
 from menvae.tracking.local import LocalLog
 from menvae.types import Observation, Observer
 
@@ -18,31 +18,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-PrunerName = Literal["none", "median"]
 _GATE = "gate/"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One trial of a study, as its job finds it.
-
-    Attributes:
-        storage: URL of a database, or path of a journal file.
-        study: name of the study.
-        number: of the trial.
-        metric: reported after every validation; empty where there are several objectives, which Optuna cannot follow.
-        pruner: who decides whether it goes on.
-        startup_trials: finished trials before any is pruned.
-        warmup_epochs: epochs before a trial may be pruned.
-    """
-
-    storage: str
-    study: str
-    number: int
-    metric: str
-    pruner: PrunerName
-    startup_trials: int
-    warmup_epochs: int
 
 
 def open_storage(storage: str) -> optuna.storages.BaseStorage:

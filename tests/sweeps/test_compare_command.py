@@ -35,6 +35,7 @@ def test_keys_are_those_of_the_settings_with_the_same_defaults() -> None:
         config = OmegaConf.to_container(compose("compare"), resolve=True)
     assert isinstance(config, dict)
     defaults = {field.name: field.default for field in fields(ComparisonSettings)}
+    defaults["sweep"] = {"name": defaults["sweep"]}
     tracking = {field.name: field.default for field in fields(TrackingSettings) if field.name != "enabled"}
     assert {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()} == {
         "output_dir": "./outputs",

@@ -203,8 +203,10 @@ def test_a_process_id_that_another_program_has_now(sweep: Sweep, start: Start, a
 SAY = """#!/bin/sh
 for argument in "$@"; do echo "$argument" >> {folder}/{name}.asked; done
 cat {folder}/{name}.answer
+echo "{error}" >&2
 exit {code}
 """
+FORGOTTEN = "slurm_load_jobs error: Invalid job id specified"
 
 
 @pytest.fixture
@@ -214,10 +216,10 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
 
-    def answers(squeue: str = "", sacct: str = "", squeue_code: int = 0, sacct_code: int = 0) -> Path:
+    def answers(squeue: str = "", sacct: str = "", squeue_code: int = 0, sacct_code: int = 0, error: str = "") -> Path:
         for name, answer, code in (("squeue", squeue, squeue_code), ("sacct", sacct, sacct_code)):
             (folder / f"{name}.answer").write_text(answer)
-            (folder / name).write_text(SAY.format(folder=folder, name=name, code=code))
+            (folder / name).write_text(SAY.format(folder=folder, name=name, code=code, error=error))
             (folder / name).chmod(0o755)
         return folder
 
@@ -277,10 +279,11 @@ def test_fates_of_slurm_jobs(
         # the queue is ahead of the accounting
         ({"squeue": "812_3|PENDING\n", "sacct": "812_3|TIMEOUT\n"}, Fate.PENDING),
         ({"squeue": "812_3|RUNNING\n", "sacct": "812_3|PENDING\n"}, Fate.RUNNING),
-        # squeue fails for jobs that it has forgotten, sacct without accounting
-        ({"squeue_code": 1, "sacct": "812_3|CANCELLED by 0\n"}, Fate.CANCELLED),
+        # squeue fails for jobs that it has forgotten, sacct without accounting, squeue too while SLURM is away
+        ({"squeue_code": 1, "error": FORGOTTEN, "sacct": "812_3|CANCELLED by 0\n"}, Fate.CANCELLED),
+        ({"squeue_code": 1, "error": "Unable to contact slurm controller"}, Fate.UNKNOWN),
         ({"squeue": "812_3|PREEMPTED\n", "sacct_code": 1}, Fate.PREEMPTED),
-        ({"squeue_code": 1, "sacct_code": 1}, Fate.LOST),
+        ({"squeue_code": 1, "error": FORGOTTEN, "sacct_code": 1}, Fate.LOST),
         ({"squeue": "81_3|RUNNING\n812_33|RUNNING\n", "sacct": "812_30|RUNNING\n"}, Fate.LOST),
     ],
 )
@@ -298,11 +301,11 @@ def test_slurm_is_asked_once_for_all_points_and_not_for_local_ones(
     points = [Point(number, f"run_{job}", (), (Submission("slurm", job, "log"),)) for number, job in enumerate(jobs)]
     local = Point(3, "run_local", (), (Submission("local", process_that_ended, "log"),))
     assert [status.fate for status in sweep_status(sweep, [*points, local])] == [*jobs.values(), Fate.LOST]
-    for name in ("squeue", "sacct"):
-        asked = (folder / f"{name}.asked").read_text().splitlines()
-        assert asked.count("-j") == 1
-        assert asked[asked.index("-j") + 1] == "812,900"
-        (folder / f"{name}.asked").unlink()
+    asked = (folder / "squeue.asked").read_text().splitlines()
+    assert asked.count("-j") == 1
+    assert asked[asked.index("-j") + 1] == "812,900"
+    assert not (folder / "sacct.asked").exists(), "the queue knows all of them"
+    (folder / "squeue.asked").unlink()
     sweep_status(sweep, [local])
     assert not list(folder.glob("*.asked"))
 
@@ -319,13 +322,14 @@ def test_where_there_is_no_slurm_its_jobs_are_lost(
 def test_every_fate_is_one_of_four_kinds(fate: Fate) -> None:
     kinds = [fate.is_final, fate.is_active, fate.has_failed, fate == Fate.NOT_STARTED]
     assert sum(kinds) == 1
-    assert fate.is_final is (fate in {"finished", "collapsed"})
-    assert fate.is_active is (fate in {"running", "pending"})
+    assert fate.is_final is (fate in {"finished", "collapsed", "pruned"})
+    assert fate.is_active is (fate in {"running", "pending", "unknown"})
 
 
 def test_another_submission_forgets_how_the_last_process_ended(sweep: Sweep, process_that_ended: str) -> None:
     folder = _write_point(sweep, "local", process_that_ended, 1)
     (point,) = sweep.points()
+    sweep.prepare(point, {"trainer": {"resume": "auto"}})
     again = sweep.submitted(point, Submission("slurm", "812_3", "log"))
     assert not (folder / "outcome.json").exists()
     assert sweep.points() == [again]

@@ -118,7 +118,7 @@ class OptunaSweeper(Sweeper):
         fixed: Sequence[str],
         settings: SweepSettings,
     ) -> None:
-        from menvae.sweeps.trial import Trial
+        from menvae.sweeps.job import Trial
 
         assert isinstance(self.launcher, SweepLauncher)
         options = (self.settings["pruner"], self.settings["startup_trials"], self.settings["warmup_epochs"])
