@@ -60,7 +60,7 @@ def sentence(error: Exception) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
-            known = [str(name) for name in cause.parent_node if name != "hydra"]
+            known = [str(name) for name in cause.parent_node if name not in ("hydra", "_target_")]
             return f"{cause.full_key}: no such key; {nearest(str(cause.key), known)}"
         cause = cause.__cause__
     if isinstance(error, OmegaConfBaseException) and error.full_key:

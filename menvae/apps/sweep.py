@@ -27,9 +27,9 @@ menvae-sweep retry [sweep.name=NAME] [output_dir=./outputs] [hydra.launcher.KEY=
 
 def main() -> None:
     """Entry point: takes the verb off the command line."""
-    verb, *arguments = [*sys.argv[1:], ""][: max(1, len(sys.argv) - 1)]
+    verb, arguments = "".join(sys.argv[1:2]), sys.argv[2:]
     verbs = {"plan": plan, "status": status, "retry": retry}
-    if verb in ("", "-h", "--help"):
+    if verb in ("", "-h", "--help") or {"-h", "--help"} & set(arguments):
         sys.stdout.write(_USAGE)
         sys.exit(ExitCode.DONE if verb else ExitCode.WRONG_INPUT)
     if verb not in verbs:

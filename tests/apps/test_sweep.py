@@ -1,0 +1,48 @@
+"""``menvae-sweep``: its verbs, and a plan that names what is planted in it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from runs import TINY, menvae_sweep
+
+from menvae.apps import sweep
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [([], 2), (["--help"], 0), (["plan", "--help"], 0), (["status", "-h"], 0)]
+)
+def test_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["menvae-sweep", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        sweep.main()
+    assert ended.value.code == code
+    told = capsys.readouterr().out
+    assert all(f"menvae-sweep {verb}" in told for verb in ("plan", "status", "retry"))
+
+
+def test_unknown_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["menvae-sweep", "stauts"])
+    with pytest.raises(SystemExit) as ended:
+        sweep.main()
+    assert ended.value.code == 2
+    assert "did you mean 'status'?" in capsys.readouterr().err
+
+
+def test_plan_names_a_dead_knob_a_duplicate_and_what_cannot_be_and_runs_nothing(tmp_path: Path) -> None:
+    """The penalty begins at epoch 50 of a run of 3: its weight makes no difference."""
+    late = ("loss.schedules.dcor.start=50", "curriculum.scale=false")
+    planned = menvae_sweep(
+        tmp_path, "plan", *TINY, *late, "loss.lambda_dcor=1,5", "model.partitions.vol=4,4,3,99", code=1
+    )
+    assert "loss.lambda_dcor is a dead knob" in planned
+    assert "model.partitions.vol is a dead knob" not in planned
+    assert planned.count("duplicate of") == 2
+    assert planned.count("vol=99, loc=3, shape=4 sum to 106") == 2
+    assert "4 of 8 points to run" in planned
+    assert not (tmp_path / "runs").exists()
+    assert not [path for path in tmp_path.glob("sweeps/*") if path.is_dir()]
