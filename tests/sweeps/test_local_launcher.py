@@ -243,14 +243,14 @@ def test_two_slots_are_never_idle_and_a_stop_reaches_what_runs(tmp_path: Path, m
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert set(submitted) == {"later"}
-    assert runner.num_open == 2
+    assert runner.num_open == 3
     logs = {name: tmp_path / name / "output.log" for name in ("short", "long", "later", "never")}
     while not all("begun" in logs[name].read_text() for name in ("long", "later")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert runner.advance() == {}
     runner.stop()
-    assert runner.num_open == 1
+    assert runner.num_open == 2
     assert logs["short"].read_text() == "begun\n"
     assert logs["long"].read_text() == logs["later"].read_text() == "begun\nstopped\n"
     assert not logs["never"].exists()
