@@ -94,3 +94,17 @@ def mlflow_points(output_dir: Path) -> dict[str, set[tuple[str, int, float]]]:
             assert len({(key, step) for key, step, _ in points}) == len(points), "a metric was logged twice"
             found[run.info.run_id] = set(points)
     return found
+
+
+def finished_sweep_in_mlflow(output_dir: Path, num_points: int) -> list[Any]:
+    """Check that there is one parent with a child a point, all finished, and return the children."""
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{output_dir / 'mlflow.db'}")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "menvae"]
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if run.data.tags.get("menvae.kind") == "sweep"]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == num_points == len(runs) - 1
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    return children

@@ -118,8 +118,8 @@ class Campaign:
         _tell_plan(planned, len(todo))
         jobs = {run: self.sweep.prepare(_point(point), point.config, point.trial) for run, point in todo.items()}
         points = {run: status.point for run, status in statuses.items()}
-        for point in points.values():
-            self.sweep.keep(point)  # those that are finished, too, belong to the sweep
+        for run in points.keys() - todo.keys():
+            self.sweep.keep(points[run])  # those that are finished, too, belong to the sweep
         self._keep(points, self.runner.submit(jobs) if jobs else {})
         if not self.wait:
             _log.info("submitted; menvae-sweep status tells how they are, the same command waits for them")

@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import mlflow
 import pytest
 from plugins import trouble, write_trouble
-from runs import command, environment, train
+from runs import command, environment, finished_sweep_in_mlflow, train
 
 from menvae.sweeps.status import Fate, PointStatus, sweep_status
 from menvae.sweeps.sweep import find_sweep
@@ -156,13 +155,7 @@ def test_twelve_points_with_every_fate(here: Cluster, tmp_path: Path) -> None:
 
 def _check_mlflow(output_dir: Path, num_points: int) -> None:
     """One parent and a child a point, all finished, each with the gates of its run directory."""
-    client = mlflow.MlflowClient(f"sqlite:///{output_dir / 'mlflow.db'}")
-    (experiment,) = [found for found in client.search_experiments() if found.name == "menvae"]
-    runs = client.search_runs([experiment.experiment_id])
-    (parent,) = [run for run in runs if run.data.tags.get("menvae.kind") == "sweep"]
-    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert len(children) == num_points == len(runs) - 1
-    assert {run.info.status for run in runs} == {"FINISHED"}
+    children = finished_sweep_in_mlflow(output_dir, num_points)
     assert len({run.data.tags["menvae.run"] for run in children}) == num_points
     for run in children:
         table = json.loads((output_dir / "runs" / run.data.tags["menvae.run"] / "gates.json").read_text())

@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import mlflow
 import pytest
 from hydra_plugins.menvae_launchers.local import LocalLauncher, LocalRunner
 from plugins import trouble, write_trouble
-from runs import command, environment, menvae_sweep, train
+from runs import command, environment, finished_sweep_in_mlflow, menvae_sweep, train
 
 from menvae.errors import UserError
 from menvae.sweeps.status import Fate, PointStatus, sweep_status
@@ -155,17 +154,7 @@ def test_a_point_that_raises_costs_no_other(machine: Machine) -> None:
     assert "nothing to train" in plain.stderr
     assert str(machine.run_dir("2")) in plain.stderr
     assert len(list((machine.output_dir / "runs").iterdir())) == 3
-    _check_mlflow(machine.output_dir, 3)
-
-
-def _check_mlflow(output_dir: Path, num_points: int) -> None:
-    client = mlflow.MlflowClient(f"sqlite:///{output_dir / 'mlflow.db'}")
-    (experiment,) = [found for found in client.search_experiments() if found.name == "menvae"]
-    runs = client.search_runs([experiment.experiment_id])
-    (parent,) = [run for run in runs if run.data.tags.get("menvae.kind") == "sweep"]
-    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert len(children) == num_points == len(runs) - 1
-    assert {run.info.status for run in runs} == {"FINISHED"}
+    finished_sweep_in_mlflow(machine.output_dir, 3)
 
 
 def test_launching_processes_that_end_early_lose_nothing(machine: Machine) -> None:
