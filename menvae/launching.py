@@ -15,15 +15,15 @@ from omegaconf import OmegaConf
 from menvae.data.prepare import Cohort
 from menvae.errors import ExitCode, UserError
 from menvae.experiment import Data, Experiment
-from menvae.interruption import stop_requests
+from menvae.interruption import StopRequest, stop_requests
 from menvae.registry import validated
 from menvae.run import identify, seconds_per_step
 from menvae.sweeps.campaign import Campaign, Runner
 from menvae.sweeps.identity import is_outside
 from menvae.sweeps.job import Trial
-from menvae.sweeps.plan import Effect, PlannedPoint, dead_knobs, plan_points, plan_table
+from menvae.sweeps.plan import LossEffect, PlannedPoint, dead_knobs, plan_points, plan_table
 from menvae.sweeps.status import Fate, PointStatus, sweep_status
-from menvae.sweeps.sweep import Point, Sweep, SweepSettings, sweep_name
+from menvae.sweeps.sweep import Sweep, SweepSettings, sweep_name
 from menvae.tracking import logs
 from menvae.tracking.environment import code_hash
 from menvae.tracking.mlflow import TrackingSettings
@@ -33,6 +33,9 @@ _log = logging.getLogger(__name__)
 
 Composed = tuple[Sequence[str], Mapping[str, Any]]
 """Overrides of a point, and its composed configuration."""
+
+MakeRunner = Callable[[Sweep, Mapping[str, Any]], Runner]
+"""Makes what runs the jobs of a sweep, one of whose composed configurations is given."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def launch_points(
     jobs: Sequence[Composed],
     typed: Command,
     num_ranks: int | None,
-    make_runner: Callable[[Sweep, Mapping[str, Any]], Runner],
+    make_runner: MakeRunner,
     *,
     wait: bool = True,
     trials: Sequence[Trial] = (),
@@ -124,39 +127,74 @@ def launch_points(
         RunInterruptedError: this process was asked to stop.
     """
     logs.configure(None)
+    settings = validated(SweepSettings, jobs[0][1]["sweep"], "sweep")
+    launch = _Launch(sweep_of(jobs[0][1], typed), settings, typed, Identifier(num_ranks), make_runner, wait)
     with stop_requests() as stop:
-        config = jobs[0][1]
-        settings = validated(SweepSettings, config["sweep"], "sweep")
-        tracking = validated(TrackingSettings, config["tracking"], "tracking")
-        sweep = sweep_of(config, typed)
-        _log.info("sweep %s", sweep.path)
-        identifier = Identifier(num_ranks)
-        failed = _failed(sweep) if settings.action == "retry" else []
-        chosen = [(point.overrides, sweep.config(point)) for point in failed] or _own(jobs, typed.fixed)
-        if settings.action == "retry" and not failed:
-            _log.info("no point of this sweep has failed: nothing to retry")
-            return []
-        if settings.action == "run" and settings.space and not trials:
+        _log.info("sweep %s", launch.sweep.path)
+        match settings.action:
+            case "plan":
+                return launch.plan(_own(jobs, typed.fixed), searching=bool(trials))
+            case "retry":
+                return launch.retry(stop)
+            case "run":
+                return launch.run(_own(jobs, typed.fixed), trials, stop)
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """One launch of a sweep; the arguments are those of `launch_points`."""
+
+    sweep: Sweep
+    settings: SweepSettings
+    typed: Command
+    identifier: Identifier
+    make_runner: MakeRunner
+    wait: bool
+
+    def plan(self, jobs: Sequence[Composed], *, searching: bool) -> list[Result]:
+        """Show what `run` would do."""
+        planned = self._planned(jobs, searching=searching)
+        _show_plan(planned, list(self.typed.swept), self.identifier)
+        return _impossible(planned)
+
+    def run(self, jobs: Sequence[Composed], trials: Sequence[Trial], stop: StopRequest) -> list[Result]:
+        """Run what is left to do."""
+        if self.settings.space and not trials:
             raise UserError("sweep.space is for a sweeper that searches: hydra/sweeper=optuna")
-        if failed:  # they are run again as they were
-            config = chosen[0][1]
-            tracking = validated(TrackingSettings, config["tracking"], "tracking")
-        runs = [point.run for point in failed]
-        planned = plan_points(sweep, chosen, identifier, settings, code_hash(), runs, searching=bool(trials))
+        planned = self._planned(jobs, searching=bool(trials))
         if trials:
             planned = [replace(point, trial=trial) for point, trial in zip(planned, trials, strict=True)]
-        impossible = [Result(ExitCode.WRONG_INPUT, None) for point in planned if point.problem]
-        if settings.action == "plan":
-            _show_plan(planned, list(typed.swept), identifier)
-            return impossible
-        runner = make_runner(sweep, config)
-        if settings.action == "run":
-            sweep.describe([*typed.fixed, *(f"{key}={values}" for key, values in typed.swept.items())], typed.launcher)
-        tags = {f"menvae.sweep.{key}": values for key, values in typed.swept.items()}
+        runner = self.make_runner(self.sweep, jobs[0][1])
+        swept = [f"{key}={values}" for key, values in self.typed.swept.items()]
+        self.sweep.describe([*self.typed.fixed, *swept], self.typed.launcher)
+        return self._carry_out(planned, runner, stop)
+
+    def retry(self, stop: StopRequest) -> list[Result]:
+        """Run again, as they were, the points that were begun and have not come to their end."""
+        failed = [status.point for status in sweep_status(self.sweep) if status.fate.has_failed]
+        if not failed:
+            _log.info("no point of this sweep has failed: nothing to retry")
+            return []
+        jobs = [(point.overrides, self.sweep.config(point)) for point in failed]
+        planned = self._planned(jobs, [point.run for point in failed])
+        return self._carry_out(planned, self.make_runner(self.sweep, jobs[0][1]), stop)
+
+    def _planned(
+        self, jobs: Sequence[Composed], runs: Sequence[str] = (), *, searching: bool = False
+    ) -> list[PlannedPoint]:
+        return plan_points(self.sweep, jobs, self.identifier, self.settings, code_hash(), runs, searching=searching)
+
+    def _carry_out(self, planned: Sequence[PlannedPoint], runner: Runner, stop: StopRequest) -> list[Result]:
+        tracking = validated(TrackingSettings, planned[0].config["tracking"], "tracking")
+        tags = {f"menvae.sweep.{key}": values for key, values in self.typed.swept.items()}
         with stop.deferred():
-            statuses = Campaign(sweep, runner, tracking, wait).carry_out(planned, stop, tags)
+            statuses = Campaign(self.sweep, runner, tracking, self.wait).carry_out(planned, stop, tags)
         by_run = {status.point.run: status for status in statuses}
-        return [_result(planned, index, by_run) for index in range(len(planned))] if wait else impossible
+        return [_result(planned, index, by_run) for index in range(len(planned))] if self.wait else _impossible(planned)
+
+
+def _impossible(planned: Sequence[PlannedPoint]) -> list[Result]:
+    return [Result(ExitCode.WRONG_INPUT, None) for point in planned if point.problem]
 
 
 def _result(planned: Sequence[PlannedPoint], index: int, by_run: Mapping[str, PointStatus]) -> Result:
@@ -184,11 +222,6 @@ def _own(jobs: Sequence[Composed], fixed: Sequence[str]) -> list[Composed]:
     ]
 
 
-def _failed(sweep: Sweep) -> list[Point]:
-    """Return the points that were begun and have not come to their end."""
-    return [status.point for status in sweep_status(sweep) if status.fate.has_failed]
-
-
 def _show_plan(planned: Sequence[PlannedPoint], keys: Sequence[str], identifier: Identifier) -> None:
     possible = [point for point in planned if not point.problem]
     logs.show(plan_table(planned))
@@ -207,13 +240,13 @@ def _show_plan(planned: Sequence[PlannedPoint], keys: Sequence[str], identifier:
         )
 
 
-def loss_effect(config: Mapping[str, Any]) -> Effect:
+def loss_effect(config: Mapping[str, Any]) -> LossEffect:
     """Return what the ``loss`` section of a composed configuration makes of its run."""
     experiment = Experiment.from_config(OmegaConf.create(dict(config)))
     objective = experiment.build_objective(num_training_subjects=1)
     weights = {name: tuple(curve) for name, curve in experiment.weights(experiment.positions(201)).items()}
     active = {key: [s for s in term.scalars if any(weights.get(s, ()))] for key, term in objective.active_terms.items()}
-    return Effect(
+    return LossEffect(
         {name: curve for name, curve in weights.items() if any(curve)}, {key for key in active if active[key]}
     )
 

@@ -37,15 +37,16 @@ class PluginConfigurations(SearchPathPlugin):
                 search_path.append(provider=package, path=f"file://{folder}")
 
 
-def run(config_name: str, task: Task) -> None:
+def run(config_name: str, task: Task, command: str | None = None) -> None:
     """Run ``task`` as a Hydra application and end the process with its exit code.
 
     Wrong input ends with one sentence on standard error and exit code 2, also where Hydra finds it; a sweep in which a
     point failed ends with 1, after all points have been tried.
 
     Args:
-        config_name: the file in ``conf/``; the command is called ``menvae-<config_name>``.
+        config_name: the file in ``conf/``.
         task: what to do with the composed configuration.
+        command: ``train`` for ``menvae-train``; None: ``config_name``.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors over instead of printing them
     Plugins.instance().register(PluginConfigurations)
@@ -56,7 +57,7 @@ def run(config_name: str, task: Task) -> None:
     def job(config: DictConfig) -> None:
         """One run or one point of a sweep; a point that fails in a known way must not keep the others from starting."""
         modes.add(HydraConfig.get().mode)
-        codes.append(carry_out(config_name, lambda: task(config)))
+        codes.append(carry_out(command or config_name, lambda: task(config)))
         if codes[-1] == ExitCode.INTERRUPTED:
             sys.exit(ExitCode.INTERRUPTED)  # and the points that follow are not begun
 
@@ -66,4 +67,4 @@ def run(config_name: str, task: Task) -> None:
             return int(any(code not in (ExitCode.DONE, ExitCode.GATES_NOT_MET) for code in codes + ended_elsewhere))
         return max(codes, default=ExitCode.DONE)
 
-    sys.exit(carry_out(config_name, application))
+    sys.exit(carry_out(command or config_name, application))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -19,6 +21,9 @@ from menvae.errors import (
     nearest,
 )
 
+_UP_TO_THE_USER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT}
+"""Errors of a file that are no bug: its owner, its disk."""
+
 ended_elsewhere: list[int] = []
 """Exit codes of points that launchers ran in other processes: Hydra's own results do not reach the command."""
 
@@ -34,6 +39,10 @@ def carry_out(command: str, task: Callable[[], int]) -> int:
         return task()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         return _tell(command, sentence(error), ExitCode.WRONG_INPUT)
+    except OSError as error:
+        if error.errno not in _UP_TO_THE_USER or error.filename is None:
+            raise
+        return _tell(command, f"'{error.filename}': {error.strerror}", ExitCode.WRONG_INPUT)
     except TrainingDivergedError as error:
         return _tell(command, sentence(error), 1)
     except RunInterruptedError as error:
@@ -61,9 +70,13 @@ def sentence(error: Exception) -> str:
     while cause is not None:
         if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
             known = [str(name) for name in cause.parent_node if name not in ("hydra", "_target_")]
-            return f"{cause.full_key}: no such key; {nearest(str(cause.key), known)}"
-        cause = cause.__cause__
+            where = re.match(r"In '.*?': ", str(error))  # a file that a group's option named
+            allowed = nearest(str(cause.key), known) if known else "put + before what is to be added"
+            return f"{where.group() if where else ''}{cause.full_key}: no such key; {allowed}"
+        cause = cause.__cause__ or cause.__context__
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {str(error).splitlines()[0]}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines) or type(error).__name__
+    if isinstance(error.__cause__, OmegaConfBaseException):  # Hydra says where, OmegaConf what
+        lines += [": " + str(error.__cause__).splitlines()[0]]
+    return " ".join(lines).replace(" : ", ": ") or type(error).__name__

@@ -71,7 +71,7 @@ def retry(arguments: list[str]) -> None:
     for argument in arguments:
         key, separator, value = argument.partition("=")
         if separator and key in own:
-            own[key] = value
+            own[key] = value.strip("\"'")  # quotes are for Hydra's grammar
         else:
             rest.append(argument)
 
@@ -86,7 +86,13 @@ def retry(arguments: list[str]) -> None:
                 )
         launcher = [text for text in sweep.description()["launcher"] if "hydra/sweeper" not in text]
         launcher = [text for text in launcher if not text.startswith("hydra.sweeper.")]
-        rest[:] = [*launcher, *rest, f"output_dir={sweep.output_dir}", f"sweep.name={sweep.name}", "sweep.action=retry"]
+        rest[:] = [
+            *launcher,
+            *rest,
+            f"output_dir='{sweep.output_dir}'",
+            f"sweep.name='{sweep.name}'",
+            "sweep.action=retry",
+        ]
         return ExitCode.DONE
 
     code = carry_out("sweep", arguments_of_launch)
@@ -99,4 +105,4 @@ def _sweep_of_train(arguments: list[str]) -> None:
     from menvae.apps.train import task
 
     sys.argv = ["menvae-train", "-m", *arguments]
-    hydra_application.run("train", task)
+    hydra_application.run("train", task, "sweep")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.table import Table
 from rich.text import Text
@@ -20,11 +21,12 @@ from menvae.sweeps.status import Fate, PointStatus, sweep_status
 from menvae.sweeps.sweep import Point, Submission, Sweep
 from menvae.tracking import logs
 from menvae.tracking.local import LocalLog
-from menvae.tracking.mlflow import MLflowTracker, ParentRun, Status, TrackingSettings
-from menvae.tracking.run_directory import FolderIsLockedError, FolderLock
+from menvae.tracking.mlflow import MLflowTracker, ParentRun, Status, TrackingSettings, tracking_uri, without_password
+from menvae.tracking.run_directory import FolderIsLockedError, FolderLock, write_json
 
 _log = logging.getLogger(__name__)
 
+_TOLD = "tracked.json"
 _SECONDS_UNTIL_LOST = 90.0  # network file systems may be that late
 
 
@@ -94,19 +96,44 @@ class Campaign:
             lock = FolderLock(self.sweep.path)
         except FolderIsLockedError as error:
             raise UserError(f"sweep '{self.sweep.name}' is being launched by {error}; wait for it") from None
+        try:
+            if self._end(planned, [point.status for point in planned if point.status], tags) == self._told():
+                return self._run(planned, stop)  # nothing is left to do, and MLflow knows
+            return self._run_tracked(planned, stop, tags)
+        finally:
+            lock.release()
+
+    def _run_tracked(
+        self, planned: Sequence[PlannedPoint], stop: StopRequest, tags: Mapping[str, str]
+    ) -> list[PointStatus]:
+        (self.sweep.path / _TOLD).unlink(missing_ok=True)
         parent = ParentRun(self.sweep.path, self.sweep.name)
         tracker = MLflowTracker(self.tracking, self.sweep.output_dir, parent.folder, parent.name)
         tracker.start({}, {**parent.tags, **tags}, LocalLog(self.sweep.path))
         state: Status = "KILLED"
         try:
             statuses = self._run(planned, stop)
-            are_final = all(status.fate.is_final for status in statuses)
-            state = "FINISHED" if are_final and not any(point.problem for point in planned) else "FAILED"
+            end = self._end(planned, statuses, tags)
+            state = end["state"]
             return statuses
         finally:
-            if self.wait or state == "KILLED":
-                tracker.finish(state)
-            lock.release()
+            if (self.wait or state == "KILLED") and tracker.finish(state) and state == "FINISHED":
+                write_json(self.sweep.path / _TOLD, end)
+
+    def _end(
+        self, planned: Sequence[PlannedPoint], statuses: Sequence[PointStatus], tags: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Return what MLflow is told of a sweep whose points are like that."""
+        is_done = all(status.fate.is_final for status in statuses) and not any(point.problem for point in planned)
+        uri = without_password(tracking_uri(self.tracking, self.sweep.output_dir))
+        where = {"enabled": self.tracking.enabled, "uri": uri, "experiment": self.tracking.experiment}
+        return {"state": "FINISHED" if is_done else "FAILED", **where, "tags": dict(tags)}
+
+    def _told(self) -> dict[str, Any] | None:
+        """Return what MLflow was told last, if it was that all is finished."""
+        path = self.sweep.path / _TOLD
+        told: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+        return told
 
     def _run(self, planned: Sequence[PlannedPoint], stop: StopRequest) -> list[PointStatus]:
         statuses = {point.status.point.run: point.status for point in planned if point.status is not None}

@@ -14,7 +14,7 @@ from menvae.errors import UserError
 from menvae.sweeps.job import Trial
 from menvae.sweeps.status import Fate, PointStatus, sweep_status
 from menvae.sweeps.sweep import Point, Sweep, SweepSettings
-from menvae.tracking.run_directory import free_name
+from menvae.tracking.run_directory import free_name, newest_name
 
 Identify = Callable[[Mapping[str, Any]], str]
 """Composed configuration -> name of its run; raises `UserError` for a configuration that cannot be."""
@@ -106,23 +106,19 @@ def _run_of(
     """Return the run directory for an identity, and whether other code has finished it."""
     if config["trainer"]["resume"] == "never":
         return free_name(sweep.runs, identity, taken), False
-    newest = max(
-        (path for path in sweep.runs.glob(f"{identity}*") if path.name.removeprefix(identity).lstrip("_").isdigit()),
-        key=lambda path: int(path.name.removeprefix(identity).lstrip("_")),
-        default=sweep.runs / identity,
-    )
-    path = newest / "status.json"
+    newest = newest_name(sweep.runs, identity)
+    path = sweep.runs / newest / "status.json"
     status = json.loads(path.read_text()) if path.is_file() else {}
     other_code = status.get("state") == Fate.FINISHED and status.get("code", code_hash) != code_hash
     if status.get("state") == "pruned" and not searching:
         return free_name(sweep.runs, identity, taken), False
     if other_code and settings.on_code_change == "rerun":
         return free_name(sweep.runs, identity, taken), False
-    return newest.name, other_code
+    return newest, other_code
 
 
 @dataclass(frozen=True)
-class Effect:
+class LossEffect:
     """What the ``loss`` section of a configuration makes of a run.
 
     Attributes:
@@ -134,7 +130,7 @@ class Effect:
     terms: Set[str]
 
 
-def dead_knobs(points: Sequence[tuple[Sequence[str], Effect]], keys: Sequence[str]) -> list[str]:
+def dead_knobs(points: Sequence[tuple[Sequence[str], LossEffect]], keys: Sequence[str]) -> list[str]:
     """Return the swept keys of the loss that have no effect: a weight whose schedule starts after the last epoch, say.
 
     A weight or schedule is dead if points that differ in nothing else have the same weights throughout; a tunable of a

@@ -101,8 +101,8 @@ class RunDirectory:
 
     @classmethod
     def choose(cls, runs: Path, identity: str, *, new: bool) -> RunDirectory:
-        """Return the folder of ``identity``; with ``new`` the first free one of it, it_2, ..."""
-        return cls(runs / (free_name(runs, identity) if new else identity))
+        """Return the folder of ``identity`` that was begun last; with ``new`` the first free one of it, it_2, ..."""
+        return cls(runs / (free_name(runs, identity) if new else newest_name(runs, identity)))
 
     def release(self) -> None:
         """Let go of the lock."""
@@ -136,6 +136,13 @@ def free_name(runs: Path, identity: str, taken: Collection[str] = ()) -> str:
         number += 1
         name = f"{identity}_{number}"
     return name
+
+
+def newest_name(runs: Path, identity: str) -> str:
+    """Return the last of identity, identity_2, ... among the folders of ``runs``; ``identity`` if there is none."""
+    numbers = [path.name.removeprefix(f"{identity}_") for path in runs.glob(f"{identity}_*")]
+    newest = max((int(number) for number in numbers if number.isdigit()), default=1)
+    return identity if newest == 1 else f"{identity}_{newest}"
 
 
 def write_text(path: Path, content: str) -> Path:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,8 +114,8 @@ def run_ranks(command: Sequence[str], num_ranks: int) -> int:
         ranks = [
             _start_rank(command, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(num_ranks)
         ]
-        with _passing_signals_on(ranks):
-            return _wait(ranks)
+        with _passing_signals_on(ranks) as passed_on:
+            return _wait(ranks, passed_on)
 
 
 def _start_rank(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -124,15 +124,19 @@ def _start_rank(command: Sequence[str], environment: Mapping[str, str]) -> subpr
 
 
 @contextmanager
-def _passing_signals_on(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+def _passing_signals_on(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[set[int]]:
+    """Yield the signals that were passed on, which go on coming."""
+    passed_on: set[int] = set()
+
     def pass_on(number: int, _: object) -> None:
+        passed_on.add(number)
         for rank in ranks:
             if rank.poll() is None:
                 rank.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
     try:
-        yield
+        yield passed_on
     finally:
         for rank in ranks:
             rank.kill()  # none is left but after an error in this process
@@ -140,7 +144,7 @@ def _passing_signals_on(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[No
             signal.signal(number, handler)
 
 
-def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+def _wait(ranks: Sequence[subprocess.Popen[bytes]], passed_on: Collection[int]) -> int:
     first_code, first_failed_at = 0, 0.0
     while None in (codes := [rank.poll() for rank in ranks]):
         if not first_code and any(codes):
@@ -155,4 +159,6 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
     if ExitCode.WRONG_INPUT in codes:
         return ExitCode.WRONG_INPUT
     code = first_code or next(filter(None, codes), ExitCode.DONE)
+    if -code in passed_on:  # it came before the rank had a handler, and so before there was anything to save
+        return ExitCode.INTERRUPTED
     return code if code >= 0 else 1

@@ -22,6 +22,9 @@ WRONG = [
     (["modell=semivae"], "modell: no such key; did you mean 'model'?"),
     (["trainer.max_epochs=[1"], "no viable alternative"),
     (["encoder.base_filters=${nope}"], "encoder.base_filters: Interpolation key 'nope' not found"),
+    (["hydra.launcher.num_parallel=two"], "Error merging override hydra.launcher.num_parallel=two: Value 'two'"),
+    (["site=example"], "In 'site/example': hydra.launcher.partition: no such key; known: gpus_per_run, num_parallel"),
+    (["sweep.objectives={loss: minimize}"], "sweep.objectives.loss: no such key; put + before what is to be added"),
     # found when the experiment is checked
     (["+spurious=1"], "spurious: no such key"),
     (["+encoder.widht=1"], "encoder.widht: no such key of 'resnet'"),
@@ -112,6 +115,18 @@ def test_sweep_tries_every_point_and_ends_with_1(
     told = capfd.readouterr().err
     assert all(f"encoder.base_filters={n}: encoder.base_filters: {n} is not allowed" in told for n in (3, 5))
     assert not (tmp_path / "outputs" / "mlflow.db").exists()
+
+
+def test_a_sweep_that_cannot_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["menvae-train", "-m", "seed=1,2", f"output_dir={tmp_path}/file/outputs"])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == 2
+    assert_one_sentence(capfd.readouterr().err, f"'{tmp_path}/file/outputs/sweeps': Not a directory")
 
 
 def test_parts_lists_every_part(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

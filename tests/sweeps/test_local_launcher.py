@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hydra_plugins.menvae_launchers.local import LocalLauncher, LocalRunner
+from hydra_plugins.menvae_launchers.local import LocalRunner
 from plugins import trouble, write_trouble
 from runs import command, environment, finished_sweep_in_mlflow, menvae_sweep, train
 
-from menvae.errors import UserError
 from menvae.sweeps.status import Fate, PointStatus, sweep_status
 from menvae.sweeps.sweep import Sweep, find_sweep
 
@@ -202,12 +201,13 @@ def _check_stopped(machine: Machine, step: str) -> None:
     assert (machine.run_dir("2") / "checkpoints" / "last.ckpt").is_file()
 
 
-@pytest.mark.parametrize("key", ["num_parallel", "gpus_per_run"])
-@pytest.mark.parametrize("value", [0, -1])
-def test_numbers_that_cannot_be_are_refused(tmp_path: Path, key: str, value: int) -> None:
-    launcher = LocalLauncher(**{"num_parallel": 1, "gpus_per_run": 1, key: value})
-    with pytest.raises(UserError, match=rf"^hydra\.launcher\.{key}={value} is not allowed; it must be 1 or larger$"):
-        launcher.make_runner(Sweep(tmp_path), {"trainer": {"devices": None}})
+@pytest.mark.parametrize(
+    ("launcher", "number", "smallest"), [("local", "num_parallel=0", "1"), ("slurm", "poll_s=-1", "0.1")]
+)
+def test_numbers_that_cannot_be_are_refused(tmp_path: Path, launcher: str, number: str, smallest: str) -> None:
+    number = f"hydra.launcher.{number}"
+    told = train(tmp_path, "-m", "loss.lambda_dcor=1,2", f"hydra/launcher={launcher}", number, code=2).stderr
+    assert told == f"menvae-train: {number} is not allowed; it must be {smallest} or larger\n"
 
 
 def test_two_slots_are_never_idle_and_a_stop_reaches_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

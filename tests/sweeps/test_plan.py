@@ -15,7 +15,7 @@ from rich.console import Console
 from menvae.errors import UserError
 from menvae.launching import loss_effect
 from menvae.sweeps.identity import run_hash
-from menvae.sweeps.plan import Effect, PlannedPoint, dead_knobs, plan_points, plan_table
+from menvae.sweeps.plan import LossEffect, PlannedPoint, dead_knobs, plan_points, plan_table
 from menvae.sweeps.sweep import Point, Sweep, SweepSettings
 
 TODAY = "code of today"
@@ -159,8 +159,8 @@ def test_numbers_continue_after_a_point_whose_folder_was_removed(sweep: Sweep) -
     assert [number for number, _, _ in _points(_plan(sweep, _job(5), _job(0)))] == [8, 7]
 
 
-def _effect(*terms: str, **weights: tuple[float, ...]) -> Effect:
-    return Effect(weights, set(terms))
+def _effect(*terms: str, **weights: tuple[float, ...]) -> LossEffect:
+    return LossEffect(weights, set(terms))
 
 
 def test_a_weight_that_changes_something_somewhere_is_alive() -> None:
@@ -204,7 +204,7 @@ def test_keys_outside_the_loss_are_not_judged() -> None:
 Compose = Callable[..., DictConfig]
 
 
-def _composed(compose_train: Compose, key: str, values: list[str], *fixed: str) -> list[tuple[list[str], Effect]]:
+def _composed(compose_train: Compose, key: str, values: list[str], *fixed: str) -> list[tuple[list[str], LossEffect]]:
     """Compose a sweep over a key, with what the loss really makes of each point."""
     configs = [compose_train(f"{key}={value}", *fixed, "hydra/launcher=basic") for value in values]
     containers = [OmegaConf.to_container(config, resolve=True) for config in configs]

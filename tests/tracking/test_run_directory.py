@@ -1,4 +1,4 @@
-"""The lock of a folder."""
+"""The folder of a run: its name and its lock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from menvae.tracking.run_directory import FolderIsLockedError, FolderLock, RunDirectory
+from menvae.tracking.run_directory import FolderIsLockedError, FolderLock, RunDirectory, newest_name
 
 
 def test_one_holder_at_a_time(tmp_path: Path) -> None:
@@ -37,3 +37,15 @@ def test_a_look_at_the_lock_keeps_nobody_from_taking_it(tmp_path: Path) -> None:
     looking.wait()
     RunDirectory(tmp_path).release()
     thread.join()
+
+
+def test_the_run_begun_last_goes_on(tmp_path: Path) -> None:
+    names = []
+    for new in (False, True, True, False):
+        directory = RunDirectory.choose(tmp_path, "semivae_0a", new=new)
+        names.append(directory.path.name)
+        directory.release()
+    (tmp_path / "semivae_0a_old").mkdir()
+    assert names == ["semivae_0a", "semivae_0a_2", "semivae_0a_3", "semivae_0a_3"]
+    assert newest_name(tmp_path, "semivae_0a") == "semivae_0a_3"
+    assert newest_name(tmp_path, "semivae_0b") == "semivae_0b"

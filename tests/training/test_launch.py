@@ -109,8 +109,20 @@ time.sleep(60)
     assert signal.getsignal(number) == before
 
 
+def test_a_rank_that_is_stopped_before_it_listens_has_nothing_to_save(tmp_path: Path) -> None:
+    def send() -> None:
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert run_ranks(["sh", "-c", f"touch {tmp_path}/$RANK; exec sleep 60"], 2) == ExitCode.INTERRUPTED
+    sender.join()
+
+
 def test_no_rank_outlives_an_error_of_the_waiting_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: object) -> int:
+    def fail(*_: object) -> int:
         raise ZeroDivisionError
 
     monkeypatch.setattr(launch, "_wait", fail)

@@ -33,7 +33,8 @@ class SlurmConf:
     Attributes:
         timeout_min: time limit of a job, in minutes.
         signal_delay_s: how long before it the job is told to write its checkpoint.
-        max_num_timeout: how often a job whose time ran out is queued again.
+        max_num_timeout: how often a job whose time ran out is queued again; restarts after a preemption or a lost node
+            count, too.
         nodes, tasks_per_node, gpus_per_node, cpus_per_task, mem_gb: what a job gets; all its tasks train one run.
         array_parallelism: jobs at a time.
         partition, account, qos, constraint, exclude, nodelist, comment, gres: as sbatch has them.

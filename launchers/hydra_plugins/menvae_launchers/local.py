@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hydra_plugins.menvae_launchers.sweep_launcher import SweepLauncher
@@ -22,6 +23,8 @@ _SECONDS_TO_STOP = 90.0  # for checkpoints of what runs when the launching proce
 class LocalLauncher(SweepLauncher):
     """Runs points in processes of this machine."""
 
+    smallest = MappingProxyType({"num_parallel": 1, "gpus_per_run": 1})
+
     def make_runner(self, sweep: Sweep, config: Mapping[str, Any]) -> Runner:
         """Return a `LocalRunner`; raises `UserError` for numbers that this machine cannot serve."""
         import torch
@@ -31,9 +34,6 @@ class LocalLauncher(SweepLauncher):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
         gpus = gpus if torch.cuda.is_available() else []
-        for key in ("num_parallel", "gpus_per_run"):
-            if self.settings[key] is not None and self.settings[key] < 1:
-                raise UserError(f"hydra.launcher.{key}={self.settings[key]} is not allowed; it must be 1 or larger")
         gpus_per_run = self.settings["gpus_per_run"] or config["trainer"]["devices"] or 1
         num_parallel = self.settings["num_parallel"] or max(1, len(gpus) // gpus_per_run)
         if gpus and num_parallel * gpus_per_run > len(gpus):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hydra_plugins.menvae_launchers.sweep_launcher import SweepLauncher
@@ -14,11 +15,20 @@ if TYPE_CHECKING:
 
 _OWN = ("max_num_timeout", "modules", "environment", "setup", "wait", "poll_s", "srun_args", "additional_parameters")
 _SHARED = ("timeout_min", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "name")
+_SMALLEST = MappingProxyType(
+    {
+        **dict.fromkeys(("timeout_min", "nodes", "tasks_per_node", "cpus_per_task", "array_parallelism"), 1),
+        **dict.fromkeys(("signal_delay_s", "max_num_timeout", "gpus_per_node"), 0),
+        **dict.fromkeys(("mem_gb", "poll_s"), 0.1),
+    }
+)
 _SECONDS_AFTER_FIRST_TASK = 45  # all tasks of a run leave together; one that is left is waiting for one that failed
 
 
 class SlurmLauncher(SweepLauncher):
     """Sends points to SLURM."""
+
+    smallest = _SMALLEST
 
     @property
     def num_ranks(self) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 
 class SweepLauncher(Launcher):
-    """Launches the points of a sweep of ``menvae-train``, each once, and each known by its run."""
+    """Launches the points of a sweep of ``menvae-train``, each once, and each known by its run.
+
+    Attributes:
+        smallest: {setting: the smallest number that it can be}.
+    """
+
+    smallest: ClassVar[Mapping[str, float]] = {}
 
     def __init__(self, **settings: Any) -> None:
         """Args: settings: fields of the configuration, see `hydra_plugins.menvae_launchers.config`."""
@@ -58,6 +64,10 @@ class SweepLauncher(Launcher):
         from menvae.errors import UserError
         from menvae.launching import launch_points
 
+        for key, smallest in self.smallest.items():
+            value = self.settings[key]
+            if value is not None and not value >= smallest:
+                raise UserError(f"hydra.launcher.{key}={value:g} is not allowed; it must be {smallest} or larger")
         command = self.config.hydra.job.config_name
         if command != "train":
             raise UserError(f"hydra/launcher: menvae-{command} has no sweeps; this launcher is for menvae-train")
