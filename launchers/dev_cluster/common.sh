@@ -28,11 +28,18 @@ require_root_on_linux() {
   [ "$(id -u)" = 0 ] || refuse "SLURM's daemons must be started by root, and this is user $(id -un)"
 }
 
-# Sets `directory` to the canonical path of $1. SLURM's configuration knows no quoting, and a socket has 107 characters.
+# The name under which SLURM knows this machine.
+node=$(uname -n)
+node=${node%%.*}
+
+# Sets `directory` to the canonical path of $1. SLURM's configuration knows no quoting, and a socket's path has 107
+# characters: the longest is that of a step, spool/NODE_JOB.STEP, whose numbers have eight and ten digits.
 set_directory() {
   directory=$(realpath --canonicalize-missing -- "$1")
   [[ $directory =~ ^(/[A-Za-z0-9._+-]+)+$ ]] || refuse "'$directory' may hold only letters, digits and ./_+-"
-  [ ${#directory} -le 80 ] || refuse "'$directory' is ${#directory} characters long, and 80 is the most a socket's path leaves"
+  local longest=/spool/${node}_12345678.4294967291
+  [ $((${#directory} + ${#longest})) -le 107 ] || refuse "'$directory' is ${#directory} characters long, and" \
+    "$((107 - ${#longest})) is the most that the path of a socket leaves"
   settings=$directory/etc/settings
   export SLURM_CONF=$directory/etc/slurm.conf
 }

@@ -21,14 +21,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from runs import command, environment, train
+from runs import TRACKED, command, environment, train
 
-UNTRACKED = ("tracking.enabled=false",)
 VARIANTS = {
-    "plain, untracked": UNTRACKED,
-    "plain, tracked": (),
-    "local launcher, tracked": ("-m",),
-    "slurm launcher, tracked": ("-m", "hydra/launcher=slurm", "hydra.launcher.poll_s=0.5"),
+    "plain, untracked": (),
+    "plain, tracked": (TRACKED,),
+    "local launcher, tracked": ("-m", TRACKED),
+    "slurm launcher, tracked": ("-m", TRACKED, "hydra/launcher=slurm", "hydra.launcher.poll_s=0.5"),
 }
 
 
@@ -59,7 +58,7 @@ def main() -> int:
     numbers = itertools.count(1)
     with tempfile.TemporaryDirectory() as folder:
         output_dir = Path(folder)
-        train(output_dir, "trainer.max_epochs=1", "seed=0")  # cohort, cache and store are there for all
+        train(output_dir, TRACKED, "trainer.max_epochs=1", "seed=0")  # cohort, cache and store are there for all
         for repeat in range(repeats):
             for name, overrides in variants.items():
                 found[name].append(seconds(output_dir, next(numbers), overrides))

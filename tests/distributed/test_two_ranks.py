@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
-from runs import TINY
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -34,16 +32,3 @@ def test_losses_gradients_and_buffers_equal_one_process(tmp_path: Path) -> None:
         )
         if ".grad." in name:
             assert value.abs().max() > 0, name
-
-
-def test_menvae_train_under_torchrun(tmp_path: Path) -> None:
-    program = tmp_path / "train.py"
-    program.write_text("from menvae.apps.train import main\n\nif __name__ == '__main__':\n    main()\n")
-    overrides = [*TINY, "data.num_subjects=13", "trainer.batch_size=2", "trainer.max_epochs=2", "loss.lambda_vol=0"]
-    _run([*TORCHRUN, str(program), *overrides, f"output_dir={tmp_path}"])
-    (run,) = (tmp_path / "runs").iterdir()
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in rows] == [1, 2]
-    assert json.loads((run / "environment.json").read_text())["num_ranks"] == 2
-    assert (run / "report.html").is_file()
-    assert len(list((tmp_path / "runs").iterdir())) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from plugins import trouble, write_trouble
-from runs import command, environment, mlflow_points, only_run, train
+from runs import TRACKED, command, environment, mlflow_points, only_run, train
 
 LONG = "trainer.max_epochs=1000"
 
@@ -24,11 +24,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_time_limit(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").symlink_to(cache)
-    stopped = train(tmp_path, LONG, "trainer.time_limit_min=0.4", code=75)
-    assert "stopped by time limit of 0.4 min in epoch" in stopped.stderr
+    stopped = train(tmp_path, LONG, TRACKED, "trainer.time_limit_min=0.25", code=75)
+    assert "stopped by time limit of 0.25 min in epoch" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     first = len((only_run(tmp_path) / "metrics.jsonl").read_text().splitlines())
-    train(tmp_path, LONG, "trainer.time_limit_min=0.45", code=75)
+    train(tmp_path, LONG, TRACKED, "trainer.time_limit_min=0.3", code=75)
     assert len((only_run(tmp_path) / "metrics.jsonl").read_text().splitlines()) > first
     status = json.loads((only_run(tmp_path) / "status.json").read_text())
     assert status["state"] == "interrupted"

@@ -8,13 +8,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from runs import command, environment, gates, mlflow_points, only_run, train
+from runs import TRACKED, command, environment, gates, mlflow_points, only_run, train
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output_dir = tmp_path_factory.mktemp("finished")
-    train(output_dir)
+    train(output_dir, TRACKED)
     return output_dir
 
 
@@ -109,23 +109,6 @@ def test_two_at_once_do_not_share_a_run(finished: Path) -> None:
     assert codes == [0, 2], results
     refused = next(error for error, code in results if code == 2)
     assert "is being trained by process" in refused
-
-
-def test_sweep_leaves_one_run_a_point(tmp_path: Path, finished: Path) -> None:
-    (tmp_path / "cache").symlink_to(finished / "cache")
-    train(tmp_path, "-m", "loss.lambda_dcor=0,5", "model.partitions.vol=3,4", "trainer.max_epochs=1")
-    assert len(list((tmp_path / "runs").iterdir())) == 4
-    assert len(mlflow_points(tmp_path)) == 5  # and the sweep, which has no points of its own
-    assert sum(not points for points in mlflow_points(tmp_path).values()) == 1
-    again = train(tmp_path, "-m", "loss.lambda_dcor=0,5", "model.partitions.vol=3,4", "trainer.max_epochs=1")
-    assert "4 points: 4 finished; 0 to run" in again.stderr
-    assert len(mlflow_points(tmp_path)) == 5
-
-
-def test_a_sweep_with_a_failing_point_tries_all_and_ends_with_1(tmp_path: Path, finished: Path) -> None:
-    (tmp_path / "cache").symlink_to(finished / "cache")
-    train(tmp_path, "-m", "model.partitions.vol=99,3", "trainer.max_epochs=1", code=1)
-    assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
 def test_strict_gates_give_exit_code_3(finished: Path) -> None:

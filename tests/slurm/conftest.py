@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,11 +25,18 @@ def dev_cluster() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
+def short_directory() -> Iterator[Path]:
+    """Yield a folder whose path leaves room for those of sockets, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="menvae-") as path:
+        yield Path(path).resolve()
+
+
+@pytest.fixture(scope="session")
 def cluster(
-    dev_cluster: Callable[..., subprocess.CompletedProcess[str]], tmp_path_factory: pytest.TempPathFactory
+    dev_cluster: Callable[..., subprocess.CompletedProcess[str]], short_directory: Path
 ) -> Iterator[dict[str, str]]:
     """Yield the environment in which SLURM's commands reach a development cluster, which ends with the tests."""
-    directory = tmp_path_factory.mktemp("cluster")
+    directory = short_directory / "cluster"
     try:
         up = dev_cluster("up", directory)
         if up.returncode == 2:

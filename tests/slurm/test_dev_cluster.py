@@ -122,29 +122,36 @@ def test_up_repairs_after_a_kill(cluster: Environment, dev_cluster: DevCluster) 
 
 
 @pytest.fixture
-def second_directory(dev_cluster: DevCluster, tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "second"
-    dev_cluster("down", tmp_path / "second", "--purge")
+def longest_directory(dev_cluster: DevCluster, short_directory: Path) -> Iterator[Path]:
+    """A path as long as the sockets of steps allow, which are the longest."""
+    node = os.uname().nodename.partition(".")[0]
+    length = 107 - len(f"/spool/{node}_12345678.4294967291")
+    path = short_directory / ("d" * (length - len(f"{short_directory}/")))
+    yield path
+    dev_cluster("down", path, "--purge")
 
 
 def test_purge_leaves_no_process_and_no_file(
-    cluster: Environment, dev_cluster: DevCluster, second_directory: Path, tmp_path: Path
+    cluster: Environment, dev_cluster: DevCluster, longest_directory: Path, tmp_path: Path
 ) -> None:
+    longer = dev_cluster("up", longest_directory.with_name(f"{longest_directory.name}d"), "--no-accounting")
+    assert longer.returncode == 2
+    assert f"{len(str(longest_directory))} is the most" in longer.stderr
     with ThreadPoolExecutor() as pool:  # two at once are one
-        ups = list(pool.map(lambda _: dev_cluster("up", second_directory, "--no-accounting"), range(2)))
+        ups = list(pool.map(lambda _: dev_cluster("up", longest_directory, "--no-accounting"), range(2)))
     assert [up.returncode for up in ups] == [0, 0], ups
     assert sorted("already running" in up.stderr for up in ups) == [False, True]
-    assert not _ports(second_directory) & _ports(_directory(cluster))
-    second = {**cluster, "SLURM_CONF": str(second_directory / "etc" / "slurm.conf")}
+    assert not _ports(longest_directory) & _ports(_directory(cluster))
+    second = {**cluster, "SLURM_CONF": str(longest_directory / "etc" / "slurm.conf")}
     output = tmp_path / "job.txt"
     _submit(second, "setsid sleep 60 & echo $$ $!; wait", output)
     _wait_for_text(output, "\n")
-    pids = [_pid(second_directory, daemon) for daemon in ("munged", "slurmctld", "slurmd")]
+    pids = [_pid(longest_directory, daemon) for daemon in ("munged", "slurmctld", "slurmd")]
     pids += [int(word) for word in output.read_text().split()]
     assert not any(_has_ended(pid) for pid in pids)
-    assert dev_cluster("down", second_directory, "--purge").returncode == 0
+    assert dev_cluster("down", longest_directory, "--purge").returncode == 0
     assert all(_has_ended(pid) for pid in pids)
-    assert not second_directory.exists()
+    assert not longest_directory.exists()
     assert _run(cluster, "sinfo", "--noheader", "--format=%P %a").splitlines() == ["debug* up", "preemptible up"]
 
 

@@ -1,7 +1,7 @@
 import itertools
 import math
+from types import ModuleType
 
-import dcor
 import numpy as np
 import pytest
 import torch
@@ -14,6 +14,14 @@ from menvae.statistics.distance_correlation import (
     u_distance_correlations_sqr,
     u_products,
 )
+
+
+@pytest.fixture(scope="module")
+def dcor() -> ModuleType:
+    """The package, which compiles itself when it is imported: not in every process that collects these tests."""
+    import dcor
+
+    return dcor
 
 
 def draws(num_rows: int, *num_columns: int, seed: int = 0) -> list[Tensor]:
@@ -29,7 +37,9 @@ def related(num_rows: int, left: int, right: int, seed: int = 0) -> tuple[Tensor
 @pytest.mark.parametrize(("num_rows", "left", "right"), [(4, 1, 1), (5, 3, 2), (17, 1, 6), (40, 24, 84), (120, 8, 12)])
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 @pytest.mark.parametrize("anisotropic", [False, True])
-def test_agrees_with_the_dcor_package(num_rows: int, left: int, right: int, offset: float, anisotropic: bool) -> None:
+def test_agrees_with_the_dcor_package(
+    dcor: ModuleType, num_rows: int, left: int, right: int, offset: float, anisotropic: bool
+) -> None:
     x, y = draws(num_rows, left, right, seed=num_rows)
     y = y + x[:, :1].square()
     if anisotropic:
@@ -39,13 +49,13 @@ def test_agrees_with_the_dcor_package(num_rows: int, left: int, right: int, offs
     assert u_distance_correlation_sqr(x, y).item() == pytest.approx(expected, abs=1e-9)
 
 
-def test_products_are_unbiased_squared_distance_covariances() -> None:
+def test_products_are_unbiased_squared_distance_covariances(dcor: ModuleType) -> None:
     x, y = draws(9, 2, 3)
     expected = dcor.u_distance_covariance_sqr(x.numpy(), y.numpy())
     assert u_products([distances(x), distances(y)])[0, 1].item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_every_pair_of_many_blocks() -> None:
+def test_every_pair_of_many_blocks(dcor: ModuleType) -> None:
     blocks = draws(20, 2, 3, 4)
     blocks[2] = blocks[2] + blocks[0][:, :1]
     found = u_distance_correlations_sqr(blocks)
@@ -53,7 +63,7 @@ def test_every_pair_of_many_blocks() -> None:
         assert found[i, j].item() == pytest.approx(dcor.u_distance_correlation_sqr(x.numpy(), y.numpy()), abs=1e-9)
 
 
-def test_autocast_does_not_touch_it() -> None:
+def test_autocast_does_not_touch_it(dcor: ModuleType) -> None:
     x, y = (block.float() for block in draws(30, 24, 84))
     expected = dcor.u_distance_correlation_sqr(x.double().numpy(), y.double().numpy())
     with torch.autocast("cpu", torch.bfloat16):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hydra_plugins.menvae_launchers.local import LocalRunner
 from plugins import trouble, write_trouble
-from runs import command, environment, finished_sweep_in_mlflow, menvae_sweep, train
+from runs import TRACKED, command, environment, finished_sweep_in_mlflow, menvae_sweep, train
 
 from menvae.sweeps.status import Fate, PointStatus, sweep_status
 from menvae.sweeps.sweep import Sweep, find_sweep
@@ -123,7 +123,7 @@ def _num_jobs(launching: subprocess.Popen[str]) -> int:
 
 def test_a_point_that_raises_costs_no_other(machine: Machine) -> None:
     (machine.flags / "1").write_text("raise")
-    launching = machine.start("loss.lambda_dcor=1,2,3", "trainer.max_epochs=1")
+    launching = machine.start("loss.lambda_dcor=1,2,3", "trainer.max_epochs=1", TRACKED)
     num_jobs = {0}
     while launching.poll() is None:
         num_jobs.add(_num_jobs(launching))
@@ -158,7 +158,7 @@ def test_a_point_that_raises_costs_no_other(machine: Machine) -> None:
 
 def test_launching_processes_that_end_early_lose_nothing(machine: Machine) -> None:
     """A sweep whose points have two ranks: its launching process is killed, then stopped, and then left alone."""
-    overrides = ("loss.lambda_dcor=1,2", "trainer.devices=2", "tracking.enabled=false")
+    overrides = ("loss.lambda_dcor=1,2", "trainer.devices=2")
     machine.hold("2")
     launching = machine.start(*overrides)
     machine.wait_until_held("2")
