@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tiny tensors, shared cores
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,18 @@ def _one_thread() -> None:
 def _seeded() -> None:
     """Tests do not depend on which tests ran before them."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the prepared cohort of `runs.TINY`, one for all processes that run tests."""
+    from menvae.data.phantom_cohort import PhantomSource
+    from menvae.data.prepare import prepare
+
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    prepare(PhantomSource(num_subjects=13, roi_size=(16, 16, 16), spacing_mm=(10.0, 10.0, 10.0)), path)
+    return path
 
 
 @pytest.fixture

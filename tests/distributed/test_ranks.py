@@ -21,8 +21,9 @@ def rows(run: Path) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     output_dir = tmp_path_factory.mktemp("ranks")
+    (output_dir / "cache").symlink_to(cache)
     train(output_dir, *TWO)
     return output_dir
 

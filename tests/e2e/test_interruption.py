@@ -15,13 +15,6 @@ from runs import TRACKED, command, environment, mlflow_points, only_run, train
 LONG = "trainer.max_epochs=1000"
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output_dir = tmp_path_factory.mktemp("cache")
-    train(output_dir, "trainer.max_epochs=1")
-    return output_dir / "cache"
-
-
 def test_time_limit(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").symlink_to(cache)
     stopped = train(tmp_path, LONG, TRACKED, "trainer.time_limit_min=0.25", code=75)

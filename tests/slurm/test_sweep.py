@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from plugins import trouble, write_trouble
-from runs import TRACKED, command, environment, finished_sweep_in_mlflow, train
+from runs import TRACKED, command, environment, finished_sweep_in_mlflow
 
 from menvae.sweeps.status import Fate, PointStatus, sweep_status
 from menvae.sweeps.sweep import find_sweep
@@ -77,13 +77,6 @@ class Cluster:
             return self.statuses()[label].epochs > 0
         except KeyError:
             return False
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output_dir = tmp_path_factory.mktemp("cache")
-    train(output_dir, *SHORT, "trainer.max_epochs=1")
-    return output_dir / "cache"
 
 
 @pytest.fixture

@@ -90,17 +90,6 @@ class Machine:
         (self.flags / label).unlink()
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared cohort: planning a sweep prepares it, and runs nothing."""
-    output_dir = tmp_path_factory.mktemp("cache")
-    told = menvae_sweep(output_dir, "plan", *command(output_dir, *SHORT)[3:], "loss.lambda_dcor=1,2")
-    assert "2 of 2 points to run: about" in told
-    assert not [path for path in output_dir.glob("*") if path.name not in ("cache", "sweeps")]
-    assert not list(output_dir.glob("sweeps/*/"))
-    return output_dir / "cache"
-
-
 @pytest.fixture
 def machine(cache: Path, tmp_path: Path) -> Iterator[Machine]:
     for name in ("outputs", "flags"):

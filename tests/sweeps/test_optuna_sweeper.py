@@ -31,13 +31,6 @@ def states(output_dir: Path) -> Counter[str]:
     return Counter(trial.state.name for trial in study_of(output_dir).get_trials())
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output_dir = tmp_path_factory.mktemp("cache")
-    train(output_dir, "trainer.max_epochs=1")
-    return output_dir / "cache"
-
-
 @pytest.fixture
 def output_dir(tmp_path: Path, cache: Path) -> Path:
     output_dir = tmp_path / "outputs"
