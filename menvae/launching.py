@@ -128,6 +128,7 @@ def launch_points(
     """
     logs.configure(None)
     settings = validated(SweepSettings, jobs[0][1]["sweep"], "sweep")
+    validated(TrackingSettings, jobs[0][1]["tracking"], "tracking")  # before anything is written
     launch = _Launch(sweep_of(jobs[0][1], typed), settings, typed, Identifier(num_ranks), make_runner, wait)
     with stop_requests() as stop:
         _log.info("sweep %s", launch.sweep.path)
@@ -142,7 +143,7 @@ def launch_points(
 
 @dataclass(frozen=True)
 class _Launch:
-    """One launch of a sweep; the arguments are those of `launch_points`."""
+    """One launch of a sweep; what it is told is explained at `launch_points`."""
 
     sweep: Sweep
     settings: SweepSettings

@@ -28,8 +28,8 @@ def _seeded() -> None:
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the prepared cohort of `runs.TINY`, one for all processes that run tests."""
+def prepared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the cache of the cohort of `runs.TINY` and one subject more, one for all processes that run tests."""
     from menvae.data.phantom_cohort import PhantomSource
     from menvae.data.prepare import prepare
 

@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 TINY = (
     "data.num_subjects=12",
     "data.val_fraction=0.4",
@@ -75,8 +77,8 @@ def menvae_sweep(output_dir: Path, verb: str, *arguments: str, code: int = 0, si
 def _run(name: str, arguments: list[str], environ: dict[str, str], code: int) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own, and check its exit code.
 
-    The process forks from a server that has imported what others wrote, which takes longer than a tiny run; the modules
-    of menvae and of plugins it imports itself.
+    The process forks from a server that has imported what others wrote, which takes longer than a tiny run; what
+    those modules read when they are imported is the server's. The modules of menvae and of plugins it imports itself.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_OF_OTHERS)
@@ -95,6 +97,7 @@ def _be(name: str, arguments: list[str], environ: dict[str, str], stdout: Path, 
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(environ)
+    torch.set_num_threads(int(environ["OMP_NUM_THREADS"]))  # the server has read its own
     sys.path[:0] = [path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.argv = [f"menvae-{name}", *arguments]
     importlib.import_module(f"menvae.apps.{name}").main()

@@ -32,14 +32,10 @@ require_root_on_linux() {
 node=$(uname -n)
 node=${node%%.*}
 
-# Sets `directory` to the canonical path of $1. SLURM's configuration knows no quoting, and a socket's path has 107
-# characters: the longest is that of a step, spool/NODE_JOB.STEP, whose numbers have eight and ten digits.
+# Sets `directory` to the canonical path of $1. SLURM's configuration knows no quoting.
 set_directory() {
   directory=$(realpath --canonicalize-missing -- "$1")
   [[ $directory =~ ^(/[A-Za-z0-9._+-]+)+$ ]] || refuse "'$directory' may hold only letters, digits and ./_+-"
-  local longest=/spool/${node}_12345678.4294967291
-  [ $((${#directory} + ${#longest})) -le 107 ] || refuse "'$directory' is ${#directory} characters long, and" \
-    "$((107 - ${#longest})) is the most that the path of a socket leaves"
   settings=$directory/etc/settings
   export SLURM_CONF=$directory/etc/slurm.conf
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from menvae.apps.outcome import carry_out
@@ -49,7 +50,7 @@ def run_slurm_task(path: str, max_num_timeout: int) -> None:
 def _run(path: Path) -> tuple[int, str]:
     """Return the exit code and what stopped the run, if something did."""
     job = Job.read(path)
-    stopped_by = ""
+    stopped_by, begun = "", time.time()
 
     def task() -> int:
         nonlocal stopped_by
@@ -70,7 +71,7 @@ def _run(path: Path) -> tuple[int, str]:
         if os.environ.get("RANK", "0") == "0" or code not in (ExitCode.DONE, ExitCode.INTERRUPTED):
             job.leave_outcome(code)
     if code == ExitCode.INTERRUPTED and not stopped_by:  # the ranks that this process started know by what
-        stopped_by = job.reason()
+        stopped_by = job.reason(begun)
     return code, stopped_by
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import socket
 import sys
 from collections.abc import Callable
 
@@ -21,8 +22,9 @@ from menvae.errors import (
     nearest,
 )
 
-_UP_TO_THE_USER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT}
-"""Errors of a file that are no bug: its owner, its disk."""
+_DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT}
+_UP_TO_THE_USER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
+"""Errors of a file that are no bug."""
 
 ended_elsewhere: list[int] = []
 """Exit codes of points that launchers ran in other processes: Hydra's own results do not reach the command."""
@@ -40,9 +42,10 @@ def carry_out(command: str, task: Callable[[], int]) -> int:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         return _tell(command, sentence(error), ExitCode.WRONG_INPUT)
     except OSError as error:
-        if error.errno not in _UP_TO_THE_USER or error.filename is None:
+        if error.errno not in _DISK_IS_FULL and (error.errno not in _UP_TO_THE_USER or error.filename is None):
             raise
-        return _tell(command, f"'{error.filename}': {error.strerror}", ExitCode.WRONG_INPUT)
+        where = f"'{error.filename}': " if error.filename else ""
+        return _tell(command, where + str(error.strerror), ExitCode.WRONG_INPUT, everyone=True)
     except TrainingDivergedError as error:
         return _tell(command, sentence(error), 1)
     except RunInterruptedError as error:
@@ -55,9 +58,13 @@ def carry_out(command: str, task: Callable[[], int]) -> int:
         return 1
 
 
-def _tell(command: str, text: str, code: int) -> int:
-    if os.environ.get("RANK", "0") == "0":  # the other ranks have the same to say
+def _tell(command: str, text: str, code: int, *, everyone: bool = False) -> int:
+    """Say it, on rank 0 unless the ranks may have different things to say; return ``code``."""
+    rank = os.environ.get("RANK", "0")
+    if rank == "0":
         sys.stderr.write(f"menvae-{command}: {text}\n")
+    elif everyone:
+        sys.stderr.write(f"menvae-{command}: rank {rank} on {socket.gethostname()}: {text}\n")
     return code
 
 
@@ -71,12 +78,12 @@ def sentence(error: Exception) -> str:
         if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
             known = [str(name) for name in cause.parent_node if name not in ("hydra", "_target_")]
             where = re.match(r"In '.*?': ", str(error))  # a file that a group's option named
-            allowed = nearest(str(cause.key), known) if known else "put + before what is to be added"
+            allowed = nearest(str(cause.key), known) if known else "there is none; with a + before it, it is added"
             return f"{where.group() if where else ''}{cause.full_key}: no such key; {allowed}"
-        cause = cause.__cause__ or cause.__context__
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {str(error).splitlines()[0]}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
     if isinstance(error.__cause__, OmegaConfBaseException):  # Hydra says where, OmegaConf what
-        lines += [": " + str(error.__cause__).splitlines()[0]]
-    return " ".join(lines).replace(" : ", ": ") or type(error).__name__
+        return f"{text}: {str(error.__cause__).splitlines()[0]}"
+    return text

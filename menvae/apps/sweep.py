@@ -89,8 +89,8 @@ def retry(arguments: list[str]) -> None:
         rest[:] = [
             *launcher,
             *rest,
-            f"output_dir='{sweep.output_dir}'",
-            f"sweep.name='{sweep.name}'",
+            f"output_dir={_quoted(str(sweep.output_dir))}",
+            f"sweep.name={_quoted(sweep.name)}",
             "sweep.action=retry",
         ]
         return ExitCode.DONE
@@ -99,6 +99,11 @@ def retry(arguments: list[str]) -> None:
     if code:
         sys.exit(code)
     _sweep_of_train(rest)
+
+
+def _quoted(value: str) -> str:
+    """Return a value that Hydra's grammar takes as it is."""
+    return "'" + value.replace("'", "\\'") + "'"
 
 
 def _sweep_of_train(arguments: list[str]) -> None:

@@ -97,8 +97,10 @@ class Campaign:
         except FolderIsLockedError as error:
             raise UserError(f"sweep '{self.sweep.name}' is being launched by {error}; wait for it") from None
         try:
-            if self._end(planned, [point.status for point in planned if point.status], tags) == self._told():
-                return self._run(planned, stop)  # nothing is left to do, and MLflow knows
+            statuses = [point.status for point in planned if point.status]
+            is_told = all(status.is_tracked for status in statuses) or not self.tracking.enabled
+            if is_told and self._end(planned, statuses, tags) == self._told():
+                return self._run(planned, stop)
             return self._run_tracked(planned, stop, tags)
         finally:
             lock.release()
@@ -143,6 +145,14 @@ class Campaign:
             if point.status is not None and not point.status.fate.is_final and not point.status.fate.is_active
         }
         _tell_plan(planned, len(todo))
+        untracked = {
+            status.point.run: point
+            for point in planned
+            if (status := point.status) is not None and status.fate.is_final and not status.is_tracked
+        }
+        if untracked and self.tracking.enabled:
+            _log.info("%d finished runs that MLflow does not have are handed to it", len(untracked))
+            todo |= untracked
         jobs = {run: self.sweep.prepare(_point(point), point.config, point.trial) for run, point in todo.items()}
         points = {run: status.point for run, status in statuses.items()}
         for run in points.keys() - todo.keys():

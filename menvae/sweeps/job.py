@@ -73,10 +73,11 @@ class Job:
         content |= {"trial": asdict(self.trial) if self.trial else None}
         write_json(path, content)
 
-    def reason(self) -> str:
-        """Return why the run ended early, as its run directory tells, or an empty string."""
+    def reason(self, since: float) -> str:
+        """Return why the run ended early, as its run directory tells since a time (of `time.time`), or nothing."""
         path = Path(self.config["output_dir"]) / "runs" / (self.run or "") / "status.json"
-        return str(json.loads(path.read_text()).get("reason", "")) if path.is_file() else ""
+        is_new = path.is_file() and path.stat().st_mtime >= since
+        return str(json.loads(path.read_text()).get("reason", "")) if is_new else ""
 
     def leave_outcome(self, exit_code: int) -> None:
         """Write ``outcome.json`` into the folder of the point, if there is one: how its process ended."""

@@ -73,6 +73,7 @@ class PointStatus:
         run_dir: its run directory, or None before it has one.
         epochs: finished epochs.
         max_epochs: of how many; None before it has started.
+        is_tracked: whether MLflow has all of its run.
     """
 
     point: Point
@@ -81,6 +82,7 @@ class PointStatus:
     run_dir: Path | None
     epochs: int
     max_epochs: int | None
+    is_tracked: bool = False
 
 
 def sweep_status(sweep: Sweep, points: Iterable[Point] | None = None) -> list[PointStatus]:
@@ -101,7 +103,8 @@ def _point_status(sweep: Sweep, point: Point, slurm_states: Mapping[str, str] | 
     epochs = sum(1 for _ in (run_dir / "metrics.jsonl").open()) if (run_dir / "metrics.jsonl").is_file() else 0
     job = _read(sweep.job_file(point))
     max_epochs = job["config"]["trainer"]["max_epochs"] if job else None
-    return PointStatus(point, fate, reason, run_dir if run_dir.is_dir() else None, epochs, max_epochs)
+    is_tracked = bool(run.get("tracked", False))
+    return PointStatus(point, fate, reason, run_dir if run_dir.is_dir() else None, epochs, max_epochs, is_tracked)
 
 
 def _fate(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import glob
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -140,8 +142,9 @@ def free_name(runs: Path, identity: str, taken: Collection[str] = ()) -> str:
 
 def newest_name(runs: Path, identity: str) -> str:
     """Return the last of identity, identity_2, ... among the folders of ``runs``; ``identity`` if there is none."""
-    numbers = [path.name.removeprefix(f"{identity}_") for path in runs.glob(f"{identity}_*")]
-    newest = max((int(number) for number in numbers if number.isdigit()), default=1)
+    folders = (path.name for path in runs.glob(f"{glob.escape(identity)}_*") if path.is_dir())
+    numbers = (name.removeprefix(f"{identity}_") for name in folders)
+    newest = max((int(number) for number in numbers if re.fullmatch("[0-9]+", number)), default=1)
     return identity if newest == 1 else f"{identity}_{newest}"
 
 

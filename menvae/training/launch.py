@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from menvae.errors import ExitCode, UserError
+from menvae.errors import ExitCode, RunInterruptedError, UserError
 from menvae.interruption import STOP_SIGNALS
 
 _RENDEZVOUS = "MENVAE_RENDEZVOUS"
@@ -100,6 +100,7 @@ def run_ranks(command: Sequence[str], num_ranks: int) -> int:
 
     Raises:
         UserError: more ranks than GPUs, on a machine that has any.
+        RunInterruptedError: a stop signal ended a rank that did not listen yet.
     """
     num_gpus = torch.cuda.device_count()
     if 0 < num_gpus < num_ranks:
@@ -160,5 +161,5 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]], passed_on: Collection[int]) 
         return ExitCode.WRONG_INPUT
     code = first_code or next(filter(None, codes), ExitCode.DONE)
     if -code in passed_on:  # it came before the rank had a handler, and so before there was anything to save
-        return ExitCode.INTERRUPTED
+        raise RunInterruptedError(signal.Signals(-code).name)
     return code if code >= 0 else 1

@@ -24,7 +24,7 @@ WRONG = [
     (["encoder.base_filters=${nope}"], "encoder.base_filters: Interpolation key 'nope' not found"),
     (["hydra.launcher.num_parallel=two"], "Error merging override hydra.launcher.num_parallel=two: Value 'two'"),
     (["site=example"], "In 'site/example': hydra.launcher.partition: no such key; known: gpus_per_run, num_parallel"),
-    (["sweep.objectives={loss: minimize}"], "sweep.objectives.loss: no such key; put + before what is to be added"),
+    (["sweep.objectives={loss: minimize}"], "sweep.objectives.loss: no such key; there is none; with a +"),
     # found when the experiment is checked
     (["+spurious=1"], "spurious: no such key"),
     (["+encoder.widht=1"], "encoder.widht: no such key of 'resnet'"),

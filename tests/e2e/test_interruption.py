@@ -15,8 +15,8 @@ from runs import TRACKED, command, environment, mlflow_points, only_run, train
 LONG = "trainer.max_epochs=1000"
 
 
-def test_time_limit(cache: Path, tmp_path: Path) -> None:
-    (tmp_path / "cache").symlink_to(cache)
+def test_time_limit(prepared_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(prepared_cache)
     stopped = train(tmp_path, LONG, TRACKED, "trainer.time_limit_min=0.25", code=75)
     assert "stopped by time limit of 0.25 min in epoch" in stopped.stderr
     assert "Traceback" not in stopped.stderr
@@ -28,8 +28,8 @@ def test_time_limit(cache: Path, tmp_path: Path) -> None:
     assert len(mlflow_points(tmp_path)) == 1
 
 
-def test_two_times_ctrl_c(cache: Path, tmp_path: Path) -> None:
-    (tmp_path / "cache").symlink_to(cache)
+def test_two_times_ctrl_c(prepared_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(prepared_cache)
     flag = tmp_path / "flag"
     flag.write_text("hang")
     overrides = [LONG, *trouble(flag, step=3)]
@@ -50,8 +50,8 @@ def test_two_times_ctrl_c(cache: Path, tmp_path: Path) -> None:
     assert "Traceback" not in rest
 
 
-def test_a_failed_run_says_why_and_can_be_repeated(cache: Path, tmp_path: Path) -> None:
-    (tmp_path / "cache").symlink_to(cache)
+def test_a_failed_run_says_why_and_can_be_repeated(prepared_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(prepared_cache)
     flag = tmp_path / "flag"
     site = write_trouble(tmp_path / "site")
     for fault, reason in (("raise", "ZeroDivisionError: a fault of the trouble term"), ("memory", "out of memory")):
@@ -65,8 +65,8 @@ def test_a_failed_run_says_why_and_can_be_repeated(cache: Path, tmp_path: Path) 
     train(tmp_path, *trouble(flag, step=3), "name=raise", site=site)
 
 
-def test_a_sweep_that_is_stopped_does_not_begin_its_next_point(cache: Path, tmp_path: Path) -> None:
-    (tmp_path / "cache").symlink_to(cache)
+def test_a_sweep_that_is_stopped_does_not_begin_its_next_point(prepared_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(prepared_cache)
     overrides = ["-m", LONG, "loss.lambda_dcor=0,5", "hydra/launcher=basic"]
     process = subprocess.Popen(command(tmp_path, *overrides), env=environment(), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

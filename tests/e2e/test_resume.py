@@ -26,10 +26,10 @@ def _compared(points: set[tuple[str, int, float]]) -> set[tuple[str, int, float]
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, prepared_cache: Path) -> Path:
     """An output folder with a finished run, and one of a single epoch."""
     output_dir = tmp_path_factory.mktemp("uninterrupted")
-    (output_dir / "cache").symlink_to(cache)
+    (output_dir / "cache").symlink_to(prepared_cache)
     train(output_dir, "trainer.max_epochs=1", "name=warm")
     train(output_dir, *SIX)
     return output_dir

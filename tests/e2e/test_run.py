@@ -12,9 +12,9 @@ from runs import TRACKED, command, environment, gates, mlflow_points, only_run, 
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, prepared_cache: Path) -> Path:
     output_dir = tmp_path_factory.mktemp("finished")
-    (output_dir / "cache").symlink_to(cache)
+    (output_dir / "cache").symlink_to(prepared_cache)
     train(output_dir, TRACKED)
     return output_dir
 
@@ -116,8 +116,8 @@ def test_strict_gates_give_exit_code_3(finished: Path) -> None:
     train(finished, "gates.strict=true", code=3)
 
 
-def test_bf16_and_many_steps_stay_finite(tmp_path: Path, cache: Path) -> None:
-    (tmp_path / "cache").symlink_to(cache)
+def test_bf16_and_many_steps_stay_finite(tmp_path: Path, prepared_cache: Path) -> None:
+    (tmp_path / "cache").symlink_to(prepared_cache)
     train(tmp_path, "trainer.precision=bf16", "trainer.max_epochs=2")
     rows = [json.loads(line) for line in (only_run(tmp_path) / "metrics.jsonl").read_text().splitlines()]
     assert all(row["train_epoch/loss"] is not None for row in rows)

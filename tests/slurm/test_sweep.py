@@ -80,11 +80,11 @@ class Cluster:
 
 
 @pytest.fixture
-def here(cluster: dict[str, str], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+def here(cluster: dict[str, str], prepared_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     monkeypatch.setenv("SLURM_CONF", cluster["SLURM_CONF"])  # for `statuses` in this process
     output_dir = tmp_path / "outputs"
     output_dir.mkdir()
-    (output_dir / "cache").symlink_to(cache)
+    (output_dir / "cache").symlink_to(prepared_cache)
     return Cluster(cluster, output_dir, write_trouble(tmp_path / "site"))
 
 

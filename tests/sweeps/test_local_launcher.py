@@ -91,10 +91,10 @@ class Machine:
 
 
 @pytest.fixture
-def machine(cache: Path, tmp_path: Path) -> Iterator[Machine]:
+def machine(prepared_cache: Path, tmp_path: Path) -> Iterator[Machine]:
     for name in ("outputs", "flags"):
         (tmp_path / name).mkdir()
-    (tmp_path / "outputs" / "cache").symlink_to(cache)
+    (tmp_path / "outputs" / "cache").symlink_to(prepared_cache)
     machine = Machine(tmp_path / "outputs", tmp_path / "flags", write_trouble(tmp_path / "site"))
     yield machine
     for process in machine.started:
@@ -143,6 +143,19 @@ def test_a_point_that_raises_costs_no_other(machine: Machine) -> None:
     assert str(machine.run_dir("2")) in plain.stderr
     assert len(list((machine.output_dir / "runs").iterdir())) == 3
     finished_sweep_in_mlflow(machine.output_dir, 3)
+
+
+def test_mlflow_gets_a_sweep_that_ran_without_it(machine: Machine) -> None:
+    overrides = ("loss.lambda_dcor=1,2", "trainer.max_epochs=1")
+    machine.launch(*overrides)
+    store = machine.output_dir / "mlflow.db"
+    assert not store.exists()
+    told = machine.launch(*overrides, TRACKED)
+    assert "2 finished runs that MLflow does not have are handed to it" in told
+    finished_sweep_in_mlflow(machine.output_dir, 2)
+    written = store.stat().st_mtime_ns
+    assert "handed" not in machine.launch(*overrides, TRACKED)
+    assert store.stat().st_mtime_ns == written, "nothing was left to do"
 
 
 def test_launching_processes_that_end_early_lose_nothing(machine: Machine) -> None:

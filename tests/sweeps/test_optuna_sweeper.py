@@ -32,10 +32,10 @@ def states(output_dir: Path) -> Counter[str]:
 
 
 @pytest.fixture
-def output_dir(tmp_path: Path, cache: Path) -> Path:
+def output_dir(tmp_path: Path, prepared_cache: Path) -> Path:
     output_dir = tmp_path / "outputs"
     output_dir.mkdir()
-    (output_dir / "cache").symlink_to(cache)
+    (output_dir / "cache").symlink_to(prepared_cache)
     return output_dir
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from menvae.errors import ExitCode, UserError
+from menvae.errors import ExitCode, RunInterruptedError, UserError
 from menvae.training import launch
 from menvae.training.launch import run_ranks
 
@@ -117,7 +117,8 @@ def test_a_rank_that_is_stopped_before_it_listens_has_nothing_to_save(tmp_path: 
 
     sender = threading.Thread(target=send)
     sender.start()
-    assert run_ranks(["sh", "-c", f"touch {tmp_path}/$RANK; exec sleep 60"], 2) == ExitCode.INTERRUPTED
+    with pytest.raises(RunInterruptedError, match="SIGTERM"):
+        run_ranks(["sh", "-c", f"sleep 0.5; touch {tmp_path}/$RANK; exec sleep 60"], 2)
     sender.join()
 
 

@@ -35,7 +35,8 @@ class SlurmConf:
         signal_delay_s: how long before it the job is told to write its checkpoint.
         max_num_timeout: how often a job whose time ran out is queued again; restarts after a preemption or a lost node
             count, too.
-        nodes, tasks_per_node, gpus_per_node, cpus_per_task, mem_gb: what a job gets; all its tasks train one run.
+        nodes, tasks_per_node, gpus_per_node, cpus_per_task, mem_gb: what a job gets; all its tasks train one run. 0 GB
+            are all that a node has.
         array_parallelism: jobs at a time.
         partition, account, qos, constraint, exclude, nodelist, comment, gres: as sbatch has them.
         additional_parameters: further options of sbatch.

@@ -18,8 +18,8 @@ _SHARED = ("timeout_min", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_
 _SMALLEST = MappingProxyType(
     {
         **dict.fromkeys(("timeout_min", "nodes", "tasks_per_node", "cpus_per_task", "array_parallelism"), 1),
-        **dict.fromkeys(("signal_delay_s", "max_num_timeout", "gpus_per_node"), 0),
-        **dict.fromkeys(("mem_gb", "poll_s"), 0.1),
+        **dict.fromkeys(("signal_delay_s", "max_num_timeout", "gpus_per_node", "mem_gb"), 0),
+        "poll_s": 0.1,
     }
 )
 _SECONDS_AFTER_FIRST_TASK = 45  # all tasks of a run leave together; one that is left is waiting for one that failed
