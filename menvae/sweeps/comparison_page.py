@@ -163,7 +163,7 @@ def _banner(comparison: Comparison) -> _Banner:
 
 
 def _best_words(best: Configuration, num_gates: int) -> str:
-    settings = ", ".join(f"{key} = {value}" for key, value in best.values.items() if value != ABSENT)
+    settings = ", ".join(f"{key} = {shown_value(value)}" for key, value in best.values.items() if value != ABSENT)
     passed = f"{best.gates_passed:.3g} of {num_gates} gates" + " on average" * (best.gates_passed % 1 > 0)
     return f"Best is #{best.number}" + f" ({settings})" * bool(settings) + f": it passes {passed}."
 
@@ -171,7 +171,7 @@ def _best_words(best: Configuration, num_gates: int) -> str:
 def _summary(comparison: Comparison) -> list[tuple[str, str]]:
     runs = [run for cohort in comparison.cohorts for run in cohort.runs]
     seeds = sorted({run.seed for run in runs}, key=lambda seed: (len(seed), seed))
-    swept = [f"{key.name} ({', '.join(shown_value(value) for value in key.values)})" for key in comparison.keys]
+    swept = [f"{key.name} ({listed([shown_value(value) for value in key.values], 8)})" for key in comparison.keys]
     return [
         ("Runs compared", str(len(runs))),
         ("Configurations", str(len(comparison.rows))),

@@ -10,6 +10,7 @@ from menvae.sweeps.tracked_runs import listed
 
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
+_LONGEST_TYPED = 9  # characters of a number that somebody typed
 
 
 def wanted(gate: Objective) -> str:
@@ -22,8 +23,17 @@ def wanted(gate: Objective) -> str:
 
 
 def shown_value(value: str) -> str:
-    """Write the value of a key, also where a run does not have the key."""
-    return NOTHING if value == ABSENT else value
+    """Write the value of a key, also where a run does not have the key; numbers that were drawn are cut short.
+
+    >>> shown_value("8"), shown_value("0.0015"), shown_value("2.3978034484121404"), shown_value("cosine")
+    ('8', '0.0015', '2.398', 'cosine')
+    """
+    if value == ABSENT:
+        return NOTHING
+    try:
+        return value if len(value) <= _LONGEST_TYPED else f"{float(value):.4g}"
+    except ValueError:
+        return value
 
 
 def shown_summary(summary: Summary) -> str:
