@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,10 @@ from menvae.errors import UserError, nearest
 _log = logging.getLogger(__name__)
 
 RawTargets = Mapping[str, float | None]
+Missing = Literal["mask", "zero", "sentinel"]
+
+SENTINEL = -10.0
+"""Raw value that stands for a feature that was not observed, with ``targets.missing=sentinel``."""
 
 RESIDUALISE: Mapping[str, Sequence[str]] = {
     "sphericity_total": ["vol_total"],
@@ -36,9 +40,13 @@ class TargetSettings:
     Attributes:
         residualise: feature -> volumes whose linear influence is removed from it before z-scoring; log surface area
             and log volume correlate at 0.99, so without this no loss can make the partitions independent.
+        missing: what becomes of a feature that a subject does not have, such as the volume of a core without a voxel:
+            ``mask`` leaves it out of losses, metrics and statistics; for comparison, ``zero`` and ``sentinel`` give it
+            the raw value 0 or -10, which is then learnt like any other.
     """
 
     residualise: Mapping[str, Sequence[str]] = field(default_factory=lambda: RESIDUALISE)
+    missing: Missing = "mask"
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,11 @@ class TargetNormalizer:
 
     Attributes:
         statistics: {feature: how it was fitted}.
+        missing: what stands for a feature that was not observed.
     """
 
     statistics: Mapping[str, FeatureStatistics]
+    missing: Missing = "mask"
 
     @classmethod
     def fit(cls, training: Sequence[RawTargets], settings: TargetSettings, features: Sequence[str]) -> TargetNormalizer:
@@ -87,18 +97,23 @@ class TargetNormalizer:
         for name in (*features, *settings.residualise, *(r for rs in settings.residualise.values() for r in rs)):
             if name not in FEATURES:
                 raise UserError(f"targets: feature '{name}' does not exist; {nearest(name, FEATURES)}")
-        fitted = {name: _fit_feature(name, training, settings.residualise.get(name, ())) for name in features}
+        filled = [_filled(raw, settings.missing) for raw in training]
+        fitted = {name: _fit_feature(name, filled, settings.residualise.get(name, ())) for name in features}
         concerned: dict[str, list[str]] = {}
         for name, statistics in fitted.items():
             if statistics.reason:
                 concerned.setdefault(statistics.reason, []).append(name)
         for reason, names in concerned.items():
             _log.warning("target %s: %s", ", ".join(names), reason)
-        return cls(fitted)
+        normalizer = cls(fitted, settings.missing)
+        for name in features:
+            scores = [score for raw in training if (score := normalizer.normalise(raw, name)) is not None]
+            _assert_standard(name, scores, fitted[name])
+        return normalizer
 
     def normalise(self, raw: RawTargets, feature: str) -> float | None:
         """Return the z-scored residual, or None where it (or a regressor) was not observed or never fitted."""
-        statistics = self.statistics[feature]
+        statistics, raw = self.statistics[feature], _filled(raw, self.missing)
         value = raw[feature]
         regressors = [raw[name] for name in statistics.slopes]
         if value is None or statistics.mean is None or any(regressor is None for regressor in regressors):
@@ -135,18 +150,36 @@ class TargetNormalizer:
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description with its hash, for ``targets.json``."""
         statistics = {name: asdict(value) for name, value in self.statistics.items()}
-        return {"hash": self.hash, "statistics": statistics}
+        return {"hash": self.hash, "missing": self.missing, "statistics": statistics}
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> TargetNormalizer:
         """Read what `as_dict` wrote."""
-        return cls({name: FeatureStatistics(**value) for name, value in description["statistics"].items()})
+        statistics = {name: FeatureStatistics(**value) for name, value in description["statistics"].items()}
+        return cls(statistics, description["missing"])
 
     @property
     def hash(self) -> str:
-        """Hash of all statistics: two runs with the same hash learn the same targets."""
-        canonical = json.dumps({name: asdict(value) for name, value in self.statistics.items()}, sort_keys=True)
+        """Hash of all that is here: two runs with the same hash learn the same targets."""
+        statistics = {name: asdict(value) for name, value in self.statistics.items()}
+        canonical = json.dumps([self.missing, statistics], sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _filled(raw: RawTargets, missing: Missing) -> RawTargets:
+    """Return raw features with what stands for those that were not observed."""
+    if missing == "mask":
+        return raw
+    substitute = 0.0 if missing == "zero" else SENTINEL
+    return {name: substitute if value is None else value for name, value in raw.items()}
+
+
+def _assert_standard(name: str, scores: Sequence[float], statistics: FeatureStatistics) -> None:
+    """Training subjects have mean 0 and standard deviation 1, by what was just fitted; a constant has 0."""
+    if scores:
+        mean, sd = float(np.mean(scores)), float(np.std(scores))
+        wanted = 0.0 if "constant" in statistics.reason else 1.0
+        assert abs(mean) < 1e-6 and abs(sd - wanted) < 1e-6, f"target {name}: mean {mean}, sd {sd}"  # noqa: PT018
 
 
 def _fit_feature(name: str, training: Sequence[RawTargets], regressors: Sequence[str]) -> FeatureStatistics:
