@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from menvae import collectives
+from menvae.data.augmentation import AugmentationSettings
 from menvae.data.dataset import EpochBatches, SplitLoader, SubjectDataset
 from menvae.data.normalizer import TargetNormalizer, TargetSettings
 from menvae.data.prepare import Cohort, prepare
@@ -53,6 +54,7 @@ _PARTS = {
 
 _SETTINGS = {
     "targets": TargetSettings,
+    "augmentation": AugmentationSettings,
     "curriculum": Curriculum,
     "trainer": TrainerSettings,
     "watch": WatchSettings,
@@ -249,12 +251,14 @@ class Data:
         trainer: TrainerSettings = experiment.settings["trainer"]
         loaders = {}
         for split, subjects in by_split.items():
-            dataset = SubjectDataset(subjects, normalizer, experiment.supervision)
+            augmentation = experiment.settings["augmentation"] if split == "train" else None
+            seed: int = experiment.config["seed"]
+            dataset = SubjectDataset(subjects, normalizer, experiment.supervision, augmentation, seed)
             batches = EpochBatches(
                 len(subjects),
                 trainer.batch_size,
                 shuffle=split == "train",
-                seed=experiment.config["seed"],
+                seed=seed,
                 rank=here.rank,
                 num_ranks=here.num_ranks,
             )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from menvae.data.normalizer import TargetNormalizer
+from menvae.data.augmentation import AugmentationSettings, augment
+from menvae.data.normalizer import RawTargets, TargetNormalizer
 from menvae.data.prepare import PreparedSubject
 from menvae.interruption import leave_stopping_to_parent
 from menvae.types import Batch
@@ -27,6 +29,13 @@ class Sample:
     observed: Mapping[str, Tensor]
 
 
+class Draw(NamedTuple):
+    """The number of a subject, and the epoch it is for: 0 is a look at it as it is, others may augment it."""
+
+    number: int
+    epoch: int
+
+
 class SubjectDataset(Dataset[Sample]):
     """Subjects of one split."""
 
@@ -35,6 +44,8 @@ class SubjectDataset(Dataset[Sample]):
         subjects: Sequence[PreparedSubject],
         normalizer: TargetNormalizer,
         supervision: Mapping[str, Sequence[str]],
+        augmentation: AugmentationSettings | None = None,
+        seed: int = 0,
     ) -> None:
         """Prepare the targets.
 
@@ -42,26 +53,34 @@ class SubjectDataset(Dataset[Sample]):
             subjects: entries of the cache.
             normalizer: fitted on training subjects.
             supervision: partition -> names of its targets.
+            augmentation: what is done to subjects in training; None: nothing.
+            seed: of the augmentation, which depends on it, the epoch and the subject alone.
         """
         self.subjects = list(subjects)
-        self._targets = [
-            {
-                partition: [normalizer.normalise(subject.features, name) for name in names]
-                for partition, names in supervision.items()
-            }
-            for subject in subjects
-        ]
+        self._normalizer, self._supervision, self._seed = normalizer, supervision, seed
+        self._augmentation = augmentation if augmentation and augmentation.does_something else None
+        self._targets = [self._normalised(subject.features) for subject in subjects]
+
+    def _normalised(self, features: RawTargets) -> dict[str, list[float | None]]:
+        return {
+            partition: [self._normalizer.normalise(features, name) for name in names]
+            for partition, names in self._supervision.items()
+        }
 
     def __len__(self) -> int:
         return len(self.subjects)
 
-    def __getitem__(self, index: int) -> Sample:
-        subject = self.subjects[index]
-        targets = self._targets[index]
+    def __getitem__(self, draw: Draw) -> Sample:
+        subject, targets = self.subjects[draw.number], self._targets[draw.number]
+        image, mask = np.load(subject.folder / "image.npy"), np.load(subject.folder / "mask.npy")
+        if self._augmentation is not None and draw.epoch > 0:
+            random = np.random.default_rng([self._seed, draw.epoch, draw.number])
+            image, mask, features = augment(image, mask, subject.features, self._augmentation, random)
+            targets = self._normalised(features)
         return Sample(
             subject.subject_id,
-            torch.from_numpy(np.load(subject.folder / "image.npy")),
-            torch.from_numpy(np.load(subject.folder / "mask.npy")).unsqueeze(0),
+            torch.from_numpy(image),
+            torch.from_numpy(mask).unsqueeze(0),
             {name: torch.tensor([value or 0.0 for value in values]) for name, values in targets.items()},
             {name: torch.tensor([value is not None for value in values]) for name, values in targets.items()},
         )
@@ -79,7 +98,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-class EpochBatches(Sampler[list[int]]):
+class EpochBatches(Sampler[list[Draw]]):
     """Batches of this rank for one epoch.
 
     All ranks get the same number of batches of the same sizes: the order is continued from its beginning where the
@@ -107,14 +126,14 @@ class EpochBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         return self.steps_per_epoch - self.first_step
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Draw]]:
         order = np.arange(self.num_subjects)
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_subjects)
         per_rank = -(-self.num_subjects // self.num_ranks)
         mine = np.resize(order, per_rank * self.num_ranks)[self.rank :: self.num_ranks].tolist()
         for step in range(self.first_step, self.steps_per_epoch):
-            yield mine[step * self.batch_size : (step + 1) * self.batch_size]
+            yield [Draw(number, self.epoch) for number in mine[step * self.batch_size : (step + 1) * self.batch_size]]
 
 
 class SplitLoader:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from runs import TRACKED, command, environment, mlflow_points, only_run, train
 
-SIX = (TRACKED, "trainer.max_epochs=6", "trainer.batch_size=1")  # of seven steps each
+AUGMENTED = ("augmentation.flip=0.5", "augmentation.max_shift=[2,2,2]", "augmentation.contrast=0.1")
+SIX = (TRACKED, *AUGMENTED, "trainer.max_epochs=6", "trainer.batch_size=1")  # of seven steps each
 EXEMPT = ("time/", "system/")
 
 
