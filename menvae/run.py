@@ -175,6 +175,18 @@ def _check_writable(output_dir: Path) -> None:
         raise UserError(f"output_dir: nothing can be written to '{output_dir}': {error.strerror}") from error
 
 
+def _identity(experiment: Experiment, data: Data, here: Place) -> dict[str, str]:
+    """Return what a checkpoint must have in common with a run that goes on from it, under the names users know."""
+    source = experiment.source
+    return {
+        "data.modalities": ", ".join(source.modalities),
+        "data.roi_size": str(list(source.geometry.roi_size)),
+        "data.spacing_mm": str(list(source.geometry.spacing_mm)),
+        "targets": data.normalizer.hash,
+        "number of ranks": str(here.num_ranks),
+    }
+
+
 def _foreign_checkpoint(experiment: Experiment) -> Path | None:
     """Return the checkpoint that ``trainer.resume`` names, if it names one."""
     wish: str = experiment.settings["trainer"].resume
@@ -388,7 +400,7 @@ class _Run:
             here,
             seed=experiment.config["seed"],
             checkpoints=path / "checkpoints",
-            identity={"targets": data.normalizer.hash, "number of ranks": str(here.num_ranks)},
+            identity=_identity(experiment, data, here),
             observers=[
                 SplitRecorder(self.model, self.modalities),
                 CollapseWatch(settings["watch"], trainer.max_epochs),

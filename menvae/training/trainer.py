@@ -145,7 +145,7 @@ class Trainer:
             place: which process this is.
             seed: of the run.
             checkpoints: folder for ``last.ckpt`` and ``best.ckpt``.
-            identity: hashes stored in checkpoints; a checkpoint with others is refused.
+            identity: stored in checkpoints under names that users know; a checkpoint with others is refused.
             observers: called in this order.
             stop: looked at before every step and validation batch.
         """

@@ -118,6 +118,13 @@ def test_continuing_from_a_checkpoint(uninterrupted: Path) -> None:
     pruned = next(run for run in (output_dir / "runs").iterdir() if run.name.startswith("warm"))
     refused = train(output_dir, "name=refused", f"trainer.resume={pruned / 'checkpoints' / 'last.ckpt'}", code=2)
     assert "holds no optimiser state" in refused.stderr
+    for key, value, was in (
+        ("modalities", "t1n,t1c,t2f,t2w", "t1c, t1n, t2f, t2w"),
+        ("spacing_mm", "8,8,8", "10.0, 10"),
+    ):
+        other = train(output_dir, f"data.{key}=[{value}]", "name=refused", f"trainer.resume={checkpoint}", code=2)
+        assert f"was trained with data.{key} " in other.stderr
+        assert was in other.stderr
 
 
 def test_mlflow_gets_a_run_that_ended_while_the_store_was_away(uninterrupted: Path, tmp_path: Path) -> None:
