@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import ConvexHull  # type: ignore[import-untyped, unused-ignore]
-from skimage.measure import marching_cubes
+
+from menvae.data.mesh import mesh_hull_volume, mesh_volume_and_area
 
 NCR: Final = 1
 ED: Final = 2
@@ -76,25 +76,24 @@ def mask_features(mask: NDArray[np.uint8], spacing_mm: tuple[float, float, float
         return found
 
     crop = np.ascontiguousarray(mask[box])
-    counts = np.bincount(crop.ravel(), minlength=ET + 1)
-    if len(counts) > ET + 1:
-        raise ValueError(f"mask holds label {len(counts) - 1}; allowed are 0, {NCR} (NCR), {ED} (ED), {ET} (ET)")
+    if crop.max() > ET:
+        raise ValueError(f"mask holds label {crop.max()}; allowed are 0, {NCR} (NCR), {ED} (ED), {ET} (ET)")
     voxel_volume_mm3 = math.prod(spacing_mm)
-    found["vol_total"] = math.log(float(counts[1:].sum()) * voxel_volume_mm3 + 1.0)
-    for name, label in (("vol_ncr", NCR), ("vol_ed", ED), ("vol_et", ET)):
-        if counts[label] > 0:
-            found[name] = math.log(float(counts[label]) * voxel_volume_mm3 + 1.0)
+    tumour, core = crop != 0, crop == NCR
+    for name, region in (("vol_total", tumour), ("vol_ncr", core), ("vol_ed", crop == ED), ("vol_et", crop == ET)):
+        num_voxels = np.count_nonzero(region)
+        if num_voxels > 0:
+            found[name] = math.log(num_voxels * voxel_volume_mm3 + 1.0)
 
-    tumour = crop != 0
     found.update(zip(LOCATION_FEATURES, _centroid(tumour, box, mask.shape), strict=True))
-    vertices, faces = _mesh(tumour, spacing_mm)
-    volume_mm3, area_mm2 = _mesh_volume_and_area(vertices, faces)
+    volume_mm3, area_mm2 = mesh_volume_and_area(tumour, spacing_mm)
     found["sphericity_total"] = _sphericity(volume_mm3, area_mm2)
     found["surface_area_total"] = math.log(area_mm2 + 1.0)
-    found["solidity_total"] = min(1.0, volume_mm3 / float(ConvexHull(vertices).volume))
+    found["solidity_total"] = min(1.0, volume_mm3 / (mesh_hull_volume(tumour) * voxel_volume_mm3))
     found["aspect_xy_total"] = (crop.shape[0] * spacing_mm[0]) / (crop.shape[1] * spacing_mm[1])
-    if counts[NCR] > 0:
-        volume_mm3, area_mm2 = _mesh_volume_and_area(*_mesh(crop == NCR, spacing_mm))
+    box_of_core = bounding_box(core.view(np.uint8))
+    if box_of_core is not None:
+        volume_mm3, area_mm2 = mesh_volume_and_area(core[box_of_core], spacing_mm)
         found["sphericity_ncr"] = _sphericity(volume_mm3, area_mm2)
         found["surface_area_ncr"] = math.log(area_mm2 + 1.0)
     return found
@@ -131,27 +130,6 @@ def _centroid(tumour: NDArray[np.bool_], box: tuple[slice, slice, slice], shape:
         centres = np.arange(box[axis].start, box[axis].stop) + 0.5
         centroid.append(float(weights @ centres) / num_voxels / shape[axis])
     return centroid
-
-
-def _mesh(
-    region: NDArray[np.bool_], spacing_mm: tuple[float, float, float]
-) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Closed marching-cubes mesh of a region: vertices [V, 3] in mm (relative to the crop), faces [F, 3].
-
-    The region is padded by one voxel first: one that touches the border of the crop would give an open mesh.
-    """
-    padded = np.pad(region, 1).astype(np.float32)
-    vertices, faces, _, _ = marching_cubes(padded, level=0.5, spacing=spacing_mm)  # type: ignore[no-untyped-call, unused-ignore]
-    return vertices.astype(np.float64), faces.astype(np.intp)
-
-
-def _mesh_volume_and_area(vertices: NDArray[np.float64], faces: NDArray[np.intp]) -> tuple[float, float]:
-    """Enclosed volume (divergence theorem, mm^3) and surface area (mm^2) of a closed, consistently oriented mesh."""
-    corner_a, corner_b, corner_c = vertices[faces[:, 0]], vertices[faces[:, 1]], vertices[faces[:, 2]]
-    double_normals = np.cross(corner_b - corner_a, corner_c - corner_a)
-    volume_mm3 = abs(float(np.einsum("fi,fi->", corner_a, double_normals))) / 6.0
-    area_mm2 = float(np.sqrt(np.einsum("fi,fi->f", double_normals, double_normals)).sum()) / 2.0
-    return volume_mm3, area_mm2
 
 
 def _sphericity(volume_mm3: float, area_mm2: float) -> float:
