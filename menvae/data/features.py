@@ -122,11 +122,11 @@ def bounding_box(mask: NDArray[np.uint8]) -> tuple[slice, slice, slice] | None:
 
 def _centroid(tumour: NDArray[np.bool_], box: tuple[slice, slice, slice], shape: tuple[int, ...]) -> list[float]:
     """Mean voxel centre along each axis as a fraction of the full extent; `tumour` is the crop to `box`."""
-    num_voxels = float(np.count_nonzero(tumour))
+    in_lines = tumour.sum(axis=2, dtype=np.int32)
+    in_planes = (in_lines.sum(axis=1), in_lines.sum(axis=0), tumour.sum(axis=0, dtype=np.int32).sum(axis=0))
+    num_voxels = float(in_lines.sum())
     centroid = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        weights = np.count_nonzero(tumour, axis=others)
+    for axis, weights in enumerate(in_planes):
         centres = np.arange(box[axis].start, box[axis].stop) + 0.5
         centroid.append(float(weights @ centres) / num_voxels / shape[axis])
     return centroid
