@@ -38,10 +38,27 @@ def mask_features(mask: NDArray[np.uint8], spacing_mm: tuple[float, float, float
     - `vol_*` = ln(V + 1), V = number of voxels times voxel volume, in mm^3.
     - `loc_x`, `loc_y`, `loc_z` = mean of the voxel centres (index + 0.5) along R, A, S over the extent, in [0, 1].
     - `sphericity_*` = (36 pi V^2)^(1/3) / A with V and A of the marching-cubes mesh, in [0, 1].
-    - `surface_area_*` = ln(A + 1), A in mm^2. Marching cubes on a binary mask exceeds the area of the smooth surface
-      by 8.7 % for a well resolved ball at isotropic spacing: compare values at one geometry only.
+    - `surface_area_*` = ln(A + 1), A in mm^2 of the same mesh.
     - `solidity_total` = mesh volume / volume of the convex hull of the mesh, in [0, 1].
     - `aspect_xy_total` = extent of the bounding box along R / extent along A, both in mm.
+
+    A mask is a staircase, and the mesh of a binary mask follows its steps, so shape features are to be compared at one
+    spacing only. Relative errors against the closed forms of balls and ellipsoids with radii of 8 to 28 mm (five
+    shapes, each 20 times at a random place):
+
+    ==================== =============== =================
+    error in percent     1 x 1 x 1 mm    1 x 1 x 3 mm
+    ==================== =============== =================
+    volume               -1.2 to +0.3    -1.4 to +1.7
+    surface area         +6.9 to +9.1    +12.8 to +19.0
+    sphericity           -8.6 to -7.6    -16.8 to -12.9
+    solidity             -6.2 to -2.7    -16.6 to -5.2
+    aspect_xy            -2.5 to +2.1    -6.2 to +6.7
+    ==================== =============== =================
+
+    The error of the area does not vanish with resolution: it goes to +8.7 % for a ball at equal spacings, and to +16 %
+    at 1 x 1 x 3 mm; that of the sphericity follows it. That of the solidity vanishes, slowly: the hull spans the steps.
+    That of the aspect is at most one voxel of each extent, and a location is off by less than a tenth of a voxel.
 
     Args:
         mask: labels [D, H, W] = (R, A, S): 0 background, 1 NCR, 2 ED, 3 ET.
