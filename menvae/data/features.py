@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import ConvexHull  # type: ignore[import-untyped, unused-ignore]
-from skimage.measure import marching_cubes
+
+from menvae.data.mesh import mesh_hull_volume, mesh_volume_and_area
 
 NCR: Final = 1
 ED: Final = 2
@@ -38,10 +38,27 @@ def mask_features(mask: NDArray[np.uint8], spacing_mm: tuple[float, float, float
     - `vol_*` = ln(V + 1), V = number of voxels times voxel volume, in mm^3.
     - `loc_x`, `loc_y`, `loc_z` = mean of the voxel centres (index + 0.5) along R, A, S over the extent, in [0, 1].
     - `sphericity_*` = (36 pi V^2)^(1/3) / A with V and A of the marching-cubes mesh, in [0, 1].
-    - `surface_area_*` = ln(A + 1), A in mm^2. Marching cubes on a binary mask exceeds the area of the smooth surface
-      by 8.7 % for a well resolved ball at isotropic spacing: compare values at one geometry only.
+    - `surface_area_*` = ln(A + 1), A in mm^2 of the same mesh.
     - `solidity_total` = mesh volume / volume of the convex hull of the mesh, in [0, 1].
     - `aspect_xy_total` = extent of the bounding box along R / extent along A, both in mm.
+
+    A mask is a staircase, and the mesh of a binary mask follows its steps, so shape features are to be compared at one
+    spacing only. Relative errors against the closed forms of balls and ellipsoids with radii of 8 to 28 mm (five
+    shapes, each 20 times at a random place):
+
+    ==================== =============== =================
+    error in percent     1 x 1 x 1 mm    1 x 1 x 3 mm
+    ==================== =============== =================
+    volume               -1.2 to +0.3    -1.4 to +1.7
+    surface area         +6.9 to +9.1    +12.8 to +19.0
+    sphericity           -8.6 to -7.6    -16.8 to -12.9
+    solidity             -6.2 to -2.7    -16.6 to -5.2
+    aspect_xy            -2.5 to +2.1    -6.2 to +6.7
+    ==================== =============== =================
+
+    The error of the area does not vanish with resolution: it goes to +8.7 % for a ball at equal spacings, and to +16 %
+    at 1 x 1 x 3 mm; that of the sphericity follows it. That of the solidity vanishes, slowly: the hull spans the steps.
+    That of the aspect is at most one voxel of each extent, and a location is off by less than a tenth of a voxel.
 
     Args:
         mask: labels [D, H, W] = (R, A, S): 0 background, 1 NCR, 2 ED, 3 ET.
@@ -76,25 +93,24 @@ def mask_features(mask: NDArray[np.uint8], spacing_mm: tuple[float, float, float
         return found
 
     crop = np.ascontiguousarray(mask[box])
-    counts = np.bincount(crop.ravel(), minlength=ET + 1)
-    if len(counts) > ET + 1:
-        raise ValueError(f"mask holds label {len(counts) - 1}; allowed are 0, {NCR} (NCR), {ED} (ED), {ET} (ET)")
+    if crop.max() > ET:
+        raise ValueError(f"mask holds label {crop.max()}; allowed are 0, {NCR} (NCR), {ED} (ED), {ET} (ET)")
     voxel_volume_mm3 = math.prod(spacing_mm)
-    found["vol_total"] = math.log(float(counts[1:].sum()) * voxel_volume_mm3 + 1.0)
-    for name, label in (("vol_ncr", NCR), ("vol_ed", ED), ("vol_et", ET)):
-        if counts[label] > 0:
-            found[name] = math.log(float(counts[label]) * voxel_volume_mm3 + 1.0)
+    tumour, core = crop != 0, crop == NCR
+    for name, region in (("vol_total", tumour), ("vol_ncr", core), ("vol_ed", crop == ED), ("vol_et", crop == ET)):
+        num_voxels = np.count_nonzero(region)
+        if num_voxels > 0:
+            found[name] = math.log(num_voxels * voxel_volume_mm3 + 1.0)
 
-    tumour = crop != 0
     found.update(zip(LOCATION_FEATURES, _centroid(tumour, box, mask.shape), strict=True))
-    vertices, faces = _mesh(tumour, spacing_mm)
-    volume_mm3, area_mm2 = _mesh_volume_and_area(vertices, faces)
+    volume_mm3, area_mm2 = mesh_volume_and_area(tumour, spacing_mm)
     found["sphericity_total"] = _sphericity(volume_mm3, area_mm2)
     found["surface_area_total"] = math.log(area_mm2 + 1.0)
-    found["solidity_total"] = min(1.0, volume_mm3 / float(ConvexHull(vertices).volume))
+    found["solidity_total"] = min(1.0, volume_mm3 / (mesh_hull_volume(tumour) * voxel_volume_mm3))
     found["aspect_xy_total"] = (crop.shape[0] * spacing_mm[0]) / (crop.shape[1] * spacing_mm[1])
-    if counts[NCR] > 0:
-        volume_mm3, area_mm2 = _mesh_volume_and_area(*_mesh(crop == NCR, spacing_mm))
+    box_of_core = bounding_box(core.view(np.uint8))
+    if box_of_core is not None:
+        volume_mm3, area_mm2 = mesh_volume_and_area(core[box_of_core], spacing_mm)
         found["sphericity_ncr"] = _sphericity(volume_mm3, area_mm2)
         found["surface_area_ncr"] = math.log(area_mm2 + 1.0)
     return found
@@ -123,35 +139,14 @@ def bounding_box(mask: NDArray[np.uint8]) -> tuple[slice, slice, slice] | None:
 
 def _centroid(tumour: NDArray[np.bool_], box: tuple[slice, slice, slice], shape: tuple[int, ...]) -> list[float]:
     """Mean voxel centre along each axis as a fraction of the full extent; `tumour` is the crop to `box`."""
-    num_voxels = float(np.count_nonzero(tumour))
+    in_lines = tumour.sum(axis=2, dtype=np.int32)
+    in_planes = (in_lines.sum(axis=1), in_lines.sum(axis=0), tumour.sum(axis=0, dtype=np.int32).sum(axis=0))
+    num_voxels = float(in_lines.sum())
     centroid = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        weights = np.count_nonzero(tumour, axis=others)
+    for axis, weights in enumerate(in_planes):
         centres = np.arange(box[axis].start, box[axis].stop) + 0.5
         centroid.append(float(weights @ centres) / num_voxels / shape[axis])
     return centroid
-
-
-def _mesh(
-    region: NDArray[np.bool_], spacing_mm: tuple[float, float, float]
-) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Closed marching-cubes mesh of a region: vertices [V, 3] in mm (relative to the crop), faces [F, 3].
-
-    The region is padded by one voxel first: one that touches the border of the crop would give an open mesh.
-    """
-    padded = np.pad(region, 1).astype(np.float32)
-    vertices, faces, _, _ = marching_cubes(padded, level=0.5, spacing=spacing_mm)  # type: ignore[no-untyped-call, unused-ignore]
-    return vertices.astype(np.float64), faces.astype(np.intp)
-
-
-def _mesh_volume_and_area(vertices: NDArray[np.float64], faces: NDArray[np.intp]) -> tuple[float, float]:
-    """Enclosed volume (divergence theorem, mm^3) and surface area (mm^2) of a closed, consistently oriented mesh."""
-    corner_a, corner_b, corner_c = vertices[faces[:, 0]], vertices[faces[:, 1]], vertices[faces[:, 2]]
-    double_normals = np.cross(corner_b - corner_a, corner_c - corner_a)
-    volume_mm3 = abs(float(np.einsum("fi,fi->", corner_a, double_normals))) / 6.0
-    area_mm2 = float(np.sqrt(np.einsum("fi,fi->f", double_normals, double_normals)).sum()) / 2.0
-    return volume_mm3, area_mm2
 
 
 def _sphericity(volume_mm3: float, area_mm2: float) -> float:

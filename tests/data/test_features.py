@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import ConvexHull
+from scipy.special import elliprg
+from skimage.measure import marching_cubes
 
 from menvae.data.features import (
     ED,
@@ -22,6 +26,7 @@ from menvae.data.features import (
     bounding_box,
     mask_features,
 )
+from menvae.data.mesh import mesh_hull_volume, mesh_volume_and_area
 
 Spacing = tuple[float, float, float]
 
@@ -48,6 +53,7 @@ def check_ranges(found: dict[str, float]) -> None:
     assert all(math.isfinite(value) for value in found.values())
     for name in ("loc_x", "loc_y", "loc_z", "sphericity_total", "solidity_total"):
         assert 0.0 < found[name] <= 1.0, name
+    assert 0.0 < found.get("sphericity_ncr", 1.0) <= 1.0
     assert found["aspect_xy_total"] > 0.0
 
 
@@ -259,3 +265,186 @@ def test_refuses_what_it_cannot_measure() -> None:
         mask_features(good, (1.0, 0.0, 1.0))
     with pytest.raises(ValueError, match="label 4"):
         mask_features(good * 4, (1.0, 1.0, 1.0))
+
+
+# --- the mesh that is never built -----------------------------------------------------------------------------------
+
+SPACINGS_MM: tuple[Spacing, ...] = ((1.0, 1.0, 1.0), (0.47, 0.47, 5.0), (3.0, 1.1, 0.7))
+
+
+def skimage_mesh(region: NDArray[np.bool_], spacing_mm: Spacing) -> tuple[float, float, float]:
+    """Volume (divergence theorem), area and hull volume of the padded region's mesh, triangle by triangle."""
+    padded = np.pad(region, 1).astype(np.float32)
+    vertices, faces, _, _ = marching_cubes(padded, level=0.5, spacing=spacing_mm)
+    vertices = vertices.astype(np.float64)
+    a, b, c = (vertices[faces[:, corner]] for corner in range(3))
+    normals = np.cross(b - a, c - a)
+    volume_mm3 = abs(np.einsum("fi,fi->", a, normals)) / 6
+    return volume_mm3, np.linalg.norm(normals, axis=1).sum() / 2, ConvexHull(vertices).volume
+
+
+def check_mesh(region: NDArray[np.bool_], spacing_mm: Spacing) -> None:
+    volume_mm3, area_mm2, hull_mm3 = skimage_mesh(region, spacing_mm)
+    found_mm3, found_mm2 = mesh_volume_and_area(region, spacing_mm)
+    assert found_mm3 == pytest.approx(volume_mm3, rel=1e-9)
+    assert found_mm2 == pytest.approx(area_mm2, rel=1e-9)
+    assert mesh_hull_volume(region) * math.prod(spacing_mm) == pytest.approx(hull_mm3, rel=1e-9)
+
+
+@pytest.mark.parametrize("spacing_mm", SPACINGS_MM)
+def test_each_configuration_has_the_mesh_of_skimage(spacing_mm: Spacing) -> None:
+    for configuration in range(1, 256):
+        check_mesh((configuration >> np.arange(8) & 1).astype(np.bool_).reshape(2, 2, 2), spacing_mm)
+
+
+@pytest.mark.parametrize("spacing_mm", SPACINGS_MM)
+def test_random_regions_have_the_mesh_of_skimage(spacing_mm: Spacing) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(60):
+        noise = rng.random(rng.integers(1, 9, 3)) < rng.uniform(0.02, 0.98)  # full of ambiguous configurations
+        smooth = ndimage.gaussian_filter(rng.normal(size=rng.integers(4, 24, 3)), 1.5) > rng.uniform(-0.2, 0.1)
+        for region in (noise, smooth):
+            if region.any():
+                check_mesh(region, spacing_mm)
+
+
+@pytest.mark.parametrize("spacing_mm", SPACINGS_MM)
+def test_features_are_those_of_the_mesh_of_skimage(spacing_mm: Spacing) -> None:
+    for seed in range(10):
+        mask = random_tumour(seed, edge=20)
+        found = values(mask, spacing_mm)
+        total_mm3, total_mm2, hull_mm3 = skimage_mesh(mask != 0, spacing_mm)
+        core_mm3, core_mm2, _ = skimage_mesh(mask == NCR, spacing_mm)
+        assert found["surface_area_total"] == pytest.approx(math.log(total_mm2 + 1), rel=1e-9)
+        assert found["surface_area_ncr"] == pytest.approx(math.log(core_mm2 + 1), rel=1e-9)
+        assert found["sphericity_total"] == pytest.approx((36 * math.pi * total_mm3**2) ** (1 / 3) / total_mm2)
+        assert found["sphericity_ncr"] == pytest.approx((36 * math.pi * core_mm3**2) ** (1 / 3) / core_mm2)
+        assert found["solidity_total"] == pytest.approx(total_mm3 / hull_mm3, rel=1e-9)
+
+
+def test_hull_of_balls_with_many_voxels_in_one_plane() -> None:
+    for radius in (6.0, 11.5, 23.0):
+        ball = ellipsoid((48, 48, 48), (24.0,) * 3, (radius,) * 3) > 0  # symmetric: every facet holds many voxels
+        check_mesh(ball, (1.0, 1.0, 1.0))
+    check_mesh(np.ones((30, 20, 10), dtype=np.bool_), (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    "voxels",
+    [
+        [(0, 0, 0)],
+        [(0, 0, 0), (5, 3, 2)],
+        [(0, 0, 0), (2, 2, 2), (4, 4, 4), (6, 6, 6)],
+        [(0, 0, 0), (6, 0, 0), (0, 6, 0), (5, 5, 0), (3, 3, 0)],
+        [(6, 0, 0), (0, 6, 0), (0, 0, 6), (2, 2, 2), (4, 1, 1)],
+        [(6, 0, 0), (0, 6, 0), (0, 0, 6), (2, 2, 2), (2, 2, 3)],
+    ],
+    ids=["point", "pair", "line", "plane across an axis", "slanted plane", "almost a plane"],
+)
+def test_hull_of_voxels_that_span_no_volume(voxels: list[tuple[int, int, int]]) -> None:
+    region = np.zeros((7, 7, 7), dtype=np.bool_)
+    region[tuple(np.transpose(voxels))] = True
+    for spacing_mm in SPACINGS_MM:
+        check_mesh(region, spacing_mm)
+
+
+@pytest.mark.parametrize("spacing_mm", SPACINGS_MM)
+def test_box_has_bevelled_edges_and_cut_corners(spacing_mm: Spacing) -> None:
+    """A closed form of the mesh itself: faces half a voxel out, a bevel for each edge, a triangle for each corner."""
+    shape = (7, 5, 4)
+    (a, b, c), (da, db, dc) = ((n - 1) * step for n, step in zip(shape, spacing_mm, strict=True)), spacing_mm
+    faces_mm2 = 2 * (a * b + b * c + a * c)
+    bevels_mm2 = 2 * (a * math.hypot(db, dc) + b * math.hypot(da, dc) + c * math.hypot(da, db))
+    corners_mm2 = math.sqrt((da * db) ** 2 + (db * dc) ** 2 + (da * dc) ** 2)
+    volume_mm3 = a * b * c + (a * b * dc + b * c * da + a * c * db) + (a * db * dc + b * da * dc + c * da * db) / 2
+    volume_mm3 += da * db * dc / 6
+    region = np.ones(shape, dtype=np.bool_)
+    found_mm3, found_mm2 = mesh_volume_and_area(region, spacing_mm)
+    assert found_mm3 == pytest.approx(volume_mm3, rel=1e-12)
+    assert found_mm2 == pytest.approx(faces_mm2 + bevels_mm2 + corners_mm2, rel=1e-12)
+    assert mesh_hull_volume(region) * math.prod(spacing_mm) == pytest.approx(volume_mm3, rel=1e-12)  # it is convex
+
+
+# Relative errors of features that the docstring of `mask_features` states, with some room: lowest, highest.
+STATED_ERRORS: dict[Spacing, dict[str, tuple[float, float]]] = {
+    (1.0, 1.0, 1.0): {
+        "volume": (-0.015, 0.015),
+        "area": (0.065, 0.095),
+        "sphericity": (-0.09, -0.07),
+        "solidity": (-0.07, -0.02),
+    },
+    (1.0, 1.0, 3.0): {
+        "volume": (-0.025, 0.025),
+        "area": (0.12, 0.20),
+        "sphericity": (-0.18, -0.12),
+        "solidity": (-0.18, -0.04),
+    },
+}
+
+
+@pytest.mark.parametrize("spacing_mm", STATED_ERRORS)
+@pytest.mark.parametrize("radii_mm", [(8.0,) * 3, (27.5,) * 3, (20.0, 10.0, 14.0), (12.0, 24.0, 8.0)])
+def test_errors_against_closed_forms_are_the_stated_ones(radii_mm: Spacing, spacing_mm: Spacing) -> None:
+    rng = np.random.default_rng(3)
+    a, b, c = radii_mm
+    volume_mm3 = 4 / 3 * math.pi * a * b * c
+    area_mm2 = 4 * math.pi * elliprg((a * b) ** 2, (a * c) ** 2, (b * c) ** 2)
+    smooth_sphericity = (36 * math.pi * volume_mm3**2) ** (1 / 3) / area_mm2
+    shape = tuple(math.ceil(2 * radius / step) + 4 for radius, step in zip(radii_mm, spacing_mm, strict=True))
+    for _ in range(4):
+        centre = tuple((n / 2 + rng.uniform(-0.5, 0.5)) * step for n, step in zip(shape, spacing_mm, strict=True))
+        found = values(ellipsoid(shape, centre, radii_mm, spacing_mm), spacing_mm)
+        errors = {
+            "volume": math.expm1(found["vol_total"]) / volume_mm3 - 1,
+            "area": math.expm1(found["surface_area_total"]) / area_mm2 - 1,
+            "sphericity": found["sphericity_total"] / smooth_sphericity - 1,
+            "solidity": found["solidity_total"] - 1,
+        }
+        for name, (lowest, highest) in STATED_ERRORS[spacing_mm].items():
+            assert lowest < errors[name] < highest, name
+        assert abs(found["aspect_xy_total"] * b / a - 1) < spacing_mm[0] / (2 * a) + spacing_mm[1] / (2 * b)
+        for axis, name in enumerate(LOCATION_FEATURES):
+            assert abs(found[name] * shape[axis] - centre[axis] / spacing_mm[axis]) < 0.1, name
+
+
+any_mask = arrays(np.uint8, array_shapes(min_dims=3, max_dims=3, max_side=6), elements=st.integers(0, ET))
+any_spacing = st.tuples(*[st.floats(0.2, 5.0)] * 3)
+
+
+@given(any_mask, any_spacing)
+@settings(max_examples=200, deadline=None)
+def test_any_mask_stays_in_range(mask: NDArray[np.uint8], spacing_mm: Spacing) -> None:
+    found = values(mask, spacing_mm)
+    if not mask.any():
+        assert found == {}
+        return
+    check_ranges(found)
+    # the definitions themselves stay in range: no clipping but that of rounding
+    volume_mm3, area_mm2 = mesh_volume_and_area(mask != 0, spacing_mm)
+    assert 0.0 < volume_mm3 <= mesh_hull_volume(mask != 0) * math.prod(spacing_mm) * (1 + 1e-12)
+    assert 36 * math.pi * volume_mm3**2 <= area_mm2**3
+
+
+@given(any_mask, any_spacing)
+@settings(max_examples=50, deadline=None)
+def test_hull_turns_with_the_mask(mask: NDArray[np.uint8], spacing_mm: Spacing) -> None:
+    region = mask != 0
+    if not region.any():
+        return
+    hull = mesh_hull_volume(region)
+    for turned in (np.rot90(region, axes=(0, 1)), np.rot90(region, axes=(1, 2)), region.transpose(2, 0, 1)[::-1]):
+        assert mesh_hull_volume(turned) == pytest.approx(hull, rel=1e-12)
+
+
+@given(seeds, st.permutations([NCR, ED, ET]))
+@settings(max_examples=25, deadline=None)
+def test_permuted_labels_permute_their_volumes(seed: int, labels: list[int]) -> None:
+    tumour = random_tumour(seed)
+    before = values(tumour)
+    after = values(np.array([0, *labels], dtype=np.uint8)[tumour])
+    names = {NCR: "vol_ncr", ED: "vol_ed", ET: "vol_et"}
+    for old, new in zip((NCR, ED, ET), labels, strict=True):
+        assert after[names[new]] == before[names[old]]
+    for name in FEATURES:
+        if name.endswith("_total") or name in LOCATION_FEATURES:
+            assert after[name] == before[name], name

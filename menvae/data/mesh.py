@@ -1,0 +1,216 @@
+"""Volume, area and convex hull of the marching-cubes mesh of a binary region, without building the mesh.
+
+Marching cubes looks at one cell of 2 x 2 x 2 voxel centres at a time, and of a binary region it sees one of only 256
+configurations there. All cells of one configuration hold the same triangles, so volume and area of the whole mesh are
+a histogram of the configurations times a table. The table is filled by meshing each configuration with scikit-image.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import ConvexHull  # type: ignore[import-untyped, unused-ignore]
+from skimage.measure import marching_cubes
+
+NUM_CONFIGURATIONS: Final = 256
+FULL: Final = NUM_CONFIGURATIONS - 1
+
+
+# --- volume and area ------------------------------------------------------------------------------------------------
+
+
+def mesh_volume_and_area(region: NDArray[np.bool_], spacing_mm: tuple[float, float, float]) -> tuple[float, float]:
+    """Measure the closed marching-cubes mesh of a region.
+
+    The mesh is the one that `skimage.measure.marching_cubes` draws at level 0.5 after padding the region by one voxel;
+    its vertices are halves, so the values differ from sums over its triangles by rounding in float64 alone.
+
+    Args:
+        region: [D, H, W]; the outside of the array is outside of the region.
+        spacing_mm: voxel size along D, H, W in mm.
+
+    Returns:
+        Enclosed volume in mm^3 (a cavity is no part of it) and surface area in mm^2 (a cavity's wall is part of it).
+
+    Source: marching cubes of Lewiner et al. 2003 in scikit-image.
+
+    >>> volume_mm3, area_mm2 = mesh_volume_and_area(np.ones((1, 1, 1), dtype=np.bool_), (1.0, 1.0, 1.0))
+    >>> round(volume_mm3, 6), round(area_mm2, 6)  # an octahedron: 1 / 6 and the square root of 3
+    (0.166667, 1.732051)
+    """
+    counts = _count_configurations(region)
+    return float(counts @ _cell_volumes()) * math.prod(spacing_mm), float(counts @ _cell_areas_mm2(spacing_mm))
+
+
+def _count_configurations(region: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """How many cells have each configuration [256]; corner (i, j, k) of a cell is bit 4 i + 2 j + k."""
+    depth, height, width = (size + 2 for size in region.shape)
+    padded = np.zeros((depth, height, width), dtype=np.uint8)
+    padded[1:-1, 1:-1, 1:-1] = region
+    # Shifts of the flat array need no strided views. A cell that wraps around the end of a line or plane has all of
+    # its corners in the padding: it adds to configuration 0, which holds no triangles and no volume.
+    cells = padded.ravel()
+    for shift, num_bits in ((1, 1), (width, 2), (width * height, 4)):
+        cells = cells[:-shift] | (cells[shift:] << num_bits)
+    full = cells == FULL
+    # few cells are at the surface, and bincount costs much more per element than a comparison
+    counts = np.bincount(cells[~full & (cells != 0)], minlength=NUM_CONFIGURATIONS)
+    counts[FULL] = np.count_nonzero(full)
+    return counts
+
+
+@lru_cache(maxsize=64)
+def _cell_areas_mm2(spacing_mm: tuple[float, float, float]) -> NDArray[np.float64]:
+    """Area of the triangles in a cell of each configuration [256] in mm^2."""
+    configurations, _, area_vectors = _cell_triangles()
+    area_vectors = area_vectors * (math.prod(spacing_mm) / np.asarray(spacing_mm))
+    areas_mm2 = np.sqrt(np.einsum("ti,ti->t", area_vectors, area_vectors))
+    return _sum_by_configuration(configurations, areas_mm2)
+
+
+@lru_cache(maxsize=1)
+def _cell_volumes() -> NDArray[np.float64]:
+    """Part of a cell that lies inside of the mesh, for each configuration [256], in voxels.
+
+    By the divergence theorem on the position relative to the centre of the cell: a third of the flux through the
+    triangles and through the part of the cell's six faces that is inside, each half a voxel away from the centre.
+    The inside parts of neighbouring cells share their faces, so the sum over all cells is the volume of the mesh.
+    That needs two cells to agree on their common face, which holds: where two diagonal corners of a face are set,
+    scikit-image joins them on either side, whatever the rest of the cell.
+    """
+    configurations, corners, area_vectors = _cell_triangles()
+    flux = np.einsum("ti,ti->t", corners[:, 0] - 0.5, area_vectors)
+    volumes = _sum_by_configuration(configurations, flux) / 3.0
+    for configuration in range(NUM_CONFIGURATIONS):
+        cell = _cell(configuration)
+        inside_areas = [_inside_area(np.take(cell, side, axis)) for axis in range(3) for side in (0, 1)]
+        volumes[configuration] += sum(inside_areas) / 6.0
+    return volumes
+
+
+def _inside_area(face: NDArray[np.bool_]) -> float:
+    """Part of a face [2, 2] of a cell that is inside of the mesh: each cut corner is a triangle of 1/8."""
+    if face[0, 0] == face[1, 1] and face[0, 1] == face[1, 0] and face[0, 0] != face[0, 1]:
+        return 6 / 8  # diagonal corners are joined, so both of the others are cut off
+    return (0.0, 1 / 8, 4 / 8, 7 / 8, 1.0)[np.count_nonzero(face)]
+
+
+def _sum_by_configuration(configurations: NDArray[np.intp], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum of the values [T] of triangles for each configuration [256]."""
+    sums = np.zeros(NUM_CONFIGURATIONS)
+    np.add.at(sums, configurations, values)
+    return sums
+
+
+@lru_cache(maxsize=1)
+def _cell_triangles() -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
+    """All triangles of all configurations in a cell of edge 1: configuration [T], corners [T, 3, 3], area [T, 3].
+
+    Areas are vectors: as long as the triangle is large, and pointing out of the region.
+    """
+    configurations, corners = [], []
+    for configuration in range(1, FULL):
+        vertices, faces, _, _ = marching_cubes(_cell(configuration).astype(np.float32), level=0.5)  # type: ignore[no-untyped-call, unused-ignore]
+        corners.append(vertices[faces].astype(np.float64))
+        configurations.append(np.full(len(faces), configuration))
+    triangles = np.concatenate(corners)
+    edges = triangles[:, 1:] - triangles[:, :1]
+    return np.concatenate(configurations), triangles, np.cross(edges[:, 1], edges[:, 0]) / 2.0
+
+
+def _cell(configuration: int) -> NDArray[np.bool_]:
+    """Voxels [2, 2, 2] of a configuration."""
+    return (configuration >> np.arange(8) & 1).astype(np.bool_).reshape(2, 2, 2)
+
+
+# --- convex hull ----------------------------------------------------------------------------------------------------
+
+# For a line of voxels at (row, column): its two neighbours in each of four directions.
+_DIRECTIONS: Final = ((0, 1), (1, 0), (1, 1), (1, -1))
+
+
+def mesh_hull_volume(region: NDArray[np.bool_]) -> float:
+    """Volume of the convex hull of the marching-cubes mesh of a region, in voxels.
+
+    Exact, though no vertex of the mesh is drawn. With e_i the unit vectors in voxels, P the hull of the centres of the
+    set voxels and O the octahedron of the six points e_i / 2, -e_i / 2, the hull is the Minkowski sum P + O:
+
+    - Vertices of the mesh are v + e_i / 2 or v - e_i / 2 with v set and the voxel beyond unset: points of P + O.
+      (Those that marching cubes adds inside of some ambiguous cells are means of others.)
+    - Vertices of P + O have this form with v a vertex of P; take v + e_i / 2. Where the voxel beyond is unset, it is a
+      vertex of the mesh. Where it is set, v - e_i is unset, or v would lie between two set voxels and be no vertex of
+      P. So the mesh has the vertices v - e_i / 2 and u + e_i / 2, with u the last voxel of the run that starts at v,
+      and v + e_i / 2 lies between them.
+
+    Volume scales with the product of the spacings, whatever they are, so this holds for any spacing. The volume of the
+    sum follows from P alone (Steiner's formula for two bodies, by mixed volumes, Schneider 2014, section 5.1):
+
+        V(P + O) = V(P) + sum over facets of P of area * h_O(normal) + sum over facets of O of area * h_P(normal) + V(O)
+
+    with the support function h_K(n) = max of n . x over x in K. For a facet of P with area vector N, area * h_O is
+    max |N_i| / 2. The eight facets of O have the area sqrt(3) / 8 and the normals (+-1, +-1, +-1) / sqrt(3), and V(O)
+    is 1/6.
+
+    Args:
+        region: [D, H, W] with at least one set voxel.
+
+    Returns:
+        The volume in voxels.
+
+    >>> round(mesh_hull_volume(np.ones((1, 1, 1), dtype=np.bool_)), 6)
+    0.166667
+    """
+    centres = _extreme_centres(region)
+    if np.linalg.matrix_rank(centres - centres[0]) < 3:  # all in one plane: P has no facets, the sum has
+        offsets = np.concatenate((np.eye(3), -np.eye(3))) / 2.0
+        return float(ConvexHull((centres[:, None] + offsets).reshape(-1, 3)).volume)
+    inside = centres.mean(axis=0)
+    corner, first, second = np.moveaxis((centres - inside)[_hull_triangles(centres)], 1, 0)
+    area_vectors = np.cross(first - corner, second - corner) / 2.0
+    hull_volume = np.abs(np.einsum("ti,ti->t", corner, area_vectors)).sum() / 3.0
+    diagonals = centres @ np.array([[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0]])
+    facets_of_hull = np.abs(area_vectors).max(axis=1).sum() / 2.0
+    facets_of_octahedron = np.ptp(diagonals, axis=0).sum() / 8.0  # two opposite facets at a time
+    return float(hull_volume + facets_of_hull + facets_of_octahedron + 1.0 / 6.0)
+
+
+def _hull_triangles(centres: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Triangles [T, 3] that cover the surface of the hull of integer points [N, 3] once, as rows of `centres`.
+
+    Points are moved at random by up to 1e-8 first: Qhull spends half of its time on merging facets where many points
+    lie in one plane, as voxels do. The triangles are right all the same for the points that were not moved. A triangle
+    bounds the hull if the determinants that tell on which side of its plane the points lie have one sign. These are
+    integers, and in a box of 1000 voxels a side they change by less than 1, so none of them changes its sign (some
+    become 0, where a plane holds more than three points).
+    """
+    moves = np.random.default_rng(0).uniform(-1e-8, 1e-8, centres.shape)
+    triangles: NDArray[np.intp] = ConvexHull(centres + moves).simplices
+    return triangles
+
+
+def _extreme_centres(region: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Set voxels [N, 3] that hold all vertices of the hull of the set voxels, and few others.
+
+    A vertex is the first or the last set voxel of its line along W. It also lies beyond the middle of any two set
+    voxels: of lines on opposite sides of its own, their last (first) voxels for a last (first) one.
+    """
+    occupied = region.any(axis=2)
+    num_rows, num_columns, length = region.shape
+    last = length - 1 - region[:, :, ::-1].argmax(axis=2)
+    heights = np.stack((last, -region.argmax(axis=2)))
+    nowhere = -4 * length  # so low that no middle of it and another height is above a voxel
+    heights = np.pad(np.where(occupied, heights, nowhere), ((0, 0), (1, 1), (1, 1)), constant_values=nowhere)
+
+    def neighbour(row: int, column: int) -> NDArray[np.intp]:
+        return heights[:, 1 + row : 1 + row + num_rows, 1 + column : 1 + column + num_columns]
+
+    extreme = np.broadcast_to(occupied, (2, num_rows, num_columns)).copy()
+    for row, column in _DIRECTIONS:
+        extreme &= 2 * neighbour(0, 0) > neighbour(row, column) + neighbour(-row, -column)
+    end, rows, columns = np.nonzero(extreme)
+    along = np.where(end == 0, 1, -1) * neighbour(0, 0)[extreme]
+    return np.stack((rows, columns, along), axis=1).astype(np.float64)
