@@ -77,4 +77,11 @@ def _run(path: Path) -> tuple[int, str]:
 
 if __name__ == "__main__":
     stop_with_parent()
-    sys.exit(run(Path(sys.argv[1])))
+    exit_code = run(Path(sys.argv[1]))
+    if exit_code == ExitCode.INTERRUPTED:
+        # All is written. The threads of a process group whose ranks leave one after the other may abort the process while
+        # the interpreter shuts down ("terminate called without an active exception"), so it does not.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)
