@@ -181,7 +181,7 @@ def _describe(image: Any, voxels: NDArray[Any], is_mask: bool) -> Volume | Unrea
 
 def _labels(content: NDArray[Any]) -> tuple[dict[int, int], int, NDArray[Any]]:
     """Return the first whole values with their counts, how many there are, and the voxels that are not whole."""
-    is_whole = content == np.rint(content)
+    is_whole = np.equal(content, np.rint(content)) if content.dtype.kind == "f" else np.ones(content.size, np.bool_)
     values, counts = np.unique(content[is_whole], return_counts=True)
     listed = zip(values[:_MOST_LABELS].tolist(), counts[:_MOST_LABELS].tolist(), strict=True)
     return {int(value): count for value, count in listed}, len(values), content[~is_whole]
@@ -227,7 +227,8 @@ def _existence(subject: SubjectFiles, files: Mapping[str, object]) -> Iterator[t
     missing = [path.name for name, path in subject.files.items() if name not in files]
     if missing:
         verb, them = ("is missing", "it") if len(missing) == 1 else ("are missing", "them")
-        yield ", ".join(missing), verb, f"add {them}, or rename {them} if an older release calls {them} otherwise", True
+        older = "BraTS up to 2021 has t1ce, t1, flair, t2 for t1c, t1n, t2f, t2w"
+        yield ", ".join(missing), verb, f"add {them}, or rename what is there ({older})", True
     for same in subject.doubles:
         yield " and ".join(path.name for path in same), "both exist", "remove one of them", True
 
@@ -300,19 +301,22 @@ def label_remedy(label: float, labels: Sequence[float], regions: Mapping[int, st
 
     >>> label_remedy(4, [1, 2, 4], {1: "ncr", 2: "ed", 3: "et"})
     'set data.label_map.et=4 if it is ET as in BraTS up to 2021 (or =[3,4] if the cohort holds later releases too)'
+    >>> label_remedy(3, [1, 2, 3], {1: "ncr", 2: "ed", 4: "et"})
+    'map it, such as data.label_map.et=[4,3], or set it to 0 in the mask; mapped are 1 ncr, 2 ed, 4 et'
     """
     if label == 4 and regions.get(3) == "et" and 3 not in labels:
         mixed = "(or =[3,4] if the cohort holds later releases too)"
         return f"set data.label_map.et=4 if it is ET as in BraTS up to 2021 {mixed}"
     if label == 4 and regions.get(3) == "et":
         return (
-            "beside 3 it is no ET as in BraTS up to 2021, but since 2024 the cavity that surgery left; set it to 0 in "
-            "the mask, or count it to a region, such as data.label_map.ncr=[1,4]"
+            "beside 3 it is not ET as in BraTS up to 2021, but perhaps the cavity that surgery left as in BraTS 2024; "
+            "set it to 0 in the mask, or count it to a region, such as data.label_map.ncr=[1,4]"
         )
     known = ", ".join(f"{value} {region}" for value, region in regions.items())
     if label != round(label) or label < 1:
         return f"set it to 0 in the mask, which may hold {known}"
-    return f"map it, such as data.label_map.et=[3,{label:g}], or set it to 0 in the mask; mapped are {known}"
+    more = ",".join(f"{value:g}" for value in [*(value for value in regions if regions[value] == "et"), label])
+    return f"map it, such as data.label_map.et=[{more}], or set it to 0 in the mask; mapped are {known}"
 
 
 def _places(volumes: Mapping[str, Volume]) -> Iterator[tuple[str, str, str, bool]]:

@@ -55,7 +55,7 @@ def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_r
 def is_outside(key: str) -> bool:
     """Whether a dotted key says nothing about the result of a run.
 
-    >>> is_outside("tracking.uri"), is_outside("trainer.resume"), is_outside("trainer.max_epochs")
+    >>> is_outside("tracking.uri"), is_outside("data.on_error"), is_outside("trainer.max_epochs")
     (True, True, False)
     """
     return any(key == outside or key.startswith(f"{outside}.") for outside in OUTSIDE)
