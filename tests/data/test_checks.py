@@ -262,6 +262,19 @@ def test_two_ways_to_write_an_affine_are_one_place(tmp_path: Path) -> None:
     assert findings(folder) == []
 
 
+@pytest.mark.parametrize("codes", ["RAS", "SLP", "PIR"])
+def test_one_place_in_another_order_of_axes(tmp_path: Path, codes: str) -> None:
+    folder = write(tmp_path, "a")
+    for name in (*MODALITIES, "seg"):
+        changed(lambda voxels: voxels[:, :14, :12])(folder / f"a-{name}{SUFFIX}")
+    path = folder / f"a-t1n{SUFFIX}"
+    image = nibabel.nifti1.Nifti1Image(voxels_of(path), LPS)  # type: ignore[no-untyped-call]
+    axes = nibabel.orientations.axcodes2ornt(codes)  # type: ignore[no-untyped-call]
+    turned = image.as_reoriented(nibabel.orientations.ornt_transform(nibabel.io_orientation(LPS), axes))  # type: ignore[no-untyped-call]
+    nibabel.save(turned, path)  # type: ignore[attr-defined]
+    assert findings(folder) == []
+
+
 def source(root: Path, **settings: Any) -> BratsSource:
     return BratsSource(root=str(root), roi_size=(16, 16, 16), **settings)
 
@@ -392,3 +405,12 @@ def test_phantoms_are_not_checked(tmp_path: Path) -> None:
     shown = Shown()
     prepare(PhantomSource(num_subjects=2, roi_size=(16, 16, 16), spacing_mm=(10.0,) * 3), tmp_path, show=shown)
     assert set(shown.totals) == {"making phantoms", "preparing"}
+
+
+def test_a_label_of_phantoms_that_is_not_mapped_is_told(tmp_path: Path) -> None:
+    labels = {"ncr": 1, "ed": 2, "et": 4}
+    phantoms = PhantomSource(num_subjects=2, roi_size=(16, 16, 16), spacing_mm=(10.0,) * 3, label_map=labels)
+    with pytest.raises(
+        UserError, match=r"subject 'phantom-0000\d': its mask holds the label 3: map it, such as .*=\[4,3\]"
+    ):
+        prepare(phantoms, tmp_path)
