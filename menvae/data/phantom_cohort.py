@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from menvae.data.phantom import DISTRIBUTIONS_VERSION, FIELD_OF_VIEW_MM, phantom_subject, write_subject
 from menvae.data.subjects import Geometry, Positive, Side, Source, SubjectFiles, subject_files
@@ -24,6 +24,8 @@ class PhantomSource(Source):
         roi_size: training box.
         spacing_mm: voxel size of the files and of training; None fills the box with the 200 mm field of view.
     """
+
+    checks_files: ClassVar[bool] = False
 
     num_subjects: Annotated[int, Field(ge=2)] = 720
     seed: Annotated[int, Field(ge=0)] = 0

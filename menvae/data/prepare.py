@@ -3,17 +3,19 @@
 One entry a subject: ``<cache>/prepared/<key>/`` with ``image.npy`` (float32 [C, D, H, W]), ``mask.npy`` (uint8
 [D, H, W]) and ``subject.json``. The key is a hash of the source files, the geometry and the versions that made it, so a
 changed file, box or library never meets a stale entry. An entry appears by one rename, so it is whole or absent.
+
+Before the first subject is prepared, the files of all that have no entry are checked.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache as cached
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from menvae.data.digests import digest_of, file_digest, remembered_digest
 from menvae.data.features import mask_features
+from menvae.data.screening import check_files, without_faulty
 from menvae.data.subjects import REGION_CODES, Geometry, Source, SubjectFiles
 from menvae.data.workers import ShowProgress, run_tasks, unseen
 from menvae.errors import UserError
@@ -79,13 +83,17 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
         show: how to show progress.
 
     Raises:
-        UserError: what is wrong with the source or with a subject.
+        UserError: what is wrong with the source or with its subjects.
     """
     cache.mkdir(parents=True, exist_ok=True)
     subjects = source.subjects(cache, show)
+    if source.checks_files:
+        new = [subject for subject in subjects if not _is_prepared(subject, source.geometry, cache)]
+        findings = check_files(new, source.regions, cache, num_workers, show)
+        subjects = without_faulty(subjects, findings, leave_out=source.on_error == "skip")
     keys = {subject.subject_id: _entry_key(subject, source.geometry, cache) for subject in subjects}
     tasks = [
-        _Task(subject, source.geometry, cache / "prepared" / keys[subject.subject_id])
+        _Task(subject, source.geometry, cache, keys[subject.subject_id])
         for subject in subjects
         if not (cache / "prepared" / keys[subject.subject_id]).is_dir()
     ]
@@ -96,7 +104,7 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
             pass
     entries = tuple(_read_entry(cache / "prepared" / keys[subject.subject_id], subject) for subject in subjects)
     _warn_of_cut_tumours(entries)
-    return Cohort(entries, _digest([[entry.subject_id, entry.key] for entry in entries]))
+    return Cohort(entries, digest_of([[entry.subject_id, entry.key] for entry in entries]))
 
 
 def _warn_of_cut_tumours(entries: Sequence[PreparedSubject]) -> None:
@@ -114,20 +122,28 @@ def _warn_of_cut_tumours(entries: Sequence[PreparedSubject]) -> None:
 class _Task:
     subject: SubjectFiles
     geometry: Geometry
-    entry: Path
+    cache: Path
+    key: str
 
 
 def _prepare_entry(task: _Task) -> str:
     from menvae.data.transforms import load_and_resample
 
-    prepared = load_and_resample(task.subject, task.geometry)
+    try:
+        prepared = load_and_resample(task.subject, task.geometry)
+    finally:  # whatever else went wrong then comes from that
+        if _entry_key(task.subject, task.geometry, task.cache) != task.key:
+            raise UserError(
+                f"subject '{task.subject.subject_id}': its files changed while they were prepared; start again when "
+                "nothing writes to them"
+            )
     description = {
         "subject_id": task.subject.subject_id,
         "features": mask_features(prepared.mask, task.geometry.spacing_mm),
         "native_features": mask_features(prepared.native_mask, prepared.native_spacing_mm),
         "tumour_kept": prepared.tumour_kept,
     }
-    _publish(task.entry, prepared.image, prepared.mask, description)
+    _publish(task.cache / "prepared" / task.key, prepared.image, prepared.mask, description)
     return task.subject.subject_id
 
 
@@ -159,31 +175,26 @@ def _read_entry(entry: Path, subject: SubjectFiles) -> PreparedSubject:
 
 
 def _entry_key(subject: SubjectFiles, geometry: Geometry, cache: Path) -> str:
-    files = {**subject.images, "seg": subject.mask}
     try:
-        digests = {name: _file_digest(path, cache) for name, path in files.items()}
+        digests = {name: file_digest(path, cache) for name, path in subject.files.items()}
     except OSError as error:
         raise UserError(f"subject '{subject.subject_id}': {error.filename} cannot be read: {error.strerror}") from error
-    made_by = {"menvae": PREPARATION_VERSION, "codes": dict(REGION_CODES)}
-    made_by |= {package: version(package) for package in _LIBRARIES}
-    return _digest([list(digests.items()), asdict(geometry), made_by])  # a list keeps the order of the channels
+    return _key_of(digests, geometry)
 
 
-def _file_digest(path: Path, cache: Path) -> str:
-    """Hash of a file's content, remembered by its path, size and time of change."""
-    status = path.stat()
-    stamp = [str(path.resolve()), status.st_size, status.st_mtime_ns]
-    memo = cache / "digests" / _digest(stamp)
-    if memo.is_file():
-        remembered = memo.read_text()
-        if len(remembered) == 32:
-            return remembered
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    memo.parent.mkdir(exist_ok=True)
-    memo.write_text(digest)
-    return digest
+def _is_prepared(subject: SubjectFiles, geometry: Geometry, cache: Path) -> bool:
+    if subject.doubles or not all(path.is_file() for path in subject.files.values()):
+        return False
+    digests = {name: remembered_digest(path, cache) for name, path in subject.files.items()}
+    known = {name: digest for name, digest in digests.items() if digest is not None}
+    return len(known) == len(digests) and (cache / "prepared" / _key_of(known, geometry)).is_dir()
 
 
-def _digest(value: object) -> str:
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+def _key_of(digests: Mapping[str, str], geometry: Geometry) -> str:
+    made_by = {"menvae": PREPARATION_VERSION, "codes": dict(REGION_CODES)} | _library_versions()
+    return digest_of([list(digests.items()), asdict(geometry), made_by])  # a list keeps the order of the channels
+
+
+@cached
+def _library_versions() -> dict[str, Any]:
+    return {package: version(package) for package in _LIBRARIES}

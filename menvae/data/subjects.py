@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
@@ -22,6 +22,9 @@ Modality = Literal["t1c", "t1n", "t2f", "t2w"]
 MODALITIES: tuple[Modality, ...] = ("t1c", "t1n", "t2f", "t2w")
 """Channel order (T1 contrast-enhanced, T1 native, T2 FLAIR, T2 weighted)."""
 
+SUFFIXES = (".nii.gz", ".nii")
+"""Endings of files with volumes."""
+
 Split = Literal["train", "val", "test"]
 Positive = Annotated[float, Field(gt=0.0)]
 Side = Annotated[int, Field(ge=1)]
@@ -35,13 +38,20 @@ class SubjectFiles:
 
     Attributes:
         subject_id: name of its folder.
-        images: {modality: NIfTI file}, in channel order.
+        images: {modality: NIfTI file}, in channel order; whether they exist is found by the checks.
         mask: NIfTI file of the segmentation.
+        doubles: files of which only one should be there: those of one modality, packed and not.
     """
 
     subject_id: str
     images: Mapping[str, Path]
     mask: Path
+    doubles: tuple[tuple[Path, ...], ...] = ()
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """All that are used: modalities, then ``seg``."""
+        return {**self.images, "seg": self.mask}
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,12 @@ class Source(ABC):
         val_fraction: share of the subjects for validation; at least one subject.
         test_fraction: share of the subjects that is never looked at in training.
         split_seed: seed of the random split.
+        on_error: what a subject with faulty files does: fail the preparation, after all subjects are checked, or be
+            left out (skip).
+        checks_files: whether files may be faulty; not a key.
     """
+
+    checks_files: ClassVar[bool] = True
 
     roi_size: tuple[Side, Side, Side]
     modalities: tuple[Modality, ...] = MODALITIES
@@ -78,6 +93,7 @@ class Source(ABC):
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     test_fraction: Fraction = 0.1
     split_seed: int = 42
+    on_error: Literal["skip", "fail"] = "fail"
 
     def __post_init__(self) -> None:
         """Refuse what the keys alone show to be wrong."""
@@ -111,41 +127,41 @@ class Source(ABC):
         """Return all subjects, sorted by identifier; a source that makes its files puts them under ``cache``.
 
         Raises:
-            UserError: no such folder, no subject in it, or a subject with a missing file.
+            UserError: no such folder, or no subject in it.
         """
 
 
 def discover_subjects(root: Path, modalities: Sequence[str]) -> list[SubjectFiles]:
-    """Return the subjects of a folder in the BraTS layout: ``<id>/<id>-{t1c,t1n,t2f,t2w,seg}.nii.gz``.
+    """Return the subjects of a folder in the BraTS layout: ``<id>/<id>-{t1c,t1n,t2f,t2w,seg}.nii.gz``, or ``.nii``.
 
-    Folders without any NIfTI file are not subjects.
+    Hidden folders and folders without any NIfTI file are not subjects. A subject may lack files.
 
     Raises:
-        UserError: no such folder, no subject in it, or a subject with a missing file.
+        UserError: no such folder, or no subject in it.
     """
     if not root.is_dir():
         raise UserError(f"data.root: folder '{root}' does not exist; it must hold <id>/<id>-t1c.nii.gz and so on")
-    found = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        if not any(folder.glob("*.nii.gz")):
-            continue
-        found.append(subject_files(folder, modalities))
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = [
+        subject_files(folder, modalities)
+        for folder in folders
+        if any(path.name.endswith(SUFFIXES) for path in folder.iterdir())
+    ]
     if not found:
         raise UserError(f"data.root: '{root}' holds no subject folder; expected <id>/<id>-t1c.nii.gz and so on")
     return found
 
 
 def subject_files(folder: Path, modalities: Sequence[str]) -> SubjectFiles:
-    """Return the files of one subject folder.
-
-    Raises:
-        UserError: a missing file.
-    """
-    files = {name: folder / f"{folder.name}-{name}.nii.gz" for name in (*modalities, "seg")}
-    missing = [path.name for path in files.values() if not path.is_file()]
-    if missing:
-        raise UserError(f"subject '{folder.name}' of '{folder.parent}' lacks {', '.join(missing)}")
-    return SubjectFiles(folder.name, {name: files[name] for name in modalities}, files["seg"])
+    """Return the files of one subject folder: those that are there, and for a missing one where it should be."""
+    files, doubles = {}, []
+    for name in (*modalities, "seg"):
+        expected = [folder / f"{folder.name}-{name}{suffix}" for suffix in SUFFIXES]
+        there = [path for path in expected if path.is_file()]
+        files[name] = (there or expected)[0]
+        if len(there) > 1:
+            doubles.append(tuple(there))
+    return SubjectFiles(folder.name, {name: files[name] for name in modalities}, files["seg"], tuple(doubles))
 
 
 def split_subjects(

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from menvae.data.checks import label_remedy
 from menvae.data.subjects import REGION_CODES, Geometry, SubjectFiles
 from menvae.errors import UserError
-
-_SAME_PLACE_MM = 1e-2
 
 
 class PreparedArrays(NamedTuple):
@@ -42,8 +41,8 @@ def load_and_resample(subject: SubjectFiles, geometry: Geometry) -> PreparedArra
     voxels of the box that are not 0; those stay 0.
 
     Raises:
-        UserError: a file that is no readable NIfTI volume, files of different shapes or places in space, voxels that
-            are not finite, or a label that is not mapped.
+        UserError: a file that is no readable NIfTI volume, or a label that is not mapped. What else may be wrong with
+            files is found by `menvae.data.checks`.
     """
     from monai.transforms import (
         Compose,
@@ -64,23 +63,10 @@ def load_and_resample(subject: SubjectFiles, geometry: Geometry) -> PreparedArra
         ]
     )
     try:
-        native = load({**subject.images, "seg": subject.mask})
+        native = load(subject.files)
     except Exception as error:  # MONAI wraps whatever the reader raised
         cause = error.__cause__ or error
         raise UserError(f"subject '{subject.subject_id}' cannot be read as NIfTI volumes: {cause}") from error
-    shapes = {name: tuple(native[name].shape) for name in everything}
-    if len(set(shapes.values())) > 1:
-        listing = ", ".join(f"{name} {list(shape[1:])}" for name, shape in shapes.items())
-        raise UserError(f"subject '{subject.subject_id}': its files differ in shape: {listing}")
-    for name in everything:
-        apart_mm = float((native[name].affine - native["seg"].affine).abs().max())
-        if apart_mm > _SAME_PLACE_MM:
-            raise UserError(
-                f"subject '{subject.subject_id}': {name} and seg do not lie in the same place: their affines differ by "
-                f"up to {apart_mm:.3g}"
-            )
-        if not torch.isfinite(native[name]).all():
-            raise UserError(f"subject '{subject.subject_id}': {name} holds voxels that are NaN or infinite")
     native["seg"] = _recode(native["seg"], geometry, subject.subject_id)
     native_spacing = tuple(float(side) for side in native["seg"].pixdim)
     resample = Spacingd(everything, pixdim=geometry.spacing_mm, mode=["bilinear"] * len(channels) + ["nearest"])
@@ -105,14 +91,10 @@ def load_and_resample(subject: SubjectFiles, geometry: Geometry) -> PreparedArra
 
 def _recode(mask: torch.Tensor, geometry: Geometry, subject_id: str) -> torch.Tensor:
     recoded = torch.zeros_like(mask)
-    for value in torch.unique(mask).tolist():
-        if value == 0:
-            continue
+    labels = [value for value in torch.unique(mask).tolist() if value != 0]
+    for value in labels:
         if value not in geometry.regions:
-            known = ", ".join(f"{label} -> {region}" for label, region in geometry.regions.items())
-            raise UserError(
-                f"subject '{subject_id}': its mask holds the label {value:g}, which data.label_map does not map "
-                f"({known})"
-            )
+            remedy = label_remedy(value, labels, geometry.regions)
+            raise UserError(f"subject '{subject_id}': its mask holds the label {value:g}: {remedy}")
         recoded[mask == value] = REGION_CODES[geometry.regions[int(value)]]
     return recoded

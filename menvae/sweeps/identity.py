@@ -19,9 +19,10 @@ OUTSIDE = (
     "trainer.time_limit_min",
     "gates.strict",
     "data.root",
+    "data.on_error",
 )
 """Keys that say where results go or how they are kept, and what has a value of its own in the hash: the place of the
-data and the number of processes that train together."""
+data, what becomes of faulty subjects, and the number of processes that train together."""
 
 
 def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_ranks: int = 1, start: str = "") -> str:
@@ -54,7 +55,7 @@ def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_r
 def is_outside(key: str) -> bool:
     """Whether a dotted key says nothing about the result of a run.
 
-    >>> is_outside("tracking.uri"), is_outside("trainer.resume"), is_outside("trainer.max_epochs")
+    >>> is_outside("tracking.uri"), is_outside("data.on_error"), is_outside("trainer.max_epochs")
     (True, True, False)
     """
     return any(key == outside or key.startswith(f"{outside}.") for outside in OUTSIDE)
