@@ -79,8 +79,8 @@ if __name__ == "__main__":
     stop_with_parent()
     exit_code = run(Path(sys.argv[1]))
     if exit_code == ExitCode.INTERRUPTED:
-        # All is written. The threads of a process group whose ranks leave one after the other may abort the process while
-        # the interpreter shuts down ("terminate called without an active exception"), so it does not.
+        # All is written, and a shutdown of the interpreter may abort ("terminate called without an active exception"):
+        # threads of a process group do, whose ranks leave one after the other.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code)

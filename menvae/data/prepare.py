@@ -32,7 +32,7 @@ from menvae.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-PREPARATION_VERSION = 2
+PREPARATION_VERSION = 3
 """Raise it when prepared arrays or features change: every cache entry is then made anew."""
 
 _LIBRARIES = ("monai", "nibabel", "scikit-image", "scipy")
