@@ -27,9 +27,7 @@ from menvae.data.subjects import SubjectFiles
 CHECKS_VERSION = 1
 """Raise it when a file is described in another way: every remembered description is then made anew."""
 
-_SAME_PLACE_MM = (
-    0.1  # two ways to write one affine into a header (matrix, quaternion) can differ by 0.07 mm at a corner
-)
+_SAME_PLACE_MM = 0.1  # matrix and quaternion of one affine in a header can differ by 0.07 mm at a corner
 _MOST_LABELS = 8  # listed of a mask; one with more of them is no mask
 _LARGEST = float(np.finfo(np.float32).max)  # images are prepared as float32
 _GZIP_MAGIC = b"\x1f\x8b"
