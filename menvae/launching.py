@@ -128,7 +128,7 @@ def launch_points(
     """
     logs.configure(None)
     settings = validated(SweepSettings, jobs[0][1]["sweep"], "sweep")
-    validated(TrackingSettings, jobs[0][1]["tracking"], "tracking")  # before anything is written
+    tracking = _tracking(jobs)  # before anything is written
     launch = _Launch(sweep_of(jobs[0][1], typed), settings, typed, Identifier(num_ranks), make_runner, wait)
     with stop_requests() as stop:
         _log.info("sweep %s", launch.sweep.path)
@@ -138,7 +138,7 @@ def launch_points(
             case "retry":
                 return launch.retry(stop)
             case "run":
-                return launch.run(_own(jobs, typed.fixed), trials, stop)
+                return launch.run(_own(jobs, typed.fixed), trials, tracking, stop)
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,9 @@ class _Launch:
         _show_plan(planned, list(self.typed.swept), self.identifier)
         return _impossible(planned)
 
-    def run(self, jobs: Sequence[Composed], trials: Sequence[Trial], stop: StopRequest) -> list[Result]:
+    def run(
+        self, jobs: Sequence[Composed], trials: Sequence[Trial], tracking: TrackingSettings, stop: StopRequest
+    ) -> list[Result]:
         """Run what is left to do."""
         if self.settings.space and not trials:
             raise UserError("sweep.space is for a sweeper that searches: hydra/sweeper=optuna")
@@ -168,7 +170,7 @@ class _Launch:
         runner = self.make_runner(self.sweep, jobs[0][1])
         swept = [f"{key}={values}" for key, values in self.typed.swept.items()]
         self.sweep.describe([*self.typed.fixed, *swept], self.typed.launcher)
-        return self._carry_out(planned, runner, stop)
+        return self._carry_out(planned, runner, tracking, stop)
 
     def retry(self, stop: StopRequest) -> list[Result]:
         """Run again, as they were, the points that were begun and have not come to their end."""
@@ -178,20 +180,26 @@ class _Launch:
             return []
         jobs = [(point.overrides, self.sweep.config(point)) for point in failed]
         planned = self._planned(jobs, [point.run for point in failed])
-        return self._carry_out(planned, self.make_runner(self.sweep, jobs[0][1]), stop)
+        return self._carry_out(planned, self.make_runner(self.sweep, jobs[0][1]), _tracking(jobs), stop)
 
     def _planned(
         self, jobs: Sequence[Composed], runs: Sequence[str] = (), *, searching: bool = False
     ) -> list[PlannedPoint]:
         return plan_points(self.sweep, jobs, self.identifier, self.settings, code_hash(), runs, searching=searching)
 
-    def _carry_out(self, planned: Sequence[PlannedPoint], runner: Runner, stop: StopRequest) -> list[Result]:
-        tracking = validated(TrackingSettings, planned[0].config["tracking"], "tracking")
+    def _carry_out(
+        self, planned: Sequence[PlannedPoint], runner: Runner, tracking: TrackingSettings, stop: StopRequest
+    ) -> list[Result]:
         tags = {f"menvae.sweep.{key}": values for key, values in self.typed.swept.items()}
         with stop.deferred():
             statuses = Campaign(self.sweep, runner, tracking, self.wait).carry_out(planned, stop, tags)
         by_run = {status.point.run: status for status in statuses}
         return [_result(planned, index, by_run) for index in range(len(planned))] if self.wait else _impossible(planned)
+
+
+def _tracking(jobs: Sequence[Composed]) -> TrackingSettings:
+    """Return the settings that all points of a sweep share."""
+    return validated(TrackingSettings, jobs[0][1]["tracking"], "tracking")
 
 
 def _impossible(planned: Sequence[PlannedPoint]) -> list[Result]:

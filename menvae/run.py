@@ -367,6 +367,7 @@ class _Run:
         self.experiment, self.data, self.here, self.path = experiment, data, here, path
         settings, parts, source = experiment.settings, experiment.parts, experiment.source
         trainer: TrainerSettings = settings["trainer"]
+        trial = job.trial if job is not None else None
         self.modalities = source.modalities
         self.model, objective = experiment.build(data.num_training_subjects)
         memory_format = torch.channels_last_3d if trainer.channels_last else torch.contiguous_format
@@ -404,7 +405,7 @@ class _Run:
             observers=[
                 SplitRecorder(self.model, self.modalities),
                 CollapseWatch(settings["watch"], trainer.max_epochs),
-                *([TrialReporter(job.trial)] if job is not None and job.trial is not None and job.trial.metric else []),
+                *([TrialReporter(trial)] if trial is not None and trial.metric else []),
                 *self.artists,
             ],
             stop=stop,

@@ -48,6 +48,7 @@ def run(config_name: str, task: Task, command: str | None = None) -> None:
         task: what to do with the composed configuration.
         command: ``train`` for ``menvae-train``; None: ``config_name``.
     """
+    command = command or config_name
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors over instead of printing them
     Plugins.instance().register(PluginConfigurations)
     codes: list[int] = []
@@ -57,7 +58,7 @@ def run(config_name: str, task: Task, command: str | None = None) -> None:
     def job(config: DictConfig) -> None:
         """One run or one point of a sweep; a point that fails in a known way must not keep the others from starting."""
         modes.add(HydraConfig.get().mode)
-        codes.append(carry_out(command or config_name, lambda: task(config)))
+        codes.append(carry_out(command, lambda: task(config)))
         if codes[-1] == ExitCode.INTERRUPTED:
             sys.exit(ExitCode.INTERRUPTED)  # and the points that follow are not begun
 
@@ -67,4 +68,4 @@ def run(config_name: str, task: Task, command: str | None = None) -> None:
             return int(any(code not in (ExitCode.DONE, ExitCode.GATES_NOT_MET) for code in codes + ended_elsewhere))
         return max(codes, default=ExitCode.DONE)
 
-    sys.exit(carry_out(command or config_name, application))
+    sys.exit(carry_out(command, application))

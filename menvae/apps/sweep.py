@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -50,7 +49,7 @@ def status(arguments: list[str]) -> None:
 
 
 def _show_status(config: DictConfig) -> ExitCode:
-    from menvae.sweeps.campaign import status_table
+    from menvae.sweeps.campaign import fate_counts, status_table
     from menvae.sweeps.status import sweep_status
     from menvae.sweeps.sweep import find_sweep
     from menvae.tracking import logs
@@ -59,8 +58,7 @@ def _show_status(config: DictConfig) -> ExitCode:
     statuses = sweep_status(sweep)
     logs.show(f"sweep {sweep.path}")
     logs.show(status_table(statuses))
-    counts = Counter(str(point.fate) for point in statuses)
-    logs.show(", ".join(f"{count} {fate}" for fate, count in counts.items()))
+    logs.show(fate_counts(statuses))
     return ExitCode.DONE
 
 
@@ -84,8 +82,8 @@ def retry(arguments: list[str]) -> None:
                 raise UserError(
                     f"'{argument}': points are run again as they were; only the launcher can be told something else"
                 )
-        launcher = [text for text in sweep.description()["launcher"] if "hydra/sweeper" not in text]
-        launcher = [text for text in launcher if not text.startswith("hydra.sweeper.")]
+        before = sweep.description()["launcher"]
+        launcher = [text for text in before if "hydra/sweeper" not in text and not text.startswith("hydra.sweeper.")]
         rest[:] = [
             *launcher,
             *rest,

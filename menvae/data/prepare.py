@@ -87,15 +87,19 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
     """
     cache.mkdir(parents=True, exist_ok=True)
     subjects = source.subjects(cache, show)
+    there = {subject.subject_id: _key_of_entry(subject, source.geometry, cache) for subject in subjects}
     if source.checks_files:
-        new = [subject for subject in subjects if not _is_prepared(subject, source.geometry, cache)]
+        new = [subject for subject in subjects if there[subject.subject_id] is None]
         findings = check_files(new, source.regions, cache, num_workers, show)
         subjects = without_faulty(subjects, findings, leave_out=source.on_error == "skip")
-    keys = {subject.subject_id: _entry_key(subject, source.geometry, cache) for subject in subjects}
+    keys = {
+        subject.subject_id: there[subject.subject_id] or _entry_key(subject, source.geometry, cache)
+        for subject in subjects
+    }
     tasks = [
         _Task(subject, source.geometry, cache, keys[subject.subject_id])
         for subject in subjects
-        if not (cache / "prepared" / keys[subject.subject_id]).is_dir()
+        if there[subject.subject_id] is None and not (cache / "prepared" / keys[subject.subject_id]).is_dir()
     ]
     if tasks:
         _log.info("preparing %d of %d subjects into %s", len(tasks), len(subjects), cache)
@@ -182,12 +186,14 @@ def _entry_key(subject: SubjectFiles, geometry: Geometry, cache: Path) -> str:
     return _key_of(digests, geometry)
 
 
-def _is_prepared(subject: SubjectFiles, geometry: Geometry, cache: Path) -> bool:
+def _key_of_entry(subject: SubjectFiles, geometry: Geometry, cache: Path) -> str | None:
+    """Return the key of the subject's entry if there is one, without reading the subject's files."""
     if subject.doubles or not all(path.is_file() for path in subject.files.values()):
-        return False
+        return None
     digests = {name: remembered_digest(path, cache) for name, path in subject.files.items()}
     known = {name: digest for name, digest in digests.items() if digest is not None}
-    return len(known) == len(digests) and (cache / "prepared" / _key_of(known, geometry)).is_dir()
+    key = _key_of(known, geometry)
+    return key if len(known) == len(digests) and (cache / "prepared" / key).is_dir() else None
 
 
 def _key_of(digests: Mapping[str, str], geometry: Geometry) -> str:

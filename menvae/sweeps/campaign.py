@@ -18,7 +18,7 @@ from menvae.errors import RunInterruptedError, UserError
 from menvae.interruption import StopRequest
 from menvae.sweeps.plan import PlannedPoint
 from menvae.sweeps.status import Fate, PointStatus, sweep_status
-from menvae.sweeps.sweep import Point, Submission, Sweep
+from menvae.sweeps.sweep import Point, Submission, Sweep, label_of
 from menvae.tracking import logs
 from menvae.tracking.local import LocalLog
 from menvae.tracking.mlflow import MLflowTracker, ParentRun, Status, TrackingSettings, tracking_uri, without_password
@@ -210,7 +210,7 @@ def _tell_plan(planned: Sequence[PlannedPoint], num_todo: int) -> None:
     counts += [f"{len(problems)} that cannot be"] if problems else []
     _log.info("%d points: %s; %d to run", len(planned), ", ".join(counts), num_todo)
     for point in problems:
-        _log.error("%s: %s", " ".join(point.overrides) or "(nothing swept)", point.problem)
+        _log.error("%s: %s", label_of(point.overrides), point.problem)
     other_code = [point for point in planned if point.other_code]
     if other_code:
         _log.warning(
@@ -226,10 +226,15 @@ def _line(status: PointStatus) -> str:
 
 
 def _tell_end(statuses: Sequence[PointStatus]) -> None:
-    counts = Counter(str(status.fate) for status in statuses)
-    _log.info("%s", ", ".join(f"{count} {fate}" for fate, count in counts.items()))
+    _log.info("%s", fate_counts(statuses))
     if any(status.fate != Fate.FINISHED for status in statuses):
         logs.show(status_table([status for status in statuses if status.fate != Fate.FINISHED]))
+
+
+def fate_counts(statuses: Sequence[PointStatus]) -> str:
+    """Return how many points met which fate: ``1 failed, 2 finished``."""
+    counts = Counter(str(status.fate) for status in statuses)
+    return ", ".join(f"{count} {fate}" for fate, count in counts.items())
 
 
 def status_table(statuses: Sequence[PointStatus]) -> Table:

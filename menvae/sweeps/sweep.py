@@ -1,8 +1,8 @@
 """The folder of a sweep: which points it has, and what was done about each.
 
 ``<output_dir>/sweeps/<name>/`` holds ``sweep.json`` (the command) and ``points/<run>/``: ``point.json`` (overrides and
-submissions), ``job.json`` (what its process trains), ``outcome.json`` (how that process ended). Results are in the run
-directory ``<output_dir>/runs/<run>/``.
+submissions), ``job.json`` (what its process trains), ``outcome.json`` (how that process ended). ``tracked.json`` says
+what MLflow knows of a sweep that is finished. Results are in the run directory ``<output_dir>/runs/<run>/``.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Point:
     @property
     def label(self) -> str:
         """The overrides on one line."""
-        return " ".join(self.overrides) or "(nothing swept)"
+        return label_of(self.overrides)
 
 
 class Sweep:
@@ -162,6 +162,11 @@ class Sweep:
         point = replace(point, submissions=(*point.submissions, submission))
         self.keep(point)
         return point
+
+
+def label_of(overrides: Sequence[str]) -> str:
+    """Return what sets a point apart on one line."""
+    return " ".join(overrides) or "(nothing swept)"
 
 
 def sweep_name(run_name: str, keys: Sequence[str], fixed_overrides: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from plugins import trouble, write_trouble
-from runs import TRACKED, command, environment, finished_sweep_in_mlflow
+from runs import TRACKED, command, environment, finished_sweep_in_mlflow, menvae_sweep
 
 from menvae.sweeps.status import Fate, PointStatus, sweep_status
 from menvae.sweeps.sweep import find_sweep
@@ -24,7 +24,7 @@ class Cluster:
     """Commands on the development cluster, with the term ``trouble`` installed."""
 
     def __init__(self, slurm: dict[str, str], output_dir: Path, site: Path) -> None:
-        self.output_dir = output_dir
+        self.output_dir, self.site = output_dir, site
         self.environment = {**environment(site=site), **slurm}
 
     def start(self, *overrides: str) -> subprocess.Popen[str]:
@@ -42,17 +42,8 @@ class Cluster:
         assert process.returncode == code, output
         return output
 
-    def sweep(self, verb: str, *arguments: str, code: int = 0) -> str:
-        program = "from menvae.apps.sweep import main; main()"
-        done = subprocess.run(
-            [*command(self.output_dir)[:2], program, verb, f"output_dir={self.output_dir}", *arguments],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == code, done.stderr
-        return done.stdout + done.stderr
+    def sweep(self, verb: str) -> str:
+        return menvae_sweep(self.output_dir, verb, site=self.site)
 
     def slurm(self, *arguments: str) -> None:
         subprocess.run(arguments, env=self.environment, check=True, capture_output=True, timeout=60)
@@ -81,7 +72,7 @@ class Cluster:
 
 @pytest.fixture
 def here(cluster: dict[str, str], prepared_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    monkeypatch.setenv("SLURM_CONF", cluster["SLURM_CONF"])  # for `statuses` in this process
+    monkeypatch.setenv("SLURM_CONF", cluster["SLURM_CONF"])  # for `statuses` and `sweep`
     output_dir = tmp_path / "outputs"
     output_dir.mkdir()
     (output_dir / "cache").symlink_to(prepared_cache)
