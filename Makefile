@@ -26,6 +26,7 @@ bench: bench-data
 
 bench-data: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/features.py
+	$(BIN)/python tests/benchmarks/preparation.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "menvae needs Python 3.11 or newer, this is " + sys.version)'

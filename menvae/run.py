@@ -181,7 +181,8 @@ def _identity(experiment: Experiment, data: Data, here: Place) -> dict[str, str]
     return {
         "data.modalities": ", ".join(source.modalities),
         "data.roi_size": str(list(source.geometry.roi_size)),
-        "data.spacing_mm": str(list(source.geometry.spacing_mm)),
+        "data.spacing_mm": str(list(source.geometry.spacing_mm or ["fills the box"])),
+        "data.box": source.box,
         "targets": data.normalizer.hash,
         "number of ranks": str(here.num_ranks),
     }
@@ -388,7 +389,7 @@ class _Run:
                     settings["pictures"],
                     path / "pictures",
                     self.modalities,
-                    source.geometry.spacing_mm,
+                    data.cohort.spacing_mm,
                     trainer.max_epochs,
                 )
             ]
@@ -469,7 +470,7 @@ class _Run:
         targets = {gate.name: gate.target for gate in gates.gates}
         training_curves(local.metrics(), targets, pictures / "training_curves.png")
         raw_targets = {subject.subject_id: subject.features for subject in self.data.cohort.subjects}
-        spacing = self.experiment.source.geometry.spacing_mm
+        spacing = self.data.cohort.spacing_mm
         draw_final_pictures(
             self.model, evaluation, self.data.normalizer, raw_targets, self.modalities[0], spacing, pictures
         )

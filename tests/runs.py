@@ -36,7 +36,6 @@ _OF_OTHERS = [
     "matplotlib.backends.backend_agg",
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.tracking",
-    "monai.transforms",
     "rich.progress",
     "skimage.measure",
     "sklearn.linear_model",

@@ -15,6 +15,7 @@ class DataConformance(PartConformance):
     group = "data"
     shared_keys: ClassVar[frozenset[str]] = frozenset(
         {"roi_size", "spacing_mm", "modalities", "label_map", "val_fraction", "test_fraction", "split_seed", "on_error"}
+        | {"box", "refuse_below", "warn_below", "cache_format"}
     )
 
     def test_has_the_keys_that_every_source_has(self, case: Case) -> None:
@@ -32,9 +33,10 @@ class DataConformance(PartConformance):
             "roi_size": [16, 32, 48],
             "spacing_mm": [2.0, 3.0, 4.0],
             "label_map": {"et": [3, 4]},
+            "box": "center",
         }
         geometry = Case(case.part, settings).bound()().geometry
         assert geometry == Geometry((16, 32, 48), (2.0, 3.0, 4.0), {3: "et", 4: "et"})
         default: Geometry = case.bound()().geometry
         assert all(side > 0 for side in default.roi_size)
-        assert all(spacing > 0.0 for spacing in default.spacing_mm)
+        assert all(spacing > 0.0 for spacing in default.spacing_mm or ())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from menvae.data.features import LOCATION_FEATURES, bounding_box
+from menvae.data.storage import StoredSubject
 from menvae.registry import Field
 
 Count = Annotated[int, Field(ge=0)]
@@ -42,30 +43,28 @@ class AugmentationSettings:
 
 
 class Augmented(NamedTuple):
-    """A subject after augmentation: image [C, D, H, W], mask [D, H, W], raw features."""
+    """A subject after augmentation, and the raw features that its mask then has."""
 
-    image: NDArray[np.float32]
-    mask: NDArray[np.uint8]
+    subject: StoredSubject
     features: Mapping[str, float | None]
 
 
 def augment(
-    image: NDArray[np.float32],
-    mask: NDArray[np.uint8],
+    subject: StoredSubject,
     features: Mapping[str, float | None],
     settings: AugmentationSettings,
     random: np.random.Generator,
 ) -> Augmented:
-    """Return an augmented copy of one subject, with the raw features that its mask then has.
+    """Return an augmented copy of one subject; of its intensities only what makes z-scores of them is changed.
 
     Args:
-        image: z-scored channels [C, D, H, W]; 0 outside the brain.
-        mask: labels [D, H, W].
+        subject: as it is stored.
         features: raw features of the mask, as `menvae.data.features.mask_features` gives them.
         settings: what is drawn.
         random: where from; the same state gives the same subject.
     """
     moved = dict(features)
+    image, mask = subject.image, subject.mask
     if random.random() < settings.flip:
         image, mask = image[:, ::-1], mask[::-1]
         if moved["loc_x"] is not None:
@@ -76,12 +75,19 @@ def augment(
         for name, step, extent in zip(LOCATION_FEATURES, steps, mask.shape, strict=True):
             value = moved[name]
             moved[name] = None if value is None else value + step / extent
+    mean, sd = np.array(subject.mean), np.array(subject.sd)
     if settings.contrast or settings.brightness:
-        per_channel = (len(image), 1, 1, 1)
-        factors = np.exp(settings.contrast * random.standard_normal(per_channel)).astype(np.float32)
-        summands = (settings.brightness * random.standard_normal(per_channel)).astype(np.float32)
-        image = np.where(image == 0, image, image * factors + summands)
-    return Augmented(np.ascontiguousarray(image), np.ascontiguousarray(mask), moved)
+        factors = np.exp(settings.contrast * random.standard_normal(len(image)))
+        summands = settings.brightness * random.standard_normal(len(image))
+        mean, sd = mean - summands * sd / factors, sd / factors  # (x - mean) / sd becomes factor * it + summand
+    changed = replace(
+        subject,
+        image=np.ascontiguousarray(image),
+        mask=np.ascontiguousarray(mask),
+        mean=tuple(mean.tolist()),
+        sd=tuple(sd.tolist()),
+    )
+    return Augmented(changed, moved)
 
 
 def _draw_shift(

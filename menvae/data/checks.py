@@ -14,47 +14,25 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-import nibabel
 import numpy as np
-from nibabel.imageglobals import LoggingOutputSuppressor
-from nibabel.orientations import inv_ornt_aff, io_orientation
+from nibabel.orientations import inv_ornt_aff
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
+from menvae.data.findings import Finding
+from menvae.data.nifti import CutShortError, NiftiVolume, ras_axes, read_volume
 from menvae.data.subjects import SubjectFiles
 
-CHECKS_VERSION = 1
+CHECKS_VERSION = 2
 """Raise it when a file is described in another way: every remembered description is then made anew."""
 
+_MOST_SHEAR_DEG = 0.5
 _SAME_PLACE_MM = 0.1  # matrix and quaternion of one affine in a header can differ by 0.07 mm at a corner
 _MOST_LABELS = 8  # listed of a mask; one with more of them is no mask
 _LARGEST = float(np.finfo(np.float32).max)  # images are prepared as float32
 _GZIP_MAGIC = b"\x1f\x8b"
 _COPY_AGAIN = "copy or download it again"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something about one file that a user should know.
-
-    Attributes:
-        subject_id: whose file.
-        file: its name, or the names of several.
-        problem: what follows the name: ``is cut short``.
-        remedy: what to do.
-        is_fault: the subject cannot be used; False is a note.
-    """
-
-    subject_id: str
-    file: str
-    problem: str
-    remedy: str
-    is_fault: bool = True
-
-    def __str__(self) -> str:
-        """As part of a sentence."""
-        return f"subject '{self.subject_id}': {self.file} {self.problem}: {self.remedy}"
 
 
 @dataclass(frozen=True)
@@ -112,27 +90,7 @@ def inspect_content(content: bytes, name: str, *, is_mask: bool) -> Volume | Unr
     Returns:
         The description, or why there is none.
     """
-    unpacked = _unpack(content, is_packed=name.endswith(".gz"))
-    if isinstance(unpacked, Unreadable):
-        return unpacked
-    form = nibabel.Nifti2Image if unpacked[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nibabel.Nifti1Image  # 540
-    try:
-        with LoggingOutputSuppressor():  # type: ignore[no-untyped-call, unused-ignore]
-            image: Any = form.from_bytes(unpacked)
-        start, dtype = int(image.dataobj.offset), np.dtype(image.get_data_dtype())
-        there, expected = len(unpacked) - start, dtype.itemsize * int(np.prod(image.shape, dtype=object))
-        if there < expected:
-            return Unreadable(f"is cut short, it holds {max(there, 0)} of {expected} bytes of voxels", _COPY_AGAIN)
-        if dtype.kind not in "iuf":
-            return Unreadable(f"holds voxels of type {dtype}", "save it with one real number a voxel")
-        voxels = np.asanyarray(image.dataobj)
-    except (HeaderDataError, WrapStructError, OSError, ValueError, ArithmeticError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        return Unreadable(f"cannot be read as a NIfTI volume ({reason})", _COPY_AGAIN)
-    return _describe(image, voxels, is_mask)
-
-
-def _unpack(content: bytes, *, is_packed: bool) -> bytes | Unreadable:
+    is_packed = name.endswith(".gz")
     if not content:
         return Unreadable("is empty (0 bytes)", _COPY_AGAIN)
     if is_packed != content.startswith(_GZIP_MAGIC):
@@ -142,22 +100,37 @@ def _unpack(content: bytes, *, is_packed: bool) -> bytes | Unreadable:
             f"{is_named} named .nii.gz but is {other}", f"name it {ending} if it is a whole NIfTI file, else replace it"
         )
     try:
-        return gzip.decompress(content) if is_packed else content
+        volume = read_volume(content, is_packed=is_packed)
     except EOFError:
         return Unreadable(f"is cut short, its compressed stream breaks off after {len(content)} bytes", _COPY_AGAIN)
     except (gzip.BadGzipFile, zlib.error) as error:
         return Unreadable(f"is damaged ({error})", _COPY_AGAIN)
+    except CutShortError as error:
+        return Unreadable(f"is cut short, {error}", _COPY_AGAIN)
+    except (HeaderDataError, WrapStructError, OSError, ValueError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        return Unreadable(f"cannot be read as a NIfTI volume ({reason})", _COPY_AGAIN)
+    if volume.voxels.dtype.kind not in "iuf":
+        return Unreadable(f"holds voxels of type {volume.voxels.dtype}", "save it with one real number a voxel")
+    return _describe(volume, is_mask)
 
 
-def _describe(image: Any, voxels: NDArray[Any], is_mask: bool) -> Volume | Unreadable:
+def _describe(volume: NiftiVolume, is_mask: bool) -> Volume | Unreadable:
+    voxels = volume.values
     shape = voxels.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3 or 0 in shape:
         return Unreadable(f"has the shape {list(voxels.shape)}", "save one volume with three axes")
-    affine = np.asarray(image.affine, np.float64)
+    affine = volume.affine
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         return Unreadable("has an affine without volume, so its voxels have no size", "correct its header")
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    sheared_deg = 90.0 - np.degrees(np.arccos(np.abs(axes.T @ axes - np.eye(3)).max()))
+    if sheared_deg > _MOST_SHEAR_DEG:
+        return Unreadable(
+            f"has axes that are {sheared_deg:.3g} degrees off right angles", "resample it to a rectangular grid"
+        )
     usable = np.abs(voxels) <= _LARGEST if voxels.dtype.kind == "f" else None
     finite = voxels if usable is None or usable.all() else voxels[usable]
     content = finite[finite != 0]
@@ -165,8 +138,8 @@ def _describe(image: Any, voxels: NDArray[Any], is_mask: bool) -> Volume | Unrea
     return Volume(
         shape=shape,
         affine=tuple(map(tuple, affine.tolist())),
-        stored_as=str(image.get_data_dtype().newbyteorder("=")),
-        is_oriented=bool(image.header["qform_code"] or image.header["sform_code"]),
+        stored_as=str(volume.voxels.dtype.newbyteorder("=")),
+        is_oriented=volume.is_oriented,
         num_not_finite=voxels.size - finite.size,
         low=float(content.min()) if content.size else 0.0,
         high=float(content.max()) if content.size else 0.0,
@@ -344,7 +317,7 @@ _Place = tuple[tuple[int, ...], NDArray[np.float64]]
 def _as_ras(volume: Volume) -> _Place:
     """Return shape and affine of the volume with its axes in the order and direction of R, A, S."""
     affine = np.array(volume.affine)
-    axes: NDArray[np.float64] = io_orientation(affine)  # type: ignore[no-untyped-call, unused-ignore]
+    axes = ras_axes(affine)
     shape = [0, 0, 0]
     for side, axis in zip(volume.shape, axes[:, 0].astype(int), strict=True):
         shape[axis] = side

@@ -15,15 +15,25 @@ from menvae.data.augmentation import AugmentationSettings, augment
 from menvae.data.normalizer import RawTargets, TargetNormalizer
 from menvae.data.prepare import PreparedSubject
 from menvae.interruption import leave_stopping_to_parent
-from menvae.types import Batch
+from menvae.types import Batch, Intensities
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One subject: image [C, D, H, W], mask [1, D, H, W], and per partition its targets and which were observed [F]."""
+    """One subject, as it is stored.
+
+    Attributes:
+        subject_id: its identifier.
+        image: stored values [C, D, H, W].
+        intensities: what makes z-scores of them, [C] each.
+        mask: [1, D, H, W].
+        targets: {partition: z-scored targets [F]}.
+        observed: {partition: which were observed [F]}.
+    """
 
     subject_id: str
     image: Tensor
+    intensities: Intensities
     mask: Tensor
     targets: Mapping[str, Tensor]
     observed: Mapping[str, Tensor]
@@ -72,25 +82,32 @@ class SubjectDataset(Dataset[Sample]):
 
     def __getitem__(self, draw: Draw) -> Sample:
         subject, targets = self.subjects[draw.number], self._targets[draw.number]
-        image, mask = np.load(subject.folder / "image.npy"), np.load(subject.folder / "mask.npy")
+        stored = subject.load()
         if self._augmentation is not None and draw.epoch > 0:
             random = np.random.default_rng([self._seed, draw.epoch, draw.number])
-            image, mask, features = augment(image, mask, subject.features, self._augmentation, random)
+            stored, features = augment(stored, subject.features, self._augmentation, random)
             targets = self._normalised(features)
         return Sample(
             subject.subject_id,
-            torch.from_numpy(image),
-            torch.from_numpy(mask).unsqueeze(0),
+            torch.from_numpy(stored.image),
+            Intensities(torch.tensor(stored.mean), torch.tensor(stored.sd)),
+            torch.from_numpy(stored.mask).unsqueeze(0),
             {name: torch.tensor([value or 0.0 for value in values]) for name, values in targets.items()},
             {name: torch.tensor([value is not None for value in values]) for name, values in targets.items()},
         )
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples into a batch."""
+    """Stack samples into a batch of stored values; `Batch.to` makes z-scores of them."""
     partitions = list(samples[0].targets)
+    kinds = {sample.image.dtype for sample in samples}
+    common = kinds.pop() if len(kinds) == 1 else torch.float32
     return Batch(
-        inputs=torch.stack([sample.image for sample in samples]),
+        inputs=torch.stack([sample.image.to(common) for sample in samples]),
+        intensities=Intensities(
+            torch.stack([sample.intensities.mean for sample in samples]),
+            torch.stack([sample.intensities.sd for sample in samples]),
+        ),
         subject_id=tuple(sample.subject_id for sample in samples),
         targets={name: torch.stack([sample.targets[name] for sample in samples]) for name in partitions},
         observed={name: torch.stack([sample.observed[name] for sample in samples]) for name in partitions},

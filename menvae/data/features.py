@@ -8,7 +8,7 @@ anterior), z is S (inferior to superior).
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +108,7 @@ def mask_features(mask: NDArray[np.uint8], spacing_mm: tuple[float, float, float
     found["surface_area_total"] = math.log(area_mm2 + 1.0)
     found["solidity_total"] = min(1.0, volume_mm3 / (mesh_hull_volume(tumour) * voxel_volume_mm3))
     found["aspect_xy_total"] = (crop.shape[0] * spacing_mm[0]) / (crop.shape[1] * spacing_mm[1])
-    box_of_core = bounding_box(core.view(np.uint8))
+    box_of_core = bounding_box(core)
     if box_of_core is not None:
         volume_mm3, area_mm2 = mesh_volume_and_area(core[box_of_core], spacing_mm)
         found["sphericity_ncr"] = _sphericity(volume_mm3, area_mm2)
@@ -116,13 +116,13 @@ def mask_features(mask: NDArray[np.uint8], spacing_mm: tuple[float, float, float
     return found
 
 
-def bounding_box(mask: NDArray[np.uint8]) -> tuple[slice, slice, slice] | None:
+def bounding_box(mask: NDArray[Any]) -> tuple[slice, slice, slice] | None:
     """Smallest box that holds every non-zero voxel.
 
     Reduces whole axes with a bitwise or instead of listing voxels: 20 times faster than `argwhere`.
 
     Args:
-        mask: labels [D, H, W].
+        mask: whole numbers or booleans [D, H, W].
 
     Returns:
         One slice for each axis, or None where the mask is empty.

@@ -35,6 +35,11 @@ class PhantomSource(Source):
     @property
     def geometry(self) -> Geometry:
         """The box at the configured spacing, or at the one that fills it."""
+        return Geometry(self.roi_size, None if self.box == "resize" else self._voxel_mm, self.regions, self.box)
+
+    @property
+    def _voxel_mm(self) -> tuple[float, float, float]:
+        """Voxel size of the files."""
         sides = self.roi_size
         filling = (FIELD_OF_VIEW_MM / sides[0], FIELD_OF_VIEW_MM / sides[1], FIELD_OF_VIEW_MM / sides[2])
         spacing = self.spacing_mm or filling
@@ -43,11 +48,11 @@ class PhantomSource(Source):
                 f"data: a voxel of {list(spacing)} mm (data.spacing_mm, or 200 mm / data.roi_size) is not a head; "
                 "phantoms are made with 0.5 to 10 mm a side"
             )
-        return Geometry(self.roi_size, spacing, self.regions)
+        return spacing
 
     def subjects(self, cache: Path, show: ShowProgress) -> list[SubjectFiles]:
         """Make the files that ``<cache>/phantom/<version>/`` does not hold yet; return all subjects."""
-        spacing = self.geometry.spacing_mm
+        spacing = self._voxel_mm
         name = f"{DISTRIBUTIONS_VERSION}_seed{self.seed}_" + "x".join(f"{side:g}" for side in spacing)
         root = cache / "phantom" / name
         root.mkdir(parents=True, exist_ok=True)

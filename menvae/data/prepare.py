@@ -1,7 +1,7 @@
-"""NIfTI -> cache: orientation, spacing, box and z-score with MONAI transforms, and the targets of the mask.
+"""NIfTI -> cache: orientation, spacing, box, what makes z-scores, and the targets of the mask.
 
-One entry a subject: ``<cache>/prepared/<key>/`` with ``image.npy`` (float32 [C, D, H, W]), ``mask.npy`` (uint8
-[D, H, W]) and ``subject.json``. The key is a hash of the source files, the geometry and the versions that made it, so a
+One entry a subject: ``<cache>/prepared/<key>/`` with image and mask in one of the formats of `menvae.data.storage`, and
+``subject.json``. The key is a hash of the source files, the geometry, the format and the versions that made it, so a
 changed file, box or library never meets a stale entry. An entry appears by one rename, so it is whole or absent.
 
 Before the first subject is prepared, the files of all that have no entry are checked.
@@ -21,22 +21,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from menvae.data.box import BoxReport, judge_box
 from menvae.data.digests import digest_of, file_digest, remembered_digest
 from menvae.data.features import mask_features
+from menvae.data.findings import Finding
 from menvae.data.screening import check_files, without_faulty
+from menvae.data.storage import CacheFormat, StoredSubject, read_subject, stored, write_subject
 from menvae.data.subjects import REGION_CODES, Geometry, Source, SubjectFiles
+from menvae.data.transforms import load_and_resample
 from menvae.data.workers import ShowProgress, run_tasks, unseen
 from menvae.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-PREPARATION_VERSION = 3
+PREPARATION_VERSION = 4
 """Raise it when prepared arrays or features change: every cache entry is then made anew."""
 
-_LIBRARIES = ("monai", "nibabel", "scikit-image", "scipy")
-_LEAST_TUMOUR_KEPT = 0.95
+_LIBRARIES = ("nibabel", "scikit-image", "scipy")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class PreparedSubject:
         key: content hash.
         features: raw targets in the geometry of training; None where not observed.
         native_features: the same at native resolution.
-        tumour_kept: share of the tumour's voxels that lies in the box of training; None without a tumour.
+        box: how much of the subject the box of training holds.
+        spacing_mm: voxel size of the arrays.
+        arrays: how they are stored.
     """
 
     subject_id: str
@@ -57,7 +61,17 @@ class PreparedSubject:
     key: str
     features: Mapping[str, float | None]
     native_features: Mapping[str, float | None]
-    tumour_kept: float | None
+    box: BoxReport
+    spacing_mm: tuple[float, float, float]
+    arrays: Mapping[str, Any]
+
+    def load(self) -> StoredSubject:
+        """Read the arrays.
+
+        Raises:
+            OSError: the entry is no longer there.
+        """
+        return read_subject(self.folder, self.arrays)
 
 
 @dataclass(frozen=True)
@@ -67,10 +81,18 @@ class Cohort:
     Attributes:
         subjects: the entries.
         data_hash: hash of all entries' keys and identifiers.
+        findings: what is to be said about the files and boxes of subjects, those that were left out included.
     """
 
     subjects: tuple[PreparedSubject, ...]
     data_hash: str
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size along R, A, S; the median where subjects have their own."""
+        sides = np.median([subject.spacing_mm for subject in self.subjects], axis=0)
+        return float(sides[0]), float(sides[1]), float(sides[2])
 
 
 def prepare(source: Source, cache: Path, num_workers: int | None = None, show: ShowProgress = unseen) -> Cohort:
@@ -87,17 +109,16 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
     """
     cache.mkdir(parents=True, exist_ok=True)
     subjects = source.subjects(cache, show)
-    there = {subject.subject_id: _key_of_entry(subject, source.geometry, cache) for subject in subjects}
+    recipe = _Recipe(source.geometry, source.cache_format)
+    there = {subject.subject_id: _key_of_entry(subject, recipe, cache) for subject in subjects}
+    leave_out, findings = source.on_error == "skip", []
     if source.checks_files:
         new = [subject for subject in subjects if there[subject.subject_id] is None]
-        findings = check_files(new, source.regions, cache, num_workers, show)
-        subjects = without_faulty(subjects, findings, leave_out=source.on_error == "skip")
-    keys = {
-        subject.subject_id: there[subject.subject_id] or _entry_key(subject, source.geometry, cache)
-        for subject in subjects
-    }
+        findings += check_files(new, source.regions, cache, num_workers, show)
+        subjects = without_faulty(subjects, findings, leave_out=leave_out)
+    keys = {subject.subject_id: there[subject.subject_id] or _entry_key(subject, recipe, cache) for subject in subjects}
     tasks = [
-        _Task(subject, source.geometry, cache, keys[subject.subject_id])
+        _Task(subject, recipe, cache, keys[subject.subject_id])
         for subject in subjects
         if there[subject.subject_id] is None and not (cache / "prepared" / keys[subject.subject_id]).is_dir()
     ]
@@ -106,57 +127,73 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
         (cache / "prepared").mkdir(exist_ok=True)
         for _ in show(run_tasks(_prepare_entry, tasks, num_workers=num_workers), "preparing", len(tasks)):
             pass
-    entries = tuple(_read_entry(cache / "prepared" / keys[subject.subject_id], subject) for subject in subjects)
-    _warn_of_cut_tumours(entries)
-    return Cohort(entries, digest_of([[entry.subject_id, entry.key] for entry in entries]))
+    entries = [_read_entry(cache / "prepared" / keys[subject.subject_id], subject) for subject in subjects]
+    of_boxes = _judge_boxes(entries, source)
+    entries = without_faulty(entries, of_boxes, leave_out=leave_out)
+    data_hash = digest_of([[entry.subject_id, entry.key] for entry in entries])
+    return Cohort(tuple(entries), data_hash, (*findings, *of_boxes))
 
 
-def _warn_of_cut_tumours(entries: Sequence[PreparedSubject]) -> None:
-    cut = [entry for entry in entries if entry.tumour_kept is not None and entry.tumour_kept < _LEAST_TUMOUR_KEPT]
-    if cut:
-        worst = min(cut, key=lambda entry: entry.tumour_kept or 0.0)
-        _log.warning(
-            "the box cuts the tumour of %d of %d subjects, most of all that of '%s', of which %.0f %% is left; its "
-            "targets are those of the rest: enlarge data.roi_size or data.spacing_mm",
-            *(len(cut), len(entries), worst.subject_id, 100 * (worst.tumour_kept or 0.0)),
-        )
+def _judge_boxes(entries: Sequence[PreparedSubject], source: Source) -> list[Finding]:
+    """Return what is to be said about boxes, and log one warning for each remedy, with the worst subject."""
+    worst_first = sorted(entries, key=lambda entry: min(entry.box.tumour_kept, entry.box.brain_kept))
+    findings = [
+        finding
+        for entry in worst_first
+        for finding in judge_box(entry.subject_id, entry.box, source.refuse_below, source.warn_below)
+    ]
+    alike: dict[str, list[Finding]] = {}
+    for finding in findings:
+        if not finding.is_fault:
+            alike.setdefault(finding.remedy, []).append(finding)
+    for first, *others in alike.values():
+        more = f" (and something like it for {len(others)} of {len(entries)} subjects more)" if others else ""
+        _log.warning("%s%s", first, more)
+    return findings
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What, beside its files, decides how the entry of a subject looks."""
+
+    geometry: Geometry
+    cache_format: CacheFormat
 
 
 @dataclass(frozen=True)
 class _Task:
     subject: SubjectFiles
-    geometry: Geometry
+    recipe: _Recipe
     cache: Path
     key: str
 
 
 def _prepare_entry(task: _Task) -> str:
-    from menvae.data.transforms import load_and_resample
-
     try:
-        prepared = load_and_resample(task.subject, task.geometry)
+        prepared = load_and_resample(task.subject, task.recipe.geometry)
     finally:  # whatever else went wrong then comes from that
-        if _entry_key(task.subject, task.geometry, task.cache) != task.key:
+        if _entry_key(task.subject, task.recipe, task.cache) != task.key:
             raise UserError(
                 f"subject '{task.subject.subject_id}': its files changed while they were prepared; start again when "
                 "nothing writes to them"
             )
     description = {
         "subject_id": task.subject.subject_id,
-        "features": mask_features(prepared.mask, task.geometry.spacing_mm),
+        "features": mask_features(prepared.mask, prepared.spacing_mm),
         "native_features": mask_features(prepared.native_mask, prepared.native_spacing_mm),
-        "tumour_kept": prepared.tumour_kept,
+        "box": asdict(prepared.box),
+        "spacing_mm": prepared.spacing_mm,
     }
-    _publish(task.cache / "prepared" / task.key, prepared.image, prepared.mask, description)
+    subject = stored(prepared.channels, prepared.mask, task.recipe.cache_format)
+    _publish(task.cache / "prepared" / task.key, subject, task.recipe.cache_format, description)
     return task.subject.subject_id
 
 
-def _publish(entry: Path, image: NDArray[np.float32], mask: NDArray[np.uint8], description: Mapping[str, Any]) -> None:
+def _publish(entry: Path, subject: StoredSubject, cache_format: CacheFormat, description: Mapping[str, Any]) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=".", dir=entry.parent))
     try:
-        np.save(temporary / "image.npy", image)
-        np.save(temporary / "mask.npy", mask)
-        (temporary / "subject.json").write_text(json.dumps(description))
+        arrays = write_subject(temporary, subject, cache_format)
+        (temporary / "subject.json").write_text(json.dumps({**description, "arrays": arrays}))
         temporary.chmod(0o755)
         temporary.rename(entry)
     except OSError:
@@ -174,31 +211,33 @@ def _read_entry(entry: Path, subject: SubjectFiles) -> PreparedSubject:
         entry.name,
         description["features"],
         description["native_features"],
-        description["tumour_kept"],
+        BoxReport(**description["box"]),
+        tuple(description["spacing_mm"]),
+        description["arrays"],
     )
 
 
-def _entry_key(subject: SubjectFiles, geometry: Geometry, cache: Path) -> str:
+def _entry_key(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> str:
     try:
         digests = {name: file_digest(path, cache) for name, path in subject.files.items()}
     except OSError as error:
         raise UserError(f"subject '{subject.subject_id}': {error.filename} cannot be read: {error.strerror}") from error
-    return _key_of(digests, geometry)
+    return _key_of(digests, recipe)
 
 
-def _key_of_entry(subject: SubjectFiles, geometry: Geometry, cache: Path) -> str | None:
+def _key_of_entry(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> str | None:
     """Return the key of the subject's entry if there is one, without reading the subject's files."""
     if subject.doubles or not all(path.is_file() for path in subject.files.values()):
         return None
     digests = {name: remembered_digest(path, cache) for name, path in subject.files.items()}
     known = {name: digest for name, digest in digests.items() if digest is not None}
-    key = _key_of(known, geometry)
+    key = _key_of(known, recipe)
     return key if len(known) == len(digests) and (cache / "prepared" / key).is_dir() else None
 
 
-def _key_of(digests: Mapping[str, str], geometry: Geometry) -> str:
+def _key_of(digests: Mapping[str, str], recipe: _Recipe) -> str:
     made_by = {"menvae": PREPARATION_VERSION, "codes": dict(REGION_CODES)} | _library_versions()
-    return digest_of([list(digests.items()), asdict(geometry), made_by])  # a list keeps the order of the channels
+    return digest_of([list(digests.items()), asdict(recipe), made_by])  # a list keeps the order of the channels
 
 
 @cached

@@ -10,11 +10,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from menvae.data.checks import CHECKS_VERSION, Finding, Unreadable, Volume, check_subject, inspect_content
+from menvae.data.checks import CHECKS_VERSION, Unreadable, Volume, check_subject, inspect_content
 from menvae.data.digests import digest_memo, digest_of, remember_digest, remembered_digest
+from menvae.data.findings import Finding
 from menvae.data.subjects import SubjectFiles
 from menvae.data.workers import ShowProgress, run_tasks, unseen
 from menvae.errors import UserError
@@ -114,9 +116,18 @@ def _log_notes(notes: Sequence[Finding]) -> None:
         _log.info("note: %s%s", first, f" (the same of {len(others)} files more)" if others else "")
 
 
-def without_faulty(
-    subjects: Sequence[SubjectFiles], findings: Sequence[Finding], *, leave_out: bool
-) -> list[SubjectFiles]:
+class OfSubject(Protocol):
+    """Anything that belongs to a subject."""
+
+    @property
+    def subject_id(self) -> str:
+        """Whose it is."""
+
+
+Subject = TypeVar("Subject", bound=OfSubject)
+
+
+def without_faulty(subjects: Sequence[Subject], findings: Sequence[Finding], *, leave_out: bool) -> list[Subject]:
     """Return the subjects without a fault, and warn of the others.
 
     Args:

@@ -10,6 +10,8 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
+from menvae.data.box import BoxStrategy, KeptShares
+from menvae.data.storage import CacheFormat
 from menvae.data.workers import ShowProgress
 from menvae.errors import UserError
 from menvae.registry import Field
@@ -59,14 +61,16 @@ class Geometry:
     """What preparation brings every subject to; part of the cache key.
 
     Attributes:
-        roi_size: (D, H, W) of the box in voxels, centred on the image.
-        spacing_mm: voxel size along R, A, S.
+        roi_size: (D, H, W) of the box in voxels.
+        spacing_mm: voxel size along R, A, S; None where every image fills the box.
         regions: value in the mask file -> region.
+        box: where the box is put.
     """
 
     roi_size: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
+    spacing_mm: tuple[float, float, float] | None
     regions: Mapping[int, Region]
+    box: BoxStrategy = "center"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +84,14 @@ class Source(ABC):
         val_fraction: share of the subjects for validation; at least one subject.
         test_fraction: share of the subjects that is never looked at in training.
         split_seed: seed of the random split.
-        on_error: what a subject with faulty files does: fail the preparation, after all subjects are checked, or be
-            left out (skip).
+        box: where the box is put: on the middle of the image (center), on that of the brain's bounding box (brain), or
+            around the whole image, each at the spacing that makes it fit (resize, with ``spacing_mm=null``).
+        refuse_below: least share of the tumour, and of the brain, that the box must hold; a subject with less is
+            faulty.
+        warn_below: the same for a warning.
+        cache_format: ``arrays`` loads fastest, ``compressed`` is several times smaller; see `menvae.data.storage`.
+        on_error: what a faulty subject does: fail the preparation, after all subjects are looked at, or be left out
+            (skip).
         checks_files: whether files may be faulty; not a key.
     """
 
@@ -93,6 +103,10 @@ class Source(ABC):
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     test_fraction: Fraction = 0.1
     split_seed: int = 42
+    box: BoxStrategy = "center"
+    refuse_below: KeptShares = field(default_factory=lambda: {"tumour": 0.5, "brain": 0.5})
+    warn_below: KeptShares = field(default_factory=lambda: {"tumour": 0.98, "brain": 0.95})
+    cache_format: CacheFormat = "arrays"
     on_error: Literal["skip", "fail"] = "fail"
 
     def __post_init__(self) -> None:

@@ -1,17 +1,23 @@
-"""The MONAI pipeline that brings one subject to the geometry of training.
+"""One subject brought to the geometry of training.
 
-MONAI takes seconds to import, so this waits until a subject is prepared: a run with a complete cache never needs it.
+On the native grid the result equals that of the MONAI pipeline LoadImage, Orientation (RAS), ResizeWithPadOrCrop,
+NormalizeIntensity (nonzero, channel-wise) to 1e-6; resampled, that of the same with Spacing. It is several times faster
+because every file is inflated in one piece, and because a z-score is two numbers a channel here: voxels are stored as
+they are, and become z-scores on the device that trains (`menvae.types.Intensities`).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from menvae.data.box import BoxReport, cut_out, place_box
 from menvae.data.checks import label_remedy
+from menvae.data.features import bounding_box
+from menvae.data.nifti import NiftiVolume, read_volume
+from menvae.data.resampling import Resampling
 from menvae.data.subjects import REGION_CODES, Geometry, SubjectFiles
 from menvae.errors import UserError
 
@@ -20,81 +26,101 @@ class PreparedArrays(NamedTuple):
     """One subject in the geometry of training, and its mask as it was.
 
     Attributes:
-        image: float32 [C, D, H, W].
+        channels: C volumes [D, H, W] of intensities; 0 is background.
         mask: uint8 [D, H, W] with the codes of `REGION_CODES`.
+        spacing_mm: voxel size of both.
         native_mask: the mask at native resolution in RAS.
         native_spacing_mm: its voxel size.
-        tumour_kept: share of the resampled tumour that lies in the box; None without a tumour.
+        box: how much of the subject is there.
     """
 
-    image: NDArray[np.float32]
+    channels: list[NDArray[Any]]
     mask: NDArray[np.uint8]
+    spacing_mm: tuple[float, float, float]
     native_mask: NDArray[np.uint8]
     native_spacing_mm: tuple[float, float, float]
-    tumour_kept: float | None
+    box: BoxReport
 
 
 def load_and_resample(subject: SubjectFiles, geometry: Geometry) -> PreparedArrays:
     """Read a subject, bring it to RAS, to the spacing (images linearly, masks by nearest neighbour) and into the box.
 
-    The box is centred on the image; what lies outside the image is 0. Intensities are z-scored per channel over the
-    voxels of the box that are not 0; those stay 0.
-
     Raises:
         UserError: a file that is no readable NIfTI volume, or a label that is not mapped. What else may be wrong with
             files is found by `menvae.data.checks`.
     """
-    from monai.transforms import (
-        Compose,
-        ConcatItemsd,
-        LoadImaged,
-        NormalizeIntensityd,
-        Orientationd,
-        ResizeWithPadOrCropd,
-        Spacingd,
-    )
+    volumes = {name: _read(subject, name) for name in subject.files}
+    seg = volumes.pop("seg")
+    native_mask = _recode(seg.values_ras(), geometry, subject.subject_id)
+    resampling = _resampling(native_mask.shape, seg.spacing_mm, geometry)
+    mask = resampling.nearest(native_mask)
+    images = [resampling.linear(volume.values_ras()) for volume in volumes.values()]
+    brain = _anywhere(images)
+    start = place_box(geometry.box, brain, geometry.roi_size)
+    boxed = cut_out(mask, start, geometry.roi_size)
+    report = _report(native_mask, seg.spacing_mm, mask, boxed, resampling.spacing_mm, brain, start)
+    channels = [cut_out(image, start, geometry.roi_size) for image in images]
+    return PreparedArrays(channels, boxed, resampling.spacing_mm, native_mask, seg.spacing_mm, report)
 
-    channels = list(subject.images)
-    everything = [*channels, "seg"]
-    load = Compose(
-        [
-            LoadImaged(everything, image_only=True, ensure_channel_first=True),
-            Orientationd(everything, axcodes="RAS", labels=None),
-        ]
-    )
+
+def _read(subject: SubjectFiles, name: str) -> NiftiVolume:
+    path = subject.files[name]
     try:
-        native = load(subject.files)
-    except Exception as error:  # MONAI wraps whatever the reader raised
-        cause = error.__cause__ or error
-        raise UserError(f"subject '{subject.subject_id}' cannot be read as NIfTI volumes: {cause}") from error
-    native["seg"] = _recode(native["seg"], geometry, subject.subject_id)
-    native_spacing = tuple(float(side) for side in native["seg"].pixdim)
-    resample = Spacingd(everything, pixdim=geometry.spacing_mm, mode=["bilinear"] * len(channels) + ["nearest"])
-    finish = Compose(
-        [
-            ResizeWithPadOrCropd(everything, spatial_size=geometry.roi_size),
-            NormalizeIntensityd(channels, nonzero=True, channel_wise=True),
-            ConcatItemsd(channels, name="image"),
-        ]
-    )
-    resampled = resample(dict(native))
-    prepared = finish(dict(resampled))
-    whole, kept = int((resampled["seg"] > 0).sum()), int((prepared["seg"] > 0).sum())
-    return PreparedArrays(
-        image=prepared["image"].numpy().astype(np.float32),
-        mask=prepared["seg"].numpy()[0].astype(np.uint8),
-        native_mask=native["seg"].numpy()[0].astype(np.uint8),
-        native_spacing_mm=(native_spacing[0], native_spacing[1], native_spacing[2]),
-        tumour_kept=kept / whole if whole else None,
+        return read_volume(path.read_bytes(), is_packed=path.name.endswith(".gz"))
+    except Exception as error:
+        raise UserError(f"subject '{subject.subject_id}': {path.name} cannot be read ({error})") from error
+
+
+def _resampling(shape: tuple[int, ...], spacing_mm: tuple[float, float, float], geometry: Geometry) -> Resampling:
+    sides = (shape[0], shape[1], shape[2])
+    if geometry.box == "resize":
+        return Resampling.to_shape(sides, spacing_mm, geometry.roi_size)
+    assert geometry.spacing_mm is not None, "sources see to it"
+    return Resampling.to_spacing(sides, spacing_mm, geometry.spacing_mm)
+
+
+def _report(
+    native_mask: NDArray[np.uint8],
+    native_mm: tuple[float, float, float],
+    mask: NDArray[np.uint8],
+    boxed: NDArray[np.uint8],
+    spacing_mm: tuple[float, float, float],
+    brain: NDArray[Any],
+    start: tuple[int, int, int],
+) -> BoxReport:
+    voxel_mm3 = float(np.prod(spacing_mm))
+    whole, kept, num_brain = np.count_nonzero(mask), np.count_nonzero(boxed), np.count_nonzero(brain)
+    spans = (slice(max(first, 0), max(first + side, 0)) for first, side in zip(start, boxed.shape, strict=True))
+    return BoxReport(
+        native_volume_mm3=np.count_nonzero(native_mask) * float(np.prod(native_mm)),
+        resampled_volume_mm3=whole * voxel_mm3,
+        volume_mm3=kept * voxel_mm3,
+        tumour_kept=kept / whole if whole else 0.0,
+        brain_kept=float(np.count_nonzero(brain[tuple(spans)]) / num_brain) if num_brain else 0.0,
     )
 
 
-def _recode(mask: torch.Tensor, geometry: Geometry, subject_id: str) -> torch.Tensor:
-    recoded = torch.zeros_like(mask)
-    labels = [value for value in torch.unique(mask).tolist() if value != 0]
+def _anywhere(images: list[NDArray[Any]]) -> NDArray[Any]:
+    """Return a volume of whole numbers that is not 0 where any of the images is not."""
+    united: NDArray[Any] | None = None
+    for image in images:
+        present = image if image.dtype.kind in "iu" else image != 0
+        united = present if united is None else united | present
+    assert united is not None, "a source has at least one modality"
+    return united
+
+
+def _recode(mask: NDArray[Any], geometry: Geometry, subject_id: str) -> NDArray[np.uint8]:
+    """Return a mask with the codes of `REGION_CODES`, in the memory order of ``mask``."""
+    recoded = np.zeros_like(mask, np.uint8)
+    box = bounding_box(mask if mask.dtype.kind in "iu" else mask != 0)
+    if box is None:
+        return recoded
+    crop, target = mask[box], recoded[box]
+    labels = np.unique(crop[crop != 0]).tolist()
     for value in labels:
         if value not in geometry.regions:
             remedy = label_remedy(value, labels, geometry.regions)
             raise UserError(f"subject '{subject_id}': its mask holds the label {value:g}: {remedy}")
-        recoded[mask == value] = REGION_CODES[geometry.regions[int(value)]]
+        target[crop == value] = REGION_CODES[geometry.regions[int(value)]]
     return recoded

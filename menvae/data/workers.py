@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Protocol, TypeVar
 
+from threadpoolctl import threadpool_limits
+
 from menvae.interruption import leave_stopping_to_parent
 
 Task = TypeVar("Task")
@@ -33,8 +35,8 @@ def run_tasks(
 ) -> Iterator[Result]:
     """Yield ``function(task)`` for all tasks from worker processes, in the order in which they are finished.
 
-    The workers fork from a small server that has MONAI imported once, hold one thread each, and end when the parent
-    ends, however it ends. The first error cancels what has not begun, and is raised.
+    The workers fork from a small server that has imported the preparation once, hold one thread each, and end when the
+    parent ends, however it ends. The first error cancels what has not begun, and is raised.
 
     Args:
         function: importable from a module.
@@ -43,7 +45,7 @@ def run_tasks(
     """
     tasks = list(tasks)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["monai.transforms", "menvae.data.prepare"])
+    context.set_forkserver_preload(["menvae.data.prepare", "menvae.data.phantom"])
     workers = max(1, min(num_workers or os.cpu_count() or 1, len(tasks)))
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         futures = [pool.submit(function, task) for task in tasks]
@@ -56,10 +58,8 @@ def run_tasks(
 
 
 def _start_worker() -> None:
-    import torch
-
     leave_stopping_to_parent()
-    torch.set_num_threads(1)
+    threadpool_limits(1)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from menvae.registry import ENTRY_POINT_GROUP
 
-PACKAGES = ("menvae", "torch", "numpy", "scipy", "monai", "nibabel", "scikit-image", "hydra-core", "mlflow", "pydantic")
+PACKAGES = ("menvae", "torch", "numpy", "scipy", "nibabel", "scikit-image", "hydra-core", "mlflow", "pydantic")
 
 
 def describe_environment(device: str, num_ranks: int) -> dict[str, Any]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
 from menvae.data.augmentation import AugmentationSettings, Augmented, augment
 from menvae.data.features import LOCATION_FEATURES, mask_features
+from menvae.data.storage import StoredSubject, stored
+from menvae.types import Intensities
 
 SPACING_MM = (2.0, 1.5, 3.0)
 SHAPE = (24, 32, 28)
@@ -33,14 +36,19 @@ def _augmented(seed: int, **settings: object) -> tuple[NDArray[np.float32], NDAr
     image, mask = _subject(seed)
     wanted = AugmentationSettings(**settings)  # type: ignore[arg-type]
     features = mask_features(mask, SPACING_MM)
-    return image, mask, augment(image, mask, features, wanted, np.random.default_rng(seed))
+    return image, mask, augment(stored(list(image), mask, "arrays"), features, wanted, np.random.default_rng(seed))
+
+
+def _z_scores(subject: StoredSubject) -> NDArray[np.float32]:
+    scale = Intensities(torch.tensor([subject.mean]), torch.tensor([subject.sd]))
+    return scale.z_scores(torch.from_numpy(subject.image)[None])[0].numpy()
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_features_measured_again_are_those_that_were_moved(seed: int) -> None:
     _, mask, found = _augmented(seed, flip=0.5, max_shift=(6, 6, 6), contrast=0.2, brightness=0.2)
-    measured = mask_features(found.mask, SPACING_MM)
-    assert np.count_nonzero(found.mask) == np.count_nonzero(mask), "the whole tumour stays in the box"
+    measured = mask_features(found.subject.mask, SPACING_MM)
+    assert np.count_nonzero(found.subject.mask) == np.count_nonzero(mask), "the whole tumour stays in the box"
     for name, value in measured.items():
         assert found.features[name] == (None if value is None else pytest.approx(value, abs=1e-6)), name
 
@@ -50,14 +58,14 @@ def test_the_image_goes_with_the_mask() -> None:
         image, mask, found = _augmented(seed, flip=0.5, max_shift=(6, 6, 6))
         for channel in range(len(image)):
             np.testing.assert_array_equal(
-                np.sort(image[channel][mask > 0]), np.sort(found.image[channel][found.mask > 0])
+                np.sort(image[channel][mask > 0]), np.sort(found.subject.image[channel][found.subject.mask > 0])
             )
 
 
 def test_a_flip_is_a_mirror_image_from_left_to_right() -> None:
     image, mask, found = _augmented(1, flip=1.0)
-    np.testing.assert_array_equal(found.image, np.flip(image, 1))
-    np.testing.assert_array_equal(found.mask, np.flip(mask, 0))
+    np.testing.assert_array_equal(found.subject.image, np.flip(image, 1))
+    np.testing.assert_array_equal(found.subject.mask, np.flip(mask, 0))
     before = mask_features(mask, SPACING_MM)
     assert found.features["loc_x"] == pytest.approx(1.0 - float(before["loc_x"] or 0.0))
     assert [found.features[name] for name in ("loc_y", "loc_z")] == [before["loc_y"], before["loc_z"]]
@@ -68,7 +76,7 @@ def test_every_shift_that_keeps_the_tumour_is_drawn() -> None:
     mask[1:3, 3:5, 5:8] = 3
     features = mask_features(mask, (1.0, 1.0, 1.0))
     settings, random = AugmentationSettings(max_shift=(2, 2, 2)), np.random.default_rng(0)
-    found = [augment(image, mask, features, settings, random).features for _ in range(300)]
+    found = [augment(stored(list(image), mask, "arrays"), features, settings, random).features for _ in range(300)]
     steps = {
         name: {round(8 * (float(one[name] or 0) - float(features[name] or 0))) for one in found}
         for name in LOCATION_FEATURES
@@ -78,10 +86,12 @@ def test_every_shift_that_keeps_the_tumour_is_drawn() -> None:
 
 def test_intensities_move_no_target_and_no_background() -> None:
     image, mask, found = _augmented(2, contrast=0.3, brightness=0.3)
-    np.testing.assert_array_equal(found.mask, mask)
+    np.testing.assert_array_equal(found.subject.mask, mask)
     assert found.features == mask_features(mask, SPACING_MM)
-    np.testing.assert_array_equal(found.image == 0, image == 0)
-    for before, after in zip(image, found.image, strict=True):
+    np.testing.assert_array_equal(found.subject.image, image)
+    z_scores = _z_scores(found.subject)
+    np.testing.assert_array_equal(z_scores == 0, image == 0)
+    for before, after in zip(_z_scores(stored(list(image), mask, "arrays")), z_scores, strict=True):
         slope, intercept = np.polyfit(before[before != 0], after[before != 0], 1)
         np.testing.assert_allclose(after[before != 0], slope * before[before != 0] + intercept, atol=1e-5)
         assert slope > 0
@@ -91,8 +101,7 @@ def test_a_subject_without_a_tumour_and_the_defaults() -> None:
     image, mask = _subject(0)
     empty = np.zeros_like(mask)
     found = augment(
-        image,
-        empty,
+        stored(list(image), empty, "arrays"),
         mask_features(empty, SPACING_MM),
         AugmentationSettings(flip=1.0, max_shift=(2, 0, 0)),
         np.random.default_rng(0),

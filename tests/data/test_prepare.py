@@ -10,13 +10,16 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from menvae.data.brats import BratsSource
 from menvae.data.phantom import MODALITIES, phantom_subject, write_subject
 from menvae.data.prepare import prepare
+from menvae.data.storage import StoredSubject
 from menvae.data.subjects import split_subjects
 from menvae.errors import UserError
+from menvae.types import Intensities
 
 SPACING = (10.0, 10.0, 10.0)
 Change = Callable[[Any, str], Any]
@@ -29,12 +32,19 @@ def cohort(root: Path, change: Change | None = None, **settings: Any) -> BratsSo
         assert change is not None
         image = nibabel.load(path)  # type: ignore[attr-defined]
         nibabel.save(change(image, path.name.split("-")[-1].split(".")[0]), path)  # type: ignore[attr-defined]
-    return BratsSource(root=str(root), roi_size=(16, 16, 32), spacing_mm=SPACING, **settings)
+    return BratsSource(
+        **{"root": str(root), "roi_size": (16, 16, 32), "spacing_mm": SPACING, "box": "center", **settings}
+    )
+
+
+def z_scores(subject: StoredSubject) -> NDArray[np.float32]:
+    scale = Intensities(torch.tensor([subject.mean]), torch.tensor([subject.sd]))
+    return scale.z_scores(torch.from_numpy(subject.image)[None])[0].numpy()
 
 
 def arrays(source: BratsSource, cache: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, float | None]]:
     (subject,) = prepare(source, cache).subjects
-    return np.load(subject.folder / "image.npy"), np.load(subject.folder / "mask.npy"), dict(subject.features)
+    return z_scores(subject.load()), subject.load().mask, dict(subject.features)
 
 
 def test_box_labels_and_intensities(tmp_path: Path) -> None:
@@ -122,15 +132,24 @@ def test_order_of_modalities_is_the_order_of_channels(tmp_path: Path) -> None:
         replace(source, modalities=("t1c", "t1c"))
 
 
-def test_a_box_that_cuts_the_tumour_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    whole = cohort(tmp_path / "c")
-    assert prepare(whole, tmp_path / "cache").subjects[0].tumour_kept == 1.0
-    assert not caplog.records
+def test_a_box_that_cuts_the_tumour_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = cohort(tmp_path / "c", refuse_below={"tumour": 0.0, "brain": 0.0}, warn_below={"tumour": 0.999})
+    assert prepare(whole, tmp_path / "cache").subjects[0].box.tumour_kept == 1.0
+    assert "% of the tumour" not in caplog.text
     mask = phantom_subject(0, 3, SPACING).mask[2:18, 2:18] > 0
     side = next(side for side in range(18, 1, -2) if mask[..., 10 - side // 2 : 10 + side // 2].sum() < mask.sum())
-    cut = prepare(replace(whole, roi_size=(16, 16, side)), tmp_path / "cache").subjects[0].tumour_kept
-    assert cut == pytest.approx(mask[..., 10 - side // 2 : 10 + side // 2].sum() / mask.sum())
-    assert "cuts the tumour of 1 of 1 subjects" in caplog.text or cut > 0.95
+    kept = mask[..., 10 - side // 2 : 10 + side // 2].sum()
+    cut = replace(whole, roi_size=(16, 16, side))
+    cohort_cut = prepare(cut, tmp_path / "cache")
+    report = cohort_cut.subjects[0].box
+    assert report.tumour_kept == pytest.approx(kept / mask.sum())
+    assert (report.native_volume_mm3, report.volume_mm3) == (1000.0 * mask.sum(), 1000.0 * kept)
+    words = f"the box of training holds {100 * kept / mask.sum():.3g} % of the tumour"
+    assert words in caplog.text
+    assert [words in str(finding) for finding in cohort_cut.findings] == [True]
+    strict = replace(cut, refuse_below={"tumour": 0.9999})
+    with pytest.raises(UserError, match=rf"{words}: enlarge .* or lower data\.refuse_below\.tumour=0\.9999"):
+        prepare(strict, tmp_path / "cache")
 
 
 def test_splits_are_shares_of_the_cohort_by_seed_alone() -> None:

@@ -1,0 +1,138 @@
+"""NIfTI files as arrays: one inflation of the whole file, no copy of its voxels.
+
+Files are small beside memory, so a file is read once and unpacked in one piece by libdeflate, which takes half the time
+of zlib; what libdeflate refuses (several gzip members, as bgzip writes them) zlib unpacks, or says what is wrong.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import deflate
+import nibabel
+import numpy as np
+from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.orientations import apply_orientation, io_orientation
+from numpy.typing import NDArray
+
+_NIFTI2_SIZES = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # 540, the size of its header, in both byte orders
+
+
+_MOST_HEADER_BYTES = 2**20  # with its extensions
+
+
+class CutShortError(ValueError):
+    """A file holds fewer bytes of voxels than its header announces."""
+
+
+@dataclass(frozen=True)
+class NiftiVolume:
+    """A volume as it lies in its file.
+
+    Attributes:
+        voxels: stored values, [i, j, k] or with further axes; in the memory of the unpacked file.
+        slope: value = slope * stored + intercept.
+        intercept: see above.
+        affine: [4, 4], voxel -> mm in RAS.
+        is_oriented: whether the header says how the volume lies in space.
+    """
+
+    voxels: NDArray[Any]
+    slope: float
+    intercept: float
+    affine: NDArray[np.float64]
+    is_oriented: bool
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """What the file means: stored values, scaled where the header says so (then float64)."""
+        if self.slope == 1.0 and self.intercept == 0.0:
+            return self.voxels
+        return self.voxels * self.slope + self.intercept
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size along R, A, S."""
+        sides = np.linalg.norm(self.affine[:3, :3], axis=0)
+        axes = ras_axes(self.affine)[:, 0].astype(int)
+        along = dict(zip(axes.tolist(), sides.tolist(), strict=True))
+        return along[0], along[1], along[2]
+
+    def values_ras(self) -> NDArray[Any]:
+        """Return the values [D, H, W] with their axes in the order and direction of R, A, S; a view where it can be."""
+        values = self.values
+        return apply_orientation(values.reshape(values.shape[:3]), ras_axes(self.affine))  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
+
+
+def ras_axes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return nibabel's orientation [3, 2] of a volume: for each of its axes, which of R, A, S it is, and its sign."""
+    axes: NDArray[np.float64] = io_orientation(affine)  # type: ignore[no-untyped-call, unused-ignore]
+    return axes
+
+
+def unpack(content: bytes) -> bytes | bytearray:
+    """Return what a gzip file holds.
+
+    Raises:
+        EOFError: it is cut short.
+        gzip.BadGzipFile, zlib.error: it is damaged.
+    """
+    try:
+        unpacked: bytearray = deflate.gzip_decompress(content)
+    except deflate.DeflateError:
+        return gzip.decompress(content)
+    return unpacked
+
+
+def read_volume(content: bytes, *, is_packed: bool) -> NiftiVolume:
+    """Read a NIfTI-1 or NIfTI-2 file.
+
+    Args:
+        content: all its bytes.
+        is_packed: whether they are compressed with gzip.
+
+    Raises:
+        EOFError, gzip.BadGzipFile, zlib.error: as `unpack`.
+        CutShortError: there are fewer voxels than announced.
+        nibabel.spatialimages.HeaderDataError, nibabel.wrapstruct.WrapStructError, ValueError, ArithmeticError: it is no
+            NIfTI file, or a damaged one.
+    """
+    unpacked = unpack(content) if is_packed else content
+    volume = _parse(unpacked)
+    if volume is None and is_packed:
+        volume = _parse(gzip.decompress(content))  # of several members libdeflate gives the first
+    if volume is None:
+        header = _header(unpacked)
+        there = max(len(unpacked) - header.get_data_offset(), 0)
+        raise CutShortError(f"it holds {there} of {_num_bytes(header)} bytes of voxels")
+    return volume
+
+
+def _header(unpacked: bytes | bytearray) -> Any:
+    form = nibabel.Nifti2Header if bytes(unpacked[:4]) in _NIFTI2_SIZES else nibabel.Nifti1Header
+    with LoggingOutputSuppressor():  # type: ignore[no-untyped-call, unused-ignore]
+        return form.from_fileobj(io.BytesIO(unpacked[:_MOST_HEADER_BYTES]))  # type: ignore[no-untyped-call, unused-ignore]
+
+
+def _num_bytes(header: Any) -> int:
+    return int(header.get_data_dtype().itemsize * np.prod(header.get_data_shape(), dtype=object))
+
+
+def _parse(unpacked: bytes | bytearray) -> NiftiVolume | None:
+    """Return the volume, or None where bytes are missing."""
+    header = _header(unpacked)
+    start, shape, dtype = header.get_data_offset(), header.get_data_shape(), header.get_data_dtype()
+    if len(unpacked) - start < _num_bytes(header):
+        return None
+    voxels = np.frombuffer(unpacked, dtype, int(np.prod(shape, dtype=object)), start)
+    slope, intercept = header.get_slope_inter()
+    return NiftiVolume(
+        voxels.reshape(shape, order="F"),
+        1.0 if slope is None else float(slope),
+        0.0 if intercept is None else float(intercept),
+        np.asarray(header.get_best_affine(), np.float64),
+        bool(header["qform_code"] or header["sform_code"]),
+    )
