@@ -20,13 +20,17 @@ from menvae.types import Batch
 
 @dataclass(frozen=True)
 class Sample:
-    """One subject: image [C, D, H, W], mask [1, D, H, W], and per partition its targets and which were observed [F]."""
+    """One subject: image [C, D, H, W], mask [1, D, H, W], and per partition its targets and which were observed [F].
+
+    ``days`` is the time of the visit, or None where it is not known of every subject of the dataset.
+    """
 
     subject_id: str
     image: Tensor
     mask: Tensor
     targets: Mapping[str, Tensor]
     observed: Mapping[str, Tensor]
+    days: float | None = None
 
 
 class Draw(NamedTuple):
@@ -60,6 +64,7 @@ class SubjectDataset(Dataset[Sample]):
         self._normalizer, self._supervision, self._seed = normalizer, supervision, seed
         self._augmentation = augmentation if augmentation and augmentation.does_something else None
         self._targets = [self._normalised(subject.features) for subject in subjects]
+        self._has_times = all(subject.days is not None for subject in subjects)
 
     def _normalised(self, features: RawTargets) -> dict[str, list[float | None]]:
         return {
@@ -83,18 +88,21 @@ class SubjectDataset(Dataset[Sample]):
             torch.from_numpy(mask).unsqueeze(0),
             {name: torch.tensor([value or 0.0 for value in values]) for name, values in targets.items()},
             {name: torch.tensor([value is not None for value in values]) for name, values in targets.items()},
+            subject.days if self._has_times else None,
         )
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples into a batch."""
     partitions = list(samples[0].targets)
+    days = [sample.days for sample in samples if sample.days is not None]
     return Batch(
         inputs=torch.stack([sample.image for sample in samples]),
         subject_id=tuple(sample.subject_id for sample in samples),
         targets={name: torch.stack([sample.targets[name] for sample in samples]) for name in partitions},
         observed={name: torch.stack([sample.observed[name] for sample in samples]) for name in partitions},
         mask=torch.stack([sample.mask for sample in samples]),
+        time=torch.tensor(days, dtype=torch.float32) if len(days) == len(samples) else None,
     )
 
 

@@ -50,6 +50,8 @@ class PreparedSubject:
         features: raw targets in the geometry of training; None where not observed.
         native_features: the same at native resolution.
         tumour_kept: share of the tumour's voxels that lies in the box of training; None without a tumour.
+        patient_id: whose visit it is. Like ``days`` it is no part of the entry, so no correction prepares anew.
+        days: time of the visit in days since the patient's first; None where it is not known.
     """
 
     subject_id: str
@@ -58,6 +60,8 @@ class PreparedSubject:
     features: Mapping[str, float | None]
     native_features: Mapping[str, float | None]
     tumour_kept: float | None
+    patient_id: str
+    days: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Cohort:
 
     Attributes:
         subjects: the entries.
-        data_hash: hash of all entries' keys and identifiers.
+        data_hash: hash of all entries' keys, identifiers, patients and days: splits and times follow from them.
     """
 
     subjects: tuple[PreparedSubject, ...]
@@ -108,7 +112,8 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
             pass
     entries = tuple(_read_entry(cache / "prepared" / keys[subject.subject_id], subject) for subject in subjects)
     _warn_of_cut_tumours(entries)
-    return Cohort(entries, digest_of([[entry.subject_id, entry.key] for entry in entries]))
+    identity = [[entry.subject_id, entry.key, entry.patient_id, entry.days] for entry in entries]
+    return Cohort(entries, digest_of(identity))
 
 
 def _warn_of_cut_tumours(entries: Sequence[PreparedSubject]) -> None:
@@ -175,6 +180,8 @@ def _read_entry(entry: Path, subject: SubjectFiles) -> PreparedSubject:
         description["features"],
         description["native_features"],
         description["tumour_kept"],
+        patient_id=subject.patient_id,
+        days=subject.days,
     )
 
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from menvae.data.brats import BratsSource
 from menvae.data.phantom import MODALITIES, phantom_subject, write_subject
 from menvae.data.prepare import prepare
-from menvae.data.subjects import split_subjects
 from menvae.errors import UserError
 
 SPACING = (10.0, 10.0, 10.0)
@@ -131,14 +130,3 @@ def test_a_box_that_cuts_the_tumour_is_said(tmp_path: Path, caplog: pytest.LogCa
     cut = prepare(replace(whole, roi_size=(16, 16, side)), tmp_path / "cache").subjects[0].tumour_kept
     assert cut == pytest.approx(mask[..., 10 - side // 2 : 10 + side // 2].sum() / mask.sum())
     assert "cuts the tumour of 1 of 1 subjects" in caplog.text or cut > 0.95
-
-
-def test_splits_are_shares_of_the_cohort_by_seed_alone() -> None:
-    names = [f"s{index:03d}" for index in range(100)]
-    splits = split_subjects(names, 0.2, 0.1, seed=1)
-    assert sorted(splits) == names
-    assert [list(splits.values()).count(split) for split in ("train", "val", "test")] == [70, 20, 10]
-    assert splits == split_subjects(names[::-1], 0.2, 0.1, seed=1)
-    assert splits != split_subjects(names, 0.2, 0.1, seed=2)
-    with pytest.raises(UserError, match="3 subjects cannot give"):
-        split_subjects(names[:3], 0.9, 0.0, seed=1)
