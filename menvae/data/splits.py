@@ -74,9 +74,9 @@ def split_subjects(
     by_volume = sorted(shuffled, key=lambda patient: volumes[patient])
     val = _one_of_each_stratum(by_volume, num_val, random)
     test = _one_of_each_stratum([patient for patient in by_volume if patient not in val], num_test, random)
-    splits: dict[str, Split] = (
-        dict.fromkeys(patients, "train") | dict.fromkeys(val, "val") | dict.fromkeys(test, "test")
-    )
+    splits: dict[str, Split] = dict.fromkeys(patients, "train")
+    splits.update(dict.fromkeys(val, "val"))
+    splits.update(dict.fromkeys(test, "test"))
     return {record.subject_id: splits[record.patient_id] for record in ordered}
 
 
