@@ -2,8 +2,8 @@
 
 Everything is defined in millimetres by closed-form distances, so one subject is the same patient at every spacing.
 `DISTRIBUTIONS` and, for patients that are seen several times, `GROWTH_DISTRIBUTIONS` are the only places that hold
-numbers about patients; each row says where its values come from, and "design choice" where no source was at hand. Coordinates are (x, y, z) = (R, A, S) in mm from the middle of the box,
-which is array order (D, H, W).
+numbers about patients; each row says where its values come from, and "design choice" where no source was at hand.
+Coordinates are (x, y, z) = (R, A, S) in mm from the middle of the box, which is array order (D, H, W).
 
 Left out on purpose, and so unlike real cohorts: several lesions in one head, intraventricular tumours, dural tails,
 brain shift by the tumour, scanner-specific artefacts.
@@ -165,8 +165,8 @@ GROWTH_DISTRIBUTIONS: Final[tuple[Distribution, ...]] = (
         "lognormal",
         (0.2, 0.5, 0.06, 0.7),
         "1/year, a of dV/dt = a V ln(K/V)",
-        f"{_DESIGN} at the fast end of reports, so that curves bend within a few years: V grows by a ln(K/V), here 38 % "
-        "a year at first in the median, where 41 patients had 0.48 to 72.8 % and doubling times from 1.27 years on "
+        f"{_DESIGN} at the fast end of reports, so that curves bend within a few years: V grows by a ln(K/V), in the "
+        "median 38 % a year at first, where 41 patients had 0.48 to 72.8 % and doubling times from 1.27 years on "
         "(Nakamura et al. 2003, The natural history of incidental meningiomas). That the curve is Gompertz's: 235 "
         "patients with 1394 scans (Strand et al. 2023, Growth dynamics of untreated meningiomas), 52 patients (doi "
         "10.1007/s11060-010-0319-1)",
@@ -183,8 +183,8 @@ GROWTH_DISTRIBUTIONS: Final[tuple[Distribution, ...]] = (
         "lognormal",
         (0.15, 0.5, 0.05, 0.5),
         "volume at the first visit / K",
-        f"{_DESIGN}: 12 mL in the median, between the means of 4.74 mL of incidental and 37.33 mL of symptomatic tumours "
-        "(doi 10.1007/s00701-021-04815-1). 23 of 31 had passed the inflection at 0.37 K (doi "
+        f"{_DESIGN}: 12 mL in the median, between the 4.74 mL of incidental and the 37.33 mL of symptomatic tumours in "
+        "193 patients (doi 10.1007/s00701-021-04815-1). 23 of 31 had passed the inflection at 0.37 K (doi "
         "10.1007/s11060-010-0319-1); fewer do here, so that there is growth to be seen",
     ),
 )

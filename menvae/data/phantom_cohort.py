@@ -32,6 +32,11 @@ class ProceduralSource(Source):
     @property
     def geometry(self) -> Geometry:
         """The box at the configured spacing, or at the one that fills it."""
+        return Geometry(self.roi_size, self._voxel_mm, self.regions)
+
+    @property
+    def _voxel_mm(self) -> tuple[float, float, float]:
+        """Voxel size of the files."""
         sides = self.roi_size
         filling = (FIELD_OF_VIEW_MM / sides[0], FIELD_OF_VIEW_MM / sides[1], FIELD_OF_VIEW_MM / sides[2])
         spacing = self.spacing_mm or filling
@@ -40,11 +45,11 @@ class ProceduralSource(Source):
                 f"data: a voxel of {list(spacing)} mm (data.spacing_mm, or 200 mm / data.roi_size) is not a head; "
                 "phantoms are made with 0.5 to 10 mm a side"
             )
-        return Geometry(self.roi_size, spacing, self.regions)
+        return spacing
 
-    def folder_name(self, version: str) -> str:
-        """What files of this seed and spacing depend on, as the name of a folder."""
-        return f"{version}_seed{self.seed}_" + "x".join(f"{side:g}" for side in self.geometry.spacing_mm)
+    def _folder_name(self, version: str) -> str:
+        """What files depend on, as the name of their folder."""
+        return f"{version}_seed{self.seed}_" + "x".join(f"{side:g}" for side in self._voxel_mm)
 
 
 @register("data", "phantom", reference="menvae.data.phantom, its table of distributions")
@@ -60,12 +65,13 @@ class PhantomSource(ProceduralSource):
 
     def subjects(self, cache: Path, show: ShowProgress) -> list[SubjectFiles]:
         """Make the files that ``<cache>/phantom/<version>/`` does not hold yet; return all subjects."""
-        spacing = self.geometry.spacing_mm
-        root = cache / "phantom" / self.folder_name(DISTRIBUTIONS_VERSION)
+        root = cache / "phantom" / self._folder_name(DISTRIBUTIONS_VERSION)
         root.mkdir(parents=True, exist_ok=True)
         there = {path.name for path in root.iterdir()}
         tasks = [
-            (self.seed, index, spacing, root) for index in range(self.num_subjects) if _subject_id(index) not in there
+            (self.seed, index, self._voxel_mm, root)
+            for index in range(self.num_subjects)
+            if _subject_id(index) not in there
         ]
         for _ in show(run_tasks(_make, tasks), "making phantoms", len(tasks)):
             pass
