@@ -22,6 +22,8 @@ from menvae.presentation.figures import (
 
 _LAYOUT = Layout(panel=(7.2, 3.9), left=0.75, right=0.25, top=0.8, bottom=0.6)
 
+_CURVE_POINTS = 60
+
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 Curve = Callable[[float], float]
 
@@ -33,7 +35,7 @@ def draw_trajectories(series: Series, curves: Mapping[str, Curve] | None = None,
 
     Args:
         series: patient -> (years since the first visit, tumour volumes in mL), both in the order of time.
-        curves: patient -> true volume in mL at a time in years, drawn faintly behind; None where it is not known.
+        curves: patient -> true volume in mL at a time in years, drawn faintly behind; None: not known.
         title: of the figure; empty: tumour volume over time.
     """
     drawn = {
@@ -50,20 +52,19 @@ def draw_trajectories(series: Series, curves: Mapping[str, Curve] | None = None,
         empty_panel(axes, "no visit with a known time and a tumour")
         return figure
     style_axes(axes, xlabel="years since the first visit", ylabel="tumour volume in mL, log axis")
-    last = max(year for visits in drawn.values() for year, _ in visits)
-    times = np.linspace(0.0, last or 1.0, 60)
-    for patient in drawn:
-        if curves and patient in curves:
-            true = [curves[patient](float(time)) for time in times]
-            axes.plot(times, true, color=FAINT, linewidth=2.6, zorder=1, solid_capstyle="round")
-    for index, visits in enumerate(drawn.values()):
+    for index, (patient, visits) in enumerate(drawn.items()):
         years, volumes = zip(*visits, strict=True)
-        axes.plot(
-            years, volumes, color=COLOURS[index % len(COLOURS)], linewidth=1.0, marker="o", markersize=2.8, zorder=2
-        )
+        if curves and patient in curves:
+            # no further than the visits: beyond them, the curves of a cohort would hide each other
+            times = np.linspace(0.0, years[-1], _CURVE_POINTS)
+            true = [curves[patient](float(time)) for time in times]
+            axes.plot(times, true, color=FAINT, linewidth=2.4, zorder=1, solid_capstyle="round")
+        colour = COLOURS[index % len(COLOURS)]
+        axes.plot(years, volumes, color=colour, linewidth=0.9, marker="o", markersize=2.6, zorder=2)
+    last = max(year for visits in drawn.values() for year, _ in visits) or 1.0
     axes.set_yscale("log")
     _mark_volumes(figure, [volume for visits in drawn.values() for _, volume in visits])
-    axes.set_xlim(-0.02 * (last or 1.0), 1.02 * (last or 1.0))
+    axes.set_xlim(-0.02 * last, 1.02 * last)
     axes.xaxis.set_major_locator(tick_locator(8))
     return figure
 
