@@ -164,24 +164,41 @@ def test_the_head_stays_and_the_scanner_changes() -> None:
     assert np.linalg.norm(centroids[0] - centroids[-1]) * 4.0 < 15.0
 
 
-def test_a_visit_with_the_drawn_volume_has_the_mask_of_the_plain_phantom(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[float] = []
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
+    """What is drawn of each row of the table, in order."""
+    values: dict[str, list[float]] = {}
     draw = phantom._draw
 
     def remembered(rng: np.random.Generator, parameter: str, covariate: float = 1.0) -> float:
         value = draw(rng, parameter, covariate)
-        if parameter == "tumour_volume":
-            drawn.append(1000.0 * value)
+        values.setdefault(parameter, []).append(value)
         return value
 
     monkeypatch.setattr(phantom, "_draw", remembered)
+    return values
+
+
+def test_a_visit_with_the_drawn_volume_has_the_mask_of_the_plain_phantom(drawn: dict[str, list[float]]) -> None:
     for index in range(4):
         plain = phantom_subject(2, index, COARSE)
-        visit = phantom_subject(2, index, COARSE, PhantomVisit(4, drawn[-1], drawn[-1]))
+        volume = 1000.0 * drawn["tumour_volume"][-1]
+        visit = phantom_subject(2, index, COARSE, PhantomVisit(4, volume, volume))
         assert visit.subject_id == f"{plain.subject_id}-004"
         np.testing.assert_array_equal(plain.mask, visit.mask)
         np.testing.assert_array_equal(plain.images["t1c"] > 0, visit.images["t1c"] > 0)
         assert not np.array_equal(plain.images["t1c"], visit.images["t1c"])
+
+
+def test_what_is_drawn_once_a_patient_and_what_at_every_visit(drawn: dict[str, list[float]]) -> None:
+    draws = []
+    for number in range(3):
+        drawn.clear()
+        phantom_subject(2, 1, COARSE, PhantomVisit(number, 3e4 + 2e4 * number, 3e4))
+        draws.append({name: tuple(values) for name, values in drawn.items()})
+    changing = {name for name in draws[0] if len({draw[name] for draw in draws}) > 1}
+    assert changing == {"tissue_contrast", "scanner_gain", "bias_field", "noise"}
+    assert all(len({draw[name] for draw in draws}) == 3 for name in changing)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

@@ -87,15 +87,24 @@ def test_every_patient_has_the_same_chance() -> None:
 
 
 def test_the_volume_of_a_patient_is_that_of_the_first_visit() -> None:
-    def visits(later: float) -> list[VisitRecord]:
-        first = [VisitRecord(f"p{index}-b", f"p{index}", float(index), 0.0) for index in range(30)]
-        # earlier by identifier, later by days; the order of volumes is turned round
-        return first + [VisitRecord(f"p{index}-a", f"p{index}", later - index, 90.0) for index in range(30)]
+    volumes = [float(volume) for volume in range(30)]
+    others = np.random.default_rng(0).permutation(30).tolist()
 
-    assert split_subjects(visits(1000.0), 0.3, 0.1, 5) == split_subjects(visits(-1000.0), 0.3, 0.1, 5)
-    undated = [VisitRecord(r.subject_id, r.patient_id, r.volume_mm3) for r in visits(1000.0)]
-    val = [r for r in undated if split_subjects(undated, 0.3, 0.0, 5)[r.subject_id] == "val" and r.volume_mm3 > 900]
-    assert sorted(int(1000 - record.volume_mm3) * 9 // 30 for record in val) == list(range(9))
+    def visits(first: list[float], later: list[float], days: float | None) -> list[VisitRecord]:
+        """The later visit of a patient is the earlier by identifier."""
+        by_days = [
+            VisitRecord(f"p{index:02d}-b", f"p{index:02d}", volume, None if days is None else 0.0)
+            for index, volume in enumerate(first)
+        ]
+        return by_days + [VisitRecord(f"p{i:02d}-a", f"p{i:02d}", volume, days) for i, volume in enumerate(later)]
+
+    def strata(records: list[VisitRecord]) -> list[int]:
+        splits = split_subjects(records, 1 / 3, 0.0, seed=5)
+        return [i // 3 for i in range(30) if splits[f"p{i:02d}-a"] == "val"]
+
+    assert strata(visits(volumes, others, 90.0)) == list(range(10))
+    assert strata(visits(others, volumes, 90.0)) != list(range(10))
+    assert strata(visits(others, volumes, None)) == list(range(10)), "without days, the first by identifier"
 
 
 cohorts = st.lists(
