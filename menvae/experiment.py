@@ -14,10 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from menvae import collectives
 from menvae.data.augmentation import AugmentationSettings
+from menvae.data.cohort import visits
 from menvae.data.dataset import EpochBatches, SplitLoader, SubjectDataset
 from menvae.data.normalizer import TargetNormalizer, TargetSettings
 from menvae.data.prepare import Cohort, prepare
-from menvae.data.subjects import Source, Split, split_subjects
+from menvae.data.splits import split_subjects
+from menvae.data.subjects import Source, Split
 from menvae.data.workers import unseen
 from menvae.errors import UserError, nearest
 from menvae.evaluation.collapse import WatchSettings
@@ -235,8 +237,7 @@ class Data:
         if cohort is None:
             with collectives.main_rank_first():
                 cohort = prepare(source, cache, show=progress_bar if here.is_main else unseen)
-        ids = [subject.subject_id for subject in cohort.subjects]
-        splits = split_subjects(ids, source.val_fraction, source.test_fraction, source.split_seed)
+        splits = split_subjects(visits(cohort.subjects), source.val_fraction, source.test_fraction, source.split_seed)
         by_split = {
             split: [subject for subject in cohort.subjects if splits[subject.subject_id] == split]
             for split in ("train", "val")

@@ -29,6 +29,7 @@ class Sample:
         mask: [1, D, H, W].
         targets: {partition: z-scored targets [F]}.
         observed: {partition: which were observed [F]}.
+        days: time of the visit, or None where it is not known of every subject of the dataset.
     """
 
     subject_id: str
@@ -37,6 +38,7 @@ class Sample:
     mask: Tensor
     targets: Mapping[str, Tensor]
     observed: Mapping[str, Tensor]
+    days: float | None = None
 
 
 class Draw(NamedTuple):
@@ -70,6 +72,7 @@ class SubjectDataset(Dataset[Sample]):
         self._normalizer, self._supervision, self._seed = normalizer, supervision, seed
         self._augmentation = augmentation if augmentation and augmentation.does_something else None
         self._targets = [self._normalised(subject.features) for subject in subjects]
+        self._has_times = all(subject.days is not None for subject in subjects)
 
     def _normalised(self, features: RawTargets) -> dict[str, list[float | None]]:
         return {
@@ -94,6 +97,7 @@ class SubjectDataset(Dataset[Sample]):
             torch.from_numpy(stored.mask).unsqueeze(0),
             {name: torch.tensor([value or 0.0 for value in values]) for name, values in targets.items()},
             {name: torch.tensor([value is not None for value in values]) for name, values in targets.items()},
+            subject.days if self._has_times else None,
         )
 
 
@@ -102,6 +106,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     partitions = list(samples[0].targets)
     kinds = {sample.image.dtype for sample in samples}
     common = kinds.pop() if len(kinds) == 1 else torch.float32
+    days = [sample.days for sample in samples if sample.days is not None]
     return Batch(
         inputs=torch.stack([sample.image.to(common) for sample in samples]),
         intensities=Intensities(
@@ -112,6 +117,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         targets={name: torch.stack([sample.targets[name] for sample in samples]) for name in partitions},
         observed={name: torch.stack([sample.observed[name] for sample in samples]) for name in partitions},
         mask=torch.stack([sample.mask for sample in samples]),
+        time=torch.tensor(days, dtype=torch.float32) if len(days) == len(samples) else None,
     )
 
 

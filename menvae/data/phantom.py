@@ -1,9 +1,9 @@
 """A procedural cohort: skull-stripped heads with one meningioma each, in four modalities, from a seed.
 
 Everything is defined in millimetres by closed-form distances, so one subject is the same patient at every spacing.
-`DISTRIBUTIONS` is the only place that holds numbers about patients; each row says where its values come from, and
-"design choice" where no source was at hand. Coordinates are (x, y, z) = (R, A, S) in mm from the middle of the box,
-which is array order (D, H, W).
+`DISTRIBUTIONS` and, for patients that are seen several times, `GROWTH_DISTRIBUTIONS` are the only places that hold
+numbers about patients; each row says where its values come from, and "design choice" where no source was at hand.
+Coordinates are (x, y, z) = (R, A, S) in mm from the middle of the box, which is array order (D, H, W).
 
 Left out on purpose, and so unlike real cohorts: several lesions in one head, intraventricular tumours, dural tails,
 brain shift by the tumour, scanner-specific artefacts.
@@ -23,6 +23,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from menvae.data.gompertz import Gompertz
 
 Float = NDArray[Any]  # float32 throughout; numpy's stubs would call it float64 after an operation with a Python float
 Point = tuple[float, float, float]
@@ -157,6 +159,36 @@ DISTRIBUTIONS: Final[tuple[Distribution, ...]] = (
     ),
 )
 
+GROWTH_DISTRIBUTIONS: Final[tuple[Distribution, ...]] = (
+    Distribution(
+        "growth_rate",
+        "lognormal",
+        (0.2, 0.5, 0.06, 0.7),
+        "1/year, a of dV/dt = a V ln(K/V)",
+        f"{_DESIGN} at the fast end of reports, so that curves bend within a few years: V grows by a ln(K/V), in the "
+        "median 38 % a year at first, where 41 patients had 0.48 to 72.8 % and doubling times from 1.27 years on "
+        "(Nakamura et al. 2003, The natural history of incidental meningiomas). That the curve is Gompertz's: 235 "
+        "patients with 1394 scans (Strand et al. 2023, Growth dynamics of untreated meningiomas), 52 patients (doi "
+        "10.1007/s11060-010-0319-1)",
+    ),
+    Distribution(
+        "growth_capacity",
+        "lognormal",
+        (80.0, 0.35, 35.0, 160.0),
+        "mL, K",
+        f"{_DESIGN} within the volumes of the row tumour_volume",
+    ),
+    Distribution(
+        "growth_first_share",
+        "lognormal",
+        (0.15, 0.5, 0.05, 0.5),
+        "volume at the first visit / K",
+        f"{_DESIGN}: 12 mL in the median, between the 4.74 mL of incidental and the 37.33 mL of symptomatic tumours in "
+        "193 patients (doi 10.1007/s00701-021-04815-1). 23 of 31 had passed the inflection at 0.37 K (doi "
+        "10.1007/s11060-010-0319-1); fewer do here, so that there is growth to be seen",
+    ),
+)
+
 # Intensity of white matter, grey matter, CSF, NCR, ED, ET relative to white matter in t1n (design choice: the usual
 # order of contrasts; enhancement is the brightest tissue of t1c, oedema the brightest of t2f, CSF of t2w)
 _INTENSITIES: Final[dict[str, tuple[float, ...]]] = {
@@ -170,7 +202,11 @@ DISTRIBUTIONS_VERSION: Final = hashlib.sha256(
     json.dumps([GENERATOR_VERSION, _INTENSITIES, [asdict(row) for row in DISTRIBUTIONS]], sort_keys=True).encode()
 ).hexdigest()[:12]
 
-_ROW: Final = {row.parameter: row for row in DISTRIBUTIONS}
+GROWTH_VERSION: Final = hashlib.sha256(
+    json.dumps([DISTRIBUTIONS_VERSION, [asdict(row) for row in GROWTH_DISTRIBUTIONS]], sort_keys=True).encode()
+).hexdigest()[:12]
+
+_ROW: Final = {row.parameter: row for row in (*DISTRIBUTIONS, *GROWTH_DISTRIBUTIONS)}
 _OEDEMA_REACH_MM: Final = _ROW["oedema_reach"].values[0]
 
 
@@ -179,7 +215,7 @@ class PhantomSubject:
     """One generated patient.
 
     Attributes:
-        subject_id: `phantom-` and the index, five digits.
+        subject_id: `phantom-` and the index, five digits; of one visit of several also its number, three digits.
         images: one int16 volume [D, H, W] = (R, A, S) for each modality t1c, t1n, t2f, t2w; 0 outside the head.
         mask: uint8 labels [D, H, W]: 0 background, 1 NCR, 2 ED, 3 ET.
         affine: [4, 4] voxel index to RAS in mm.
@@ -191,16 +227,37 @@ class PhantomSubject:
     affine: NDArray[np.float64]
 
 
-def phantom_subject(seed: int, index: int, spacing_mm: tuple[float, float, float]) -> PhantomSubject:
+@dataclass(frozen=True)
+class PhantomVisit:
+    """One visit of a patient that is seen several times.
+
+    Attributes:
+        number: 0 for the first; contrasts of healthy tissue, gain, bias field and noise are drawn for each visit.
+        tumour_mm3: volume of enhancing tumour and necrotic core, instead of the drawn one.
+        first_mm3: the same at the patient's first visit; whether there is oedema is drawn for it, once a patient.
+    """
+
+    number: int
+    tumour_mm3: float
+    first_mm3: float
+
+
+def phantom_subject(
+    seed: int, index: int, spacing_mm: tuple[float, float, float], visit: PhantomVisit | None = None
+) -> PhantomSubject:
     """Generate one patient of a cohort.
 
     The patient depends on (seed, index) alone: neither on the size of the cohort nor, but for sampling, on the
     spacing. The box spans 200 mm: ceil(200 / spacing) voxels along each axis.
 
+    All visits of a patient have the same head, and a tumour with the same seat, axes, lobes, texture and contrast, the
+    same share of necrosis and the same ratio of oedema to tumour. It grows away from the dura that it sits on.
+
     Args:
         seed: the cohort, 0 or more.
         index: the patient, 0 or more.
         spacing_mm: voxel size along R, A, S in mm, each between 0.5 and 10.
+        visit: one of several visits; None: the only one.
 
     Returns:
         Images, mask and affine.
@@ -218,7 +275,8 @@ def phantom_subject(seed: int, index: int, spacing_mm: tuple[float, float, float
         raise ValueError(f"spacing_mm must be 3 numbers between 0.5 and 10, got {spacing_mm}")
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence([seed, index]).spawn(4)]
     anatomy = _Anatomy(streams[0])
-    tumour = _Tumour(streams[1], anatomy)
+    tumour = _Tumour(streams[1], anatomy, visit)
+    scanner, errors_of = (streams[2], streams[3]) if visit is None else _streams(seed, index, _VISIT, visit.number)
     grid = _Grid.around(anatomy, spacing_mm, (1, 1, 1))
     _, labels, _ = _fill(grid, anatomy, tumour)
     # a coarse voxel measures the mean of what is in it, so tissue is sampled at several places, about 3 mm apart
@@ -227,10 +285,10 @@ def phantom_subject(seed: int, index: int, spacing_mm: tuple[float, float, float
     head, _, tissues = _fill(fine, anatomy, tumour)
     share = fine.averaged(head)
     images = {}
-    for name, (signal, gain, noise) in _render(streams[2], tissues, fine.points).items():
+    for name, (signal, gain, noise) in _render(streams[2], scanner, tissues, fine.points).items():
         mean = fine.averaged(signal * head) / np.maximum(share, 1e-6)
         sd = noise / math.sqrt(math.prod(spacing_mm))
-        errors = streams[3].standard_normal((2, *grid.shape), dtype=np.float32) * sd
+        errors = errors_of.standard_normal((2, *grid.shape), dtype=np.float32) * sd
         measured = np.sqrt((mean + errors[0]) ** 2 + errors[1] ** 2) * gain
         # stripping comes after the scanner and keeps or drops whole voxels: there is no rim of partly filled ones;
         # voxels of the head are never 0, those outside always
@@ -239,7 +297,8 @@ def phantom_subject(seed: int, index: int, spacing_mm: tuple[float, float, float
     mask.ravel()[grid.inside] = labels
     affine = np.diag([*spacing_mm, 1.0])
     affine[:3, 3] = [-(n - 1) / 2 * step for n, step in zip(grid.shape, spacing_mm, strict=True)]
-    return PhantomSubject(f"phantom-{index:05d}", images, mask, affine)
+    subject_id = f"phantom-{index:05d}" + ("" if visit is None else f"-{visit.number:03d}")
+    return PhantomSubject(subject_id, images, mask, affine)
 
 
 def write_subject(subject: PhantomSubject, folder: Path) -> Path:
@@ -279,7 +338,48 @@ def write_subject(subject: PhantomSubject, folder: Path) -> Path:
     return final
 
 
+def phantom_growth(seed: int, index: int) -> Gompertz:
+    """How the tumour of a patient grows; depends on (seed, index) alone.
+
+    Args:
+        seed: the cohort, 0 or more.
+        index: the patient, 0 or more.
+
+    >>> curve = phantom_growth(seed=0, index=3)
+    >>> 0 < curve.first_mm3 < curve.volume_mm3(2.0) < curve.capacity_mm3
+    True
+    """
+    (rng,) = _streams(seed, index, _CURVE, count=1)
+    rate, capacity_ml = _draw(rng, "growth_rate"), _draw(rng, "growth_capacity")
+    capacity_mm3 = 1000.0 * capacity_ml
+    return Gompertz(capacity_mm3 * _draw(rng, "growth_first_share"), capacity_mm3, rate)
+
+
+def phantom_schedule(seed: int, index: int, num_visits: tuple[int, int], interval_days: tuple[int, int]) -> list[int]:
+    """Days of a patient's visits, the first at 0; both bounds are inclusive.
+
+    Intervals do not depend on the number of visits, so a longer follow-up begins like a shorter one.
+
+    >>> phantom_schedule(seed=0, index=3, num_visits=(3, 3), interval_days=(100, 100))
+    [0, 100, 200]
+    """
+    count, intervals = _streams(seed, index, _SCHEDULE)
+    num = int(count.integers(num_visits[0], num_visits[1], endpoint=True))
+    gaps = [int(intervals.integers(*interval_days, endpoint=True)) for _ in range(num - 1)]
+    return [sum(gaps[:visit]) for visit in range(num)]
+
+
 # --- drawing -------------------------------------------------------------------------------------------------------
+
+
+# streams 0 to 3 of a patient are those of `phantom_subject`
+_CURVE, _SCHEDULE, _VISIT = 4, 5, 6
+
+
+def _streams(seed: int, index: int, *key: int, count: int = 2) -> list[np.random.Generator]:
+    """Independent streams of a patient for a purpose."""
+    children = np.random.SeedSequence([seed, index], spawn_key=key).spawn(count)
+    return [np.random.default_rng(child) for child in children]
 
 
 def _draw(rng: np.random.Generator, parameter: str, covariate: float = 1.0) -> float:
@@ -520,11 +620,13 @@ class _Tumour:
 
     _GRID = 25  # points along each axis of that grid
 
-    def __init__(self, rng: np.random.Generator, anatomy: _Anatomy) -> None:
+    def __init__(self, rng: np.random.Generator, anatomy: _Anatomy, visit: PhantomVisit | None = None) -> None:
         self._anatomy = anatomy
         attachment, inward = _site(rng, anatomy)
         self._falx_side = float(inward[0]) if attachment[1] else 0.0
-        volume_mm3 = 1000.0 * _draw(rng, "tumour_volume")
+        volume_mm3 = deciding_mm3 = 1000.0 * _draw(rng, "tumour_volume")
+        if visit is not None:
+            volume_mm3, deciding_mm3 = visit.tumour_mm3, visit.first_mm3
         height, elongation = _draw(rng, "tumour_height_ratio"), _draw(rng, "tumour_elongation")
         ratios = np.array([height, math.sqrt(elongation), 1 / math.sqrt(elongation)])
         ratios /= np.prod(ratios) ** (1 / 3)
@@ -535,7 +637,7 @@ class _Tumour:
         self._lobes = _Lobes.draw(rng, 7, _draw(rng, "tumour_lobe_size"), _draw(rng, "tumour_lobe_sharpness"))
         self._overshoot_mm = _draw(rng, "dural_overshoot")
         self._draw_core(rng)
-        self._has_oedema = _draw(rng, "oedema_present", covariate=volume_mm3 / 1000.0) > 0
+        self._has_oedema = _draw(rng, "oedema_present", covariate=deciding_mm3 / 1000.0) > 0
         oedema_mm3 = volume_mm3 * _draw(rng, "oedema_index")
         self._irregularity = _draw(rng, "oedema_irregularity")
         self._fingers = _Lobes.draw(rng, 6, 2.0 * self._irregularity, 6.0)
@@ -815,17 +917,20 @@ def _add_tumour(
 
 
 def _render(
-    rng: np.random.Generator, tissues: _Tissues, points: tuple[Float, Float, Float]
+    patient: np.random.Generator, scanner: np.random.Generator, tissues: _Tissues, points: tuple[Float, Float, Float]
 ) -> dict[str, tuple[Float, float, float]]:
-    """Noise-free signal [N] (contrast, texture, bias field), gain, and noise at 1 mm^3, of each modality."""
-    tumour_texture = 1 + _draw(rng, "tumour_texture") * _Waves.draw(rng, 4, 9.0, 22.0)(*points)
-    tissue_texture = 1 + 0.02 * _Waves.draw(rng, 3, 12.0, 40.0)(*points)
-    bias = _Waves.draw(rng, 3, 180.0, 400.0)(*points)  # the coil's profile, common to the modalities of a visit
+    """Noise-free signal [N] (contrast, texture, bias field), gain, and noise at 1 mm^3, of each modality.
+
+    The two streams are one where a patient has one visit.
+    """
+    tumour_texture = 1 + _draw(patient, "tumour_texture") * _Waves.draw(patient, 4, 9.0, 22.0)(*points)
+    tissue_texture = 1 + 0.02 * _Waves.draw(patient, 3, 12.0, 40.0)(*points)
+    bias = _Waves.draw(scanner, 3, 180.0, 400.0)(*points)  # the coil's profile, common to the modalities of a visit
     rendered = {}
     for name in MODALITIES:
-        normal = [level * _draw(rng, "tissue_contrast") for level in _INTENSITIES[name][:3]]
-        lesion = [level * _draw(rng, "tumour_contrast") for level in _INTENSITIES[name][3:]]
-        gain, bias_size, noise = (_draw(rng, row) for row in ("scanner_gain", "bias_field", "noise"))
+        normal = [level * _draw(scanner, "tissue_contrast") for level in _INTENSITIES[name][:3]]
+        lesion = [level * _draw(patient, "tumour_contrast") for level in _INTENSITIES[name][3:]]
+        gain, bias_size, noise = (_draw(scanner, row) for row in ("scanner_gain", "bias_field", "noise"))
         signal = normal[0] * tissues.white
         signal += normal[1] * tissues.grey + normal[2] * tissues.csf
         signal *= tissue_texture

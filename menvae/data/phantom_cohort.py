@@ -13,13 +13,11 @@ from menvae.errors import UserError
 from menvae.registry import Field, register
 
 
-@register("data", "phantom", reference="menvae.data.phantom, its table of distributions")
 @dataclass(frozen=True, kw_only=True)
-class PhantomSource(Source):
-    """Procedural heads with a meningioma; a subject depends on the seed and its index alone.
+class ProceduralSource(Source):
+    """What sources that draw their heads have in common.
 
     Attributes:
-        num_subjects: size of the cohort.
         seed: of the cohort.
         roi_size: training box.
         spacing_mm: voxel size of the files and of training; None fills the box with the 200 mm field of view.
@@ -27,7 +25,6 @@ class PhantomSource(Source):
 
     checks_files: ClassVar[bool] = False
 
-    num_subjects: Annotated[int, Field(ge=2)] = 720
     seed: Annotated[int, Field(ge=0)] = 0
     roi_size: tuple[Side, Side, Side] = (32, 32, 32)
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
@@ -50,15 +47,31 @@ class PhantomSource(Source):
             )
         return spacing
 
+    def _folder_name(self, version: str) -> str:
+        """What files depend on, as the name of their folder."""
+        return f"{version}_seed{self.seed}_" + "x".join(f"{side:g}" for side in self._voxel_mm)
+
+
+@register("data", "phantom", reference="menvae.data.phantom, its table of distributions")
+@dataclass(frozen=True, kw_only=True)
+class PhantomSource(ProceduralSource):
+    """Procedural heads with a meningioma; a subject depends on the seed and its index alone.
+
+    Attributes:
+        num_subjects: size of the cohort.
+    """
+
+    num_subjects: Annotated[int, Field(ge=2)] = 720
+
     def subjects(self, cache: Path, show: ShowProgress) -> list[SubjectFiles]:
         """Make the files that ``<cache>/phantom/<version>/`` does not hold yet; return all subjects."""
-        spacing = self._voxel_mm
-        name = f"{DISTRIBUTIONS_VERSION}_seed{self.seed}_" + "x".join(f"{side:g}" for side in spacing)
-        root = cache / "phantom" / name
+        root = cache / "phantom" / self._folder_name(DISTRIBUTIONS_VERSION)
         root.mkdir(parents=True, exist_ok=True)
         there = {path.name for path in root.iterdir()}
         tasks = [
-            (self.seed, index, spacing, root) for index in range(self.num_subjects) if _subject_id(index) not in there
+            (self.seed, index, self._voxel_mm, root)
+            for index in range(self.num_subjects)
+            if _subject_id(index) not in there
         ]
         for _ in show(run_tasks(_make, tasks), "making phantoms", len(tasks)):
             pass

@@ -54,6 +54,8 @@ class PreparedSubject:
         box: how much of the subject the box of training holds.
         spacing_mm: voxel size of the arrays.
         arrays: how they are stored.
+        patient_id: whose visit it is. Like ``days`` it is no part of the entry, so no correction prepares anew.
+        days: time of the visit in days since the patient's first; None where it is not known.
     """
 
     subject_id: str
@@ -64,6 +66,8 @@ class PreparedSubject:
     box: BoxReport
     spacing_mm: tuple[float, float, float]
     arrays: Mapping[str, Any]
+    patient_id: str
+    days: float | None = None
 
     def load(self) -> StoredSubject:
         """Read the arrays.
@@ -80,7 +84,7 @@ class Cohort:
 
     Attributes:
         subjects: the entries.
-        data_hash: hash of all entries' keys and identifiers.
+        data_hash: hash of all entries' keys, identifiers, patients and days: splits and times follow from them.
         findings: what is to be said about the files and boxes of subjects, those that were left out included.
     """
 
@@ -130,8 +134,8 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
     entries = [_read_entry(cache / "prepared" / keys[subject.subject_id], subject) for subject in subjects]
     of_boxes = _judge_boxes(entries, source)
     entries = without_faulty(entries, of_boxes, leave_out=leave_out)
-    data_hash = digest_of([[entry.subject_id, entry.key] for entry in entries])
-    return Cohort(tuple(entries), data_hash, (*findings, *of_boxes))
+    identity = [[entry.subject_id, entry.key, entry.patient_id, entry.days] for entry in entries]
+    return Cohort(tuple(entries), digest_of(identity), (*findings, *of_boxes))
 
 
 def _judge_boxes(entries: Sequence[PreparedSubject], source: Source) -> list[Finding]:
@@ -214,6 +218,8 @@ def _read_entry(entry: Path, subject: SubjectFiles) -> PreparedSubject:
         BoxReport(**description["box"]),
         tuple(description["spacing_mm"]),
         description["arrays"],
+        patient_id=subject.patient_id,
+        days=subject.days,
     )
 
 

@@ -1,14 +1,16 @@
-"""What a cohort is made of: subject folders on disk, the geometry they are brought to, and their splits."""
+"""What a cohort is made of: subject folders on disk, and the geometry they are brought to.
+
+A subject is one visit of a patient: one folder of files, one row. A patient may have several.
+"""
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
-
-import numpy as np
 
 from menvae.data.box import BoxStrategy, KeptShares
 from menvae.data.storage import CacheFormat
@@ -43,12 +45,21 @@ class SubjectFiles:
         images: {modality: NIfTI file}, in channel order; whether they exist is found by the checks.
         mask: NIfTI file of the segmentation.
         doubles: files of which only one should be there: those of one modality, packed and not.
+        patient_id: whose visit it is; by default the subject is a patient of its own.
+        days: time of the visit in days since the patient's first; None where it is not known.
     """
 
     subject_id: str
     images: Mapping[str, Path]
     mask: Path
     doubles: tuple[tuple[Path, ...], ...] = ()
+    patient_id: str = ""
+    days: float | None = None
+
+    def __post_init__(self) -> None:
+        """Make a subject of which nothing else is said a patient of its own."""
+        if not self.patient_id:
+            object.__setattr__(self, "patient_id", self.subject_id)
 
     @property
     def files(self) -> dict[str, Path]:
@@ -81,8 +92,8 @@ class Source(ABC):
         roi_size: (D, H, W) of the training box in voxels.
         modalities: channels, in order.
         label_map: region -> its value or values in the mask file (BraTS up to 2021 writes ET as 4).
-        val_fraction: share of the subjects for validation; at least one subject.
-        test_fraction: share of the subjects that is never looked at in training.
+        val_fraction: share of the patients for validation; at least one patient.
+        test_fraction: share of the patients that is never looked at in training.
         split_seed: seed of the random split.
         box: where the box is put: on the middle of the image (center), on that of the brain's bounding box (brain), or
             around the whole image, each at the spacing that makes it fit (resize, with ``spacing_mm=null``).
@@ -145,25 +156,55 @@ class Source(ABC):
         """
 
 
-def discover_subjects(root: Path, modalities: Sequence[str]) -> list[SubjectFiles]:
-    """Return the subjects of a folder in the BraTS layout: ``<id>/<id>-{t1c,t1n,t2f,t2w,seg}.nii.gz``, or ``.nii``.
+def discover_subjects(
+    root: Path, modalities: Sequence[str], patient_pattern: re.Pattern[str] | None = None
+) -> list[SubjectFiles]:
+    """Return the subjects of a folder in the BraTS layout, sorted by identifier.
 
-    Hidden folders and folders without any NIfTI file are not subjects. A subject may lack files.
+    A subject is ``<root>/<id>/`` or, as the visit of a patient, ``<root>/<patient>/<id>/``, with files
+    ``<id>-{t1c,t1n,t2f,t2w,seg}.nii.gz``, or ``.nii``; both may stand side by side. A folder that holds a NIfTI file is
+    a subject, one that does not is a patient. Hidden folders are not looked at. A subject may lack files.
+
+    Args:
+        root: the folder.
+        modalities: whose files are wanted.
+        patient_pattern: its first group is the patient in the whole name of a folder ``<root>/<id>/``; a name that it
+            does not match is a patient of its own.
 
     Raises:
-        UserError: no such folder, or no subject in it.
+        UserError: no such folder, no subject in it, or one identifier twice.
     """
     if not root.is_dir():
         raise UserError(f"data.root: folder '{root}' does not exist; it must hold <id>/<id>-t1c.nii.gz and so on")
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    found = [
-        subject_files(folder, modalities)
-        for folder in folders
-        if any(path.name.endswith(SUFFIXES) for path in folder.iterdir())
-    ]
+    found: dict[str, tuple[Path, str]] = {}
+    for folder in _folders(root):
+        flat = _holds_volumes(folder)
+        for visit in [folder] if flat else filter(_holds_volumes, _folders(folder)):
+            patient = _patient_in(folder.name, patient_pattern) if flat else folder.name
+            other, _ = found.setdefault(visit.name, (visit, patient))
+            if other != visit:
+                raise UserError(
+                    f"data.root: '{other}' and '{visit}' have one name, and the folder of a visit names it in the "
+                    "whole cohort; rename them and their files, such as to <patient>-<visit>"
+                )
     if not found:
         raise UserError(f"data.root: '{root}' holds no subject folder; expected <id>/<id>-t1c.nii.gz and so on")
-    return found
+    return [
+        replace(subject_files(folder, modalities), patient_id=patient) for _, (folder, patient) in sorted(found.items())
+    ]
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _holds_volumes(folder: Path) -> bool:
+    return any(path.name.endswith(SUFFIXES) for path in folder.iterdir())
+
+
+def _patient_in(name: str, pattern: re.Pattern[str] | None) -> str:
+    matched = pattern.fullmatch(name) if pattern is not None else None
+    return (matched.group(1) if matched is not None else None) or name
 
 
 def subject_files(folder: Path, modalities: Sequence[str]) -> SubjectFiles:
@@ -176,34 +217,3 @@ def subject_files(folder: Path, modalities: Sequence[str]) -> SubjectFiles:
         if len(there) > 1:
             doubles.append(tuple(there))
     return SubjectFiles(folder.name, {name: files[name] for name in modalities}, files["seg"], tuple(doubles))
-
-
-def split_subjects(
-    subject_ids: Sequence[str], val_fraction: float, test_fraction: float, seed: int
-) -> dict[str, Split]:
-    """Assign every subject to train, val or test by a seeded permutation of the sorted identifiers.
-
-    Validation gets at least one subject; test may be empty in a tiny cohort.
-
-    Returns:
-        {subject_id: split}, sorted by identifier.
-
-    Raises:
-        UserError: too few subjects for a training and a validation set.
-
-    >>> split_subjects(["a", "b"], 0.1, 0.1, seed=0)
-    {'a': 'val', 'b': 'train'}
-    """
-    ordered = sorted(subject_ids)
-    num_val = max(1, round(val_fraction * len(ordered)))
-    num_test = round(test_fraction * len(ordered))
-    if num_val + num_test >= len(ordered):
-        raise UserError(
-            f"data: {len(ordered)} subjects cannot give {num_val} for validation, {num_test} for test and any for "
-            "training; add subjects or lower data.val_fraction and data.test_fraction"
-        )
-    permuted = [ordered[index] for index in np.random.default_rng(seed).permutation(len(ordered))]
-    splits: dict[str, Split] = dict.fromkeys(ordered, "train")
-    splits.update(dict.fromkeys(permuted[:num_val], "val"))
-    splits.update(dict.fromkeys(permuted[num_val : num_val + num_test], "test"))
-    return splits

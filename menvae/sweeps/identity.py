@@ -19,10 +19,13 @@ OUTSIDE = (
     "trainer.time_limit_min",
     "gates.strict",
     "data.root",
+    "data.patient_pattern",
+    "data.dates",
     "data.on_error",
 )
 """Keys that say where results go or how they are kept, and what has a value of its own in the hash: the place of the
-data, what becomes of faulty subjects, and the number of processes that train together."""
+data, whose visits they are and when, what becomes of faulty subjects, and the number of processes that train
+together."""
 
 
 def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_ranks: int = 1, start: str = "") -> str:

@@ -87,7 +87,9 @@ class TestUpdates(UpdateConformance):
 
 
 class TestData(DataConformance):
-    variants: ClassVar = {"brats": [{"root": "/nowhere"}]}
+    variants: ClassVar = {
+        "brats": [{"root": "/nowhere"}, {"root": "/nowhere", "patient_pattern": r"(\w+)_\d", "dates": "/nowhere.csv"}]
+    }
 
 
 def test_every_group_has_a_suite() -> None:

@@ -17,7 +17,6 @@ from menvae.data.brats import BratsSource
 from menvae.data.phantom import MODALITIES, phantom_subject, write_subject
 from menvae.data.prepare import prepare
 from menvae.data.storage import StoredSubject
-from menvae.data.subjects import split_subjects
 from menvae.errors import UserError
 from menvae.types import Intensities
 
@@ -150,14 +149,3 @@ def test_a_box_that_cuts_the_tumour_is_told(tmp_path: Path, caplog: pytest.LogCa
     strict = replace(cut, refuse_below={"tumour": 0.9999})
     with pytest.raises(UserError, match=rf"{words}: enlarge .* or lower data\.refuse_below\.tumour=0\.9999"):
         prepare(strict, tmp_path / "cache")
-
-
-def test_splits_are_shares_of_the_cohort_by_seed_alone() -> None:
-    names = [f"s{index:03d}" for index in range(100)]
-    splits = split_subjects(names, 0.2, 0.1, seed=1)
-    assert sorted(splits) == names
-    assert [list(splits.values()).count(split) for split in ("train", "val", "test")] == [70, 20, 10]
-    assert splits == split_subjects(names[::-1], 0.2, 0.1, seed=1)
-    assert splits != split_subjects(names, 0.2, 0.1, seed=2)
-    with pytest.raises(UserError, match="3 subjects cannot give"):
-        split_subjects(names[:3], 0.9, 0.0, seed=1)
