@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import gzip
 import io
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 import deflate
 import nibabel
 import numpy as np
-from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.orientations import apply_orientation, io_orientation
 from numpy.typing import NDArray
 
+_UNHEARD = logging.Logger("of nibabel")
+_UNHEARD.addHandler(logging.NullHandler())
 _NIFTI2_SIZES = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # 540, the size of its header, in both byte orders
 
 
@@ -113,8 +115,9 @@ def read_volume(content: bytes, *, is_packed: bool) -> NiftiVolume:
 
 def _header(unpacked: bytes | bytearray) -> Any:
     form = nibabel.Nifti2Header if bytes(unpacked[:4]) in _NIFTI2_SIZES else nibabel.Nifti1Header
-    with LoggingOutputSuppressor():  # type: ignore[no-untyped-call, unused-ignore]
-        return form.from_fileobj(io.BytesIO(unpacked[:_MOST_HEADER_BYTES]))  # type: ignore[no-untyped-call, unused-ignore]
+    header: Any = form.from_fileobj(io.BytesIO(unpacked[:_MOST_HEADER_BYTES]), check=False)  # type: ignore[no-untyped-call, unused-ignore]
+    header.check_fix(logger=_UNHEARD)  # what cannot be mended is raised, and told by the checks
+    return header
 
 
 def _num_bytes(header: Any) -> int:
