@@ -7,7 +7,6 @@ of zlib; what libdeflate refuses (several gzip members, as bgzip writes them) zl
 from __future__ import annotations
 
 import gzip
-import io
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +20,6 @@ from numpy.typing import NDArray
 _UNHEARD = logging.Logger("of nibabel")
 _UNHEARD.addHandler(logging.NullHandler())
 _NIFTI2_SIZES = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # 540, the size of its header, in both byte orders
-
-
-_MOST_HEADER_BYTES = 2**20  # with its extensions
 
 
 class CutShortError(ValueError):
@@ -115,7 +111,8 @@ def read_volume(content: bytes, *, is_packed: bool) -> NiftiVolume:
 
 def _header(unpacked: bytes | bytearray) -> Any:
     form = nibabel.Nifti2Header if bytes(unpacked[:4]) in _NIFTI2_SIZES else nibabel.Nifti1Header
-    header: Any = form.from_fileobj(io.BytesIO(unpacked[:_MOST_HEADER_BYTES]), check=False)  # type: ignore[no-untyped-call, unused-ignore]
+    block = bytes(unpacked[: form.template_dtype.itemsize])  # what extensions say is not needed
+    header: Any = form(block, check=False)  # type: ignore[no-untyped-call, unused-ignore]
     header.check_fix(logger=_UNHEARD)  # what cannot be mended is raised, and told by the checks
     return header
 
