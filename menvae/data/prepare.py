@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from menvae.data.box import BoxReport
+from menvae.data.checks import Finding
 from menvae.data.digests import digest_of, file_digest, remembered_digest
 from menvae.data.features import mask_features
 from menvae.data.screening import check_files, without_faulty
@@ -32,11 +34,21 @@ from menvae.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-PREPARATION_VERSION = 3
+PREPARATION_VERSION = 4
 """Raise it when prepared arrays or features change: every cache entry is then made anew."""
 
 _LIBRARIES = ("monai", "nibabel", "scikit-image", "scipy")
 _LEAST_TUMOUR_KEPT = 0.95
+
+
+@dataclass(frozen=True)
+class StoredSubject:
+    """The arrays of an entry: image [C, D, H, W], mask [D, H, W], and per channel what makes z-scores of an image."""
+
+    image: NDArray[Any]
+    mask: NDArray[np.uint8]
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,10 @@ class PreparedSubject:
         key: content hash.
         features: raw targets in the geometry of training; None where not observed.
         native_features: the same at native resolution.
-        tumour_kept: share of the tumour's voxels that lies in the box of training; None without a tumour.
+        box: what the box of training holds of the subject.
+        spacing_mm: voxel size of training.
+        patient_id: whose visit it is.
+        days: of the visit; None if it is not known.
     """
 
     subject_id: str
@@ -57,7 +72,15 @@ class PreparedSubject:
     key: str
     features: Mapping[str, float | None]
     native_features: Mapping[str, float | None]
-    tumour_kept: float | None
+    box: BoxReport
+    spacing_mm: tuple[float, float, float]
+    patient_id: str
+    days: float | None
+
+    def load(self) -> StoredSubject:
+        """Read the arrays."""
+        image, mask = np.load(self.folder / "image.npy"), np.load(self.folder / "mask.npy")
+        return StoredSubject(image, mask, (0.0,) * len(image), (1.0,) * len(image))
 
 
 @dataclass(frozen=True)
@@ -67,10 +90,12 @@ class Cohort:
     Attributes:
         subjects: the entries.
         data_hash: hash of all entries' keys and identifiers.
+        findings: what is to be said about subjects, those that were left out included.
     """
 
     subjects: tuple[PreparedSubject, ...]
     data_hash: str
+    findings: tuple[Finding, ...] = ()
 
 
 def prepare(source: Source, cache: Path, num_workers: int | None = None, show: ShowProgress = unseen) -> Cohort:
@@ -87,6 +112,7 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
     """
     cache.mkdir(parents=True, exist_ok=True)
     subjects = source.subjects(cache, show)
+    findings: list[Finding] = []
     there = {subject.subject_id: _key_of_entry(subject, source.geometry, cache) for subject in subjects}
     if source.checks_files:
         new = [subject for subject in subjects if there[subject.subject_id] is None]
@@ -106,19 +132,22 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
         (cache / "prepared").mkdir(exist_ok=True)
         for _ in show(run_tasks(_prepare_entry, tasks, num_workers=num_workers), "preparing", len(tasks)):
             pass
-    entries = tuple(_read_entry(cache / "prepared" / keys[subject.subject_id], subject) for subject in subjects)
+    spacing_mm = source.geometry.spacing_mm
+    entries = tuple(
+        _read_entry(cache / "prepared" / keys[subject.subject_id], subject, spacing_mm) for subject in subjects
+    )
     _warn_of_cut_tumours(entries)
-    return Cohort(entries, digest_of([[entry.subject_id, entry.key] for entry in entries]))
+    return Cohort(entries, digest_of([[entry.subject_id, entry.key] for entry in entries]), tuple(findings))
 
 
 def _warn_of_cut_tumours(entries: Sequence[PreparedSubject]) -> None:
-    cut = [entry for entry in entries if entry.tumour_kept is not None and entry.tumour_kept < _LEAST_TUMOUR_KEPT]
+    cut = [entry for entry in entries if entry.box.tumour_kept < _LEAST_TUMOUR_KEPT]
     if cut:
-        worst = min(cut, key=lambda entry: entry.tumour_kept or 0.0)
+        worst = min(cut, key=lambda entry: entry.box.tumour_kept)
         _log.warning(
             "the box cuts the tumour of %d of %d subjects, most of all that of '%s', of which %.0f %% is left; its "
             "targets are those of the rest: enlarge data.roi_size or data.spacing_mm",
-            *(len(cut), len(entries), worst.subject_id, 100 * (worst.tumour_kept or 0.0)),
+            *(len(cut), len(entries), worst.subject_id, 100 * worst.box.tumour_kept),
         )
 
 
@@ -145,7 +174,7 @@ def _prepare_entry(task: _Task) -> str:
         "subject_id": task.subject.subject_id,
         "features": mask_features(prepared.mask, task.geometry.spacing_mm),
         "native_features": mask_features(prepared.native_mask, prepared.native_spacing_mm),
-        "tumour_kept": prepared.tumour_kept,
+        "box": asdict(prepared.box),
     }
     _publish(task.cache / "prepared" / task.key, prepared.image, prepared.mask, description)
     return task.subject.subject_id
@@ -166,7 +195,7 @@ def _publish(entry: Path, image: NDArray[np.float32], mask: NDArray[np.uint8], d
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _read_entry(entry: Path, subject: SubjectFiles) -> PreparedSubject:
+def _read_entry(entry: Path, subject: SubjectFiles, spacing_mm: tuple[float, float, float]) -> PreparedSubject:
     description = json.loads((entry / "subject.json").read_text())
     return PreparedSubject(
         subject.subject_id,
@@ -174,7 +203,10 @@ def _read_entry(entry: Path, subject: SubjectFiles) -> PreparedSubject:
         entry.name,
         description["features"],
         description["native_features"],
-        description["tumour_kept"],
+        BoxReport(**description["box"]),
+        spacing_mm,
+        subject.subject_id,
+        None,
     )
 
 

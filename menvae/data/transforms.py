@@ -5,12 +5,13 @@ MONAI takes seconds to import, so this waits until a subject is prepared: a run 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from menvae.data.box import BoxReport
 from menvae.data.checks import label_remedy
 from menvae.data.subjects import REGION_CODES, Geometry, SubjectFiles
 from menvae.errors import UserError
@@ -24,14 +25,14 @@ class PreparedArrays(NamedTuple):
         mask: uint8 [D, H, W] with the codes of `REGION_CODES`.
         native_mask: the mask at native resolution in RAS.
         native_spacing_mm: its voxel size.
-        tumour_kept: share of the resampled tumour that lies in the box; None without a tumour.
+        box: what the box holds of the subject.
     """
 
     image: NDArray[np.float32]
     mask: NDArray[np.uint8]
     native_mask: NDArray[np.uint8]
     native_spacing_mm: tuple[float, float, float]
-    tumour_kept: float | None
+    box: BoxReport
 
 
 def load_and_resample(subject: SubjectFiles, geometry: Geometry) -> PreparedArrays:
@@ -79,13 +80,28 @@ def load_and_resample(subject: SubjectFiles, geometry: Geometry) -> PreparedArra
     )
     resampled = resample(dict(native))
     prepared = finish(dict(resampled))
-    whole, kept = int((resampled["seg"] > 0).sum()), int((prepared["seg"] > 0).sum())
     return PreparedArrays(
         image=prepared["image"].numpy().astype(np.float32),
         mask=prepared["seg"].numpy()[0].astype(np.uint8),
         native_mask=native["seg"].numpy()[0].astype(np.uint8),
         native_spacing_mm=(native_spacing[0], native_spacing[1], native_spacing[2]),
-        tumour_kept=kept / whole if whole else None,
+        box=_box_report(native, resampled, prepared, channels),
+    )
+
+
+def _box_report(native: Any, resampled: Any, prepared: Any, channels: list[str]) -> BoxReport:
+    counts = [int((stage["seg"] > 0).sum()) for stage in (native, resampled, prepared)]
+    voxels_mm3 = [float(np.prod(stage["seg"].pixdim.numpy())) for stage in (native, resampled, prepared)]
+    whole, kept = (
+        int(torch.stack([stage[name] != 0 for name in channels]).any(0).sum()) for stage in (resampled, prepared)
+    )
+    native_mm3, resampled_mm3, box_mm3 = (count * voxel for count, voxel in zip(counts, voxels_mm3, strict=True))
+    return BoxReport(
+        native_mm3,
+        resampled_mm3,
+        box_mm3,
+        tumour_kept=counts[2] / counts[1] if counts[1] else 1.0,
+        brain_kept=kept / whole if whole else 1.0,
     )
 
 

@@ -124,11 +124,11 @@ def test_order_of_modalities_is_the_order_of_channels(tmp_path: Path) -> None:
 
 def test_a_box_that_cuts_the_tumour_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = cohort(tmp_path / "c")
-    assert prepare(whole, tmp_path / "cache").subjects[0].tumour_kept == 1.0
+    assert prepare(whole, tmp_path / "cache").subjects[0].box.tumour_kept == 1.0
     assert not caplog.records
     mask = phantom_subject(0, 3, SPACING).mask[2:18, 2:18] > 0
     side = next(side for side in range(18, 1, -2) if mask[..., 10 - side // 2 : 10 + side // 2].sum() < mask.sum())
-    cut = prepare(replace(whole, roi_size=(16, 16, side)), tmp_path / "cache").subjects[0].tumour_kept
+    cut = prepare(replace(whole, roi_size=(16, 16, side)), tmp_path / "cache").subjects[0].box.tumour_kept
     assert cut == pytest.approx(mask[..., 10 - side // 2 : 10 + side // 2].sum() / mask.sum())
     assert "cuts the tumour of 1 of 1 subjects" in caplog.text or cut > 0.95
 
