@@ -18,6 +18,9 @@ from menvae.data.workers import ShowProgress, run_tasks, unseen
 INTENSITIES_VERSION: Final = 1
 """Raise it when something is measured in another way: everything remembered is then measured anew."""
 
+LARGEST_PLATEAU: Final = 0.2
+"""Beyond that share of the voxels, one value is a background or the image is nearly constant."""
+
 _LARGEST_SAMPLE: Final = 200_000
 _TASKS_WORTH_PROCESSES: Final = 8
 
@@ -27,9 +30,10 @@ class ChannelIntensities:
     """One channel of a subject in the box of training.
 
     Attributes:
-        coverage: share of the voxels with a signal in any channel in which this one is not 0; 0 without any signal.
-        plateau: share of its voxels that are not 0 which have one and the same value, if a tenth or more have: one at
-            the lowest tenth, or the median.
+        coverage: share of the voxels with a signal in any channel in which this one has one; 0 without any signal. What
+            is 0, or on a large plateau, is no signal.
+        plateau: share of its voxels that are not 0 which have one and the same value: that at the lowest tenth, or the
+            median.
         plateau_value: that value, as stored.
     """
 
@@ -48,25 +52,32 @@ def measure_intensities(image: NDArray[Any]) -> list[ChannelIntensities]:
         image: stored values [C, D, H, W]; 0 is background.
 
     >>> image = np.zeros((2, 1, 1, 10), np.float32)
-    >>> image[0, 0, 0], image[1, 0, 0, 5:] = np.arange(1.0, 11.0), -1.0
+    >>> image[0, 0, 0, 1:], image[1, 0, 0] = np.arange(9.0), [-1, -1, -1, -1, -1, 5, 6, 7, 8, 9]
     >>> [(one.coverage, one.plateau, one.plateau_value) for one in measure_intensities(image)]
-    [(1.0, 0.1, 2.0), (0.5, 1.0, -1.0)]
+    [(1.0, 0.125, 1.0), (0.625, 0.5, -1.0)]
     """
-    there = image != 0
-    with_signal = int(np.count_nonzero(there.any(axis=0)))
-    found = []
-    for channel, inside in zip(image, there, strict=True):
-        values = channel[inside]
-        if not len(values):
-            found.append(ChannelIntensities(0.0, 0.0, 0.0))
-            continue
-        sample = values[:: -(-len(values) // _LARGEST_SAMPLE)]
-        places = (len(sample) // 10, len(sample) // 2)
-        candidates = np.unique(np.partition(sample, places)[list(places)])
-        counts = [int(np.count_nonzero(sample == value)) for value in candidates]
-        most = int(np.argmax(counts))
-        found.append(ChannelIntensities(len(values) / with_signal, counts[most] / len(sample), float(candidates[most])))
-    return found
+    plateaus = [_plateau(channel[channel != 0]) for channel in image]
+    signals = [
+        (channel != 0) & (channel != value) if share > LARGEST_PLATEAU else channel != 0
+        for channel, (share, value) in zip(image, plateaus, strict=True)
+    ]
+    with_signal = int(np.count_nonzero(np.logical_or.reduce(signals)))
+    return [
+        ChannelIntensities(int(np.count_nonzero(signal)) / with_signal if with_signal else 0.0, share, value)
+        for signal, (share, value) in zip(signals, plateaus, strict=True)
+    ]
+
+
+def _plateau(values: NDArray[Any]) -> tuple[float, float]:
+    """Return the share and the value of the plateau among values that are not 0."""
+    if not len(values):
+        return 0.0, 0.0
+    sample = values[:: -(-len(values) // _LARGEST_SAMPLE)]
+    places = [len(sample) // 10, len(sample) // 2]
+    candidates = np.unique(np.partition(sample, places)[places])
+    counts = [int(np.count_nonzero(sample == value)) for value in candidates]
+    most = int(np.argmax(counts))
+    return counts[most] / len(sample), float(candidates[most])
 
 
 def cohort_intensities(

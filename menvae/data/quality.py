@@ -1,8 +1,8 @@
 """What is to be said about each subject of a cohort, and who should be looked at first.
 
 Every reason to look at a subject has a kind (`Kind`), and the kinds have an order: what makes a subject useless comes
-before what makes its targets wrong, and that before what is merely unusual. Within a kind the worse value comes first. Subjects without a reason are ordered by the
-feature in which they are farthest from the cohort.
+before what makes its targets wrong, and that before what is merely unusual. Within a kind the worse value comes first.
+Subjects without a reason are ordered by the feature in which they are farthest from the cohort.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from menvae.data.checks import Finding
 from menvae.data.features import FEATURES
-from menvae.data.intensities import ChannelIntensities
+from menvae.data.intensities import LARGEST_PLATEAU, ChannelIntensities
 from menvae.data.prepare import Cohort, PreparedSubject
 from menvae.data.subjects import REGION_CODES, Split
 
@@ -28,9 +28,18 @@ MOST_ROBUST_Z: Final = 5.0
 FEWEST_FOR_OUTLIERS: Final = 20
 RARELY_MISSING: Final = 0.2
 LEAST_COVERAGE: Final = 0.9
-LARGEST_PLATEAU: Final = 0.2
 
 Verdict = Literal["left out", "look", "ok"]
+
+
+def percent(share: float, sign: str = "") -> str:
+    """Write a share in whole percent; a share that is not whole never as 100 %.
+
+    >>> percent(0.414), percent(0.999), percent(-0.1, "+")
+    ('41 %', '99 %', '−10 %')
+    """
+    rounded = 99 if 0.985 < share < 1 else round(100 * share)
+    return f"{rounded:{sign}} %".replace("-", "\N{MINUS SIGN}")
 
 
 class Kind(IntEnum):
@@ -51,16 +60,16 @@ MEANINGS: Final[Mapping[Kind, tuple[str, str]]] = {
     Kind.FAULT: ("files cannot be used", "The subject was left out; each fault has its remedy."),
     Kind.TUMOUR_CUT: (
         "the box cuts the tumour",
-        f"Less than {LEAST_TUMOUR_KEPT:.0%} of its voxels lie in the box of training: the targets are those of the "
+        f"Less than {percent(LEAST_TUMOUR_KEPT)} of its voxels lie in the box of training: the targets are those of the "
         "rest. Enlarge data.roi_size or data.spacing_mm.",
     ),
     Kind.BRAIN_CUT: (
         "the box cuts the brain",
-        f"Less than {LEAST_BRAIN_KEPT:.0%} of the voxels with a signal lie in the box.",
+        f"Less than {percent(LEAST_BRAIN_KEPT)} of the voxels with a signal lie in the box.",
     ),
     Kind.RESAMPLING: (
         "resampling changes the volume",
-        f"The volume of the tumour at the spacing of training differs by more than {MOST_VOLUME_CHANGE:.0%} from that "
+        f"The volume of the tumour at the spacing of training differs by more than {percent(MOST_VOLUME_CHANGE)} from that "
         "at native resolution: the voxels are too large for it.",
     ),
     Kind.SMALL: (
@@ -74,13 +83,13 @@ MEANINGS: Final[Mapping[Kind, tuple[str, str]]] = {
     ),
     Kind.REGION: (
         "a region is missing",
-        f"No voxel of a region that at least {1 - RARELY_MISSING:.0%} of the subjects have. What is missing more often "
+        f"No voxel of a region that at least {percent(1 - RARELY_MISSING)} of the subjects have. What is missing more often "
         "is only noted.",
     ),
     Kind.INTENSITY: (
         "odd intensities",
-        f"A channel is not 0 in less than {LEAST_COVERAGE:.0%} of the voxels with a signal in any channel, or more "
-        f"than {LARGEST_PLATEAU:.0%} of its voxels have one and the same value: a background that is not 0, or an "
+        f"A channel has a signal in less than {percent(LEAST_COVERAGE)} of the voxels where any has one, or more "
+        f"than {percent(LARGEST_PLATEAU)} of its voxels have one and the same value: a background that is not 0, or an "
         "image that is nearly constant.",
     ),
 }
@@ -197,15 +206,17 @@ def _of_box(subject: PreparedSubject) -> list[Reason]:
     box, reasons = subject.box, []
     if box.tumour_kept < LEAST_TUMOUR_KEPT:
         reasons.append(
-            Reason(Kind.TUMOUR_CUT, _amount(1 - box.tumour_kept), f"the box keeps {box.tumour_kept:.0%} of the tumour")
+            Reason(
+                Kind.TUMOUR_CUT, _amount(1 - box.tumour_kept), f"the box keeps {percent(box.tumour_kept)} of the tumour"
+            )
         )
     if box.brain_kept < LEAST_BRAIN_KEPT:
         reasons.append(
-            Reason(Kind.BRAIN_CUT, _amount(1 - box.brain_kept), f"the box keeps {box.brain_kept:.0%} of the brain")
+            Reason(Kind.BRAIN_CUT, _amount(1 - box.brain_kept), f"the box keeps {percent(box.brain_kept)} of the brain")
         )
     change = resampling_change(subject)
     if change is not None and abs(change) > MOST_VOLUME_CHANGE:
-        words = f"resampling changes the volume by {change:+.0%}".replace("-", "\N{MINUS SIGN}")
+        words = f"resampling changes the volume by {percent(change, '+')}"
         reasons.append(Reason(Kind.RESAMPLING, _amount(abs(change) / (1 + abs(change))), words))
     if box.volume_mm3 < SMALLEST_TUMOUR_MM3:
         amount = _amount(1 - box.volume_mm3 / SMALLEST_TUMOUR_MM3)
@@ -273,21 +284,20 @@ def _rarely_missing(subjects: Sequence[PreparedSubject]) -> set[str]:
 
 
 def _of_regions(subject: PreparedSubject, rare: set[str]) -> list[Reason]:
-    return [
-        Reason(Kind.REGION if region in rare else Kind.NOTE, 0.0, f"no voxel of {region}")
-        for region in missing_regions(subject)
-    ]
+    missing = missing_regions(subject)
+    kind = Kind.REGION if rare & set(missing) else Kind.NOTE
+    return [Reason(kind, 0.0, f"no voxel of {' and '.join(missing)}")] if missing else []
 
 
 def _of_intensities(channels: Mapping[str, ChannelIntensities]) -> list[Reason]:
     reasons = []
     for name, channel in channels.items():
         if channel.coverage < LEAST_COVERAGE:
-            words = f"{name} is 0 in {1 - channel.coverage:.0%} of the voxels with a signal"
+            words = f"{name} lacks {percent(1 - channel.coverage)} of the voxels with a signal in another channel"
             reasons.append(Reason(Kind.INTENSITY, _amount(1 - channel.coverage), words))
         if channel.plateau > LARGEST_PLATEAU:
             what = "a negative background" if channel.plateau_value < 0 else "one value"
-            words = f"{name} has {what}, in {channel.plateau:.0%} of its voxels that are not 0"
+            words = f"{name} has {what}, in {percent(channel.plateau)} of its voxels that are not 0"
             reasons.append(Reason(Kind.INTENSITY, _amount(channel.plateau), words))
     return reasons
 

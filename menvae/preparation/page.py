@@ -72,10 +72,12 @@ def _content(found: Findings, folder: Path, most: int, thumbnails: Mapping[str, 
         "A tumour that the box or the voxels change is another tumour to the model.",
         always=True,
     )
-    correlation = album.embed(
+    known = found.correlation is not None and any(pair.before is not None for pair in found.correlation.pairs)
+    correlation = known and album.embed(
         folder / "target_correlation.png",
         "Correlation of the targets",
-        "Framed: pairs of one partition. What stays strong outside of the frames, below the diagonal, cannot be separated.",
+        "Framed: pairs of one partition. "
+        "What stays strong outside the frames and below the diagonal cannot be separated.",
         always=True,
     )
     cards, note = _cards(found, thumbnails, album.left_bytes, most)
@@ -132,9 +134,7 @@ def _cards(found: Findings, thumbnails: Mapping[str, Thumbnail], room_bytes: int
         rest > 0
     )
     if left_out:
-        notes.append(
-            f"{counted(left_out, 'picture')} left out to keep this page below {PICTURE_BUDGET_BYTES * 4 / 3e6:.1f} MB."
-        )
+        notes.append(f"{counted(left_out, 'picture')} left out to keep this page small.")
     return cards, " ".join(notes)
 
 
@@ -154,8 +154,7 @@ def _subjects(found: Findings) -> Table:
         columns += [_column("patient"), Column("day")]
     columns += [_column("split"), Column("verdict", is_number=False, first="descending", title="sorts by severity")]
     columns += [Column(broken(name, 7), title=title) for name, title in _BOX_COLUMNS]
-    columns += [Column(broken(name)) for name in FEATURES]
-    columns.append(_column("why"))
+    columns += [_column("why"), *(Column(broken(name)) for name in FEATURES)]
     caption = (
         "Volumes are ln(mm\N{SUPERSCRIPT THREE} + 1), areas ln(mm\N{SUPERSCRIPT TWO} + 1), locations shares of the box. "
         "Click on a head to sort."
@@ -169,14 +168,15 @@ def _column(name: str) -> Column:
 
 def _subject(row: SubjectQuality, has_visits: bool) -> list[Cell]:
     subject = row.prepared
-    cells = [Cell(row.subject_id, row.subject_id, "")]
+    cells, why = [Cell(row.subject_id, row.subject_id, "name-cell")], Cell(row.words, row.words, "why-cell")
     if has_visits:
         patient = subject.patient_id if subject else ""
         cells += [Cell(patient, patient, ""), number_cell(subject.days if subject else None, shown_day(subject))]
-    cells += [Cell(row.split or "", row.split or "", "")]
+    split = row.split or ""
+    cells.append(Cell(split, split, ""))
     cells += [Cell(row.verdict, repr(row.severity), f"verdict-{_KINDS[row.verdict]}")]
     if subject is None:
-        cells += [Cell("") for _ in (*_BOX_COLUMNS, *FEATURES)]
+        cells += [*(Cell("") for _ in _BOX_COLUMNS), why, *(Cell("") for _ in FEATURES)]
     else:
         held = subject.box
         values = (
@@ -184,5 +184,5 @@ def _subject(row: SubjectQuality, has_visits: bool) -> list[Cell]:
             *(held.tumour_kept, held.brain_kept),
         )
         cells += [number_cell(value, text) for value, text in zip(values, shown_box(subject), strict=True)]
-        cells += [number_cell(subject.features[name]) for name in FEATURES]
-    return [*cells, Cell(row.words, row.words, "why-cell")]
+        cells += [why, *(number_cell(subject.features[name]) for name in FEATURES)]
+    return cells

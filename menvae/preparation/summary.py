@@ -92,6 +92,8 @@ def correlation_words(found: Findings) -> list[str]:
     """Say which targets of different partitions are strongly correlated, and what residualisation does about it."""
     if found.correlation is None:
         return []
+    if all(pair.before is None for pair in found.correlation.pairs):
+        return ["Too few training subjects to correlate any two targets."]
     pairs = [pair for pair in found.correlation.pairs if abs(pair.before or 0.0) > STRONG]
     sentences = [_pair_words(pair) for pair in pairs[:_MOST_PAIRS]]
     if len(pairs) > _MOST_PAIRS:

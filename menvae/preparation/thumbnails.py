@@ -18,11 +18,14 @@ from menvae.data.subjects import REGION_CODES
 from menvae.data.workers import ShowProgress, run_tasks, unseen
 from menvae.presentation.planes import PLANES, Plane, displayed_slice, mask_outline, slice_size_mm
 
-REGION_COLOURS: Final = {"ncr": "#ff7ac0", "ed": "#56b4e9", "et": "#ffb000"}
+REGION_COLOURS: Final = {"ncr": "#ff6ac1", "ed": "#4cc3ff", "et": "#ff9a00"}
 """Bright on grey, and different for the colour-blind."""
 
 _LONGEST_SIDE_PIXELS: Final = 220
-_GAP_PIXELS: Final = 6
+_MARGIN_PIXELS: Final = 14
+"""Around every slice, for the letters."""
+_DARKEST, _BRIGHTEST = 25.0, 200.0
+"""Grey values of what is not background: none so bright that an outline would be lost on it."""
 _LETTER_PIXELS: Final = 13
 _QUALITY: Final = 80
 _TASKS_WORTH_PROCESSES: Final = 8
@@ -86,18 +89,20 @@ def draw_planes(
     sizes_mm = [slice_size_mm(plane, volume.shape, spacing_mm) for plane in PLANES]
     pixels_per_mm = _LONGEST_SIDE_PIXELS / max(max(size) for size in sizes_mm)
     sizes = [(round(width * pixels_per_mm), round(height * pixels_per_mm)) for width, height in sizes_mm]
-    total = sum(width for width, _ in sizes) + _GAP_PIXELS * (len(sizes) - 1)
-    sheet = Image.new("RGB", (total, max(height for _, height in sizes)))
+    margin = 2 * _MARGIN_PIXELS
+    height = max(height for _, height in sizes) + margin
+    sheet = Image.new("RGB", (sum(width + margin for width, _ in sizes), height))
     left = 0
     for plane, size in zip(PLANES, sizes, strict=True):
         cut = displayed_slice(volume, plane, centre[plane.axis])
-        grey = np.where(cut == 0, 0.0, np.clip(30 + 225 * (cut - low) / max(high - low, 1e-12), 0, 255))
+        share = np.clip((cut.astype(np.float64) - low) / max(high - low, 1e-12), 0.0, 1.0)
+        grey = np.where(cut == 0, 0.0, _DARKEST + (_BRIGHTEST - _DARKEST) * share)
         shown = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR).convert("RGB")
-        labels = displayed_slice(mask, plane, centre[plane.axis])
-        _outline(shown, labels)
-        _letter(shown, plane)
-        sheet.paste(shown, (left, (sheet.height - size[1]) // 2))
-        left += size[0] + _GAP_PIXELS
+        _outline(shown, displayed_slice(mask, plane, centre[plane.axis]))
+        place = (left + _MARGIN_PIXELS, (height - size[1]) // 2)
+        sheet.paste(shown, place)
+        _letter(sheet, plane, place, size)
+        left += size[0] + margin
     return sheet
 
 
@@ -107,14 +112,16 @@ def _outline(picture: Image.Image, labels: NDArray[np.uint8]) -> None:
     rows, columns = labels.shape
     scale = np.array([picture.width / columns, picture.height / rows])
     for region, code in REGION_CODES.items():
-        for start, end in mask_outline(labels == code) * scale:
+        border = np.minimum(mask_outline(labels == code) * scale, [picture.width - 1, picture.height - 1])
+        for start, end in border:
             draw.line([tuple(start.tolist()), tuple(end.tolist())], fill=REGION_COLOURS[region], width=1)
 
 
-def _letter(picture: Image.Image, plane: Plane) -> None:
-    """Write where right and left, front and back, top and bottom are."""
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_LETTER_PIXELS)
-    width, height = picture.size
-    places = (((2, height / 2), "lm"), ((width - 2, height / 2), "rm"), ((width / 2, 1), "mt"))
-    for letter, (place, anchor) in zip(plane.letters, (*places, ((width / 2, height - 2), "mb")), strict=True):
-        draw.text(place, letter, font=font, anchor=anchor, fill="white", stroke_width=1, stroke_fill="black")
+def _letter(sheet: Image.Image, plane: Plane, place: tuple[int, int], size: tuple[int, int]) -> None:
+    """Write beside a slice where right and left, front and back, top and bottom are."""
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_LETTER_PIXELS)
+    (left, top), (width, height), half = place, size, _MARGIN_PIXELS / 2
+    middle, centre = top + height / 2, left + width / 2
+    places = ((left - half, middle), (left + width + half, middle), (centre, top - half), (centre, top + height + half))
+    for letter, spot in zip(plane.letters, places, strict=True):
+        draw.text(spot, letter, font=font, anchor="mm", fill="#d5dae0")
