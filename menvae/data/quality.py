@@ -60,8 +60,8 @@ MEANINGS: Final[Mapping[Kind, tuple[str, str]]] = {
     Kind.FAULT: ("files cannot be used", "The subject was left out; each fault has its remedy."),
     Kind.TUMOUR_CUT: (
         "the box cuts the tumour",
-        f"Less than {percent(LEAST_TUMOUR_KEPT)} of its voxels lie in the box of training: the targets are those of the "
-        "rest. Enlarge data.roi_size or data.spacing_mm.",
+        f"Less than {percent(LEAST_TUMOUR_KEPT)} of its voxels lie in the box of training: the targets are those "
+        "of the rest. Enlarge data.roi_size or data.spacing_mm.",
     ),
     Kind.BRAIN_CUT: (
         "the box cuts the brain",
@@ -69,8 +69,8 @@ MEANINGS: Final[Mapping[Kind, tuple[str, str]]] = {
     ),
     Kind.RESAMPLING: (
         "resampling changes the volume",
-        f"The volume of the tumour at the spacing of training differs by more than {percent(MOST_VOLUME_CHANGE)} from that "
-        "at native resolution: the voxels are too large for it.",
+        f"The volume of the tumour at the spacing of training differs by more than {percent(MOST_VOLUME_CHANGE)} from "
+        "that at native resolution: the voxels are too large for it.",
     ),
     Kind.SMALL: (
         "small tumour",
@@ -83,14 +83,14 @@ MEANINGS: Final[Mapping[Kind, tuple[str, str]]] = {
     ),
     Kind.REGION: (
         "a region is missing",
-        f"No voxel of a region that at least {percent(1 - RARELY_MISSING)} of the subjects have. What is missing more often "
-        "is only noted.",
+        f"No voxel of a region that at least {percent(1 - RARELY_MISSING)} of the subjects have. What is missing more "
+        "often is only noted.",
     ),
     Kind.INTENSITY: (
         "odd intensities",
-        f"A channel has a signal in less than {percent(LEAST_COVERAGE)} of the voxels where any has one, or more "
-        f"than {percent(LARGEST_PLATEAU)} of its voxels have one and the same value: a background that is not 0, or an "
-        "image that is nearly constant.",
+        f"A channel has a signal in less than {percent(LEAST_COVERAGE)} of the voxels where any has one, or "
+        f"more than {percent(LARGEST_PLATEAU)} of its voxels have one and the same value: a background that is not 0, "
+        "or an image that is nearly constant.",
     ),
 }
 """Kinds that are reasons to look at a subject, the most severe first: name, and when it is said."""

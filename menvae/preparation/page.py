@@ -156,8 +156,8 @@ def _subjects(found: Findings) -> Table:
     columns += [Column(broken(name, 7), title=title) for name, title in _BOX_COLUMNS]
     columns += [_column("why"), *(Column(broken(name)) for name in FEATURES)]
     caption = (
-        "Volumes are ln(mm\N{SUPERSCRIPT THREE} + 1), areas ln(mm\N{SUPERSCRIPT TWO} + 1), locations shares of the box. "
-        "Click on a head to sort."
+        "Volumes are ln(mm\N{SUPERSCRIPT THREE} + 1), areas ln(mm\N{SUPERSCRIPT TWO} + 1), locations shares of the "
+        "box. Click on a head to sort."
     )
     return Table("subjects-table", columns, [_subject(row, found.has_visits) for row in found.rows], caption)
 

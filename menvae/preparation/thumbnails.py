@@ -28,7 +28,7 @@ _DARKEST, _BRIGHTEST = 25.0, 200.0
 """Grey values of what is not background: none so bright that an outline would be lost on it."""
 _LETTER_PIXELS: Final = 13
 _QUALITY: Final = 80
-_TASKS_WORTH_PROCESSES: Final = 8
+_TASKS_WORTH_PROCESSES: Final = 40
 
 
 @dataclass(frozen=True)
