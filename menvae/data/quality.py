@@ -20,9 +20,7 @@ from menvae.data.intensities import LARGEST_PLATEAU, ChannelIntensities
 from menvae.data.prepare import Cohort, PreparedSubject
 from menvae.data.subjects import REGION_CODES, Split
 
-LEAST_TUMOUR_KEPT: Final = 0.95
-LEAST_BRAIN_KEPT: Final = 0.95
-MOST_VOLUME_CHANGE: Final = 0.05
+MOST_VOLUME_CHANGE: Final = 0.1
 SMALLEST_TUMOUR_MM3: Final = 100.0
 MOST_ROBUST_Z: Final = 5.0
 FEWEST_FOR_OUTLIERS: Final = 20
@@ -56,44 +54,59 @@ class Kind(IntEnum):
     FAULT = 8
 
 
-MEANINGS: Final[Mapping[Kind, tuple[str, str]]] = {
-    Kind.FAULT: ("files cannot be used", "The subject was left out; each fault has its remedy."),
-    Kind.TUMOUR_CUT: (
-        "the box cuts the tumour",
-        f"Less than {percent(LEAST_TUMOUR_KEPT)} of its voxels lie in the box of training: the targets are those "
-        "of the rest. Enlarge data.roi_size or data.spacing_mm.",
-    ),
-    Kind.BRAIN_CUT: (
-        "the box cuts the brain",
-        f"Less than {percent(LEAST_BRAIN_KEPT)} of the voxels with a signal lie in the box.",
-    ),
-    Kind.RESAMPLING: (
-        "resampling changes the volume",
-        f"The volume of the tumour at the spacing of training differs by more than {percent(MOST_VOLUME_CHANGE)} from "
-        "that at native resolution: the voxels are too large for it.",
-    ),
-    Kind.SMALL: (
-        "small tumour",
-        f"Less than {SMALLEST_TUMOUR_MM3:.0f} mm\N{SUPERSCRIPT THREE} in the box: its shape is that of a few voxels.",
-    ),
-    Kind.OUTLIER: (
-        "far from the cohort",
-        f"A feature with a robust z-score, 0.6745 (x \N{MINUS SIGN} median) / MAD, beyond {MOST_ROBUST_Z:g}; looked "
-        f"for where at least {FEWEST_FOR_OUTLIERS} subjects have the feature. It may be true: look at the outline.",
-    ),
-    Kind.REGION: (
-        "a region is missing",
-        f"No voxel of a region that at least {percent(1 - RARELY_MISSING)} of the subjects have. What is missing more "
-        "often is only noted.",
-    ),
-    Kind.INTENSITY: (
-        "odd intensities",
-        f"A channel has a signal in less than {percent(LEAST_COVERAGE)} of the voxels where any has one, or "
-        f"more than {percent(LARGEST_PLATEAU)} of its voxels have one and the same value: a background that is not 0, "
-        "or an image that is nearly constant.",
-    ),
-}
-"""Kinds that are reasons to look at a subject, the most severe first: name, and when it is said."""
+@dataclass(frozen=True)
+class Limits:
+    """Shares of a subject that the box should hold at least.
+
+    Attributes:
+        tumour_kept: of the resampled tumour.
+        brain_kept: of the resampled voxels with a signal.
+    """
+
+    tumour_kept: float = 0.98
+    brain_kept: float = 0.95
+
+
+def meanings(limits: Limits) -> dict[Kind, tuple[str, str]]:
+    """Return the kinds that are reasons to look at a subject, the most severe first: name, and when it is said."""
+    cubic = "mm\N{SUPERSCRIPT THREE}"
+    return {
+        Kind.FAULT: ("files cannot be used", "The subject was left out; each fault has its remedy."),
+        Kind.TUMOUR_CUT: (
+            "the box cuts the tumour",
+            f"Less than {percent(limits.tumour_kept)} of its voxels lie in the box of training: the targets are those "
+            "of the rest. Enlarge data.roi_size or data.spacing_mm.",
+        ),
+        Kind.BRAIN_CUT: (
+            "the box cuts the brain",
+            f"Less than {percent(limits.brain_kept)} of the voxels with a signal lie in the box.",
+        ),
+        Kind.RESAMPLING: (
+            "resampling changes the volume",
+            f"At the spacing of training the volume of the tumour differs by more than {percent(MOST_VOLUME_CHANGE)} "
+            "from that at native resolution: the voxels are too large for it.",
+        ),
+        Kind.SMALL: (
+            "small tumour",
+            f"Less than {SMALLEST_TUMOUR_MM3:.0f} {cubic} in the box: its shape is that of a few voxels.",
+        ),
+        Kind.OUTLIER: (
+            "far from the cohort",
+            f"A feature with a robust z-score, 0.6745 (x \N{MINUS SIGN} median) / MAD, beyond {MOST_ROBUST_Z:g}; "
+            f"looked for where at least {FEWEST_FOR_OUTLIERS} subjects have the feature. It may be true: look at the outline.",
+        ),
+        Kind.REGION: (
+            "a region is missing",
+            f"No voxel of a region that at least {percent(1 - RARELY_MISSING)} of the subjects have. What is missing "
+            "more often is only noted.",
+        ),
+        Kind.INTENSITY: (
+            "odd intensities",
+            f"A channel has a signal in less than {percent(LEAST_COVERAGE)} of the voxels where any has one, or more "
+            f"than {percent(LARGEST_PLATEAU)} of its voxels have one and the same value: a background that is not 0, "
+            "or an image that is nearly constant.",
+        ),
+    }
 
 
 @dataclass(frozen=True)
@@ -159,6 +172,7 @@ def judge_cohort(
     splits: Mapping[str, Split] | None,
     intensities: Mapping[str, Sequence[ChannelIntensities]],
     modalities: Sequence[str],
+    limits: Limits,
 ) -> list[SubjectQuality]:
     """Return one row a subject, those that were left out included, the worst first.
 
@@ -167,6 +181,7 @@ def judge_cohort(
         splits: subject -> split; None if the cohort cannot be split.
         intensities: subject -> its channels.
         modalities: names of the channels.
+        limits: of what the box holds.
     """
     findings: dict[str, list[Finding]] = {}
     for finding in cohort.findings:
@@ -178,12 +193,14 @@ def judge_cohort(
         channels = dict(zip(modalities, intensities[name], strict=True))
         far = distances[name]
         reasons = [
-            *_of_box(subject),
+            *_of_box(subject, limits),
             *_of_distances(subject, far),
             *_of_regions(subject, rare),
             *_of_intensities(channels),
         ]
-        reasons += [_of_finding(finding, Kind.NOTE) for finding in findings.get(name, ())]
+        # Notes on box and volume come from the preparation: their numbers are judged here, with the others.
+        of_files = [finding for finding in findings.get(name, ()) if finding.file.startswith(name)]
+        reasons += [_of_finding(finding, Kind.NOTE) for finding in of_files]
         farthest = max(map(abs, far.values()), default=0.0)
         split = splits[name] if splits else None
         rows.append(SubjectQuality(name, split, _ordered(reasons), subject, channels, farthest))
@@ -202,15 +219,15 @@ def _of_finding(finding: Finding, kind: Kind) -> Reason:
     return Reason(kind, 0.0, f"{finding.file} {finding.problem}: {finding.remedy}")
 
 
-def _of_box(subject: PreparedSubject) -> list[Reason]:
+def _of_box(subject: PreparedSubject, limits: Limits) -> list[Reason]:
     box, reasons = subject.box, []
-    if box.tumour_kept < LEAST_TUMOUR_KEPT:
+    if box.tumour_kept < limits.tumour_kept:
         reasons.append(
             Reason(
                 Kind.TUMOUR_CUT, _amount(1 - box.tumour_kept), f"the box keeps {percent(box.tumour_kept)} of the tumour"
             )
         )
-    if box.brain_kept < LEAST_BRAIN_KEPT:
+    if box.brain_kept < limits.brain_kept:
         reasons.append(
             Reason(Kind.BRAIN_CUT, _amount(1 - box.brain_kept), f"the box keeps {percent(box.brain_kept)} of the brain")
         )

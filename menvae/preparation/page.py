@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from menvae.data.features import FEATURES
-from menvae.data.quality import MEANINGS, SubjectQuality, millilitres
+from menvae.data.quality import SubjectQuality, meanings, millilitres
 from menvae.preparation.summary import (
     Findings,
     correlation_words,
@@ -95,23 +95,28 @@ def _content(found: Findings, folder: Path, most: int, thumbnails: Mapping[str, 
         "correlation": correlation,
         "correlation_words": correlation_words(found) or [split_words(found)],
         "subjects": _subjects(found),
-        "severities": [(name, meaning) for name, meaning in MEANINGS.values()],
-        "least_kinds": len(MEANINGS),
+        "severities": [(int(kind), *words) for kind, words in meanings(found.limits).items()],
     }
 
 
 def _summary(found: Findings) -> list[tuple[str, str]]:
     cross = " \N{MULTIPLICATION SIGN} "
-    shape, spacing = found.geometry.roi_size, found.geometry.spacing_mm
-    whole = sum(subject.box.tumour_kept >= 1 for subject in found.cohort.subjects)
-    extent = cross.join(f"{side * step:.0f}" for side, step in zip(shape, spacing, strict=True))
+    subjects = found.cohort.subjects
+    whole = sum(subject.box.tumour_kept >= 1 for subject in subjects)
+    spacings = {subject.spacing_mm for subject in subjects}
+    voxel, extent = "each subject its own", "each subject its own"
+    if len(spacings) == 1:
+        (spacing,) = spacings
+        voxel = f"{cross.join(f'{step:.4g}' for step in spacing)} mm"
+        sides = (side * step for side, step in zip(found.roi_size, spacing, strict=True))
+        extent = f"{cross.join(f'{side:.0f}' for side in sides)} mm"
     return [
-        ("Subjects prepared", f"{len(found.cohort.subjects):,}"),
+        ("Subjects prepared", f"{len(subjects):,}"),
         ("Modalities", ", ".join(found.modalities)),
-        ("Box, voxels along R, A, S", cross.join(map(str, shape))),
-        ("Voxel", f"{cross.join(f'{step:g}' for step in spacing)} mm"),
-        ("Extent of the box", f"{extent} mm"),
-        ("Tumours that lie in the box whole", f"{whole:,} of {len(found.cohort.subjects):,}"),
+        ("Box, voxels along R, A, S", cross.join(map(str, found.roi_size))),
+        ("Voxel", voxel),
+        ("Extent of the box", extent),
+        ("Tumours that lie in the box whole", f"{whole:,} of {len(subjects):,}"),
         ("Hash of the targets", found.normalizer.hash if found.normalizer else "none: no splits"),
     ]
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from menvae.data.box import BoxReport
-from menvae.data.quality import LEAST_BRAIN_KEPT, LEAST_TUMOUR_KEPT
+from menvae.data.quality import Limits
 from menvae.presentation.figures import (
     COLOURS,
     MUTED,
@@ -27,11 +27,12 @@ from menvae.presentation.figures import (
 _MOST_BINS: Final = 30
 
 
-def cohort_picture(boxes: Sequence[BoxReport], path: Path) -> Path:
+def cohort_picture(boxes: Sequence[BoxReport], limits: Limits, path: Path) -> Path:
     """Draw histograms of the volume at native resolution and in the box, and what the box keeps of tumour and brain.
 
     Args:
         boxes: one a subject.
+        limits: of what the box should hold.
         path: the PNG file to write; its folder is made.
 
     Returns:
@@ -43,7 +44,7 @@ def cohort_picture(boxes: Sequence[BoxReport], path: Path) -> Path:
     style_axes(volumes, "Volume of the tumour", "mL", "subjects")
     style_axes(kept, "Share that lies in the box", "percent", "subjects, cumulative")
     _volumes(volumes, boxes)
-    _kept(kept, boxes)
+    _kept(kept, boxes, limits)
     return save_figure(figure, path)
 
 
@@ -66,7 +67,7 @@ def _volumes(axes: Axes, boxes: Sequence[BoxReport]) -> None:
     axes.yaxis.set_major_locator(tick_locator(4, integer=True))
 
 
-def _kept(axes: Axes, boxes: Sequence[BoxReport]) -> None:
+def _kept(axes: Axes, boxes: Sequence[BoxReport], limits: Limits) -> None:
     """Draw how many subjects keep at most so much: a step at the right border is a cohort that is whole."""
     if not boxes:
         empty_panel(axes, "no subject")
@@ -77,7 +78,7 @@ def _kept(axes: Axes, boxes: Sequence[BoxReport]) -> None:
         ordered = 100 * np.sort([lowest - 0.02, *values, 1.0])
         counts = [0, *range(1, len(values) + 1), len(values)]
         axes.step(ordered, counts, where="post", color=colour, linewidth=1.6, linestyle=style, label=name)
-    for limit in {LEAST_TUMOUR_KEPT, LEAST_BRAIN_KEPT}:
+    for limit in {limits.tumour_kept, limits.brain_kept}:
         axes.axvline(100 * limit, color=MUTED, linestyle=(0, (4, 2.5)), linewidth=0.9, zorder=1)
     axes.set_xlim(100 * (lowest - 0.02), 100.6)
     axes.set_ylim(0, None)

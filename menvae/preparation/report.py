@@ -15,7 +15,7 @@ from menvae.data.features import LOCATION_FEATURES, SHAPE_FEATURES, VOLUME_FEATU
 from menvae.data.intensities import cohort_intensities
 from menvae.data.normalizer import TargetNormalizer, TargetSettings
 from menvae.data.prepare import Cohort, prepare
-from menvae.data.quality import judge_cohort
+from menvae.data.quality import Limits, judge_cohort
 from menvae.data.subjects import Source, Split
 from menvae.data.target_correlation import TargetCorrelation, target_correlation
 from menvae.data.targets import fit_targets, split_cohort, subjects_of
@@ -88,7 +88,7 @@ def examine(data: Bound, targets: TargetSettings, cache: Path, num_workers: int 
     Raises:
         UserError: what is wrong with the source, its subjects or the targets.
     """
-    source = cast(Source, data())
+    source, limits = cast(Source, data()), Limits()
     cohort = prepare(source, cache, num_workers, progress_bar)
     splits, no_splits = _splits(cohort, source)
     normalizer, correlation = _targets(cohort, splits, targets)
@@ -96,13 +96,14 @@ def examine(data: Bound, targets: TargetSettings, cache: Path, num_workers: int 
     return Findings(
         name=data.part.name,
         cohort=cohort,
-        geometry=source.geometry,
+        roi_size=source.roi_size,
         modalities=source.modalities,
-        rows=judge_cohort(cohort, splits, intensities, source.modalities),
+        rows=judge_cohort(cohort, splits, intensities, source.modalities, limits),
         splits=splits,
         no_splits=no_splits,
         normalizer=normalizer,
         correlation=correlation,
+        limits=limits,
     )
 
 
@@ -135,7 +136,7 @@ def write_folder(found: Findings, folder: Path, settings: PreparationSettings) -
 
     folder.mkdir(parents=True, exist_ok=True)
     write_tables(found, folder)
-    cohort_picture([subject.box for subject in found.cohort.subjects], folder / "cohort.png")
+    cohort_picture([subject.box for subject in found.cohort.subjects], found.limits, folder / "cohort.png")
     picture, targets = folder / "target_correlation.png", folder / "targets.json"
     if found.correlation is not None and found.normalizer is not None:
         correlation = found.correlation

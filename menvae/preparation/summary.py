@@ -9,8 +9,8 @@ from typing import Final
 
 from menvae.data.normalizer import TargetNormalizer
 from menvae.data.prepare import Cohort
-from menvae.data.quality import SubjectQuality, missing_regions
-from menvae.data.subjects import REGION_CODES, Geometry, Split
+from menvae.data.quality import Limits, SubjectQuality, missing_regions
+from menvae.data.subjects import REGION_CODES, Split
 from menvae.data.target_correlation import ENTANGLED, TargetCorrelation, TargetPair, entangled_words
 from menvae.presentation.text import counted
 
@@ -26,24 +26,26 @@ class Findings:
     Attributes:
         name: of the source of the data.
         cohort: as prepared.
-        geometry: the box of training.
+        roi_size: (D, H, W) of the box of training in voxels.
         modalities: the channels.
         rows: one a subject, the worst first.
         splits: subject -> split; None if the cohort cannot be split.
         no_splits: why not, or empty.
         normalizer: fitted on the training subjects; None without splits.
         correlation: of the targets of the training subjects; None without splits.
+        limits: of what the box should hold.
     """
 
     name: str
     cohort: Cohort
-    geometry: Geometry
+    roi_size: tuple[int, int, int]
     modalities: Sequence[str]
     rows: Sequence[SubjectQuality]
     splits: Mapping[str, Split] | None
     no_splits: str
     normalizer: TargetNormalizer | None
     correlation: TargetCorrelation | None
+    limits: Limits
 
     @property
     def verdicts(self) -> dict[str, int]:
