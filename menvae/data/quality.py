@@ -93,7 +93,8 @@ def meanings(limits: Limits) -> dict[Kind, tuple[str, str]]:
         Kind.OUTLIER: (
             "far from the cohort",
             f"A feature with a robust z-score, 0.6745 (x \N{MINUS SIGN} median) / MAD, beyond {MOST_ROBUST_Z:g}; "
-            f"looked for where at least {FEWEST_FOR_OUTLIERS} subjects have the feature. It may be true: look at the outline.",
+            f"looked for where at least {FEWEST_FOR_OUTLIERS} subjects have the feature. It may be true: look at "
+            "the outline.",
         ),
         Kind.REGION: (
             "a region is missing",

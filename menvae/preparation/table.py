@@ -111,10 +111,12 @@ def _write_quality(found: Findings, path: Path) -> Path:
     columns = ["subject_id", "patient_id", "days", "split", "verdict", "severity", "largest_robust_z", "reasons"]
     columns += ["native_volume_ml", "resampled_volume_ml", "box_volume_ml", "tumour_kept", "brain_kept", *FEATURES]
     columns += [f"{name}_{fact}" for name in found.modalities for fact in ("coverage", "plateau")]
-    return write_table(path, columns, [_quality_row(row, found.modalities) for row in found.rows])
+    rows = [_quality_row(row) for row in found.rows]
+    return write_table(path, columns, [[*row, *[None] * (len(columns) - len(row))] for row in rows])
 
 
-def _quality_row(row: SubjectQuality, modalities: object) -> list[object]:
+def _quality_row(row: SubjectQuality) -> list[object]:
+    """Return the cells of a row; what a subject that was left out lacks is at the end."""
     subject = row.prepared
     facts: list[object] = [row.split, row.verdict, row.severity, row.farthest, row.words]
     if subject is None:
