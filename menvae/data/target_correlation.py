@@ -16,6 +16,8 @@ ENTANGLED: Final = 0.9
 """Beyond this |r| after residualisation two partitions hold the same thing."""
 FEWEST_SUBJECTS: Final = 3
 """With two subjects every correlation is 1 or -1."""
+FEWEST_TO_JUDGE: Final = 10
+"""With fewer, some of the 54 pairs of a model's default targets correlate strongly by chance."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,17 @@ class TargetCorrelation:
         return sorted(pairs, key=lambda pair: -abs(pair.before or 0.0))
 
     @property
+    def judged(self) -> list[TargetPair]:
+        """Those of `pairs` that enough subjects have: `FEWEST_TO_JUDGE`."""
+        return [pair for pair in self.pairs if pair.num_subjects >= FEWEST_TO_JUDGE]
+
+    @property
     def entangled(self) -> list[TargetPair]:
-        """Pairs of targets of different partitions that residualisation leaves nearly the same, the worst first."""
-        beyond = [pair for pair in self.pairs if abs(pair.after or 0.0) > ENTANGLED]
+        """Pairs of targets of different partitions that residualisation leaves nearly the same, the worst first.
+
+        Only pairs that enough subjects have.
+        """
+        beyond = [pair for pair in self.judged if abs(pair.after or 0.0) > ENTANGLED]
         return sorted(beyond, key=lambda pair: -abs(pair.after or 0.0))
 
 

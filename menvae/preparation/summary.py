@@ -11,7 +11,7 @@ from menvae.data.normalizer import TargetNormalizer
 from menvae.data.prepare import Cohort
 from menvae.data.quality import Limits, SubjectQuality, missing_regions
 from menvae.data.subjects import REGION_CODES, Split
-from menvae.data.target_correlation import ENTANGLED, TargetCorrelation, TargetPair, entangled_words
+from menvae.data.target_correlation import ENTANGLED, FEWEST_TO_JUDGE, TargetCorrelation, TargetPair, entangled_words
 from menvae.presentation.text import counted
 
 STRONG: Final = 0.8
@@ -94,9 +94,9 @@ def correlation_words(found: Findings) -> list[str]:
     """Say which targets of different partitions are strongly correlated, and what residualisation does about it."""
     if found.correlation is None:
         return []
-    if all(pair.before is None for pair in found.correlation.pairs):
-        return ["Too few training subjects to correlate any two targets."]
-    pairs = [pair for pair in found.correlation.pairs if abs(pair.before or 0.0) > STRONG]
+    if not found.correlation.judged:
+        return [f"Correlations of targets are not judged: no two have {FEWEST_TO_JUDGE} training subjects in common."]
+    pairs = [pair for pair in found.correlation.judged if abs(pair.before or 0.0) > STRONG]
     sentences = [_pair_words(pair) for pair in pairs[:_MOST_PAIRS]]
     if len(pairs) > _MOST_PAIRS:
         sentences.append(f"{counted(len(pairs) - _MOST_PAIRS, 'pair')} more beyond {STRONG}.")

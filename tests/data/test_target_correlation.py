@@ -69,6 +69,14 @@ def test_what_is_not_residualised_is_named_with_its_partitions() -> None:
     assert "\n" not in words
 
 
+def test_a_few_subjects_are_not_judged() -> None:
+    for num, judged in ((9, 0), (10, 1), (13, 2)):  # every fifth lacks one
+        training = subjects(num)
+        found = target_correlation(training, fit(training, {}), SUPERVISION)
+        assert len(found.judged) == judged
+        assert bool(entangled_words(found)) == (num >= 10)
+
+
 def test_closed_forms() -> None:
     table = np.array([[0.0, 0.0, 5.0], [1.0, 2.0, 5.0], [2.0, 1.0, 5.0], [np.nan, 9.0, 5.0]])
     found = pearson(table)

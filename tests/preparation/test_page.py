@@ -169,7 +169,12 @@ def test_the_page_is_self_contained_escaped_and_complete(tmp_path: Path) -> None
     order = [
         *("14 subjects: 1 left out, 1 to look at, 12 ok.", "Which subjects should be looked at first?"),
         *("Radiological convention", "is cut short: copy it again", "What does the box hold?"),
-        *("Can the targets be separated?", "All subjects</h2>", "How to read this page", "Less than 98 % of its voxels"),
+        *(
+            "Can the targets be separated?",
+            "All subjects</h2>",
+            "How to read this page",
+            "Less than 98 % of its voxels",
+        ),
     ]
     positions = [re.sub(r"\s+", " ", page).index(words) for words in order]
     assert positions == sorted(positions)
