@@ -178,7 +178,7 @@ def test_the_page_is_self_contained_escaped_and_complete(tmp_path: Path) -> None
     ]
     positions = [re.sub(r"\s+", " ", page).index(words) for words in order]
     assert positions == sorted(positions)
-    assert page.count("data:image/webp") == 13
+    assert page.count("data:image/jpeg") == 13
     sections, links = re.findall(r'<section id="(\w+)"', page), re.findall(r'href="#(\w+)"', page)
     assert set(sections) - {"summary"} == set(links)
     assert told(found).count(HOSTILE) >= 2
@@ -186,7 +186,7 @@ def test_the_page_is_self_contained_escaped_and_complete(tmp_path: Path) -> None
 
 def test_only_the_worst_have_pictures(tmp_path: Path) -> None:
     page = written(made(12), tmp_path, thumbnails=3)
-    assert page.count("data:image/webp") == 3
+    assert page.count("data:image/jpeg") == 3
     assert "9 subjects more in the table below; thumbnails=12 shows all." in page
     assert "No pictures were asked for" in written(made(12), tmp_path, thumbnails=0)
 
