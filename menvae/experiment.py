@@ -10,18 +10,18 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from menvae import collectives
+from menvae.configuration import plain_values
 from menvae.data.augmentation import AugmentationSettings
-from menvae.data.cohort import visits
 from menvae.data.dataset import EpochBatches, SplitLoader, SubjectDataset
 from menvae.data.normalizer import TargetNormalizer, TargetSettings
-from menvae.data.prepare import Cohort, prepare
-from menvae.data.splits import split_subjects
+from menvae.data.prepare import Cohort, PreparedSubject, prepare
 from menvae.data.subjects import Source, Split
+from menvae.data.targets import fit_targets, split_cohort, subjects_of
 from menvae.data.workers import unseen
-from menvae.errors import UserError, nearest
+from menvae.errors import UserError
 from menvae.evaluation.collapse import WatchSettings
 from menvae.evaluation.gates import GateSettings
 from menvae.evaluation.reconstructions import PictureSettings
@@ -131,14 +131,7 @@ class Experiment:
         Raises:
             UserError: the first thing that is wrong.
         """
-        missing = sorted(OmegaConf.missing_keys(composed))
-        if missing:
-            raise UserError(f"{missing[0]}: a value is required; give it as {missing[0]}=...")
-        config = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
-        known = {"name", "seed", "output_dir", "loss", *_PARTS, *_SETTINGS}
-        for key in config:
-            if key not in known:
-                raise UserError(f"{key}: no such key; {nearest(key, known)}")
+        config = plain_values(composed, {"name", "seed", "output_dir", "loss", *_PARTS, *_SETTINGS})
         if isinstance(config["seed"], bool) or not isinstance(config["seed"], int) or config["seed"] < 0:
             raise UserError(f"seed: {config['seed']!r} is not allowed; it should be a whole number, 0 or larger")
         parts = {key: bind(group, config[key], key) for key, group in _PARTS.items()}
@@ -237,18 +230,9 @@ class Data:
         if cohort is None:
             with collectives.main_rank_first():
                 cohort = prepare(source, cache, show=progress_bar if here.is_main else unseen)
-        splits = split_subjects(visits(cohort.subjects), source.val_fraction, source.test_fraction, source.split_seed)
-        by_split = {
-            split: [subject for subject in cohort.subjects if splits[subject.subject_id] == split]
-            for split in ("train", "val")
-        }
-        features = [name for names in experiment.supervision.values() for name in names]
-        regressors = [name for names in experiment.settings["targets"].residualise.values() for name in names]
-        normalizer = TargetNormalizer.fit(
-            [subject.features for subject in by_split["train"]],
-            experiment.settings["targets"],
-            list(dict.fromkeys([*features, *regressors])),
-        )
+        splits = split_cohort(cohort, source)
+        by_split = {"train": subjects_of(cohort, splits, "train"), "val": subjects_of(cohort, splits, "val")}
+        normalizer = fit_targets(by_split["train"], experiment.settings["targets"], experiment.supervision)
         trainer: TrainerSettings = experiment.settings["trainer"]
         loaders = {}
         for split, subjects in by_split.items():
@@ -267,6 +251,11 @@ class Data:
                 dataset, batches, num_workers=trainer.num_workers, pin_memory=here.device.type == "cuda"
             )
         return cls(cohort, splits, normalizer, loaders["train"], loaders["val"])
+
+    @property
+    def training(self) -> list[PreparedSubject]:
+        """The training subjects."""
+        return subjects_of(self.cohort, self.splits, "train")
 
     @property
     def num_training_subjects(self) -> int:

@@ -16,6 +16,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from menvae import collectives
+from menvae.configuration import check_writable
+from menvae.data.target_correlation import entangled_words, target_correlation
 from menvae.errors import ExitCode, OtherRankFailedError, RunInterruptedError, UserError
 from menvae.evaluation.collapse import CollapseWatch
 from menvae.evaluation.final import FinalEvaluation, draw_final_pictures, evaluate_model
@@ -118,7 +120,7 @@ def train(composed: DictConfig, job: Job | None = None) -> int:
 
 def _train_here(experiment: Experiment, job: Job | None, here: Place, stop: StopRequest) -> ExitCode:
     """Be one rank of a run; on the main rank ``status.json`` says how it went, whatever happens."""
-    _check_writable(experiment.output_dir)
+    check_writable(experiment.output_dir)
     data = Data.load(experiment, here)
     directory = _open_directory(experiment, identify(experiment, data, here.num_ranks), job) if here.is_main else None
     path = collectives.from_rank_zero(directory.path if directory else Path())
@@ -164,15 +166,6 @@ def identify(experiment: Experiment, data: Data, num_ranks: int) -> str:
     """Return the name of a run, ``<name>_<hash>``: the same for all that leads to the same result."""
     parts = (experiment.config, data.cohort.data_hash, data.normalizer.hash, num_ranks, _start(experiment))
     return f"{experiment.config['name']}_{run_hash(*parts)}"
-
-
-def _check_writable(output_dir: Path) -> None:
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output_dir):
-            pass
-    except OSError as error:
-        raise UserError(f"output_dir: nothing can be written to '{output_dir}': {error.strerror}") from error
 
 
 def _identity(experiment: Experiment, data: Data, here: Place) -> dict[str, str]:
@@ -309,8 +302,8 @@ def _complete(
 
 
 def _describe(experiment: Experiment, data: Data, here: Place, directory: RunDirectory) -> None:
-    """Write what is known before training: configuration, environment, targets, splits, picture of the schedules."""
-    from menvae.evaluation.pictures import schedule_picture
+    """Write what is known before training: configuration, environment, targets, splits, schedules, correlations."""
+    from menvae.evaluation.pictures import schedule_picture, target_correlation_picture
 
     write_text(directory.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config))))
     write_json(directory.path / "environment.json", describe_environment(str(here.device), here.num_ranks))
@@ -318,6 +311,11 @@ def _describe(experiment: Experiment, data: Data, here: Place, directory: RunDir
     write_json(directory.path / "targets.json", targets)
     write_table(directory.path / "splits.csv", ["subject_id", "split"], data.splits.items())
     schedule_picture(*_schedule_curves(experiment), directory.pictures / "schedule.png")
+    found = target_correlation([subject.features for subject in data.training], data.normalizer, experiment.supervision)
+    picture = directory.pictures / "target_correlation.png"
+    target_correlation_picture(found.before, found.after, found.partitions, picture)
+    if entangled := entangled_words(found):
+        _log.warning("%s", entangled)
 
 
 def _schedule_curves(experiment: Experiment) -> tuple[dict[str, tuple[Any, Any]], tuple[Any, Any]]:

@@ -19,7 +19,7 @@ Compose = Callable[..., DictConfig]
 
 CONF = configuration_folder("menvae") or Path()
 SHRUNK = ("data.roi_size=[16,16,16]", "data.spacing_mm=[12.5,12.5,12.5]", "encoder.base_filters=8")
-OWN = {"experiment", "hydra", "loss", "site", "sweep"}
+OWN = {"targets", "experiment", "hydra", "loss", "site", "sweep"}
 """Folders that are no registry groups."""
 
 

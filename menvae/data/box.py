@@ -23,7 +23,7 @@ Kind = TypeVar("Kind", bound=np.generic)
 Corner = tuple[int, int, int]
 
 SMALL_TUMOUR_MM3 = 100.0
-_MOST_VOLUME_CHANGE = 0.1
+MOST_VOLUME_CHANGE = 0.1
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def judge_box(
     if native < SMALL_TUMOUR_MM3:
         problem = f"has a tumour of {native:.3g} mm^3, less than {SMALL_TUMOUR_MM3:g}"
         found.append(Finding(subject_id, "the mask", problem, "check that it is one", False))
-    elif abs(resampled / native - 1.0) > _MOST_VOLUME_CHANGE:
+    elif abs(resampled / native - 1.0) > MOST_VOLUME_CHANGE:
         problem = f"has {native:.4g} mm^3 of tumour, and {resampled:.4g} after resampling"
         found.append(Finding(subject_id, "the mask", problem, "use a smaller data.spacing_mm", False))
     return found

@@ -48,6 +48,11 @@ class TargetSettings:
     residualise: Mapping[str, Sequence[str]] = field(default_factory=lambda: RESIDUALISE)
     missing: Missing = "mask"
 
+    def __post_init__(self) -> None:
+        """Refuse features that do not exist, before anything is prepared."""
+        for name in (*self.residualise, *(name for names in self.residualise.values() for name in names)):
+            _check_feature(name)
+
 
 @dataclass(frozen=True)
 class FeatureStatistics:
@@ -92,11 +97,10 @@ class TargetNormalizer:
             features: the features to fit.
 
         Raises:
-            UserError: a feature or a regressor that does not exist.
+            UserError: a feature that does not exist.
         """
-        for name in (*features, *settings.residualise, *(r for rs in settings.residualise.values() for r in rs)):
-            if name not in FEATURES:
-                raise UserError(f"targets: feature '{name}' does not exist; {nearest(name, FEATURES)}")
+        for name in features:
+            _check_feature(name)
         filled = [_filled(raw, settings.missing) for raw in training]
         fitted = {name: _fit_feature(name, filled, settings.residualise.get(name, ())) for name in features}
         concerned: dict[str, list[str]] = {}
@@ -164,6 +168,11 @@ class TargetNormalizer:
         statistics = {name: asdict(value) for name, value in self.statistics.items()}
         canonical = json.dumps([self.missing, statistics], sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _check_feature(name: str) -> None:
+    if name not in FEATURES:
+        raise UserError(f"targets: feature '{name}' does not exist; {nearest(name, FEATURES)}")
 
 
 def _filled(raw: RawTargets, missing: Missing) -> RawTargets:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from menvae.data.box import BoxStrategy, KeptShares
+from menvae.data.gompertz import Gompertz
 from menvae.data.storage import CacheFormat
 from menvae.data.workers import ShowProgress
 from menvae.errors import UserError
@@ -146,6 +147,11 @@ class Source(ABC):
     @abstractmethod
     def geometry(self) -> Geometry:
         """The geometry of training."""
+
+    @property
+    def curves(self) -> Mapping[str, Gompertz]:
+        """Patient -> the curve that its tumour (enhancing and necrotic) is known to follow; usually none."""
+        return {}
 
     @abstractmethod
     def subjects(self, cache: Path, show: ShowProgress) -> list[SubjectFiles]:

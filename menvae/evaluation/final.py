@@ -16,7 +16,6 @@ from menvae.evaluation.pictures import (
     latent_scatter,
     leak_matrix_picture,
     regression_picture,
-    target_correlation_picture,
     traversal_picture,
 )
 from menvae.evaluation.regression import leak_matrix
@@ -78,7 +77,7 @@ def draw_final_pictures(
     spacing_mm: tuple[float, float, float],
     pictures: Path,
 ) -> None:
-    """Draw what the latent space holds: scatter, leak matrix, traversals, regression, correlation of the targets.
+    """Draw what the latent space holds: scatter, leak matrix, traversals, regression.
 
     Args:
         model: with the best weights.
@@ -108,7 +107,6 @@ def draw_final_pictures(
             pictures / "leak_matrix.png",
             own=supervision,
         )
-        target_correlation_picture(_correlation(scored["train"]), features, pictures / "target_correlation.png")
         true, predicted, units = _physical(evaluation.val, normalizer, supervision, raw_targets)
         scores = {name: evaluation.metrics.get(f"sem/{name}_r2") for name in true}
         regression_picture(true, predicted, units, scores, pictures / "regression.png")
@@ -151,17 +149,6 @@ def _targets(record: SplitRecord, supervision: Mapping[str, Sequence[str]]) -> d
         for partition, names in supervision.items()
         for column, name in enumerate(names)
     }
-
-
-def _correlation(targets: Mapping[str, Floats]) -> Floats:
-    names = list(targets)
-    matrix = np.full((len(names), len(names)), np.nan)
-    for row, a in enumerate(names):
-        for column, b in enumerate(names):
-            both = np.isfinite(targets[a]) & np.isfinite(targets[b])
-            if both.sum() > 2 and targets[a][both].std() > 0 and targets[b][both].std() > 0:
-                matrix[row, column] = np.corrcoef(targets[a][both], targets[b][both])[0, 1]
-    return matrix
 
 
 def _physical(

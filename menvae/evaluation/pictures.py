@@ -1,8 +1,7 @@
 """Pictures of a run: pure functions from arrays to PNG files.
 
-Volumes are [D, H, W] = (R, A, S), that is index + 1 is one voxel to the patient's right, front and top. They are shown
-the radiological way: the patient's right is on the left of axial and coronal slices, the front on the left of sagittal
-ones. Shape legend: C channels (modalities), D, H, W spatial axes, N subjects, P size of a partition.
+Volumes are shown as `menvae.presentation.planes` says. Shape legend: C channels (modalities), D, H, W spatial axes, N
+subjects, P size of a partition.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from matplotlib import colormaps
@@ -42,6 +41,15 @@ from menvae.presentation.figures import (
     text_colour,
     tick_locator,
 )
+from menvae.presentation.planes import (
+    AXIAL,
+    PLANES,
+    Plane,
+    displayed_slice,
+    mask_outline,
+    slice_index,
+    slice_size_mm,
+)
 
 GREY: Final = colormaps["gray"].with_extremes(bad="black")
 LINE_STYLES: Final = ("-", (0, (5, 1.5)), (0, (1, 1.2)))
@@ -49,7 +57,6 @@ R2_FLOOR: Final = -0.5
 """A panel of R2 is cut here: the first epochs can lie far below and would flatten all that follows."""
 
 Metrics: TypeAlias = Sequence[Mapping[str, float | None]]
-Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -458,89 +465,6 @@ def _spread(heights: Sequence[float], gap: float) -> dict[int, float]:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Plane:
-    """One of the three anatomical planes.
-
-    Attributes:
-        name: what the plane is called.
-        axis: axis of [D, H, W] that is perpendicular to it.
-        letters: directions at the left, right, top and bottom of the displayed slice.
-    """
-
-    name: str
-    axis: int
-    letters: tuple[str, str, str, str]
-
-    @property
-    def shown(self) -> tuple[int, int]:
-        """The axes of [D, H, W] that run along the rows and the columns of the displayed slice."""
-        across, upward = (axis for axis in range(3) if axis != self.axis)
-        return upward, across
-
-
-AXIAL: Final = Plane("axial", 2, ("R", "L", "A", "P"))
-CORONAL: Final = Plane("coronal", 1, ("R", "L", "S", "I"))
-SAGITTAL: Final = Plane("sagittal", 0, ("A", "P", "S", "I"))
-PLANES: Final = (AXIAL, CORONAL, SAGITTAL)
-
-
-def displayed_slice(volume: NDArray[Scalar], plane: Plane, index: int) -> NDArray[Scalar]:
-    """Cut a slice and turn it the way it is displayed: row 0 at the top, column 0 at the left.
-
-    Args:
-        volume: [D, H, W] = (R, A, S).
-        plane: the plane to cut.
-        index: position along ``plane.axis``.
-
-    Returns:
-        [rows, columns]: [H, D] for axial, [W, D] for coronal, [W, H] for sagittal, both reversed.
-
-    >>> volume = np.zeros((4, 3, 2))
-    >>> volume[3, 2, 1] = 1.0  # the patient's right, front, top
-    >>> [tuple(map(int, np.argwhere(displayed_slice(volume, plane, (3, 2, 1)[plane.axis]))[0])) for plane in PLANES]
-    [(0, 0), (0, 0), (0, 0)]
-    """
-    cut: NDArray[Scalar] = np.take(volume, index, axis=plane.axis).T[::-1, ::-1]
-    return cut
-
-
-def slice_index(mask: NDArray[Any] | None, plane: Plane, shape: tuple[int, ...]) -> int:
-    """Return where to cut: the largest cross-section of the tumour, or the middle where there is none.
-
-    Args:
-        mask: labels [D, H, W], 0 is background; or None.
-        plane: the plane to cut.
-        shape: (D, H, W) of the volume.
-    """
-    if mask is None or not np.any(mask):
-        return shape[plane.axis] // 2
-    areas = np.count_nonzero(mask, axis=plane.shown)
-    # The middle of all slices with the largest area, so that a cylinder is not cut at its end.
-    largest = np.flatnonzero(areas == areas.max())
-    return int(largest[len(largest) // 2])
-
-
-def mask_outline(mask: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the pixel edges between mask and background.
-
-    Args:
-        mask: displayed slice [rows, columns], 0 is background.
-
-    Returns:
-        Line segments [K, 2, 2] of (x, y), in pixels from the top left corner.
-
-    >>> mask_outline(np.ones((1, 1))).shape
-    (4, 2, 2)
-    """
-    inside = np.pad(np.asarray(mask) != 0, 1)
-    rows, columns = np.nonzero(inside[:, 1:] != inside[:, :-1])
-    upright = np.stack([np.stack([columns, rows - 1], -1), np.stack([columns, rows], -1)], 1)
-    rows, columns = np.nonzero(inside[1:, :] != inside[:-1, :])
-    level = np.stack([np.stack([columns - 1, rows], -1), np.stack([columns, rows], -1)], 1)
-    return np.concatenate([upright, level]).astype(np.float64)
-
-
 class _Sheet:
     """A page of slices: one Axes in millimetres, because an Axes for every slice would be several times slower."""
 
@@ -646,7 +570,7 @@ def reconstruction_picture(
     bound = max(_window(np.abs(reconstruction - inputs), 0.0, 99.5)[1], 1e-6)
     diverging = Normalize(-bound, bound)
 
-    sizes = [_slice_size(plane, inputs.shape[1:], spacing_mm) for plane in PLANES]
+    sizes = [slice_size_mm(plane, inputs.shape[1:], spacing_mm) for plane in PLANES]
     row_height = max(height for _, height in sizes)
     inch = 11.0 / sum(3 * width for width, _ in sizes)
     gap, between = 0.035 / inch, 0.16 / inch
@@ -707,12 +631,6 @@ def _draw_pair(
         sheet.outline(tumour, places[0], size)
 
 
-def _slice_size(plane: Plane, shape: Sequence[int], spacing_mm: Sequence[float]) -> tuple[float, float]:
-    """Return width and height in mm of a displayed slice."""
-    upward, across = plane.shown
-    return shape[across] * spacing_mm[across], shape[upward] * spacing_mm[upward]
-
-
 def traversal_picture(
     volumes: NDArray[Any],
     row_labels: Sequence[str],
@@ -750,7 +668,7 @@ def traversal_picture(
     change = np.abs(volumes[:, -1] - volumes[:, 0])
     change_norm = Normalize(0.0, max(_window(change, 0.0, 99.9)[1], 1e-6))
 
-    size = _slice_size(AXIAL, volumes.shape[2:], spacing_mm)
+    size = slice_size_mm(AXIAL, volumes.shape[2:], spacing_mm)
     columns = len(steps) + 1
     inch = min(10.0 / (columns * size[0]), 1.5 / size[1])
     gap, between = 0.035 / inch, 0.14 / inch
@@ -831,30 +749,45 @@ def leak_matrix_picture(
     return save_figure(figure, path)
 
 
-def target_correlation_picture(matrix: NDArray[Any], names: Sequence[str], path: Path) -> Path:
+def target_correlation_picture(
+    before: NDArray[Any], after: NDArray[Any], partitions: Mapping[str, Sequence[str]], path: Path
+) -> Path:
     """Draw the correlation of the regression targets, before training: strongly related targets cannot be separated.
 
+    One matrix holds both: above the diagonal the features as they were measured, below it as they are learnt.
+
     Args:
-        matrix: correlations [F, F]; NaN where a target is constant or never observed.
-        names: the F targets.
+        before: correlations [F, F] of the features; NaN where one is constant or never observed.
+        after: the same after residualisation.
+        partitions: partition -> its targets, F in all, in the order of the matrices.
         path: the PNG file to write.
 
     Returns:
         ``path``.
 
     Raises:
-        ValueError: the names do not fit the matrix.
+        ValueError: the names do not fit the matrices.
     """
-    _check_volume("matrix", np.shape(matrix), (len(names), len(names)))
-    matrix = np.asarray(matrix, dtype=np.float64)
-    apart = np.where(np.eye(len(names), dtype=bool) | ~np.isfinite(matrix), 0.0, np.abs(matrix))
-    note = "Pearson correlation over the training subjects"
-    if len(names) > 1 and apart.any():
-        first, second = sorted(int(index) for index in np.unravel_index(int(apart.argmax()), apart.shape))
-        note += f"; strongest: {names[first]} and {names[second]}, r = {_cell_text(float(matrix[first, second]))}"
+    names = [name for targets in partitions.values() for name in targets]
+    for label, matrix in (("before", before), ("after", after)):
+        _check_volume(label, np.shape(matrix), (len(names), len(names)))
+    lower = np.tri(len(names), dtype=bool)
+    joined = np.where(lower, np.asarray(after, dtype=np.float64), np.asarray(before, dtype=np.float64))
+    note = "Pearson correlation over the training subjects; above the diagonal as measured, below it residualised"
     title = "Correlation of the regression targets"
-    figure, _ = _heat_map(matrix, names, names, title, note, "RdBu_r", Normalize(-1.0, 1.0), "r", "neither")
+    figure, axes = _heat_map(joined, names, names, title, note, "RdBu_r", Normalize(-1.0, 1.0), "r", "neither")
+    if names:
+        _frame_partitions(axes, [len(targets) for targets in partitions.values()])
     return save_figure(figure, path)
+
+
+def _frame_partitions(axes: Axes, sizes: Sequence[int]) -> None:
+    """Frame the blocks on the diagonal: a strong correlation matters outside of them."""
+    start = 0
+    for size in sizes:
+        corner = (start - 0.5, start - 0.5)
+        axes.add_patch(Rectangle(corner, size, size, fill=False, edgecolor=INK, linewidth=1.8, zorder=4))
+        start += size
 
 
 def _heat_map(

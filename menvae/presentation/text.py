@@ -78,3 +78,12 @@ def gate_meaning(name: str) -> str:
     if name.endswith("_r2") and name not in _GATE_MEANINGS:
         return f"Mean R² of the {name.removesuffix('_r2')} targets, validation split."
     return _GATE_MEANINGS.get(name, "")
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun.
+
+    >>> counted(1, "subject"), counted(1200, "pair")
+    ('1 subject', '1,200 pairs')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -12,7 +12,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from menvae.presentation.page import Album, Picture, render
-from menvae.presentation.text import LATENT_PICTURES, broken, gate_meaning, significant
+from menvae.presentation.sortable import Cell, Column, Table, number_cell, sorting_script
+from menvae.presentation.text import LATENT_PICTURES, broken, gate_meaning
 from menvae.sweeps.comparison import Cohort, Comparison, Configuration, Effect
 from menvae.sweeps.comparison_pictures import effect_picture, trade_off_picture, trade_offs
 from menvae.sweeps.comparison_words import (
@@ -66,36 +67,6 @@ READING: Final = (
 
 
 @dataclass(frozen=True)
-class _Column:
-    """Head of a sortable column; ``first`` is the direction of the first click."""
-
-    name: str
-    is_number: bool = True
-    first: str = "ascending"
-    wanted: str = ""
-    title: str = ""
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """What is shown, the value it is sorted by (in full precision), how it looks, and where it leads."""
-
-    text: str
-    value: str = ""
-    kind: str = "number"
-    title: str = ""
-    link: str = ""
-
-
-@dataclass(frozen=True)
-class _Table:
-    identifier: str
-    columns: Sequence[_Column]
-    rows: Sequence[Sequence[_Cell]]
-    caption: str = ""
-
-
-@dataclass(frozen=True)
 class _Banner:
     kind: str
     headline: str
@@ -117,7 +88,7 @@ def write_page(comparison: Comparison, notes: Sequence[str], store: RunStore, pa
     template = Path(__file__).with_name("templates") / "comparison.html"
     with tempfile.TemporaryDirectory() as folder:
         content = _content(comparison, notes, store, path.resolve().parent, Path(folder))
-    return write_text(path, render(template, content, script=template.with_suffix(".js").read_text(encoding="utf-8")))
+    return write_text(path, render(template, content, script=sorting_script()))
 
 
 def _content(
@@ -187,9 +158,9 @@ def _summary(comparison: Comparison) -> list[tuple[str, str]]:
     ]
 
 
-def _gate_columns(gates: Sequence[Objective], first: str = "") -> list[_Column]:
+def _gate_columns(gates: Sequence[Objective], first: str = "") -> list[Column]:
     return [
-        _Column(
+        Column(
             broken(gate.name),
             first=first or ("descending" if gate.larger_is_better else "ascending"),
             wanted=wanted(gate),
@@ -199,62 +170,56 @@ def _gate_columns(gates: Sequence[Objective], first: str = "") -> list[_Column]:
     ]
 
 
-def _number(value: float | None, text: str | None = None, kind: str = "") -> _Cell:
-    """Show a number rounded, and keep it in full."""
-    exact = "" if value is None else repr(value)
-    return _Cell(significant(value) if text is None else text, exact, f"number {kind}".strip(), exact)
-
-
-def _configurations(comparison: Comparison) -> _Table:
+def _configurations(comparison: Comparison) -> Table:
     several = len(comparison.cohorts) > 1
-    columns = [_Column("#"), *[_Column("data", is_number=False)] * several]
-    columns += [_Column(broken(key.label), title=key.name) for key in comparison.keys]
-    columns += [_Column(name, first="descending") for name in ("seeds", "passed", "front")]
-    columns += [*_gate_columns(comparison.gates), _Column("mean rank")]
+    columns = [Column("#"), *[Column("data", is_number=False)] * several]
+    columns += [Column(broken(key.label), title=key.name) for key in comparison.keys]
+    columns += [Column(name, first="descending") for name in ("seeds", "passed", "front")]
+    columns += [*_gate_columns(comparison.gates), Column("mean rank")]
     cohorts = {cohort.label: cohort for cohort in comparison.cohorts}
     rows = [_configuration_row(comparison, cohorts[one.cohort], one) for one in comparison.rows]
     caption = (
         "Mean and standard deviation over the seeds. Green: the mean meets the target; star: best mean of the gate. "
         "Click on a head to sort."
     )
-    return _Table("configurations-table", columns, rows, caption)
+    return Table("configurations-table", columns, rows, caption)
 
 
-def _configuration_row(comparison: Comparison, cohort: Cohort, one: Configuration) -> list[_Cell]:
+def _configuration_row(comparison: Comparison, cohort: Cohort, one: Configuration) -> list[Cell]:
     mark = front_mark(cohort, one)
-    cells = [_Cell(str(one.number), str(one.number))]
+    cells = [Cell(str(one.number), str(one.number))]
     if len(comparison.cohorts) > 1:
-        cells.append(_Cell(one.cohort, one.cohort, ""))
+        cells.append(Cell(one.cohort, one.cohort, ""))
     for key in comparison.keys:
         value = one.values[key.name]
-        cells.append(_Cell(shown_value(value), value, title=f"{key.name}={value}"))
-    cells.append(_Cell(str(len(one.runs)), str(len(one.runs)), title=", ".join(run.seed for run in one.runs)))
+        cells.append(Cell(shown_value(value), value, title=f"{key.name}={value}"))
+    cells.append(Cell(str(len(one.runs)), str(len(one.runs)), title=", ".join(run.seed for run in one.runs)))
     passed = shown_passed(one, len(comparison.gates))
-    cells.append(_Cell(passed, repr(one.gates_passed)))
-    cells.append(_Cell(mark, {"yes": "2", "": "1"}.get(mark, "")))
+    cells.append(Cell(passed, repr(one.gates_passed)))
+    cells.append(Cell(mark, {"yes": "2", "": "1"}.get(mark, "")))
     for gate in comparison.gates:
         summary = one.gates[gate.name]
         kinds = ["met"] * meets(gate, summary.mean) + ["best"] * (one.number in best_of(cohort, gate))
-        cells.append(_number(summary.mean, shown_summary(summary), " ".join(kinds)))
-    return [*cells, _number(one.mean_rank, f"{one.mean_rank:.1f}")]
+        cells.append(number_cell(summary.mean, shown_summary(summary), " ".join(kinds)))
+    return [*cells, number_cell(one.mean_rank, f"{one.mean_rank:.1f}")]
 
 
-def _runs(comparison: Comparison, store: RunStore, place: Path) -> _Table:
-    columns = [_Column("#"), _Column("run", is_number=False), _Column("seed"), _Column("state", is_number=False)]
-    columns += [*_gate_columns(comparison.gates), _Column("passed", first="descending"), _Column("MLflow id")]
+def _runs(comparison: Comparison, store: RunStore, place: Path) -> Table:
+    columns = [Column("#"), Column("run", is_number=False), Column("seed"), Column("state", is_number=False)]
+    columns += [*_gate_columns(comparison.gates), Column("passed", first="descending"), Column("MLflow id")]
     rows = []
     for one in comparison.rows:
         for run in one.runs:
             passed = sum(gate.passed for gate in run.gates.values())
             link = _report_link(run, store, place)
-            cells = [_Cell(str(one.number), str(one.number)), _Cell(run.name, run.name, "", run.artifact_uri, link)]
-            cells += [_Cell(run.seed, run.seed), _Cell(run.state, run.state, "")]
+            cells = [Cell(str(one.number), str(one.number)), Cell(run.name, run.name, "", run.artifact_uri, link)]
+            cells += [Cell(run.seed, run.seed), Cell(run.state, run.state, "")]
             for gate in comparison.gates:
                 found = run.gates.get(gate.name)
                 kind = "met" if found is not None and found.passed else ""
-                cells.append(_number(None if found is None else found.value, kind=kind))
-            rows.append([*cells, _Cell(str(passed), str(passed)), _Cell(run.run_id[:8], run.run_id, title=run.run_id)])
-    return _Table("runs-table", columns, rows, "The number is that of the run's configuration. Green: passed.")
+                cells.append(number_cell(None if found is None else found.value, kind=kind))
+            rows.append([*cells, Cell(str(passed), str(passed)), Cell(run.run_id[:8], run.run_id, title=run.run_id)])
+    return Table("runs-table", columns, rows, "The number is that of the run's configuration. Green: passed.")
 
 
 def _report_link(run: TrackedRun, store: RunStore, place: Path) -> str:
@@ -310,10 +275,10 @@ def _effect(effect: Effect, comparison: Comparison, cohort: Cohort, gallery: _Ga
     for value, means in effect.means.items():
         runs = str(effect.num_runs[value])
         kinds = ["met" * meets(gate, means[gate.name]) for gate in comparison.gates]
-        numbers = [_number(means[gate.name], kind=kind) for gate, kind in zip(comparison.gates, kinds, strict=True)]
-        rows.append([_Cell(shown_value(value), value, ""), _Cell(runs, runs), *numbers])
-    ranges = [_number(effect.ranges[gate.name]) for gate in comparison.gates]
-    rows.append([_Cell("range", "", ""), _Cell("", ""), *ranges])
+        numbers = [number_cell(means[gate.name], kind=kind) for gate, kind in zip(comparison.gates, kinds, strict=True)]
+        rows.append([Cell(shown_value(value), value, ""), Cell(runs, runs), *numbers])
+    ranges = [number_cell(effect.ranges[gate.name]) for gate in comparison.gates]
+    rows.append([Cell("range", "", ""), Cell("", ""), *ranges])
     drawn = effect_picture(effect, cohort, comparison.gates, gallery.new())
     return {
         "name": effect.key.name + " (unbalanced)" * (not effect.balanced),
@@ -324,26 +289,26 @@ def _effect(effect: Effect, comparison: Comparison, cohort: Cohort, gallery: _Ga
     }
 
 
-def _differences(comparison: Comparison, cohort: Cohort) -> _Table:
-    columns = [_Column("#"), *(_Column(broken(key.label), title=key.name) for key in comparison.keys)]
-    columns += [_Column("shared seeds", first="descending"), *_gate_columns(comparison.gates)]
+def _differences(comparison: Comparison, cohort: Cohort) -> Table:
+    columns = [Column("#"), *(Column(broken(key.label), title=key.name) for key in comparison.keys)]
+    columns += [Column("shared seeds", first="descending"), *_gate_columns(comparison.gates)]
     rows = []
     for one in cohort.configurations:
         if one.number not in cohort.differences:
             continue
         row = cohort.differences[one.number]
         shared = str(max(gate.num_seeds for gate in row.values()))
-        cells = [_Cell(str(one.number), str(one.number))]
-        cells += [_Cell(shown_value(one.values[key.name]), one.values[key.name]) for key in comparison.keys]
-        cells.append(_Cell(shared, shared))
+        cells = [Cell(str(one.number), str(one.number))]
+        cells += [Cell(shown_value(one.values[key.name]), one.values[key.name]) for key in comparison.keys]
+        cells.append(Cell(shared, shared))
         for gate in comparison.gates:
             found = row[gate.name]
             low_high = "" if found.interval is None else f"[{found.interval[0]!r}, {found.interval[1]!r}]"
             kind = f"number {tells(gate, found)}".strip()
             value = "" if found.mean is None else repr(found.mean)
-            cells.append(_Cell(shown_difference(found), value, kind, f"{value} {low_high}".strip()))
+            cells.append(Cell(shown_difference(found), value, kind, f"{value} {low_high}".strip()))
         rows.append(cells)
-    return _Table(f"differences-table-{cohort.label}", columns, rows, "Green: better, red: worse, beyond the interval.")
+    return Table(f"differences-table-{cohort.label}", columns, rows, "Green: better, red: worse, beyond the interval.")
 
 
 def _best(comparison: Comparison, cohort: Cohort, store: RunStore, place: Path, album: Album) -> dict[str, Any]:

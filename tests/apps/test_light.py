@@ -32,6 +32,9 @@ finally:
         ("train", ["-sc", "query=bash"], {"COMP_LINE": "menvae-train model.z", "COMP_POINT": "20"}, "model.z_dim="),
         ("compare", ["--help"], {}, "menvae-compare sort=max_dcor"),
         ("compare", ["--cfg", "job"], {}, "html: ${output_dir}/comparison/index.html"),
+        ("prepare", ["--help"], {}, "menvae-prepare data=brats data.root="),
+        ("prepare", ["--cfg", "job"], {}, "thumbnails: 60"),
+        ("prepare", ["-sc", "query=bash"], {"COMP_LINE": "menvae-prepare data=", "COMP_POINT": "20"}, "data=brats"),
         ("compare", ["-sc", "query=bash"], {"COMP_LINE": "menvae-compare base", "COMP_POINT": "19"}, "baseline="),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -71,8 +74,15 @@ def test_imports_nothing_heavy_and_answers_fast(
                 *("sweep", "ignore", "front", "baseline", "sort"),
             ],
         ),
+        (
+            "prepare",
+            [
+                *("Examples", "quality.html", "quality.csv", "targets.csv", "Exit codes", "data.on_error=skip"),
+                *("output_dir", "num_workers", "thumbnails", "targets.*"),
+            ],
+        ),
     ],
-    ids=["train", "compare"],
+    ids=["train", "compare", "prepare"],
 )
 def test_help_fits_two_screens_and_says_what_a_newcomer_needs(tmp_path: Path, command: str, wanted: list[str]) -> None:
     text = subprocess.run(

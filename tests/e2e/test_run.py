@@ -34,6 +34,7 @@ def test_run_directory_is_complete(finished: Path) -> None:
         "splits.csv",
         "report.html",
         "pictures/schedule.png",
+        "pictures/target_correlation.png",
         "pictures/training_curves.png",
         "pictures/traversals.png",
         "pictures/leak_matrix.png",

@@ -1,0 +1,19 @@
+"""``menvae-prepare``: a cohort checked, prepared and described."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from menvae.apps import hydra_application
+
+
+def task(config: DictConfig) -> int:
+    """Prepare one cohort; the heavy imports wait until here."""
+    from menvae.preparation.report import prepare_cohort
+
+    return prepare_cohort(config)
+
+
+def main() -> None:
+    """Entry point."""
+    hydra_application.run("prepare", task)

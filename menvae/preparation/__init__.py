@@ -1,0 +1,1 @@
+"""``menvae-prepare``: a cohort is checked, prepared and described, for the eyes of those who know it."""

@@ -1,0 +1,110 @@
+"""Pictures of a cohort: how large the tumours are, what the box leaves of them, and how they grow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from menvae.data.box import BoxReport
+from menvae.data.cohort import Trajectory
+from menvae.data.gompertz import Gompertz
+from menvae.data.quality import Limits, millilitres
+from menvae.presentation.figures import (
+    COLOURS,
+    MUTED,
+    Layout,
+    empty_panel,
+    panel_grid,
+    save_figure,
+    style_axes,
+    tick_locator,
+)
+from menvae.presentation.trajectories import draw_trajectories
+
+_MOST_BINS: Final = 30
+
+
+def cohort_picture(boxes: Sequence[BoxReport], limits: Limits, path: Path) -> Path:
+    """Draw histograms of the volume at native resolution and in the box, and what the box keeps of tumour and brain.
+
+    Args:
+        boxes: one a subject.
+        limits: of what the box should hold.
+        path: the PNG file to write; its folder is made.
+
+    Returns:
+        ``path``.
+    """
+    layout = Layout(panel=(3.6, 1.9), gap=(0.75, 0.5), left=0.65, right=0.25, top=0.98)
+    note = f"{len(boxes)} subjects; filled: in the box of training, line: at native resolution"
+    figure, (volumes, kept) = panel_grid(2, 2, layout, "What the box holds", note)
+    style_axes(volumes, "Volume of the tumour", "mL", "subjects")
+    style_axes(kept, "Share that lies in the box", "percent", "subjects, cumulative")
+    _volumes(volumes, boxes)
+    _kept(kept, boxes, limits)
+    return save_figure(figure, path)
+
+
+def _volumes(axes: Axes, boxes: Sequence[BoxReport]) -> None:
+    native = np.array([box.native_volume_mm3 for box in boxes if box.native_volume_mm3 > 0]) / 1000
+    inside = np.array([box.volume_mm3 for box in boxes if box.volume_mm3 > 0]) / 1000
+    every = np.concatenate([native, inside])
+    if not every.size:
+        empty_panel(axes, "no subject has a tumour")
+        return
+    num_bins = max(5, min(_MOST_BINS, math.ceil(2 * len(boxes) ** 0.5)))
+    low, high = math.log10(float(every.min())) - 0.05, math.log10(float(every.max())) + 0.05
+    edges = np.logspace(low, high, num_bins + 1).tolist()
+    axes.hist(inside, edges, color=COLOURS[0], alpha=0.45)
+    axes.hist(native, edges, histtype="step", color=COLOURS[1], linewidth=1.2)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(10, subs=(1.0, 3.0) if high - low < 2.5 else (1.0,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(tick_locator(4, integer=True))
+
+
+def trajectories_picture(patients: Sequence[Trajectory], curves: Mapping[str, Gompertz], path: Path) -> Path:
+    """Draw how tumours change over time, before the curves that they are known to follow.
+
+    Args:
+        patients: their visits.
+        curves: patient -> curve; empty where none is known.
+        path: where to write the picture.
+    """
+    series = {
+        patient.patient_id: (patient.years, [millilitres(volume) for volume in patient.tumour_mm3])
+        for patient in patients
+    }
+    true = {name: partial(_volume_ml, curve) for name, curve in curves.items()}
+    return save_figure(draw_trajectories(series, true, "Tumours over time, without oedema"), path)
+
+
+def _volume_ml(curve: Gompertz, years: float) -> float:
+    return millilitres(curve.volume_mm3(years))
+
+
+def _kept(axes: Axes, boxes: Sequence[BoxReport], limits: Limits) -> None:
+    """Draw how many subjects keep at most so much: a step at the right border is a cohort that is whole."""
+    if not boxes:
+        empty_panel(axes, "no subject")
+        return
+    shares = {"tumour": [box.tumour_kept for box in boxes], "brain": [box.brain_kept for box in boxes]}
+    lowest = min(0.9, *(min(values) for values in shares.values()))
+    for colour, (name, values), style in zip(COLOURS[1:], shares.items(), ("-", "--"), strict=False):
+        ordered = 100 * np.sort([lowest - 0.02, *values, 1.0])
+        counts = [0, *range(1, len(values) + 1), len(values)]
+        axes.step(ordered, counts, where="post", color=colour, linewidth=1.6, linestyle=style, label=name)
+    for limit in {limits.tumour_kept, limits.brain_kept}:
+        axes.axvline(100 * limit, color=MUTED, linestyle=(0, (4, 2.5)), linewidth=0.9, zorder=1)
+    axes.set_xlim(100 * (lowest - 0.02), 100.6)
+    axes.set_ylim(0, None)
+    axes.yaxis.set_major_locator(tick_locator(4, integer=True))
+    axes.legend(loc="upper left", fontsize=8, frameon=False)

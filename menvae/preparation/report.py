@@ -1,0 +1,155 @@
+"""The life of a preparation: from a configuration to the cache, and a folder that says what is in it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, cast
+
+from omegaconf import DictConfig
+
+from menvae.configuration import check_writable, plain_values
+from menvae.data.cohort import trajectories
+from menvae.data.features import LOCATION_FEATURES, SHAPE_FEATURES, VOLUME_FEATURES
+from menvae.data.intensities import cohort_intensities
+from menvae.data.normalizer import TargetNormalizer, TargetSettings
+from menvae.data.prepare import Cohort, prepare
+from menvae.data.quality import Limits, judge_cohort
+from menvae.data.subjects import Source, Split
+from menvae.data.target_correlation import TargetCorrelation, target_correlation
+from menvae.data.targets import fit_targets, split_cohort, subjects_of
+from menvae.errors import ExitCode, UserError
+from menvae.preparation.summary import Findings
+from menvae.preparation.table import answers, write_tables
+from menvae.registry import Bound, Field, bind, validated
+from menvae.tracking import logs
+from menvae.tracking.progress import progress_bar
+from menvae.tracking.run_directory import write_json
+
+_log = logging.getLogger(__name__)
+
+PARTITIONS: Final = {"vol": VOLUME_FEATURES, "loc": LOCATION_FEATURES, "shape": SHAPE_FEATURES}
+"""All features, in the partitions that they are made for; a model may choose others, ``model.supervision``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparationSettings:
+    """Keys of ``menvae-prepare`` beside ``data`` and ``targets``.
+
+    Attributes:
+        output_dir: folder for everything that is written.
+        num_workers: processes; None is one a core.
+        thumbnails: subjects that have pictures on the page, the worst first.
+    """
+
+    output_dir: str = "./outputs"
+    num_workers: Annotated[int, Field(ge=1)] | None = None
+    thumbnails: Annotated[int, Field(ge=0)] = 60
+
+
+def prepare_cohort(composed: DictConfig) -> ExitCode:
+    """Check, prepare and describe a cohort.
+
+    Args:
+        composed: configuration of ``conf/prepare.yaml``.
+
+    Raises:
+        UserError: configuration or data are wrong.
+    """
+    keys = plain_values(composed, {"data", "targets", *PreparationSettings.__dataclass_fields__})
+    data = bind("data", keys.pop("data"), "data")
+    targets = validated(TargetSettings, keys.pop("targets"), "targets")
+    settings = validated(PreparationSettings, keys, "")
+    output_dir = Path(settings.output_dir).expanduser().resolve()
+    check_writable(output_dir)
+    logs.configure(None)
+    try:
+        found = examine(data, targets, output_dir / "cache", settings.num_workers)
+        folder = output_dir / "cohorts" / f"{data.part.name}_{found.cohort.data_hash[:10]}"
+        page = write_folder(found, folder, settings)
+        for answer in answers(found):
+            logs.show(answer)
+        _log.info("page: %s", page)
+    finally:
+        logs.release()
+    return ExitCode.DONE
+
+
+def examine(data: Bound, targets: TargetSettings, cache: Path, num_workers: int | None = None) -> Findings:
+    """Prepare a cohort and look at every subject of it.
+
+    Args:
+        data: the source, ready to be built.
+        targets: how targets are made of features.
+        cache: folder of the cache.
+        num_workers: processes; None is one a core.
+
+    Raises:
+        UserError: what is wrong with the source, its subjects or the targets.
+    """
+    source = cast(Source, data())
+    limits = Limits(source.warn_below.get("tumour", 0.0), source.warn_below.get("brain", 0.0))
+    cohort = prepare(source, cache, num_workers, progress_bar)
+    splits, no_splits = _splits(cohort, source)
+    normalizer, correlation = _targets(cohort, splits, targets)
+    intensities = cohort_intensities(cohort.subjects, cache, num_workers, progress_bar)
+    return Findings(
+        name=data.part.name,
+        cohort=cohort,
+        roi_size=source.roi_size,
+        modalities=source.modalities,
+        rows=judge_cohort(cohort, splits, intensities, source.modalities, limits),
+        splits=splits,
+        no_splits=no_splits,
+        normalizer=normalizer,
+        correlation=correlation,
+        limits=limits,
+        curves=source.curves,
+    )
+
+
+def _splits(cohort: Cohort, source: Source) -> tuple[dict[str, Split] | None, str]:
+    """Return the splits, or why there are none: a cohort too small to train on can still be looked at."""
+    try:
+        return split_cohort(cohort, source), ""
+    except UserError as error:
+        return None, str(error).removeprefix("data: ")
+
+
+def _targets(
+    cohort: Cohort, splits: Mapping[str, Split] | None, settings: TargetSettings
+) -> tuple[TargetNormalizer | None, TargetCorrelation | None]:
+    if splits is None:
+        return None, None
+    training = subjects_of(cohort, splits, "train")
+    normalizer = fit_targets(training, settings, PARTITIONS)
+    return normalizer, target_correlation([subject.features for subject in training], normalizer, PARTITIONS)
+
+
+def write_folder(found: Findings, folder: Path, settings: PreparationSettings) -> Path:
+    """Write tables, pictures, normaliser and page; return the page.
+
+    What needs splits is removed where there are none: it would be that of other keys.
+    """
+    from menvae.evaluation.pictures import target_correlation_picture
+    from menvae.preparation.page import write_page
+    from menvae.preparation.pictures import cohort_picture, trajectories_picture
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tables(found, folder)
+    cohort_picture([subject.box for subject in found.cohort.subjects], found.limits, folder / "cohort.png")
+    patients = trajectories(found.cohort.subjects)
+    if any(len(patient.years) > 1 for patient in patients):
+        trajectories_picture(patients, found.curves, folder / "trajectories.png")
+    picture, targets = folder / "target_correlation.png", folder / "targets.json"
+    if found.correlation is not None and found.normalizer is not None:
+        correlation = found.correlation
+        target_correlation_picture(correlation.before, correlation.after, correlation.partitions, picture)
+        description: dict[str, Any] = {"data_hash": found.cohort.data_hash, **found.normalizer.as_dict()}
+        write_json(targets, description)
+    else:
+        picture.unlink(missing_ok=True)
+        targets.unlink(missing_ok=True)
+    return write_page(found, folder, settings.thumbnails, settings.num_workers)

@@ -1,0 +1,131 @@
+"""What is found about a cohort, put together and into words that terminal and page share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from menvae.data.gompertz import Gompertz
+from menvae.data.normalizer import TargetNormalizer
+from menvae.data.prepare import Cohort
+from menvae.data.quality import Limits, SubjectQuality, missing_regions
+from menvae.data.subjects import REGION_CODES, Split
+from menvae.data.target_correlation import ENTANGLED, FEWEST_TO_JUDGE, TargetCorrelation, TargetPair, entangled_words
+from menvae.presentation.text import counted
+
+STRONG: Final = 0.8
+"""Pairs of targets beyond this |r| are named."""
+_MOST_PAIRS: Final = 5
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that ``menvae-prepare`` tells.
+
+    Attributes:
+        name: of the source of the data.
+        cohort: as prepared.
+        roi_size: (D, H, W) of the box of training in voxels.
+        modalities: the channels.
+        rows: one a subject, the worst first.
+        splits: subject -> split; None if the cohort cannot be split.
+        no_splits: why not, or empty.
+        normalizer: fitted on the training subjects; None without splits.
+        correlation: of the targets of the training subjects; None without splits.
+        limits: of what the box should hold.
+        curves: patient -> the curve that its tumour is known to follow; empty where none is known.
+    """
+
+    name: str
+    cohort: Cohort
+    roi_size: tuple[int, int, int]
+    modalities: Sequence[str]
+    rows: Sequence[SubjectQuality]
+    splits: Mapping[str, Split] | None
+    no_splits: str
+    normalizer: TargetNormalizer | None
+    correlation: TargetCorrelation | None
+    limits: Limits
+    curves: Mapping[str, Gompertz] = field(default_factory=dict)
+
+    @property
+    def verdicts(self) -> dict[str, int]:
+        """Verdict -> number of subjects, for those that occur, the worst first."""
+        counts = Counter(row.verdict for row in self.rows)
+        return {verdict: counts[verdict] for verdict in ("left out", "look", "ok") if counts[verdict]}
+
+    @property
+    def has_visits(self) -> bool:
+        """Whether some patient has more than one visit, or some visit a day."""
+        subjects = self.cohort.subjects
+        patients = {subject.patient_id for subject in subjects}
+        return len(patients) < len(subjects) or any(subject.days is not None for subject in subjects)
+
+
+def verdict_words(found: Findings) -> str:
+    """Say how many subjects there are, and how they are.
+
+    ``40 subjects: 3 to look at, 37 ok.``
+    """
+    names = {"left out": "left out", "look": "to look at", "ok": "ok"}
+    counts = ", ".join(f"{count} {names[verdict]}" for verdict, count in found.verdicts.items())
+    return f"{counted(len(found.rows), 'subject')}: {counts}."
+
+
+def split_words(found: Findings) -> str:
+    """Say how large the splits are, or why there are none."""
+    if found.splits is None:
+        return f"No splits and no targets to learn: {found.no_splits}."
+    counts = Counter(found.splits.values())
+    told = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test") if counts[split])
+    patients = len({subject.patient_id for subject in found.cohort.subjects})
+    return f"Splits: {told}, of {counted(patients, 'patient')}."
+
+
+def region_words(found: Findings) -> str:
+    """Say which regions are absent, and how often; empty if none is."""
+    missing = Counter(region for subject in found.cohort.subjects for region in missing_regions(subject))
+    told = [f"{region} in {missing[region]}" for region in REGION_CODES if missing[region]]
+    if not told:
+        return ""
+    return f"Without a voxel: {', '.join(told)} of {counted(len(found.cohort.subjects), 'subject')}."
+
+
+def correlation_words(found: Findings) -> list[str]:
+    """Say which targets of different partitions are strongly correlated, and what residualisation does about it."""
+    if found.correlation is None:
+        return []
+    if not found.correlation.judged:
+        return [f"Correlations of targets are not judged: no two have {FEWEST_TO_JUDGE} training subjects in common."]
+    pairs = [pair for pair in found.correlation.judged if abs(pair.before or 0.0) > STRONG]
+    sentences = [_pair_words(pair) for pair in pairs[:_MOST_PAIRS]]
+    if len(pairs) > _MOST_PAIRS:
+        sentences.append(f"{counted(len(pairs) - _MOST_PAIRS, 'pair')} more beyond {STRONG}.")
+    if not pairs:
+        sentences.append(f"No targets of different partitions correlate beyond {STRONG}.")
+    entangled = entangled_words(found.correlation)
+    if entangled:
+        sentences.append(f"{entangled[0].upper()}{entangled[1:]}.")
+    elif pairs:
+        sentences.append(f"After residualisation no pair of different partitions is beyond {ENTANGLED}.")
+    return sentences
+
+
+def _pair_words(pair: TargetPair) -> str:
+    first, second = pair.names
+    told = f"{first} and {second} correlate at {_r(pair.before)} ({counted(pair.num_subjects, 'subject')})"
+    if pair.after is None:
+        return f"{told}; residualised, one of them is constant or unknown."
+    if pair.before is not None and abs(pair.after) < abs(pair.before) - 0.005:
+        return f"{told}; residualised, at {_r(pair.after)}."
+    return f"{told}, and neither is residualised by the other: still at {_r(pair.after)}."
+
+
+def _r(value: float | None) -> str:
+    """Write a correlation with two places, or three where two would hide that it is not 1."""
+    if value is None:
+        return "n/a"
+    places = 3 if 0.985 <= abs(value) < 0.9995 else 2
+    return f"{round(value, places) + 0.0:.{places}f}".replace("-", "\N{MINUS SIGN}")
