@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from menvae import collectives
 from menvae.configuration import check_writable
 from menvae.data.target_correlation import entangled_words, target_correlation
+from menvae.data.targets import SPLIT_COLUMNS, split_rows
 from menvae.errors import ExitCode, OtherRankFailedError, RunInterruptedError, UserError
 from menvae.evaluation.collapse import CollapseWatch
 from menvae.evaluation.final import FinalEvaluation, draw_final_pictures, evaluate_model
@@ -309,7 +310,7 @@ def _describe(experiment: Experiment, data: Data, here: Place, directory: RunDir
     write_json(directory.path / "environment.json", describe_environment(str(here.device), here.num_ranks))
     targets = {"data_hash": data.cohort.data_hash, **data.normalizer.as_dict()}
     write_json(directory.path / "targets.json", targets)
-    write_table(directory.path / "splits.csv", ["subject_id", "split"], data.splits.items())
+    write_table(directory.path / "splits.csv", SPLIT_COLUMNS, split_rows(data.cohort, data.splits))
     schedule_picture(*_schedule_curves(experiment), directory.pictures / "schedule.png")
     found = target_correlation([subject.features for subject in data.training], data.normalizer, experiment.supervision)
     picture = directory.pictures / "target_correlation.png"
