@@ -104,7 +104,7 @@ def _anywhere(images: list[NDArray[Any]]) -> NDArray[Any]:
     """Return a volume of whole numbers that is not 0 where any of the images is not."""
     united: NDArray[Any] | None = None
     for image in images:
-        present = image if image.dtype.kind in "iu" else image != 0
+        present = image if image.dtype.kind in "iu" and image.dtype.itemsize < 8 else image != 0  # of 64 bits, no or
         united = present if united is None else united | present
     assert united is not None, "a source has at least one modality"
     return united
