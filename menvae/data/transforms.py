@@ -1,9 +1,11 @@
 """One subject brought to the geometry of training.
 
 On the native grid the result equals that of the MONAI pipeline LoadImage, Orientation (RAS), ResizeWithPadOrCrop,
-NormalizeIntensity (nonzero, channel-wise) to 1e-6; resampled, that of the same with Spacing. It is several times faster
-because every file is inflated in one piece, and because a z-score is two numbers a channel here: voxels are stored as
-they are, and become z-scores on the device that trains (`menvae.types.Intensities`).
+NormalizeIntensity (nonzero, channel-wise) to 1e-6; resampled, that of the same with Spacing, but for voxels that are
+0 here and that the rounding of coordinates makes something like 1e-13 there, and so a part of the head: where the
+centre of a new voxel lies on that of an old one, background stays background here. It is several times faster because
+every file is inflated in one piece, and because a z-score is two numbers a channel here: voxels are stored as they are,
+and become z-scores on the device that trains (`menvae.types.Intensities`).
 """
 
 from __future__ import annotations

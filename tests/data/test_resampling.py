@@ -135,6 +135,18 @@ def test_a_ramp_stays_the_same_ramp(kind: str) -> None:
     np.testing.assert_allclose(found[inside], ramp(places)[inside], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("new_mm", [1.1, 0.7, 0.3, 2.3])
+def test_zeros_stay_zero_where_centres_lie_on_one_another(new_mm: float) -> None:
+    """Every tenth new voxel does, but 1.1 * 30 is not quite 33 in binary numbers."""
+    volume = np.zeros((240, 1, 1), np.int16)
+    volume[::2] = 900
+    found = Resampling.to_spacing((240, 1, 1), (1.0,) * 3, (new_mm, 1.0, 1.0)).linear(volume)[:, 0, 0]
+    for place in range(0, len(found), 10):
+        old = round(new_mm * place)
+        assert found[place] == pytest.approx(volume[old, 0, 0], abs=1e-9)
+        assert (found[place] == 0) == (volume[old, 0, 0] == 0)
+
+
 def test_a_ramp_in_another_number_of_voxels_keeps_the_outer_edges() -> None:
     old, new, old_mm = (9, 8, 7), (5, 13, 7), (2.0, 4.0, 8.0)
     new_mm = [side * mm / num for side, mm, num in zip(old, old_mm, new, strict=True)]
