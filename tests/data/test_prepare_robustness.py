@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -267,6 +268,18 @@ def test_memos_that_are_cut_short_or_garbage_are_made_anew(kind: str, root: Path
     after = cohort_of(cohort, cache)
     assert (after.data_hash, after.findings) == (before.data_hash, before.findings)
     assert {path: path.read_bytes() for path in memos} == memos
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+def test_a_digest_is_that_of_the_content_whatever_was_remembered(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
+    wanted = hashlib.blake2b(b"content", digest_size=16).hexdigest()
+    assert file_digest(tmp_path / "file", tmp_path) == wanted
+    (memo,) = (tmp_path / "digests").iterdir()
+    garbage = GARBAGE[kind]
+    memo.write_bytes(memo.read_bytes()[:-1] if garbage is None else garbage)
+    assert remembered_digest(tmp_path / "file", tmp_path) is None
+    assert file_digest(tmp_path / "file", tmp_path) == wanted == remembered_digest(tmp_path / "file", tmp_path)
 
 
 def test_the_memo_of_another_file_is_no_memo(tmp_path: Path) -> None:
