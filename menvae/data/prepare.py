@@ -13,6 +13,7 @@ import json
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache as cached
@@ -38,6 +39,7 @@ _log = logging.getLogger(__name__)
 PREPARATION_VERSION = 4
 """Raise it when prepared arrays or features change: every cache entry is then made anew."""
 
+_UNFINISHED_S = 24 * 3600.0
 _LIBRARIES = ("nibabel", "scikit-image", "scipy")
 
 
@@ -129,6 +131,7 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
     if tasks:
         _log.info("preparing %d of %d subjects into %s", len(tasks), len(subjects), cache)
         (cache / "prepared").mkdir(exist_ok=True)
+        _sweep_out(cache / "prepared")
         for _ in show(run_tasks(_prepare_entry, tasks, num_workers=num_workers), "preparing", len(tasks)):
             pass
     entries = [_read_entry(cache / "prepared" / keys[subject.subject_id], subject) for subject in subjects]
@@ -136,6 +139,13 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
     entries = without_faulty(entries, of_boxes, leave_out=leave_out)
     identity = [[entry.subject_id, entry.key, entry.patient_id, entry.days] for entry in entries]
     return Cohort(tuple(entries), digest_of(identity), (*findings, *of_boxes))
+
+
+def _sweep_out(folder: Path) -> None:
+    """Remove what processes left that were killed while they wrote an entry; no entry takes a day."""
+    for unfinished in folder.glob(".*"):
+        if time.time() - unfinished.stat().st_mtime > _UNFINISHED_S:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _judge_boxes(entries: Sequence[PreparedSubject], source: Source) -> list[Finding]:

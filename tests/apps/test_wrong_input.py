@@ -40,6 +40,23 @@ WRONG = [
     (["data.roi_size=[32,32]"], "data.roi_size.2: a value is required"),
     (["data=brats"], "data.root: a value is required; give it as data.root=..."),
     (["data=brats", "data.root=/nowhere"], "data.root: folder '/nowhere' does not exist"),
+    (
+        ["data=brats", "data.root=/nowhere", "data.box=resize"],
+        "data.spacing_mm: [1.0, 1.0, 1.0] is not allowed with data.box=resize, which chooses the spacing of every im",
+    ),
+    (
+        ["data=brats", "data.root=/nowhere", "data.spacing_mm=null", "data.box=center"],
+        "data.spacing_mm: null is not allowed with data.box=center; give three sides in mm",
+    ),
+    (
+        ["data=brats", "data.root=/nowhere", "data.spacing_mm=null"],
+        "data.spacing_mm: null is not allowed with data.box=brain; give three sides in mm",
+    ),
+    (["data=brats", "data.root=/nowhere", "data.box=resize", "data.spacing_mm=null"], "data.root: folder '/nowhere'"),
+    (["data.box=middle"], "data.box: 'middle' is not allowed"),
+    (["data.cache_format=zip"], "data.cache_format: 'zip' is not allowed"),
+    (["data.refuse_below.tumour=1.5"], "data.refuse_below.tumour: 1.5 is not allowed"),
+    (["+data.warn_below.tumor=0.5"], "data.warn_below.tumor"),
     (["loss.lambda_vol=-1"], "loss.lambda_vol: -1.0 is not allowed"),
     (["loss.lambda_vol=much"], "loss.lambda_vol: 'much' is not allowed"),
     (["+loss.lambda_new=1"], "loss.lambda_new: no term gives a scalar 'new'"),
