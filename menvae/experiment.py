@@ -24,6 +24,7 @@ from menvae.evaluation.collapse import WatchSettings
 from menvae.evaluation.gates import GateSettings
 from menvae.evaluation.reconstructions import PictureSettings
 from menvae.latent import LatentLayout
+from menvae.layers import recompute_activations
 from menvae.models import Blueprint, Model
 from menvae.objective import WEIGHT_PREFIX, Objective
 from menvae.registry import Bound, bind, validated
@@ -202,6 +203,8 @@ class Experiment:
         source = self.source
         blueprint = Blueprint(len(source.modalities), source.roi_size, self.parts, objective.requires)
         model: Model = model_part(blueprint)
+        if self.settings["trainer"].activation_checkpointing:
+            recompute_activations(model)
         return model, objective
 
 

@@ -1,9 +1,22 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
+from menvae.encoders.resnet import BasicBlock
 from menvae.errors import UserError
-from menvae.layers import Conv3d, UpBlock, coarse_grid, conv, norm, up_blocks
+from menvae.layers import (
+    Conv3d,
+    Recomputable,
+    UpBlock,
+    Upsampling,
+    coarse_grid,
+    conv,
+    norm,
+    recompute_activations,
+    up_blocks,
+)
 
 SHALLOW = [(2, 2, 2), (2, 4, 4), (2, 2, 3), (2, 8, 8), (2, 1, 4)]
 OTHER = [(1, 1, 1), (1, 2, 2), (3, 3, 3), (4, 4, 2), (4, 2, 4), (4, 4, 4)]
@@ -100,3 +113,88 @@ def test_norm_has_8_groups_and_refuses_other_widths() -> None:
 def test_coarse_grid_refuses_sides_that_are_no_multiple_of_16(size: tuple[int, int, int]) -> None:
     with pytest.raises(UserError, match="multiple of 16"):
         coarse_grid(size, "encoder=resnet")
+
+
+def recomputed_twin(build: Callable[[], nn.Module]) -> tuple[nn.Module, nn.Module]:
+    """Return a module that keeps its activations and an equal one that computes them again."""
+    twins = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        twins.append(build())
+        if recompute:
+            recompute_activations(twins[-1])
+    return twins[0], twins[1]
+
+
+@pytest.mark.parametrize("spectral", [False, True])
+@pytest.mark.parametrize("upsampling", ["transposed", "resize_conv"])
+def test_recomputed_activations_change_nothing(upsampling: Upsampling, spectral: bool) -> None:
+    def build() -> nn.Module:
+        widths = (16, 16, 8)
+        return nn.Sequential(
+            BasicBlock(4, 16, 2, gain=1.0, spectral=spectral),
+            nn.Dropout(0.5),
+            up_blocks(widths, upsampling=upsampling, spectral=spectral),
+        )
+
+    inputs, results = torch.randn(2, 4, 4, 4, 4), []
+    for module in recomputed_twin(build):
+        optimizer = torch.optim.AdamW(module.parameters())
+        for _ in range(3):
+            torch.manual_seed(1)
+            leaf = inputs.clone().requires_grad_()
+            first = module(leaf)
+            second = module(2.0 * leaf)  # two passes before a backward: each has its own spectral norm
+            optimizer.zero_grad()
+            (first * second).square().mean().backward()
+            optimizer.step()
+        gradients = {f"grad.{name}": parameter.grad for name, parameter in module.named_parameters()}
+        results.append({"first": first, "leaf": leaf.grad, **module.state_dict(), **gradients})
+    kept, again = results
+    assert kept.keys() == again.keys()
+    for name, value in kept.items():
+        assert value is not None
+        assert torch.equal(value, again[name]), name
+
+
+def test_recomputed_activations_are_not_kept() -> None:
+    def num_values_kept(module: nn.Module) -> int:
+        kept: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            output = module(torch.randn(1, 16, 8, 8, 8))
+        assert output.requires_grad
+        return sum(kept.values())
+
+    keeping, again = recomputed_twin(lambda: up_blocks([16, 16, 16], upsampling="resize_conv", spectral=False))
+    assert num_values_kept(again) < 0.2 * num_values_kept(keeping)
+
+
+class NoisyBlock(Recomputable):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.norm = nn.BatchNorm1d(4)
+
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(nn.functional.dropout(self.linear(x)))  # type: ignore[no-any-return]
+
+
+def test_recomputing_draws_the_same_random_numbers_and_counts_a_batch_once() -> None:
+    results = []
+    for block in recomputed_twin(NoisyBlock):
+        torch.manual_seed(0)
+        output = block(torch.randn(8, 4))
+        output.square().sum().backward(retain_graph=True)
+        output.square().sum().backward()
+        results.append([output, torch.rand(1), *block.state_dict().values(), *(p.grad for p in block.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_a_model_without_blocks_cannot_recompute() -> None:
+    with pytest.raises(UserError, match=r"trainer\.activation_checkpointing: true is not allowed"):
+        recompute_activations(nn.Linear(2, 2))

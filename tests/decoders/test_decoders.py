@@ -45,9 +45,9 @@ def test_latent_gain_keeps_z_out_at_first_and_coordinates_in(spectral_norm: bool
 
 def test_final_norm_is_the_one_of_the_last_up_block() -> None:
     with_norm, without = (SpatialBroadcastDecoder(6, 2, (16, 16, 16), final_norm=norm) for norm in (True, False))
-    assert [type(m).__name__ for m in with_norm.up[-1]] == ["ConvTranspose3d", "GroupNorm", "ReLU"]
-    assert [type(m).__name__ for m in without.up[-1]] == ["ConvTranspose3d", "ReLU"]
-    assert all(type(block[1]).__name__ == "GroupNorm" for block in without.up[:-1])
+    assert [type(m).__name__ for m in with_norm.up[-1].layers] == ["ConvTranspose3d", "GroupNorm", "ReLU"]
+    assert [type(m).__name__ for m in without.up[-1].layers] == ["ConvTranspose3d", "ReLU"]
+    assert all(type(block.layers[1]).__name__ == "GroupNorm" for block in without.up[:-1])
 
 
 def test_auxiliary_parameters_by_hand() -> None:
