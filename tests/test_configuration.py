@@ -52,12 +52,14 @@ def test_every_experiment_takes_two_real_steps(compose_train: Compose, name: str
     class Step:
         """A stepper on noise, at the end of the curriculum, where every weight counts."""
 
+        progress, step = curriculum.progress(600.0, 600), 600
+
         def evaluate(self) -> Any:
             batch = noise(experiment, rows=4)
             output = model(batch)
             return output, objective(batch, output, curriculum.progress(600.0, 600))
 
-        def descend(self, total: torch.Tensor) -> float:
+        def descend(self, total: torch.Tensor, only: str | None = None) -> float:
             optimizer.zero_grad()
             total.backward()
             optimizer.step()

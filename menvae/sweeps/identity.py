@@ -22,7 +22,7 @@ OUTSIDE = (
     "data.root",
     "data.on_error",
 )
-"""Keys that say where results go, how they are kept, or how the same result is computed, and what has a value of its own
+"""Keys that say where results go, how they are kept or how the same ones are computed, and what has a value of its own
 in the hash: the place of the data, what becomes of faulty subjects, and the number of processes that train together."""
 
 
