@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import pairwise
@@ -22,6 +23,9 @@ STRIDE = 16
 """Input voxels per voxel of the coarsest grid: a stride-2 stem and three stride-2 layers, or four up-blocks."""
 
 Upsampling = Literal["resize_conv", "transposed"]
+
+Activation = Literal["linear", "tanh"]
+"""What `OutputActivation` knows; ``tanh`` is for intensities in [-1, 1]."""
 
 
 class Conv3d(nn.Conv3d):
@@ -68,6 +72,29 @@ def norm(channels: int) -> nn.GroupNorm:
     if channels % NUM_GROUPS:
         raise UserError(f"base_filters gives a layer of {channels} channels; GroupNorm needs multiples of {NUM_GROUPS}")
     return nn.GroupNorm(NUM_GROUPS, channels)
+
+
+class OutputActivation(nn.Module):
+    """What a decoder does to the output of its last convolution.
+
+    It says which values it can reach, so that a pairing with intensities beyond them is refused when an experiment is
+    built (`menvae.experiment.Experiment.build`): z-scores of about -1 to 10 behind a tanh are a floor of 0.15 in the
+    mean squared error.
+
+    Attributes:
+        name: ``linear`` or ``tanh``.
+        reach: the open interval of its values.
+    """
+
+    def __init__(self, name: Activation) -> None:
+        """Args: name: see the class."""
+        super().__init__()
+        self.name: Activation = name
+        self.reach = (-1.0, 1.0) if name == "tanh" else (-math.inf, math.inf)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X of any shape -> the same shape."""
+        return torch.tanh(x) if self.name == "tanh" else x
 
 
 class Recomputable(nn.Module):

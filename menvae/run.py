@@ -187,6 +187,7 @@ def _identity(experiment: Experiment, data: Data, here: Place) -> dict[str, str]
         "data.roi_size": str(list(source.geometry.roi_size)),
         "data.spacing_mm": str(list(source.geometry.spacing_mm or ["fills the box"])),
         "data.box": source.box,
+        "data.normalisation": source.normalisation,
         "targets": data.normalizer.hash,
         "number of ranks": str(here.num_ranks),
     }

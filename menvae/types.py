@@ -16,11 +16,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Intensities:
-    """What makes z-scores of stored intensities; a stored 0 is background, and stays 0.
+    """What normalises stored intensities; a stored 0 is background, and stays 0.
 
     Attributes:
-        mean: of each subject's channels [B, C], in stored units.
-        sd: their standard deviation.
+        mean: of each subject's channels [B, C], in stored units; with ``data.normalisation=minmax`` their middle.
+        sd: their standard deviation; with ``data.normalisation=minmax`` half their range.
     """
 
     mean: Tensor

@@ -10,6 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from menvae.errors import UserError
 from menvae.experiment import _PARTS, _SETTINGS, Experiment
 from menvae.registry import GROUPS, configuration_folder, known, validated
 from menvae.sweeps.sweep import SweepSettings
@@ -161,3 +162,38 @@ def test_every_site_says_what_the_launcher_knows(name: str) -> None:
         composed = compose("train", ["hydra/launcher=slurm", f"site={name}"], return_hydra_config=True)
     assert composed.hydra.launcher._target_.endswith("SlurmLauncher")
     assert composed.hydra.launcher.partition == "gpu"
+
+
+TANH = ("decoder.activation=tanh", "auxiliary_decoder.activation=tanh")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (TANH, "decoder.activation: tanh is not allowed; it reaches -1 to 1, and intensities with data.normalisation="),
+        (TANH[1:], "auxiliary_decoder.activation: tanh is not allowed"),
+        ((*TANH, "data.normalisation=minmax", "augmentation.contrast=0.1"), "augmentation.contrast and brightness go"),
+        (("decoder.activation=softplus",), "decoder.activation: 'softplus' is not allowed"),
+    ],
+)
+def test_an_output_that_cannot_reach_its_target_is_refused(
+    compose_train: Compose, overrides: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        Experiment.from_config(compose_train(*overrides, *SHRUNK))
+    assert words in str(caught.value)
+
+
+def test_tanh_draws_what_lies_between_minus_1_and_1(compose_train: Compose) -> None:
+    experiment = Experiment.from_config(compose_train(*TANH, "data.normalisation=minmax", *SHRUNK))
+    model, _ = experiment.build(1)
+    with torch.no_grad():
+        output = model(noise(experiment, rows=2))
+        for drawn in (
+            output.reconstruction,
+            output.extras["auxiliary_reconstruction"],
+            model.decode(torch.zeros(1, 128)),
+        ):
+            assert drawn.abs().max() < 1.0
+        model.decoder.output.bias.fill_(9.0)
+        assert model.decode(torch.zeros(1, 128)).max() == pytest.approx(1.0, abs=1e-6)

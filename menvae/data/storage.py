@@ -12,7 +12,7 @@ Two formats, both without pickle:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +21,12 @@ from numpy.typing import NDArray
 
 CacheFormat = Literal["arrays", "compressed"]
 
+Normalisation = Literal["zscore", "minmax"]
+"""What training sees of the values of a subject's channel that are not 0: ``zscore`` has mean 0, standard deviation 1
+and no bounds; ``minmax`` goes from -1 to 1. Background is 0 in both: the mean, or the middle, of all else."""
+
 _MOST = 32767
-_NUMBERS = ("mean", "sd", "step", "loss")
+_NUMBERS = ("mean", "sd", "low", "high", "step", "loss")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class StoredSubject:
         mask: uint8 [D, H, W], codes of `menvae.data.subjects.REGION_CODES`.
         mean: of each channel's stored values that are not 0.
         sd: their standard deviation (population form); 1 for a constant.
+        low: the least of them; 0 where there is none.
+        high: the largest of them; 0 where there is none.
         step: intensity of one stored unit, for each channel; 1 unless values were rounded.
         loss: how much rounding may have moved a z-score, for each channel; 0 if nothing was rounded.
     """
@@ -42,8 +48,21 @@ class StoredSubject:
     mask: NDArray[np.uint8]
     mean: tuple[float, ...]
     sd: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
     step: tuple[float, ...]
     loss: tuple[float, ...]
+
+    def scaled(self, normalisation: Normalisation) -> StoredSubject:
+        """Return the subject with ``mean`` and ``sd`` such that (x - mean) / sd is the normalisation asked for.
+
+        A constant channel has half a range of 1 rather than 0, as it has a standard deviation of 1.
+        """
+        if normalisation == "zscore":
+            return self
+        ends = list(zip(self.low, self.high, strict=True))
+        middle = tuple((low + high) / 2 for low, high in ends)
+        return replace(self, mean=middle, sd=tuple((high - low) / 2 or 1.0 for low, high in ends))
 
 
 def stored(channels: Sequence[NDArray[Any]], mask: NDArray[np.uint8], cache_format: CacheFormat) -> StoredSubject:
@@ -70,8 +89,9 @@ def stored(channels: Sequence[NDArray[Any]], mask: NDArray[np.uint8], cache_form
     )
     moments = [_moments(channel) for channel in image]
     mean, sd = (tuple(values) for values in zip(*moments, strict=True))
+    low, high = (tuple(values) for values in zip(*map(_extremes, image), strict=True))
     loss = tuple(1.0 / deviation if rounded else 0.0 for deviation in sd)
-    return StoredSubject(image, mask, mean, sd, tuple(steps), loss)
+    return StoredSubject(image, mask, mean, sd, low, high, tuple(steps), loss)
 
 
 def _is_whole(channel: NDArray[Any]) -> bool:
@@ -105,6 +125,12 @@ def _moments(channel: NDArray[Any]) -> tuple[float, float]:
     if variance < 1e-8 * mean**2:  # too little of the digits is left
         variance = float(np.square(channel[channel != 0].astype(np.float64) - mean).mean())
     return mean, float(np.sqrt(variance)) or 1.0
+
+
+def _extremes(channel: NDArray[Any]) -> tuple[float, float]:
+    """Return the least and the largest value that is not 0."""
+    values = channel[channel != 0]
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
 
 
 def write_subject(folder: Path, subject: StoredSubject, cache_format: CacheFormat) -> dict[str, Any]:

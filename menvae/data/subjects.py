@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 
 from menvae.data.box import BoxStrategy, KeptShares
-from menvae.data.storage import CacheFormat
+from menvae.data.storage import CacheFormat, Normalisation
 from menvae.data.workers import ShowProgress
 from menvae.errors import UserError
 from menvae.registry import Field
@@ -89,6 +90,7 @@ class Source(ABC):
         refuse_below: least share of the tumour, and of the brain, that the box must hold; a subject with less is
             faulty.
         warn_below: the same for a warning.
+        normalisation: of the intensities of each subject and channel, see `menvae.data.storage.Normalisation`.
         cache_format: ``arrays`` loads fastest, ``compressed`` is several times smaller; see `menvae.data.storage`.
         on_error: what a faulty subject does: fail the preparation, after all subjects are looked at, or be left out
             (skip).
@@ -106,6 +108,7 @@ class Source(ABC):
     box: BoxStrategy = "center"
     refuse_below: KeptShares = field(default_factory=lambda: {"tumour": 0.5, "brain": 0.5})
     warn_below: KeptShares = field(default_factory=lambda: {"tumour": 0.98, "brain": 0.95})
+    normalisation: Normalisation = "zscore"
     cache_format: CacheFormat = "arrays"
     on_error: Literal["skip", "fail"] = "fail"
 
@@ -130,6 +133,11 @@ class Source(ABC):
                     raise UserError(f"data.label_map: {label} cannot be both {regions[label]} and {region}")
                 regions[label] = region
         return regions
+
+    @property
+    def intensity_range(self) -> tuple[float, float]:
+        """Bounds of normalised intensities."""
+        return (-1.0, 1.0) if self.normalisation == "minmax" else (-math.inf, math.inf)
 
     @property
     @abstractmethod

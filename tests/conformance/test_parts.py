@@ -28,7 +28,7 @@ class TestEncoders(EncoderConformance):
 class TestDecoders(DecoderConformance):
     variants: ClassVar = {
         "sbd": [{}, {"upsampling": "resize_conv", "mixing_layers": 1}, {"spectral_norm": True, "final_norm": True}],
-        "transposed": [{}, {"spectral_norm": True}],
+        "transposed": [{}, {"spectral_norm": True, "activation": "tanh"}],
         "auxiliary": [{}, {"upsampling": "resize_conv", "spectral_norm": True}],
     }
 
