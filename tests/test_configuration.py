@@ -197,3 +197,11 @@ def test_tanh_draws_what_lies_between_minus_1_and_1(compose_train: Compose) -> N
             assert drawn.abs().max() < 1.0
         model.decoder.output.bias.fill_(9.0)
         assert model.decode(torch.zeros(1, 128)).max() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_decoders_of_single_modalities_are_chosen_like_every_other(compose_train: Compose) -> None:
+    chosen = ("decoder=per_modality", "decoder@decoder.each=transposed", "decoder.each.base_filters=32", *SHRUNK)
+    experiment = Experiment.from_config(compose_train(*chosen))
+    assert experiment.config["decoder"]["each"]["name"] == "transposed"
+    model, _ = experiment.build(1)
+    assert model.decode(torch.zeros(1, 128)).shape == (1, 4, 16, 16, 16)
