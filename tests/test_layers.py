@@ -8,6 +8,7 @@ from menvae.encoders.resnet import BasicBlock
 from menvae.errors import UserError
 from menvae.layers import (
     Conv3d,
+    NearestConv3d,
     Recomputable,
     UpBlock,
     Upsampling,
@@ -58,6 +59,7 @@ def test_bfloat16_weight_gradient_is_right_on_small_grids(grid: tuple[int, int, 
 def test_bfloat16_weight_gradient_is_right_at_stride_2_and_transposed(grid: tuple[int, int, int]) -> None:
     assert worst_weight_gradient(conv(16, 32, 3, stride=2, bias=False), grid, 16) < 0.02
     assert worst_weight_gradient(conv(16, 32, 1, stride=2, bias=False), grid, 16) < 0.02
+    assert worst_weight_gradient(NearestConv3d(32, 16, 3, bias=False), grid, 32) < 0.02
     assert worst_weight_gradient(nn.ConvTranspose3d(32, 16, 4, stride=2, padding=1, bias=False), grid, 32) < 0.02
 
 
@@ -89,7 +91,7 @@ def test_spectral_norm_bounds_the_largest_singular_value() -> None:
     assert torch.linalg.matrix_norm(layer.weight.flatten(1), ord=2).item() == pytest.approx(1.0, abs=0.01)
 
 
-@pytest.mark.parametrize("upsampling", ["resize_conv", "transposed"])
+@pytest.mark.parametrize("upsampling", ["resize_conv", "nearest", "transposed"])
 @pytest.mark.parametrize("spectral", [False, True])
 def test_up_block_doubles_the_grid(upsampling: str, spectral: bool) -> None:
     block = UpBlock(16, 8, upsampling=upsampling, spectral=spectral)  # type: ignore[arg-type]
@@ -127,7 +129,7 @@ def recomputed_twin(build: Callable[[], nn.Module]) -> tuple[nn.Module, nn.Modul
 
 
 @pytest.mark.parametrize("spectral", [False, True])
-@pytest.mark.parametrize("upsampling", ["transposed", "resize_conv"])
+@pytest.mark.parametrize("upsampling", ["transposed", "nearest", "resize_conv"])
 def test_recomputed_activations_change_nothing(upsampling: Upsampling, spectral: bool) -> None:
     def build() -> nn.Module:
         widths = (16, 16, 8)
@@ -198,3 +200,20 @@ def test_recomputing_draws_the_same_random_numbers_and_counts_a_batch_once() -> 
 def test_a_model_without_blocks_cannot_recompute() -> None:
     with pytest.raises(UserError, match=r"trainer\.activation_checkpointing: true is not allowed"):
         recompute_activations(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("grid", [(1, 1, 1), (1, 2, 3), (4, 3, 5)], ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+def test_folded_nearest_up_sampling_is_the_two_steps_at_borders_too(grid: tuple[int, int, int], bias: bool) -> None:
+    folded = NearestConv3d(5, 4, 3, bias=bias).double()
+    inputs = torch.randn(2, 5, *grid, dtype=torch.float64, requires_grad=True)
+    large = torch.nn.functional.interpolate(inputs, scale_factor=2, mode="nearest")
+    expected = torch.nn.functional.conv3d(large, folded.weight, folded.bias, padding=1)
+    found = folded(inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    upstream = torch.randn_like(expected)
+    leaves = [inputs, *folded.parameters()]
+    for ours, reference in zip(
+        torch.autograd.grad(found, leaves, upstream), torch.autograd.grad(expected, leaves, upstream), strict=True
+    ):
+        torch.testing.assert_close(ours, reference, rtol=1e-12, atol=1e-12)

@@ -46,7 +46,8 @@ class AuxiliaryDecoder(nn.Module):
             out_channels: C, number of modalities.
             size: (D, H, W) of the full box in voxels; the output is t^3, see `auxiliary_side`.
             base_filters: b; b / 2 must hold the 8 groups of the last GroupNorm.
-            upsampling: ``resize_conv`` (trilinear, then convolution), as in Run 6, or ``transposed``.
+            upsampling: ``resize_conv`` (trilinear, then convolution), as in Run 6, ``nearest`` (then convolution,
+                folded into one) or ``transposed``.
             activation: of the output: ``linear``, or ``tanh`` for intensities in [-1, 1].
             spectral_norm: on every convolution.
         """

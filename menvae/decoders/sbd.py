@@ -56,7 +56,8 @@ class SpatialBroadcastDecoder(nn.Module):
                 before z has a say; at 1 it is learnt by silencing z.
             final_norm: GroupNorm in the last up-block. At b = 16 its 8 groups are its 8 channels, so that it takes
                 every subject's own intensities out of every channel.
-            upsampling: ``resize_conv`` (trilinear, then convolution) or ``transposed``.
+            upsampling: ``resize_conv`` (trilinear, then convolution), ``nearest`` (then convolution, folded into one)
+                or ``transposed``.
             activation: of the output: ``linear``, or ``tanh`` for intensities in [-1, 1].
             spectral_norm: on every convolution.
 

@@ -214,7 +214,7 @@ class Trainer:
 
     def _fit_epoch(self, epoch: int) -> None:
         """Train, validate and record an epoch, counted from 1, or what is missing of it."""
-        metrics: dict[str, float | None] = dict(self._train_epoch(epoch - 1))
+        metrics = self._train_epoch(epoch - 1)
         started = time.perf_counter()
         if epoch % self.settings.validate_every_epochs == 0 or epoch == self.settings.max_epochs:
             metrics |= self._validate(epoch, metrics)
@@ -227,7 +227,7 @@ class Trainer:
         if self.recorder is not None:
             self.recorder.epoch_end(epoch, metrics, timings)
 
-    def _train_epoch(self, epoch: int) -> dict[str, float]:
+    def _train_epoch(self, epoch: int) -> dict[str, float | None]:
         self.model.train()
         self.objective.train()
         loader, means = self.ingredients.train, self._begun.means
@@ -252,11 +252,11 @@ class Trainer:
             if self.recorder is not None:
                 self.recorder.step(epoch + 1, step + 1, report.raw_values)
         averages = means.averages()
-        metrics = {"diag/grad_norm": averages.pop("grad_norm")} if "grad_norm" in averages else {}
+        metrics: dict[str, float | None] = {"diag/grad_norm": averages.pop("grad_norm", None)}  # None: all overflowed
         if self.scaler.is_enabled():
             metrics |= {"diag/skipped_steps": self._begun.num_skipped_steps, "diag/loss_scale": self.scaler.get_scale()}
         finished = self._progress(epoch + 1)
-        metrics = {f"train_epoch/{name}": value for name, value in averages.items()} | metrics
+        metrics = {**{f"train_epoch/{name}": value for name, value in averages.items()}, **metrics}
         metrics |= self.objective.schedule_metrics(finished)
         return metrics | {"sched/learning_rate": self.peak_learning_rates[0] * self.ingredients.learning_rate(finished)}
 

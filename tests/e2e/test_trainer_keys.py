@@ -30,7 +30,8 @@ def base(tmp_path_factory: pytest.TempPathFactory, prepared_cache: Path) -> Path
 
 def test_fp16_with_aggressive_updates_on_two_ranks(base: Path) -> None:
     update = ("update=aggressive", "update.encoder_steps=1", "update.length=5.0")
-    train(base, "name=half", "trainer.precision=fp16", *update, "trainer.devices=2")
+    more_steps = ("trainer.batch_size=1", "trainer.max_epochs=5")
+    train(base, "name=half", "trainer.precision=fp16", *update, *more_steps, "trainer.devices=2")
     (run,) = named(base, "half")
     found = rows(run)
     assert found[-1]["diag/loss_scale"] == 65536.0 / 2 ** sum(row["diag/skipped_steps"] for row in found)
