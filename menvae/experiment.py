@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from menvae.evaluation.collapse import WatchSettings
 from menvae.evaluation.gates import GateSettings
 from menvae.evaluation.reconstructions import PictureSettings
 from menvae.latent import LatentLayout
+from menvae.layers import OutputActivation, recompute_activations
 from menvae.models import Blueprint, Model
 from menvae.objective import WEIGHT_PREFIX, Objective
 from menvae.registry import Bound, bind, validated
@@ -197,7 +199,26 @@ class Experiment:
         source = self.source
         blueprint = Blueprint(len(source.modalities), source.roi_size, self.parts, objective.requires)
         model: Model = model_part(blueprint)
+        self._check_reach(model)
+        if self.settings["trainer"].activation_checkpointing:
+            recompute_activations(model)
         return model, objective
+
+    def _check_reach(self, model: Model) -> None:
+        """Refuse a decoder whose output cannot reach the intensities that it is to draw."""
+        source = self.source
+        low, high = source.intensity_range
+        what, remedy = f"data.normalisation={source.normalisation}", "data.normalisation=minmax"
+        if math.isfinite(high) and self.settings["augmentation"].changes_intensities:
+            low, high = -math.inf, math.inf
+            what, remedy = "augmentation.contrast and brightness", "no such augmentation"
+        for name, module in model.named_modules():
+            if isinstance(module, OutputActivation) and not (module.reach[0] <= low and high <= module.reach[1]):
+                reach = " to ".join(f"{end:g}" for end in module.reach)
+                raise UserError(
+                    f"{name.split('.', 1)[0]}.activation: {module.name} is not allowed; it reaches {reach}, and "
+                    f"intensities with {what} go beyond: choose linear or {remedy}"
+                )
 
 
 @dataclass(frozen=True)
@@ -238,7 +259,9 @@ class Data:
         for split, subjects in by_split.items():
             augmentation = experiment.settings["augmentation"] if split == "train" else None
             seed: int = experiment.config["seed"]
-            dataset = SubjectDataset(subjects, normalizer, experiment.supervision, augmentation, seed)
+            dataset = SubjectDataset(
+                subjects, normalizer, experiment.supervision, augmentation, seed, source.normalisation
+            )
             batches = EpochBatches(
                 len(subjects),
                 trainer.batch_size,

@@ -63,6 +63,9 @@ _ARTIFACTS = {
 """What MLflow gets of a run directory, beside the best weights."""
 
 
+_MEANING_OF_WEIGHTS = ("data.modalities", "model.partitions")
+"""What a run must have in common with one whose weights it begins with, beside names and shapes."""
+
 _PATIENCE_OF_JOBS_S = 60.0  # for the lock of a run: the process before may be writing its last checkpoint
 _PATIENCE_WHEN_STOPPED_S = 10.0  # for MLflow: schedulers kill 30 s after their signal
 
@@ -174,9 +177,11 @@ def _identity(experiment: Experiment, data: Data, here: Place) -> dict[str, str]
     source = experiment.source
     return {
         "data.modalities": ", ".join(source.modalities),
+        "model.partitions": ", ".join(f"{name} {size}" for name, size in experiment.layout.sizes.items()),
         "data.roi_size": str(list(source.geometry.roi_size)),
         "data.spacing_mm": str(list(source.geometry.spacing_mm or ["fills the box"])),
         "data.box": source.box,
+        "data.normalisation": source.normalisation,
         "targets": data.normalizer.hash,
         "number of ranks": str(here.num_ranks),
     }
@@ -188,12 +193,24 @@ def _foreign_checkpoint(experiment: Experiment) -> Path | None:
     return None if wish in ("auto", "never") else Path(wish).expanduser()
 
 
+def _initial_weights(experiment: Experiment) -> Path | None:
+    """Return the checkpoint that ``trainer.init_from`` names, if it names one; of a run directory the best."""
+    wish: str | None = experiment.settings["trainer"].init_from
+    if wish is None:
+        return None
+    path = Path(wish).expanduser()
+    return path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+
+
 def _start(experiment: Experiment) -> str:
     """Return the digest of the checkpoint that the run begins with: it determines the result as the seed does."""
-    path = _foreign_checkpoint(experiment)
+    resumed, initial = _foreign_checkpoint(experiment), _initial_weights(experiment)
+    path = resumed or initial
     if path is None:
         return ""
     if not path.is_file():
+        if resumed is None:
+            raise UserError(f"trainer.init_from: '{path}' does not exist; allowed are a run directory and a checkpoint")
         raise UserError(f"trainer.resume: checkpoint '{path}' does not exist; allowed are auto, never and a file")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -419,6 +436,11 @@ class _Run:
             self.trainer.restore(source)
             state = self.trainer.state
             _log.info("going on after epoch %d and %d steps from %s", state.epoch, state.step, source)
+            return
+        initial = _initial_weights(self.experiment)
+        if initial is not None:
+            self.trainer.begin_with(initial, _MEANING_OF_WEIGHTS)
+            _log.info("beginning with the weights of %s", initial)
 
     def train_and_evaluate(self, recorder: RunRecorder | None) -> dict[str, Any]:
         """Train to the end, judge the best weights, and (on the main rank) write gates, pictures and report."""

@@ -16,11 +16,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Intensities:
-    """What makes z-scores of stored intensities; a stored 0 is background, and stays 0.
+    """What normalises stored intensities; a stored 0 is background, and stays 0.
 
     Attributes:
-        mean: of each subject's channels [B, C], in stored units.
-        sd: their standard deviation.
+        mean: of each subject's channels [B, C], in stored units; with ``data.normalisation=minmax`` their middle.
+        sd: their standard deviation; with ``data.normalisation=minmax`` half their range.
     """
 
     mean: Tensor
@@ -103,9 +103,7 @@ class Posterior:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw z [B, Z] by reparameterisation, in the dtype of the mean."""
-        noise = torch.randn(
-            self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype, requires_grad=False
-        )
+        noise = torch.empty_like(self.mean).normal_(generator=generator)  # not randn, which torch.compile breaks on
         return self.mean + torch.exp(0.5 * self.logvar) * noise
 
     def kl(self) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from menvae.errors import UserError
 from menvae.experiment import _PARTS, _SETTINGS, Experiment
 from menvae.registry import GROUPS, configuration_folder, known, validated
 from menvae.sweeps.sweep import SweepSettings
@@ -52,12 +53,14 @@ def test_every_experiment_takes_two_real_steps(compose_train: Compose, name: str
     class Step:
         """A stepper on noise, at the end of the curriculum, where every weight counts."""
 
+        progress, step = curriculum.progress(600.0, 600), 600
+
         def evaluate(self) -> Any:
             batch = noise(experiment, rows=4)
             output = model(batch)
             return output, objective(batch, output, curriculum.progress(600.0, 600))
 
-        def descend(self, total: torch.Tensor) -> float:
+        def descend(self, total: torch.Tensor, only: str | None = None) -> float:
             optimizer.zero_grad()
             total.backward()
             optimizer.step()
@@ -159,3 +162,46 @@ def test_every_site_says_what_the_launcher_knows(name: str) -> None:
         composed = compose("train", ["hydra/launcher=slurm", f"site={name}"], return_hydra_config=True)
     assert composed.hydra.launcher._target_.endswith("SlurmLauncher")
     assert composed.hydra.launcher.partition == "gpu"
+
+
+TANH = ("decoder.activation=tanh", "auxiliary_decoder.activation=tanh")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (TANH, "decoder.activation: tanh is not allowed; it reaches -1 to 1, and intensities with data.normalisation="),
+        (TANH[1:], "auxiliary_decoder.activation: tanh is not allowed"),
+        ((*TANH, "data.normalisation=minmax", "augmentation.contrast=0.1"), "augmentation.contrast and brightness go"),
+        (("decoder.activation=softplus",), "decoder.activation: 'softplus' is not allowed"),
+    ],
+)
+def test_an_output_that_cannot_reach_its_target_is_refused(
+    compose_train: Compose, overrides: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        Experiment.from_config(compose_train(*overrides, *SHRUNK))
+    assert words in str(caught.value)
+
+
+def test_tanh_draws_what_lies_between_minus_1_and_1(compose_train: Compose) -> None:
+    experiment = Experiment.from_config(compose_train(*TANH, "data.normalisation=minmax", *SHRUNK))
+    model, _ = experiment.build(1)
+    with torch.no_grad():
+        output = model(noise(experiment, rows=2))
+        for drawn in (
+            output.reconstruction,
+            output.extras["auxiliary_reconstruction"],
+            model.decode(torch.zeros(1, 128)),
+        ):
+            assert drawn.abs().max() < 1.0
+        model.decoder.output.bias.fill_(9.0)
+        assert model.decode(torch.zeros(1, 128)).max() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_decoders_of_single_modalities_are_chosen_like_every_other(compose_train: Compose) -> None:
+    chosen = ("decoder=per_modality", "decoder@decoder.each=transposed", "decoder.each.base_filters=32", *SHRUNK)
+    experiment = Experiment.from_config(compose_train(*chosen))
+    assert experiment.config["decoder"]["each"]["name"] == "transposed"
+    model, _ = experiment.build(1)
+    assert model.decode(torch.zeros(1, 128)).shape == (1, 4, 16, 16, 16)

@@ -1,9 +1,23 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
+from menvae.encoders.resnet import BasicBlock
 from menvae.errors import UserError
-from menvae.layers import Conv3d, UpBlock, coarse_grid, conv, norm, up_blocks
+from menvae.layers import (
+    Conv3d,
+    NearestConv3d,
+    Recomputable,
+    UpBlock,
+    Upsampling,
+    coarse_grid,
+    conv,
+    norm,
+    recompute_activations,
+    up_blocks,
+)
 
 SHALLOW = [(2, 2, 2), (2, 4, 4), (2, 2, 3), (2, 8, 8), (2, 1, 4)]
 OTHER = [(1, 1, 1), (1, 2, 2), (3, 3, 3), (4, 4, 2), (4, 2, 4), (4, 4, 4)]
@@ -45,6 +59,7 @@ def test_bfloat16_weight_gradient_is_right_on_small_grids(grid: tuple[int, int, 
 def test_bfloat16_weight_gradient_is_right_at_stride_2_and_transposed(grid: tuple[int, int, int]) -> None:
     assert worst_weight_gradient(conv(16, 32, 3, stride=2, bias=False), grid, 16) < 0.02
     assert worst_weight_gradient(conv(16, 32, 1, stride=2, bias=False), grid, 16) < 0.02
+    assert worst_weight_gradient(NearestConv3d(32, 16, 3, bias=False), grid, 32) < 0.02
     assert worst_weight_gradient(nn.ConvTranspose3d(32, 16, 4, stride=2, padding=1, bias=False), grid, 32) < 0.02
 
 
@@ -76,7 +91,7 @@ def test_spectral_norm_bounds_the_largest_singular_value() -> None:
     assert torch.linalg.matrix_norm(layer.weight.flatten(1), ord=2).item() == pytest.approx(1.0, abs=0.01)
 
 
-@pytest.mark.parametrize("upsampling", ["resize_conv", "transposed"])
+@pytest.mark.parametrize("upsampling", ["resize_conv", "nearest", "transposed"])
 @pytest.mark.parametrize("spectral", [False, True])
 def test_up_block_doubles_the_grid(upsampling: str, spectral: bool) -> None:
     block = UpBlock(16, 8, upsampling=upsampling, spectral=spectral)  # type: ignore[arg-type]
@@ -100,3 +115,105 @@ def test_norm_has_8_groups_and_refuses_other_widths() -> None:
 def test_coarse_grid_refuses_sides_that_are_no_multiple_of_16(size: tuple[int, int, int]) -> None:
     with pytest.raises(UserError, match="multiple of 16"):
         coarse_grid(size, "encoder=resnet")
+
+
+def recomputed_twin(build: Callable[[], nn.Module]) -> tuple[nn.Module, nn.Module]:
+    """Return a module that keeps its activations and an equal one that computes them again."""
+    twins = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        twins.append(build())
+        if recompute:
+            recompute_activations(twins[-1])
+    return twins[0], twins[1]
+
+
+@pytest.mark.parametrize("spectral", [False, True])
+@pytest.mark.parametrize("upsampling", ["transposed", "nearest", "resize_conv"])
+def test_recomputed_activations_change_nothing(upsampling: Upsampling, spectral: bool) -> None:
+    def build() -> nn.Module:
+        widths = (16, 16, 8)
+        return nn.Sequential(
+            BasicBlock(4, 16, 2, gain=1.0, spectral=spectral),
+            nn.Dropout(0.5),
+            up_blocks(widths, upsampling=upsampling, spectral=spectral),
+        )
+
+    inputs, results = torch.randn(2, 4, 4, 4, 4), []
+    for module in recomputed_twin(build):
+        optimizer = torch.optim.AdamW(module.parameters())
+        for _ in range(3):
+            torch.manual_seed(1)
+            leaf = inputs.clone().requires_grad_()
+            first = module(leaf)
+            second = module(2.0 * leaf)  # two passes before a backward: each has its own spectral norm
+            optimizer.zero_grad()
+            (first * second).square().mean().backward()
+            optimizer.step()
+        gradients = {f"grad.{name}": parameter.grad for name, parameter in module.named_parameters()}
+        results.append({"first": first, "leaf": leaf.grad, **module.state_dict(), **gradients})
+    kept, again = results
+    assert kept.keys() == again.keys()
+    for name, value in kept.items():
+        assert value is not None
+        assert torch.equal(value, again[name]), name
+
+
+def test_recomputed_activations_are_not_kept() -> None:
+    def num_values_kept(module: nn.Module) -> int:
+        kept: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            output = module(torch.randn(1, 16, 8, 8, 8))
+        assert output.requires_grad
+        return sum(kept.values())
+
+    keeping, again = recomputed_twin(lambda: up_blocks([16, 16, 16], upsampling="resize_conv", spectral=False))
+    assert num_values_kept(again) < 0.2 * num_values_kept(keeping)
+
+
+class NoisyBlock(Recomputable):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.norm = nn.BatchNorm1d(4)
+
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(nn.functional.dropout(self.linear(x)))  # type: ignore[no-any-return]
+
+
+def test_recomputing_draws_the_same_random_numbers_and_counts_a_batch_once() -> None:
+    results = []
+    for block in recomputed_twin(NoisyBlock):
+        torch.manual_seed(0)
+        output = block(torch.randn(8, 4))
+        output.square().sum().backward(retain_graph=True)
+        output.square().sum().backward()
+        results.append([output, torch.rand(1), *block.state_dict().values(), *(p.grad for p in block.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_a_model_without_blocks_cannot_recompute() -> None:
+    with pytest.raises(UserError, match=r"trainer\.activation_checkpointing: true is not allowed"):
+        recompute_activations(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("grid", [(1, 1, 1), (1, 2, 3), (4, 3, 5)], ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+def test_folded_nearest_up_sampling_is_the_two_steps_at_borders_too(grid: tuple[int, int, int], bias: bool) -> None:
+    folded = NearestConv3d(5, 4, 3, bias=bias).double()
+    inputs = torch.randn(2, 5, *grid, dtype=torch.float64, requires_grad=True)
+    large = torch.nn.functional.interpolate(inputs, scale_factor=2, mode="nearest")
+    expected = torch.nn.functional.conv3d(large, folded.weight, folded.bias, padding=1)
+    found = folded(inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    upstream = torch.randn_like(expected)
+    leaves = [inputs, *folded.parameters()]
+    for ours, reference in zip(
+        torch.autograd.grad(found, leaves, upstream), torch.autograd.grad(expected, leaves, upstream), strict=True
+    ):
+        torch.testing.assert_close(ours, reference, rtol=1e-12, atol=1e-12)

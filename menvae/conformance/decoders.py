@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -66,12 +67,13 @@ class DecoderConformance(VolumeConformance):
         decoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         torch.testing.assert_close(decoder(self.latents()), expected, rtol=1e-3, atol=1e-4)
 
-    def test_bfloat16_is_finite_and_near_float32(self, case: Case) -> None:
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.1), (torch.float16, 0.02)], ids=str)
+    def test_half_precision_is_finite_and_near_float32(self, case: Case, dtype: torch.dtype, tolerance: float) -> None:
         decoder = self.build(case)
         with torch.no_grad():
             expected = decoder(self.latents())
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", dtype):
             found = decoder(self.latents())
-        assert relative_distance(found, expected) < 0.1
+        assert relative_distance(found, expected) < tolerance
         random_sum(found).backward()  # type: ignore[no-untyped-call]
         assert not parameters_without_gradient(decoder)

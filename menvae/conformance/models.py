@@ -111,6 +111,14 @@ class ModelConformance(PartConformance):
         random_sum(*self._everything(output.reconstruction, output.predictions, output.extras)).backward()  # type: ignore[no-untyped-call]
         assert not parameters_without_gradient(model)
 
+    def test_posterior_depends_on_the_encoder_and_on_nothing_else(self, case: Case) -> None:
+        model = self.build(case)
+        posterior = model.encode(self.batch(case).inputs)
+        random_sum(posterior.mean, posterior.logvar).backward()  # type: ignore[no-untyped-call]
+        reached = {id(parameter) for parameter in model.parameters() if parameter.grad is not None}
+        assert reached == {id(parameter) for parameter in model.encoder_parameters()}
+        assert len(reached) < len(list(model.parameters()))
+
     def test_heads_reach_only_their_own_slice(self, case: Case) -> None:
         model = self.build(case)
         output = model(self.batch(case))

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from menvae.conformance.suite import Case, PartConformance, seeded
-from menvae.types import LossReport, ModelOutput, Posterior, Scalar
+from menvae.types import LossReport, ModelOutput, Posterior, Progress, Scalar
+from menvae.updates import Side
 
 
 class LinearStepper:
@@ -19,6 +20,7 @@ class LinearStepper:
         self.layer = nn.Linear(4, 4)
         self.optimizer = torch.optim.SGD(self.layer.parameters(), lr=0.01)
         self.inputs = torch.randn(3, 4, generator=seeded())
+        self.progress, self.step = Progress(0.0, 10.0), 0
         self.reports: list[LossReport] = []
         self.descended: list[Tensor] = []
 
@@ -29,8 +31,8 @@ class LinearStepper:
         self.reports.append(LossReport(error, {"recon": Scalar(error, 1.0, error)}))
         return ModelOutput(Posterior(rows, rows), rows, rows), self.reports[-1]
 
-    def descend(self, total: Tensor) -> float:
-        """Take one step."""
+    def descend(self, total: Tensor, only: Side | None = None) -> float:
+        """Take one step; all that there is to move is on either side."""
         self.descended.append(total)
         self.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]

@@ -27,14 +27,19 @@ class AugmentationSettings:
         max_shift: largest shift along D, H, W in voxels; a shift is drawn among those that keep the tumour in the box,
             and what enters the box is 0.
         contrast: standard deviation of the logarithm of a factor, drawn for each channel.
-        brightness: standard deviation of a summand, drawn for each channel, in units of the z-score; like the factor it
-            concerns voxels that are not 0.
+        brightness: standard deviation of a summand, drawn for each channel, in units of the normalised intensity; like
+            the factor it concerns voxels that are not 0.
     """
 
     flip: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     max_shift: tuple[Count, Count, Count] = (0, 0, 0)
     contrast: Deviation = 0.0
     brightness: Deviation = 0.0
+
+    @property
+    def changes_intensities(self) -> bool:
+        """Whether normalised intensities may leave their range."""
+        return self.contrast > 0.0 or self.brightness > 0.0
 
     @property
     def does_something(self) -> bool:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from menvae.data.augmentation import AugmentationSettings, augment
 from menvae.data.normalizer import RawTargets, TargetNormalizer
 from menvae.data.prepare import PreparedSubject
+from menvae.data.storage import Normalisation
 from menvae.interruption import leave_stopping_to_parent
 from menvae.types import Batch, Intensities
 
@@ -58,6 +59,7 @@ class SubjectDataset(Dataset[Sample]):
         supervision: Mapping[str, Sequence[str]],
         augmentation: AugmentationSettings | None = None,
         seed: int = 0,
+        normalisation: Normalisation = "zscore",
     ) -> None:
         """Prepare the targets.
 
@@ -67,7 +69,9 @@ class SubjectDataset(Dataset[Sample]):
             supervision: partition -> names of its targets.
             augmentation: what is done to subjects in training; None: nothing.
             seed: of the augmentation, which depends on it, the epoch and the subject alone.
+            normalisation: of intensities.
         """
+        self._normalisation: Normalisation = normalisation
         self.subjects = list(subjects)
         self._normalizer, self._supervision, self._seed = normalizer, supervision, seed
         self._augmentation = augmentation if augmentation and augmentation.does_something else None
@@ -85,7 +89,7 @@ class SubjectDataset(Dataset[Sample]):
 
     def __getitem__(self, draw: Draw) -> Sample:
         subject, targets = self.subjects[draw.number], self._targets[draw.number]
-        stored = subject.load()
+        stored = subject.load().scaled(self._normalisation)
         if self._augmentation is not None and draw.epoch > 0:
             random = np.random.default_rng([self._seed, draw.epoch, draw.number])
             stored, features = augment(stored, subject.features, self._augmentation, random)

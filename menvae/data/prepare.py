@@ -36,7 +36,7 @@ from menvae.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-PREPARATION_VERSION = 4
+PREPARATION_VERSION = 5
 """Raise it when prepared arrays or features change: every cache entry is then made anew."""
 
 _UNFINISHED_S = 24 * 3600.0

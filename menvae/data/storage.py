@@ -13,7 +13,7 @@ Two formats, both without pickle:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +22,12 @@ from numpy.typing import NDArray
 
 CacheFormat = Literal["arrays", "compressed"]
 
+Normalisation = Literal["zscore", "minmax"]
+"""What training sees of the values of a subject's channel that are not 0: ``zscore`` has mean 0, standard deviation 1
+and no bounds; ``minmax`` goes from -1 to 1. Background is 0 in both: the mean, or the middle, of all else."""
+
 _MOST = 32767
-_NUMBERS = ("mean", "sd", "step", "loss")
+_NUMBERS = ("mean", "sd", "low", "high", "step", "loss")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class StoredSubject:
         mask: uint8 [D, H, W], codes of `menvae.data.subjects.REGION_CODES`.
         mean: of each channel's values that are not 0, before they were rounded, in stored units.
         sd: their standard deviation (population form); 1 for a constant.
+        low: the least of them; 0 where there is none.
+        high: the largest of them; 0 where there is none.
         step: intensity of one stored unit, for each channel; 1 unless values were rounded.
         loss: the most that rounding may have moved a z-score, for each channel; 0 if nothing was rounded.
     """
@@ -43,8 +49,21 @@ class StoredSubject:
     mask: NDArray[np.uint8]
     mean: tuple[float, ...]
     sd: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
     step: tuple[float, ...]
     loss: tuple[float, ...]
+
+    def scaled(self, normalisation: Normalisation) -> StoredSubject:
+        """Return the subject with ``mean`` and ``sd`` such that (x - mean) / sd is the normalisation asked for.
+
+        A constant channel has half a range of 1 rather than 0, as it has a standard deviation of 1.
+        """
+        if normalisation == "zscore":
+            return self
+        ends = list(zip(self.low, self.high, strict=True))
+        middle = tuple((low + high) / 2 for low, high in ends)
+        return replace(self, mean=middle, sd=tuple((high - low) / 2 or 1.0 for low, high in ends))
 
 
 def stored(channels: Sequence[NDArray[Any]], mask: NDArray[np.uint8], cache_format: CacheFormat) -> StoredSubject:
@@ -59,16 +78,28 @@ def stored(channels: Sequence[NDArray[Any]], mask: NDArray[np.uint8], cache_form
     if all(whole) or cache_format == "arrays":
         kind = np.int16 if all(whole) else np.float32
         image = np.stack([channel.astype(kind, copy=False) for channel in channels])
-        mean, sd = zip(*(_moments(channel, 1.0) for channel in image), strict=True)
-        return StoredSubject(image, mask, mean, sd, (1.0,) * len(mean), (0.0,) * len(mean))
+        moments = [_moments(channel, 1.0) for channel in image]
+        return _described(image, mask, moments, (1.0,) * len(image), (0.0,) * len(image))
     steps = tuple(
         1.0 if is_whole else max(float(channel.max()), -float(channel.min())) / _MOST
         for channel, is_whole in zip(channels, whole, strict=True)
     )
     image = np.stack([_rounded(channel, step) for channel, step in zip(channels, steps, strict=True)])
-    mean, sd = zip(*(_moments(channel, step) for channel, step in zip(channels, steps, strict=True)), strict=True)
-    loss = tuple(0.0 if is_whole else 1.0 / deviation for deviation, is_whole in zip(sd, whole, strict=True))
-    return StoredSubject(image, mask, mean, sd, steps, loss)
+    moments = [_moments(channel, step) for channel, step in zip(channels, steps, strict=True)]
+    loss = tuple(0.0 if is_whole else 1.0 / sd for (_, sd), is_whole in zip(moments, whole, strict=True))
+    return _described(image, mask, moments, steps, loss)
+
+
+def _described(
+    image: NDArray[Any],
+    mask: NDArray[np.uint8],
+    moments: Sequence[tuple[float, float]],
+    steps: tuple[float, ...],
+    loss: tuple[float, ...],
+) -> StoredSubject:
+    mean, sd = (tuple(values) for values in zip(*moments, strict=True))
+    low, high = (tuple(values) for values in zip(*map(_extremes, image), strict=True))
+    return StoredSubject(image, mask, mean, sd, low, high, steps, loss)
 
 
 def _is_whole(channel: NDArray[Any]) -> bool:
@@ -102,6 +133,12 @@ def _moments(channel: NDArray[Any], unit: float) -> tuple[float, float]:
     if variance < 1e-8 * mean**2:  # too little of the digits is left
         variance = float(np.square(channel[channel != 0].astype(np.float64) - mean).mean())
     return mean / unit, float(np.sqrt(variance)) / unit or 1.0
+
+
+def _extremes(channel: NDArray[Any]) -> tuple[float, float]:
+    """Return the least and the largest value that is not 0."""
+    values = channel[channel != 0]
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
 
 
 def write_subject(folder: Path, subject: StoredSubject, cache_format: CacheFormat) -> dict[str, Any]:

@@ -5,6 +5,7 @@ A subject is one visit of a patient: one folder of files, one row. A patient may
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Annotated, ClassVar, Literal
 
 from menvae.data.box import BoxStrategy, KeptShares
 from menvae.data.gompertz import Gompertz
-from menvae.data.storage import CacheFormat
+from menvae.data.storage import CacheFormat, Normalisation
 from menvae.data.workers import ShowProgress
 from menvae.errors import UserError
 from menvae.registry import Field
@@ -101,6 +102,7 @@ class Source(ABC):
         refuse_below: least share of the tumour, and of the brain, that the box must hold; a subject with less is
             faulty.
         warn_below: the same for a warning.
+        normalisation: of the intensities of each subject and channel, see `menvae.data.storage.Normalisation`.
         cache_format: ``arrays`` loads fastest, ``compressed`` is several times smaller; see `menvae.data.storage`.
         on_error: what a faulty subject does: fail the preparation, after all subjects are looked at, or be left out
             (skip).
@@ -118,6 +120,7 @@ class Source(ABC):
     box: BoxStrategy = "center"
     refuse_below: KeptShares = field(default_factory=lambda: {"tumour": 0.5, "brain": 0.5})
     warn_below: KeptShares = field(default_factory=lambda: {"tumour": 0.98, "brain": 0.95})
+    normalisation: Normalisation = "zscore"
     cache_format: CacheFormat = "arrays"
     on_error: Literal["skip", "fail"] = "fail"
 
@@ -142,6 +145,11 @@ class Source(ABC):
                     raise UserError(f"data.label_map: {label} cannot be both {regions[label]} and {region}")
                 regions[label] = region
         return regions
+
+    @property
+    def intensity_range(self) -> tuple[float, float]:
+        """Bounds of normalised intensities."""
+        return (-1.0, 1.0) if self.normalisation == "minmax" else (-math.inf, math.inf)
 
     @property
     @abstractmethod

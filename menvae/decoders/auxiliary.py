@@ -7,7 +7,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from menvae.layers import Upsampling, conv, up_blocks
+from menvae.layers import Activation, OutputActivation, Upsampling, conv, up_blocks
 from menvae.registry import Field, register
 
 _START = 4
@@ -36,6 +36,7 @@ class AuxiliaryDecoder(nn.Module):
         *,
         base_filters: Annotated[int, Field(ge=16, multiple_of=16)] = 16,
         upsampling: Upsampling = "transposed",
+        activation: Activation = "linear",
         spectral_norm: bool = False,
     ) -> None:
         """Build the decoder.
@@ -45,7 +46,9 @@ class AuxiliaryDecoder(nn.Module):
             out_channels: C, number of modalities.
             size: (D, H, W) of the full box in voxels; the output is t^3, see `auxiliary_side`.
             base_filters: b; b / 2 must hold the 8 groups of the last GroupNorm.
-            upsampling: ``resize_conv`` (trilinear, then convolution), as in Run 6, or ``transposed``.
+            upsampling: ``resize_conv`` (trilinear, then convolution), as in Run 6, ``nearest`` (then convolution,
+                folded into one) or ``transposed``.
+            activation: of the output: ``linear``, or ``tanh`` for intensities in [-1, 1].
             spectral_norm: on every convolution.
         """
         super().__init__()
@@ -57,8 +60,9 @@ class AuxiliaryDecoder(nn.Module):
         self.project = nn.Linear(z_dim, widths[0] * _START**3)
         self.up = up_blocks(widths, upsampling=upsampling, spectral=spectral_norm)
         self.output = conv(widths[-1], out_channels, 3, spectral=spectral_norm)
+        self.activation = OutputActivation(activation)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Z [B, P] -> reconstruction [B, C, t, t, t], linear output."""
-        out: Tensor = self.output(self.up(self.project(z).unflatten(1, (-1, _START, _START, _START))))
+        """Z [B, P] -> reconstruction [B, C, t, t, t]."""
+        out: Tensor = self.activation(self.output(self.up(self.project(z).unflatten(1, (-1, _START, _START, _START)))))
         return out

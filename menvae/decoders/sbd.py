@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from menvae.layers import Upsampling, coarse_grid, conv, norm, stored_weight, up_blocks
+from menvae.layers import Activation, OutputActivation, Upsampling, coarse_grid, conv, norm, stored_weight, up_blocks
 from menvae.registry import Field, register
 
 
@@ -40,6 +40,7 @@ class SpatialBroadcastDecoder(nn.Module):
         latent_gain: Annotated[float, Field(gt=0.0)] = 0.01,
         final_norm: bool = False,
         upsampling: Upsampling = "transposed",
+        activation: Activation = "linear",
         spectral_norm: bool = False,
     ) -> None:
         """Build the decoder.
@@ -55,7 +56,9 @@ class SpatialBroadcastDecoder(nn.Module):
                 before z has a say; at 1 it is learnt by silencing z.
             final_norm: GroupNorm in the last up-block. At b = 16 its 8 groups are its 8 channels, so that it takes
                 every subject's own intensities out of every channel.
-            upsampling: ``resize_conv`` (trilinear, then convolution) or ``transposed``.
+            upsampling: ``resize_conv`` (trilinear, then convolution), ``nearest`` (then convolution, folded into one)
+                or ``transposed``.
+            activation: of the output: ``linear``, or ``tanh`` for intensities in [-1, 1].
             spectral_norm: on every convolution.
 
         Raises:
@@ -76,11 +79,12 @@ class SpatialBroadcastDecoder(nn.Module):
             stored_weight(self.mixing[0])[:, :z_dim] *= latent_gain
         self.up = up_blocks(widths, upsampling=upsampling, spectral=spectral_norm, final_norm=final_norm)
         self.output = conv(widths[-1], out_channels, 3, spectral=spectral_norm)
+        self.activation = OutputActivation(activation)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Z [B, Z] -> reconstruction [B, C, D, H, W], linear output."""
+        """Z [B, Z] -> reconstruction [B, C, D, H, W]."""
         grid = self.coordinates.shape[2:]
         tiled = z[:, :, None, None, None].expand(-1, -1, *grid)
         coordinates = self.coordinates.to(z.dtype).expand(len(z), -1, -1, -1, -1)
-        out: Tensor = self.output(self.up(self.mixing(torch.cat([tiled, coordinates], dim=1))))
+        out: Tensor = self.activation(self.output(self.up(self.mixing(torch.cat([tiled, coordinates], dim=1)))))
         return out

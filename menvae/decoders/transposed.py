@@ -6,7 +6,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from menvae.layers import coarse_grid, conv, up_blocks
+from menvae.layers import Activation, OutputActivation, coarse_grid, conv, up_blocks
 from menvae.registry import Field, register
 
 
@@ -21,6 +21,7 @@ class TransposedDecoder(nn.Module):
         size: tuple[int, int, int],
         *,
         base_filters: Annotated[int, Field(ge=16, multiple_of=16)] = 16,
+        activation: Activation = "linear",
         spectral_norm: bool = False,
     ) -> None:
         """Build the decoder.
@@ -30,6 +31,7 @@ class TransposedDecoder(nn.Module):
             out_channels: C, number of modalities.
             size: (D, H, W) in voxels, multiples of 16.
             base_filters: b; b / 2 must hold the 8 groups of the last GroupNorm.
+            activation: of the output: ``linear``, or ``tanh`` for intensities in [-1, 1].
             spectral_norm: on every convolution.
 
         Raises:
@@ -42,8 +44,9 @@ class TransposedDecoder(nn.Module):
         self.project = nn.Linear(z_dim, widths[0] * self.grid[0] * self.grid[1] * self.grid[2])
         self.up = up_blocks(widths, upsampling="transposed", spectral=spectral_norm)
         self.output = conv(widths[-1], out_channels, 3, spectral=spectral_norm)
+        self.activation = OutputActivation(activation)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Z [B, Z] -> reconstruction [B, C, D, H, W], linear output."""
-        out: Tensor = self.output(self.up(self.project(z).unflatten(1, (-1, *self.grid))))
+        """Z [B, Z] -> reconstruction [B, C, D, H, W]."""
+        out: Tensor = self.activation(self.output(self.up(self.project(z).unflatten(1, (-1, *self.grid)))))
         return out

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
-from menvae.layers import coarse_grid, conv, norm
+from menvae.layers import Recomputable, coarse_grid, conv, norm
 from menvae.registry import Field, register
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(Recomputable):
     """conv3-GN-ReLU-conv3-GN-add-ReLU (He et al. 2016); 1x1x1 convolution and GN where the shape changes."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, *, gain: float, spectral: bool) -> None:
@@ -31,7 +31,7 @@ class BasicBlock(nn.Module):
             )
         self.activation = nn.ReLU(inplace=True)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def compute(self, x: Tensor) -> Tensor:
         """X [B, C, D, H, W] -> [B, C', D / stride, H / stride, W / stride]."""
         out: Tensor = self.activation(self.body(x) + self.skip(x))
         return out

@@ -6,7 +6,7 @@ and heads from the blueprint, because only the model knows the sizes that they n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -39,15 +39,21 @@ class Model(nn.Module):
     Attributes:
         layout: the partitions of z.
         supervision: {partition: names of its targets}, for the partitions that have a trained head.
+        encoder: what makes q(z|x).
     """
 
     layout: LatentLayout
     supervision: Mapping[str, Sequence[str]]
+    encoder: nn.Module
 
     @classmethod
     def provides(cls, supervision: Mapping[str, Sequence[str]]) -> frozenset[str]:
         """Return the names of what the model can give beyond the posterior, for a supervision by partition."""
         raise NotImplementedError
+
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters that q(z|x) depends on; all others act on z."""
+        return self.encoder.parameters()
 
     def encode(self, inputs: Tensor) -> Posterior:
         """Inputs [B, C, D, H, W] -> q(z|x)."""

@@ -37,9 +37,9 @@ def calibrated_nats(mean_squared_error: Tensor) -> Tensor:
     (log(2 pi mse) + 1) / 2 (Rybkin, Daniilidis & Levine 2021, eq. 6).
 
     Args:
-        mean_squared_error: positive scalar.
+        mean_squared_error: positive, of any shape.
 
     Returns:
-        Scalar in nats per entry.
+        Nats per entry, of the same shape.
     """
     return 0.5 * (torch.log(2.0 * torch.pi * mean_squared_error) + 1.0)

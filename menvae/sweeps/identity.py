@@ -15,6 +15,7 @@ OUTSIDE = (
     "trainer.resume",
     "trainer.keep_optimizer",
     "trainer.num_workers",
+    "trainer.activation_checkpointing",
     "trainer.devices",
     "trainer.time_limit_min",
     "gates.strict",
@@ -23,9 +24,9 @@ OUTSIDE = (
     "data.dates",
     "data.on_error",
 )
-"""Keys that say where results go or how they are kept, and what has a value of its own in the hash: the place of the
-data, whose visits they are and when, what becomes of faulty subjects, and the number of processes that train
-together."""
+"""Keys that say where results go, how they are kept or how the same ones are computed, and what has a value of its own
+in the hash: the place of the data, whose visits they are and when, what becomes of faulty subjects, and the number of
+processes that train together."""
 
 
 def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_ranks: int = 1, start: str = "") -> str:

@@ -24,11 +24,16 @@ class CalibratedLikelihood(Term):
     scalars = ("recon",)
     requires = frozenset({"reconstruction"})
 
-    def __init__(self, context: TermContext) -> None:
-        """No tunables."""
+    def __init__(self, context: TermContext, *, per_modality: bool = False) -> None:
+        """Args: per_modality: a variance for each channel: the pull on each follows its own error, not the mean."""
         super().__init__()
+        self.per_modality = per_modality
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Return ``recon``, and the squared error ``mse`` that it was made from."""
-        error = mean_over_ranks(mse_loss(output.reconstruction.float(), batch.inputs.float()))
-        return {"recon": calibrated_nats(error), "mse": error.detach()}
+        reconstruction, inputs = output.reconstruction.float(), batch.inputs.float()
+        if not self.per_modality:
+            error = mean_over_ranks(mse_loss(reconstruction, inputs))
+            return {"recon": calibrated_nats(error), "mse": error.detach()}
+        errors = mean_over_ranks((reconstruction - inputs).square().transpose(0, 1).flatten(1).mean(dim=1))
+        return {"recon": calibrated_nats(errors).mean(), "mse": errors.mean().detach()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, cast
@@ -27,9 +27,13 @@ from menvae.training.determinism import seed_step
 from menvae.training.launch import Place
 from menvae.training.system import SystemMetrics
 from menvae.types import Batch, LossReport, ModelOutput, Observer, Progress
-from menvae.updates import Update
+from menvae.updates import Side, Update
 
 _log = logging.getLogger(__name__)
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_SMALLEST_LOSS_SCALE = 1e-4
+"""Where fp16 gives up, as in fairseq: thirty halvings in a row from the first scale of 65536."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +43,12 @@ class TrainerSettings:
     Attributes:
         max_epochs: length of the run.
         batch_size: subjects a rank and step.
-        precision: ``fp32``, or ``bf16`` autocast (statistics and losses stay in float32).
+        precision: ``fp32``, or autocast to ``bf16``, or to ``fp16`` with a gradient scaler, for GPUs that lack bf16
+            (statistics and losses stay in float32).
         gradient_clip: largest L2 norm of the gradient; None does not clip.
         channels_last: memory format of inputs and weights; faster on CPU and GPU.
+        activation_checkpointing: compute the activations of residual and up-sampling blocks again in the backward pass
+            instead of keeping them: the same results with less memory, in about a third more time.
         compile: run the model through `torch.compile` (a minute or more at the start).
         validate_every_epochs: how often the validation split is evaluated; the last epoch always is.
         num_workers: processes that load batches; 0 loads in the training process.
@@ -49,21 +56,33 @@ class TrainerSettings:
             or a launcher started; a number that they did not start is refused.
         time_limit_min: minutes after which a process writes a checkpoint and ends as if told to; None: never.
         resume: ``auto`` goes on with the same run, ``never`` begins a new one, a path continues from that checkpoint.
+        init_from: run directory (its best weights) or checkpoint whose weights this run begins with, for fine-tuning;
+            None: those that the seed gives. Only weights are taken: optimiser, schedules and epochs begin anew.
         keep_optimizer: keep the optimiser's state in ``last.ckpt`` when the run is finished.
     """
 
     max_epochs: Annotated[int, Field(ge=1)] = 15
     batch_size: Annotated[int, Field(ge=1)] = 8
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_clip: Annotated[float, Field(gt=0.0)] | None = 1.0
     channels_last: bool = True
+    activation_checkpointing: bool = False
     compile: bool = False
     validate_every_epochs: Annotated[int, Field(ge=1)] = 1
     num_workers: Annotated[int, Field(ge=0)] = 0
     devices: Annotated[int, Field(ge=1)] | None = None
     time_limit_min: Annotated[float, Field(gt=0.0)] | None = None
     resume: str = "auto"
+    init_from: str | None = None
     keep_optimizer: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what the keys alone show to be wrong."""
+        if self.init_from is not None and self.resume not in ("auto", "never"):
+            raise UserError(
+                f"trainer.init_from: {self.init_from!r} is not allowed with trainer.resume={self.resume}, a checkpoint "
+                "that brings weights of its own"
+            )
 
 
 class EpochLoader(Protocol):
@@ -172,6 +191,7 @@ class Trainer:
                 find_unused_parameters="reconstruction" not in self.objective.requires,
             )
         self.peak_learning_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.scaler = torch.amp.GradScaler(place.device.type, enabled=settings.precision == "fp16")
 
     def fit(self, recorder: Recorder | None) -> TrainingState:
         """Train from the current state to the last epoch, or until an observer asks to stop.
@@ -194,7 +214,7 @@ class Trainer:
 
     def _fit_epoch(self, epoch: int) -> None:
         """Train, validate and record an epoch, counted from 1, or what is missing of it."""
-        metrics: dict[str, float | None] = dict(self._train_epoch(epoch - 1))
+        metrics = self._train_epoch(epoch - 1)
         started = time.perf_counter()
         if epoch % self.settings.validate_every_epochs == 0 or epoch == self.settings.max_epochs:
             metrics |= self._validate(epoch, metrics)
@@ -207,7 +227,7 @@ class Trainer:
         if self.recorder is not None:
             self.recorder.epoch_end(epoch, metrics, timings)
 
-    def _train_epoch(self, epoch: int) -> dict[str, float]:
+    def _train_epoch(self, epoch: int) -> dict[str, float | None]:
         self.model.train()
         self.objective.train()
         loader, means = self.ingredients.train, self._begun.means
@@ -223,26 +243,33 @@ class Trainer:
             output, report, gradient_norm = self._train_step(batch, epoch, step)
             for observer in self.observers:
                 observer.on_train_step(batch, output)
-            means.add({**report.logged(), "grad_norm": gradient_norm}, len(batch))
+            means.add(report.logged(), len(batch))
+            if math.isfinite(gradient_norm):
+                means.add({"grad_norm": gradient_norm}, len(batch))
+            else:
+                self._begun.num_skipped_steps += 1
             self.state.step, self._begun.seconds = step + 1, time.perf_counter() - started
             if self.recorder is not None:
                 self.recorder.step(epoch + 1, step + 1, report.raw_values)
         averages = means.averages()
-        metrics = {"diag/grad_norm": averages.pop("grad_norm")}
+        metrics: dict[str, float | None] = {"diag/grad_norm": averages.pop("grad_norm", None)}  # None: all overflowed
+        if self.scaler.is_enabled():
+            metrics |= {"diag/skipped_steps": self._begun.num_skipped_steps, "diag/loss_scale": self.scaler.get_scale()}
         finished = self._progress(epoch + 1)
-        metrics = {f"train_epoch/{name}": value for name, value in averages.items()} | metrics
+        metrics = {**{f"train_epoch/{name}": value for name, value in averages.items()}, **metrics}
         metrics |= self.objective.schedule_metrics(finished)
         return metrics | {"sched/learning_rate": self.peak_learning_rates[0] * self.ingredients.learning_rate(finished)}
 
     def _train_step(self, batch: Batch, epoch: int, step: int) -> tuple[ModelOutput, LossReport, float]:
         steps_per_epoch = self.ingredients.train.steps_per_epoch
         progress = self._progress(epoch + step / steps_per_epoch)
-        seed_step(self.seed, epoch * steps_per_epoch + step, self.place.rank)
+        steps_done = epoch * steps_per_epoch + step
+        seed_step(self.seed, steps_done, self.place.rank)
         factor = self.ingredients.learning_rate(progress)
         for group, peak in zip(self.optimizer.param_groups, self.peak_learning_rates, strict=True):
             group["lr"] = peak * factor
-        output, report, gradient_norm = self.ingredients.update(_Step(self, batch, progress))
-        self.objective.commit(output)
+        output, report, gradient_norm = self.ingredients.update(_Step(self, batch, progress, steps_done))
+        self.objective.commit(output)  # a step that fp16 skips counts: what was computed from the batch is finite
         return output, report, gradient_norm
 
     def seconds_per_step(self, num_steps: int) -> float:
@@ -293,7 +320,8 @@ class Trainer:
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context of the configured precision."""
-        return torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
+        dtype = _AUTOCAST.get(self.settings.precision)
+        return torch.autocast(self.place.device.type, dtype, enabled=dtype is not None)
 
     def _progress(self, epoch: float) -> Progress:
         return self.ingredients.curriculum.progress(epoch, self.settings.max_epochs)
@@ -324,6 +352,7 @@ class Trainer:
         }
         if with_optimizer:
             content["optimizer"] = self.optimizer.state_dict()
+            content["scaler"] = self.scaler.state_dict()
         checkpoint.save(self.checkpoints / name, content)
 
     def restore(self, path: Path) -> None:
@@ -349,6 +378,8 @@ class Trainer:
         finished = self.state.stopped or self.state.epoch == self.settings.max_epochs
         if "optimizer" in content:
             self.optimizer.load_state_dict(content["optimizer"])
+            if content.get("scaler"):  # empty where the run it comes from was not in fp16
+                self.scaler.load_state_dict(content["scaler"])
         elif not finished:
             raise UserError(
                 f"checkpoint '{path}' holds no optimiser state, so training cannot go on from it exactly; "
@@ -366,6 +397,37 @@ class Trainer:
             self.state = TrainingState(epoch=self.state.epoch, step=self.state.step)
             more = {} if begun is None else {"begun_epoch": begun}
             self.save("last.ckpt", self.state, with_optimizer=True, **more)
+
+    def begin_with(self, path: Path, must_agree: Collection[str]) -> None:
+        """Take the weights of another run, and nothing else of it.
+
+        Args:
+            path: its checkpoint.
+            must_agree: names in the identity of both runs, whose values decide what weights mean.
+
+        Raises:
+            UserError: no checkpoint, or one of another model; the message names what does not fit.
+        """
+        content = checkpoint.load(path, self.place.device)
+        for key in must_agree:
+            theirs = content["identity"].get(key)
+            if theirs != self.identity[key]:
+                raise UserError(
+                    f"trainer.init_from: '{path}' was trained with {key} {theirs}, this configuration has "
+                    f"{self.identity[key]}"
+                )
+        theirs, mine = content["model"], self.model.state_dict()
+        wrong = [f"'{name}' is not in it" for name in mine if name not in theirs]
+        wrong += [f"its '{name}' is not in this model" for name in theirs if name not in mine]
+        wrong += [
+            f"its '{name}' has the shape {list(theirs[name].shape)}, that of this model {list(value.shape)}"
+            for name, value in mine.items()
+            if name in theirs and theirs[name].shape != value.shape
+        ]
+        if wrong:
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            raise UserError(f"trainer.init_from: '{path}' does not fit this model: {wrong[0]}{more}")
+        self.model.load_state_dict(theirs)
 
     def load_best(self) -> None:
         """Take the weights of ``best.ckpt``, written by the main rank."""
@@ -402,6 +464,7 @@ class _Step:
     trainer: Trainer
     batch: Batch
     progress: Progress
+    step: int
 
     def evaluate(self) -> tuple[ModelOutput, LossReport]:
         with self.trainer.autocast():
@@ -412,15 +475,35 @@ class _Step:
             self._diverged("term", broken)
         return output, report
 
-    def descend(self, total: Tensor) -> float:
-        self.trainer.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        limit = self.trainer.settings.gradient_clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.trainer.model.parameters(), limit).item()
-        if not math.isfinite(norm):  # averaged over ranks by DDP, so all ranks see the same
-            self._diverged("gradient of", list(self._broken_gradients()))
-        self.trainer.optimizer.step()
-        return norm
+    def descend(self, total: Tensor, only: Side | None = None) -> float:
+        model, optimizer, scaler = self.trainer.model, self.trainer.optimizer, self.trainer.scaler
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        if only is not None:
+            self._forget_gradients(beside=only)
+        scaler.unscale_(optimizer)
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        value = norm.item()  # averaged over ranks by DDP, so all ranks see the same
+        if not math.isfinite(value) and not self._may_skip():
+            self._diverged("gradient of", list(self._broken_gradients()) or ["all parameters together"])
+        if self.trainer.settings.gradient_clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(model.parameters(), self.trainer.settings.gradient_clip, norm)
+        scaler.step(optimizer)  # in fp16, not where a gradient overflowed: the scale is then halved
+        scaler.update()
+        return value
+
+    def _may_skip(self) -> bool:
+        """Whether a gradient that is not finite is an overflow that a smaller scale can mend."""
+        scaler = self.trainer.scaler
+        return scaler.is_enabled() and scaler.get_scale() * scaler.get_backoff_factor() >= _SMALLEST_LOSS_SCALE
+
+    def _forget_gradients(self, beside: Side) -> None:
+        """An optimiser leaves parameters without a gradient as they are, their moments and weight decay too."""
+        encoder = {id(parameter) for parameter in self.trainer.model.encoder_parameters()}
+        for parameter in self.trainer.model.parameters():
+            if (id(parameter) in encoder) != (beside == "encoder"):
+                parameter.grad = None
 
     def _broken_gradients(self) -> Iterator[str]:
         for name, parameter in self.trainer.model.named_parameters():
@@ -462,18 +545,21 @@ class _BegunEpoch:
         means: of losses and gradient norm.
         observers: what each observer gathered, by the name of its class.
         seconds: training time so far.
+        num_skipped_steps: those whose gradient overflowed in fp16.
     """
 
     means: _RunningMeans = field(default_factory=_RunningMeans)
     observers: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: float = 0.0
+    num_skipped_steps: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         means = {"sums": {key: value.cpu() for key, value in self.means.sums.items()}, "rows": self.means.rows}
-        return {"means": means, "observers": self.observers, "seconds": self.seconds}
+        more = {"seconds": self.seconds, "num_skipped_steps": self.num_skipped_steps}
+        return {"means": means, "observers": self.observers, **more}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> _BegunEpoch:
         means = _RunningMeans()
         means.sums, means.rows = dict(content["means"]["sums"]), dict(content["means"]["rows"])
-        return cls(means, content["observers"], content["seconds"])
+        return cls(means, content["observers"], content["seconds"], content["num_skipped_steps"])

@@ -27,8 +27,14 @@ class TestEncoders(EncoderConformance):
 
 class TestDecoders(DecoderConformance):
     variants: ClassVar = {
-        "sbd": [{}, {"upsampling": "resize_conv", "mixing_layers": 1}, {"spectral_norm": True, "final_norm": True}],
-        "transposed": [{}, {"spectral_norm": True}],
+        "sbd": [
+            {},
+            {"upsampling": "resize_conv", "mixing_layers": 1},
+            {"spectral_norm": True, "final_norm": True},
+            {"upsampling": "nearest", "spectral_norm": True},
+        ],
+        "transposed": [{}, {"spectral_norm": True, "activation": "tanh"}],
+        "per_modality": [{}, {"each": {"name": "transposed"}}],
         "auxiliary": [{}, {"upsampling": "resize_conv", "spectral_norm": True}],
     }
 
@@ -54,6 +60,7 @@ class TestModels(ModelConformance):
 
 class TestTerms(TermConformance):
     variants: ClassVar = {
+        "calibrated": [{}, {"per_modality": True}],
         "semantic": [{"partition": "vol"}, {"partition": "shape"}],
         "kl": [
             {},

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from menvae.data.brats import BratsSource
 from menvae.data.phantom import MODALITIES, phantom_subject, write_subject
 from menvae.data.prepare import prepare
-from menvae.data.storage import StoredSubject
+from menvae.data.storage import StoredSubject, stored
 from menvae.errors import UserError
 from menvae.types import Intensities
 
@@ -162,3 +162,23 @@ def test_what_killed_processes_left_is_removed_after_a_day(tmp_path: Path) -> No
     prepare(source, tmp_path / "cache")
     assert fresh.is_dir()
     assert not old.exists()
+
+
+@pytest.mark.parametrize("cache_format", ["arrays", "compressed"])
+def test_minmax_goes_from_minus_1_to_1_and_leaves_background_at_0(tmp_path: Path, cache_format: str) -> None:
+    (subject,) = prepare(cohort(tmp_path / "c", cache_format=cache_format), tmp_path / "cache").subjects
+    values = subject.load()
+    image = z_scores(values.scaled("minmax"))
+    assert np.array_equal(values.scaled("zscore").image, values.image)
+    for channel, raw in zip(image, values.image, strict=True):
+        inside = raw != 0
+        low, high = raw[inside].min().astype(float), raw[inside].max().astype(float)
+        assert not channel[~inside].any()
+        np.testing.assert_allclose(channel[inside], 2.0 * (raw[inside] - low) / (high - low) - 1.0, atol=1e-5)
+        assert (channel.min(), channel.max()) == pytest.approx((-1.0, 1.0), abs=1e-5)
+
+
+def test_minmax_of_a_constant_and_of_nothing_is_finite() -> None:
+    channels = [np.full((2, 2, 2), 7, np.int16), np.zeros((2, 2, 2), np.int16)]
+    image = z_scores(stored(channels, np.zeros((2, 2, 2), np.uint8), "arrays").scaled("minmax"))
+    assert not image.any()

@@ -2,10 +2,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import nn
 
 from menvae.decoders.auxiliary import AuxiliaryDecoder, auxiliary_side
+from menvae.decoders.per_modality import PerModalityDecoder
 from menvae.decoders.sbd import SpatialBroadcastDecoder, coordinate_grid
 from menvae.decoders.transposed import TransposedDecoder
+from menvae.encoders.resnet import ResNetEncoder
 from menvae.errors import UserError
 
 
@@ -45,9 +48,9 @@ def test_latent_gain_keeps_z_out_at_first_and_coordinates_in(spectral_norm: bool
 
 def test_final_norm_is_the_one_of_the_last_up_block() -> None:
     with_norm, without = (SpatialBroadcastDecoder(6, 2, (16, 16, 16), final_norm=norm) for norm in (True, False))
-    assert [type(m).__name__ for m in with_norm.up[-1]] == ["ConvTranspose3d", "GroupNorm", "ReLU"]
-    assert [type(m).__name__ for m in without.up[-1]] == ["ConvTranspose3d", "ReLU"]
-    assert all(type(block[1]).__name__ == "GroupNorm" for block in without.up[:-1])
+    assert [type(m).__name__ for m in with_norm.up[-1].layers] == ["ConvTranspose3d", "GroupNorm", "ReLU"]
+    assert [type(m).__name__ for m in without.up[-1].layers] == ["ConvTranspose3d", "ReLU"]
+    assert all(type(block.layers[1]).__name__ == "GroupNorm" for block in without.up[:-1])
 
 
 def test_auxiliary_parameters_by_hand() -> None:
@@ -103,3 +106,77 @@ def test_output_is_linear_and_reaches_any_z_score() -> None:
         with torch.no_grad():
             decoder.output.bias.fill_(12.0)
             assert decoder(torch.zeros(1, 3)).max() > 10.0
+
+
+def test_every_modality_has_a_decoder_of_its_own() -> None:
+    decoder = PerModalityDecoder(3, 2, (16, 32, 16), each={"name": "transposed"})
+    z = torch.randn(2, 3)
+    drawn = decoder(z)
+    assert drawn.shape == (2, 2, 16, 32, 16)
+    assert torch.equal(drawn[:, 1:], decoder.decoders[1](z))
+    drawn[:, 1].square().sum().backward()
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in decoder.decoders[0].parameters())
+    assert all(parameter.grad is not None for parameter in decoder.decoders[1].parameters())
+
+
+def test_a_decoder_for_each_modality_is_refused_in_words() -> None:
+    for each, words in (
+        ({"name": "per_modality"}, r"decoder\.each\.name: 'per_modality' is not allowed"),
+        ({"name": "sbd", "filters": 3}, r"decoder\.each\.filters: no such key of 'sbd'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            PerModalityDecoder(3, 2, (16, 16, 16), each=each)
+
+
+def test_sbd_at_128_as_documented() -> None:
+    """Exp2b: 131 -> 256 (1x1x1) -> 128 -> 64 -> 32 -> 16 -> 4 on 8^3, four transposed convolutions of stride 2."""
+    with torch.device("meta"):
+        decoder = SpatialBroadcastDecoder(128, 4, (128, 128, 128), base_filters=32, mixing_layers=1, final_norm=True)
+    layers = [m for m in decoder.modules() if isinstance(m, nn.Conv3d | nn.ConvTranspose3d)]
+    shapes = [(type(m).__name__, m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0]) for m in layers]
+    assert shapes == [
+        ("Conv3d", 131, 256, 1, 1),
+        ("ConvTranspose3d", 256, 128, 4, 2),
+        ("ConvTranspose3d", 128, 64, 4, 2),
+        ("ConvTranspose3d", 64, 32, 4, 2),
+        ("ConvTranspose3d", 32, 16, 4, 2),
+        ("Conv3d", 16, 4, 3, 1),
+    ]
+    seen: list[torch.Size] = []
+    decoder.mixing.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+    assert decoder(torch.empty(2, 128, device="meta")).shape == (2, 4, 128, 128, 128)
+    assert seen == [(2, 131, 8, 8, 8)]
+
+
+def test_each_coordinate_varies_along_its_own_axis_only() -> None:
+    grid = SpatialBroadcastDecoder(3, 1, (128, 128, 128)).coordinates
+    assert grid.shape == (1, 3, 8, 8, 8)
+    assert grid.min() == -1.0
+    assert grid.max() == 1.0
+    for axis in range(3):
+        steps = [grid[0, axis].diff(dim=other) for other in range(3)]
+        assert (steps[axis] > 0.0).all()
+        torch.testing.assert_close(steps[axis], torch.full_like(steps[axis], 2.0 / 7.0))
+        assert not any(steps[other].any() for other in range(3) if other != axis)
+
+
+def test_transposed_decoder_at_128_is_symmetric_to_the_encoder() -> None:
+    with torch.device("meta"):
+        encoder = ResNetEncoder(4, (128, 128, 128), 128, base_filters=32, block_means=None)
+        decoder = TransposedDecoder(128, 4, (128, 128, 128), base_filters=32)
+    widths, sides = [], []
+    grid = encoder.stem(torch.empty(2, 4, 128, 128, 128, device="meta"))
+    for block in [None, *encoder.layers]:
+        grid = grid if block is None else block(grid)
+        if grid.shape[2] not in sides:
+            widths.append(grid.shape[1])
+            sides.append(grid.shape[2])
+    assert (widths, sides) == ([32, 64, 128, 256], [64, 32, 16, 8])
+    assert encoder(torch.empty(2, 4, 128, 128, 128, device="meta"))[0].shape == (2, 128)
+    drawn = decoder.project(torch.empty(2, 128, device="meta")).unflatten(1, (-1, *decoder.grid))
+    back = [drawn.shape[1:3]]
+    for block in decoder.up:
+        drawn = block(drawn)
+        back.append(drawn.shape[1:3])
+    assert back == [(256, 8), (128, 16), (64, 32), (32, 64), (16, 128)]
+    assert decoder.output(drawn).shape == (2, 4, 128, 128, 128)

@@ -21,6 +21,11 @@ from menvae.types import Batch, ModelOutput, Posterior, Progress
 
 ROWS, Z, FEATURES = 16, 6, 3
 PROGRESS = Progress(1.0, 1.0)
+RECONSTRUCTION = {
+    "mse": {"name": "mse"},
+    "calibrated": {"name": "calibrated"},
+    "per_modality": {"name": "calibrated", "per_modality": True},
+}
 
 
 class TinyModel(nn.Module):
@@ -42,7 +47,7 @@ def objective(recon: str, clamping: str) -> Objective:
     layout = LatentLayout({"vol": 2, "loc": 2, "residual": 2})
     context = TermContext(layout, 8, ROWS)
     terms = {
-        "recon": build("term", {"name": recon}, context),
+        "recon": build("term", RECONSTRUCTION[recon], context),
         "kl": build("term", {"name": "kl", "free_bits": 0.05, "clamping": clamping}, context),
         "vol": build("term", {"name": "semantic", "partition": "vol"}, context),
         "dcor": build("term", {"name": "dcor", "buffer_size": 24}, context),
@@ -53,7 +58,7 @@ def objective(recon: str, clamping: str) -> Objective:
 
 def batch_of(seed: int, rank: int, num_ranks: int) -> Batch:
     generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(ROWS, 1, 2, 2, 2, generator=generator)
+    inputs = torch.randn(ROWS, 2, 1, 2, 2, generator=generator)
     targets = torch.randn(ROWS, FEATURES, generator=generator)
     observed = torch.rand(ROWS, FEATURES, generator=generator) > 0.4
     mine = slice(rank * ROWS // num_ranks, (rank + 1) * ROWS // num_ranks)
@@ -64,7 +69,7 @@ def batch_of(seed: int, rank: int, num_ranks: int) -> Batch:
 def main() -> None:
     results = {}
     with place() as here:
-        for recon, clamping in (("mse", "batch_mean"), ("calibrated", "per_sample")):
+        for recon, clamping in (("mse", "batch_mean"), ("calibrated", "per_sample"), ("per_modality", "batch_mean")):
             torch.manual_seed(0)
             model, loss = TinyModel(), objective(recon, clamping)
             parallel = DistributedDataParallel(model) if here.num_ranks > 1 else model

@@ -37,9 +37,7 @@ def _arrays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Subjects made by hand have the same small head."""
     image, mask = np.full((1, 12, 12, 12), 5, np.int16), np.zeros((12, 12, 12), np.uint8)
     mask[4:8, 4:8, 4:8] = 3
-    monkeypatch.setattr(
-        PreparedSubject, "load", lambda self: StoredSubject(image, mask, (0.0,), (1.0,), (1.0,), (0.0,))
-    )
+    monkeypatch.setattr(PreparedSubject, "load", lambda self: StoredSubject(image, mask, *[(0.0,), (1.0,)] * 3))
 
 
 def made(num: int = 12, *more: PreparedSubject, split: bool = True, findings: tuple[Finding, ...] = ()) -> Findings:

@@ -31,6 +31,21 @@ def test_calibrated_by_hand(context: TermContext, output_of: MakeOutput, batch_o
     assert values["recon"].item() == pytest.approx(0.5 * (math.log(2 * math.pi * 0.25) + 1.0), abs=1e-6)
 
 
+def test_calibrated_per_modality_by_hand(context: TermContext, output_of: MakeOutput, batch_of: MakeBatch) -> None:
+    reconstruction = torch.full((2, 4, 2, 2, 2), 0.5)
+    reconstruction[:, 3] = 3.0
+    reconstruction.requires_grad_()
+    term = build("term", {"name": "calibrated", "per_modality": True}, context)
+    values = term(batch_of(), output_of(reconstruction=reconstruction))
+    by_channel = [0.5 * (math.log(2 * math.pi * error) + 1.0) for error in (0.25, 0.25, 0.25, 9.0)]
+    assert values["recon"].item() == pytest.approx(sum(by_channel) / 4, abs=1e-6)
+    assert values["mse"].item() == pytest.approx((3 * 0.25 + 9.0) / 4)
+    values["recon"].backward()
+    assert reconstruction.grad is not None
+    pull = (reconstruction.grad * reconstruction).sum(dim=(0, 2, 3, 4))
+    torch.testing.assert_close(pull, torch.full((4,), 0.25))  # scaling any channel by 1 + e costs e / 4 nats
+
+
 def test_calibrated_gradient_is_that_of_the_error_over_twice_itself(
     context: TermContext, output_of: MakeOutput, batch_of: MakeBatch
 ) -> None:

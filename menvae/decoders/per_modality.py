@@ -1,0 +1,59 @@
+"""Modality-specific decoders: one z, and a decoder of its own for each modality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from menvae.errors import UserError
+from menvae.registry import bind, register
+
+EACH: Mapping[str, Any] = {
+    "name": "sbd",
+    "base_filters": 16,
+    "mixing_layers": 2,
+    "latent_gain": 0.01,
+    "final_norm": False,
+    "upsampling": "transposed",
+    "activation": "linear",
+    "spectral_norm": False,
+}
+
+
+@register("decoder", "per_modality", reference="recommendations of the design reports")
+class PerModalityDecoder(nn.Module):
+    """One decoder a modality, all made alike, each with one output channel.
+
+    Whatever the modalities share is in z. For a balance between their errors see ``per_modality`` of the term
+    ``calibrated``.
+    """
+
+    def __init__(
+        self, z_dim: int, out_channels: int, size: tuple[int, int, int], *, each: Mapping[str, Any] = EACH
+    ) -> None:
+        """Build the decoders.
+
+        Args:
+            z_dim: Z.
+            out_channels: C, number of modalities.
+            size: (D, H, W) in voxels.
+            each: configuration of a decoder, ``decoder@decoder.each=<name>``.
+
+        Raises:
+            UserError: ``each`` is no decoder, or is this one.
+        """
+        super().__init__()
+        bound = bind("decoder", each, "decoder.each")
+        if bound.part.factory is PerModalityDecoder:
+            raise UserError(
+                "decoder.each.name: 'per_modality' is not allowed; name the decoder that draws one modality"
+            )
+        self.decoders = nn.ModuleList(bound(z_dim, 1, size) for _ in range(out_channels))
+        self.output_size: tuple[int, int, int] = self.decoders[0].output_size  # type: ignore[assignment]
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Z [B, Z] -> reconstruction [B, C, D, H, W], channels in the order of the modalities."""
+        return torch.cat([decoder(z) for decoder in self.decoders], dim=1)
