@@ -49,8 +49,8 @@ class Model(nn.Module):
         """Return the names of what the model can give beyond the posterior, for a supervision by partition."""
         raise NotImplementedError
 
-    def encode(self, inputs: Tensor) -> Posterior:
-        """Inputs [B, C, D, H, W] -> q(z|x)."""
+    def encode(self, inputs: Tensor, available: Tensor | None = None) -> Posterior:
+        """Inputs [B, C, D, H, W], modalities that count, bool [B, C] (None: all) -> q(z|x)."""
         raise NotImplementedError
 
     def decode(self, z: Tensor) -> Tensor:

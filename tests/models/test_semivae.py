@@ -49,7 +49,7 @@ def test_run6_has_the_documented_number_of_parameters(compose_train: Callable[..
 def test_log_variance_has_a_floor() -> None:
     model = semivae()
     with torch.no_grad():
-        model.encoder.logvar.bias.fill_(-100.0)
+        model.encoder.head.logvar.bias.fill_(-100.0)
     assert model.encode(batch().inputs).logvar.min().item() == -6.0
     assert model.encode(batch().inputs).logvar.exp().min().item() == pytest.approx(0.00248, abs=1e-5)
 
@@ -83,7 +83,8 @@ def test_head_that_nobody_needs_is_not_built() -> None:
 def test_partition_with_no_targets_is_not_supervised() -> None:
     model = semivae(supervision={"vol": ["vol_total"], "loc": [], "shape": []})
     assert list(model.heads) == ["vol"]
-    assert type(model).provides(model.supervision) == {"reconstruction", "auxiliary_reconstruction", "predictions.vol"}
+    given = {"reconstruction", "auxiliary_reconstruction", "predictions.vol", "cycle.vol"}
+    assert type(model).provides(model.supervision) == given
 
 
 @pytest.mark.parametrize(
