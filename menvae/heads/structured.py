@@ -8,13 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from menvae.errors import UserError
-from menvae.heads.mlp import MLPHead
+from menvae.heads.mlp import perceptron
 from menvae.registry import Field, register
 
 
 @register("head", "structured", reference="design report, recommendations")
 class StructuredHead(nn.Module):
-    """Target i is read by a perceptron of its own (see ``mlp``) from the i-th of F equal blocks of coordinates."""
+    """Target i is read by a perceptron of its own from the i-th of F equal blocks of coordinates.
+
+    Each has 2P hidden units, as many as ``mlp`` has for all targets: of the 2P / F that a block of 2 coordinates would
+    get, all may start where their ReLU is 0, and such a target is never learnt.
+    """
 
     def __init__(
         self, num_latents: int, num_features: int, *, dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
@@ -36,7 +40,7 @@ class StructuredHead(nn.Module):
                 f"{num_features} outputs; make them {_nearest_multiple(num_latents, num_features)}"
             )
         self.heads = nn.ModuleList(
-            MLPHead(num_latents // num_features, 1, dropout=dropout) for _ in range(num_features)
+            perceptron(num_latents // num_features, 2 * num_latents, 1, dropout) for _ in range(num_features)
         )
 
     def forward(self, latents: Tensor) -> Tensor:
