@@ -9,20 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from menvae.encoders import Encoder, Features
+from menvae.encoders.resnet import DEFAULTS
 from menvae.latent import LatentLayout
 from menvae.registry import bind, register
 from menvae.statistics.gaussian import product_with_prior
-
-RESNET: Mapping[str, Any] = {
-    "name": "resnet",
-    "base_filters": 16,
-    "pool": "flatten",
-    "residual_gain": 0.1,
-    "block_means": 8,
-    "initial_logvar": -3.0,
-    "spectral_norm": False,
-    "stem": "shared",
-}
 
 
 @register("encoder", "product_of_experts", reference="Wu & Goodman 2018")
@@ -39,7 +29,7 @@ class ProductOfExperts(Encoder):
         size: tuple[int, int, int],
         layout: LatentLayout,
         *,
-        expert: Mapping[str, Any] = RESNET,
+        expert: Mapping[str, Any] = DEFAULTS,
         shared_weights: bool = False,
     ) -> None:
         """Build the experts.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from torch import Tensor
 
@@ -10,6 +11,18 @@ from menvae.encoders import Encoder, Features
 from menvae.encoders.trunk import GaussianHead, Pool, ResNetTrunk, Stem, pooling
 from menvae.latent import LatentLayout
 from menvae.registry import Field, register
+
+DEFAULTS: Mapping[str, Any] = {
+    "name": "resnet",
+    "base_filters": 16,
+    "pool": "flatten",
+    "residual_gain": 0.1,
+    "block_means": 8,
+    "initial_logvar": -3.0,
+    "spectral_norm": False,
+    "stem": "shared",
+}
+"""Of ``conf/encoder/resnet.yaml``, for encoders that are made of others."""
 
 
 @register("encoder", "resnet", reference="He et al. 2016; SemiVAE Run 6")

@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+from pretrained import CHECKPOINT
+
 from menvae.conformance import (
     DataConformance,
     DecoderConformance,
@@ -33,6 +35,10 @@ class TestEncoders(EncoderConformance):
         "product_of_experts": [
             {"expert": {"name": "resnet", "base_filters": 8}},
             {"expert": {"name": "branched", "base_filters": 8, "hierarchical": True}, "shared_weights": True},
+        ],
+        "frozen": [
+            {"checkpoint": str(CHECKPOINT), "trained": {"name": "resnet", "base_filters": 8}},
+            {"checkpoint": str(CHECKPOINT), "partition": "shape", "pool": "flatten", "initial_logvar": None},
         ],
     }
 
