@@ -49,6 +49,7 @@ class Batch:
         labels: class index [B], or None.
         time: time of the visit in days [B], or None.
         intensities: what makes z-scores of the inputs when the batch is brought to its device, or None.
+        available: which modalities a subject has, bool [B, C], or None: all. The inputs of the others mean nothing.
     """
 
     inputs: Tensor
@@ -59,6 +60,7 @@ class Batch:
     labels: Tensor | None = None
     time: Tensor | None = None
     intensities: Intensities | None = None
+    available: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.subject_id)
@@ -86,6 +88,7 @@ class Batch:
             mask=move(self.mask),
             labels=move(self.labels),
             time=move(self.time),
+            available=move(self.available),
         )
 
 

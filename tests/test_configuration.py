@@ -75,6 +75,12 @@ def test_every_experiment_takes_two_real_steps(compose_train: Compose, name: str
     assert not unmoved
 
 
+@pytest.mark.parametrize("name", names("experiment"))
+def test_every_experiment_composes_with_real_data(compose_train: Compose, name: str, tmp_path: Path) -> None:
+    composed = compose_train(f"experiment={name}", "data=brats", f"data.root={tmp_path}", *SHRUNK)
+    assert Experiment.from_config(composed).source.modalities == ("t1c", "t1n", "t2f", "t2w")
+
+
 def noise(experiment: Experiment, rows: int) -> Batch:
     source = experiment.source
     sizes = {partition: len(features) for partition, features in experiment.supervision.items()}
@@ -128,6 +134,12 @@ def test_keys_that_stay(compose_train: Compose) -> None:
         ["loss.lambda_vol=0", "loss.lambda_aux_recon=0.5"],
         ["model.supervision.shape=[sphericity_total]", "loss.terms.kl.partitions=null"],
         ["decoder=transposed", "decoder@auxiliary_decoder=auxiliary", "learning_rate.warmup=0"],
+        ["encoder=branched", "encoder.attention=spatial", "encoder.multi_scale=[shape]", "model.isolation=trunk"],
+        ["head@model.heads.vol=structured", "encoder.stem=per_modality", "model.modality_dropout=0.25"],
+        [
+            *("head@model.heads.loc=identity", "head@model.inverse_heads.loc=identity", "model.partitions.loc=3"),
+            *("+term@loss.terms.cycle=cycle", "loss.terms.cycle.partition=loc", "+loss.lambda_cycle_loc=1"),
+        ],
     ],
     ids=str,
 )

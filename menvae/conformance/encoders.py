@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,20 +14,28 @@ from menvae.conformance.suite import (
     VolumeConformance,
     parameters_without_gradient,
     random_sum,
+    refusal,
     relative_distance,
     seeded,
 )
+from menvae.encoders import Encoder, detached
+from menvae.latent import LatentLayout
 
 
 class EncoderConformance(VolumeConformance):
-    """Inputs [B, C, D, H, W] -> mean [B, Z], logvar [B, Z]."""
+    """Inputs [B, C, D, H, W] -> mean [B, Z], logvar [B, Z].
+
+    Attributes:
+        layout: the partitions of z.
+    """
 
     group = "encoder"
+    layout: ClassVar[LatentLayout] = LatentLayout({"vol": 1, "shape": 2, "residual": 3})
 
-    def build(self, case: Case, size: Size | None = None) -> nn.Module:
+    def build(self, case: Case, size: Size | None = None) -> Encoder:
         """Return a seeded encoder."""
         torch.manual_seed(0)
-        encoder: nn.Module = case.bound()(self.num_channels, size or self.size, self.z_dim)
+        encoder: Encoder = case.bound()(self.num_channels, size or self.size, self.layout)
         return encoder
 
     def inputs(self, size: Size | None = None) -> Tensor:
@@ -35,7 +45,7 @@ class EncoderConformance(VolumeConformance):
     def check_shapes(self, module: nn.Module, size: Size) -> None:
         """Mean and log variance of each row."""
         for output in module(self.inputs(size)):
-            assert output.shape == (self.batch_size, self.z_dim)
+            assert output.shape == (self.batch_size, self.layout.z_dim)
             assert output.dtype == torch.float32
             assert torch.isfinite(output).all()
 
@@ -43,6 +53,62 @@ class EncoderConformance(VolumeConformance):
         encoder = self.build(case)
         random_sum(*encoder(self.inputs())).backward()  # type: ignore[no-untyped-call]
         assert not parameters_without_gradient(encoder)
+
+    def test_is_an_encoder(self, case: Case) -> None:
+        assert isinstance(self.build(case), Encoder)
+
+    @torch.no_grad()
+    def test_isolation_changes_no_value(self, case: Case) -> None:
+        encoder = self.build(case).eval()
+        features = encoder.features(self.inputs())
+        for isolated in (False, True):
+            found = encoder.posterior(features, isolated=isolated)
+            for ours, reference in zip(found, encoder(self.inputs()), strict=True):
+                torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-6)
+
+    def test_isolated_partitions_share_nothing_but_features(self, case: Case) -> None:
+        encoder = self.build(case)
+        features = detached(encoder.features(self.inputs()))
+        leaves = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+        moved = torch.zeros(sum(leaf.numel() for leaf in leaves), dtype=torch.int)
+        for name in self.layout:
+            mean = self.layout.select(encoder.posterior(features, isolated=True)[0], name)
+            gradients = torch.autograd.grad(random_sum(mean), leaves, allow_unused=True)
+            moved += torch.cat(
+                [
+                    (torch.zeros_like(x) if g is None else g).flatten() != 0.0
+                    for x, g in zip(leaves, gradients, strict=True)
+                ]
+            )
+        assert moved.any()
+        assert (moved <= 1).all()
+
+    def test_what_is_missing_does_not_matter(self, case: Case) -> None:
+        encoder, inputs = self.build(case).eval(), self.inputs()
+        available = torch.ones(inputs.shape[:2], dtype=torch.bool)
+        available[0, 0] = available[1, -1] = False
+        garbage = inputs.masked_fill(~available[..., None, None, None], torch.nan)
+        expected, found = encoder(inputs, available), encoder(garbage, available)
+        for ours, reference in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(expected[0][:2], encoder(inputs)[0][:2], rtol=1e-3)
+        random_sum(*found).backward()  # type: ignore[no-untyped-call]
+        assert not parameters_without_gradient(encoder)
+
+    @torch.no_grad()
+    def test_nothing_missing_is_no_mask(self, case: Case) -> None:
+        encoder, inputs = self.build(case).eval(), self.inputs()
+        everything = encoder(inputs, torch.ones(inputs.shape[:2], dtype=torch.bool))
+        for ours, reference in zip(everything, encoder(inputs), strict=True):
+            torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-6)
+
+    def test_checkpoint_round_trip(self, case: Case) -> None:
+        encoder, restored = self.build(case).eval(), self.build(case).eval()
+        for parameter in restored.parameters():
+            nn.init.normal_(parameter)
+        restored.load_state_dict(encoder.state_dict())
+        for ours, reference in zip(restored(self.inputs()), encoder(self.inputs()), strict=True):
+            torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-6)
 
     @torch.no_grad()
     def test_rows_do_not_depend_on_each_other(self, case: Case) -> None:
@@ -76,9 +142,12 @@ class EncoderConformance(VolumeConformance):
         random_sum(*found).backward()  # type: ignore[no-untyped-call]
         assert not parameters_without_gradient(encoder)
 
-    def test_number_of_channels_is_free(self, case: Case) -> None:
+    def test_number_of_channels_is_free_or_refused_in_words(self, case: Case) -> None:
         inputs = torch.randn(1, 1, *self.size, generator=seeded())
-        mean, _ = case.bound()(1, self.size, self.z_dim)(inputs)
-        assert mean.shape == (1, self.z_dim)
+        words = refusal(lambda: case.bound()(1, self.size, self.layout))
+        assert not words or "data.modalities" in words
+        if not words:
+            mean, _ = case.bound()(1, self.size, self.layout)(inputs)
+            assert mean.shape == (1, self.layout.z_dim)
         with pytest.raises((RuntimeError, ValueError)):
             self.build(case)(inputs)

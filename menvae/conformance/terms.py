@@ -46,7 +46,10 @@ class Example:
             noise(layout.z_dim),
             noise(2, 4, 4, 4),
             {name: noise(3) for name in layout},
-            {"auxiliary_reconstruction": noise(2, 2, 2, 2)},
+            {
+                "auxiliary_reconstruction": noise(2, 2, 2, 2),
+                **{f"cycle.{name}": noise(size) for name, size in layout.sizes.items()},
+            },
         )
         return cls(batch, output).mapped(lambda tensor: tensor.requires_grad_())
 
@@ -87,6 +90,7 @@ class Example:
             mask=None if self.batch.mask is None else self.batch.mask[order],
             labels=None if self.batch.labels is None else self.batch.labels[order],
             time=None if self.batch.time is None else self.batch.time[order],
+            available=None if self.batch.available is None else self.batch.available[order],
         )
         return Example(batch, self.mapped(lambda tensor: tensor[order]).output)
 

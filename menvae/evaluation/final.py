@@ -57,7 +57,7 @@ def evaluate_model(
     """
     latents = SplitRecorder(model, modalities)
     for batch in train:
-        latents.record_latents(batch, model.encode(batch.inputs))
+        latents.record_latents(batch, model.encode(batch.inputs, batch.available))
     train_record = latents.record()
     recorder = SplitRecorder(model, modalities)
     recorder.mean_training_z = torch.from_numpy(train_record.arrays["mean"].mean(axis=0)).float()

@@ -9,6 +9,15 @@ from torch import Tensor, nn
 from menvae.registry import Field, register
 
 
+def perceptron(num_inputs: int, num_hidden: int, num_outputs: int, dropout: float) -> nn.Sequential:
+    """Return Linear, ReLU, Dropout, Linear, with Xavier normal weights and zero bias."""
+    first, last = nn.Linear(num_inputs, num_hidden), nn.Linear(num_hidden, num_outputs)
+    for layer in (first, last):
+        nn.init.xavier_normal_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(first, nn.ReLU(), nn.Dropout(dropout), last)
+
+
 @register("head", "mlp", reference="SemiVAE Run 6")
 class MLPHead(nn.Module):
     """Linear(P, 2P), ReLU, Dropout, Linear(2P, F); Xavier normal weights, zero bias."""
@@ -24,16 +33,7 @@ class MLPHead(nn.Module):
             dropout: probability of dropping a hidden unit in training.
         """
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(num_latents, 2 * num_latents),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(2 * num_latents, num_features),
-        )
-        for layer in self.layers:
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_normal_(layer.weight)
-                nn.init.zeros_(layer.bias)
+        self.layers = perceptron(num_latents, 2 * num_latents, num_features, dropout)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Latents [B, P] -> z-scored targets [B, F]."""

@@ -55,8 +55,8 @@ class Model(nn.Module):
         """Yield the parameters that q(z|x) depends on; all others act on z."""
         return self.encoder.parameters()
 
-    def encode(self, inputs: Tensor) -> Posterior:
-        """Inputs [B, C, D, H, W] -> q(z|x)."""
+    def encode(self, inputs: Tensor, available: Tensor | None = None) -> Posterior:
+        """Inputs [B, C, D, H, W], modalities that count, bool [B, C] (None: all) -> q(z|x)."""
         raise NotImplementedError
 
     def decode(self, z: Tensor) -> Tensor:

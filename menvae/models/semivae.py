@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
+from menvae.encoders import Encoder, Features, detached
 from menvae.errors import UserError, nearest
 from menvae.latent import LatentLayout
 from menvae.models import Blueprint, Model
-from menvae.registry import bind, register
+from menvae.registry import Field, bind, register
 from menvae.types import Batch, ModelOutput, Posterior
 
 PARTITIONS: Mapping[str, int | None] = {"vol": 24, "loc": 8, "shape": 12, "residual": None}
@@ -31,7 +33,12 @@ HEADS: Mapping[str, Mapping[str, Any]] = {name: {"name": "mlp", "dropout": 0.1} 
 
 @register("model", "semivae", reference="SemiVAE Run 6")
 class SemiVAE(Model):
-    """z = [vol | loc | shape | residual]: a head for each supervised partition, a decoder, an auxiliary decoder."""
+    """z = [vol | loc | shape | residual]: a head for each supervised partition, a decoder, an auxiliary decoder.
+
+    A head reads the coordinates of its partition alone. What supervision of a partition trains beyond its head is
+    ``isolation``: with ``none`` everything that its coordinates come from. Detaching the other partitions first, as the
+    reports do, is the same function with the same gradient.
+    """
 
     def __init__(
         self,
@@ -41,6 +48,9 @@ class SemiVAE(Model):
         partitions: Mapping[str, int | None] = PARTITIONS,
         supervision: Mapping[str, Sequence[str]] = SUPERVISION,
         heads: Mapping[str, Mapping[str, Any]] = HEADS,
+        inverse_heads: Mapping[str, Mapping[str, Any]] = HEADS,
+        isolation: Literal["none", "latent", "trunk"] = "none",
+        modality_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0,
         auxiliary_partition: str = "residual",
         logvar_min: float = -6.0,
     ) -> None:
@@ -52,15 +62,23 @@ class SemiVAE(Model):
             partitions: name -> size, in the order of z; one may be None, which takes the rest.
             supervision: partition -> names of the targets that its head predicts.
             heads: partition -> configuration of its head.
+            inverse_heads: partition -> configuration of the head that recovers its coordinates from its predictions;
+                built where a term requires it.
+            isolation: ``none``; ``latent``: where a partition is made from others, no gradient runs from it into them,
+                whatever the loss; ``trunk``: supervision trains the partition's own branch of the encoder alone, what
+                all share learns from the other losses. The branches are then evaluated twice, the trunk once.
+            modality_dropout: probability that a modality is hidden from the encoder in training, for each subject; one
+                of those that it has always stays. All are to be reconstructed.
             auxiliary_partition: the partition that the auxiliary decoder draws from.
             logvar_min: floor of the posterior's log variance (-6 is a variance of 0.00248).
 
         Raises:
-            UserError: sizes that do not fit, or a partition that is supervised but has no head or does not exist.
+            UserError: sizes that do not fit, a partition that is supervised but has no head or does not exist, or an
+                isolation that this encoder has by itself.
         """
         super().__init__()
         self.layout = LatentLayout.from_config(z_dim, partitions)
-        self.logvar_min = logvar_min
+        self.logvar_min, self.isolation, self.modality_dropout = logvar_min, isolation, modality_dropout
         self.supervision = {
             name: list(features)
             for name, features in supervision.items()
@@ -73,7 +91,13 @@ class SemiVAE(Model):
             if name not in heads:
                 raise UserError(f"model.heads.{name}: partition '{name}' is supervised and needs a head, such as mlp")
         channels, size, parts = blueprint.in_channels, blueprint.size, blueprint.parts
-        self.encoder = parts["encoder"](channels, size, z_dim)
+        self.encoder: Encoder = parts["encoder"](channels, size, self.layout)
+        if isolation == "latent" and not self.encoder.hierarchical:
+            raise UserError(
+                "model.isolation: 'latent' needs partitions that are made from each other, such as those of "
+                f"encoder=branched with encoder.hierarchical=true; slicing isolates the latents of "
+                f"encoder={parts['encoder'].part.name} already, so model.isolation=none is the same"
+            )
         self.decoder = parts["decoder"](z_dim, channels, size)
         if self.decoder.output_size != size:
             raise UserError(
@@ -82,7 +106,7 @@ class SemiVAE(Model):
             )
         self.heads = nn.ModuleDict(
             {
-                name: bind("head", heads[name], f"model.heads.{name}")(self.layout.sizes[name], len(features))
+                name: _head(heads[name], f"model.heads.{name}", self.layout.sizes[name], len(features))
                 for name, features in self.supervision.items()
             }
         )
@@ -91,16 +115,36 @@ class SemiVAE(Model):
         if "auxiliary_reconstruction" in blueprint.needs:
             num_latents = self.layout.sizes[auxiliary_partition]
             self.auxiliary_decoder = parts["auxiliary_decoder"](num_latents, channels, size)
+        self.inverse_heads = self._inverse_heads(inverse_heads, blueprint.needs)
+
+    def _inverse_heads(self, configs: Mapping[str, Mapping[str, Any]], needs: frozenset[str]) -> nn.ModuleDict:
+        built: dict[str, nn.Module] = {}
+        for name, size in self.layout.sizes.items():
+            if f"cycle.{name}" not in needs:
+                continue
+            if name not in self.supervision:
+                raise UserError(
+                    f"a cycle of partition '{name}' needs its predictions; give loss.lambda_{name} a weight above 0"
+                )
+            path = f"model.inverse_heads.{name}"
+            if name not in configs:
+                raise UserError(f"{path}: the cycle of partition '{name}' needs an inverse head, such as mlp")
+            built[name] = _head(configs[name], path, len(self.supervision[name]), size)
+        return nn.ModuleDict(built)
 
     @classmethod
     def provides(cls, supervision: Mapping[str, Sequence[str]]) -> frozenset[str]:
-        """Reconstruction, auxiliary reconstruction, and predictions of every supervised partition."""
-        predictions = {f"predictions.{name}" for name, features in supervision.items() if features}
-        return frozenset({"reconstruction", "auxiliary_reconstruction", *predictions})
+        """Reconstruction, auxiliary reconstruction, and predictions and cycle of every supervised partition."""
+        supervised = [name for name, features in supervision.items() if features]
+        both = {f"{what}.{name}" for name in supervised for what in ("predictions", "cycle")}
+        return frozenset({"reconstruction", "auxiliary_reconstruction", *both})
 
-    def encode(self, inputs: Tensor) -> Posterior:
-        """Inputs [B, C, D, H, W] -> q(z|x), float32, log variance clamped from below."""
-        mean, logvar = self.encoder(inputs)
+    def encode(self, inputs: Tensor, available: Tensor | None = None) -> Posterior:
+        """Inputs [B, C, D, H, W], modalities that count [B, C] -> q(z|x), float32, log variance clamped from below."""
+        return self._posterior(self.encoder.features(inputs, available))
+
+    def _posterior(self, features: Features) -> Posterior:
+        mean, logvar = self.encoder.posterior(features, isolated=self.isolation == "latent")
         return Posterior(mean.float(), logvar.float().clamp(min=self.logvar_min))
 
     def decode(self, z: Tensor) -> Tensor:
@@ -112,12 +156,40 @@ class SemiVAE(Model):
         """Posterior mean [B, Z] -> {partition: predicted z-scored targets [B, F]}; a head sees its own slice only."""
         return {name: head(self.layout.select(mean, name)).float() for name, head in self.heads.items()}
 
+    def recover(self, predictions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Predictions {partition: [B, F]}, detached -> {``cycle.<partition>``: its coordinates [B, P]}."""
+        return {f"cycle.{name}": head(predictions[name].detach()).float() for name, head in self.inverse_heads.items()}
+
     def forward(self, batch: Batch) -> ModelOutput:
         """Encode, sample in training or take the mean in evaluation, decode, predict."""
-        posterior = self.encode(batch.inputs)
+        features = self.encoder.features(batch.inputs, self._seen(batch))
+        posterior = self._posterior(features)
         z = posterior.sample() if self.training else posterior.mean
-        extras = {}
+        supervised = posterior.mean
+        if self.isolation == "trunk" and self.heads:
+            supervised = self.encoder.posterior(detached(features), isolated=True)[0].float()
+        predictions = self.predict(supervised)
+        extras = self.recover(predictions)
         if self.auxiliary_decoder is not None:
             residual = self.layout.select(z, self.auxiliary_partition)
             extras["auxiliary_reconstruction"] = self.auxiliary_decoder(residual).float()
-        return ModelOutput(posterior, z, self.decode(z), self.predict(posterior.mean), extras)
+        return ModelOutput(posterior, z, self.decode(z), predictions, extras)
+
+    def _seen(self, batch: Batch) -> Tensor | None:
+        """Return which modalities the encoder sees [B, C], None for all: those there are, thinned out in training."""
+        if not self.training or self.modality_dropout == 0.0:
+            return batch.available
+        draws = torch.rand(batch.inputs.shape[:2], device=batch.inputs.device)
+        if batch.available is not None:
+            draws = draws.masked_fill(~batch.available, -1.0)
+        largest = draws == draws.amax(dim=1, keepdim=True)
+        return (largest | (draws >= self.modality_dropout)) & (draws >= 0.0)
+
+
+def _head(config: Mapping[str, Any], path: str, num_inputs: int, num_outputs: int) -> nn.Module:
+    bound = bind("head", config, path)
+    try:
+        head: nn.Module = bound(num_inputs, num_outputs)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return head

@@ -1,4 +1,4 @@
-"""Divergences of diagonal Gaussians, and the free bits that bound them from below."""
+"""Divergences and products of diagonal Gaussians, and the free bits that bound divergences from below."""
 
 from __future__ import annotations
 
@@ -43,3 +43,32 @@ def calibrated_nats(mean_squared_error: Tensor) -> Tensor:
         Nats per entry, of the same shape.
     """
     return 0.5 * (torch.log(2.0 * torch.pi * mean_squared_error) + 1.0)
+
+
+def product_with_prior(mean_BMZ: Tensor, logvar_BMZ: Tensor, available_BM: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return mean and log variance of the product of M Gaussians and of the prior N(0, I), renormalised.
+
+    Precisions add up, and the mean is that of the factors, weighted by precision (Wu & Goodman 2018, section 2.2). Sums
+    of precisions are taken as log-sum-exp, so that no log variance overflows.
+
+    Args:
+        mean_BMZ: of each factor [B, M, Z].
+        logvar_BMZ: of each factor [B, M, Z].
+        available_BM: which factors count, bool [B, M]; None: all. Without any the product is the prior.
+
+    Returns:
+        Mean [B, Z] and log variance [B, Z], float32.
+
+    >>> mean, logvar = product_with_prior(torch.tensor([[[4.0], [0.0]]]), torch.zeros(1, 2, 1), None)
+    >>> round(mean.item(), 4), round(logvar.exp().item(), 4)
+    (1.3333, 0.3333)
+    """
+    with torch.autocast(mean_BMZ.device.type, enabled=False):
+        mean, log_precision = mean_BMZ.float(), -logvar_BMZ.float()
+        if available_BM is not None:
+            missing = ~available_BM.unsqueeze(2)
+            mean, log_precision = mean.masked_fill(missing, 0.0), log_precision.masked_fill(missing, -torch.inf)
+        prior = torch.zeros_like(mean[:, :1])
+        log_precision = torch.cat([log_precision, prior], dim=1)
+        weights = log_precision.softmax(dim=1)
+        return (weights[:, :-1] * mean).sum(dim=1), -log_precision.logsumexp(dim=1)

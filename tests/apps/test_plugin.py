@@ -15,42 +15,49 @@ CODE = '''"""Encoders of a third party."""
 
 from torch import Tensor, nn
 
+from menvae.encoders import Encoder, Features
+from menvae.latent import LatentLayout
 from menvae.registry import register
 
 
 @register("encoder", "tiny", reference="nobody 2026")
-class TinyEncoder(nn.Module):
+class TinyEncoder(Encoder):
     """One linear map of the mean of each channel."""
 
-    def __init__(self, in_channels: int, size: tuple[int, int, int], z_dim: int, *, gain: float = 2.0) -> None:
+    def __init__(self, in_channels: int, size: tuple[int, ...], layout: LatentLayout, *, gain: float = 2.0) -> None:
         super().__init__()
         self.gain = gain
-        self.map = nn.Linear(in_channels, 2 * z_dim)
+        self.map = nn.Linear(in_channels, 2 * layout.z_dim)
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        mean, logvar = self.map(self.gain * inputs.mean(dim=(2, 3, 4))).float().chunk(2, dim=1)
+    def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
+        if available is not None:
+            inputs = inputs.masked_fill(~available[..., None, None, None], 0.0)
+        return {"means": self.gain * inputs.mean(dim=(2, 3, 4))}
+
+    def posterior(self, features: Features, *, isolated: bool = False) -> tuple[Tensor, Tensor]:
+        mean, logvar = self.map(features["means"]).float().chunk(2, dim=1)
         return mean, logvar
 '''
 LEAKY = '''
 
 @register("encoder", "leaky")
 class Leaky(TinyEncoder):
-    """Looks at other rows of the batch, and has a parameter that does nothing."""
+    """Looks at other rows of the batch and at what is missing, and has a parameter that does nothing."""
 
-    def __init__(self, in_channels: int, size: tuple[int, int, int], z_dim: int, *, gain: float = 2.0) -> None:
-        super().__init__(in_channels, size, z_dim, gain=gain)
+    def __init__(self, in_channels: int, size: tuple[int, ...], layout: LatentLayout, *, gain: float = 2.0) -> None:
+        super().__init__(in_channels, size, layout, gain=gain)
         self.unused = nn.Linear(1, 1)
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        return super().forward(inputs - inputs.mean(dim=0))
+    def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
+        return super().features(inputs - inputs.mean(dim=0))
 
 
 @register("encoder", "misread")
 class Misread(TinyEncoder):
     """Its file says something else than its constructor."""
 
-    def __init__(self, in_channels: int, size: tuple[int, int, int], z_dim: int, *, gain: float = 2.0) -> None:
-        super().__init__(in_channels, size, z_dim, gain=gain)
+    def __init__(self, in_channels: int, size: tuple[int, ...], layout: LatentLayout, *, gain: float = 2.0) -> None:
+        super().__init__(in_channels, size, layout, gain=gain)
 '''
 SUITE = """
 import sys
@@ -122,7 +129,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, *arguments], cwd=site, env=environment, capture_output=True, text=True, check=False
     )
@@ -138,7 +146,9 @@ def test_its_part_is_configured_by_name_and_not_imported_for_that(site: Path) ->
 
 
 def test_help_offers_it(site: Path) -> None:
-    assert "encoder: leaky, misread, resnet, tiny" in run(site, "-c", TRAIN, "--help").stdout
+    lines = run(site, "-c", TRAIN, "--help").stdout.splitlines()
+    (offered,) = [line for line in lines if line.strip().startswith("encoder: ")]
+    assert {"leaky", "misread", "resnet", "tiny"} <= set(offered.strip().removeprefix("encoder: ").split(", "))
 
 
 def test_its_own_tests_pass_what_is_right_and_find_what_is_wrong(site: Path) -> None:
@@ -154,6 +164,7 @@ def test_its_own_tests_pass_what_is_right_and_find_what_is_wrong(site: Path) -> 
         "TestWrong::test_every_parameter_gets_a_gradient[leaky]",
         "TestWrong::test_bfloat16_is_finite_and_near_float32[leaky]",
         "TestWrong::test_rows_do_not_depend_on_each_other[leaky]",
+        "TestWrong::test_what_is_missing_does_not_matter[leaky]",
     }, done.stdout
     assert "TestTiny::test_rows_do_not_depend_on_each_other[tiny-gain=0.5]" in outcomes
     assert "test_an_experiment_is_built_with_it" in outcomes

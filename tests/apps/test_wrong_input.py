@@ -17,7 +17,7 @@ WRONG = [
     (["modle.z_dim=3"], "modle: no such key; did you mean 'model'?"),
     (["trainer.max_epoch=3"], "trainer.max_epoch: no such key; did you mean 'max_epochs'?"),
     (["encoder=resnt"], "encoder: 'resnt' is not an option; did you mean 'resnet'?"),
-    (["experiment=run6"], "experiment: 'run6' is not an option; known: semivae_run6"),
+    (["experiment=run6"], "experiment: 'run6' is not an option; "),
     (["schedule@loss.schedules.vol=linea"], "schedule: 'linea' is not an option; did you mean 'linear'?"),
     (["modell=semivae"], "modell: no such key; did you mean 'model'?"),
     (["trainer.max_epochs=[1"], "no viable alternative"),
@@ -28,7 +28,7 @@ WRONG = [
     # found when the experiment is checked
     (["+spurious=1"], "spurious: no such key"),
     (["+encoder.widht=1"], "encoder.widht: no such key of 'resnet'"),
-    (["encoder.name=foo"], "encoder: 'foo' is not registered; known: resnet"),
+    (["encoder.name=foo"], "encoder: 'foo' is not registered; known: branched, "),
     (["trainer.max_epochs=-1"], "trainer.max_epochs: -1 is not allowed"),
     (["trainer.max_epochs=many"], "trainer.max_epochs: 'many' is not allowed"),
     (["trainer.precision=fp8"], "trainer.precision: 'fp8' is not allowed"),

@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+from pretrained import CHECKPOINT
+
 from menvae.conformance import (
     DataConformance,
     DecoderConformance,
@@ -21,7 +23,23 @@ class TestEncoders(EncoderConformance):
         "resnet": [
             {},
             {"pool": "average", "spectral_norm": True, "base_filters": 8, "block_means": None, "initial_logvar": None},
-        ]
+            {"stem": "per_modality", "base_filters": 8},
+        ],
+        "branched": [
+            {"base_filters": 8},
+            {"attention": "channel", "multi_scale": ["shape"], "pool": "average", "stem": "per_modality"},
+            {"attention": "spatial", "base_filters": 8, "spectral_norm": True, "multi_scale": ["vol", "residual"]},
+            {"hierarchical": True, "base_filters": 8, "initial_logvar": None},
+            {"hierarchical": True, "order": ["residual", "vol", "shape"], "base_filters": 8, "block_means": None},
+        ],
+        "product_of_experts": [
+            {"expert": {"name": "resnet", "base_filters": 8}},
+            {"expert": {"name": "branched", "base_filters": 8, "hierarchical": True}, "shared_weights": True},
+        ],
+        "frozen": [
+            {"checkpoint": str(CHECKPOINT), "trained": {"name": "resnet", "base_filters": 8}},
+            {"checkpoint": str(CHECKPOINT), "partition": "shape", "pool": "flatten", "initial_logvar": None},
+        ],
     }
 
 
@@ -52,8 +70,11 @@ class TestModels(ModelConformance):
                 "partitions": {"one": 8, "two": None},
                 "supervision": {"one": ["vol_total"]},
                 "heads": {"one": {"name": "mlp"}},
+                "inverse_heads": {"one": {"name": "linear"}},
                 "auxiliary_partition": "two",
             },
+            {"isolation": "trunk"},
+            {"modality_dropout": 0.5},
         ]
     }
 
@@ -67,6 +88,7 @@ class TestTerms(TermConformance):
             {"partitions": ["residual"], "free_bits": 0.2},
             {"free_bits": 0.2, "clamping": "per_sample", "reduction": "per_voxel"},
         ],
+        "cycle": [{"partition": "vol"}, {"partition": "loc"}],
         "mse": [{}, {"reduction": "sum"}],
         "dcor": [{}, {"buffer_size": 0}, {"buffer_size": 10, "partitions": ["vol", "residual"]}],
     }

@@ -34,13 +34,15 @@ class TinyModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encode, self.decode, self.head = nn.Linear(8, 2 * Z), nn.Linear(Z, 8), nn.Linear(2, FEATURES)
-        self.small = nn.Linear(2, 1)
+        self.small, self.inverse = nn.Linear(2, 1), nn.Linear(FEATURES, 2)
 
     def forward(self, batch: Batch) -> ModelOutput:
         mean, logvar = self.encode(batch.inputs.flatten(1)).chunk(2, dim=1)
         reconstruction = self.decode(mean + 0.1 * logvar).reshape(batch.inputs.shape)
         extras = {"auxiliary_reconstruction": self.small(mean[:, 4:]).reshape(-1, 1, 1, 1, 1)}
-        return ModelOutput(Posterior(mean, logvar), mean, reconstruction, {"vol": self.head(mean[:, :2])}, extras)
+        vol = self.head(mean[:, :2])
+        extras["cycle.vol"] = self.inverse(vol.detach())
+        return ModelOutput(Posterior(mean, logvar), mean, reconstruction, {"vol": vol}, extras)
 
 
 def objective(recon: str, clamping: str) -> Objective:
@@ -52,8 +54,10 @@ def objective(recon: str, clamping: str) -> Objective:
         "vol": build("term", {"name": "semantic", "partition": "vol"}, context),
         "dcor": build("term", {"name": "dcor", "buffer_size": 24}, context),
         "aux_recon": build("term", {"name": "aux_recon"}, context),
+        "cycle": build("term", {"name": "cycle", "partition": "vol"}, context),
     }
-    return Objective(terms, {"recon": 1.0, "kl": 0.3, "vol": 2.0, "dcor": 5.0, "aux_recon": 0.5}, {})
+    weights = {"recon": 1.0, "kl": 0.3, "vol": 2.0, "dcor": 5.0, "aux_recon": 0.5, "cycle_vol": 2.0}
+    return Objective(terms, weights, {})
 
 
 def batch_of(seed: int, rank: int, num_ranks: int) -> Batch:

@@ -49,7 +49,7 @@ def test_run6_has_the_documented_number_of_parameters(compose_train: Callable[..
 def test_log_variance_has_a_floor() -> None:
     model = semivae()
     with torch.no_grad():
-        model.encoder.logvar.bias.fill_(-100.0)
+        model.encoder.head.logvar.bias.fill_(-100.0)
     assert model.encode(batch().inputs).logvar.min().item() == -6.0
     assert model.encode(batch().inputs).logvar.exp().min().item() == pytest.approx(0.00248, abs=1e-5)
 
@@ -83,7 +83,8 @@ def test_head_that_nobody_needs_is_not_built() -> None:
 def test_partition_with_no_targets_is_not_supervised() -> None:
     model = semivae(supervision={"vol": ["vol_total"], "loc": [], "shape": []})
     assert list(model.heads) == ["vol"]
-    assert type(model).provides(model.supervision) == {"reconstruction", "auxiliary_reconstruction", "predictions.vol"}
+    given = {"reconstruction", "auxiliary_reconstruction", "predictions.vol", "cycle.vol"}
+    assert type(model).provides(model.supervision) == given
 
 
 @pytest.mark.parametrize(
@@ -102,3 +103,80 @@ def test_what_does_not_fit_is_refused_in_words(changes: dict[str, Any], words: s
         monkeypatch.setitem(globals(), "SIZE", (32, 32, 32))
     with pytest.raises(UserError, match=words):
         semivae(**changes)
+
+
+def cycling(**changes: Any) -> Any:
+    return semivae(EVERYTHING | {"cycle.vol", "cycle.loc"}, **changes)
+
+
+def test_inverse_heads_recover_coordinates_from_detached_predictions() -> None:
+    model = cycling().eval()
+    assert list(model.inverse_heads) == ["vol", "loc"]
+    output = model(batch())
+    assert output.extras["cycle.vol"].shape == (2, 4)
+    assert output.extras["cycle.loc"].shape == (2, 2)
+    torch.testing.assert_close(output.extras["cycle.vol"], model.inverse_heads["vol"](output.predictions["vol"]))
+    output.extras["cycle.vol"].sum().backward()
+    moved = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved == {"inverse_heads"}
+
+
+def test_identity_is_its_own_inverse() -> None:
+    heads = {name: {"name": "identity" if name == "loc" else "mlp"} for name in ("vol", "loc", "shape")}
+    supervision = {"vol": ["vol_total"], "loc": ["loc_x", "loc_y"], "shape": ["solidity_total"]}
+    output = cycling(heads=heads, inverse_heads=heads, supervision=supervision)(batch())
+    assert torch.equal(output.extras["cycle.loc"], output.posterior.mean[:, 4:6])
+    assert torch.equal(output.predictions["loc"], output.posterior.mean[:, 4:6])
+
+
+def test_head_says_where_its_sizes_do_not_fit() -> None:
+    heads = {name: {"name": "structured"} for name in ("vol", "loc", "shape")}
+    with pytest.raises(UserError, match=r"model\.heads\.loc: 'structured' .* 2 inputs are no multiple of 3 outputs"):
+        semivae(heads=heads)
+
+
+def test_cycle_needs_predictions_and_an_inverse_head() -> None:
+    with pytest.raises(UserError, match=r"a cycle of partition 'vol' needs its predictions; give loss\.lambda_vol"):
+        semivae(EVERYTHING - {"predictions.vol"} | {"cycle.vol"})
+    with pytest.raises(UserError, match=r"model\.inverse_heads\.loc: .* needs an inverse head, such as mlp"):
+        cycling(inverse_heads={"vol": {"name": "linear"}})
+
+
+def hidden(model: Any, subjects: Batch) -> torch.Tensor:
+    """Return what the encoder is told of the modalities."""
+    seen: list[torch.Tensor] = []
+    features = model.encoder.features
+    model.encoder.features = lambda inputs, available=None: (seen.append(available), features(inputs, available))[1]
+    model(subjects)
+    return seen[0]
+
+
+def many(rows: int, **changes: Any) -> Batch:
+    return Batch(torch.zeros(rows, 4, *SIZE), tuple(str(row) for row in range(rows)), **changes)
+
+
+def test_modalities_are_hidden_in_training_only_and_never_all() -> None:
+    parts = {
+        "encoder": bind("encoder", {"name": "resnet", "base_filters": 8}),
+        "decoder": bind("decoder", {"name": "sbd"}),
+    }
+    model = bind("model", {**SMALL, "modality_dropout": 0.5})(Blueprint(4, SIZE, parts, frozenset({"reconstruction"})))
+    torch.manual_seed(3)
+    seen = model._seen(many(4000))
+    torch.manual_seed(3)
+    assert torch.equal(seen, model._seen(many(4000)))
+    # four fair coins, and where all say no (1 in 16) one modality is kept
+    assert seen.any(dim=1).all()
+    assert (~seen).float().mean().item() == pytest.approx(0.5 - 1 / 16 / 4, abs=0.02)
+    available = torch.tensor([[True, False, True, False], [False, False, False, True]]).repeat(500, 1)
+    seen = model._seen(many(1000, available=available))
+    assert not (seen & ~available).any()
+    assert seen.any(dim=1).all()
+    assert hidden(model.eval(), many(2)) is None
+
+
+def test_without_dropout_no_random_number_is_drawn() -> None:
+    model, subjects = semivae(), batch()
+    before = torch.get_rng_state()
+    assert model._seen(subjects) is None
+    assert torch.equal(torch.get_rng_state(), before)

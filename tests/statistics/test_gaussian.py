@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
-from menvae.statistics.gaussian import calibrated_nats, free_bits
+from menvae.statistics.gaussian import calibrated_nats, free_bits, product_with_prior
 
 KL = [[0.1, 0.5, 3.0], [0.3, 0.0, 1.0]]
 
@@ -57,3 +57,28 @@ def test_gradient_of_the_calibrated_likelihood_is_that_at_the_best_sigma() -> No
     assert residuals.grad is not None
     # envelope theorem: at the optimal sigma its own derivative does not count, d/dr of r^2 / (2 s^2 n) is r / (s^2 n)
     torch.testing.assert_close(residuals.grad, residuals.detach() / (6.0 * variance))
+
+
+def test_product_is_that_of_the_densities() -> None:
+    mean, logvar = torch.tensor([[[1.5], [-0.5]]]), torch.tensor([[[-1.0], [0.7]]])
+    z = torch.linspace(-12.0, 12.0, 20001, dtype=torch.float64)
+    density = torch.exp(-0.5 * z.square())
+    for factor in range(2):
+        density = density * torch.exp(-0.5 * (z - mean[0, factor]).square() / logvar[0, factor].exp())
+    density = density / density.sum()
+    found_mean, found_logvar = product_with_prior(mean, logvar, None)
+    expected = (density * z).sum()
+    assert found_mean.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert found_logvar.exp().item() == pytest.approx((density * (z - expected).square()).sum().item(), rel=1e-5)
+
+
+def test_product_without_factors_is_the_prior_and_none_overflows() -> None:
+    mean, logvar = torch.full((2, 3, 4), torch.nan), torch.full((2, 3, 4), torch.nan)
+    for value in product_with_prior(mean, logvar, torch.zeros(2, 3, dtype=torch.bool)):
+        assert torch.equal(value, torch.zeros(2, 4))
+    mean, logvar = torch.tensor([[[2.0], [3.0]]]), torch.tensor([[[-500.0], [500.0]]], requires_grad=True)
+    found_mean, found_logvar = product_with_prior(mean, logvar, None)
+    assert (found_mean.item(), found_logvar.item()) == (2.0, -500.0)
+    (found_mean + found_logvar).sum().backward()
+    assert logvar.grad is not None
+    assert torch.isfinite(logvar.grad).all()

@@ -1,0 +1,132 @@
+"""Pretrained trunks: read from a checkpoint without executing anything, and frozen for good."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+
+from menvae.encoders import Features
+from menvae.encoders.trunk import ResNetTrunk, Stem
+from menvae.errors import UserError
+from menvae.layers import coarse_grid
+
+_FIRST_BLOCK = re.compile(r"(.*)layers\.0\.body\.0\.")
+
+
+def load_trunk(path: Path, in_channels: int, size: tuple[int, int, int], owner: str) -> ResNetTrunk:
+    """Build the trunk whose weights a checkpoint holds; its width, stem and spectral norm follow from their shapes.
+
+    Args:
+        path: a checkpoint of menvae such as ``best.ckpt``, or the state of a model, an encoder or a trunk as
+            `torch.save` writes it.
+        in_channels: C, which must be that of the checkpoint.
+        size: (D, H, W) in voxels; need not be the size that it was trained on.
+        owner: who to name where ``size`` is refused.
+
+    Raises:
+        UserError: no such file, no weights, no trunk or several in it, or one for another number of modalities.
+    """
+    coarse_grid(size, owner)
+    found = _trunk_state(path)
+    weight = ".0.parametrizations.weight.original" if _is_spectral(found) else ".0.weight"
+    stem: Stem = "shared" if f"stem{weight}" in found else "per_modality"
+    num_stems = len({name.split(".")[2] for name in found if name.startswith("stem.stems.")})
+    num_channels = found[f"stem{weight}"].shape[1] if stem == "shared" else num_stems
+    if num_channels != in_channels:
+        raise UserError(
+            f"encoder.checkpoint: the encoder in '{path}' was trained on {num_channels} modalities, but "
+            f"data.modalities has {in_channels}"
+        )
+    try:
+        trunk = ResNetTrunk(
+            in_channels,
+            size,
+            base_filters=len(found["layers.0.body.1.weight"]),
+            residual_gain=1.0,
+            block_means=None,
+            spectral_norm=_is_spectral(found),
+            stem=stem,
+            owner=owner,
+        )
+        trunk.load_state_dict(found)
+    except (KeyError, RuntimeError, UserError) as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise UserError(f"encoder.checkpoint: the encoder in '{path}' is none of this version: {detail}") from error
+    return trunk
+
+
+def _is_spectral(state: Mapping[str, Tensor]) -> bool:
+    return any(".parametrizations.weight." in name for name in state)
+
+
+def _trunk_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"encoder.checkpoint: '{path}' does not exist")
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).split(". ")[0].splitlines()[0]
+        raise UserError(f"encoder.checkpoint: '{path}' holds no weights that can be read: {reason}") from error
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    state = content if isinstance(content, Mapping) else {}
+    prefixes = {match[1] for match in map(_FIRST_BLOCK.match, map(str, state)) if match}
+    if len(prefixes) != 1:
+        count = f"{len(prefixes)} encoders" if prefixes else "no encoder"
+        raise UserError(f"encoder.checkpoint: '{path}' holds {count} with the layers of encoder=resnet; it needs one")
+    (prefix,) = prefixes
+    wanted = (f"{prefix}stem.", f"{prefix}layers.")
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(wanted)}
+
+
+class FrozenTrunk(nn.Module):
+    """A trunk that never changes: no parameters, no gradient, always in evaluation mode.
+
+    Its weights are buffers that are not in checkpoints, which hold a digest of them instead.
+    """
+
+    def __init__(self, trunk: ResNetTrunk) -> None:
+        """Args: trunk: is changed."""
+        super().__init__()
+        self.trunk = trunk.eval()
+        for module in list(self.trunk.modules()):
+            if is_parametrized(module, "weight"):  # a spectral norm has nothing more to estimate
+                remove_parametrizations(module, "weight", leave_parametrized=True)
+        for module in self.trunk.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                delattr(module, name)
+                module.register_buffer(name, parameter.detach().clone(), persistent=False)
+        self._digest = _digest(dict(self.trunk.named_buffers()))
+
+    def forward(self, inputs: Tensor, available: Tensor | None = None) -> Features:
+        """Inputs [B, C, D, H, W] -> the features of the trunk, without gradient."""
+        with torch.no_grad():
+            features: Features = self.trunk(inputs, available)
+            return features
+
+    def train(self, mode: bool = True) -> FrozenTrunk:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def get_extra_state(self) -> Tensor:
+        """Return the digest of the weights [32], for checkpoints."""
+        return self._digest.clone()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Compare with the digest of a checkpoint; RuntimeError where it was trained on other frozen weights."""
+        if not torch.equal(state.cpu(), self._digest):
+            raise RuntimeError("it was trained on other frozen features than those of encoder.checkpoint")
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> Tensor:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].contiguous().cpu().numpy().tobytes())
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8)

@@ -1,0 +1,75 @@
+"""An encoder for each modality, whose posteriors are multiplied: any subset of them gives a posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from menvae.encoders import Encoder, Features
+from menvae.encoders.resnet import DEFAULTS
+from menvae.latent import LatentLayout
+from menvae.registry import bind, register
+from menvae.statistics.gaussian import product_with_prior
+
+
+@register("encoder", "product_of_experts", reference="Wu & Goodman 2018")
+class ProductOfExperts(Encoder):
+    """q(z|x) is proportional to N(0, I) times q(z|x_m) of the modalities m that are available.
+
+    A modality that is missing has no factor, so the posterior is wider without it. With partly missing modalities or
+    ``model.modality_dropout`` the experts learn to stand alone; otherwise only their product does.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        size: tuple[int, int, int],
+        layout: LatentLayout,
+        *,
+        expert: Mapping[str, Any] = DEFAULTS,
+        shared_weights: bool = False,
+    ) -> None:
+        """Build the experts.
+
+        Args:
+            in_channels: C, number of modalities.
+            size: (D, H, W) in voxels.
+            layout: the partitions of z.
+            expert: configuration of the encoder of one modality.
+            shared_weights: one expert for all modalities, which does not know which it sees.
+        """
+        super().__init__()
+        self.num_modalities = in_channels
+        bound = bind("encoder", expert, "encoder.expert")
+        self.experts = nn.ModuleList(bound(1, size, layout) for _ in range(1 if shared_weights else in_channels))
+        self.hierarchical = all(expert.hierarchical for expert in self._encoders())
+
+    def _encoders(self) -> list[Encoder]:
+        """Return the expert of each modality."""
+        experts = [expert for expert in self.experts if isinstance(expert, Encoder)]
+        return experts * (self.num_modalities if len(experts) == 1 else 1)
+
+    def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
+        """Inputs [B, C, D, H, W] -> the features of every expert, and ``available`` [B, C]."""
+        if available is None:
+            available = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+        inputs = inputs.masked_fill(~available.reshape(*available.shape, 1, 1, 1), 0.0)
+        features = {"available": available}
+        for index, (expert, x) in enumerate(zip(self._encoders(), inputs.unbind(1), strict=True)):
+            own = expert.features(x.unsqueeze(1))
+            features |= {f"{index}.{name}": tensor for name, tensor in own.items()}
+        return features
+
+    def posterior(self, features: Features, *, isolated: bool = False) -> tuple[Tensor, Tensor]:
+        """Features -> mean [B, Z], logvar [B, Z] of the product."""
+        means, logvars = [], []
+        for index, expert in enumerate(self._encoders()):
+            prefix = f"{index}."
+            own = {name.removeprefix(prefix): x for name, x in features.items() if name.startswith(prefix)}
+            mean, logvar = expert.posterior(own, isolated=isolated)
+            means.append(mean)
+            logvars.append(logvar)
+        return product_with_prior(torch.stack(means, dim=1), torch.stack(logvars, dim=1), features["available"])
