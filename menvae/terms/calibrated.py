@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.nn.functional import mse_loss
+from typing import Annotated
 
-from menvae.collectives import mean_over_ranks
-from menvae.registry import register
+from torch import Tensor
+
+from menvae.registry import Field, register
 from menvae.statistics.gaussian import calibrated_nats
 from menvae.terms import Term, TermContext
+from menvae.terms.reconstruction import mean_squared_error, requirements
 from menvae.types import Batch, ModelOutput
 
 
@@ -24,11 +25,19 @@ class CalibratedLikelihood(Term):
     scalars = ("recon",)
     requires = frozenset({"reconstruction"})
 
-    def __init__(self, context: TermContext) -> None:
-        """No tunables."""
+    def __init__(self, context: TermContext, *, tumour_weight: Annotated[float, Field(gt=0.0)] = 1.0) -> None:
+        """Choose the weights of voxels.
+
+        Args:
+            context: of the run.
+            tumour_weight: weight of a voxel inside the mask, 1 outside; 1 needs no mask. With another the variance is
+                that of the weighted errors.
+        """
         super().__init__()
+        self.tumour_weight = tumour_weight
+        self.batch_requires = requirements(tumour_weight)
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Return ``recon``, and the squared error ``mse`` that it was made from."""
-        error = mean_over_ranks(mse_loss(output.reconstruction.float(), batch.inputs.float()))
+        error = mean_squared_error(batch, output, self.tumour_weight)
         return {"recon": calibrated_nats(error), "mse": error.detach()}

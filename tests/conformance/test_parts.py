@@ -48,7 +48,8 @@ class TestModels(ModelConformance):
                 "heads": {"one": {"name": "mlp"}},
                 "auxiliary_partition": "two",
             },
-        ]
+        ],
+        "vae": [{}, {"z_dim": 6, "partitions": {"one": 4, "two": None}}],
     }
 
 
@@ -59,8 +60,19 @@ class TestTerms(TermConformance):
             {},
             {"partitions": ["residual"], "free_bits": 0.2},
             {"free_bits": 0.2, "clamping": "per_sample", "reduction": "per_voxel"},
+            {"scalar": "kl_supervised", "partitions": ["vol", "loc"], "free_bits": {"vol": 0.1}},
+            {"max_capacity_nats": 5.0, "free_bits": {"residual": 0.25}},
         ],
-        "mse": [{}, {"reduction": "sum"}],
+        "mse": [{}, {"reduction": "sum"}, {"reduction": "batch_sum", "tumour_weight": 5.0}],
+        "calibrated": [{}, {"tumour_weight": 5.0}],
+        "tcvae": [
+            {},
+            {"estimator": "mss", "partitions": ["residual"], "reduction": "mean"},
+            {"estimator": "mss", "reduction": "per_voxel"},
+        ],
+        "dip": [{}, {"kind": "i", "partitions": ["vol", "residual"]}],
+        "cross_partition": [{}, {"statistic": "correlation", "partitions": ["vol", "residual"]}],
+        "manifold": [{}, {"partitions": ["residual"]}],
         "dcor": [{}, {"buffer_size": 0}, {"buffer_size": 10, "partitions": ["vol", "residual"]}],
     }
 
