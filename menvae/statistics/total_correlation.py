@@ -9,8 +9,8 @@ densities that this module returns:
 
 Both estimators are log q(z_i) = logsumexp_j (log q(z_i|j) + log w_ij), with one weight for the subject that z_i was
 drawn from and one for all others (`Weights`); in the same way for each dimension. Both are biased at small M. That of
-``mws`` has a simple part: its q(z_i) is too small by a factor between M (posteriors that do not overlap) and N (that all
-do), and its total correlation in d dimensions too large by between (d - 1) log M and (d - 1) log N. Gradients are what it
+``mws`` has a simple part: its q(z_i) is too small by a factor between M (posteriors that do not overlap) and N (all
+do), its total correlation in d dimensions too large by between (d - 1) log M and (d - 1) log N. Gradients are what it
 is for; never threshold its value.
 
 Shape suffixes: R rows of z, M subjects, Z dimensions.

@@ -80,7 +80,7 @@ class KullbackLeibler(Term):
             self.capacity_nats = self.max_capacity_nats * min(1.0, progress.epoch / self.capacity_length)
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
-        """Return ``kl`` in the chosen unit; in nats ``kl_raw`` (no floor), ``kl_constrained``, perhaps ``kl_capacity``."""
+        """Return ``kl`` in the chosen unit; in nats ``kl_raw``, ``kl_constrained`` (floored), ``kl_capacity``."""
         kl = self.layout.join(output.posterior.kl(), self.partitions)
         floors = self.floors.to(kl.dtype)
         if self.clamping == "batch_mean":
