@@ -157,8 +157,8 @@ class Experiment:
 
     @property
     def supervision(self) -> Mapping[str, Sequence[str]]:
-        """Partition -> names of its targets."""
-        supervision: Mapping[str, Sequence[str]] = self.parts["model"].settings["supervision"]
+        """Partition -> names of its targets; none where a model has no such key."""
+        supervision: Mapping[str, Sequence[str]] = self.parts["model"].settings.get("supervision", {})
         return supervision
 
     def build_objective(self, num_training_subjects: int) -> Objective:
@@ -195,8 +195,14 @@ class Experiment:
                     f"loss.terms.{key} requires '{need}', which model '{model_part.part.name}' does not give with this "
                     f"model.supervision; set loss.lambda_{key}=0 or supervise the partition"
                 )
-        seed_everything(self.config["seed"])
         source = self.source
+        for key, term in objective.active_terms.items():
+            for need in sorted(term.batch_requires - source.gives):
+                raise UserError(
+                    f"loss.terms.{key} needs '{need}' of every subject, which data={self.parts['data'].part.name} does "
+                    f"not give"
+                )
+        seed_everything(self.config["seed"])
         blueprint = Blueprint(len(source.modalities), source.roi_size, self.parts, objective.requires)
         model: Model = model_part(blueprint)
         self._check_reach(model)

@@ -87,6 +87,7 @@ class Objective(nn.Module):
         scalars: dict[str, Scalar] = {}
         diagnostics = {}
         for term in self.active_terms.values():
+            term.at(progress if self.training else progress.finished)
             with torch.autocast(output.posterior.mean.device.type, enabled=False):
                 values = term(batch, output)
             for name, raw in values.items():

@@ -1,9 +1,10 @@
 """Every file of ``conf/`` composes, builds, and says the same as the code."""
 
-from collections.abc import Callable
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from menvae.errors import UserError
-from menvae.experiment import _PARTS, _SETTINGS, Experiment
+from menvae.experiment import _PARTS, _SETTINGS, Data, Experiment
 from menvae.registry import GROUPS, configuration_folder, known, validated
 from menvae.sweeps.sweep import SweepSettings
+from menvae.training.launch import Place
+from menvae.training.trainer import Ingredients, Trainer
 from menvae.types import Batch
 
 Compose = Callable[..., DictConfig]
@@ -40,39 +43,53 @@ def test_every_loss_composes_and_fits_the_model(compose_train: Compose, override
     assert experiment.loss.weights
 
 
+TINY = (
+    *("data=phantom", "data.num_subjects=13", "data.roi_size=[16,16,16]", "data.spacing_mm=[10,10,10]"),
+    *("data.val_fraction=0.3", "data.test_fraction=0.1", "encoder.base_filters=8", "decoder.base_filters=16"),
+    *("trainer.max_epochs=1", "trainer.batch_size=4"),
+)
+"""Shrunk in size, not in structure: 8 subjects to train on, that is two steps an epoch."""
+
+
+class Losses:
+    """A recorder that keeps what the trainer tells."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+        self.metrics: dict[str, float | None] = {}
+
+    def step(self, epoch: int, step: int, losses: Callable[[], Mapping[str, float]]) -> None:
+        self.steps.append(dict(losses()))
+
+    def epoch_end(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
+        self.metrics = dict(metrics)
+
+
 @pytest.mark.parametrize("name", [None, *names("experiment")])
-def test_every_experiment_takes_two_real_steps(compose_train: Compose, name: str | None) -> None:
+def test_every_experiment_takes_two_real_steps(
+    compose_train: Compose, name: str | None, prepared_cache: Path, tmp_path: Path
+) -> None:
+    """The first at the start of the curriculum, the second in the middle of it, and a checkpoint that is read again."""
+    (tmp_path / "cache").symlink_to(prepared_cache)
     overrides = [] if name is None else [f"experiment={name}"]
-    experiment = Experiment.from_config(compose_train(*overrides, *SHRUNK))
-    model, objective = experiment.build(num_training_subjects=8)
-    optimizer = experiment.parts["optimizer"](model.parameters())
-    update, curriculum = experiment.parts["update"](), experiment.settings["curriculum"]
-    before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
-    model.train()
-
-    class Step:
-        """A stepper on noise, at the end of the curriculum, where every weight counts."""
-
-        progress, step = curriculum.progress(600.0, 600), 600
-
-        def evaluate(self) -> Any:
-            batch = noise(experiment, rows=4)
-            output = model(batch)
-            return output, objective(batch, output, curriculum.progress(600.0, 600))
-
-        def descend(self, total: torch.Tensor, only: str | None = None) -> float:
-            optimizer.zero_grad()
-            total.backward()
-            optimizer.step()
-            return 1.0
-
-    for _ in range(2):
-        output, report, _ = update(Step())
-        objective.commit(output)
-        assert torch.isfinite(report.total)
-        assert set(report.scalars) == {key for key, weight in experiment.loss.weights.items() if weight}
-    unmoved = [key for key, parameter in model.named_parameters() if torch.equal(before[key], parameter)]
+    experiment = Experiment.from_config(compose_train(*overrides, *TINY, f"output_dir={tmp_path}"))
+    trainer = trainer_of(experiment, tmp_path)
+    before = {key: parameter.detach().clone() for key, parameter in trainer.model.named_parameters()}
+    losses = Losses()
+    trainer.fit(losses)
+    assert len(losses.steps) == 2
+    counted = {key for key, weight in experiment.loss.weights.items() if weight}
+    for step in losses.steps:
+        assert set(step) == {"loss", *counted}
+        assert all(math.isfinite(value) for value in step.values())
+    assert all(math.isfinite(losses.metrics[f"val_epoch/{key}"] or 0.0) for key in counted)
+    unmoved = [key for key, value in trainer.model.named_parameters() if torch.equal(before[key], value)]
     assert not unmoved
+    again = trainer_of(experiment, tmp_path)
+    again.restore(tmp_path / "last.ckpt")
+    assert again.state == trainer.state
+    trained = trainer.model.state_dict()
+    assert all(torch.equal(value, trained[key]) for key, value in again.model.state_dict().items())
 
 
 @pytest.mark.parametrize("name", names("experiment"))
@@ -81,14 +98,24 @@ def test_every_experiment_composes_with_real_data(compose_train: Compose, name: 
     assert Experiment.from_config(composed).source.modalities == ("t1c", "t1n", "t2f", "t2w")
 
 
-def noise(experiment: Experiment, rows: int) -> Batch:
-    source = experiment.source
-    sizes = {partition: len(features) for partition, features in experiment.supervision.items()}
-    return Batch(
-        inputs=torch.randn(rows, len(source.modalities), *source.roi_size),
-        subject_id=tuple(str(row) for row in range(rows)),
-        targets={partition: torch.randn(rows, size) for partition, size in sizes.items()},
-        observed={partition: torch.rand(rows, size) > 0.3 for partition, size in sizes.items()},
+def trainer_of(experiment: Experiment, folder: Path) -> Trainer:
+    """Return what a run trains with, without anybody who watches."""
+    here = Place(torch.device("cpu"), 0, 1)
+    data = Data.load(experiment, here)
+    model, objective = experiment.build(data.num_training_subjects)
+    ingredients = Ingredients(
+        model=model,
+        objective=objective,
+        optimizer=experiment.parts["optimizer"](model.parameters()),
+        update=experiment.parts["update"](),
+        learning_rate=experiment.parts["learning_rate"](),
+        curriculum=experiment.settings["curriculum"],
+        train=data.train,
+        val=data.val,
+    )
+    seed = experiment.config["seed"]
+    return Trainer(
+        ingredients, experiment.settings["trainer"], here, seed=seed, checkpoints=folder, identity={}, observers=[]
     )
 
 
@@ -133,6 +160,13 @@ def test_keys_that_stay(compose_train: Compose) -> None:
         ["+schedule@loss.schedules.recon=linear", "loss.schedules.recon.length=3"],
         ["loss.lambda_vol=0", "loss.lambda_aux_recon=0.5"],
         ["model.supervision.shape=[sphericity_total]", "loss.terms.kl.partitions=null"],
+        ["loss.terms.recon.tumour_weight=5", "loss.terms.kl.free_bits={residual:0.25}"],
+        ["loss.terms.kl.max_capacity_nats=25", "loss.terms.kl.capacity_length=10"],
+        ["+term@loss.terms.tcvae=tcvae", "+loss.lambda_mi=0", "+loss.lambda_tc=1", "+loss.lambda_dwkl=0"],
+        ["model=vae", "loss=vae", "schedule@loss.schedules.kl=linear"],
+        ["experiment=exp1_baseline", "loss=dip", "loss.lambda_d=0"],
+        ["experiment=semivae_run6", "loss.lambda_tc=1", "loss.lambda_cross_partition=1", "loss.lambda_manifold=0.1"],
+        ["experiment=semivae_run6", "loss.lambda_kl_supervised=0.1"],
         ["decoder=transposed", "decoder@auxiliary_decoder=auxiliary", "learning_rate.warmup=0"],
         ["encoder=branched", "encoder.attention=spatial", "encoder.multi_scale=[shape]", "model.isolation=trunk"],
         ["head@model.heads.vol=structured", "encoder.stem=per_modality", "model.modality_dropout=0.25"],
@@ -155,6 +189,20 @@ def test_lambda_0_leaves_out_the_branch(compose_train: Compose) -> None:
 def test_term_that_the_model_cannot_feed_is_refused(compose_train: Compose) -> None:
     with pytest.raises(ValueError, match=r"loss\.terms\.vol requires 'predictions\.vol'"):
         Experiment.from_config(compose_train("model.supervision.vol=[]", *SHRUNK))
+
+
+def test_weight_inside_the_mask_is_refused_where_there_are_no_masks(compose_train: Compose) -> None:
+    composed = compose_train("loss.terms.recon.tumour_weight=5", *SHRUNK)
+    data = Experiment.from_config(composed).parts["data"]
+
+    class Maskless(data.part.factory):  # type: ignore[misc, name-defined]
+        gives = frozenset[str]()
+
+    maskless = dataclasses.replace(data, part=dataclasses.replace(data.part, factory=Maskless))
+    experiment = Experiment.from_config(composed)
+    experiment = dataclasses.replace(experiment, parts={**experiment.parts, "data": maskless})
+    with pytest.raises(UserError, match=r"loss\.terms\.recon needs 'mask' of every subject, which data=phantom"):
+        experiment.build(8)
 
 
 @pytest.mark.parametrize("name", names("sweep"))
@@ -200,7 +248,7 @@ def test_tanh_draws_what_lies_between_minus_1_and_1(compose_train: Compose) -> N
     experiment = Experiment.from_config(compose_train(*TANH, "data.normalisation=minmax", *SHRUNK))
     model, _ = experiment.build(1)
     with torch.no_grad():
-        output = model(noise(experiment, rows=2))
+        output = model(Batch(torch.randn(2, 4, *experiment.source.roi_size), ("a", "b")))
         for drawn in (
             output.reconstruction,
             output.extras["auxiliary_reconstruction"],

@@ -17,6 +17,7 @@ class Fixed(Term):
         super().__init__()
         self.scalars, self.factors, self.requires = tuple(factors), dict(factors), requires
         self.calls = self.commits = 0
+        self.epochs: list[float] = []
         self.register_buffer("seen", torch.tensor(0))
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
@@ -24,6 +25,10 @@ class Fixed(Term):
         assert not torch.is_autocast_enabled("cpu")
         values = {name: factor * output.posterior.mean.sum() for name, factor in self.factors.items()}
         return values | {f"{self.scalars[0]}_detail": torch.tensor(7.0)}
+
+    def at(self, progress: Progress) -> None:
+        assert self.calls == len(self.epochs)
+        self.epochs.append(progress.epoch)
 
     def commit(self, output: ModelOutput) -> None:
         self.commits += 1
@@ -89,6 +94,15 @@ def test_schedule_at_0_keeps_the_term_in_the_report() -> None:
 def test_autocast_is_off_in_terms() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         Objective({"a": Fixed({"kl": 1.0})}, {"kl": 1.0}, {})(BATCH, output(), START)
+
+
+def test_terms_learn_where_training_stands_and_are_validated_as_at_its_end() -> None:
+    term = Fixed({"kl": 1.0})
+    objective = Objective({"a": term}, {"kl": 1.0}, {})
+    for epoch in (0.0, 2.5):
+        objective(BATCH, output(), Progress(epoch, 10.0))
+    objective.eval()(BATCH, output(), Progress(3.0, 10.0))
+    assert term.epochs == [0.0, 2.5, 10.0]
 
 
 def test_schedule_metrics_tell_weights_beta_and_constants() -> None:

@@ -5,9 +5,12 @@ Nothing heavy is imported here: help, ``--cfg`` and completion answer from this 
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import entry_points
 
 import hydra
@@ -68,4 +71,22 @@ def run(config_name: str, task: Task, command: str | None = None) -> None:
             return int(any(code not in (ExitCode.DONE, ExitCode.GATES_NOT_MET) for code in codes + ended_elsewhere))
         return max(codes, default=ExitCode.DONE)
 
-    sys.exit(carry_out(command, application))
+    with _help_within(120):
+        code = carry_out(command, application)
+    sys.exit(code)
+
+
+@contextmanager
+def _help_within(width: int) -> Iterator[None]:
+    """Break long lines of ``--help``: Hydra writes all options of a group into one."""
+    if not {"-h", "--help"} & set(sys.argv[1:]):
+        yield
+        return
+    written = io.StringIO()
+    try:
+        with redirect_stdout(written):
+            yield
+    finally:
+        for line in written.getvalue().splitlines():
+            broken = textwrap.fill(line, width, subsequent_indent="  ") if len(line) > width else line
+            sys.stdout.write(f"{broken}\n")

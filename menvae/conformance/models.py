@@ -36,7 +36,7 @@ class ModelConformance(PartConformance):
 
     def supervision(self, case: Case) -> Mapping[str, Sequence[str]]:
         """Return {partition: names of its targets} of a case."""
-        supervision: Mapping[str, Sequence[str]] = case.bound().settings["supervision"]
+        supervision: Mapping[str, Sequence[str]] = case.bound().settings.get("supervision", {})
         return supervision
 
     def provided(self, case: Case) -> frozenset[str]:
@@ -65,7 +65,7 @@ class ModelConformance(PartConformance):
         )
 
     def test_keys_that_experiments_read(self, case: Case) -> None:
-        assert {"z_dim", "partitions", "supervision"} <= set(case.part.tunables)
+        assert {"z_dim", "partitions"} <= set(case.part.tunables)
 
     def test_output_keeps_its_contract(self, case: Case) -> None:
         model, batch, settings = self.build(case), self.batch(case), case.bound().settings

@@ -107,9 +107,11 @@ class Source(ABC):
         on_error: what a faulty subject does: fail the preparation, after all subjects are looked at, or be left out
             (skip).
         checks_files: whether files may be faulty; not a key.
+        gives: fields of a batch that not every source fills (see `menvae.terms.Term.batch_requires`); not a key.
     """
 
     checks_files: ClassVar[bool] = True
+    gives: ClassVar[frozenset[str]] = frozenset({"mask"})
 
     roi_size: tuple[Side, Side, Side]
     modalities: tuple[Modality, ...] = MODALITIES

@@ -100,7 +100,7 @@ def collapse_findings(metrics: Mapping[str, float | None], settings: WatchSettin
         ratio = metrics.get(key)
         if ratio is not None and ratio < settings.min_ratio:
             findings.append(f"with {what} the reconstruction error is {ratio:.3f} times that with the right z")
-    kl = metrics.get("val_epoch/kl_raw")
+    kl = metrics.get("val_epoch/kl_raw", metrics.get("diag/kl_all_nats"))  # an objective may have no KL term
     floor = metrics.get("sched/expected_kl_floor") or 0.0
     if kl is not None and (kl < settings.min_kl_nats or kl <= floor):
         findings.append(f"KL is {kl:.2f} nats (floor of free bits {floor:.1f}, healthy above 10)")

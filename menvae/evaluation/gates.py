@@ -104,7 +104,7 @@ def evaluate_gates(
         reason = "" if metrics.get(key) is not None else _why_no_r2(key, metrics, num_subjects)
         gates.append(Gate(f"{partition}_r2", metrics.get(key), target, ">", reason))
     dcor = max_dcor(dict(metrics))
-    reason = "" if dcor is not None else f"{_subjects(num_subjects)}; the estimator needs more than 3"
+    reason = "" if dcor is not None else _why_no_dcor(metrics, num_subjects)
     gates.append(Gate("max_dcor", dcor, settings.max_dcor, "<", reason))
     active = metrics.get("diag/au_count_residual")
     share, reason = None, "the model has no partition called residual"
@@ -124,6 +124,12 @@ def _why_no_r2(key: str, metrics: Mapping[str, float | None], num_subjects: int)
     if key not in metrics:
         return "no head was trained: the partition is not supervised, or its weight is 0"
     return f"{_subjects(num_subjects)} with no variance in any of its features"
+
+
+def _why_no_dcor(metrics: Mapping[str, float | None], num_subjects: int) -> str:
+    if not any(key.startswith("indep/dcor_") for key in metrics):
+        return "the model has a single partition"
+    return f"{_subjects(num_subjects)}; the estimator needs more than 3"
 
 
 def _chance(num_subjects: int) -> str:

@@ -1,7 +1,8 @@
-"""Divergences and products of diagonal Gaussians, and the free bits that bound divergences from below."""
+"""Densities, divergences and products of diagonal Gaussians, and the free bits that bound a divergence from below."""
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -10,12 +11,37 @@ from torch import Tensor
 FreeBitsClamping = Literal["batch_mean", "per_sample"]
 
 
-def free_bits(kl_BZ: Tensor, nats_per_dim: float, clamping: FreeBitsClamping) -> Tensor:
+LOG_2_PI = math.log(2.0 * math.pi)
+
+
+def log_density(x: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
+    """Log N(x; mean, exp(logvar)) of every entry, in nats: -(log 2 pi + logvar + (x - mean)^2 / exp(logvar)) / 2.
+
+    The difference is taken before it is squared. Expanded into x^2 - 2 x mean + mean^2, the three cancel each other:
+    at a log variance of -6 and a mean of 20 float32 is then off by more than 10 nats over 128 dimensions.
+
+    Args:
+        x: any shape, in float32 or better.
+        mean: shape that broadcasts with that of ``x``.
+        logvar: the same.
+
+    >>> log_density(torch.tensor(20.1), torch.tensor(20.0), torch.tensor(-6.0))
+    tensor(0.0639)
+    """
+    return -0.5 * (LOG_2_PI + logvar + (x - mean).square() * torch.exp(-logvar))
+
+
+def standard_log_density(x: Tensor) -> Tensor:
+    """Log N(x; 0, 1) of every entry, in nats."""
+    return -0.5 * (LOG_2_PI + x.square())
+
+
+def free_bits(kl_BZ: Tensor, nats_per_dim: float | Tensor, clamping: FreeBitsClamping) -> Tensor:
     """Sum over dimensions of max(KL, floor), averaged over the batch (Kingma et al. 2016, eq. 15).
 
     Args:
         kl_BZ: KL per subject and dimension in nats [B, Z], or its batch mean [1, Z].
-        nats_per_dim: the floor; 0 leaves the KL as it is.
+        nats_per_dim: the floor, one for all dimensions or one each [Z]; 0 leaves the KL as it is.
         clamping: ``batch_mean`` compares the batch mean of each dimension with the floor, ``per_sample`` each entry.
 
     Returns:

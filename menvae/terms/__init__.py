@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from menvae.latent import LatentLayout
-from menvae.types import Batch, ModelOutput
+from menvae.types import Batch, ModelOutput, Progress
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,18 @@ class Term(nn.Module):
     Attributes:
         scalars: names of what `forward` returns and weights apply to.
         requires: what the model must provide (see `menvae.models.Model.provides`).
+        batch_requires: which fields of a batch it reads that not every cohort has, such as ``mask``.
     """
 
     scalars: tuple[str, ...]
     requires: frozenset[str] = frozenset()
+    batch_requires: frozenset[str] = frozenset()
+
+    def at(self, progress: Progress) -> None:
+        """Take note of where training stands, before `forward`; for a term whose definition moves with training.
+
+        In evaluation it is the end of the run: checkpoints are compared by what they will be judged by.
+        """
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Return every name of `scalars` as a float32 scalar; further names are diagnostics, logged without weight."""

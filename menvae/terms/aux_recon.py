@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import interpolate, mse_loss
+from torch.nn.functional import interpolate
 
-from menvae.collectives import mean_over_ranks
 from menvae.registry import register
 from menvae.terms import Term, TermContext
+from menvae.terms.reconstruction import mean_squared_error
 from menvae.types import Batch, ModelOutput
 
 
@@ -26,4 +26,4 @@ class AuxiliaryReconstruction(Term):
         """Return ``aux_recon``."""
         small = output.extras["auxiliary_reconstruction"]
         target = interpolate(batch.inputs.float(), size=small.shape[2:], mode="area")
-        return {"aux_recon": mean_over_ranks(mse_loss(small.float(), target))}
+        return {"aux_recon": mean_squared_error(batch, small, target)}

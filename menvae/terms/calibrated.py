@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.nn.functional import mse_loss
+from typing import Annotated
 
-from menvae.collectives import mean_over_ranks
-from menvae.registry import register
+from torch import Tensor
+
+from menvae.registry import Field, register
 from menvae.statistics.gaussian import calibrated_nats
 from menvae.terms import Term, TermContext
+from menvae.terms.reconstruction import mean_squared_error, mean_squared_errors, requirements
 from menvae.types import Batch, ModelOutput
 
 
@@ -24,16 +25,27 @@ class CalibratedLikelihood(Term):
     scalars = ("recon",)
     requires = frozenset({"reconstruction"})
 
-    def __init__(self, context: TermContext, *, per_modality: bool = False) -> None:
-        """Args: per_modality: a variance for each channel: the pull on each follows its own error, not the mean."""
+    def __init__(
+        self,
+        context: TermContext,
+        *,
+        per_modality: bool = False,
+        tumour_weight: Annotated[float, Field(gt=0.0)] = 1.0,
+    ) -> None:
+        """Choose the variances and the weights of voxels.
+
+        Args:
+            context: of the run.
+            per_modality: a variance for each channel: the pull on each follows its own error, not the mean.
+            tumour_weight: weight of a voxel inside the mask, 1 outside; 1 needs no mask. With another the variance is
+                that of the weighted errors.
+        """
         super().__init__()
-        self.per_modality = per_modality
+        self.per_modality, self.tumour_weight = per_modality, tumour_weight
+        self.batch_requires = requirements(tumour_weight)
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Return ``recon``, and the squared error ``mse`` that it was made from."""
-        reconstruction, inputs = output.reconstruction.float(), batch.inputs.float()
-        if not self.per_modality:
-            error = mean_over_ranks(mse_loss(reconstruction, inputs))
-            return {"recon": calibrated_nats(error), "mse": error.detach()}
-        errors = mean_over_ranks((reconstruction - inputs).square().transpose(0, 1).flatten(1).mean(dim=1))
+        measure = mean_squared_errors if self.per_modality else mean_squared_error
+        errors = measure(batch, output.reconstruction, batch.inputs, self.tumour_weight)
         return {"recon": calibrated_nats(errors).mean(), "mse": errors.mean().detach()}

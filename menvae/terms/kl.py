@@ -1,62 +1,100 @@
-"""Kullback-Leibler divergence of the posterior from the prior, with free bits."""
+"""Kullback-Leibler divergence of the posterior from the prior, with free bits or a capacity."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
+import torch
 from torch import Tensor
 
 from menvae.collectives import mean_over_ranks
+from menvae.errors import UserError, nearest
 from menvae.registry import Field, register
 from menvae.statistics.gaussian import FreeBitsClamping, free_bits
 from menvae.terms import Term, TermContext
-from menvae.types import Batch, ModelOutput
+from menvae.types import Batch, ModelOutput, Progress
+
+Nats = Annotated[float, Field(ge=0.0)]
 
 
-@register("term", "kl", reference="Kingma & Welling 2014; free bits: Kingma et al. 2016")
+@register("term", "kl", reference="Kingma & Welling 2014; free bits: Kingma et al. 2016; capacity: Burgess et al. 2018")
 class KullbackLeibler(Term):
-    """KL(q(z|x) || N(0, I)) of some partitions, in nats, or divided by the number of voxels."""
+    """KL(q(z|x) || N(0, I)) of some partitions, in nats, or divided by the number of voxels.
 
-    scalars = ("kl",)
+    ``lambda_kl`` is the beta of the papers, and with a capacity the gamma of Burgess et al. An objective may have
+    several under different keys and scalars: ``beta_supervised`` of Run 6 is ``lambda_kl_supervised`` of a second one.
+    """
+
+    floors: Tensor
 
     def __init__(
         self,
         context: TermContext,
         *,
+        scalar: Annotated[str, Field(pattern="^kl(_[a-z0-9_]+)?$")] = "kl",
         partitions: Sequence[str] | None = None,
-        free_bits: Annotated[float, Field(ge=0.0)] = 0.0,
+        free_bits: Nats | Mapping[str, Nats] = 0.0,
         clamping: FreeBitsClamping = "batch_mean",
         reduction: Literal["sum", "per_voxel"] = "sum",
+        max_capacity_nats: Nats | None = None,
+        capacity_length: Annotated[float, Field(gt=0.0)] = 100.0,
     ) -> None:
-        """Choose the dimensions and the unit.
+        """Choose the dimensions, the unit, and what is free.
 
         Args:
             context: of the run.
+            scalar: name of the scalar, ``kl`` or ``kl_<something>``.
             partitions: which partitions count; None is all.
-            free_bits: floor in nats per dimension (nats, whatever the name, which is the paper's).
+            free_bits: floor in nats per dimension (nats, whatever the name, which is the paper's): one for all
+                dimensions, or {partition: floor}, 0 where a partition is not named.
             clamping: whether the floor applies to the batch mean or to each subject.
             reduction: ``sum`` over dimensions in nats, or that ``per_voxel``, the unit of ``calibrated``.
+            max_capacity_nats: None, or the capacity C that is reached: the scalar is then |KL - C|, with the KL above
+                its floor, and C rises linearly from 0.
+            capacity_length: length of that rise, in reference epochs.
+
+        Raises:
+            UserError: free bits for a partition that does not count here.
         """
         super().__init__()
         self.layout = context.layout
         self.partitions = list(context.layout) if partitions is None else list(partitions)
-        self.free_bits = free_bits
+        sizes = {name: stop - start for name in self.partitions for start, stop in [self.layout.bounds(name)]}
+        by_partition = free_bits if isinstance(free_bits, Mapping) else dict.fromkeys(sizes, free_bits)
+        for name in by_partition:
+            if name not in sizes:
+                raise UserError(f"free_bits.{name}: the term has no partition '{name}'; {nearest(name, sizes)}")
+        floors = [torch.full((size,), float(by_partition.get(name, 0.0))) for name, size in sizes.items()]
+        self.register_buffer("floors", torch.cat(floors), persistent=False)  # a setting, not a state
+        self.floor_nats = sum(float(by_partition.get(name, 0.0)) * size for name, size in sizes.items())
         self.clamping: FreeBitsClamping = clamping
-        self.num_dims = sum(stop - start for start, stop in map(self.layout.bounds, self.partitions))
         self.scale = 1.0 if reduction == "sum" else 1.0 / context.num_input_values
+        self.max_capacity_nats, self.capacity_length = max_capacity_nats, capacity_length
+        self.capacity_nats = 0.0
+        self.scalar, self.scalars = scalar, (scalar,)
+
+    def at(self, progress: Progress) -> None:
+        """Set the capacity."""
+        if self.max_capacity_nats is not None:
+            self.capacity_nats = self.max_capacity_nats * min(1.0, progress.epoch / self.capacity_length)
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
-        """Return ``kl`` in the chosen unit; ``kl_raw`` (no floor) and ``kl_constrained`` (with floor) in nats."""
+        """Return ``kl`` in the chosen unit; in nats ``kl_raw``, ``kl_constrained`` (floored), ``kl_capacity``."""
         kl = self.layout.join(output.posterior.kl(), self.partitions)
+        floors = self.floors.to(kl.dtype)
         if self.clamping == "batch_mean":
             kl = mean_over_ranks(kl.mean(dim=0, keepdim=True))
-            constrained = free_bits(kl, self.free_bits, "batch_mean")
+            constrained = free_bits(kl, floors, "batch_mean")
         else:
-            constrained = mean_over_ranks(free_bits(kl, self.free_bits, "per_sample"))
+            constrained = mean_over_ranks(free_bits(kl, floors, "per_sample"))
         raw = mean_over_ranks(kl.detach().sum(dim=1).mean())
-        return {"kl": self.scale * constrained, "kl_raw": raw, "kl_constrained": constrained.detach()}
+        values = {f"{self.scalar}_raw": raw, f"{self.scalar}_constrained": constrained.detach()}
+        if self.max_capacity_nats is None:
+            return {self.scalar: self.scale * constrained, **values}
+        values[f"{self.scalar}_capacity"] = torch.full_like(raw, self.capacity_nats)
+        return {self.scalar: self.scale * (constrained - self.capacity_nats).abs(), **values}
 
     def constants(self) -> Mapping[str, float]:
         """The KL that free bits alone allow, in nats."""
-        return {"expected_kl_floor": self.free_bits * self.num_dims}
+        return {f"expected_{self.scalar}_floor": self.floor_nats}

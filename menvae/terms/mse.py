@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
-from menvae.collectives import mean_over_ranks
-from menvae.registry import register
+from menvae.collectives import num_ranks
+from menvae.registry import Field, register
 from menvae.terms import Term, TermContext
+from menvae.terms.reconstruction import mean_squared_error, requirements
 from menvae.types import Batch, ModelOutput
 
 
 @register("term", "mse", reference="Exp1 and SemiVAE Run 6")
 class MeanSquaredError(Term):
-    """``mean`` over batch, channels and voxels, or ``sum`` over channels and voxels, averaged over the batch.
+    """Squared error of the reconstruction, as a mean or as a sum.
 
     The mean stands beside a summed KL in the reports: that weighs the KL as many times more than the evidence lower
     bound of unit variance as half the number of voxels, and a decoder may stop using z. See ``calibrated``.
@@ -24,12 +24,29 @@ class MeanSquaredError(Term):
     scalars = ("recon",)
     requires = frozenset({"reconstruction"})
 
-    def __init__(self, context: TermContext, *, reduction: Literal["mean", "sum"] = "mean") -> None:
-        """Args: reduction: see the class."""
+    def __init__(
+        self,
+        context: TermContext,
+        *,
+        reduction: Literal["mean", "sum", "batch_sum"] = "mean",
+        tumour_weight: Annotated[float, Field(gt=0.0)] = 1.0,
+    ) -> None:
+        """Choose the unit.
+
+        Args:
+            context: of the run.
+            reduction: ``mean`` over subjects, channels and voxels; ``sum`` over channels and voxels, averaged over the
+                batch, the unit of ``kl``; ``batch_sum`` over subjects too, the unit of ``tcvae`` with ``sum``.
+            tumour_weight: weight of a voxel inside the mask, 1 outside; 1 needs no mask.
+        """
         super().__init__()
-        self.scale = 1.0 if reduction == "mean" else float(context.num_input_values)
+        self.reduction, self.tumour_weight = reduction, tumour_weight
+        self.num_values = float(context.num_input_values)
+        self.batch_requires = requirements(tumour_weight)
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Return ``recon``."""
-        error = mean_over_ranks(mse_loss(output.reconstruction.float(), batch.inputs.float()))
-        return {"recon": self.scale * error}
+        error = mean_squared_error(batch, output.reconstruction, batch.inputs, self.tumour_weight)
+        num_subjects = len(batch.inputs) * num_ranks()
+        factor = {"mean": 1.0, "sum": self.num_values, "batch_sum": self.num_values * num_subjects}
+        return {"recon": factor[self.reduction] * error}

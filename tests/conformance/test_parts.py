@@ -75,21 +75,32 @@ class TestModels(ModelConformance):
             },
             {"isolation": "trunk"},
             {"modality_dropout": 0.5},
-        ]
+        ],
+        "vae": [{}, {"z_dim": 6, "partitions": {"one": 4, "two": None}}],
     }
 
 
 class TestTerms(TermConformance):
     variants: ClassVar = {
-        "calibrated": [{}, {"per_modality": True}],
         "semantic": [{"partition": "vol"}, {"partition": "shape"}],
         "kl": [
             {},
             {"partitions": ["residual"], "free_bits": 0.2},
             {"free_bits": 0.2, "clamping": "per_sample", "reduction": "per_voxel"},
+            {"scalar": "kl_supervised", "partitions": ["vol", "loc"], "free_bits": {"vol": 0.1}},
+            {"max_capacity_nats": 5.0, "free_bits": {"residual": 0.25}},
         ],
         "cycle": [{"partition": "vol"}, {"partition": "loc"}],
-        "mse": [{}, {"reduction": "sum"}],
+        "mse": [{}, {"reduction": "sum"}, {"reduction": "batch_sum", "tumour_weight": 5.0}],
+        "calibrated": [{}, {"tumour_weight": 5.0}, {"per_modality": True}],
+        "tcvae": [
+            {},
+            {"estimator": "mss", "partitions": ["residual"], "reduction": "mean"},
+            {"estimator": "mss", "reduction": "per_voxel"},
+        ],
+        "dip": [{}, {"kind": "i", "partitions": ["vol", "residual"]}],
+        "cross_partition": [{}, {"statistic": "correlation", "partitions": ["vol", "residual"]}],
+        "manifold": [{}, {"partitions": ["residual"]}],
         "dcor": [{}, {"buffer_size": 0}, {"buffer_size": 10, "partitions": ["vol", "residual"]}],
     }
 

@@ -10,6 +10,7 @@ from menvae.decoders.sbd import SpatialBroadcastDecoder, coordinate_grid
 from menvae.decoders.transposed import TransposedDecoder
 from menvae.encoders.resnet import ResNetEncoder
 from menvae.errors import UserError
+from menvae.latent import LatentLayout
 
 
 def test_coordinates_are_in_the_order_depth_height_width() -> None:
@@ -162,11 +163,11 @@ def test_each_coordinate_varies_along_its_own_axis_only() -> None:
 
 def test_transposed_decoder_at_128_is_symmetric_to_the_encoder() -> None:
     with torch.device("meta"):
-        encoder = ResNetEncoder(4, (128, 128, 128), 128, base_filters=32, block_means=None)
+        encoder = ResNetEncoder(4, (128, 128, 128), LatentLayout({"all": 128}), base_filters=32, block_means=None)
         decoder = TransposedDecoder(128, 4, (128, 128, 128), base_filters=32)
     widths, sides = [], []
-    grid = encoder.stem(torch.empty(2, 4, 128, 128, 128, device="meta"))
-    for block in [None, *encoder.layers]:
+    grid = encoder.trunk.stem(torch.empty(2, 4, 128, 128, 128, device="meta"))
+    for block in [None, *encoder.trunk.layers]:
         grid = grid if block is None else block(grid)
         if grid.shape[2] not in sides:
             widths.append(grid.shape[1])

@@ -22,9 +22,9 @@ from menvae.types import Batch, ModelOutput, Posterior, Progress
 ROWS, Z, FEATURES = 16, 6, 3
 PROGRESS = Progress(1.0, 1.0)
 RECONSTRUCTION = {
-    "mse": {"name": "mse"},
+    "mse": {"name": "mse", "tumour_weight": 5.0},
     "calibrated": {"name": "calibrated"},
-    "per_modality": {"name": "calibrated", "per_modality": True},
+    "per_modality": {"name": "calibrated", "per_modality": True, "tumour_weight": 2.0},
 }
 
 
@@ -46,6 +46,8 @@ class TinyModel(nn.Module):
 
 
 def objective(recon: str, clamping: str) -> Objective:
+    """Every term that looks at more than one subject; the first variant has the other settings of some of them."""
+    first = recon == "mse"
     layout = LatentLayout({"vol": 2, "loc": 2, "residual": 2})
     context = TermContext(layout, 8, ROWS)
     terms = {
@@ -55,8 +57,15 @@ def objective(recon: str, clamping: str) -> Objective:
         "dcor": build("term", {"name": "dcor", "buffer_size": 24}, context),
         "aux_recon": build("term", {"name": "aux_recon"}, context),
         "cycle": build("term", {"name": "cycle", "partition": "vol"}, context),
+        "tcvae": build("term", {"name": "tcvae", "estimator": "mws" if first else "mss"}, context),
+        "dip": build("term", {"name": "dip", "kind": "i" if first else "ii"}, context),
+        "cross_partition": build(
+            "term", {"name": "cross_partition", "statistic": "covariance" if first else "correlation"}, context
+        ),
+        "manifold": build("term", {"name": "manifold"}, context),
     }
     weights = {"recon": 1.0, "kl": 0.3, "vol": 2.0, "dcor": 5.0, "aux_recon": 0.5, "cycle_vol": 2.0}
+    weights |= {"mi": 0.1, "tc": 0.2, "dwkl": 0.3, "od": 0.4, "d": 0.5, "cross_partition": 0.6, "manifold": 0.7}
     return Objective(terms, weights, {})
 
 
@@ -67,7 +76,8 @@ def batch_of(seed: int, rank: int, num_ranks: int) -> Batch:
     observed = torch.rand(ROWS, FEATURES, generator=generator) > 0.4
     mine = slice(rank * ROWS // num_ranks, (rank + 1) * ROWS // num_ranks)
     names = tuple(str(row) for row in range(ROWS))[mine]
-    return Batch(inputs[mine], names, {"vol": targets[mine]}, {"vol": observed[mine]})
+    mask = torch.randint(0, 4, (ROWS, 1, 2, 2, 2), generator=generator)[mine]
+    return Batch(inputs[mine], names, {"vol": targets[mine]}, {"vol": observed[mine]}, mask)
 
 
 def main() -> None:

@@ -103,6 +103,8 @@ def test_kl_at_its_floor_is_a_collapse() -> None:
     assert watch.on_validation_end(9, {**healthy, "val_epoch/kl_raw": 16.7}).stop
     assert not watch.on_validation_end(9, {**healthy, "val_epoch/kl_raw": 30.0}).stop
     assert watch.on_validation_end(9, {"val_epoch/kl_raw": 1.0}).stop
+    assert watch.on_validation_end(9, {**healthy, "diag/kl_all_nats": 1.0}).stop  # an objective without a KL term
+    assert not watch.on_validation_end(9, {"val_epoch/kl_raw": 30.0, "diag/kl_all_nats": 1.0}).stop
 
 
 def test_what_cannot_be_measured_is_no_sign() -> None:

@@ -6,7 +6,13 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
-from menvae.statistics.gaussian import calibrated_nats, free_bits, product_with_prior
+from menvae.statistics.gaussian import (
+    calibrated_nats,
+    free_bits,
+    log_density,
+    product_with_prior,
+    standard_log_density,
+)
 
 KL = [[0.1, 0.5, 3.0], [0.3, 0.0, 1.0]]
 
@@ -82,3 +88,18 @@ def test_product_without_factors_is_the_prior_and_none_overflows() -> None:
     (found_mean + found_logvar).sum().backward()
     assert logvar.grad is not None
     assert torch.isfinite(logvar.grad).all()
+
+
+@pytest.mark.parametrize("logvar", [-6.0, 0.0, 2.0])
+def test_log_densities_are_those_of_scipy(logvar: float) -> None:
+    x, mean = torch.randn(5, 3) + 20.0, torch.randn(5, 3) + 20.0
+    expected = norm.logpdf(x.double(), mean.double(), math.exp(0.5 * logvar))
+    np.testing.assert_allclose(log_density(x, mean, torch.tensor(logvar)), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(standard_log_density(x), norm.logpdf(x.double()), rtol=1e-6)
+
+
+def test_free_bits_of_each_dimension() -> None:
+    floors = torch.tensor([0.25, 0.0, 2.5])
+    assert free_bits(torch.tensor(KL), floors, "batch_mean").item() == pytest.approx(0.25 + 0.25 + 2.5)
+    per_sample = ((0.25 + 0.5 + 3.0) + (0.3 + 0.0 + 2.5)) / 2
+    assert free_bits(torch.tensor(KL), floors, "per_sample").item() == pytest.approx(per_sample)

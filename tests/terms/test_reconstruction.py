@@ -1,18 +1,21 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from menvae.registry import build
 from menvae.terms import TermContext
+from menvae.terms.reconstruction import mean_squared_error, mean_squared_errors
 from menvae.types import Batch, ModelOutput
 
 MakeOutput = Callable[..., ModelOutput]
 MakeBatch = Callable[..., Batch]
 
 
-@pytest.mark.parametrize(("reduction", "expected"), [("mean", 6.5 / 2), ("sum", 32 * 6.5 / 2)])
+@pytest.mark.parametrize(("reduction", "expected"), [("mean", 6.5 / 2), ("sum", 32 * 6.5 / 2), ("batch_sum", 32 * 6.5)])
 def test_mse_reductions_by_hand(
     context: TermContext, output_of: MakeOutput, batch_of: MakeBatch, reduction: str, expected: float
 ) -> None:
@@ -78,3 +81,63 @@ def test_auxiliary_target_where_sizes_do_not_divide(
     term = build("term", {"name": "aux_recon"}, context)
     value = term(batch_of(inputs), output_of(auxiliary_reconstruction=expected.expand(1, 1, 2, 2, 2)))["aux_recon"]
     assert value.item() == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("tumour_weight", "expected"), [(1.0, 1.75), (5.0, (5 * 4 * 4 + 12 * 1) / (5 * 4 + 12))])
+def test_tumour_weight_by_hand(
+    context: TermContext, output_of: MakeOutput, batch_of: MakeBatch, tumour_weight: float, expected: float
+) -> None:
+    """4 of 16 voxels are tumour, with error 4; the error elsewhere is 1; all channels alike."""
+    mask = torch.zeros(2, 1, 2, 2, 2, dtype=torch.uint8)
+    mask[0, 0, 0], mask[1] = torch.tensor([[1, 2], [3, 3]], dtype=torch.uint8), 0
+    reconstruction = torch.where(mask > 0, 2.0, -1.0).expand(2, 4, 2, 2, 2).clone().requires_grad_()
+    batch = replace(batch_of(), mask=mask)
+    term = build("term", {"name": "mse", "tumour_weight": tumour_weight}, context)
+    value = term(batch, output_of(reconstruction=reconstruction))["recon"]
+    assert value.item() == pytest.approx(expected)
+    value.backward()
+    assert reconstruction.grad is not None
+    inside, outside = reconstruction.grad[0, 0, 0, 0, 0], reconstruction.grad[1, 0, 0, 0, 0]
+    assert (inside / outside).item() == pytest.approx(-2.0 * tumour_weight)
+    likelihood = build("term", {"name": "calibrated", "tumour_weight": tumour_weight}, context)
+    values = likelihood(batch, output_of(reconstruction=reconstruction))
+    assert values["mse"].item() == pytest.approx(expected)
+    assert values["recon"].item() == pytest.approx(0.5 * (math.log(2 * math.pi * expected) + 1.0))
+
+
+@pytest.mark.parametrize("name", ["mse", "calibrated"])
+def test_only_a_weighted_error_needs_a_mask(context: TermContext, name: str) -> None:
+    assert build("term", {"name": name}, context).batch_requires == frozenset()
+    assert build("term", {"name": name, "tumour_weight": 5.0}, context).batch_requires == {"mask"}
+
+
+@pytest.mark.parametrize("name", ["mse", "calibrated"])
+def test_tumour_weight_does_not_matter_where_the_error_is_the_same(
+    context: TermContext, output_of: MakeOutput, batch_of: MakeBatch, name: str
+) -> None:
+    batch = replace(batch_of(), mask=torch.randint(0, 4, (2, 1, 2, 2, 2)))
+    made = output_of(reconstruction=torch.full((2, 4, 2, 2, 2), 0.5))
+    found = [
+        build("term", {"name": name, "tumour_weight": w}, context)(batch, made)["recon"].item() for w in (1.0, 5.0)
+    ]
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_a_missing_modality_has_no_say_in_the_error() -> None:
+    inputs, drawn = torch.randn(3, 2, 4, 4, 4), torch.randn(3, 2, 4, 4, 4, requires_grad=True)
+    available = torch.tensor([[True, True], [True, False], [True, False]])
+    mask = (torch.rand(3, 1, 4, 4, 4) > 0.5).to(torch.uint8)
+    inputs[1:, 1] = torch.nan
+    batch = Batch(inputs, ("a", "b", "c"), mask=mask, available=available)
+    weights = np.where(mask.numpy() > 0, 5.0, 1.0)
+    squares = (drawn.detach() - inputs).square().numpy()
+    first = (weights * squares[:, :1]).sum(), weights.sum()
+    second = (weights[0] * squares[0, 1]).sum(), weights[0].sum()
+    found = mean_squared_error(batch, drawn, inputs, 5.0)
+    assert found.item() == pytest.approx((first[0] + second[0]) / (first[1] + second[1]), rel=1e-5)
+    by_channel = mean_squared_errors(batch, drawn, inputs, 5.0)
+    np.testing.assert_allclose(by_channel.detach(), [first[0] / first[1], second[0] / second[1]], rtol=1e-5)
+    found.backward()
+    assert drawn.grad is not None
+    assert not drawn.grad[1:, 1].any()
+    assert torch.isfinite(drawn.grad).all()

@@ -1,0 +1,57 @@
+"""Covariance of latents over a batch, and how far it is from that of independent, standardised ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def covariance(rows_NF: Tensor) -> Tensor:
+    """Covariance [F, F] of N rows, divided by N: that of the distribution that draws one of these rows.
+
+    Kumar et al. divide by N too; the unbiased estimate would divide by N - 1. Rows are centred first.
+
+    Args:
+        rows_NF: [N, F], in float32 or better.
+
+    >>> covariance(torch.tensor([[0.0, 1.0], [2.0, 5.0]]))
+    tensor([[1., 2.],
+            [2., 4.]])
+    """
+    with torch.autocast(rows_NF.device.type, enabled=False):
+        centred = rows_NF - rows_NF.mean(dim=0, keepdim=True)
+        return centred.T @ centred / len(centred)
+
+
+def aggregate_covariance(mean_NF: Tensor, logvar_NF: Tensor) -> Tensor:
+    """Covariance [F, F] of the aggregate posterior 1/N sum_n N(mean_n, diag(exp(logvar_n))).
+
+    By the law of total covariance it is Cov_n(mean) + mean_n(diag(exp(logvar))) (Kumar et al. 2018, section 2).
+
+    >>> aggregate_covariance(torch.tensor([[0.0, 1.0], [2.0, 5.0]]), torch.zeros(2, 2))
+    tensor([[2., 2.],
+            [2., 5.]])
+    """
+    return covariance(mean_NF) + torch.diag(logvar_NF.exp().mean(dim=0))
+
+
+def off_diagonal_sqr(matrix: Tensor) -> Tensor:
+    """Sum of the squared entries beside the diagonal."""
+    return (matrix - torch.diag(torch.diagonal(matrix))).square().sum()
+
+
+def diagonal_from_one_sqr(matrix: Tensor) -> Tensor:
+    """Sum of the squared differences of the diagonal from 1."""
+    return (torch.diagonal(matrix) - 1.0).square().sum()
+
+
+def squared_correlations(covariance_FF: Tensor) -> Tensor:
+    """Squared Pearson correlations of a covariance matrix; 0 where a variance is 0.
+
+    >>> squared_correlations(torch.tensor([[4.0, 2.0, 0.0], [2.0, 4.0, 0.0], [0.0, 0.0, 0.0]]))[0]
+    tensor([1.0000, 0.2500, 0.0000])
+    """
+    variances = torch.diagonal(covariance_FF)
+    scale = torch.outer(variances, variances)
+    varies = scale > 0.0
+    return torch.where(varies, covariance_FF.square() / torch.where(varies, scale, 1.0), 0.0)

@@ -1,0 +1,63 @@
+"""Linear independence of the partitions: the penalty that distance correlation replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from menvae.collectives import gather_rows
+from menvae.errors import UserError
+from menvae.registry import register
+from menvae.statistics.covariance import covariance, squared_correlations
+from menvae.terms import Term, TermContext
+from menvae.types import Batch, ModelOutput
+
+
+@register("term", "cross_partition", reference="SemiVAE Run 6 (Pearson, legacy)")
+class CrossPartition(Term):
+    """Sum over pairs of partitions of the squared covariances between a dimension of one and a dimension of the other.
+
+    It is estimated from the posterior means of the batch of all ranks, and sees linear dependence only: a partition may
+    hold the square of another, and pay nothing. See ``dcor``.
+    """
+
+    scalars = ("cross_partition",)
+
+    def __init__(
+        self,
+        context: TermContext,
+        *,
+        partitions: Sequence[str] | None = None,
+        statistic: Literal["covariance", "correlation"] = "covariance",
+    ) -> None:
+        """Choose the pairs and the measure.
+
+        Args:
+            context: of the run.
+            partitions: which partitions are made independent of each other; None is all.
+            statistic: ``covariance``, which shrinking means satisfy too, or Pearson's ``correlation``, which does not
+                depend on their scale; that of two subjects is always 1 or -1.
+
+        Raises:
+            UserError: partitions that make no pair.
+        """
+        super().__init__()
+        layout = context.layout
+        self.partitions = list(layout) if partitions is None else list(partitions)
+        bounds = {name: layout.bounds(name) for name in self.partitions}
+        if len(bounds) != len(self.partitions) or len(bounds) < 2:
+            raise UserError(
+                f"cross_partition: partitions {self.partitions} are not allowed; it needs two or more different ones"
+            )
+        self.blocks = [(slice(*bounds[a]), slice(*bounds[b])) for a, b in combinations(bounds, 2)]
+        self.statistic = statistic
+
+    def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
+        """Return ``cross_partition``."""
+        matrix = covariance(gather_rows(output.posterior.mean.float()))
+        squared = matrix.square() if self.statistic == "covariance" else squared_correlations(matrix)
+        return {"cross_partition": torch.stack([squared[block].sum() for block in self.blocks]).sum()}

@@ -1,0 +1,53 @@
+"""Covariance of the latents, drawn towards the identity (DIP-VAE)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from menvae.collectives import gather_rows
+from menvae.registry import register
+from menvae.statistics.covariance import aggregate_covariance, covariance, diagonal_from_one_sqr, off_diagonal_sqr
+from menvae.terms import Term, TermContext
+from menvae.types import Batch, ModelOutput
+
+
+@register("term", "dip", reference="Kumar, Sattigeri & Balakrishnan 2018, eq. 6 and 7")
+class DisentangledInferredPrior(Term):
+    """Squared entries of the covariance beside its diagonal (``od``), and of its diagonal minus 1 (``d``), summed.
+
+    The covariance is that of the batch of all ranks. On M rows it has rank M - 1 at most, so that of P independent
+    dimensions of unit variance ``od`` is about P (P - 1) / M: read it against that, and prefer large batches.
+    """
+
+    scalars = ("od", "d")
+
+    def __init__(
+        self, context: TermContext, *, kind: Literal["i", "ii"] = "ii", partitions: Sequence[str] | None = None
+    ) -> None:
+        """Choose the covariance.
+
+        Args:
+            context: of the run.
+            kind: ``i`` of the posterior means, ``ii`` of the aggregate posterior: Cov(mean) + mean(diag(exp(logvar))).
+            partitions: which partitions count; None is all.
+        """
+        super().__init__()
+        self.layout = context.layout
+        self.partitions = list(context.layout) if partitions is None else list(partitions)
+        for partition in self.partitions:
+            self.layout.bounds(partition)
+        self.kind = kind
+
+    def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
+        """Return ``od`` and ``d``, and their sum ``cov_penalty``: the squared distance from the identity matrix."""
+        means = gather_rows(self.layout.join(output.posterior.mean.float(), self.partitions))
+        if self.kind == "i":
+            matrix = covariance(means)
+        else:
+            logvars = gather_rows(self.layout.join(output.posterior.logvar.float(), self.partitions))
+            matrix = aggregate_covariance(means, logvars)
+        od, d = off_diagonal_sqr(matrix), diagonal_from_one_sqr(matrix)
+        return {"od": od, "d": d, "cov_penalty": (od + d).detach()}

@@ -1,0 +1,35 @@
+"""Density of the latents under the prior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from menvae.collectives import mean_over_ranks
+from menvae.registry import register
+from menvae.terms import Term, TermContext
+from menvae.types import Batch, ModelOutput
+
+
+@register("term", "manifold", reference="SemiVAE Run 6")
+class ManifoldDensity(Term):
+    """Half the mean of z^2 over subjects and dimensions: -log N(z; 0, 1) a dimension, without its constant.
+
+    It draws every decoded z to where the prior is dense, and unlike a KL says nothing about the posterior's variance.
+    """
+
+    scalars = ("manifold",)
+
+    def __init__(self, context: TermContext, *, partitions: Sequence[str] | None = None) -> None:
+        """Args: context: of the run. partitions: which partitions count; None is all."""
+        super().__init__()
+        self.layout = context.layout
+        self.partitions = list(context.layout) if partitions is None else list(partitions)
+        for partition in self.partitions:
+            self.layout.bounds(partition)
+
+    def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
+        """Return ``manifold``."""
+        z = self.layout.join(output.latent.float(), self.partitions)
+        return {"manifold": 0.5 * mean_over_ranks(z.square().mean())}
