@@ -154,7 +154,7 @@ def _judge_boxes(entries: Sequence[PreparedSubject], source: Source) -> list[Fin
     findings = [
         finding
         for entry in worst_first
-        for finding in judge_box(entry.subject_id, entry.box, source.refuse_below, source.warn_below)
+        for finding in judge_box(entry.subject_id, entry.box, source.box, source.refuse_below, source.warn_below)
     ]
     alike: dict[str, list[Finding]] = {}
     for finding in findings:
