@@ -101,7 +101,14 @@ class Cohort:
         return float(sides[0]), float(sides[1]), float(sides[2])
 
 
-def prepare(source: Source, cache: Path, num_workers: int | None = None, show: ShowProgress = unseen) -> Cohort:
+def prepare(
+    source: Source,
+    cache: Path,
+    num_workers: int | None = None,
+    show: ShowProgress = unseen,
+    *,
+    all_notes: bool = False,
+) -> Cohort:
     """Return the cohort of ``source``, preparing what the cache does not hold.
 
     Args:
@@ -109,6 +116,8 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
         cache: folder for entries; made if missing. Two processes may prepare into it at once.
         num_workers: processes; None is one a core.
         show: how to show progress.
+        all_notes: the findings hold notes about the files of subjects that were prepared before, too; it costs a small
+            file read for each of theirs.
 
     Raises:
         UserError: what is wrong with the source or with its subjects.
@@ -119,8 +128,8 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
     there = {subject.subject_id: _key_of_entry(subject, recipe, cache) for subject in subjects}
     leave_out, findings = source.on_error == "skip", []
     if source.checks_files:
-        new = [subject for subject in subjects if there[subject.subject_id] is None]
-        findings += check_files(new, source.regions, cache, num_workers, show)
+        unjudged = [subject for subject in subjects if all_notes or there[subject.subject_id] is None]
+        findings += check_files(unjudged, source.regions, cache, num_workers, show)
         subjects = without_faulty(subjects, findings, leave_out=leave_out)
     keys = {subject.subject_id: there[subject.subject_id] or _entry_key(subject, recipe, cache) for subject in subjects}
     tasks = [
