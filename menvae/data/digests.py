@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import secrets
 from pathlib import Path
 
 
@@ -56,7 +56,7 @@ def _sealed(digest: str, memo: Path) -> bytes:
 def write_whole(memo: Path, content: bytes) -> None:
     """Write a file that appears in one step, in a folder that is made if need be."""
     memo.parent.mkdir(exist_ok=True)
-    unfinished = memo.with_name(f".{memo.name}.{os.getpid()}")
+    unfinished = memo.with_name(f".{memo.name}.{secrets.token_hex(8)}")  # processes of other hosts may have our number
     try:
         unfinished.write_bytes(content)
         unfinished.replace(memo)

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache as cached
 from importlib.metadata import version
@@ -153,8 +154,9 @@ def prepare(
 def _sweep_out(folder: Path) -> None:
     """Remove what processes left that were killed while they wrote an entry; no entry takes a day."""
     for unfinished in folder.glob(".*"):
-        if time.time() - unfinished.stat().st_mtime > _UNFINISHED_S:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process has just finished it
+            if time.time() - unfinished.stat().st_mtime > _UNFINISHED_S:
+                shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _judge_boxes(entries: Sequence[PreparedSubject], source: Source) -> list[Finding]:

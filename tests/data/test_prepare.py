@@ -162,3 +162,9 @@ def test_what_killed_processes_left_is_removed_after_a_day(tmp_path: Path) -> No
     prepare(source, tmp_path / "cache")
     assert fresh.is_dir()
     assert not old.exists()
+
+
+def test_an_entry_that_another_process_finishes_meanwhile_is_not_missed(tmp_path: Path) -> None:
+    (tmp_path / "c" / "prepared").mkdir(parents=True)
+    (tmp_path / "c" / "prepared" / ".unfinished").symlink_to(tmp_path / "renamed")  # listed, and no longer there
+    assert len(prepare(cohort(tmp_path / "root"), tmp_path / "c").subjects) == 1
