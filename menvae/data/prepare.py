@@ -254,9 +254,12 @@ def _entry_key(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> str:
 
 def _key_of_entry(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> str | None:
     """Return the key of the subject's entry if there is one, without reading the subject's files."""
-    if subject.doubles or not all(path.is_file() for path in subject.files.values()):
+    if subject.doubles:
         return None
-    digests = {name: remembered_digest(path, cache) for name, path in subject.files.items()}
+    try:
+        digests = {name: remembered_digest(path, cache) for name, path in subject.files.items()}
+    except OSError:  # a file is missing
+        return None
     known = {name: digest for name, digest in digests.items() if digest is not None}
     key = _key_of(known, recipe)
     return key if len(known) == len(digests) and (cache / "prepared" / key).is_dir() else None
