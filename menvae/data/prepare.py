@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache as cached
 from importlib.metadata import version
@@ -101,7 +102,14 @@ class Cohort:
         return float(sides[0]), float(sides[1]), float(sides[2])
 
 
-def prepare(source: Source, cache: Path, num_workers: int | None = None, show: ShowProgress = unseen) -> Cohort:
+def prepare(
+    source: Source,
+    cache: Path,
+    num_workers: int | None = None,
+    show: ShowProgress = unseen,
+    *,
+    all_notes: bool = False,
+) -> Cohort:
     """Return the cohort of ``source``, preparing what the cache does not hold.
 
     Args:
@@ -109,6 +117,8 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
         cache: folder for entries; made if missing. Two processes may prepare into it at once.
         num_workers: processes; None is one a core.
         show: how to show progress.
+        all_notes: the findings hold notes about the files of subjects that were prepared before, too; it costs a small
+            file read for each of theirs.
 
     Raises:
         UserError: what is wrong with the source or with its subjects.
@@ -119,8 +129,8 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
     there = {subject.subject_id: _key_of_entry(subject, recipe, cache) for subject in subjects}
     leave_out, findings = source.on_error == "skip", []
     if source.checks_files:
-        new = [subject for subject in subjects if there[subject.subject_id] is None]
-        findings += check_files(new, source.regions, cache, num_workers, show)
+        unjudged = [subject for subject in subjects if all_notes or there[subject.subject_id] is None]
+        findings += check_files(unjudged, source.regions, cache, num_workers, show)
         subjects = without_faulty(subjects, findings, leave_out=leave_out)
     keys = {subject.subject_id: there[subject.subject_id] or _entry_key(subject, recipe, cache) for subject in subjects}
     tasks = [
@@ -144,8 +154,9 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
 def _sweep_out(folder: Path) -> None:
     """Remove what processes left that were killed while they wrote an entry; no entry takes a day."""
     for unfinished in folder.glob(".*"):
-        if time.time() - unfinished.stat().st_mtime > _UNFINISHED_S:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process has just finished it
+            if time.time() - unfinished.stat().st_mtime > _UNFINISHED_S:
+                shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _judge_boxes(entries: Sequence[PreparedSubject], source: Source) -> list[Finding]:
@@ -154,7 +165,7 @@ def _judge_boxes(entries: Sequence[PreparedSubject], source: Source) -> list[Fin
     findings = [
         finding
         for entry in worst_first
-        for finding in judge_box(entry.subject_id, entry.box, source.refuse_below, source.warn_below)
+        for finding in judge_box(entry.subject_id, entry.box, source.box, source.refuse_below, source.warn_below)
     ]
     alike: dict[str, list[Finding]] = {}
     for finding in findings:
@@ -243,9 +254,12 @@ def _entry_key(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> str:
 
 def _key_of_entry(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> str | None:
     """Return the key of the subject's entry if there is one, without reading the subject's files."""
-    if subject.doubles or not all(path.is_file() for path in subject.files.values()):
+    if subject.doubles:
         return None
-    digests = {name: remembered_digest(path, cache) for name, path in subject.files.items()}
+    try:
+        digests = {name: remembered_digest(path, cache) for name, path in subject.files.items()}
+    except OSError:  # a file is missing
+        return None
     known = {name: digest for name, digest in digests.items() if digest is not None}
     key = _key_of(known, recipe)
     return key if len(known) == len(digests) and (cache / "prepared" / key).is_dir() else None

@@ -91,7 +91,7 @@ def examine(data: Bound, targets: TargetSettings, cache: Path, num_workers: int 
     """
     source = cast(Source, data())
     limits = Limits(source.warn_below.get("tumour", 0.0), source.warn_below.get("brain", 0.0))
-    cohort = prepare(source, cache, num_workers, progress_bar)
+    cohort = prepare(source, cache, num_workers, progress_bar, all_notes=True)
     splits, no_splits = _splits(cohort, source)
     normalizer, correlation = _targets(cohort, splits, targets)
     intensities = cohort_intensities(cohort.subjects, cache, num_workers, progress_bar)

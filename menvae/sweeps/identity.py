@@ -23,10 +23,12 @@ OUTSIDE = (
     "data.patient_pattern",
     "data.dates",
     "data.on_error",
+    "data.refuse_below",
+    "data.warn_below",
 )
 """Keys that say where results go, how they are kept or how the same ones are computed, and what has a value of its own
-in the hash: the place of the data, whose visits they are and when, what becomes of faulty subjects, and the number of
-processes that train together."""
+in the hash: the place of the data, whose visits they are and when, which subjects are faulty and what becomes of them,
+and the number of processes that train together."""
 
 
 def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_ranks: int = 1, start: str = "") -> str:
@@ -59,7 +61,7 @@ def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_r
 def is_outside(key: str) -> bool:
     """Whether a dotted key says nothing about the result of a run.
 
-    >>> is_outside("tracking.uri"), is_outside("data.on_error"), is_outside("trainer.max_epochs")
+    >>> is_outside("tracking.uri"), is_outside("data.warn_below.brain"), is_outside("trainer.max_epochs")
     (True, True, False)
     """
     return any(key == outside or key.startswith(f"{outside}.") for outside in OUTSIDE)

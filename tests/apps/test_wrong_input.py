@@ -20,7 +20,15 @@ WRONG = [
     (["experiment=run6"], "experiment: 'run6' is not an option; "),
     (["schedule@loss.schedules.vol=linea"], "schedule: 'linea' is not an option; did you mean 'linear'?"),
     (["modell=semivae"], "modell: no such key; did you mean 'model'?"),
-    (["trainer.max_epochs=[1"], "no viable alternative"),
+    (
+        ["trainer.max_epochs=[1"],
+        "argument 'trainer.max_epochs=[1' cannot be read: no viable alternative at input '[1'; a",
+    ),
+    (
+        ["data.root=/data/M\u00fcller"],
+        "argument 'data.root=/data/M\u00fcller' cannot be read: it holds a character that",
+    ),
+    (["data.root=/data (3 T)"], "argument 'data.root=/data (3 T)' cannot be read: mismatched input"),
     (["encoder.base_filters=${nope}"], "encoder.base_filters: Interpolation key 'nope' not found"),
     (["hydra.launcher.num_parallel=two"], "Error merging override hydra.launcher.num_parallel=two: Value 'two'"),
     (["site=example"], "In 'site/example': hydra.launcher.partition: no such key; known: gpus_per_run, num_parallel"),

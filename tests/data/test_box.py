@@ -96,9 +96,14 @@ GOOD = BoxReport(
 REFUSE, WARN = {"tumour": 0.5, "brain": 0.4}, {"tumour": 0.98, "brain": 0.9}
 
 
-def judged(refuse: dict[str, float] | None = None, warn: dict[str, float] | None = None, **report: float) -> list[str]:
+def judged(
+    refuse: dict[str, float] | None = None,
+    warn: dict[str, float] | None = None,
+    strategy: BoxStrategy = "center",
+    **report: float,
+) -> list[str]:
     """What is said, each with the sort of it before."""
-    found = judge_box("a", replace(GOOD, **report), refuse or REFUSE, warn or WARN)  # type: ignore[arg-type]
+    found = judge_box("a", replace(GOOD, **report), strategy, refuse or REFUSE, warn or WARN)  # type: ignore[arg-type]
     return [f"{'fault' if finding.is_fault else 'note'}: {finding}" for finding in found]
 
 
@@ -137,6 +142,20 @@ def test_a_fault_names_the_key_that_would_allow_it() -> None:
         "fault: subject 'a': the box of training holds 25 % of the tumour: enlarge data.roi_size or data.spacing_mm, "
         "or try data.box=brain, or lower data.refuse_below.tumour=0.5"
     ]
+
+
+def test_a_box_on_the_brain_is_not_told_to_go_there() -> None:
+    assert judged(strategy="brain", tumour_kept=0.75) == [
+        "note: subject 'a': the box of training holds 75 % of the tumour: enlarge data.roi_size or data.spacing_mm"
+    ]
+
+
+def test_a_tumour_that_resampling_lost_wants_smaller_voxels() -> None:
+    told = judged(tumour_kept=0.0, resampled_volume_mm3=0.0)
+    assert told[0] == (
+        "fault: subject 'a': the box of training holds 0 % of the tumour: its voxels are too large, use a smaller "
+        "data.spacing_mm or a larger data.roi_size, or lower data.refuse_below.tumour=0.5"
+    )
 
 
 def test_a_threshold_that_is_not_given_asks_for_nothing() -> None:

@@ -430,3 +430,12 @@ def test_a_label_of_phantoms_that_is_not_mapped_is_told(tmp_path: Path) -> None:
         UserError, match=r"subject 'phantom-0000\d': its mask holds the label 3: map it, such as .*=\[4,3\]"
     ):
         prepare(phantoms, tmp_path)
+
+
+def test_notes_on_files_of_prepared_subjects_are_told_again_where_all_are_wanted(tmp_path: Path) -> None:
+    changed(lambda mask: mask.astype(np.float32))(write(tmp_path / "c", "a") / f"a-seg{SUFFIX}")
+    first = prepare(source(tmp_path / "c"), tmp_path / "cache")
+    assert [finding.file for finding in first.findings] == [f"a-seg{SUFFIX}"]
+    again = prepare(source(tmp_path / "c"), tmp_path / "cache", all_notes=True)
+    assert again == first
+    assert prepare(source(tmp_path / "c"), tmp_path / "cache").findings == ()

@@ -182,3 +182,9 @@ def test_minmax_of_a_constant_and_of_nothing_is_finite() -> None:
     channels = [np.full((2, 2, 2), 7, np.int16), np.zeros((2, 2, 2), np.int16)]
     image = z_scores(stored(channels, np.zeros((2, 2, 2), np.uint8), "arrays").scaled("minmax"))
     assert not image.any()
+
+
+def test_an_entry_that_another_process_finishes_meanwhile_is_not_missed(tmp_path: Path) -> None:
+    (tmp_path / "c" / "prepared").mkdir(parents=True)
+    (tmp_path / "c" / "prepared" / ".unfinished").symlink_to(tmp_path / "renamed")  # listed, and no longer there
+    assert len(prepare(cohort(tmp_path / "root"), tmp_path / "c").subjects) == 1
