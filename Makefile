@@ -23,6 +23,7 @@ bench: bench-data
 	$(BIN)/python tests/benchmarks/default_run.py
 	$(BIN)/python tests/benchmarks/phantom_difficulty.py
 	$(BIN)/python tests/benchmarks/overhead.py
+	$(BIN)/python tests/benchmarks/compiled.py
 
 bench-data: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/features.py

@@ -206,8 +206,9 @@ class Experiment:
         blueprint = Blueprint(len(source.modalities), source.roi_size, self.parts, objective.requires)
         model: Model = model_part(blueprint)
         self._check_reach(model)
-        if self.settings["trainer"].activation_checkpointing:
-            recompute_activations(model)
+        trainer: TrainerSettings = self.settings["trainer"]
+        if trainer.activation_checkpointing:
+            recompute_activations(model, compiled=trainer.compile)
         return model, objective
 
     def _check_reach(self, model: Model) -> None:

@@ -164,15 +164,24 @@ class _AsTheyWere:
             buffer.copy_(value)
 
 
-def recompute_activations(model: nn.Module) -> None:
+def recompute_activations(model: nn.Module, *, compiled: bool = False) -> None:
     """Let every `Recomputable` block of a model compute its activations again: less memory, a third more time.
 
+    Args:
+        model: its blocks are changed.
+        compiled: whether it will be compiled.
+
     Raises:
-        UserError: the model has no such block.
+        UserError: the model has no such block, or one that `torch.compile` cannot follow: with buffers.
     """
     blocks = [module for module in model.modules() if isinstance(module, Recomputable)]
     if not blocks:
         raise UserError("trainer.activation_checkpointing: true is not allowed; this model has no block to recompute")
+    if compiled and any(True for block in blocks for _ in block.buffers()):
+        raise UserError(
+            "trainer.activation_checkpointing: true is not allowed with trainer.compile=true where blocks have a "
+            "spectral norm; switch one of the three off"
+        )
     for block in blocks:
         block.recompute = True
 

@@ -217,3 +217,9 @@ def test_folded_nearest_up_sampling_is_the_two_steps_at_borders_too(grid: tuple[
         torch.autograd.grad(found, leaves, upstream), torch.autograd.grad(expected, leaves, upstream), strict=True
     ):
         torch.testing.assert_close(ours, reference, rtol=1e-12, atol=1e-12)
+
+
+def test_recomputing_with_buffers_cannot_be_compiled() -> None:
+    recompute_activations(up_blocks([16, 8], upsampling="nearest", spectral=False), compiled=True)
+    with pytest.raises(UserError, match=r"not allowed with trainer\.compile=true where blocks have a spectral norm"):
+        recompute_activations(up_blocks([16, 8], upsampling="nearest", spectral=True), compiled=True)
