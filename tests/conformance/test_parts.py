@@ -62,6 +62,11 @@ class TestTerms(TermConformance):
         ],
         "mse": [{}, {"reduction": "sum"}],
         "dcor": [{}, {"buffer_size": 0}, {"buffer_size": 10, "partitions": ["vol", "residual"]}],
+        "hsic": [
+            {},
+            {"buffer_size": 0, "bandwidth": 2.0, "normalise": False, "gradient_scale": "all_rows"},
+            {"buffer_size": 10, "partitions": ["vol", "residual"], "estimator": "biased"},
+        ],
     }
 
 

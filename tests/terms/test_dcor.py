@@ -55,12 +55,12 @@ def test_only_the_chosen_partitions_are_paired(
 
 def test_buffer_is_first_in_first_out(term: MakeTerm, rows: Rows, output_of: MakeOutput) -> None:
     dcor_term = term(buffer_size=5)
-    assert int(dcor_term.state_dict()["num_filled"]) == 0
+    assert int(dcor_term.state_dict()["memory.num_filled"]) == 0
     for seed, filled in ((1, 2), (2, 4), (3, 5), (4, 5)):
         dcor_term.commit(output_of(rows(seed, 2)))
-        assert int(dcor_term.state_dict()["num_filled"]) == filled
+        assert int(dcor_term.state_dict()["memory.num_filled"]) == filled
     expected = torch.cat([rows(4, 2), rows(3, 2), rows(2, 2)[:1]])
-    assert torch.equal(dcor_term.state_dict()["memory"], expected)
+    assert torch.equal(dcor_term.memory.newest_first(), expected)
 
 
 def test_buffer_size_counts_the_batch_too(
@@ -90,7 +90,7 @@ def test_batch_larger_than_the_buffer_is_used_whole(
 ) -> None:
     dcor_term = term(buffer_size=5)
     dcor_term.commit(output_of(rows(1, 8)))
-    assert torch.equal(dcor_term.state_dict()["memory"], rows(1, 8)[:5])
+    assert torch.equal(dcor_term.memory.newest_first(), rows(1, 8)[:5])
     values = dcor_term(batch_of(), output_of(rows(2, 8)))
     assert values["dcor"].item() == pytest.approx(oracle(rows(2, 8)), abs=1e-6)
 
@@ -126,10 +126,15 @@ def test_fewer_than_4_rows_give_0_that_still_has_a_gradient(
     assert not means.grad.any()
 
 
-def test_buffer_is_part_of_checkpoints(term: MakeTerm) -> None:
+def test_memory_but_not_its_distances_is_part_of_checkpoints(term: MakeTerm) -> None:
     state = term(buffer_size=7).state_dict()
-    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == {"memory": (7, 6), "num_filled": ()}
-    assert state["memory"].dtype == torch.float32
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == {
+        "memory.rows": (7, 6),
+        "memory.steps": (7,),
+        "memory.num_filled": (),
+        "memory.next_slot": (),
+    }
+    assert state["memory.rows"].dtype == torch.float32
 
 
 def test_partitions_that_make_no_pair_are_refused(term: MakeTerm) -> None:
