@@ -90,7 +90,8 @@ def partial_correlations(correlations_KK: Tensor) -> Tensor:
     (Szekely & Rizzo 2014, section 3, computing formula of the sample).
 
     Args:
-        correlations_KK: `u_distance_correlations_sqr` of K blocks.
+        correlations_KK: `u_distance_correlations_sqr` of K blocks; other dissimilarities than distances will do too
+            (ibid., section 4).
 
     Returns:
         [K - 1, K - 1]; 0 where a block is determined by the last (its R with it is 1).

@@ -28,9 +28,10 @@ class DistanceCorrelation(Term):
     memory is filled from the first step on, so that it is full when the weight rises; it is part of checkpoints and
     identical on all ranks.
 
-    Rows of different age come from different encoders. Where the means of all partitions drift together, independent
-    partitions look dependent: ``dcor_age_partialled`` is the same sum of partial distance correlations given the age,
-    which drift leaves near 0. It is a diagnostic; a ``dcor`` that is much larger asks for a smaller ``buffer_size``.
+    Rows of different age come from different encoders. Where the means of several partitions drift, independent ones
+    look dependent. ``dcor_age_partialled`` is the same sum of partial distance correlations given the age (its squared
+    differences, in steps), which a drift of up to 2 sd leaves near 0. It is a diagnostic and has no gradient; a
+    ``dcor`` that is much larger asks for a smaller ``buffer_size``.
     """
 
     scalars = ("dcor",)

@@ -46,9 +46,10 @@ def objective(recon: str, clamping: str) -> Objective:
         "kl": build("term", {"name": "kl", "free_bits": 0.05, "clamping": clamping}, context),
         "vol": build("term", {"name": "semantic", "partition": "vol"}, context),
         "dcor": build("term", {"name": "dcor", "buffer_size": 24}, context),
+        "hsic": build("term", {"name": "hsic", "buffer_size": 24, "gradient_scale": "all_rows"}, context),
         "aux_recon": build("term", {"name": "aux_recon"}, context),
     }
-    return Objective(terms, {"recon": 1.0, "kl": 0.3, "vol": 2.0, "dcor": 5.0, "aux_recon": 0.5}, {})
+    return Objective(terms, {"recon": 1.0, "kl": 0.3, "vol": 2.0, "dcor": 5.0, "hsic": 5.0, "aux_recon": 0.5}, {})
 
 
 def batch_of(seed: int, rank: int, num_ranks: int) -> Batch:
@@ -76,6 +77,7 @@ def main() -> None:
                 report.total.backward()
                 loss.commit(output)
             results[f"{recon}/total"] = report.total.detach()
+            results |= {f"{recon}/{name}": value for name, value in report.diagnostics.items()}
             results |= {f"{recon}/{name}": scalar.raw.detach() for name, scalar in report.scalars.items()}
             results |= {f"{recon}/grad.{name}": p.grad.clone() for name, p in model.named_parameters()}
             results |= {f"{recon}/{name}": value.clone() for name, value in loss.state_dict().items()}
