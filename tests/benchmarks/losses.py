@@ -4,7 +4,8 @@ Distance correlation of 4 partitions, forward and backward, gradient on the 2 ne
 
 - naive: two distance matrices and their centring for each of 6 pairs, on all rows
 - once: `u_distance_correlations_sqr`, one distance matrix a partition, gradient by autograd
-- term: the term ``dcor``, with the diagnostic given the age; "commit" is what remembering the rows takes
+- term: the term ``dcor``, with the diagnostic given the age
+- commit: what remembering the new rows takes the term
 
 Times are process-CPU milliseconds of one thread. The exit status is 1 when a wanted ratio is missed, or when values
 differ from those of the dcor package (gradients: from those of naive) by more than 1e-9.
@@ -121,7 +122,8 @@ def dcor_claims(repeats: int) -> list[Claim]:
     calls = {"naive": 5, "once": 10, "term": 50, "commit": 50}
     print(f"distance correlation, {NUM_ROWS} rows of which {NUM_NEW} are new, {len(BOUNDS)} partitions")
     ratios = show(take_turns(variants, repeats, calls), "term")
-    claims = [(f"naive / term {ratios['naive']:.1f}, wanted {LEAST_RATIO:.0f}", ratios["naive"] >= LEAST_RATIO)]
+    ratio = ratios["naive"] / (ratios["term"] + ratios["commit"])
+    claims = [(f"naive / (term + commit) {ratio:.1f}, wanted {LEAST_RATIO:.0f}", ratio >= LEAST_RATIO)]
     claims += [(f"{words} by {found:.1e}", found <= MOST_DIFFERENCE) for words, found in differences.items()]
     return claims
 
