@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TEST_PROCESSES ?= 2
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: train test lint bench bench-data clean
+.PHONY: train test lint bench bench-data bench-losses clean
 
 train: $(VENV)/.installed
 	$(BIN)/menvae-train
@@ -19,7 +19,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: bench-data
+bench: bench-data bench-losses
 	$(BIN)/python tests/benchmarks/default_run.py
 	$(BIN)/python tests/benchmarks/phantom_difficulty.py
 	$(BIN)/python tests/benchmarks/overhead.py
@@ -28,6 +28,9 @@ bench: bench-data
 bench-data: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/features.py
 	$(BIN)/python tests/benchmarks/preparation.py
+
+bench-losses: $(VENV)/.installed-test
+	$(BIN)/python tests/benchmarks/losses.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "menvae needs Python 3.11 or newer, this is " + sys.version)'

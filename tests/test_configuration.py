@@ -159,6 +159,7 @@ def test_keys_that_stay(compose_train: Compose) -> None:
         ["+term@loss.terms.mine=semantic", "+loss.terms.mine.partition=vol", "~loss.terms.vol"],
         ["+schedule@loss.schedules.recon=linear", "loss.schedules.recon.length=3"],
         ["loss.lambda_vol=0", "loss.lambda_aux_recon=0.5"],
+        ["loss.lambda_dcor=0", "+term@loss.terms.hsic=hsic", "+loss.lambda_hsic=5"],
         ["model.supervision.shape=[sphericity_total]", "loss.terms.kl.partitions=null"],
         ["loss.terms.recon.tumour_weight=5", "loss.terms.kl.free_bits={residual:0.25}"],
         ["loss.terms.kl.max_capacity_nats=25", "loss.terms.kl.capacity_length=10"],

@@ -2,7 +2,7 @@
 
 A U-centred distance matrix has a zero diagonal and, for i != j, the entry
 a_ij - a_i. / (n-2) - a_.j / (n-2) + a_.. / ((n-1)(n-2)) (Szekely & Rizzo 2014, definition 2). The matrices are never
-centred here: the inner product of two of them, over n (n-3), is
+centred here (see `menvae.statistics.pairwise`): the inner product of two of them, over n (n-3), is
 
     (sum_ij a_ij b_ij - 2/(n-2) sum_i a_i. b_i. + a_.. b_.. / ((n-1)(n-2))) / (n (n-3)).
 """
@@ -14,17 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-MIN_ROWS = 4
-"""The estimator needs n > 3."""
+from menvae.statistics.pairwise import MIN_ROWS, Centring, bordered_products, centred_products, distances, normalised
 
-ROUNDING = 1e-12
-"""A distance variance below this share of the mean squared distance is 0 but for rounding."""
-
-
-def distances(rows_NF: Tensor) -> Tensor:
-    """Euclidean distances [N, N] in double precision; the gradient at distance 0 is 0, the diagonal exactly 0."""
-    rows = rows_NF.double()
-    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+__all__ = ["MIN_ROWS", "bordered_u_distance_correlations_sqr", "distances", "partial_correlations", "signed_root"]
+__all__ += ["u_distance_correlation_sqr", "u_distance_correlations_sqr", "u_products"]
 
 
 def u_products(distance_matrices: Sequence[Tensor]) -> Tensor:
@@ -40,14 +33,7 @@ def u_products(distance_matrices: Sequence[Tensor]) -> Tensor:
         ValueError: fewer than 4 rows.
     """
     stacked = torch.stack(list(distance_matrices))
-    n = stacked.shape[-1]
-    if n < MIN_ROWS:
-        raise ValueError(f"distance correlation of {n} rows is undefined; the U-centred estimator needs more than 3")
-    row_sums = stacked.sum(dim=-1)
-    totals = row_sums.sum(dim=-1)
-    flat = stacked.flatten(1)
-    products = flat @ flat.T - 2.0 / (n - 2) * row_sums @ row_sums.T + torch.outer(totals, totals) / ((n - 1) * (n - 2))
-    return products / (n * (n - 3))
+    return centred_products(stacked, Centring.unbiased(stacked.shape[-1]))[0]
 
 
 def u_distance_correlations_sqr(blocks: Sequence[Tensor]) -> Tensor:
@@ -68,12 +54,23 @@ def u_distance_correlations_sqr(blocks: Sequence[Tensor]) -> Tensor:
     """
     with torch.autocast(blocks[0].device.type, enabled=False):
         matrices = torch.stack([distances(block) for block in blocks])
-        products = u_products(list(matrices))
-        variances = torch.diagonal(products)
-        nonzero = variances > ROUNDING * matrices.detach().square().mean(dim=(1, 2))
-        varies = torch.outer(nonzero, nonzero)
-        scale_sqr = torch.outer(variances, variances)
-        return torch.where(varies, products / torch.where(varies, scale_sqr, 1.0).sqrt(), 0.0)
+        return normalised(*centred_products(matrices, Centring.unbiased(len(blocks[0]))))
+
+
+def bordered_u_distance_correlations_sqr(border_KBN: Tensor, inner_KNN: Tensor | None, slots_B: Tensor) -> Tensor:
+    """`u_distance_correlations_sqr` of distances that are known but for a batch; the gradient is the batch's.
+
+    Args:
+        border_KBN: distances of the batch's rows to all (see `menvae.statistics.pairwise.distances_of`).
+        inner_KNN: distances among all rows; those of the batch's are not used. None where the batch is all.
+        slots_B: which of the N rows are the batch's; 0 to N - 1 in order where there is no ``inner_KNN``.
+
+    Raises:
+        ValueError: fewer than 4 rows.
+    """
+    with torch.autocast(border_KBN.device.type, enabled=False):
+        centring = Centring.unbiased(border_KBN.shape[-1])
+        return normalised(*bordered_products(border_KBN, inner_KNN, slots_B, centring))
 
 
 def u_distance_correlation_sqr(x: Tensor, y: Tensor) -> Tensor:
@@ -84,6 +81,31 @@ def u_distance_correlation_sqr(x: Tensor, y: Tensor) -> Tensor:
     1.0
     """
     return u_distance_correlations_sqr([x, y])[0, 1]
+
+
+def partial_correlations(correlations_KK: Tensor) -> Tensor:
+    """Partial distance correlations of all blocks but the last, given the last.
+
+    R_xy;z = (R_xy - R_xz R_yz) / sqrt((1 - R_xz^2)(1 - R_yz^2)) with the bias-corrected squared distance correlations R
+    (Szekely & Rizzo 2014, section 3, computing formula of the sample).
+
+    Args:
+        correlations_KK: `u_distance_correlations_sqr` of K blocks; other dissimilarities than distances will do too
+            (ibid., section 4).
+
+    Returns:
+        [K - 1, K - 1]; 0 where a block is determined by the last (its R with it is 1).
+
+    >>> partial_correlations(torch.tensor([[1.0, 0.6, 0.6], [0.6, 1.0, 0.6], [0.6, 0.6, 1.0]]))
+    tensor([[1.0000, 0.3750],
+            [0.3750, 1.0000]])
+    """
+    given = correlations_KK[:-1, -1]
+    left = 1.0 - given.square()
+    scale_sqr = torch.outer(left, left)
+    defined = torch.outer(left > 1e-12, left > 1e-12)
+    partial = correlations_KK[:-1, :-1] - torch.outer(given, given)
+    return torch.where(defined, partial / torch.where(defined, scale_sqr, 1.0).sqrt(), 0.0)
 
 
 def signed_root(squared: Tensor) -> Tensor:

@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from menvae.collectives import gather_rows
-from menvae.errors import UserError
 from menvae.registry import Field, register
-from menvae.statistics.distance_correlation import MIN_ROWS, u_distance_correlations_sqr
+from menvae.statistics.distance_correlation import (
+    MIN_ROWS,
+    bordered_u_distance_correlations_sqr,
+    partial_correlations,
+)
 from menvae.terms import Term, TermContext
+from menvae.terms.row_memory import GradientScale, RowMemory, different_partitions
 from menvae.types import Batch, ModelOutput
 
 
@@ -20,15 +24,17 @@ from menvae.types import Batch, ModelOutput
 class DistanceCorrelation(Term):
     """Sum over pairs of partitions of the squared, U-centred distance correlation of posterior means.
 
-    It is estimated on the batch of all ranks plus a first-in first-out buffer of detached means of earlier batches.
-    The buffer is filled from the first step on, so that it is full when the weight rises; it is a set of torch buffers
-    (so it is part of checkpoints) and identical on all ranks. The gradient that one row receives falls with the number
-    of rows: a weight tuned for one ``buffer_size`` does not carry over to another.
+    It is estimated on the batch of all ranks plus a first-in first-out memory of detached means of earlier batches. The
+    memory is filled from the first step on, so that it is full when the weight rises; it is part of checkpoints and
+    identical on all ranks.
+
+    Rows of different age come from different encoders. Where the means of several partitions drift, independent ones
+    look dependent. ``dcor_age_partialled`` is the same sum of partial distance correlations given the age (its squared
+    differences, in steps), which a drift of up to 2 sd leaves near 0. It is a diagnostic and has no gradient; a
+    ``dcor`` that is much larger asks for a smaller ``buffer_size``.
     """
 
     scalars = ("dcor",)
-    memory: Tensor
-    num_filled: Tensor
 
     def __init__(
         self,
@@ -36,6 +42,7 @@ class DistanceCorrelation(Term):
         *,
         partitions: Sequence[str] | None = None,
         buffer_size: Annotated[int, Field(ge=0)] = 256,
+        gradient_scale: GradientScale = "batch",
     ) -> None:
         """Choose the pairs and the memory.
 
@@ -43,31 +50,40 @@ class DistanceCorrelation(Term):
             context: of the run.
             partitions: which partitions are made independent of each other; None is all.
             buffer_size: rows in all, batch included; 0 uses the batch alone.
+            gradient_scale: ``batch`` is the derivative by the rows of the batch, which for each row falls with the
+                number of rows in all: a weight tuned for one ``buffer_size`` does not carry over to another.
+                ``all_rows`` multiplies it by rows in all / rows of the batch, as if all of them followed the encoder: a
+                weight means the same for every ``buffer_size``, and that for the batch alone is where to start. The
+                value is not scaled.
         """
         super().__init__()
-        self.layout = context.layout
-        self.partitions = list(context.layout) if partitions is None else list(partitions)
-        for partition in self.partitions:
-            self.layout.bounds(partition)
-        if len(set(self.partitions)) != len(self.partitions) or len(self.partitions) < 2:
-            raise UserError(f"dcor: partitions {self.partitions} are not allowed; it needs two or more different ones")
-        self.register_buffer("memory", torch.zeros(buffer_size, self.layout.z_dim))
-        self.register_buffer("num_filled", torch.tensor(0))
+        self.partitions = different_partitions(context.layout, partitions, "dcor")
+        self.gradient_scale: GradientScale = gradient_scale
+        self.memory = RowMemory(buffer_size, context.layout, self.partitions)
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
-        """Return ``dcor`` (0 while there are fewer than 4 rows) and the number of rows it was estimated on."""
+        """Return ``dcor``, the number of rows it was estimated on, and the sum given the age if there is a memory.
+
+        With fewer than 4 rows they are 0.
+        """
         rows = gather_rows(output.posterior.mean.float())
-        num_remembered = max(0, min(int(self.num_filled), len(self.memory) - len(rows)))
-        rows = torch.cat([rows, self.memory[:num_remembered]])
-        num_rows = torch.tensor(float(len(rows)), device=rows.device)
-        if len(rows) < MIN_ROWS:
-            return {"dcor": 0.0 * rows.sum(), "dcor_rows": num_rows}
-        squared = u_distance_correlations_sqr([self.layout.select(rows, name) for name in self.partitions])
-        return {"dcor": squared.triu(diagonal=1).sum().float(), "dcor_rows": num_rows}
+        joined = self.memory.joined(rows)
+        if joined.num_rows < MIN_ROWS:
+            dcor, age_partialled = 0.0 * rows.sum(), rows.new_zeros(())
+        else:
+            correlations = bordered_u_distance_correlations_sqr(
+                joined.border_and_ages, joined.inner_and_ages, joined.slots
+            )
+            age_partialled = _sum_over_pairs(partial_correlations(correlations.detach()))
+            dcor = joined.with_gradient_of(_sum_over_pairs(correlations[:-1, :-1]), self.gradient_scale)
+        values = {"dcor": dcor.float(), "dcor_rows": torch.tensor(float(joined.num_rows), device=rows.device)}
+        return values | ({"dcor_age_partialled": age_partialled.float()} if self.memory.size else {})
 
     @torch.no_grad()
     def commit(self, output: ModelOutput) -> None:
-        """Push the means of all ranks into the memory, newest first."""
-        newest = gather_rows(output.posterior.mean.detach().float())[: len(self.memory)]
-        self.memory.copy_(torch.cat([newest, self.memory])[: len(self.memory)])
-        self.num_filled.fill_(min(len(self.memory), int(self.num_filled) + len(newest)))
+        """Remember the means of all ranks."""
+        self.memory.push(gather_rows(output.posterior.mean.detach().float()))
+
+
+def _sum_over_pairs(values_KK: Tensor) -> Tensor:
+    return values_KK.triu(diagonal=1).sum()

@@ -102,6 +102,11 @@ class TestTerms(TermConformance):
         "cross_partition": [{}, {"statistic": "correlation", "partitions": ["vol", "residual"]}],
         "manifold": [{}, {"partitions": ["residual"]}],
         "dcor": [{}, {"buffer_size": 0}, {"buffer_size": 10, "partitions": ["vol", "residual"]}],
+        "hsic": [
+            {},
+            {"buffer_size": 0, "bandwidth": 2.0, "normalise": False, "gradient_scale": "all_rows"},
+            {"buffer_size": 10, "partitions": ["vol", "residual"], "estimator": "biased"},
+        ],
     }
 
 

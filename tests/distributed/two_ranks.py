@@ -55,6 +55,7 @@ def objective(recon: str, clamping: str) -> Objective:
         "kl": build("term", {"name": "kl", "free_bits": 0.05, "clamping": clamping}, context),
         "vol": build("term", {"name": "semantic", "partition": "vol"}, context),
         "dcor": build("term", {"name": "dcor", "buffer_size": 24}, context),
+        "hsic": build("term", {"name": "hsic", "buffer_size": 24, "gradient_scale": "all_rows"}, context),
         "aux_recon": build("term", {"name": "aux_recon"}, context),
         "cycle": build("term", {"name": "cycle", "partition": "vol"}, context),
         "tcvae": build("term", {"name": "tcvae", "estimator": "mws" if first else "mss"}, context),
@@ -64,7 +65,7 @@ def objective(recon: str, clamping: str) -> Objective:
         ),
         "manifold": build("term", {"name": "manifold"}, context),
     }
-    weights = {"recon": 1.0, "kl": 0.3, "vol": 2.0, "dcor": 5.0, "aux_recon": 0.5, "cycle_vol": 2.0}
+    weights = {"recon": 1.0, "kl": 0.3, "vol": 2.0, "dcor": 5.0, "hsic": 5.0, "aux_recon": 0.5, "cycle_vol": 2.0}
     weights |= {"mi": 0.1, "tc": 0.2, "dwkl": 0.3, "od": 0.4, "d": 0.5, "cross_partition": 0.6, "manifold": 0.7}
     return Objective(terms, weights, {})
 
@@ -95,6 +96,7 @@ def main() -> None:
                 report.total.backward()
                 loss.commit(output)
             results[f"{recon}/total"] = report.total.detach()
+            results |= {f"{recon}/{name}": value for name, value in report.diagnostics.items()}
             results |= {f"{recon}/{name}": scalar.raw.detach() for name, scalar in report.scalars.items()}
             results |= {f"{recon}/grad.{name}": p.grad.clone() for name, p in model.named_parameters()}
             results |= {f"{recon}/{name}": value.clone() for name, value in loss.state_dict().items()}

@@ -13,7 +13,12 @@ import torch
 from runs import TRACKED, command, environment, mlflow_points, only_run, train
 
 AUGMENTED = ("augmentation.flip=0.5", "augmentation.max_shift=[2,2,2]", "augmentation.contrast=0.1")
-SIX = (TRACKED, *AUGMENTED, "trainer.max_epochs=6", "trainer.batch_size=1")  # of seven steps each
+MEMORIES = (  # so small that they are full, and forget, before a run of six epochs ends
+    "loss.terms.dcor.buffer_size=16",
+    "loss.terms.dcor.gradient_scale=all_rows",
+    *("+term@loss.terms.hsic=hsic", "loss.terms.hsic.buffer_size=16", "+loss.lambda_hsic=1"),
+)
+SIX = (TRACKED, *AUGMENTED, *MEMORIES, "trainer.max_epochs=6", "trainer.batch_size=1")  # of seven steps each
 EXEMPT = ("time/", "system/")
 
 

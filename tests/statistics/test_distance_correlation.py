@@ -85,6 +85,13 @@ def test_mean_over_independent_draws_is_0_within_its_standard_error() -> None:
     assert (values < 0.0).any()
 
 
+def test_null_distribution_at_256_rows() -> None:
+    """The standard deviation of the estimator is sqrt(2 / (n (n - 3))) = 0.0056 where the blocks are independent."""
+    values = np.array([u_distance_correlation_sqr(*draws(256, 24, 8, seed=seed)).item() for seed in range(300)])
+    assert abs(values.mean()) < 3.0 * 0.00556 / math.sqrt(len(values))
+    assert values.std(ddof=1) == pytest.approx(0.00556, rel=0.15)
+
+
 def test_similarity_transforms_change_nothing() -> None:
     x, y = draws(15, 3, 2)
     y = y + x[:, :2]

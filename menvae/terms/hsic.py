@@ -1,0 +1,88 @@
+"""Independence of the latent partitions by the Hilbert-Schmidt criterion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from menvae.collectives import gather_rows
+from menvae.registry import Field, register
+from menvae.statistics.hsic import Estimator, bordered_hsic, median_distances
+from menvae.statistics.pairwise import MIN_ROWS
+from menvae.terms import Term, TermContext
+from menvae.terms.row_memory import GradientScale, JoinedRows, RowMemory, different_partitions
+from menvae.types import Batch, ModelOutput
+
+
+@register("term", "hsic", reference="Gretton et al. 2005; Song et al. 2012; Cortes, Mohri & Rostamizadeh 2012")
+class HilbertSchmidt(Term):
+    """Sum over pairs of partitions of the Hilbert-Schmidt independence criterion of posterior means.
+
+    The memory of earlier batches is that of ``dcor``. Normalised, as by default, each pair lies between about 0 and 1
+    whatever the sizes of its partitions, as in ``dcor``, so that weights of the same size serve; without, it is at most
+    1 / 4 or so, and the smaller the more dimensions a partition has. What it adds to distance correlation is the
+    bandwidth: dependence at distances far from it counts little.
+    """
+
+    scalars = ("hsic",)
+
+    def __init__(
+        self,
+        context: TermContext,
+        *,
+        partitions: Sequence[str] | None = None,
+        buffer_size: Annotated[int, Field(ge=0)] = 256,
+        bandwidth: Annotated[float, Field(gt=0.0)] | None = None,
+        estimator: Estimator = "unbiased",
+        normalise: bool = True,
+        gradient_scale: GradientScale = "batch",
+    ) -> None:
+        """Choose the pairs, the kernel and the memory.
+
+        Args:
+            context: of the run.
+            partitions: which partitions are made independent of each other; None is all.
+            buffer_size: rows in all, batch included; 0 uses the batch alone.
+            bandwidth: of the Gaussian kernels, in the unit of z; None is the median distance in each partition among
+                remembered rows (from the batch's to all while fewer than 4 are remembered), without gradient.
+            estimator: ``unbiased`` (may be negative) or ``biased``.
+            normalise: divide each pair by the geometric mean of both with themselves.
+            gradient_scale: ``batch`` falls with the number of rows in all, ``all_rows`` does not; see ``dcor``.
+        """
+        super().__init__()
+        self.partitions = different_partitions(context.layout, partitions, "hsic")
+        self.bandwidth, self.estimator, self.normalise = bandwidth, estimator, normalise
+        self.gradient_scale: GradientScale = gradient_scale
+        self.memory = RowMemory(buffer_size, context.layout, self.partitions)
+
+    def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
+        """Return ``hsic`` (0 while there are fewer than 4 rows) and the number of rows it was estimated on."""
+        rows = gather_rows(output.posterior.mean.float())
+        joined = self.memory.joined(rows)
+        num_rows = torch.tensor(float(joined.num_rows), device=rows.device)
+        if joined.num_rows < MIN_ROWS:
+            return {"hsic": 0.0 * rows.sum(), "hsic_rows": num_rows}
+        found = bordered_hsic(
+            joined.border,
+            joined.inner,
+            joined.slots,
+            self._bandwidths(joined),
+            estimator=self.estimator,
+            normalise=self.normalise,
+        )
+        value = joined.with_gradient_of(found.triu(diagonal=1).sum(), self.gradient_scale)
+        return {"hsic": value.float(), "hsic_rows": num_rows}
+
+    @torch.no_grad()
+    def commit(self, output: ModelOutput) -> None:
+        """Remember the means of all ranks."""
+        self.memory.push(gather_rows(output.posterior.mean.detach().float()))
+
+    def _bandwidths(self, joined: JoinedRows) -> Tensor:
+        if self.bandwidth is not None:
+            return joined.border.new_full((len(self.partitions),), self.bandwidth)
+        remembered = self.memory.remembered_distances()
+        return median_distances(remembered if remembered.shape[-1] >= MIN_ROWS else joined.border)

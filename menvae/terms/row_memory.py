@@ -1,0 +1,182 @@
+"""What terms that make partitions independent have in common: the rows of earlier batches, and their distances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from menvae.errors import UserError
+from menvae.latent import LatentLayout
+from menvae.statistics.pairwise import distances_of
+
+GradientScale = Literal["batch", "all_rows"]
+"""``batch``: the derivative by the rows of the batch. ``all_rows``: see `JoinedRows.with_gradient_of`."""
+
+
+def different_partitions(layout: LatentLayout, partitions: Sequence[str] | None, term: str) -> list[str]:
+    """Return the partitions to be made independent of each other; None is all.
+
+    Raises:
+        UserError: one that does not exist, one named twice, or fewer than two.
+    """
+    chosen = list(layout) if partitions is None else list(partitions)
+    for partition in chosen:
+        layout.bounds(partition)
+    if len(set(chosen)) != len(chosen) or len(chosen) < 2:
+        raise UserError(f"{term}: partitions {chosen} are not allowed; it needs two or more different ones")
+    return chosen
+
+
+@dataclass(frozen=True)
+class JoinedRows:
+    """The rows of a batch among those of earlier ones: N rows in all, B of them the batch's, K blocks of columns.
+
+    Attributes:
+        border: distances [K, B, N] of the batch's rows to all, with gradient.
+        age_border: squared differences [1, B, N] between the ages of these rows, in steps.
+        inner_and_ages: distances and squared differences [K + 1, N, N] among all rows, constant; those of the batch's
+            rows mean nothing. None where B = N.
+        slots: where the batch's rows stand [B].
+    """
+
+    border: Tensor
+    age_border: Tensor
+    inner_and_ages: Tensor | None
+    slots: Tensor
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return self.border.shape[-1]
+
+    @property
+    def inner(self) -> Tensor | None:
+        """Distances [K, N, N] among all rows; see ``inner_and_ages``."""
+        return None if self.inner_and_ages is None else self.inner_and_ages[:-1]
+
+    @property
+    def border_and_ages(self) -> Tensor:
+        """``border`` and ``age_border`` [K + 1, B, N]."""
+        return torch.cat([self.border, self.age_border])
+
+    def with_gradient_of(self, value: Tensor, scale: GradientScale) -> Tensor:
+        """Return ``value`` with its gradient multiplied by N / B where ``scale`` is ``all_rows``.
+
+        A statistic of N rows depends on each of them by about 1 / N. The batch's B rows alone have a gradient, so that
+        of the weights is B / N of what it were if the remembered rows, too, were computed anew with every step. N / B
+        makes it an estimate of that, as the gradient of a batch estimates that of all subjects; it does not depend on
+        the size of the memory. The value is the statistic of all rows already, and stays.
+        """
+        if scale == "batch" or self.inner_and_ages is None:
+            return value
+        constant = value.detach()
+        return constant + self.num_rows / len(self.slots) * (value - constant)
+
+
+class RowMemory(nn.Module):
+    """The newest rows of earlier batches, detached, first in first out, and the distances among them.
+
+    Rows stand in a ring: the next ones take the slots of the oldest, and while they are only looked at (`joined`) they
+    stand in for them. So a step computes distances of its own rows only. The distances among remembered rows are a
+    function of the rows, to the last bit, and are not part of checkpoints but computed anew when one is read.
+    """
+
+    rows: Tensor
+    steps: Tensor
+    num_filled: Tensor
+    next_slot: Tensor
+    _distances: Tensor
+
+    def __init__(self, size: int, layout: LatentLayout, partitions: Sequence[str]) -> None:
+        """Make room.
+
+        Args:
+            size: S, rows that a batch and the memory make up together; 0 for none.
+            layout: of the rows.
+            partitions: the K blocks of columns whose distances are wanted.
+        """
+        super().__init__()
+        self.size = size
+        self.bounds = [layout.bounds(partition) for partition in partitions]
+        self.register_buffer("rows", torch.zeros(size, layout.z_dim))
+        self.register_buffer("steps", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("num_filled", torch.tensor(0))
+        self.register_buffer("next_slot", torch.tensor(0))
+        # K blocks, then the ages
+        distances = torch.zeros(len(self.bounds) + 1, size, size, dtype=torch.float64)
+        self.register_buffer("_distances", distances, persistent=False)
+        self._num_filled, self._next_slot = 0, 0  # the buffers' values, which a GPU would have to be waited for
+        self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
+
+    def newest_first(self) -> Tensor:
+        """Return what is remembered [filled, Z], the newest row first."""
+        order = torch.arange(self._num_filled, device=self.rows.device)
+        return self.rows[(self._next_slot - 1 - order) % max(1, self.size)]
+
+    def remembered_distances(self) -> Tensor:
+        """Return the distances [K, filled, filled] among all that is remembered."""
+        return self._distances[:-1, : self._num_filled, : self._num_filled]
+
+    def joined(self, rows_BZ: Tensor) -> JoinedRows:
+        """Return a batch's rows with the newest remembered ones, ``size`` in all; a larger batch is used alone."""
+        num_new = len(rows_BZ)
+        if num_new >= self.size or self._num_filled == 0:
+            border = distances_of(rows_BZ, rows_BZ, self.bounds)
+            slots = torch.arange(num_new, device=rows_BZ.device)
+            return JoinedRows(border, border.new_zeros(1, num_new, num_new), None, slots)
+        num_rows, slots = min(self.size, self._num_filled + num_new), self._slots(num_new)
+        all_rows, steps = self.rows[:num_rows].to(rows_BZ.dtype), self.steps[:num_rows].clone()
+        all_rows = all_rows.index_copy(0, slots, rows_BZ.detach())
+        steps[slots] = self._step()
+        border = distances_of(rows_BZ, all_rows, self.bounds)
+        inner = self._distances[:, :num_rows, :num_rows]
+        return JoinedRows(border, _squared_age_differences(steps, slots), inner, slots)
+
+    @torch.no_grad()
+    def push(self, rows_BZ: Tensor) -> None:
+        """Remember a batch's rows; of more than ``size`` the first ``size``."""
+        newest = rows_BZ[: self.size].to(self.rows.dtype)
+        if len(newest) == 0:
+            return
+        slots = self._slots(len(newest))
+        step = self._step()
+        self.rows[slots], self.steps[slots] = newest, step
+        self._compute_distances(slots)
+        self._num_filled = min(self.size, self._num_filled + len(newest))
+        self._next_slot = (self._next_slot + len(newest)) % self.size
+        self.num_filled.fill_(self._num_filled)
+        self.next_slot.fill_(self._next_slot)
+
+    def _slots(self, num_new: int) -> Tensor:
+        """The slots that the next rows take, the last of a batch first: it is the first to be forgotten."""
+        return (self._next_slot + num_new - 1 - torch.arange(num_new, device=self.rows.device)) % self.size
+
+    def _step(self) -> Tensor:
+        return self.steps.amax() + 1
+
+    def _compute_distances(self, slots: Tensor) -> None:
+        border = distances_of(self.rows[slots], self.rows, self.bounds)
+        border = torch.cat([border, _squared_age_differences(self.steps, slots)])
+        self._distances[:, slots] = border
+        self._distances[:, :, slots] = border.transpose(1, 2)
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        self._num_filled, self._next_slot = int(self.num_filled), int(self.next_slot)
+        if self.size:
+            self._compute_distances(torch.arange(self.size, device=self.rows.device))
+
+
+def _after_loading(memory: nn.Module, _: Any) -> None:
+    assert isinstance(memory, RowMemory)
+    memory._restore()
+
+
+def _squared_age_differences(steps_S: Tensor, slots_B: Tensor) -> Tensor:
+    # squared, as distances in many dimensions grow with the square of a small drift: where means drift 1 sd, that
+    # leaves a partial distance correlation of 0.00 instead of 0.02
+    return (steps_S[slots_B, None] - steps_S).double().square()[None]
