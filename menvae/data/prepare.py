@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -124,7 +125,7 @@ def prepare(
         UserError: what is wrong with the source or with its subjects.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    subjects = source.subjects(cache, show)
+    subjects = source.subjects(cache, show, num_workers)
     recipe = _Recipe(source.geometry, source.cache_format)
     there = {subject.subject_id: _key_of_entry(subject, recipe, cache) for subject in subjects}
     leave_out, findings = source.on_error == "skip", []
@@ -141,7 +142,7 @@ def prepare(
     if tasks:
         _log.info("preparing %d of %d subjects into %s", len(tasks), len(subjects), cache)
         (cache / "prepared").mkdir(exist_ok=True)
-        _sweep_out(cache / "prepared")
+        _sweep_out(cache)
         for _ in show(run_tasks(_prepare_entry, tasks, num_workers=num_workers), "preparing", len(tasks)):
             pass
     entries = [_read_entry(cache / "prepared" / keys[subject.subject_id], subject) for subject in subjects]
@@ -151,12 +152,16 @@ def prepare(
     return Cohort(tuple(entries), digest_of(identity), (*findings, *of_boxes))
 
 
-def _sweep_out(folder: Path) -> None:
-    """Remove what processes left that were killed while they wrote an entry; no entry takes a day."""
-    for unfinished in folder.glob(".*"):
+def _sweep_out(cache: Path) -> None:
+    """Remove what processes left that were killed while they wrote; nothing that is written takes a day."""
+    for unfinished in cache.glob("*/.*"):
         with suppress(FileNotFoundError):  # another process has just finished it
-            if time.time() - unfinished.stat().st_mtime > _UNFINISHED_S:
+            if time.time() - unfinished.stat().st_mtime < _UNFINISHED_S:
+                continue
+            if unfinished.is_dir():
                 shutil.rmtree(unfinished, ignore_errors=True)
+            else:
+                unfinished.unlink()
 
 
 def _judge_boxes(entries: Sequence[PreparedSubject], source: Source) -> list[Finding]:
@@ -219,13 +224,20 @@ def _publish(entry: Path, subject: StoredSubject, cache_format: CacheFormat, des
     try:
         arrays = write_subject(temporary, subject, cache_format)
         (temporary / "subject.json").write_text(json.dumps({**description, "arrays": arrays}))
-        temporary.chmod(0o755)
+        temporary.chmod(0o777 & ~_umask())
         temporary.rename(entry)
     except OSError:
         if not entry.is_dir():
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    """Return which permissions new files of this process do not get; a temporary folder has fewer still."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _read_entry(entry: Path, subject: SubjectFiles) -> PreparedSubject:

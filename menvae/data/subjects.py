@@ -164,7 +164,7 @@ class Source(ABC):
         return {}
 
     @abstractmethod
-    def subjects(self, cache: Path, show: ShowProgress) -> list[SubjectFiles]:
+    def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
         """Return all subjects, sorted by identifier; a source that makes its files puts them under ``cache``.
 
         Raises:

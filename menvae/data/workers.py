@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -14,6 +13,7 @@ from typing import Protocol, TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from menvae.cores import num_cores
 from menvae.errors import UserError
 from menvae.interruption import leave_stopping_to_parent
 
@@ -70,13 +70,6 @@ def run_tasks(
         finally:
             for future in futures:
                 future.cancel()
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use: a job of SLURM is often given some of the node's only."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _start_worker() -> None:

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from menvae.data.workers import num_cores, run_tasks
+from menvae.cores import num_cores
+from menvae.data.workers import run_tasks
 from menvae.errors import UserError
 
 
