@@ -31,6 +31,7 @@ bench-data: $(VENV)/.installed-test
 
 bench-losses: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/losses.py
+	$(BIN)/python tests/benchmarks/losses_tc.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "menvae needs Python 3.11 or newer, this is " + sys.version)'
