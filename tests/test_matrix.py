@@ -1,0 +1,75 @@
+"""Every encoder with every decoder and every objective: what fits is built, the rest is refused in words."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from pretrained import pretrained, write
+
+from menvae.errors import UserError
+from menvae.experiment import Experiment
+from menvae.registry import configuration_folder
+
+CONF = configuration_folder("menvae") or Path()
+OF_TABLES = {"mlp"}
+"""Encoders and decoders of rows; all others are of volumes."""
+OF_OTHER_SIZES = {"auxiliary"}
+"""Decoders of a smaller cube than the box."""
+TINY = (
+    *("data.roi_size=[32,32,32]", "model.z_dim=16"),
+    "model.partitions={vol:4,loc:3,shape:4}",
+)
+
+
+def names(folder: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / folder).glob("*.yaml"))
+
+
+def part(group: str, name: str) -> DictConfig:
+    """Return a part's own configuration with its defaults, as composed."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        whole = compose("train", [f"{group}={name}"])
+    chosen = whole[group]
+    assert isinstance(chosen, DictConfig)
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], DictConfig]:
+    """Return every encoder and decoder, small, and a checkpoint for the one that needs it."""
+    checkpoint = write(tmp_path_factory.mktemp("frozen") / "best.ckpt", {"model": as_of_a_run(pretrained(4))})
+    found = {(group, name): part(group, name) for group in ("encoder", "decoder") for name in names(group)}
+    for (group, _), config in found.items():
+        OmegaConf.set_struct(config, False)
+        for section in (config, *(config[key] for key in ("trained", "expert", "each") if key in config)):
+            if "base_filters" in section:
+                section.base_filters = 8 if group == "encoder" else 16
+        if "checkpoint" in list(config):
+            config.checkpoint = str(checkpoint)
+    return found
+
+
+def as_of_a_run(encoder: object) -> dict[str, object]:
+    return {f"encoder.{name}": value for name, value in encoder.state_dict().items()}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("loss", [name for name in names("loss") if not name.startswith("lithology")])
+def test_what_fits_is_built_and_the_rest_is_refused(loss: str, parts: dict[tuple[str, str], DictConfig]) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        base = compose("train", [f"loss={loss}", *TINY])
+    OmegaConf.set_struct(base, False)
+    for encoder, decoder in product(names("encoder"), names("decoder")):
+        base.encoder, base.decoder = parts["encoder", encoder], parts["decoder", decoder]
+        fits = not {encoder, decoder} & (OF_TABLES | OF_OTHER_SIZES)
+        if fits:
+            Experiment.from_config(base)
+            continue
+        with pytest.raises(UserError) as refused:
+            Experiment.from_config(base)
+        words = str(refused.value)
+        assert "\n" not in words, words
+        assert encoder in words or decoder in words, words
