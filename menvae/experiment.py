@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from menvae import collectives
 from menvae.configuration import plain_values
 from menvae.data.augmentation import AugmentationSettings
-from menvae.data.dataset import EpochBatches, SplitLoader, SubjectDataset
-from menvae.data.normalizer import TargetNormalizer, TargetSettings
-from menvae.data.prepare import Cohort, PreparedSubject, prepare
-from menvae.data.subjects import Source, Split
-from menvae.data.targets import fit_targets, split_cohort, subjects_of
+from menvae.data.normalizer import TargetSettings
+from menvae.data.source import Data, DataRequest, DataSource
 from menvae.data.workers import unseen
 from menvae.errors import UserError
 from menvae.evaluation.collapse import WatchSettings
@@ -143,9 +140,9 @@ class Experiment:
         return experiment
 
     @property
-    def source(self) -> Source:
+    def source(self) -> DataSource:
         """Where subjects come from."""
-        source: Source = self.parts["data"]()
+        source: DataSource = self.parts["data"]()
         return source
 
     @property
@@ -155,14 +152,41 @@ class Experiment:
 
     @property
     def supervision(self) -> Mapping[str, Sequence[str]]:
-        """Partition -> names of its targets."""
-        supervision: Mapping[str, Sequence[str]] = self.parts["model"].settings["supervision"]
+        """Partition -> names of its targets; none where a model has no such key."""
+        supervision: Mapping[str, Sequence[str]] = self.parts["model"].settings.get("supervision", {})
         return supervision
+
+    def load_data(self, here: Place, prepared: object = None) -> Data:
+        """Load the data of this rank.
+
+        Args:
+            here: this process.
+            prepared: `Data.prepared` of the same ``data.*``, if it is known.
+
+        Raises:
+            UserError: what is wrong with the data.
+        """
+        trainer: TrainerSettings = self.settings["trainer"]
+        request = DataRequest(
+            cache=self.output_dir / "cache",
+            supervision=self.supervision,
+            targets=self.settings["targets"],
+            augmentation=self.settings["augmentation"],
+            batch_size=trainer.batch_size,
+            seed=self.config["seed"],
+            num_workers=trainer.num_workers,
+            pin_memory=here.device.type == "cuda",
+            rank=here.rank,
+            num_ranks=here.num_ranks,
+            show=progress_bar if here.is_main else unseen,
+            prepared=prepared,
+        )
+        return self.source.load(request)
 
     def build_objective(self, num_training_subjects: int) -> Objective:
         """Build the objective; raises `UserError` for a term that this latent space cannot have."""
         source = self.source
-        num_values = len(source.modalities) * int(np.prod(source.roi_size))
+        num_values = len(source.channels) * math.prod(source.size)
         return self.loss.build(TermContext(self.layout, num_values, num_training_subjects))
 
     def positions(self, num: int) -> list[Progress]:
@@ -178,8 +202,12 @@ class Experiment:
             name: np.array([objective.weight(name, position) for position in positions]) for name in objective.scalars
         }
 
-    def build(self, num_training_subjects: int) -> tuple[Model, Objective]:
+    def build(self, num_training_subjects: int, num_classes: int | None = None) -> tuple[Model, Objective]:
         """Build model and objective from the seed, and check that the model gives what the terms require.
+
+        Args:
+            num_training_subjects: N.
+            num_classes: that labels count; None: as long as the data are not loaded, some or none.
 
         Raises:
             UserError: parts that do not fit each other.
@@ -193,71 +221,16 @@ class Experiment:
                     f"loss.terms.{key} requires '{need}', which model '{model_part.part.name}' does not give with this "
                     f"model.supervision; set loss.lambda_{key}=0 or supervise the partition"
                 )
-        seed_everything(self.config["seed"])
         source = self.source
-        blueprint = Blueprint(len(source.modalities), source.roi_size, self.parts, objective.requires)
+        for key, term in objective.active_terms.items():
+            for need in sorted(term.batch_requires - source.gives):
+                raise UserError(
+                    f"loss.terms.{key} needs '{need}' of every subject, which data={self.parts['data'].part.name} does "
+                    f"not give"
+                )
+        seed_everything(self.config["seed"])
+        if num_classes is None:
+            num_classes = 2 if "labels" in source.gives else 0
+        blueprint = Blueprint(len(source.channels), source.size, self.parts, objective.requires, num_classes)
         model: Model = model_part(blueprint)
         return model, objective
-
-
-@dataclass(frozen=True)
-class Data:
-    """A cohort, split, with targets ready to learn.
-
-    Attributes:
-        cohort: all prepared subjects.
-        splits: subject -> split.
-        normalizer: fitted on the training subjects.
-        train, val: batches of this rank.
-    """
-
-    cohort: Cohort
-    splits: Mapping[str, Split]
-    normalizer: TargetNormalizer
-    train: SplitLoader
-    val: SplitLoader
-
-    @classmethod
-    def load(cls, experiment: Experiment, here: Place, cohort: Cohort | None = None) -> Data:
-        """Prepare what the cache lacks (main rank), split, fit targets on training subjects, make loaders.
-
-        Args:
-            experiment: whose data.
-            here: this process.
-            cohort: what the preparation would return, if it is known.
-        """
-        source, cache = experiment.source, experiment.output_dir / "cache"
-        if cohort is None:
-            with collectives.main_rank_first():
-                cohort = prepare(source, cache, show=progress_bar if here.is_main else unseen)
-        splits = split_cohort(cohort, source)
-        by_split = {"train": subjects_of(cohort, splits, "train"), "val": subjects_of(cohort, splits, "val")}
-        normalizer = fit_targets(by_split["train"], experiment.settings["targets"], experiment.supervision)
-        trainer: TrainerSettings = experiment.settings["trainer"]
-        loaders = {}
-        for split, subjects in by_split.items():
-            augmentation = experiment.settings["augmentation"] if split == "train" else None
-            seed: int = experiment.config["seed"]
-            dataset = SubjectDataset(subjects, normalizer, experiment.supervision, augmentation, seed)
-            batches = EpochBatches(
-                len(subjects),
-                trainer.batch_size,
-                shuffle=split == "train",
-                seed=seed,
-                rank=here.rank,
-                num_ranks=here.num_ranks,
-            )
-            loaders[split] = SplitLoader(
-                dataset, batches, num_workers=trainer.num_workers, pin_memory=here.device.type == "cuda"
-            )
-        return cls(cohort, splits, normalizer, loaders["train"], loaders["val"])
-
-    @property
-    def training(self) -> list[PreparedSubject]:
-        """The training subjects."""
-        return subjects_of(self.cohort, self.splits, "train")
-
-    @property
-    def num_training_subjects(self) -> int:
-        """Size of the training split."""
-        return sum(split == "train" for split in self.splits.values())

@@ -6,9 +6,9 @@ Z latent size, F features, P size of one partition, N subjects of a split.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ class Batch:
         targets: {partition: z-scored targets [B, F]}; values that are not observed are 0.
         observed: {partition: bool [B, F]}; this mask is the semi-supervision.
         mask: label volume [B, 1, D, H, W], or None.
-        labels: class index [B], or None.
+        labels: class index [B], -1 where it is not observed, or None.
         time: time of the visit in days [B], or None.
         intensities: what makes z-scores of the inputs when the batch is brought to its device, or None.
     """
@@ -64,7 +64,7 @@ class Batch:
         return len(self.subject_id)
 
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> Batch:
-        """Return the batch on ``device``, its inputs as z-scores; ``memory_format`` applies to the inputs.
+        """Return the batch on ``device``, its inputs as z-scores; ``memory_format`` applies to volumes.
 
         What is sent to the device are the stored values, half as many bytes where they are int16.
         """
@@ -73,7 +73,7 @@ class Batch:
             return None if value is None else value.to(device, non_blocking=True)
 
         inputs = self.inputs.to(device, non_blocking=True)
-        if memory_format is not torch.preserve_format:
+        if memory_format is not torch.preserve_format and inputs.ndim == 5:
             inputs = inputs.contiguous(memory_format=memory_format)
         if self.intensities is not None:
             inputs = self.intensities.z_scores(inputs)
@@ -87,6 +87,17 @@ class Batch:
             labels=move(self.labels),
             time=move(self.time),
         )
+
+
+class EpochLoader(Protocol):
+    """Batches of one split, in an order that depends on the epoch."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches."""
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterable[Batch]:
+        """Return the batches of an epoch, from ``first_step`` on."""
 
 
 @dataclass(frozen=True)

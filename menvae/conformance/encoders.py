@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from menvae.conformance.suite import (
     Case,
+    RowConformance,
     Size,
     VolumeConformance,
     parameters_without_gradient,
@@ -79,5 +80,20 @@ class EncoderConformance(VolumeConformance):
         inputs = torch.randn(1, 1, *self.size, generator=seeded())
         mean, _ = case.bound()(1, self.size, self.z_dim)(inputs)
         assert mean.shape == (1, self.z_dim)
+        with pytest.raises((RuntimeError, ValueError)):
+            self.build(case)(inputs)
+
+
+class RowEncoderConformance(RowConformance, EncoderConformance):
+    """Rows [B, F] -> mean [B, Z], logvar [B, Z]."""
+
+    def test_memory_format_does_not_matter(self, case: Case) -> None:
+        """Rows have one only; the weights must bear being asked."""
+        self.build(case).to(memory_format=torch.channels_last_3d)(self.inputs())  # type: ignore[call-overload]
+
+    def test_number_of_channels_is_free(self, case: Case) -> None:
+        inputs = torch.randn(self.batch_size, 1, generator=seeded())
+        mean, _ = case.bound()(1, self.size, self.z_dim)(inputs)
+        assert mean.shape == (self.batch_size, self.z_dim)
         with pytest.raises((RuntimeError, ValueError)):
             self.build(case)(inputs)

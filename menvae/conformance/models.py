@@ -20,11 +20,12 @@ class ModelConformance(PartConformance):
 
     Attributes:
         size: (D, H, W) of the box.
-        parts: what the blueprint holds, {configuration key: (group, configuration)}.
+        parts_given: what the blueprint holds, {configuration key: (group, configuration)}.
+        num_classes: that labels count.
     """
 
     group = "model"
-    size: ClassVar[tuple[int, int, int]] = (16, 16, 16)
+    size: ClassVar[tuple[int, ...]] = (16, 16, 16)
     parts_given: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
         "encoder": ("encoder", {"name": "resnet", "base_filters": 8}),
         "decoder": ("decoder", {"name": "sbd", "base_filters": 16}),
@@ -32,10 +33,11 @@ class ModelConformance(PartConformance):
     }
     in_channels: ClassVar[int] = 2
     batch_size: ClassVar[int] = 4
+    num_classes: ClassVar[int] = 0
 
     def supervision(self, case: Case) -> Mapping[str, Sequence[str]]:
         """Return {partition: names of its targets} of a case."""
-        supervision: Mapping[str, Sequence[str]] = case.bound().settings["supervision"]
+        supervision: Mapping[str, Sequence[str]] = case.bound().settings.get("supervision", {})
         return supervision
 
     def provided(self, case: Case) -> frozenset[str]:
@@ -48,7 +50,9 @@ class ModelConformance(PartConformance):
         torch.manual_seed(0)
         parts = {key: bind(group, config) for key, (group, config) in self.parts_given.items()}
         model: Model = case.bound()(
-            Blueprint(self.in_channels, self.size, parts, self.provided(case) if needs is None else needs)
+            Blueprint(
+                self.in_channels, self.size, parts, self.provided(case) if needs is None else needs, self.num_classes
+            )
         )
         return model
 
@@ -64,7 +68,7 @@ class ModelConformance(PartConformance):
         )
 
     def test_keys_that_experiments_read(self, case: Case) -> None:
-        assert {"z_dim", "partitions", "supervision"} <= set(case.part.tunables)
+        assert {"z_dim", "partitions"} <= set(case.part.tunables)
 
     def test_output_keeps_its_contract(self, case: Case) -> None:
         model, batch, settings = self.build(case), self.batch(case), case.bound().settings
@@ -136,6 +140,20 @@ class ModelConformance(PartConformance):
         reconstruction: Tensor, predictions: Mapping[str, Tensor], extras: Mapping[str, Tensor]
     ) -> list[Tensor]:
         return [reconstruction, *predictions.values(), *extras.values()]
+
+
+class RowModelConformance(ModelConformance):
+    """The same for a model of the rows of a table."""
+
+    size: ClassVar[tuple[int, ...]] = ()
+    parts_given: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
+        "encoder": ("encoder", {"name": "mlp"}),
+        "decoder": ("decoder", {"name": "mlp"}),
+        "auxiliary_decoder": ("decoder", {"name": "mlp"}),
+    }
+    in_channels: ClassVar[int] = 6
+    batch_size: ClassVar[int] = 32
+    num_classes: ClassVar[int] = 3
 
 
 def _num_parameters(model: Model) -> int:

@@ -46,7 +46,11 @@ class Example:
             noise(layout.z_dim),
             noise(2, 4, 4, 4),
             {name: noise(3) for name in layout},
-            {"auxiliary_reconstruction": noise(2, 2, 2, 2)},
+            {
+                "auxiliary_reconstruction": noise(2, 2, 2, 2),
+                "logits": noise(3),
+                "hidden": (noise(2, 4, 4, 4) > 0.0).float(),
+            },
         )
         return cls(batch, output).mapped(lambda tensor: tensor.requires_grad_())
 

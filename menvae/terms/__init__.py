@@ -21,7 +21,7 @@ class TermContext:
 
     Attributes:
         layout: the partitions of z.
-        num_input_values: C x D x H x W of one subject.
+        num_input_values: C x D x H x W of one subject, or the number of columns.
         num_training_subjects: N.
     """
 
@@ -36,10 +36,12 @@ class Term(nn.Module):
     Attributes:
         scalars: names of what `forward` returns and weights apply to.
         requires: what the model must provide (see `menvae.models.Model.provides`).
+        batch_requires: which fields of a batch it reads that not every cohort has, such as ``mask``.
     """
 
     scalars: tuple[str, ...]
     requires: frozenset[str] = frozenset()
+    batch_requires: frozenset[str] = frozenset()
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Return every name of `scalars` as a float32 scalar; further names are diagnostics, logged without weight."""

@@ -27,7 +27,7 @@ class KullbackLeibler(Term):
         partitions: Sequence[str] | None = None,
         free_bits: Annotated[float, Field(ge=0.0)] = 0.0,
         clamping: FreeBitsClamping = "batch_mean",
-        reduction: Literal["sum", "per_voxel"] = "sum",
+        reduction: Literal["sum", "mean", "per_voxel"] = "sum",
     ) -> None:
         """Choose the dimensions and the unit.
 
@@ -36,7 +36,8 @@ class KullbackLeibler(Term):
             partitions: which partitions count; None is all.
             free_bits: floor in nats per dimension (nats, whatever the name, which is the paper's).
             clamping: whether the floor applies to the batch mean or to each subject.
-            reduction: ``sum`` over dimensions in nats, or that ``per_voxel``, the unit of ``calibrated``.
+            reduction: ``sum`` over dimensions in nats, their ``mean``, or the sum ``per_voxel``, the unit of
+                ``calibrated``.
         """
         super().__init__()
         self.layout = context.layout
@@ -44,7 +45,7 @@ class KullbackLeibler(Term):
         self.free_bits = free_bits
         self.clamping: FreeBitsClamping = clamping
         self.num_dims = sum(stop - start for start, stop in map(self.layout.bounds, self.partitions))
-        self.scale = 1.0 if reduction == "sum" else 1.0 / context.num_input_values
+        self.scale = 1.0 / {"sum": 1, "mean": self.num_dims, "per_voxel": context.num_input_values}[reduction]
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Return ``kl`` in the chosen unit; ``kl_raw`` (no floor) and ``kl_constrained`` (with floor) in nats."""
