@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -152,13 +153,15 @@ def _without_gaps(values: NDArray[np.float64], columns: Sequence[str], gaps: Gap
 
 
 def _words(series: pd.Series[str]) -> NDArray[np.str_]:
-    """Return values as words, empty where there is none; whole numbers alike in every kind of file."""
-    import pandas as pd
+    """Return values as words, empty where there is none; whole numbers alike in every kind of file.
 
-    if pd.api.types.is_float_dtype(series) and (series.dropna() % 1 == 0).all():
-        series = series.astype("Int64")
+    Numbers that pandas made floats of, because one is missing, are whole numbers still: 2.0 is 2.
+    """
     words: NDArray[np.str_] = series.astype("string").fillna("").str.strip().to_numpy(dtype=np.str_)
-    return words
+    unique, inverse = np.unique(words, return_inverse=True)
+    if all(re.fullmatch(r"(-?\d+(\.0)?)?", word) for word in unique):
+        unique = np.array([word.removesuffix(".0") for word in unique], dtype=np.str_)
+    return unique[inverse]
 
 
 def _classes(words: NDArray[np.str_], label: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
