@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -125,6 +126,24 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
+def order_of_rank(num: int, seed: int | None, epoch: int, rank: int, num_ranks: int) -> NDArray[np.intp]:
+    """Return which of ``num`` subjects a rank sees in an epoch, in order; as many on every rank.
+
+    Args:
+        num: of subjects.
+        seed: of the order, which depends on it and the epoch alone; None: as they come.
+        epoch: see ``seed``.
+        rank: of this process.
+        num_ranks: processes that train together.
+
+    >>> [order_of_rank(3, None, 0, rank, 2).tolist() for rank in (0, 1)]
+    [[0, 2], [1, 0]]
+    """
+    order = np.arange(num) if seed is None else np.random.default_rng([seed, epoch]).permutation(num)
+    per_rank = -(-num // num_ranks)
+    return np.resize(order, per_rank * num_ranks)[rank::num_ranks]
+
+
 class EpochBatches(Sampler[list[Draw]]):
     """Batches of this rank for one epoch.
 
@@ -154,11 +173,8 @@ class EpochBatches(Sampler[list[Draw]]):
         return self.steps_per_epoch - self.first_step
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        order = np.arange(self.num_subjects)
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_subjects)
-        per_rank = -(-self.num_subjects // self.num_ranks)
-        mine = np.resize(order, per_rank * self.num_ranks)[self.rank :: self.num_ranks].tolist()
+        seed = self.seed if self.shuffle else None
+        mine = order_of_rank(self.num_subjects, seed, self.epoch, self.rank, self.num_ranks).tolist()
         for step in range(self.first_step, self.steps_per_epoch):
             yield [Draw(number, self.epoch) for number in mine[step * self.batch_size : (step + 1) * self.batch_size]]
 

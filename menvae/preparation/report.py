@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final
 
 from omegaconf import DictConfig
 
@@ -90,7 +90,11 @@ def examine(data: Bound, targets: TargetSettings, cache: Path, num_workers: int 
     Raises:
         UserError: what is wrong with the source, its subjects or the targets.
     """
-    source = cast(Source, data())
+    source = data()
+    if not isinstance(source, Source):
+        raise UserError(
+            f"data: '{data.part.name}' is a table, which needs no preparation; give it to menvae-train as it is"
+        )
     if any(side % STRIDE for side in source.roi_size):
         _log.warning(
             "data.roi_size: %s is prepared, but encoders and decoders halve a box four times: to train, every "
