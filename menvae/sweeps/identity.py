@@ -26,7 +26,7 @@ OUTSIDE = (
     "data.on_error",
 )
 """Keys that say where results go or how they are kept, and what has a value of its own in the hash: the place of the
-data, whose visits they are and when, what becomes of faulty subjects, and the number of processes that train
+data, whose visits they are and when, whose embeddings stand beside the run's own, what becomes of faulty subjects, and the number of processes that train
 together."""
 
 
