@@ -26,8 +26,8 @@ OUTSIDE = (
     "data.on_error",
 )
 """Keys that say where results go or how they are kept, and what has a value of its own in the hash: the place of the
-data, whose visits they are and when, whose embeddings stand beside the run's own, what becomes of faulty subjects, and the number of processes that train
-together."""
+data, whose visits they are and when, whose embeddings stand beside the run's own, what becomes of faulty subjects, and
+the number of processes that train together."""
 
 
 def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_ranks: int = 1, start: str = "") -> str:
