@@ -39,7 +39,7 @@ WRONG = [
     (["data.roi_size=[32,32,30]"], "data.roi_size: [32, 32, 30] has a side of 30"),
     (["data.roi_size=[32,32]"], "data.roi_size.2: a value is required"),
     (["data=brats"], "data.root: a value is required; give it as data.root=..."),
-    (["experiment=lithology_vae", "data=table"], "data.path: a value is required; give it as data.path=..."),
+    (["experiment=lithology_vae", "data=table"], "data.columns: a value is required; give it as data.columns=..."),
     (["experiment=lithology_vae", "encoder=resnet"], "encoder=resnet is for volumes, and the data are rows of a table"),
     (["data=lithology"], "encoder=resnet is for volumes, and the data are rows of a table"),
     (["data=brats", "data.root=/nowhere"], "data.root: folder '/nowhere' does not exist"),
