@@ -310,7 +310,7 @@ def _describe(experiment: Experiment, data: Data, here: Place, directory: RunDir
     write_text(directory.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config))))
     write_json(directory.path / "environment.json", describe_environment(str(here.device), here.num_ranks))
     write_json(directory.path / "targets.json", {"data_hash": data.data_hash, **data.description})
-    write_table(directory.path / "splits.csv", ["subject_id", "split"], data.splits.items())
+    write_table(directory.path / "splits.csv", data.split_columns, data.split_rows)
     schedule_picture(*_schedule_curves(experiment), directory.pictures / "schedule.png")
     if data.volumes is not None:
         _draw_target_correlation(experiment, data.volumes, directory.pictures / "target_correlation.png")

@@ -1,7 +1,10 @@
+import pytest
 import torch
+from torch import Tensor
 from torch.distributions import Normal, kl_divergence
+from torch.utils.data._utils.pin_memory import pin_memory
 
-from menvae.types import Batch, LossReport, Posterior, Progress, Scalar
+from menvae.types import Batch, Intensities, LossReport, Posterior, Progress, Scalar
 
 
 def posterior(rows: int = 5, dims: int = 7) -> Posterior:
@@ -45,6 +48,33 @@ def test_batch_moves_as_a_whole() -> None:
     assert {moved.inputs.device.type, moved.targets["vol"].device.type, moved.observed["vol"].device.type} == {"meta"}
     assert moved.inputs.is_contiguous(memory_format=torch.channels_last_3d)
     assert moved.mask is None
+
+
+def test_a_loader_pins_every_tensor_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned = []
+
+    def pin(tensor: Tensor) -> Tensor:
+        pinned.append(tensor)
+        return tensor.clone()
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin)  # without a GPU it cannot be done
+    numbers = Intensities(torch.zeros(1, 2), torch.ones(1, 2))
+    batch = Batch(
+        inputs=torch.ones(1, 2, 2, 2, 2, dtype=torch.int16),
+        subject_id=("a",),
+        targets={"vol": torch.zeros(1, 1)},
+        observed={"vol": torch.ones(1, 1) > 0},
+        mask=torch.zeros(1, 1, 2, 2, 2),
+        labels=torch.zeros(1),
+        time=torch.zeros(1),
+        intensities=numbers,
+    )
+    tensors = [batch.inputs, batch.targets["vol"], batch.observed["vol"], batch.mask, batch.labels, batch.time]
+    result = pin_memory(batch)
+    assert [id(tensor) for tensor in pinned] == [id(tensor) for tensor in (*tensors, numbers.mean, numbers.sd)]
+    assert result.inputs is not batch.inputs
+    assert result.intensities.mean is not numbers.mean
+    assert result.subject_id == ("a",)
 
 
 def test_progress_knows_its_end() -> None:

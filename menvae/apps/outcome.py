@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -52,7 +52,7 @@ def carry_out(command: str, task: Callable[[], int]) -> int:
         return _tell(command, f"stopped by {error}; the same command goes on", ExitCode.INTERRUPTED)
     except KeyboardInterrupt:
         return _tell(
-            command, "stopped at once; the same command goes on from the last checkpoint", ExitCode.INTERRUPTED
+            command, "stopped at once; the same command goes on from what is written already", ExitCode.INTERRUPTED
         )
     except OtherRankFailedError:
         return 1
@@ -73,6 +73,14 @@ def sentence(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return f"{group}: '{option}' is not an option; {nearest(option, error.options)}"
+    if isinstance(error, OverrideParseException):
+        why = str(error).partition("\n")[0]
+        if why.startswith("Lexer"):
+            why = "it holds a character that Hydra knows in quotes only"
+        return (
+            f"argument '{error.override}' cannot be read: {why}; a value with brackets, commas, = or letters beyond "
+            "ASCII stands in quotes within quotes, such as 'data.root=\"/data/MRI (3 T)\"'"
+        )
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):

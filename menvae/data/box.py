@@ -81,7 +81,11 @@ def cut_out(volume: NDArray[Kind], start: Corner, size: tuple[int, int, int]) ->
 
 
 def judge_box(
-    subject_id: str, report: BoxReport, refuse_below: Mapping[Content, float], warn_below: Mapping[Content, float]
+    subject_id: str,
+    report: BoxReport,
+    strategy: BoxStrategy,
+    refuse_below: Mapping[Content, float],
+    warn_below: Mapping[Content, float],
 ) -> list[Finding]:
     """Return what is to be said about a subject's box; a fault where less is kept than ``refuse_below`` allows."""
     found = []
@@ -89,8 +93,13 @@ def judge_box(
         limits: Any = (refuse_below.get(content, 0.0), warn_below.get(content, 0.0))  # type: ignore[call-overload]
         if kept < max(limits):
             is_fault = kept < limits[0]
-            lower = f", or lower data.refuse_below.{content}={limits[0]:g}" if is_fault else ""
-            remedy = f"enlarge data.roi_size or data.spacing_mm, or try data.box=brain{lower}"
+            remedy = "enlarge data.roi_size or data.spacing_mm"
+            if strategy == "center":
+                remedy += ", or try data.box=brain"
+            if report.resampled_volume_mm3 == 0 and content == "tumour":
+                remedy = "its voxels are too large, use a smaller data.spacing_mm or a larger data.roi_size"
+            if is_fault:
+                remedy += f", or lower data.refuse_below.{content}={limits[0]:g}"
             problem = f"holds {100.0 * kept:.3g} % of the {content}"
             found.append(Finding(subject_id, "the box of training", problem, remedy, is_fault))
     native, resampled = report.native_volume_mm3, report.resampled_volume_mm3

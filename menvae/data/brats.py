@@ -53,7 +53,7 @@ class BratsSource(Source):
         """As configured."""
         return Geometry(self.roi_size, self.spacing_mm, self.regions, self.box)
 
-    def subjects(self, cache: Path, show: ShowProgress) -> list[SubjectFiles]:
+    def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
         """The subjects under ``root``, with their patients and times."""
         pattern = compiled_patient_pattern(self.patient_pattern)
         found = discover_subjects(Path(self.root).expanduser(), self.modalities, pattern)

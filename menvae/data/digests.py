@@ -1,9 +1,16 @@
-"""Hashes of values and of the content of files; a file is read for it once, and again when its size or time changes."""
+"""Hashes of values and of the content of files.
+
+A file is read for it once, and again when its path, its inode, its size, or the times of its content or of its inode
+change. The second of these times cannot be set, so a file that was replaced by one of the same size and date is
+noticed; what is not noticed is a second change within one tick of the file system's clock (milliseconds).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import secrets
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -24,19 +31,44 @@ def file_digest(path: Path, cache: Path) -> str:
 def remembered_digest(path: Path, cache: Path) -> str | None:
     """Return the digest of a file if it is known without reading it."""
     memo = digest_memo(path, cache)
-    remembered = memo.read_text() if memo.is_file() else ""
-    return remembered if len(remembered) == 32 else None
+    try:
+        remembered = memo.read_bytes()
+    except FileNotFoundError:
+        return None
+    digest = remembered[:32].decode("ascii", "replace")
+    return digest if remembered == _sealed(digest, memo) else None
 
 
 def digest_memo(path: Path, cache: Path) -> Path:
     """Return where the digest of a file is remembered, as it is now: take it before reading the file."""
     status = path.stat()
-    return cache / "digests" / digest_of([str(path.resolve()), status.st_size, status.st_mtime_ns])
+    place = [_resolved(path.parent), path.name, status.st_ino]
+    return cache / "digests" / digest_of([*place, status.st_size, status.st_mtime_ns, status.st_ctime_ns])
+
+
+@lru_cache(maxsize=8)  # the files of a subject come one after the other, and every step of a path is asked for
+def _resolved(folder: Path) -> str:
+    return str(folder.resolve())
 
 
 def remember_digest(memo: Path, content: bytes) -> str:
     """Write down the digest of a content; return it."""
     digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-    memo.parent.mkdir(exist_ok=True)
-    memo.write_text(digest)
+    write_whole(memo, _sealed(digest, memo))
     return digest
+
+
+def _sealed(digest: str, memo: Path) -> bytes:
+    """Return what is written down: the digest, and what shows that it is one, and of that file."""
+    return (digest + digest_of([memo.name, digest])).encode()
+
+
+def write_whole(memo: Path, content: bytes) -> None:
+    """Write a file that appears in one step, in a folder that is made if need be."""
+    memo.parent.mkdir(exist_ok=True)
+    unfinished = memo.with_name(f".{memo.name}.{secrets.token_hex(8)}")  # processes of other hosts may have our number
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(memo)
+    finally:
+        unfinished.unlink(missing_ok=True)

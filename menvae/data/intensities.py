@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from menvae.data.digests import digest_of
+from menvae.data.digests import digest_of, write_whole
 from menvae.data.prepare import PreparedSubject
 from menvae.data.workers import ShowProgress, run_tasks, unseen
 
@@ -103,8 +103,7 @@ def cohort_intensities(
 def _measure(task: tuple[PreparedSubject, Path]) -> tuple[str, list[ChannelIntensities]]:
     subject, memo = task
     channels = measure_intensities(subject.load().image)
-    memo.parent.mkdir(exist_ok=True)
-    memo.write_text(json.dumps([asdict(channel) for channel in channels]))
+    write_whole(memo, json.dumps([asdict(channel) for channel in channels]).encode())
     return subject.subject_id, channels
 
 
@@ -115,5 +114,5 @@ def _memo(subject: PreparedSubject, cache: Path) -> Path:
 def _recall(memo: Path) -> list[ChannelIntensities] | None:
     try:
         return [ChannelIntensities(**channel) for channel in json.loads(memo.read_text())]
-    except (FileNotFoundError, ValueError, TypeError):  # not there, or cut short
+    except (FileNotFoundError, ValueError, TypeError):  # not there, or damaged
         return None

@@ -49,7 +49,7 @@ class NiftiVolume:
         """What the file means: stored values, scaled where the header says so (then float64)."""
         if self.slope == 1.0 and self.intercept == 0.0:
             return self.voxels
-        return self.voxels * self.slope + self.intercept
+        return self.voxels.astype(np.float64) * self.slope + self.intercept
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -72,7 +72,7 @@ def ras_axes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def unpack(content: bytes) -> bytes | bytearray:
-    """Return what a gzip file holds.
+    """Return what a gzip file holds; of several members perhaps only the first, or nothing.
 
     Raises:
         EOFError: it is cut short.
@@ -101,7 +101,8 @@ def read_volume(content: bytes, *, is_packed: bool) -> NiftiVolume:
     unpacked = unpack(content) if is_packed else content
     volume = _parse(unpacked)
     if volume is None and is_packed:
-        volume = _parse(gzip.decompress(content))  # of several members libdeflate gives the first
+        unpacked = gzip.decompress(content)  # all members: libdeflate unpacks one, into as much room as the last needs
+        volume = _parse(unpacked)
     if volume is None:
         header = _header(unpacked)
         there = max(len(unpacked) - header.get_data_offset(), 0)
@@ -110,11 +111,15 @@ def read_volume(content: bytes, *, is_packed: bool) -> NiftiVolume:
 
 
 def _header(unpacked: bytes | bytearray) -> Any:
-    form = nibabel.Nifti2Header if bytes(unpacked[:4]) in _NIFTI2_SIZES else nibabel.Nifti1Header
-    block = bytes(unpacked[: form.template_dtype.itemsize])  # what extensions say is not needed
-    header: Any = form(block, check=False)  # type: ignore[no-untyped-call, unused-ignore]
+    """Return the header without its extensions, which may be longer than the voxels."""
+    form = _form(unpacked)
+    header: Any = form(bytes(unpacked[: form.sizeof_hdr]), check=False)  # type: ignore[no-untyped-call, unused-ignore]
     header.check_fix(logger=_UNHEARD)  # what cannot be mended is raised, and told by the checks
     return header
+
+
+def _form(unpacked: bytes | bytearray) -> Any:
+    return nibabel.Nifti2Header if bytes(unpacked[:4]) in _NIFTI2_SIZES else nibabel.Nifti1Header
 
 
 def _num_bytes(header: Any) -> int:
@@ -123,6 +128,8 @@ def _num_bytes(header: Any) -> int:
 
 def _parse(unpacked: bytes | bytearray) -> NiftiVolume | None:
     """Return the volume, or None where bytes are missing."""
+    if len(unpacked) < _form(unpacked).sizeof_hdr:
+        return None
     header = _header(unpacked)
     start, shape, dtype = header.get_data_offset(), header.get_data_shape(), header.get_data_dtype()
     if len(unpacked) - start < _num_bytes(header):

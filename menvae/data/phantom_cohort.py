@@ -63,7 +63,7 @@ class PhantomSource(ProceduralSource):
 
     num_subjects: Annotated[int, Field(ge=2)] = 720
 
-    def subjects(self, cache: Path, show: ShowProgress) -> list[SubjectFiles]:
+    def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
         """Make the files that ``<cache>/phantom/<version>/`` does not hold yet; return all subjects."""
         root = cache / "phantom" / self._folder_name(DISTRIBUTIONS_VERSION)
         root.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ class PhantomSource(ProceduralSource):
             for index in range(self.num_subjects)
             if _subject_id(index) not in there
         ]
-        for _ in show(run_tasks(_make, tasks), "making phantoms", len(tasks)):
+        for _ in show(run_tasks(_make, tasks, num_workers=num_workers), "making phantoms", len(tasks)):
             pass
         return [subject_files(root / _subject_id(index), self.modalities) for index in range(self.num_subjects)]
 

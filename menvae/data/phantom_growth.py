@@ -114,7 +114,7 @@ class PhantomGrowthSource(ProceduralSource):
         """Patient -> the curve that the volume of enhancing tumour and necrotic core follows."""
         return {visit.patient_id: visit.curve for visit in self._visits()}
 
-    def subjects(self, cache: Path, show: ShowProgress) -> list[SubjectFiles]:
+    def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
         """Make what ``<cache>/phantom_growth/<version>/`` does not hold yet, and its truth; return all visits."""
         # cohorts of other sizes have folders of their own, so that growth.csv is that of its folder
         (fewest, most), (shortest, longest) = self.visits, self.interval_days
@@ -125,7 +125,7 @@ class PhantomGrowthSource(ProceduralSource):
         if not (root / "growth.csv").is_file() or not all(folder.is_dir() for folder in folders):
             root.mkdir(parents=True, exist_ok=True)
             tasks = [(self.seed, visit, self._voxel_mm, root) for visit in visits]
-            made = dict(show(run_tasks(_make, tasks), "making phantoms", len(tasks)))
+            made = dict(show(run_tasks(_make, tasks, num_workers=num_workers), "making phantoms", len(tasks)))
             _write_truth(root / "growth.csv", [_truth(visit) | made[visit.subject_id] for visit in visits])
         return [
             replace(subject_files(folder, self.modalities), patient_id=visit.patient_id, days=float(visit.days))

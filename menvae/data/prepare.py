@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache as cached
 from importlib.metadata import version
@@ -38,6 +41,7 @@ _log = logging.getLogger(__name__)
 PREPARATION_VERSION = 4
 """Raise it when prepared arrays or features change: every cache entry is then made anew."""
 
+_UNFINISHED_S = 24 * 3600.0
 _LIBRARIES = ("nibabel", "scikit-image", "scipy")
 
 
@@ -99,7 +103,14 @@ class Cohort:
         return float(sides[0]), float(sides[1]), float(sides[2])
 
 
-def prepare(source: Source, cache: Path, num_workers: int | None = None, show: ShowProgress = unseen) -> Cohort:
+def prepare(
+    source: Source,
+    cache: Path,
+    num_workers: int | None = None,
+    show: ShowProgress = unseen,
+    *,
+    all_notes: bool = False,
+) -> Cohort:
     """Return the cohort of ``source``, preparing what the cache does not hold.
 
     Args:
@@ -107,18 +118,20 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
         cache: folder for entries; made if missing. Two processes may prepare into it at once.
         num_workers: processes; None is one a core.
         show: how to show progress.
+        all_notes: the findings hold notes about the files of subjects that were prepared before, too; it costs a small
+            file read for each of theirs.
 
     Raises:
         UserError: what is wrong with the source or with its subjects.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    subjects = source.subjects(cache, show)
+    subjects = source.subjects(cache, show, num_workers)
     recipe = _Recipe(source.geometry, source.cache_format)
     there = {subject.subject_id: _key_of_entry(subject, recipe, cache) for subject in subjects}
     leave_out, findings = source.on_error == "skip", []
     if source.checks_files:
-        new = [subject for subject in subjects if there[subject.subject_id] is None]
-        findings += check_files(new, source.regions, cache, num_workers, show)
+        unjudged = [subject for subject in subjects if all_notes or there[subject.subject_id] is None]
+        findings += check_files(unjudged, source.regions, cache, num_workers, show)
         subjects = without_faulty(subjects, findings, leave_out=leave_out)
     keys = {subject.subject_id: there[subject.subject_id] or _entry_key(subject, recipe, cache) for subject in subjects}
     tasks = [
@@ -129,6 +142,7 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
     if tasks:
         _log.info("preparing %d of %d subjects into %s", len(tasks), len(subjects), cache)
         (cache / "prepared").mkdir(exist_ok=True)
+        _sweep_out(cache)
         for _ in show(run_tasks(_prepare_entry, tasks, num_workers=num_workers), "preparing", len(tasks)):
             pass
     entries = [_read_entry(cache / "prepared" / keys[subject.subject_id], subject) for subject in subjects]
@@ -138,13 +152,25 @@ def prepare(source: Source, cache: Path, num_workers: int | None = None, show: S
     return Cohort(tuple(entries), digest_of(identity), (*findings, *of_boxes))
 
 
+def _sweep_out(cache: Path) -> None:
+    """Remove what processes left that were killed while they wrote; nothing that is written takes a day."""
+    for unfinished in cache.glob("*/.*"):
+        with suppress(FileNotFoundError):  # another process has just finished it
+            if time.time() - unfinished.stat().st_mtime < _UNFINISHED_S:
+                continue
+            if unfinished.is_dir():
+                shutil.rmtree(unfinished, ignore_errors=True)
+            else:
+                unfinished.unlink()
+
+
 def _judge_boxes(entries: Sequence[PreparedSubject], source: Source) -> list[Finding]:
     """Return what is to be said about boxes, and log one warning for each remedy, with the worst subject."""
     worst_first = sorted(entries, key=lambda entry: min(entry.box.tumour_kept, entry.box.brain_kept))
     findings = [
         finding
         for entry in worst_first
-        for finding in judge_box(entry.subject_id, entry.box, source.refuse_below, source.warn_below)
+        for finding in judge_box(entry.subject_id, entry.box, source.box, source.refuse_below, source.warn_below)
     ]
     alike: dict[str, list[Finding]] = {}
     for finding in findings:
@@ -198,13 +224,20 @@ def _publish(entry: Path, subject: StoredSubject, cache_format: CacheFormat, des
     try:
         arrays = write_subject(temporary, subject, cache_format)
         (temporary / "subject.json").write_text(json.dumps({**description, "arrays": arrays}))
-        temporary.chmod(0o755)
+        temporary.chmod(0o777 & ~_umask())
         temporary.rename(entry)
     except OSError:
         if not entry.is_dir():
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    """Return which permissions new files of this process do not get; a temporary folder has fewer still."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _read_entry(entry: Path, subject: SubjectFiles) -> PreparedSubject:
@@ -233,9 +266,12 @@ def _entry_key(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> str:
 
 def _key_of_entry(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> str | None:
     """Return the key of the subject's entry if there is one, without reading the subject's files."""
-    if subject.doubles or not all(path.is_file() for path in subject.files.values()):
+    if subject.doubles:
         return None
-    digests = {name: remembered_digest(path, cache) for name, path in subject.files.items()}
+    try:
+        digests = {name: remembered_digest(path, cache) for name, path in subject.files.items()}
+    except OSError:  # a file is missing
+        return None
     known = {name: digest for name, digest in digests.items() if digest is not None}
     key = _key_of(known, recipe)
     return key if len(known) == len(digests) and (cache / "prepared" / key).is_dir() else None

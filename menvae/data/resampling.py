@@ -17,6 +17,7 @@ from scipy.ndimage import affine_transform
 Triple = tuple[float, float, float]
 Kind = TypeVar("Kind", bound=np.generic)
 
+_ROUNDING = 1e-10  # of the greatest magnitude: what the rounding of coordinates makes of 0
 _SAME_GRID_VOXELS = 0.01  # headers round: 1.0000001 mm is 1 mm if the last voxel is where it was
 
 
@@ -69,7 +70,10 @@ class Resampling:
         )
 
     def linear(self, volume: NDArray[Any]) -> NDArray[Any]:
-        """Interpolate a volume [D, H, W]: float32, computed in float64; the volume itself if nothing changes."""
+        """Interpolate a volume [D, H, W]: float32, computed in float64; the volume itself if nothing changes.
+
+        A new voxel whose centre lies among zeros is exactly 0, because 0 is background.
+        """
         if self.changes_nothing:
             return volume
         found: NDArray[np.float32] = affine_transform(
@@ -81,6 +85,7 @@ class Resampling:
             order=1,
             mode="nearest",  # scipy's word for repeating the border
         )
+        found[np.abs(found) < _ROUNDING * max(float(volume.max()), -float(volume.min()))] = 0.0
         return found
 
     def nearest(self, volume: NDArray[Kind]) -> NDArray[Kind]:

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from menvae.data.checks import CHECKS_VERSION, Unreadable, Volume, check_subject, inspect_content
-from menvae.data.digests import digest_memo, digest_of, remember_digest, remembered_digest
+from menvae.data.digests import digest_memo, digest_of, remember_digest, remembered_digest, write_whole
 from menvae.data.findings import Finding
 from menvae.data.subjects import SubjectFiles
 from menvae.data.workers import ShowProgress, run_tasks, unseen
@@ -91,8 +91,7 @@ def _inspect(task: tuple[SubjectFiles, Path]) -> tuple[str, _Files]:
         found = _recall(memo)
         if found is None:
             found = inspect_content(content, path.name, is_mask=name == "seg")
-            memo.parent.mkdir(exist_ok=True)
-            memo.write_bytes(_DESCRIPTION.dump_json(found))
+            write_whole(memo, _DESCRIPTION.dump_json(found))
         files[name] = found
     return subject.subject_id, files
 

@@ -100,6 +100,8 @@ class Data:
         targets_hash: of what was fitted on the training subjects: two runs with the same learn the same.
         description: of what was fitted, for ``targets.json``.
         splits: subject -> split.
+        split_columns: of ``splits.csv``.
+        split_rows: of ``splits.csv``, one a subject.
         train, val: batches of this rank.
         classes: names of the classes that labels count; empty without labels.
         volumes: what pictures of volumes need, or None.
@@ -111,6 +113,8 @@ class Data:
     targets_hash: str
     description: Mapping[str, Any]
     splits: Mapping[str, Split]
+    split_columns: Sequence[str]
+    split_rows: Sequence[Sequence[str]]
     train: EpochLoader
     val: EpochLoader
     classes: tuple[str, ...] = ()

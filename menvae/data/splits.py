@@ -63,10 +63,10 @@ def split_subjects(
     num_val = max(1, round(val_fraction * len(volumes)))
     num_test = round(test_fraction * len(volumes))
     if num_val + num_test >= len(volumes):
+        what = "subject" if len(volumes) == len(ordered) else "patient"
         raise UserError(
-            f"data: {len(volumes)} {'subjects' if len(volumes) == len(ordered) else 'patients'} cannot give {num_val} "
-            f"for validation, {num_test} for test and any for training; add subjects or lower data.val_fraction and "
-            "data.test_fraction"
+            f"data: {len(volumes)} {what}{'s' if len(volumes) > 1 else ''} cannot give {num_val} for validation, "
+            f"{num_test} for test and any for training; add subjects or lower data.val_fraction and data.test_fraction"
         )
     random = np.random.default_rng(seed)
     patients = sorted(volumes)

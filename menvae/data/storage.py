@@ -3,10 +3,11 @@
 Two formats, both without pickle:
 
 - ``arrays``: ``.npy``, memory-mapped when read. Images whose values are whole numbers of 16 bits, which is every
-  unresampled BraTS file, are int16; others are float32. Nothing is lost in either.
-- ``compressed``: Blosc2 (byte shuffle, LZ4HC), read whole. Always int16: exact for whole numbers of 16 bits; others are
-  rounded to multiples of a step for each channel, the largest magnitude / 32767. No value moves by more than a step,
-  and none becomes 0 or stops being 0, because 0 is background. `StoredSubject.loss` says how much that is in a z-score.
+  unresampled BraTS file, are int16; others are float32. Nothing is lost but what float32 cannot hold.
+- ``compressed``: Blosc2 (byte shuffle, LZ4HC), read whole. Always int16: channels of whole numbers of 16 bits are
+  exact; others are rounded to multiples of a step, the largest magnitude of the channel / 32767. No value moves by more
+  than a step, and none becomes 0 or stops being 0, because 0 is background. Mean and standard deviation are those of
+  the values before they were rounded, so no z-score moves by more than `StoredSubject.loss`, the step in z-scores.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ class StoredSubject:
     Attributes:
         image: int16 or float32 [C, D, H, W]; 0 is background, and stays 0 as a z-score.
         mask: uint8 [D, H, W], codes of `menvae.data.subjects.REGION_CODES`.
-        mean: of each channel's stored values that are not 0.
+        mean: of each channel's values that are not 0, before they were rounded, in stored units.
         sd: their standard deviation (population form); 1 for a constant.
         step: intensity of one stored unit, for each channel; 1 unless values were rounded.
-        loss: how much rounding may have moved a z-score, for each channel; 0 if nothing was rounded.
+        loss: the most that rounding may have moved a z-score, for each channel; 0 if nothing was rounded.
     """
 
     image: NDArray[Any]
@@ -54,24 +55,20 @@ def stored(channels: Sequence[NDArray[Any]], mask: NDArray[np.uint8], cache_form
         mask: codes [D, H, W].
         cache_format: see the module.
     """
-    steps = [1.0] * len(channels)
-    kind: Any = np.int16
-    if not all(_is_whole(channel) for channel in channels):
-        if cache_format == "arrays":
-            kind = np.float32
-        else:
-            steps = [float(np.abs(channel).max()) / _MOST or 1.0 for channel in channels]
-    rounded = steps != [1.0] * len(channels)
-    image = np.stack(
-        [
-            _rounded(channel, step) if rounded else channel.astype(kind, copy=False)
-            for channel, step in zip(channels, steps, strict=True)
-        ]
+    whole = [_is_whole(channel) for channel in channels]
+    if all(whole) or cache_format == "arrays":
+        kind = np.int16 if all(whole) else np.float32
+        image = np.stack([channel.astype(kind, copy=False) for channel in channels])
+        mean, sd = zip(*(_moments(channel, 1.0) for channel in image), strict=True)
+        return StoredSubject(image, mask, mean, sd, (1.0,) * len(mean), (0.0,) * len(mean))
+    steps = tuple(
+        1.0 if is_whole else max(float(channel.max()), -float(channel.min())) / _MOST
+        for channel, is_whole in zip(channels, whole, strict=True)
     )
-    moments = [_moments(channel) for channel in image]
-    mean, sd = (tuple(values) for values in zip(*moments, strict=True))
-    loss = tuple(1.0 / deviation if rounded else 0.0 for deviation in sd)
-    return StoredSubject(image, mask, mean, sd, tuple(steps), loss)
+    image = np.stack([_rounded(channel, step) for channel, step in zip(channels, steps, strict=True)])
+    mean, sd = zip(*(_moments(channel, step) for channel, step in zip(channels, steps, strict=True)), strict=True)
+    loss = tuple(0.0 if is_whole else 1.0 / deviation for deviation, is_whole in zip(sd, whole, strict=True))
+    return StoredSubject(image, mask, mean, sd, steps, loss)
 
 
 def _is_whole(channel: NDArray[Any]) -> bool:
@@ -90,8 +87,8 @@ def _rounded(channel: NDArray[Any], step: float) -> NDArray[np.int16]:
     return units.astype(np.int16)
 
 
-def _moments(channel: NDArray[Any]) -> tuple[float, float]:
-    """Return mean and standard deviation of the values that are not 0, in double precision."""
+def _moments(channel: NDArray[Any], unit: float) -> tuple[float, float]:
+    """Return mean and standard deviation of the values that are not 0, in a unit, in double precision."""
     num = int(np.count_nonzero(channel))
     if num == 0:
         return 0.0, 1.0
@@ -104,14 +101,14 @@ def _moments(channel: NDArray[Any]) -> tuple[float, float]:
     variance = squares / num - mean**2
     if variance < 1e-8 * mean**2:  # too little of the digits is left
         variance = float(np.square(channel[channel != 0].astype(np.float64) - mean).mean())
-    return mean, float(np.sqrt(variance)) or 1.0
+    return mean / unit, float(np.sqrt(variance)) / unit or 1.0
 
 
 def write_subject(folder: Path, subject: StoredSubject, cache_format: CacheFormat) -> dict[str, Any]:
     """Write the arrays of an entry into its folder; return what `read_subject` must be told to read them."""
     for name, array in (("image", subject.image), ("mask", subject.mask)):
         if cache_format == "arrays":
-            np.save(folder / f"{name}.npy", array)
+            _save(folder / f"{name}.npy", array)
         else:
             _compress(folder / f"{name}.b2", array)
     numbers = {name: getattr(subject, name) for name in _NUMBERS}
@@ -131,6 +128,14 @@ def read_subject(folder: Path, description: Mapping[str, Any]) -> StoredSubject:
         image = _decompress(folder / "image.b2", np.empty(shape, description["dtype"]))
         mask = _decompress(folder / "mask.b2", np.empty(shape[1:], np.uint8))
     return StoredSubject(image, mask, *(tuple(description[name]) for name in _NUMBERS))
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    """As `numpy.save`, which does not say why it could not write, such as that the disk is full."""
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))  # type: ignore[no-untyped-call, unused-ignore]
+        file.write(array.data)
 
 
 def _compress(path: Path, array: NDArray[Any]) -> None:

@@ -183,7 +183,7 @@ class Source(DataSource):
         return {}
 
     @abstractmethod
-    def subjects(self, cache: Path, show: ShowProgress) -> list[SubjectFiles]:
+    def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
         """Return all subjects, sorted by identifier; a source that makes its files puts them under ``cache``.
 
         Raises:
@@ -207,10 +207,23 @@ def discover_subjects(
             does not match is a patient of its own.
 
     Raises:
-        UserError: no such folder, no subject in it, or one identifier twice.
+        UserError: no such folder, one that may not be read, no subject in it, or one identifier twice.
     """
     if not root.is_dir():
         raise UserError(f"data.root: folder '{root}' does not exist; it must hold <id>/<id>-t1c.nii.gz and so on")
+    try:
+        found = _subject_folders(root, patient_pattern)
+    except OSError as error:
+        raise UserError(f"data.root: folder '{error.filename}' cannot be read: {error.strerror}") from None
+    if not found:
+        raise UserError(f"data.root: '{root}' holds no subject folder; expected <id>/<id>-t1c.nii.gz and so on")
+    return [
+        replace(subject_files(folder, modalities), patient_id=patient) for _, (folder, patient) in sorted(found.items())
+    ]
+
+
+def _subject_folders(root: Path, patient_pattern: re.Pattern[str] | None) -> dict[str, tuple[Path, str]]:
+    """Return identifier -> the folder of the subject, and its patient."""
     found: dict[str, tuple[Path, str]] = {}
     for folder in _folders(root):
         flat = _holds_volumes(folder)
@@ -222,11 +235,7 @@ def discover_subjects(
                     f"data.root: '{other}' and '{visit}' have one name, and the folder of a visit names it in the "
                     "whole cohort; rename them and their files, such as to <patient>-<visit>"
                 )
-    if not found:
-        raise UserError(f"data.root: '{root}' holds no subject folder; expected <id>/<id>-t1c.nii.gz and so on")
-    return [
-        replace(subject_files(folder, modalities), patient_id=patient) for _, (folder, patient) in sorted(found.items())
-    ]
+    return found
 
 
 def _folders(root: Path) -> list[Path]:

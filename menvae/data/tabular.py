@@ -112,6 +112,8 @@ class TabularSource(DataSource):
             targets_hash=scaler.hash,
             description=scaler.as_dict(),
             splits=dict(zip(subject_id.tolist(), splits.tolist(), strict=True)),
+            split_columns=("subject_id", "split"),
+            split_rows=list(zip(subject_id.tolist(), splits.tolist(), strict=True)),
             train=loaders["train"],
             val=loaders["val"],
             classes=table.classes,

@@ -20,6 +20,14 @@ def split_cohort(cohort: Cohort, source: Source) -> dict[str, Split]:
     return split_subjects(visits(cohort.subjects), source.val_fraction, source.test_fraction, source.split_seed)
 
 
+SPLIT_COLUMNS = ("subject_id", "split", "patient_id")
+
+
+def split_rows(cohort: Cohort, splits: Mapping[str, Split]) -> list[tuple[str, str, str]]:
+    """Return the rows of ``splits.csv``, one a subject, with the columns `SPLIT_COLUMNS`."""
+    return [(subject.subject_id, splits[subject.subject_id], subject.patient_id) for subject in cohort.subjects]
+
+
 def subjects_of(cohort: Cohort, splits: Mapping[str, Split], split: Split) -> list[PreparedSubject]:
     """Return the subjects of one split, in the order of the cohort."""
     return [subject for subject in cohort.subjects if splits[subject.subject_id] == split]

@@ -1,9 +1,11 @@
 """One subject brought to the geometry of training.
 
 On the native grid the result equals that of the MONAI pipeline LoadImage, Orientation (RAS), ResizeWithPadOrCrop,
-NormalizeIntensity (nonzero, channel-wise) to 1e-6; resampled, that of the same with Spacing. It is several times faster
-because every file is inflated in one piece, and because a z-score is two numbers a channel here: voxels are stored as
-they are, and become z-scores on the device that trains (`menvae.types.Intensities`).
+NormalizeIntensity (nonzero, channel-wise) to 1e-6; resampled, that of the same with Spacing, but for voxels that are
+0 here and that the rounding of coordinates makes something like 1e-13 there, and so a part of the head: where the
+centre of a new voxel lies on that of an old one, background stays background here. It is several times faster because
+every file is inflated in one piece, and because a z-score is two numbers a channel here: voxels are stored as they are,
+and become z-scores on the device that trains (`menvae.types.Intensities`).
 """
 
 from __future__ import annotations
@@ -104,7 +106,7 @@ def _anywhere(images: list[NDArray[Any]]) -> NDArray[Any]:
     """Return a volume of whole numbers that is not 0 where any of the images is not."""
     united: NDArray[Any] | None = None
     for image in images:
-        present = image if image.dtype.kind in "iu" else image != 0
+        present = image if image.dtype.kind in "iu" and image.dtype.itemsize < 8 else image != 0  # of 64 bits, no or
         united = present if united is None else united | present
     assert united is not None, "a source has at least one modality"
     return united

@@ -7,7 +7,7 @@ from menvae.data.dataset import EpochBatches, SplitLoader, SubjectDataset
 from menvae.data.prepare import Cohort, prepare
 from menvae.data.source import Data, DataRequest, Volumes
 from menvae.data.subjects import Source
-from menvae.data.targets import fit_targets, split_cohort, subjects_of
+from menvae.data.targets import SPLIT_COLUMNS, fit_targets, split_cohort, split_rows, subjects_of
 
 
 def load_volumes(source: Source, request: DataRequest) -> Data:
@@ -42,6 +42,8 @@ def load_volumes(source: Source, request: DataRequest) -> Data:
         targets_hash=normalizer.hash,
         description=normalizer.as_dict(),
         splits=splits,
+        split_columns=SPLIT_COLUMNS,
+        split_rows=split_rows(cohort, splits),
         train=loaders["train"],
         val=loaders["val"],
         volumes=Volumes(cohort, normalizer, by_split["train"], source.modalities),

@@ -8,10 +8,13 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol, TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from menvae.cores import num_cores
+from menvae.errors import UserError
 from menvae.interruption import leave_stopping_to_parent
 
 Task = TypeVar("Task")
@@ -41,17 +44,29 @@ def run_tasks(
     Args:
         function: importable from a module.
         tasks: picklable arguments.
-        num_workers: processes; None is one a core.
+        num_workers: processes; None is one a core that this process may use.
+
+    Raises:
+        UserError: memory ran out, or a worker was ended from outside.
     """
     tasks = list(tasks)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["menvae.data.prepare", "menvae.data.phantom"])
-    workers = max(1, min(num_workers or os.cpu_count() or 1, len(tasks)))
+    workers = max(1, min(num_workers or num_cores(), len(tasks)))
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         futures = [pool.submit(function, task) for task in tasks]
         try:
             for future in as_completed(futures):
                 yield future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                f"data: one of {workers} processes that worked on subjects was ended from outside, most often because "
+                "memory ran out; give the job more, or prepare with fewer processes (menvae-prepare num_workers=1)"
+            ) from None
+        except MemoryError as error:
+            raise UserError(
+                f"data: memory ran out ({error}); make data.roi_size smaller or data.spacing_mm larger"
+            ) from None
         finally:
             for future in futures:
                 future.cancel()

@@ -21,6 +21,7 @@ from menvae.data.subjects import Source, Split
 from menvae.data.target_correlation import TargetCorrelation, target_correlation
 from menvae.data.targets import fit_targets, split_cohort, subjects_of
 from menvae.errors import ExitCode, UserError
+from menvae.layers import STRIDE
 from menvae.preparation.summary import Findings
 from menvae.preparation.table import answers, write_tables
 from menvae.registry import Bound, Field, bind, validated
@@ -94,8 +95,14 @@ def examine(data: Bound, targets: TargetSettings, cache: Path, num_workers: int 
         raise UserError(
             f"data: '{data.part.name}' is a table, which needs no preparation; give it to menvae-train as it is"
         )
+    if any(side % STRIDE for side in source.roi_size):
+        _log.warning(
+            "data.roi_size: %s is prepared, but encoders and decoders halve a box four times: to train, every "
+            "side must be a multiple of %d",
+            *(list(source.roi_size), STRIDE),
+        )
     limits = Limits(source.warn_below.get("tumour", 0.0), source.warn_below.get("brain", 0.0))
-    cohort = prepare(source, cache, num_workers, progress_bar)
+    cohort = prepare(source, cache, num_workers, progress_bar, all_notes=True)
     splits, no_splits = _splits(cohort, source)
     normalizer, correlation = _targets(cohort, splits, targets)
     intensities = cohort_intensities(cohort.subjects, cache, num_workers, progress_bar)

@@ -15,6 +15,7 @@ from rich.text import Text
 from menvae.data.features import FEATURES
 from menvae.data.prepare import PreparedSubject
 from menvae.data.quality import SubjectQuality, millilitres
+from menvae.data.targets import SPLIT_COLUMNS, split_rows
 from menvae.preparation.summary import Findings, correlation_words, region_words, split_words, verdict_words
 from menvae.presentation.text import counted, significant
 from menvae.tracking.run_directory import write_table
@@ -102,7 +103,7 @@ def write_tables(found: Findings, folder: Path) -> list[Path]:
         return written
     return [
         *written,
-        write_table(splits, ["subject_id", "split"], found.splits.items()),
+        write_table(splits, SPLIT_COLUMNS, split_rows(found.cohort, found.splits)),
         _correlations(found, correlation),
     ]
 

@@ -24,10 +24,12 @@ OUTSIDE = (
     "data.patient_pattern",
     "data.dates",
     "data.on_error",
+    "data.refuse_below",
+    "data.warn_below",
 )
 """Keys that say where results go or how they are kept, and what has a value of its own in the hash: the place of the
-data, whose visits they are and when, whose embeddings stand beside the run's own, what becomes of faulty subjects, and
-the number of processes that train together."""
+data, whose visits they are and when, whose embeddings stand beside the run's own, which subjects are faulty and what
+becomes of them, and the number of processes that train together."""
 
 
 def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_ranks: int = 1, start: str = "") -> str:
@@ -60,7 +62,7 @@ def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_r
 def is_outside(key: str) -> bool:
     """Whether a dotted key says nothing about the result of a run.
 
-    >>> is_outside("tracking.uri"), is_outside("data.on_error"), is_outside("trainer.max_epochs")
+    >>> is_outside("tracking.uri"), is_outside("data.warn_below.brain"), is_outside("trainer.max_epochs")
     (True, True, False)
     """
     return any(key == outside or key.startswith(f"{outside}.") for outside in OUTSIDE)

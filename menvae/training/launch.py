@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from menvae.cores import num_cores
 from menvae.errors import ExitCode, RunInterruptedError, UserError
 from menvae.interruption import STOP_SIGNALS
 
@@ -110,7 +111,7 @@ def run_ranks(command: Sequence[str], num_ranks: int) -> int:
             **os.environ,
             _RENDEZVOUS: (Path(folder) / "rendezvous").as_uri(),
             "WORLD_SIZE": str(num_ranks),
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_ranks))),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, num_cores() // num_ranks))),
         }
         ranks = [
             _start_rank(command, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(num_ranks)

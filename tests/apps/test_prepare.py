@@ -108,7 +108,7 @@ def test_one_subject_is_reported_without_splits(
     assert run(monkeypatch, tmp_path, *real(root, tmp_path / "outputs")) == 0
     printed = capfd.readouterr().out
     assert "1 subject: " in printed
-    assert "No splits and no targets to learn: 1 subjects cannot give 1 for validation" in printed
+    assert "No splits and no targets to learn: 1 subject cannot give 1 for validation" in printed
     (made,) = (tmp_path / "outputs" / "cohorts").iterdir()
     assert not (made / "splits.csv").exists()
     assert not (made / "targets.json").exists()

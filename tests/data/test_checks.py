@@ -97,6 +97,7 @@ def flipped_bit(path: Path) -> None:
 
 
 MOVED = LPS + np.array([[0.0, 0, 0, 3], [0, 0, 0, 4], [0, 0, 0, 0], [0, 0, 0, 0]])
+SHEARED = LPS @ np.array([[1.0, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])  # by arctan 0.1
 TURNED = LPS @ np.array([[1.0, -0.03, 0, 0], [0.03, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 
 
@@ -144,6 +145,12 @@ FAULTS: dict[str, tuple[str, Spoil, str, str]] = {
         changed(lambda image: image.astype(np.complex64)),
         "holds voxels of type complex64",
         "one real number",
+    ),
+    "sheared": (
+        "t1c",
+        changed(lambda image: image, SHEARED),
+        r"has axes that are 5\.71 degrees off right angles",
+        "resample it to a rectangular grid",
     ),
     "no size": ("t1c", flat, "has an affine without volume", "correct its header"),
     "shape": (
@@ -251,6 +258,15 @@ def test_float_masks_of_whole_labels_and_headers_without_orientation_are_notes(t
     found = inspect_content(image.to_bytes(), "a.nii", is_mask=True)
     assert isinstance(found, Volume)
     assert not found.is_oriented
+
+
+@pytest.mark.parametrize(("shear_deg", "is_told"), [(0.4, False), (0.6, True)])
+def test_axes_may_be_half_a_degree_off_right_angles(tmp_path: Path, shear_deg: float, is_told: bool) -> None:
+    folder, affine = write(tmp_path, "a"), LPS.copy()
+    affine[0, 2] = np.tan(np.radians(shear_deg))
+    for name in (*MODALITIES, "seg"):
+        changed(lambda voxels: voxels, affine)(folder / f"a-{name}{SUFFIX}")
+    assert ["degrees off right angles" in found.problem for found in findings(folder)] == [True] * 5 * is_told
 
 
 def test_two_ways_to_write_an_affine_are_one_place(tmp_path: Path) -> None:
@@ -414,3 +430,12 @@ def test_a_label_of_phantoms_that_is_not_mapped_is_told(tmp_path: Path) -> None:
         UserError, match=r"subject 'phantom-0000\d': its mask holds the label 3: map it, such as .*=\[4,3\]"
     ):
         prepare(phantoms, tmp_path)
+
+
+def test_notes_on_files_of_prepared_subjects_are_told_again_where_all_are_wanted(tmp_path: Path) -> None:
+    changed(lambda mask: mask.astype(np.float32))(write(tmp_path / "c", "a") / f"a-seg{SUFFIX}")
+    first = prepare(source(tmp_path / "c"), tmp_path / "cache")
+    assert [finding.file for finding in first.findings] == [f"a-seg{SUFFIX}"]
+    again = prepare(source(tmp_path / "c"), tmp_path / "cache", all_notes=True)
+    assert again == first
+    assert prepare(source(tmp_path / "c"), tmp_path / "cache").findings == ()

@@ -237,6 +237,23 @@ def test_quarter_turn_permutes_the_axes(seed: int) -> None:
     assert after["loc_z"] == pytest.approx(before["loc_z"])
 
 
+@given(seeds, st.permutations([0, 1, 2]), st.tuples(*[st.booleans()] * 3))
+@settings(max_examples=25, deadline=None)
+def test_axes_in_another_order_or_direction_take_their_locations_along(
+    seed: int, order: list[int], mirrored: tuple[bool, bool, bool]
+) -> None:
+    tumour, spacing_mm = random_tumour(seed), (1.0, 1.5, 2.0)
+    directions = tuple(slice(None, None, -1 if flip else 1) for flip in mirrored)
+    turned = np.ascontiguousarray(tumour.transpose(order)[directions])
+    before = values(tumour, spacing_mm)
+    after = values(turned, (spacing_mm[order[0]], spacing_mm[order[1]], spacing_mm[order[2]]))
+    for name in (*VOLUME_FEATURES, "surface_area_total", "solidity_total", "sphericity_total", "sphericity_ncr"):
+        assert after[name] == pytest.approx(before[name], rel=0.01), name  # as for a quarter turn
+    for new, old, flip in zip(LOCATION_FEATURES, order, mirrored, strict=True):
+        place = before[LOCATION_FEATURES[old]]
+        assert after[new] == pytest.approx(1 - place if flip else place, abs=1e-12), new
+
+
 @given(seeds)
 @settings(max_examples=25, deadline=None)
 def test_doubled_spacing_scales_volume_and_area_only(seed: int) -> None:

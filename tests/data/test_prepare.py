@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -149,3 +150,21 @@ def test_a_box_that_cuts_the_tumour_is_told(tmp_path: Path, caplog: pytest.LogCa
     strict = replace(cut, refuse_below={"tumour": 0.9999})
     with pytest.raises(UserError, match=rf"{words}: enlarge .* or lower data\.refuse_below\.tumour=0\.9999"):
         prepare(strict, tmp_path / "cache")
+
+
+def test_what_killed_processes_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    source = cohort(tmp_path / "c")
+    fresh, old = tmp_path / "cache/prepared/.fresh", tmp_path / "cache/prepared/.old"
+    for folder in (fresh, old):
+        folder.mkdir(parents=True)
+        (folder / "image.npy").touch()
+    os.utime(old, (0, 0))
+    prepare(source, tmp_path / "cache")
+    assert fresh.is_dir()
+    assert not old.exists()
+
+
+def test_an_entry_that_another_process_finishes_meanwhile_is_not_missed(tmp_path: Path) -> None:
+    (tmp_path / "c" / "prepared").mkdir(parents=True)
+    (tmp_path / "c" / "prepared" / ".unfinished").symlink_to(tmp_path / "renamed")  # listed, and no longer there
+    assert len(prepare(cohort(tmp_path / "root"), tmp_path / "c").subjects) == 1

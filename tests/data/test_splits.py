@@ -41,7 +41,7 @@ def test_a_cohort_too_small_is_refused() -> None:
     ):
         split_subjects(patients([1.0, 2.0, 3.0]), 0.9, 0.0, seed=1)
     visits = [VisitRecord(f"a-{index}", "a", 1.0) for index in range(9)]
-    with pytest.raises(UserError, match=r"^data: 1 patients cannot give 1 for validation"):
+    with pytest.raises(UserError, match=r"^data: 1 patient cannot give 1 for validation"):
         split_subjects(visits, 0.1, 0.0, seed=1)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
@@ -230,3 +232,18 @@ def test_a_corrected_date_prepares_nothing_anew_and_is_other_data(root: Path, ca
     other = prepared(root, cache, "subject_id,days,patient_id\nanna-0,0,\nanna-1,180,\nbert,0,anna\n")
     assert len({first.data_hash, moved.data_hash, other.data_hash}) == 3
     assert [s.key for s in first.subjects] == [s.key for s in moved.subjects] == [s.key for s in other.subjects]
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder(tmp_path / "a")
+    closed, iterdir = tmp_path / "b", Path.iterdir
+    closed.mkdir()
+
+    def refused(path: Path) -> Iterator[Path]:
+        if path == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refused)  # the superuser may read everything
+    with pytest.raises(UserError, match=rf"^data.root: folder '{closed}' cannot be read: Permission denied$"):
+        found(tmp_path)

@@ -54,7 +54,7 @@ def test_ranks_know_who_they_are(tmp_path: Path) -> None:
 
 
 def test_ranks_share_the_cores_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(launch, "num_cores", lambda: 6)
     told = ["sh", "-c", f'echo "$OMP_NUM_THREADS" > {tmp_path}/$RANK']
     monkeypatch.delenv("OMP_NUM_THREADS")
     run_ranks(told, 2)

@@ -98,10 +98,11 @@ class LocalRunner:
                 process.kill()
 
     def _start(self, slot: int, job: Path, gpus: list[str]) -> Submission:
+        from menvae.cores import num_cores
         from menvae.sweeps.job import command
         from menvae.sweeps.sweep import Submission
 
-        threads = str(max(1, (os.cpu_count() or 1) // len(self._slots)))
+        threads = str(max(1, num_cores() // len(self._slots)))
         environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)

@@ -1,0 +1,44 @@
+"""Worker processes: how many, and what is said when one of them cannot go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+
+from menvae.cores import num_cores
+from menvae.data.workers import run_tasks
+from menvae.errors import UserError
+
+
+def end_like_the_kernel(number: int) -> int:
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def ask_for_too_much(number: int) -> int:
+    raise MemoryError(f"no room for {number} boxes")
+
+
+def test_a_worker_that_is_killed_is_told_in_words() -> None:
+    with pytest.raises(UserError, match=r"ended from outside, most often because memory ran out; .*num_workers=1"):
+        list(run_tasks(end_like_the_kernel, range(3), num_workers=1))
+
+
+def test_memory_that_runs_out_is_told_in_words() -> None:
+    with pytest.raises(UserError, match=r"^data: memory ran out \(no room for 7 boxes\); make data.roi_size smaller"):
+        list(run_tasks(ask_for_too_much, [7], num_workers=1))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there can a process be kept to some cores")
+def test_cores_that_a_job_was_not_given_are_not_counted() -> None:
+    mine = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(mine)})
+        assert num_cores() == 1
+    finally:
+        os.sched_setaffinity(0, mine)
+    assert num_cores() == len(mine)
