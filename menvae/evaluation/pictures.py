@@ -298,6 +298,13 @@ def _curve_panels(rows: Metrics, gates: Mapping[str, float]) -> list[_Curves]:
             gate=named.get("residual_active_units") if share else None,
         ),
     ]
+    regression = _Curves(
+        "Target regression", "R² (validation)", r2_lines, "sem/<partition>_r2", limits=(0.0, 1.0), floor=R2_FLOOR
+    )
+    classes = found("sem/class_", lambda name: name.replace("_", " "))
+    images = found("val_epoch/ssim_", str)
+    quality = _Curves("Image quality", "SSIM (validation)", images, "val_epoch/ssim_<modality>", limits=(1.0,))
+    columns = found("val_epoch/mse_", lambda name: name.replace("_", " "))  # of a table, which has no images
     return [
         _Curves("Objective", "loss", both("loss"), "train_epoch/loss or val_epoch/loss", may_log=True),
         _Curves("Reconstruction", "term value", both("recon"), "train_epoch/recon or val_epoch/recon", may_log=True),
@@ -309,14 +316,9 @@ def _curve_panels(rows: Metrics, gates: Mapping[str, float]) -> list[_Curves]:
             limits=(0.0,),
             may_log=True,
         ),
-        _Curves(
-            "Target regression",
-            "R² (validation)",
-            r2_lines,
-            "sem/<partition>_r2",
-            limits=(0.0, 1.0),
-            floor=R2_FLOOR,
-        ),
+        regression
+        if r2_lines or not classes
+        else _Curves("Classes", "share (validation)", classes, "", limits=(0.0, 1.0)),
         _Curves(
             "Dependence of partitions",
             "|dCor|",
@@ -340,13 +342,7 @@ def _curve_panels(rows: Metrics, gates: Mapping[str, float]) -> list[_Curves]:
             "diag/au_frac_residual or diag/au_count",
             limits=(0.0, 1.0) if share else (0.0,),
         ),
-        _Curves(
-            "Image quality",
-            "SSIM (validation)",
-            found("val_epoch/ssim_", str),
-            "val_epoch/ssim_<modality>",
-            limits=(1.0,),
-        ),
+        quality if not columns else _Curves("Error of each column", "error / variance", columns, "", limits=(0.0,)),
         _Curves("Gradient", "L2 norm", [_Line("norm", "diag/grad_norm", COLOURS[0])], "diag/grad_norm", may_log=True),
     ]
 

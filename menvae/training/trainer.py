@@ -176,7 +176,7 @@ class Trainer:
             self.parallel = DistributedDataParallel(
                 self.model,
                 device_ids=[place.device] if place.device.type == "cuda" else None,
-                broadcast_buffers=False,  # all ranks hold the same: they depend on the weights alone
+                broadcast_buffers=False,  # all ranks hold the same: menvae.layers.BatchNorm1d sees to it
                 find_unused_parameters="reconstruction" not in self.objective.requires,
             )
         self.peak_learning_rates = [float(group["lr"]) for group in self.optimizer.param_groups]

@@ -17,7 +17,7 @@ WRONG = [
     (["modle.z_dim=3"], "modle: no such key; did you mean 'model'?"),
     (["trainer.max_epoch=3"], "trainer.max_epoch: no such key; did you mean 'max_epochs'?"),
     (["encoder=resnt"], "encoder: 'resnt' is not an option; did you mean 'resnet'?"),
-    (["experiment=run6"], "experiment: 'run6' is not an option; "),
+    (["experiment=semivae_run5"], "experiment: 'semivae_run5' is not an option; did you mean 'semivae_run6'?"),
     (["schedule@loss.schedules.vol=linea"], "schedule: 'linea' is not an option; did you mean 'linear'?"),
     (["modell=semivae"], "modell: no such key; did you mean 'model'?"),
     (
@@ -47,6 +47,9 @@ WRONG = [
     (["data.roi_size=[32,32,30]"], "data.roi_size: [32, 32, 30] has a side of 30"),
     (["data.roi_size=[32,32]"], "data.roi_size.2: a value is required"),
     (["data=brats"], "data.root: a value is required; give it as data.root=..."),
+    (["experiment=lithology_vae", "data=table"], "data.columns: a value is required; give it as data.columns=..."),
+    (["experiment=lithology_vae", "encoder=resnet"], "encoder=resnet is for volumes, and the data are rows of a table"),
+    (["data=lithology"], "encoder=resnet is for volumes, and the data are rows of a table"),
     (["data=brats", "data.root=/nowhere"], "data.root: folder '/nowhere' does not exist"),
     (
         ["data=brats", "data.root=/nowhere", "data.box=resize"],

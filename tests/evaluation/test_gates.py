@@ -1,10 +1,14 @@
-"""Which gates are listed, and what is said of those without a value."""
+"""Which gates are listed, what is said of those without a value, and what is measured of classes and of many rows."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
+from menvae.evaluation.classification import class_metrics
 from menvae.evaluation.gates import GateSettings, GateTable, evaluate_gates
+from menvae.evaluation.independence import MOST_ROWS, independence_metrics
 from menvae.latent import LatentLayout
 
 RATIOS = {"mean_z_ratio", "shuffled_ratio"}
@@ -47,3 +51,25 @@ def test_words_for_what_has_no_value() -> None:
 def test_share_of_active_units() -> None:
     (share, *_) = judged({"residual": 4}, {"diag/au_count_residual": 3.0}).gates
     assert (share.value, share.passed) == (0.75, True)
+
+
+def test_accuracies_are_those_of_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    labels = np.concatenate([random.integers(0, 5, 200), np.full(20, -1), [7]]).astype(np.float64)
+    predicted = np.where(random.random(221) < 0.6, labels, 0.0)
+    known = labels >= 0
+    found = class_metrics(labels, predicted)
+    assert found["sem/class_accuracy"] == pytest.approx(accuracy_score(labels[known], predicted[known]))
+    balanced = balanced_accuracy_score(labels[known], predicted[known])
+    assert found["sem/class_balanced_accuracy"] == pytest.approx(balanced)
+
+
+def test_without_a_label_nothing_is_known() -> None:
+    assert set(class_metrics(np.full(3, -1.0), np.zeros(3)).values()) == {None}
+
+
+def test_independence_of_many_rows_is_that_of_some() -> None:
+    means = np.random.default_rng(0).normal(size=(2 * MOST_ROWS, 3))
+    layout = LatentLayout({"a": 1, "b": 2})
+    assert independence_metrics(means, layout) == independence_metrics(means[::2], layout)
+    assert independence_metrics(means, LatentLayout({"all": 3})) == {}
