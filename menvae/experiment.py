@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
+from menvae.advice import advice
 from menvae.configuration import plain_values
 from menvae.data.augmentation import AugmentationSettings
 from menvae.data.normalizer import TargetSettings
@@ -114,6 +115,7 @@ class Experiment:
         settings: configuration key -> dataclass of settings.
         loss: the checked loss.
         layout: the partitions of z.
+        advice: what is legal in it and seldom wise, in sentences.
     """
 
     config: Mapping[str, Any]
@@ -121,6 +123,7 @@ class Experiment:
     settings: Mapping[str, Any]
     loss: Loss
     layout: LatentLayout
+    advice: tuple[str, ...] = ()
 
     @classmethod
     def from_config(cls, composed: DictConfig) -> Experiment:
@@ -137,8 +140,8 @@ class Experiment:
         model = parts["model"].settings
         layout = LatentLayout.from_config(model["z_dim"], model["partitions"])
         experiment = cls(config, parts, settings, Loss.from_config(config["loss"]), layout)
-        experiment.build(num_training_subjects=1)
-        return experiment
+        built = experiment.build(num_training_subjects=1)
+        return replace(experiment, advice=tuple(advice(*built, experiment.weights(experiment.positions(501)))))
 
     @property
     def source(self) -> DataSource:

@@ -76,6 +76,18 @@ def conv(
     return spectral_norm(layer) if spectral else layer
 
 
+def set_memory_format(module: nn.Module, memory_format: torch.memory_format) -> None:
+    """Bring the weights of 3D convolutions to a memory format; `torch.nn.Module.to` asks it of 2D ones too.
+
+    Args:
+        module: of which every parameter and buffer with five axes is changed in place.
+        memory_format: such as ``torch.channels_last_3d``.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.ndim == 5:
+            tensor.data = tensor.data.contiguous(memory_format=memory_format)
+
+
 def stored_weight(layer: nn.Module) -> Tensor:
     """Return the weight that is trained: under a spectral norm, the one before it."""
     name = "parametrizations.weight.original" if is_parametrized(layer, "weight") else "weight"

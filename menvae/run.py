@@ -28,6 +28,7 @@ from menvae.evaluation.metrics import SplitRecorder
 from menvae.evaluation.reconstructions import ReconstructionPictures
 from menvae.experiment import Experiment
 from menvae.interruption import StopRequest, stop_requests
+from menvae.layers import set_memory_format
 from menvae.models import Model
 from menvae.schedules import Schedule
 from menvae.sweeps.identity import run_hash
@@ -200,17 +201,22 @@ def _initial_weights(experiment: Experiment) -> Path | None:
 
 
 def _start(experiment: Experiment) -> str:
-    """Return the digest of the checkpoint that the run begins with: it determines the result as the seed does."""
+    """Return the digest of the checkpoints that the run begins with: they determine the result as the seed does."""
     resumed, initial = _foreign_checkpoint(experiment), _initial_weights(experiment)
-    path = resumed or initial
-    if path is None:
-        return ""
-    if not path.is_file():
-        if resumed is None:
-            raise UserError(f"trainer.init_from: '{path}' does not exist; allowed are a run directory and a checkpoint")
-        raise UserError(f"trainer.resume: checkpoint '{path}' does not exist; allowed are auto, never and a file")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    if resumed is not None and not resumed.is_file():
+        raise UserError(f"trainer.resume: checkpoint '{resumed}' does not exist; allowed are auto, never and a file")
+    if resumed is None and initial is not None and not initial.is_file():
+        raise UserError(f"trainer.init_from: '{initial}' does not exist; allowed are a run directory and a checkpoint")
+    of_parts = [
+        Path(bound.settings["checkpoint"]).expanduser()
+        for bound in experiment.parts.values()
+        if bound.settings.get("checkpoint") is not None  # a part that has read it already, so it is there
+    ]
+    digests = []
+    for path in filter(None, (resumed or initial, *of_parts)):
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return " ".join(digests)
 
 
 def _open_directory(experiment: Experiment, identity: str, job: Job | None) -> RunDirectory:
@@ -327,6 +333,8 @@ def _describe(experiment: Experiment, data: Data, here: Place, directory: RunDir
     write_json(directory.path / "environment.json", describe_environment(str(here.device), here.num_ranks))
     write_json(directory.path / "targets.json", {"data_hash": data.data_hash, **data.description})
     write_table(directory.path / "splits.csv", data.split_columns, data.split_rows)
+    for sentence in experiment.advice:
+        _log.warning("%s", sentence)
     schedule_picture(*_schedule_curves(experiment), directory.pictures / "schedule.png")
     if data.volumes is not None:
         _draw_target_correlation(experiment, data.volumes, directory.pictures / "target_correlation.png")
@@ -395,7 +403,8 @@ class _Run:
         self.channels = experiment.source.channels
         self.model, objective = experiment.build(data.num_training_subjects, len(data.classes))
         memory_format = torch.channels_last_3d if trainer.channels_last else torch.contiguous_format
-        self.model.to(here.device, memory_format=memory_format)  # type: ignore[call-overload]
+        self.model.to(here.device)
+        set_memory_format(self.model, memory_format)
         ingredients = Ingredients(
             model=self.model,
             objective=objective,

@@ -14,6 +14,9 @@ from omegaconf import DictConfig
 
 from menvae.registry import configuration_folder
 
+# A package with tests of its own, which tests/apps/test_plugin.py installs and runs.
+collect_ignore = ["plugin_example"]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -73,6 +75,16 @@ def write_package(site: Path, name: str, module: str, files: Mapping[str, str]) 
     for path, text in everything.items():
         (site / path).parent.mkdir(parents=True, exist_ok=True)
         (site / path).write_text(text)
+    return site
+
+
+def install_example(site: Path) -> Path:
+    """Install ``tests/plugin_example`` into ``site`` as its user would, without a registry, and return that."""
+    source = Path(__file__).parent / "plugin_example"
+    offline = ["--no-deps", "--no-index", "--no-build-isolation"]  # hatchling is an extra of the tests
+    command = [sys.executable, "-m", "pip", "install", "--quiet", *offline, "--target", str(site), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     return site
 
 

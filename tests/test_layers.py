@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from menvae.encoders.resnet import BasicBlock
+from menvae.encoders.trunk import BasicBlock
 from menvae.errors import UserError
 from menvae.layers import (
     Conv3d,

@@ -16,6 +16,7 @@ from menvae.conformance.suite import (
     relative_distance,
     seeded,
 )
+from menvae.layers import set_memory_format
 
 
 class DecoderConformance(VolumeConformance):
@@ -65,7 +66,7 @@ class DecoderConformance(VolumeConformance):
     def test_memory_format_does_not_matter(self, case: Case) -> None:
         decoder = self.build(case).eval()
         expected = decoder(self.latents())
-        decoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        set_memory_format(decoder, torch.channels_last_3d)
         torch.testing.assert_close(decoder(self.latents()), expected, rtol=1e-3, atol=1e-4)
 
     @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.1), (torch.float16, 0.02)], ids=str)

@@ -70,6 +70,7 @@ class KullbackLeibler(Term):
         self.register_buffer("floors", torch.cat(floors), persistent=False)  # a setting, not a state
         self.floor_nats = sum(float(by_partition.get(name, 0.0)) * size for name, size in sizes.items())
         self.clamping: FreeBitsClamping = clamping
+        self.is_in_nats = reduction == "sum"
         self.scale = 1.0 / {"sum": 1, "mean": sum(sizes.values()), "per_voxel": context.num_input_values}[reduction]
         self.max_capacity_nats, self.capacity_length = max_capacity_nats, capacity_length
         self.capacity_nats = 0.0

@@ -1,173 +1,159 @@
-"""A package of a third party: found by its entry point, used by its name, held to the same suite."""
+"""Packages of third parties: found by their entry points, used by name, held to the same suites.
 
-import os
+``tests/plugin_example`` is one to copy from, and is installed by pip; beside it lies one that breaks the contract.
+"""
+
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from plugins import write_package
+import torch
+from plugins import install_example, write_package
+from runs import environment, only_run, train
 
 from menvae.errors import UserError
 from menvae.registry import discover
 
-CODE = '''"""Encoders of a third party."""
+WRONG = '''"""Encoders that break the contract."""
 
-from torch import Tensor, nn
-
-from menvae.encoders import Encoder, Features
-from menvae.latent import LatentLayout
 from menvae.registry import register
+from menvae_example.projections import ProjectionEncoder
+from torch import nn
 
-
-@register("encoder", "tiny", reference="nobody 2026")
-class TinyEncoder(Encoder):
-    """One linear map of the mean of each channel."""
-
-    def __init__(self, in_channels: int, size: tuple[int, ...], layout: LatentLayout, *, gain: float = 2.0) -> None:
-        super().__init__()
-        self.gain = gain
-        self.map = nn.Linear(in_channels, 2 * layout.z_dim)
-
-    def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
-        if available is not None:
-            inputs = inputs.masked_fill(~available[..., None, None, None], 0.0)
-        return {"means": self.gain * inputs.mean(dim=(2, 3, 4))}
-
-    def posterior(self, features: Features, *, isolated: bool = False) -> tuple[Tensor, Tensor]:
-        mean, logvar = self.map(features["means"]).float().chunk(2, dim=1)
-        return mean, logvar
-'''
-LEAKY = '''
 
 @register("encoder", "leaky")
-class Leaky(TinyEncoder):
+class Leaky(ProjectionEncoder):
     """Looks at other rows of the batch and at what is missing, and has a parameter that does nothing."""
 
-    def __init__(self, in_channels: int, size: tuple[int, ...], layout: LatentLayout, *, gain: float = 2.0) -> None:
-        super().__init__(in_channels, size, layout, gain=gain)
+    def __init__(self, in_channels, size, layout, *, base_filters: int = 8) -> None:
+        super().__init__(in_channels, size, layout, base_filters=base_filters)
         self.unused = nn.Linear(1, 1)
 
-    def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
+    def features(self, inputs, available=None):
         return super().features(inputs - inputs.mean(dim=0))
 
 
 @register("encoder", "misread")
-class Misread(TinyEncoder):
+class Misread(Leaky):
     """Its file says something else than its constructor."""
-
-    def __init__(self, in_channels: int, size: tuple[int, ...], layout: LatentLayout, *, gain: float = 2.0) -> None:
-        super().__init__(in_channels, size, layout, gain=gain)
 '''
-SUITE = """
-import sys
-
-import pytest
-
-from menvae.conformance import EncoderConformance
+SUITE = """from menvae.conformance import EncoderConformance
 
 
-class TestTiny(EncoderConformance):
-    names = ("tiny",)
-    variants = {"tiny": [{}, {"gain": 0.5}]}
+class TestLeaky(EncoderConformance):
+    names = ("leaky",)
 
 
-class TestWrong(EncoderConformance):
-    names = ("leaky", "misread")
-
-
-def run(monkeypatch, main, *arguments):
-    monkeypatch.setattr(sys, "argv", ["command", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code
-
-
-def test_its_value_is_checked(monkeypatch, capsys):
-    from menvae.apps.train import main
-
-    assert run(monkeypatch, main, "encoder=tiny", "encoder.gain=big") == 2
-    assert capsys.readouterr().err.startswith("menvae-train: encoder.gain: 'big' is not allowed; it should be a valid")
-
-
-def test_an_experiment_is_built_with_it(monkeypatch, capsys):
-    from menvae.apps import hydra_application
-    from menvae.experiment import Experiment
-
-    def task(config):
-        print(type(Experiment.from_config(config).build(1)[0].encoder).__module__)
-        return 0
-
-    assert run(monkeypatch, lambda: hydra_application.run("train", task), "encoder=tiny") == 0
-    assert capsys.readouterr().out == "tinyplugin.encoders\\n"
-
-
-def test_parts_tells_its_origin(monkeypatch, capsys):
-    from menvae.apps.parts import main
-
-    monkeypatch.setattr(sys, "argv", ["menvae-parts", "encoder"])
-    main()
-    text = capsys.readouterr().out
-    assert "tiny  (tinyplugin)  One linear map of the mean of each channel." in text
-    assert "reference: nobody 2026" in text
+class TestMisread(EncoderConformance):
+    names = ("misread",)
 """
+TRAIN = "from menvae.apps.train import main; main()"
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as pip leaves it: package, its configuration, and its metadata."""
-    site = tmp_path_factory.mktemp("site")
+    """A folder with both packages, as pip leaves it."""
+    site = install_example(tmp_path_factory.mktemp("site"))
     files = {
-        "encoders.py": CODE + LEAKY,
-        "conf/encoder/tiny.yaml": "name: tiny\ngain: 2.0\n",
-        "conf/encoder/leaky.yaml": "name: leaky\ngain: 2.0\n",
-        "conf/encoder/misread.yaml": "name: misread\ngain: 3.0\n",
+        "encoders.py": WRONG,
+        "conf/encoder/leaky.yaml": "name: leaky\nbase_filters: 8\n",
+        "conf/encoder/misread.yaml": "name: misread\nbase_filters: 16\n",
     }
-    write_package(site, "tinyplugin", "encoders", files)
-    (site / "test_plugin_parts.py").write_text(SUITE)
+    write_package(site, "wrongplugin", "encoders", files)
+    (site / "test_wrong.py").write_text(SUITE)
     return site
 
 
-def run(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+def run(site: Path, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments], cwd=site, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *arguments],
+        cwd=folder or site,
+        env=environment(site=site),
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
-TRAIN = "from menvae.apps.train import main; main()"
+def pytest_outcomes(site: Path, *arguments: str, folder: Path | None = None) -> dict[str, str]:
+    """Return {name of a test in its module: what became of it}."""
+    done = run(site, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rA", *arguments, folder=folder)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("PASSED", "FAILED", "ERROR", "SKIPPED"))]
+    assert lines, done.stdout + done.stderr
+    return {line.split(" - ")[0].split("::", 1)[-1]: line.split(" ", 1)[0] for line in lines}
 
 
-def test_its_part_is_configured_by_name_and_not_imported_for_that(site: Path) -> None:
-    program = "import sys, atexit; atexit.register(lambda: print('imported', 'tinyplugin' in sys.modules)); " + TRAIN
-    done = run(site, "-c", program, "--cfg", "job", "--package", "encoder", "encoder=tiny", "encoder.gain=3")
-    assert done.stdout.splitlines() == ["# @package encoder", "name: tiny", "gain: 3", "imported False"], done.stderr
+def test_its_parts_are_configured_by_name_and_nothing_is_imported_for_that(site: Path) -> None:
+    imported = "print('imported', sorted({'torch', 'menvae_example'} & set(sys.modules)))"
+    program = f"import sys, atexit; atexit.register(lambda: {imported}); {TRAIN}"
+    done = run(site, "-c", program, "--cfg", "job", "encoder=projections", "encoder.base_filters=16", "loss=sharp")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    place = lines.index("encoder:")
+    assert lines[place + 1 : place + 4] == ["  name: projections", "  projection: mean", "  base_filters: 16"]
+    assert "  lambda_gradient_difference: 1.0" in lines
+    assert "  lambda_dcor: 5.0" in lines, "loss=sharp adds to an objective of menvae"
+    assert lines[-1] == "imported []"
 
 
-def test_help_offers_it(site: Path) -> None:
+def test_help_offers_them(site: Path) -> None:
     lines = run(site, "-c", TRAIN, "--help").stdout.splitlines()
-    (offered,) = [line for line in lines if line.strip().startswith("encoder: ")]
-    assert {"leaky", "misread", "resnet", "tiny"} <= set(offered.strip().removeprefix("encoder: ").split(", "))
+    for group, names in (("encoder", {"projections", "resnet"}), ("loss", {"sharp", "dcor"})):
+        (offered,) = [line for line in lines if line.strip().startswith(f"{group}: ")]
+        assert names <= set(offered.strip().removeprefix(f"{group}: ").split(", "))
 
 
-def test_its_own_tests_pass_what_is_right_and_find_what_is_wrong(site: Path) -> None:
-    done = run(site, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rA", "test_plugin_parts.py")
-    outcomes = {
-        line.split(" - ")[0].split("::", 1)[1]: line.split(" ", 1)[0]
-        for line in done.stdout.splitlines()
-        if line.startswith(("PASSED", "FAILED", "ERROR"))
-    }
-    failed = {name for name, outcome in outcomes.items() if outcome != "PASSED"}
+def test_parts_tells_their_origin(site: Path) -> None:
+    text = run(site, "-c", "from menvae.apps.parts import main; main()").stdout
+    for name in ("projections", "gradient_difference"):
+        entry = text.split(f"\n  {name}  (menvae_example)  ")[1]
+        about = re.split(r"\n(?! {6})", entry)[0]  # until a line that is indented less
+        assert "\n      reference: " in about
+
+
+def test_a_typo_in_a_key_is_told_in_one_sentence(site: Path, tmp_path: Path) -> None:
+    known = "base_filters, initial_logvar, name, num_halvings, projection"
+    assert train(tmp_path, "encoder=projections", "encoder.projektion=mean", code=2, site=site).stderr == (
+        f"menvae-train: encoder.projektion: no such key; did you mean 'projection'? known: {known}\n"
+    )
+
+
+def test_a_run_is_trained_with_them(site: Path, tmp_path: Path, prepared_cache: Path) -> None:
+    (tmp_path / "cache").symlink_to(prepared_cache)
+    train(tmp_path, "encoder=projections", "loss=sharp", site=site)
+    history = [json.loads(line) for line in (only_run(tmp_path) / "metrics.jsonl").read_text().splitlines()]
+    assert len(history) == 3
+    assert all(row["train_epoch/gradient_difference"] > 0.0 for row in history)
+    weights = torch.load(only_run(tmp_path) / "checkpoints" / "best.ckpt", weights_only=True)["model"]
+    assert any(name.startswith("encoder.views.sagittal.") for name in weights)
+
+
+def test_its_own_tests_pass(site: Path) -> None:
+    outcomes = pytest_outcomes(site, folder=Path(__file__).parents[1] / "plugin_example")
+    assert set(outcomes.values()) == {"PASSED"}, outcomes
+    assert (
+        "TestProjections::test_rows_do_not_depend_on_each_other[projections-projection=maximum-num_halvings=1]"
+        in outcomes
+    )
+    assert "TestGradientDifference::test_gradient_is_the_derivative[gradient_difference-exponent=2.0]" in outcomes
+    assert "test_two_ranks_are_one" in outcomes
+
+
+def test_suites_find_what_is_wrong(site: Path) -> None:
+    outcomes = pytest_outcomes(site, "test_wrong.py", "-k", "leaky or misread and yaml")
+    failed = {name.split("::")[1].split("[")[0] for name, outcome in outcomes.items() if outcome != "PASSED"}
     assert failed == {
-        "TestWrong::test_yaml_says_the_same_as_the_constructor[misread]",
-        "TestWrong::test_every_parameter_gets_a_gradient[leaky]",
-        "TestWrong::test_bfloat16_is_finite_and_near_float32[leaky]",
-        "TestWrong::test_rows_do_not_depend_on_each_other[leaky]",
-        "TestWrong::test_what_is_missing_does_not_matter[leaky]",
-    }, done.stdout
-    assert "TestTiny::test_rows_do_not_depend_on_each_other[tiny-gain=0.5]" in outcomes
-    assert "test_an_experiment_is_built_with_it" in outcomes
+        "test_yaml_says_the_same_as_the_constructor",
+        "test_every_parameter_gets_a_gradient",
+        "test_half_precision_is_finite_and_near_float32",
+        "test_rows_do_not_depend_on_each_other",
+        "test_what_is_missing_does_not_matter",
+    }
+    assert outcomes["TestLeaky::test_yaml_says_the_same_as_the_constructor[leaky]"] == "PASSED"
+    assert outcomes["TestMisread::test_yaml_says_the_same_as_the_constructor[misread]"] == "FAILED"
 
 
 def test_plugin_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

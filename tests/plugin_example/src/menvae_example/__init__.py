@@ -1,0 +1,1 @@
+"""An encoder, a term and an objective for menvae."""
