@@ -31,6 +31,8 @@ class Sample:
         targets: {partition: z-scored targets [F]}.
         observed: {partition: which were observed [F]}.
         days: time of the visit, or None where it is not known of every subject of the dataset.
+        patient_id: whose visit it is.
+        available: which modalities there are, bool [C], or None where every subject of the dataset has all.
     """
 
     subject_id: str
@@ -40,6 +42,8 @@ class Sample:
     targets: Mapping[str, Tensor]
     observed: Mapping[str, Tensor]
     days: float | None = None
+    patient_id: str = ""
+    available: Tensor | None = None
 
 
 class Draw(NamedTuple):
@@ -76,6 +80,7 @@ class SubjectDataset(Dataset[Sample]):
         self._normalizer, self._supervision, self._seed = normalizer, supervision, seed
         self._augmentation = augmentation if augmentation and augmentation.does_something else None
         self._targets = [self._normalised(subject.features) for subject in subjects]
+        self._lacks_modalities = any(subject.missing_channels for subject in subjects)
         self._has_times = all(subject.days is not None for subject in subjects)
 
     def _normalised(self, features: RawTargets) -> dict[str, list[float | None]]:
@@ -102,7 +107,13 @@ class SubjectDataset(Dataset[Sample]):
             {name: torch.tensor([value or 0.0 for value in values]) for name, values in targets.items()},
             {name: torch.tensor([value is not None for value in values]) for name, values in targets.items()},
             subject.days if self._has_times else None,
+            subject.patient_id,
+            self._available(subject, len(stored.image)) if self._lacks_modalities else None,
         )
+
+    @staticmethod
+    def _available(subject: PreparedSubject, num_channels: int) -> Tensor:
+        return torch.tensor([channel not in subject.missing_channels for channel in range(num_channels)])
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -111,6 +122,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     kinds = {sample.image.dtype for sample in samples}
     common = kinds.pop() if len(kinds) == 1 else torch.float32
     days = [sample.days for sample in samples if sample.days is not None]
+    available = [sample.available for sample in samples if sample.available is not None]
     return Batch(
         inputs=torch.stack([sample.image.to(common) for sample in samples]),
         intensities=Intensities(
@@ -118,10 +130,12 @@ def collate(samples: Sequence[Sample]) -> Batch:
             torch.stack([sample.intensities.sd for sample in samples]),
         ),
         subject_id=tuple(sample.subject_id for sample in samples),
+        patient_id=tuple(sample.patient_id for sample in samples),
         targets={name: torch.stack([sample.targets[name] for sample in samples]) for name in partitions},
         observed={name: torch.stack([sample.observed[name] for sample in samples]) for name in partitions},
         mask=torch.stack([sample.mask for sample in samples]),
         time=torch.tensor(days, dtype=torch.float32) if len(days) == len(samples) else None,
+        available=torch.stack(available) if available else None,
     )
 
 
