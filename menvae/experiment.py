@@ -18,6 +18,7 @@ from menvae.configuration import plain_values
 from menvae.data.augmentation import AugmentationSettings
 from menvae.data.dataset import EpochBatches, SplitLoader, SubjectDataset
 from menvae.data.normalizer import TargetNormalizer, TargetSettings
+from menvae.data.pairs import check_pairs
 from menvae.data.prepare import Cohort, PreparedSubject, prepare
 from menvae.data.subjects import Source, Split
 from menvae.data.targets import fit_targets, split_cohort, subjects_of
@@ -262,6 +263,9 @@ class Data:
         by_split = {"train": subjects_of(cohort, splits, "train"), "val": subjects_of(cohort, splits, "val")}
         normalizer = fit_targets(by_split["train"], experiment.settings["targets"], experiment.supervision)
         trainer: TrainerSettings = experiment.settings["trainer"]
+        patients = [subject.patient_id for subject in by_split["train"]] if source.pairs else None
+        if patients is not None:
+            check_pairs(patients, trainer.batch_size, here.num_ranks)
         loaders = {}
         for split, subjects in by_split.items():
             augmentation = experiment.settings["augmentation"] if split == "train" else None
@@ -276,6 +280,7 @@ class Data:
                 seed=seed,
                 rank=here.rank,
                 num_ranks=here.num_ranks,
+                patients=patients if split == "train" else None,
             )
             loaders[split] = SplitLoader(
                 dataset, batches, num_workers=trainer.num_workers, pin_memory=here.device.type == "cuda"

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from menvae.data.augmentation import AugmentationSettings, augment
 from menvae.data.normalizer import RawTargets, TargetNormalizer
+from menvae.data.pairs import paired_batches
 from menvae.data.prepare import PreparedSubject
 from menvae.data.storage import Normalisation
 from menvae.interruption import leave_stopping_to_parent
@@ -147,10 +148,28 @@ class EpochBatches(Sampler[list[Draw]]):
     """
 
     def __init__(
-        self, num_subjects: int, batch_size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, num_ranks: int = 1
+        self,
+        num_subjects: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        num_ranks: int = 1,
+        patients: Sequence[str] | None = None,
     ) -> None:
-        """Args: batch_size: subjects a rank and step. shuffle: new order every epoch, from ``seed`` and epoch."""
-        self.num_subjects, self.batch_size, self.shuffle = num_subjects, batch_size, shuffle
+        """Choose the batches.
+
+        Args:
+            num_subjects: of the split.
+            batch_size: subjects a rank and step.
+            shuffle: new order every epoch, from ``seed`` and epoch.
+            seed: of the order.
+            rank: of this process.
+            num_ranks: processes that train together.
+            patients: of each subject, whose visits are to come in pairs; None: subjects come as they are drawn.
+        """
+        self.num_subjects, self.batch_size, self.shuffle, self.patients = num_subjects, batch_size, shuffle, patients
         self.seed, self.rank, self.num_ranks = seed, rank, num_ranks
         self.epoch, self.first_step = 0, 0
 
@@ -168,13 +187,22 @@ class EpochBatches(Sampler[list[Draw]]):
         return self.steps_per_epoch - self.first_step
 
     def __iter__(self) -> Iterator[list[Draw]]:
+        for numbers in self._batches()[self.first_step :]:
+            yield [Draw(number, self.epoch) for number in numbers]
+
+    def _batches(self) -> list[list[int]]:
+        """Return all batches of the epoch, of this rank."""
+        per_rank = -(-self.num_subjects // self.num_ranks)
+        firsts = range(0, per_rank, self.batch_size)
+        if self.patients is not None:
+            sizes = [min(self.batch_size, per_rank - first) for first in firsts for _ in range(self.num_ranks)]
+            random = np.random.default_rng([self.seed, self.epoch])
+            return paired_batches(self.patients, sizes, random)[self.rank :: self.num_ranks]
         order = np.arange(self.num_subjects)
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_subjects)
-        per_rank = -(-self.num_subjects // self.num_ranks)
         mine = np.resize(order, per_rank * self.num_ranks)[self.rank :: self.num_ranks].tolist()
-        for step in range(self.first_step, self.steps_per_epoch):
-            yield [Draw(number, self.epoch) for number in mine[step * self.batch_size : (step + 1) * self.batch_size]]
+        return [mine[first : first + self.batch_size] for first in firsts]
 
 
 class SplitLoader:
