@@ -13,15 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from menvae import collectives
 from menvae.configuration import plain_values
 from menvae.data.augmentation import AugmentationSettings
-from menvae.data.dataset import EpochBatches, SplitLoader, SubjectDataset
-from menvae.data.normalizer import TargetNormalizer, TargetSettings
-from menvae.data.pairs import check_pairs
-from menvae.data.prepare import Cohort, PreparedSubject, prepare
-from menvae.data.subjects import Source, Split
-from menvae.data.targets import fit_targets, split_cohort, subjects_of
+from menvae.data.normalizer import TargetSettings
+from menvae.data.source import Data, DataRequest, DataSource
 from menvae.data.workers import unseen
 from menvae.errors import UserError
 from menvae.evaluation.collapse import WatchSettings
@@ -146,9 +141,9 @@ class Experiment:
         return experiment
 
     @property
-    def source(self) -> Source:
+    def source(self) -> DataSource:
         """Where subjects come from."""
-        source: Source = self.parts["data"]()
+        source: DataSource = self.parts["data"]()
         return source
 
     @property
@@ -162,10 +157,37 @@ class Experiment:
         supervision: Mapping[str, Sequence[str]] = self.parts["model"].settings.get("supervision", {})
         return supervision
 
+    def load_data(self, here: Place, prepared: object = None) -> Data:
+        """Load the data of this rank.
+
+        Args:
+            here: this process.
+            prepared: `Data.prepared` of the same ``data.*``, if it is known.
+
+        Raises:
+            UserError: what is wrong with the data.
+        """
+        trainer: TrainerSettings = self.settings["trainer"]
+        request = DataRequest(
+            cache=self.output_dir / "cache",
+            supervision=self.supervision,
+            targets=self.settings["targets"],
+            augmentation=self.settings["augmentation"],
+            batch_size=trainer.batch_size,
+            seed=self.config["seed"],
+            num_workers=trainer.num_workers,
+            pin_memory=here.device.type == "cuda",
+            rank=here.rank,
+            num_ranks=here.num_ranks,
+            show=progress_bar if here.is_main else unseen,
+            prepared=prepared,
+        )
+        return self.source.load(request)
+
     def build_objective(self, num_training_subjects: int) -> Objective:
         """Build the objective; raises `UserError` for a term that this latent space cannot have."""
         source = self.source
-        num_values = len(source.modalities) * int(np.prod(source.roi_size))
+        num_values = len(source.channels) * math.prod(source.size)
         return self.loss.build(TermContext(self.layout, num_values, num_training_subjects))
 
     def positions(self, num: int) -> list[Progress]:
@@ -181,8 +203,12 @@ class Experiment:
             name: np.array([objective.weight(name, position) for position in positions]) for name in objective.scalars
         }
 
-    def build(self, num_training_subjects: int) -> tuple[Model, Objective]:
+    def build(self, num_training_subjects: int, num_classes: int | None = None) -> tuple[Model, Objective]:
         """Build model and objective from the seed, and check that the model gives what the terms require.
+
+        Args:
+            num_training_subjects: N.
+            num_classes: that labels count; None: as long as the data are not loaded, some or none.
 
         Raises:
             UserError: parts that do not fit each other.
@@ -204,7 +230,9 @@ class Experiment:
                     f"not give"
                 )
         seed_everything(self.config["seed"])
-        blueprint = Blueprint(len(source.modalities), source.roi_size, self.parts, objective.requires)
+        if num_classes is None:
+            num_classes = 2 if "labels" in source.gives else 0
+        blueprint = Blueprint(len(source.channels), source.size, self.parts, objective.requires, num_classes)
         model: Model = model_part(blueprint)
         self._check_reach(model)
         trainer: TrainerSettings = self.settings["trainer"]
@@ -213,86 +241,21 @@ class Experiment:
         return model, objective
 
     def _check_reach(self, model: Model) -> None:
-        """Refuse a decoder whose output cannot reach the intensities that it is to draw."""
-        source = self.source
-        low, high = source.intensity_range
-        what, remedy = f"data.normalisation={source.normalisation}", "data.normalisation=minmax"
+        """Refuse a decoder whose output cannot reach the values that it is to draw."""
+        data = self.parts["data"]
+        low, high = self.source.value_range
+        what, remedy = f"values of data={data.part.name}", "linear"
+        if "normalisation" in data.settings:
+            what = f"intensities with data.normalisation={data.settings['normalisation']}"
+            remedy = "linear or data.normalisation=minmax"
         if math.isfinite(high) and self.settings["augmentation"].changes_intensities:
             low, high = -math.inf, math.inf
-            what, remedy = "augmentation.contrast and brightness", "no such augmentation"
+            what = "intensities with augmentation.contrast and brightness"
+            remedy = "linear or no such augmentation"
         for name, module in model.named_modules():
             if isinstance(module, OutputActivation) and not (module.reach[0] <= low and high <= module.reach[1]):
                 reach = " to ".join(f"{end:g}" for end in module.reach)
                 raise UserError(
                     f"{name.split('.', 1)[0]}.activation: {module.name} is not allowed; it reaches {reach}, and "
-                    f"intensities with {what} go beyond: choose linear or {remedy}"
+                    f"{what} go beyond: choose {remedy}"
                 )
-
-
-@dataclass(frozen=True)
-class Data:
-    """A cohort, split, with targets ready to learn.
-
-    Attributes:
-        cohort: all prepared subjects.
-        splits: subject -> split.
-        normalizer: fitted on the training subjects.
-        train, val: batches of this rank.
-    """
-
-    cohort: Cohort
-    splits: Mapping[str, Split]
-    normalizer: TargetNormalizer
-    train: SplitLoader
-    val: SplitLoader
-
-    @classmethod
-    def load(cls, experiment: Experiment, here: Place, cohort: Cohort | None = None) -> Data:
-        """Prepare what the cache lacks (main rank), split, fit targets on training subjects, make loaders.
-
-        Args:
-            experiment: whose data.
-            here: this process.
-            cohort: what the preparation would return, if it is known.
-        """
-        source, cache = experiment.source, experiment.output_dir / "cache"
-        if cohort is None:
-            with collectives.main_rank_first():
-                cohort = prepare(source, cache, show=progress_bar if here.is_main else unseen)
-        splits = split_cohort(cohort, source)
-        by_split = {"train": subjects_of(cohort, splits, "train"), "val": subjects_of(cohort, splits, "val")}
-        normalizer = fit_targets(by_split["train"], experiment.settings["targets"], experiment.supervision)
-        trainer: TrainerSettings = experiment.settings["trainer"]
-        patients = [subject.patient_id for subject in by_split["train"]] if source.pairs else None
-        if patients is not None:
-            check_pairs(patients, trainer.batch_size, here.num_ranks)
-        loaders = {}
-        for split, subjects in by_split.items():
-            augmentation = experiment.settings["augmentation"] if split == "train" else None
-            seed: int = experiment.config["seed"]
-            dataset = SubjectDataset(
-                subjects, normalizer, experiment.supervision, augmentation, seed, source.normalisation
-            )
-            batches = EpochBatches(
-                len(subjects),
-                trainer.batch_size,
-                shuffle=split == "train",
-                seed=seed,
-                rank=here.rank,
-                num_ranks=here.num_ranks,
-                patients=patients if split == "train" else None,
-            )
-            loaders[split] = SplitLoader(
-                dataset, batches, num_workers=trainer.num_workers, pin_memory=here.device.type == "cuda"
-            )
-        return cls(cohort, splits, normalizer, loaders["train"], loaders["val"])
-
-    @property
-    def training(self) -> list[PreparedSubject]:
-        """The training subjects."""
-        return subjects_of(self.cohort, self.splits, "train")
-
-    @property
-    def num_training_subjects(self) -> int:
-        """Size of the training split."""
-        return sum(split == "train" for split in self.splits.values())

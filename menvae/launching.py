@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from menvae.data.prepare import Cohort
+from menvae.data.source import Data
 from menvae.errors import ExitCode, UserError
-from menvae.experiment import Data, Experiment
+from menvae.experiment import Experiment
 from menvae.interruption import StopRequest, stop_requests
 from menvae.registry import validated
 from menvae.run import identify, seconds_per_step
@@ -72,7 +72,7 @@ class Identifier:
     def __init__(self, num_ranks: int | None) -> None:
         """Args: num_ranks: processes that will train together; None: as ``trainer.devices`` says."""
         self._num_ranks = num_ranks
-        self._cohorts: dict[str, Cohort] = {}
+        self._prepared: dict[str, object] = {}
 
     def __call__(self, config: Mapping[str, Any]) -> str:
         """Return the name; raises `UserError` for a configuration or data that are wrong."""
@@ -85,10 +85,10 @@ class Identifier:
     def data(self, experiment: Experiment) -> Data:
         """Return the data of an experiment, as a single process would have them."""
         key = json.dumps([experiment.config["data"], experiment.config["output_dir"]], sort_keys=True)
-        known = key in self._cohorts
+        known = key in self._prepared
         with logs.only_errors(known):  # what is to be said about a cohort is said once
-            data = Data.load(experiment, Place(torch.device("cpu"), 0, 1), self._cohorts.get(key))
-        self._cohorts[key] = data.cohort
+            data = experiment.load_data(Place(torch.device("cpu"), 0, 1), self._prepared.get(key))
+        self._prepared[key] = data.prepared
         return data
 
 

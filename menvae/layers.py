@@ -1,4 +1,4 @@
-"""Layers that encoders and decoders share: group-normalised 3D convolutions."""
+"""Layers that encoders and decoders share: group-normalised 3D convolutions, and perceptrons for rows of a table."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.checkpoint import checkpoint
 
+from menvae.collectives import mean_over_ranks, num_ranks
 from menvae.errors import UserError
 
 NUM_GROUPS = 8
@@ -238,15 +239,17 @@ def up_blocks(
     )
 
 
-def coarse_grid(size: tuple[int, int, int], owner: str) -> tuple[int, int, int]:
+def coarse_grid(size: tuple[int, ...], owner: str) -> tuple[int, int, int]:
     """Return the grid that is 16 times coarser than a box of ``size`` voxels.
 
     Raises:
-        UserError: a side is not a multiple of 16.
+        UserError: this is no box, or a side is not a multiple of 16.
 
     >>> coarse_grid((160, 160, 160), "encoder")
     (10, 10, 10)
     """
+    if len(size) != 3:
+        raise UserError(f"{owner} is for volumes, and the data are rows of a table: choose mlp")
     wrong = [side for side in size if side % STRIDE or side < STRIDE]
     if wrong:
         raise UserError(
@@ -254,3 +257,46 @@ def coarse_grid(size: tuple[int, int, int], owner: str) -> tuple[int, int, int]:
             f"every side must be a multiple of {STRIDE}"
         )
     return (size[0] // STRIDE, size[1] // STRIDE, size[2] // STRIDE)
+
+
+class BatchNorm1d(nn.BatchNorm1d):
+    """`torch.nn.BatchNorm1d` whose batch is that of all ranks, so that its statistics are the same on every rank.
+
+    Every rank must hold the same number of rows. `torch.nn.SyncBatchNorm` does the same on GPUs only.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that torch gave it
+        """Input [B, F] -> [B, F] in the dtype of the input; statistics in float32."""
+        if not self.training or num_ranks() == 1:
+            return super().forward(input)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        values = input.float()
+        mean = mean_over_ranks(values.mean(dim=0))
+        variance = mean_over_ranks((values - mean).square().mean(dim=0))
+        num_rows = len(values) * num_ranks()
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * num_rows / (num_rows - 1), self.momentum)
+        normed = (values - mean) * torch.rsqrt(variance + self.eps)
+        return (normed * self.weight + self.bias).to(input.dtype)
+
+
+def perceptron(widths: Sequence[int]) -> nn.Sequential:
+    """Return Linear, ReLU, BatchNorm from each width to the next."""
+    return nn.Sequential(
+        *(
+            layer
+            for before, after in pairwise(widths)
+            for layer in (nn.Linear(before, after), nn.ReLU(), BatchNorm1d(after))
+        )
+    )
+
+
+def refuse_volumes(size: tuple[int, ...], owner: str) -> None:
+    """Raise `UserError` where inputs are no rows of a table."""
+    if size:
+        raise UserError(f"{owner} is for rows of a table, and data.roi_size={list(size)} is a volume")

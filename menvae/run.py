@@ -17,15 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from menvae import collectives
 from menvae.configuration import check_writable
+from menvae.data.source import Data, Volumes
 from menvae.data.target_correlation import entangled_words, target_correlation
-from menvae.data.targets import SPLIT_COLUMNS, split_rows
 from menvae.errors import ExitCode, OtherRankFailedError, RunInterruptedError, UserError
 from menvae.evaluation.collapse import CollapseWatch
-from menvae.evaluation.final import FinalEvaluation, draw_final_pictures, evaluate_model
+from menvae.evaluation.embeddings import add_others, write_embeddings
+from menvae.evaluation.final import FinalEvaluation, draw_latent_space, draw_targets, draw_traversals, evaluate_model
 from menvae.evaluation.gates import GateTable, evaluate_gates
 from menvae.evaluation.metrics import SplitRecorder
 from menvae.evaluation.reconstructions import ReconstructionPictures
-from menvae.experiment import Data, Experiment
+from menvae.experiment import Experiment
 from menvae.interruption import StopRequest, stop_requests
 from menvae.models import Model
 from menvae.schedules import Schedule
@@ -58,13 +59,14 @@ _ARTIFACTS = {
     "summary.json",
     "pictures",
     "report.html",
+    "embeddings.npz",
     "error.txt",
 }
 """What MLflow gets of a run directory, beside the best weights."""
 
 
-_MEANING_OF_WEIGHTS = ("data.modalities", "model.partitions")
-"""What a run must have in common with one whose weights it begins with, beside names and shapes."""
+_MEANING_OF_WEIGHTS = ("data.modalities", "data.columns", "model.partitions")
+"""What a run must have in common with one whose weights it begins with, if it has it, beside names and shapes."""
 
 _PATIENCE_OF_JOBS_S = 60.0  # for the lock of a run: the process before may be writing its last checkpoint
 _PATIENCE_WHEN_STOPPED_S = 10.0  # for MLflow: schedulers kill 30 s after their signal
@@ -125,7 +127,7 @@ def train(composed: DictConfig, job: Job | None = None) -> int:
 def _train_here(experiment: Experiment, job: Job | None, here: Place, stop: StopRequest) -> ExitCode:
     """Be one rank of a run; on the main rank ``status.json`` says how it went, whatever happens."""
     check_writable(experiment.output_dir)
-    data = Data.load(experiment, here)
+    data = experiment.load_data(here)
     directory = _open_directory(experiment, identify(experiment, data, here.num_ranks), job) if here.is_main else None
     path = collectives.from_rank_zero(directory.path if directory else Path())
     status = collectives.from_rank_zero(directory.status() if directory else {})
@@ -168,21 +170,16 @@ def _set_status(directory: RunDirectory | None, state: Literal["failed", "interr
 
 def identify(experiment: Experiment, data: Data, num_ranks: int) -> str:
     """Return the name of a run, ``<name>_<hash>``: the same for all that leads to the same result."""
-    parts = (experiment.config, data.cohort.data_hash, data.normalizer.hash, num_ranks, _start(experiment))
+    parts = (experiment.config, data.data_hash, data.targets_hash, num_ranks, _start(experiment))
     return f"{experiment.config['name']}_{run_hash(*parts)}"
 
 
 def _identity(experiment: Experiment, data: Data, here: Place) -> dict[str, str]:
     """Return what a checkpoint must have in common with a run that goes on from it, under the names users know."""
-    source = experiment.source
     return {
-        "data.modalities": ", ".join(source.modalities),
+        **experiment.source.identity,
         "model.partitions": ", ".join(f"{name} {size}" for name, size in experiment.layout.sizes.items()),
-        "data.roi_size": str(list(source.geometry.roi_size)),
-        "data.spacing_mm": str(list(source.geometry.spacing_mm or ["fills the box"])),
-        "data.box": source.box,
-        "data.normalisation": source.normalisation,
-        "targets": data.normalizer.hash,
+        "targets": data.targets_hash,
         "number of ranks": str(here.num_ranks),
     }
 
@@ -286,8 +283,9 @@ def _tracker(experiment: Experiment, directory: RunDirectory, job: Job | None) -
 
 def _datasets(experiment: Experiment, data: Data) -> list[DatasetInput]:
     part = experiment.parts["data"]
-    source = str(part.settings.get("root") or experiment.output_dir / "cache")
-    return [DatasetInput(part.part.name, data.cohort.data_hash[:36], source, "training")]
+    place_of_data = part.settings.get("root") or part.settings.get("path") or experiment.output_dir / "cache"
+    source = str(place_of_data)
+    return [DatasetInput(part.part.name, data.data_hash[:36], source, "training")]
 
 
 def _hand_over(tracker: MLflowTracker, directory: RunDirectory, status: Mapping[str, Any]) -> bool:
@@ -310,6 +308,8 @@ def _complete(
     experiment: Experiment, data: Data, here: Place, directory: RunDirectory, status: dict[str, Any], job: Job | None
 ) -> None:
     """Do what was left when a run ended: MLflow was away or switched off, or the process was killed at the very end."""
+    if data.embedded is not None:
+        add_others(directory.path / "embeddings.npz", data)
     if experiment.settings["tracking"].enabled and not status["tracked"]:
         tracker = _tracker(experiment, directory, job)
         facts = (_params(experiment, here), _tags(experiment, data, directory))
@@ -321,16 +321,23 @@ def _complete(
 
 def _describe(experiment: Experiment, data: Data, here: Place, directory: RunDirectory) -> None:
     """Write what is known before training: configuration, environment, targets, splits, schedules, correlations."""
-    from menvae.evaluation.pictures import schedule_picture, target_correlation_picture
+    from menvae.evaluation.pictures import schedule_picture
 
     write_text(directory.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config))))
     write_json(directory.path / "environment.json", describe_environment(str(here.device), here.num_ranks))
-    targets = {"data_hash": data.cohort.data_hash, **data.normalizer.as_dict()}
-    write_json(directory.path / "targets.json", targets)
-    write_table(directory.path / "splits.csv", SPLIT_COLUMNS, split_rows(data.cohort, data.splits))
+    write_json(directory.path / "targets.json", {"data_hash": data.data_hash, **data.description})
+    write_table(directory.path / "splits.csv", data.split_columns, data.split_rows)
     schedule_picture(*_schedule_curves(experiment), directory.pictures / "schedule.png")
-    found = target_correlation([subject.features for subject in data.training], data.normalizer, experiment.supervision)
-    picture = directory.pictures / "target_correlation.png"
+    if data.volumes is not None:
+        _draw_target_correlation(experiment, data.volumes, directory.pictures / "target_correlation.png")
+
+
+def _draw_target_correlation(experiment: Experiment, volumes: Volumes, picture: Path) -> None:
+    """Draw which targets correlate, and warn of those that no loss can separate."""
+    from menvae.evaluation.pictures import target_correlation_picture
+
+    features = [subject.features for subject in volumes.training]
+    found = target_correlation(features, volumes.normalizer, experiment.supervision)
     target_correlation_picture(found.before, found.after, found.partitions, picture)
     if entangled := entangled_words(found):
         _log.warning("%s", entangled)
@@ -368,8 +375,8 @@ def _tags(experiment: Experiment, data: Data, directory: RunDirectory) -> dict[s
     git = json.loads((directory.path / "environment.json").read_text())["git"]
     return {
         "menvae.run": directory.path.name,
-        "menvae.data_hash": data.cohort.data_hash,
-        "menvae.targets_hash": data.normalizer.hash,
+        "menvae.data_hash": data.data_hash,
+        "menvae.targets_hash": data.targets_hash,
         "menvae.code_hash": code_hash(),
         "menvae.git_commit": git["commit"] + (" (modified)" if git["modified"] else "") if git else "unknown",
     }
@@ -382,11 +389,11 @@ class _Run:
         self, experiment: Experiment, data: Data, here: Place, path: Path, stop: StopRequest, job: Job | None = None
     ) -> None:
         self.experiment, self.data, self.here, self.path = experiment, data, here, path
-        settings, parts, source = experiment.settings, experiment.parts, experiment.source
+        settings, parts = experiment.settings, experiment.parts
         trainer: TrainerSettings = settings["trainer"]
         trial = job.trial if job is not None else None
-        self.modalities = source.modalities
-        self.model, objective = experiment.build(data.num_training_subjects)
+        self.channels = experiment.source.channels
+        self.model, objective = experiment.build(data.num_training_subjects, len(data.classes))
         memory_format = torch.channels_last_3d if trainer.channels_last else torch.contiguous_format
         self.model.to(here.device, memory_format=memory_format)  # type: ignore[call-overload]
         ingredients = Ingredients(
@@ -404,12 +411,12 @@ class _Run:
                 ReconstructionPictures(
                     settings["pictures"],
                     path / "pictures",
-                    self.modalities,
-                    data.cohort.spacing_mm,
+                    data.volumes.modalities,
+                    data.volumes.cohort.spacing_mm,
                     trainer.max_epochs,
                 )
             ]
-            if here.is_main
+            if here.is_main and data.volumes is not None
             else []
         )
         self.trainer = Trainer(
@@ -420,7 +427,7 @@ class _Run:
             checkpoints=path / "checkpoints",
             identity=_identity(experiment, data, here),
             observers=[
-                SplitRecorder(self.model, self.modalities),
+                SplitRecorder(self.model, self.channels),
                 CollapseWatch(settings["watch"], trainer.max_epochs),
                 *([TrialReporter(trial)] if trial is not None and trial.metric else []),
                 *self.artists,
@@ -439,7 +446,7 @@ class _Run:
             return
         initial = _initial_weights(self.experiment)
         if initial is not None:
-            self.trainer.begin_with(initial, _MEANING_OF_WEIGHTS)
+            self.trainer.begin_with(initial, [key for key in _MEANING_OF_WEIGHTS if key in self.trainer.identity])
             _log.info("beginning with the weights of %s", initial)
 
     def train_and_evaluate(self, recorder: RunRecorder | None) -> dict[str, Any]:
@@ -447,13 +454,13 @@ class _Run:
         state = self.trainer.fit(recorder)
         self.trainer.load_best()
         evaluation = evaluate_model(
-            self.model, self.trainer.inputs(self.data.train), self.trainer.outputs(self.data.val), self.modalities
+            self.model, self.trainer.inputs(self.data.train), self.trainer.outputs(self.data.val), self.channels
         )
         gates = evaluate_gates(
             evaluation.metrics,
             self.experiment.settings["gates"],
             len(evaluation.val.subject_id),
-            self.experiment.layout.sizes.get("residual"),
+            self.experiment.layout,
         )
         status = {
             "state": "pruned" if state.pruned else "collapsed" if state.stopped else "finished",
@@ -490,15 +497,24 @@ class _Run:
         pictures = self.path / "pictures"
         targets = {gate.name: gate.target for gate in gates.gates}
         training_curves(local.metrics(), targets, pictures / "training_curves.png")
-        raw_targets = {subject.subject_id: subject.features for subject in self.data.cohort.subjects}
-        spacing = self.data.cohort.spacing_mm
-        draw_final_pictures(
-            self.model, evaluation, self.data.normalizer, raw_targets, self.modalities[0], spacing, pictures
-        )
+        self._draw_results(evaluation, pictures)
         for artist in self.artists:
             outputs = chain(self.trainer.outputs(self.data.val), self.trainer.outputs(self.data.train))
             artist.draw(outputs, status["best_epoch"])  # a tiny validation split is filled up from training
+        if self.data.embedded is not None:
+            write_embeddings(self.path / "embeddings.npz", self.model, self.data, self.here.device)
         write_report(self.path)
+
+    def _draw_results(self, evaluation: FinalEvaluation, pictures: Path) -> None:
+        draw_latent_space(self.model, evaluation, self.data.classes, pictures)
+        volumes = self.data.volumes
+        if volumes is None:
+            return
+        cohort = volumes.cohort
+        raw_targets = {subject.subject_id: subject.features for subject in cohort.subjects}
+        draw_targets(self.model, evaluation, volumes.normalizer, raw_targets, pictures)
+        means, path = evaluation.val.arrays["mean"], pictures / "traversals.png"
+        draw_traversals(self.model, means, volumes.modalities[0], cohort.spacing_mm, path)
 
 
 def _count_parameters(model: Model) -> dict[str, int]:

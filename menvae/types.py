@@ -6,9 +6,9 @@ Z latent size, F features, P size of one partition, N subjects of a split.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ class Batch:
         targets: {partition: z-scored targets [B, F]}; values that are not observed are 0.
         observed: {partition: bool [B, F]}; this mask is the semi-supervision.
         mask: label volume [B, 1, D, H, W], or None.
-        labels: class index [B], or None.
+        labels: class index [B], -1 where it is not observed, or None.
         time: time of the visit in days [B], or None.
         intensities: what makes z-scores of the inputs when the batch is brought to its device, or None.
         available: which modalities a subject has, bool [B, C], or None: all. The inputs of the others mean nothing.
@@ -69,13 +69,13 @@ class Batch:
         return len(self.subject_id)
 
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> Batch:
-        """Return the batch on ``device``, its inputs as z-scores; ``memory_format`` applies to the inputs.
+        """Return the batch on ``device``, its inputs as z-scores; ``memory_format`` applies to volumes.
 
         What is sent to the device are the stored values, half as many bytes where they are int16.
         """
         there = self._each(lambda value: value.to(device, non_blocking=True))
         inputs = there.inputs
-        if memory_format is not torch.preserve_format:
+        if memory_format is not torch.preserve_format and inputs.ndim == 5:
             inputs = inputs.contiguous(memory_format=memory_format)
         if there.intensities is not None:
             inputs = there.intensities.z_scores(inputs)
@@ -103,6 +103,17 @@ class Batch:
             available=unless_none(self.available),
             intensities=None if numbers is None else Intensities(change(numbers.mean), change(numbers.sd)),
         )
+
+
+class EpochLoader(Protocol):
+    """Batches of one split, in an order that depends on the epoch."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches."""
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterable[Batch]:
+        """Return the batches of an epoch, from ``first_step`` on."""
 
 
 @dataclass(frozen=True)

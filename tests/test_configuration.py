@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from menvae.errors import UserError
-from menvae.experiment import _PARTS, _SETTINGS, Data, Experiment
+from menvae.experiment import _PARTS, _SETTINGS, Experiment
 from menvae.registry import GROUPS, configuration_folder, known, validated
 from menvae.sweeps.sweep import SweepSettings
 from menvae.training.launch import Place
@@ -27,6 +27,17 @@ OWN = {"targets", "experiment", "hydra", "loss", "site", "sweep"}
 """Folders that are no registry groups."""
 
 
+def of_rows(composed: DictConfig) -> bool:
+    """Return whether the data are rows of a table, which have no box."""
+    return "roi_size" not in composed.data
+
+
+def composed_small(compose_train: Compose, *overrides: str) -> DictConfig:
+    """Compose what is asked for, volumes shrunk."""
+    composed = compose_train(*overrides)
+    return composed if of_rows(composed) else compose_train(*overrides, *SHRUNK)
+
+
 def names(folder: str) -> list[str]:
     return sorted(path.stem for path in (CONF / folder).glob("*.yaml"))
 
@@ -37,9 +48,11 @@ def test_every_folder_is_a_group_and_every_file_a_part() -> None:
         assert set(names(group)) <= set(known(group))
 
 
-@pytest.mark.parametrize("overrides", [[f"loss={name}"] for name in names("loss")], ids=str)
-def test_every_loss_composes_and_fits_the_model(compose_train: Compose, overrides: list[str]) -> None:
-    experiment = Experiment.from_config(compose_train(*overrides, *SHRUNK))
+@pytest.mark.parametrize("name", names("loss"))
+def test_every_loss_composes_and_fits_the_model(compose_train: Compose, name: str) -> None:
+    """The model of the experiment of its name, if there is one, or else the default model."""
+    overrides = [f"experiment={name}" if name in names("experiment") else f"loss={name}"]
+    experiment = Experiment.from_config(composed_small(compose_train, *overrides))
     assert experiment.loss.weights
 
 
@@ -49,6 +62,16 @@ TINY = (
     *("trainer.max_epochs=1", "trainer.batch_size=4"),
 )
 """Shrunk in size, not in structure: 8 subjects to train on, that is two steps an epoch."""
+TINY_VISITS = (
+    *("data.num_patients=6", "data.visits=[2,2]", "data.roi_size=[16,16,16]", "data.spacing_mm=[10,10,10]"),
+    *TINY[-6:],
+)
+"""Two visits of 3 patients to train on."""
+TINY_TABLE = (
+    *("data.num_rows=100", "data.num_holes=10", "data.num_classes=5"),
+    *("trainer.max_epochs=1", "trainer.batch_size=40"),
+)
+"""8 of 10 holes to train on, that is 80 rows."""
 
 
 class Losses:
@@ -72,7 +95,9 @@ def test_every_experiment_takes_two_real_steps(
     """The first at the start of the curriculum, the second in the middle of it, and a checkpoint that is read again."""
     (tmp_path / "cache").symlink_to(prepared_cache)
     overrides = [] if name is None else [f"experiment={name}"]
-    experiment = Experiment.from_config(compose_train(*overrides, *TINY, f"output_dir={tmp_path}"))
+    composed = compose_train(*overrides)
+    tiny = TINY_TABLE if of_rows(composed) else TINY_VISITS if composed.data.pairs else TINY
+    experiment = Experiment.from_config(compose_train(*overrides, *tiny, f"output_dir={tmp_path}"))
     trainer = trainer_of(experiment, tmp_path)
     before = {key: parameter.detach().clone() for key, parameter in trainer.model.named_parameters()}
     losses = Losses()
@@ -94,15 +119,19 @@ def test_every_experiment_takes_two_real_steps(
 
 @pytest.mark.parametrize("name", names("experiment"))
 def test_every_experiment_composes_with_real_data(compose_train: Compose, name: str, tmp_path: Path) -> None:
-    composed = compose_train(f"experiment={name}", "data=brats", f"data.root={tmp_path}", *SHRUNK)
-    assert Experiment.from_config(composed).source.modalities == ("t1c", "t1n", "t2f", "t2w")
+    overrides = [f"experiment={name}"]
+    if of_rows(compose_train(*overrides)):
+        real, channels = ("data=table", f"data.path={tmp_path}/a.csv", "data.columns=[a,b]", "data.label=c"), ("a", "b")
+    else:
+        real, channels = ("data=brats", f"data.root={tmp_path}", *SHRUNK), ("t1c", "t1n", "t2f", "t2w")
+    assert Experiment.from_config(compose_train(*overrides, *real)).source.channels == channels
 
 
 def trainer_of(experiment: Experiment, folder: Path) -> Trainer:
     """Return what a run trains with, without anybody who watches."""
     here = Place(torch.device("cpu"), 0, 1)
-    data = Data.load(experiment, here)
-    model, objective = experiment.build(data.num_training_subjects)
+    data = experiment.load_data(here)
+    model, objective = experiment.build(data.num_training_subjects, len(data.classes))
     ingredients = Ingredients(
         model=model,
         objective=objective,
@@ -168,6 +197,8 @@ def test_keys_that_stay(compose_train: Compose) -> None:
         ["experiment=exp1_baseline", "loss=dip", "loss.lambda_d=0"],
         ["experiment=semivae_run6", "loss.lambda_tc=1", "loss.lambda_cross_partition=1", "loss.lambda_manifold=0.1"],
         ["experiment=semivae_run6", "loss.lambda_kl_supervised=0.1"],
+        ["+term@loss.terms.contrastive=contrastive", "+loss.lambda_contrastive=1", "data.pairs=true"],
+        ["data.missing_modalities=allow", "data.modality_missing=0.3", "encoder.stem=per_modality"],
         ["decoder=transposed", "decoder@auxiliary_decoder=auxiliary", "learning_rate.warmup=0"],
         ["encoder=branched", "encoder.attention=spatial", "encoder.multi_scale=[shape]", "model.isolation=trunk"],
         ["head@model.heads.vol=structured", "encoder.stem=per_modality", "model.modality_dropout=0.25"],

@@ -20,11 +20,11 @@ import pytest
 _MODULES = ("suite", "encoders", "decoders", "heads", "models", "terms", "schedules", "optimizers", "updates", "data")
 pytest.register_assert_rewrite(*(f"menvae.conformance.{module}" for module in _MODULES))  # before they are imported
 
-from menvae.conformance.data import DataConformance  # noqa: E402
-from menvae.conformance.decoders import DecoderConformance  # noqa: E402
-from menvae.conformance.encoders import EncoderConformance  # noqa: E402
+from menvae.conformance.data import DataConformance, TableConformance  # noqa: E402
+from menvae.conformance.decoders import DecoderConformance, RowDecoderConformance  # noqa: E402
+from menvae.conformance.encoders import EncoderConformance, RowEncoderConformance  # noqa: E402
 from menvae.conformance.heads import HeadConformance  # noqa: E402
-from menvae.conformance.models import ModelConformance  # noqa: E402
+from menvae.conformance.models import ModelConformance, RowModelConformance  # noqa: E402
 from menvae.conformance.optimizers import OptimizerConformance  # noqa: E402
 from menvae.conformance.schedules import ScheduleConformance  # noqa: E402
 from menvae.conformance.suite import Case, PartConformance, VolumeConformance  # noqa: E402
@@ -40,7 +40,11 @@ __all__ = [
     "ModelConformance",
     "OptimizerConformance",
     "PartConformance",
+    "RowDecoderConformance",
+    "RowEncoderConformance",
+    "RowModelConformance",
     "ScheduleConformance",
+    "TableConformance",
     "TermConformance",
     "UpdateConformance",
     "VolumeConformance",

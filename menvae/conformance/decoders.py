@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from menvae.conformance.suite import (
     Case,
+    RowConformance,
     Size,
     VolumeConformance,
     parameters_without_gradient,
@@ -77,3 +78,7 @@ class DecoderConformance(VolumeConformance):
         assert relative_distance(found, expected) < tolerance
         random_sum(found).backward()  # type: ignore[no-untyped-call]
         assert not parameters_without_gradient(decoder)
+
+
+class RowDecoderConformance(RowConformance, DecoderConformance):
+    """Z [B, Z] -> rows [B, F]."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from menvae.conformance.suite import (
     Case,
+    RowConformance,
     Size,
     VolumeConformance,
     parameters_without_gradient,
@@ -87,7 +88,7 @@ class EncoderConformance(VolumeConformance):
         encoder, inputs = self.build(case).eval(), self.inputs()
         available = torch.ones(inputs.shape[:2], dtype=torch.bool)
         available[0, 0] = available[1, -1] = False
-        garbage = inputs.masked_fill(~available[..., None, None, None], torch.nan)
+        garbage = inputs.masked_fill(~available.reshape(*available.shape, *(1,) * len(self.size)), torch.nan)
         expected, found = encoder(inputs, available), encoder(garbage, available)
         for ours, reference in zip(found, expected, strict=True):
             torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-6)
@@ -149,5 +150,21 @@ class EncoderConformance(VolumeConformance):
         if not words:
             mean, _ = case.bound()(1, self.size, self.layout)(inputs)
             assert mean.shape == (1, self.layout.z_dim)
+        with pytest.raises((RuntimeError, ValueError)):
+            self.build(case)(inputs)
+
+
+class RowEncoderConformance(RowConformance, EncoderConformance):
+    """Rows [B, F] -> mean [B, Z], logvar [B, Z]."""
+
+    def test_memory_format_does_not_matter(self, case: Case) -> None:
+        """Rows have one only; the weights must bear being asked."""
+        self.build(case).to(memory_format=torch.channels_last_3d)(self.inputs())  # type: ignore[call-overload]
+
+    def test_number_of_channels_is_free_or_refused_in_words(self, case: Case) -> None:
+        """It is free; one row alone has no batch normalisation."""
+        inputs = torch.randn(self.batch_size, 1, generator=seeded())
+        mean, _ = case.bound()(1, self.size, self.layout)(inputs)
+        assert mean.shape == (self.batch_size, self.layout.z_dim)
         with pytest.raises((RuntimeError, ValueError)):
             self.build(case)(inputs)

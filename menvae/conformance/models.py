@@ -21,11 +21,12 @@ class ModelConformance(PartConformance):
 
     Attributes:
         size: (D, H, W) of the box.
-        parts: what the blueprint holds, {configuration key: (group, configuration)}.
+        parts_given: what the blueprint holds, {configuration key: (group, configuration)}.
+        num_classes: that labels count.
     """
 
     group = "model"
-    size: ClassVar[tuple[int, int, int]] = (16, 16, 16)
+    size: ClassVar[tuple[int, ...]] = (16, 16, 16)
     parts_given: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
         "encoder": ("encoder", {"name": "resnet", "base_filters": 8}),
         "decoder": ("decoder", {"name": "sbd", "base_filters": 16}),
@@ -33,6 +34,7 @@ class ModelConformance(PartConformance):
     }
     in_channels: ClassVar[int] = 2
     batch_size: ClassVar[int] = 4
+    num_classes: ClassVar[int] = 0
 
     def supervision(self, case: Case) -> Mapping[str, Sequence[str]]:
         """Return {partition: names of its targets} of a case."""
@@ -49,7 +51,9 @@ class ModelConformance(PartConformance):
         torch.manual_seed(0)
         parts = {key: bind(group, config) for key, (group, config) in self.parts_given.items()}
         model: Model = case.bound()(
-            Blueprint(self.in_channels, self.size, parts, self.provided(case) if needs is None else needs)
+            Blueprint(
+                self.in_channels, self.size, parts, self.provided(case) if needs is None else needs, self.num_classes
+            )
         )
         return model
 
@@ -106,7 +110,7 @@ class ModelConformance(PartConformance):
         model, batch = self.build(case).eval(), self.batch(case)
         available = torch.ones(batch.inputs.shape[:2], dtype=torch.bool)
         available[0, -1] = False
-        garbage = batch.inputs.masked_fill(~available[..., None, None, None], torch.nan)
+        garbage = batch.inputs.masked_fill(~available.reshape(*available.shape, *(1,) * len(self.size)), torch.nan)
         ours = model(replace(batch, inputs=garbage, available=available))
         reference = model(replace(batch, available=available))
         torch.testing.assert_close(ours.posterior.mean, reference.posterior.mean)
@@ -161,6 +165,20 @@ class ModelConformance(PartConformance):
         reconstruction: Tensor, predictions: Mapping[str, Tensor], extras: Mapping[str, Tensor]
     ) -> list[Tensor]:
         return [reconstruction, *predictions.values(), *extras.values()]
+
+
+class RowModelConformance(ModelConformance):
+    """The same for a model of the rows of a table."""
+
+    size: ClassVar[tuple[int, ...]] = ()
+    parts_given: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
+        "encoder": ("encoder", {"name": "mlp"}),
+        "decoder": ("decoder", {"name": "mlp"}),
+        "auxiliary_decoder": ("decoder", {"name": "mlp"}),
+    }
+    in_channels: ClassVar[int] = 6
+    batch_size: ClassVar[int] = 32
+    num_classes: ClassVar[int] = 3
 
 
 def _num_parameters(model: Model) -> int:

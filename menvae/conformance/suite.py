@@ -49,11 +49,13 @@ class PartConformance:
     Attributes:
         group: registry group.
         names: parts to test; None is every registered part of the group, installed plugins included.
+        others: parts that have a suite of their own, because they take another kind of input.
         variants: {part name: deviations from its YAML file to test}; one without deviation where a part is not named.
     """
 
     group: ClassVar[str]
     names: ClassVar[Sequence[str] | None] = None
+    others: ClassVar[Sequence[str]] = ()
     variants: ClassVar[Mapping[str, Sequence[Mapping[str, Any]]]] = {}
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
@@ -67,7 +69,8 @@ class PartConformance:
     def parts(cls) -> list[Part]:
         """Return the parts under test."""
         registered = {part.name: part for part in parts() if part.group == cls.group}
-        return [registered[name] for name in registered if cls.names is None or name in cls.names]
+        wanted = set(registered) - set(cls.others) if cls.names is None else set(cls.names)
+        return [part for name, part in registered.items() if name in wanted]
 
     @classmethod
     def cases(cls) -> list[Case]:
@@ -101,7 +104,7 @@ class PartConformance:
         assert part.summary, "menvae-parts shows the first line of the docstring"
 
 
-Size = tuple[int, int, int]
+Size = tuple[int, ...]
 
 
 class VolumeConformance(PartConformance):
@@ -143,6 +146,15 @@ class VolumeConformance(PartConformance):
                 assert any(str(side) in words for side in size)
             else:
                 self.check_shapes(self.build(case, size), size)
+
+
+class RowConformance(VolumeConformance):
+    """What changes in the suite of an encoder or a decoder that takes or draws the rows of a table."""
+
+    size: ClassVar[Size] = ()
+    other_sizes: ClassVar[tuple[Size, ...]] = ()
+    refused_sizes: ClassVar[tuple[Size, ...]] = ((16, 16, 16),)
+    batch_size: ClassVar[int] = 16
 
 
 @functools.cache

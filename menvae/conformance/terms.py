@@ -50,6 +50,8 @@ class Example:
             {
                 "auxiliary_reconstruction": noise(2, 2, 2, 2),
                 **{f"cycle.{name}": noise(size) for name, size in layout.sizes.items()},
+                "logits": noise(3),
+                "hidden": (noise(2, 4, 4, 4) > 0.0).float(),
             },
         )
         return cls(batch, output).mapped(lambda tensor: tensor.requires_grad_())

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -140,6 +141,24 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
+def order_of_rank(num: int, seed: int | None, epoch: int, rank: int, num_ranks: int) -> NDArray[np.intp]:
+    """Return which of ``num`` subjects a rank sees in an epoch, in order; as many on every rank.
+
+    Args:
+        num: of subjects.
+        seed: of the order, which depends on it and the epoch alone; None: as they come.
+        epoch: see ``seed``.
+        rank: of this process.
+        num_ranks: processes that train together.
+
+    >>> [order_of_rank(3, None, 0, rank, 2).tolist() for rank in (0, 1)]
+    [[0, 2], [1, 0]]
+    """
+    order = np.arange(num) if seed is None else np.random.default_rng([seed, epoch]).permutation(num)
+    per_rank = -(-num // num_ranks)
+    return np.resize(order, per_rank * num_ranks)[rank::num_ranks]
+
+
 class EpochBatches(Sampler[list[Draw]]):
     """Batches of this rank for one epoch.
 
@@ -198,10 +217,8 @@ class EpochBatches(Sampler[list[Draw]]):
             sizes = [min(self.batch_size, per_rank - first) for first in firsts for _ in range(self.num_ranks)]
             random = np.random.default_rng([self.seed, self.epoch])
             return paired_batches(self.patients, sizes, random)[self.rank :: self.num_ranks]
-        order = np.arange(self.num_subjects)
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_subjects)
-        mine = np.resize(order, per_rank * self.num_ranks)[self.rank :: self.num_ranks].tolist()
+        seed = self.seed if self.shuffle else None
+        mine = order_of_rank(self.num_subjects, seed, self.epoch, self.rank, self.num_ranks).tolist()
         return [mine[first : first + self.batch_size] for first in firsts]
 
 

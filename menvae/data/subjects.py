@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar, Literal
 
 from menvae.data.box import BoxStrategy, KeptShares
 from menvae.data.gompertz import Gompertz
+from menvae.data.source import Data, DataRequest, DataSource
 from menvae.data.storage import CacheFormat, Normalisation
 from menvae.data.workers import ShowProgress
 from menvae.errors import UserError
@@ -94,8 +95,8 @@ class Geometry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source(ABC):
-    """Where subjects come from; the keys that every ``data=...`` has.
+class Source(DataSource):
+    """Where subjects come from that are volumes; the keys that every such ``data=...`` has.
 
     Attributes:
         roi_size: (D, H, W) of the training box in voxels.
@@ -118,11 +119,9 @@ class Source(ABC):
         pairs: whether the visits of a training patient come in pairs, each in one batch of one process, for terms that
             compare visits; batches are then no independent draws.
         checks_files: whether files may be faulty; not a key.
-        gives: fields of a batch that not every source fills (see `menvae.terms.Term.batch_requires`); not a key.
     """
 
     checks_files: ClassVar[bool] = True
-    gives: ClassVar[frozenset[str]] = frozenset({"mask", "patient_id"})
 
     roi_size: tuple[Side, Side, Side]
     modalities: tuple[Modality, ...] = MODALITIES
@@ -162,9 +161,41 @@ class Source(ABC):
         return regions
 
     @property
-    def intensity_range(self) -> tuple[float, float]:
+    def channels(self) -> tuple[str, ...]:
+        """The modalities."""
+        return self.modalities
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """The box."""
+        return self.roi_size
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """The mask, and whose visit it is."""
+        return frozenset({"mask", "patient_id"})
+
+    @property
+    def value_range(self) -> tuple[float, float]:
         """Bounds of normalised intensities."""
         return (-1.0, 1.0) if self.normalisation == "minmax" else (-math.inf, math.inf)
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Modalities, geometry and normalisation."""
+        return {
+            "data.modalities": ", ".join(self.modalities),
+            "data.roi_size": str(list(self.geometry.roi_size)),
+            "data.spacing_mm": str(list(self.geometry.spacing_mm or ["fills the box"])),
+            "data.box": self.box,
+            "data.normalisation": self.normalisation,
+        }
+
+    def load(self, request: DataRequest) -> Data:
+        """Prepare, split, fit the targets, make loaders."""
+        from menvae.data.volumes import load_volumes  # which imports this module
+
+        return load_volumes(self, request)
 
     @property
     @abstractmethod

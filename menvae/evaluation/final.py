@@ -45,7 +45,7 @@ class FinalEvaluation:
 
 @torch.no_grad()
 def evaluate_model(
-    model: Model, train: Iterable[Batch], val: Iterable[tuple[Batch, ModelOutput]], modalities: Sequence[str]
+    model: Model, train: Iterable[Batch], val: Iterable[tuple[Batch, ModelOutput]], channels: Sequence[str]
 ) -> FinalEvaluation:
     """Measure a model in evaluation mode; on all ranks, each with its share of the batches.
 
@@ -53,74 +53,91 @@ def evaluate_model(
         model: with the weights to judge.
         train: batches of the training split on the model's device, for their latents and the mean z.
         val: batches of the validation split and the model's outputs.
-        modalities: names of the channels.
+        channels: their names.
     """
-    latents = SplitRecorder(model, modalities)
+    latents = SplitRecorder(model, channels)
     for batch in train:
         latents.record_latents(batch, model.encode(batch.inputs, batch.available))
     train_record = latents.record()
-    recorder = SplitRecorder(model, modalities)
+    recorder = SplitRecorder(model, channels)
     recorder.mean_training_z = torch.from_numpy(train_record.arrays["mean"].mean(axis=0)).float()
     for batch, output in val:
         recorder.mean_training_z = recorder.mean_training_z.to(batch.inputs.device)
         recorder.on_validation_batch(batch, output)
     val_record = recorder.record()
-    return FinalEvaluation(split_metrics(val_record, model, modalities), train_record, val_record)
+    return FinalEvaluation(split_metrics(val_record, model, channels), train_record, val_record)
 
 
-def draw_final_pictures(
+def draw_latent_space(model: Model, evaluation: FinalEvaluation, classes: Sequence[str], pictures: Path) -> None:
+    """Draw every partition on its own first two principal components, coloured by a target or by class.
+
+    Args:
+        model: with the best weights.
+        evaluation: of these weights.
+        classes: names of the classes, if subjects have labels.
+        pictures: folder.
+    """
+    scored = _targets(evaluation.val, model.supervision)
+    colours = {partition: (f"{names[0]} (z-score)", scored[names[0]]) for partition, names in model.supervision.items()}
+    labels = evaluation.val.arrays.get("labels")
+    if labels is not None:
+        of_classes = (f"class, of {len(classes)} in their order", np.where(labels < 0, np.nan, labels))
+        colours = {partition: colours.get(partition, of_classes) for partition in model.layout}
+    latent_scatter(_by_partition(evaluation.val, model), colours, pictures / "latent_scatter.png")
+
+
+def draw_targets(
     model: Model,
     evaluation: FinalEvaluation,
     normalizer: TargetNormalizer,
     raw_targets: Mapping[str, Mapping[str, float | None]],
-    modality: str,
-    spacing_mm: tuple[float, float, float],
     pictures: Path,
 ) -> None:
-    """Draw what the latent space holds: scatter, leak matrix, traversals, regression.
+    """Draw what the latent space says of the targets: leak matrix and regression.
 
     Args:
         model: with the best weights.
         evaluation: of these weights.
         normalizer: to read predictions in physical units.
         raw_targets: subject -> raw features.
-        modality: name of the first channel, which traversals show.
-        spacing_mm: voxel size.
         pictures: folder.
     """
     supervision = model.supervision
-    records = {"train": evaluation.train, "val": evaluation.val}
-    scored = {split: _targets(record, supervision) for split, record in records.items()}
-    slices = {partition: slice(*model.layout.bounds(partition)) for partition in model.layout}
-    by_partition = {
-        split: {partition: record.arrays["mean"][:, columns] for partition, columns in slices.items()}
-        for split, record in records.items()
-    }
-    features = list(scored["val"])
-    if features:
-        matrix = leak_matrix(by_partition["train"], by_partition["val"], scored["train"], scored["val"])
-        leak_matrix_picture(
-            matrix,
-            list(model.layout),
-            features,
-            "What each partition alone predicts (ridge, validation R2)",
-            pictures / "leak_matrix.png",
-            own=supervision,
-        )
-        true, predicted, units = _physical(evaluation.val, normalizer, supervision, raw_targets)
-        scores = {name: evaluation.metrics.get(f"sem/{name}_r2") for name in true}
-        regression_picture(true, predicted, units, scores, pictures / "regression.png")
-    colours = {
-        partition: (f"{names[0]} (z-score)", scored["val"][names[0]]) for partition, names in supervision.items()
-    }
-    latent_scatter(by_partition["val"], colours, pictures / "latent_scatter.png")
-    _draw_traversals(model, evaluation.val.arrays["mean"], modality, spacing_mm, pictures / "traversals.png")
+    train, val = (_targets(record, supervision) for record in (evaluation.train, evaluation.val))
+    features = list(val)
+    if not features:
+        return
+    matrix = leak_matrix(_by_partition(evaluation.train, model), _by_partition(evaluation.val, model), train, val)
+    leak_matrix_picture(
+        matrix,
+        list(model.layout),
+        features,
+        "What each partition alone predicts (ridge, validation R2)",
+        pictures / "leak_matrix.png",
+        own=supervision,
+    )
+    true, predicted, units = _physical(evaluation.val, normalizer, supervision, raw_targets)
+    scores = {name: evaluation.metrics.get(f"sem/{name}_r2") for name in true}
+    regression_picture(true, predicted, units, scores, pictures / "regression.png")
+
+
+def _by_partition(record: SplitRecord, model: Model) -> dict[str, Floats]:
+    return {name: record.arrays["mean"][:, slice(*model.layout.bounds(name))] for name in model.layout}
 
 
 @torch.no_grad()
-def _draw_traversals(
+def draw_traversals(
     model: Model, means: Floats, modality: str, spacing_mm: tuple[float, float, float], path: Path
 ) -> None:
+    """Draw what is decoded along the leading direction of each partition.
+
+    Args:
+        model: with the best weights.
+        means: posterior means of a split [N, Z].
+        modality: name of the first channel, which is shown.
+        spacing_mm: voxel size.
+        path: the PNG file to write.
+    """
     device = next(model.parameters()).device
     centre = means.mean(axis=0)
     rows = []

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from menvae.evaluation.independence import max_dcor
+from menvae.latent import LatentLayout
 
 Comparison = Literal[">", "<"]
 
@@ -70,7 +71,7 @@ class GateTable:
 
     Attributes:
         gates: in the order of the table.
-        note: what a reader must know about chance, or empty.
+        note: what a reader must know about chance, and what is not judged; or empty.
     """
 
     gates: tuple[Gate, ...] = field(default_factory=tuple)
@@ -88,36 +89,40 @@ class GateTable:
 
 
 def evaluate_gates(
-    metrics: Mapping[str, float | None], settings: GateSettings, num_subjects: int, residual_size: int | None
+    metrics: Mapping[str, float | None], settings: GateSettings, num_subjects: int, layout: LatentLayout
 ) -> GateTable:
     """Compare the metrics of a validation split with the targets.
+
+    A gate is listed where the latent space has what it judges: the partition it names, or two to compare.
 
     Args:
         metrics: of the whole split.
         settings: the targets.
         num_subjects: of the split.
-        residual_size: dimensions of the partition called residual, None if there is none.
+        layout: the partitions of z.
     """
     gates = []
     for partition in ("vol", "loc", "shape"):
-        key, target = f"sem/{partition}_r2", getattr(settings, f"{partition}_r2")
-        reason = "" if metrics.get(key) is not None else _why_no_r2(key, metrics, num_subjects)
-        gates.append(Gate(f"{partition}_r2", metrics.get(key), target, ">", reason))
-    dcor = max_dcor(dict(metrics))
-    reason = "" if dcor is not None else _why_no_dcor(metrics, num_subjects)
-    gates.append(Gate("max_dcor", dcor, settings.max_dcor, "<", reason))
-    active = metrics.get("diag/au_count_residual")
-    share, reason = None, "the model has no partition called residual"
-    if residual_size and active is not None:
-        share, reason = active / residual_size, ""
-        if num_subjects < 2:
-            share, reason = None, f"{_subjects(num_subjects)} has no variance"
-    gates.append(Gate("residual_active_units", share, settings.residual_active_units, ">", reason))
+        if partition in layout.sizes:
+            key, target = f"sem/{partition}_r2", getattr(settings, f"{partition}_r2")
+            reason = "" if metrics.get(key) is not None else _why_no_r2(key, metrics, num_subjects)
+            gates.append(Gate(f"{partition}_r2", metrics.get(key), target, ">", reason))
+    if len(layout.sizes) > 1:
+        dcor = max_dcor(dict(metrics))
+        reason = "" if dcor is not None else _why_no_dcor(num_subjects)
+        gates.append(Gate("max_dcor", dcor, settings.max_dcor, "<", reason))
+    if "residual" in layout.sizes:
+        active = metrics.get("diag/au_count_residual")
+        share = active / layout.sizes["residual"] if active is not None and num_subjects > 1 else None
+        reason = "" if share is not None else f"{_subjects(num_subjects)} has no variance"
+        gates.append(Gate("residual_active_units", share, settings.residual_active_units, ">", reason))
     for name in ("mean_z_ratio", "shuffled_ratio"):
         value = metrics.get(f"diag/{name}")
         reason = "" if value is not None else "no other subject's z to decode"
         gates.append(Gate(name, value, getattr(settings, name), ">", reason))
-    return GateTable(tuple(gates), _chance(num_subjects) if num_subjects < SMALL_SPLIT else "")
+    notes = [_chance(num_subjects)] if num_subjects < SMALL_SPLIT else []
+    notes += ["the model has a single partition, so independence is not judged"] if len(layout.sizes) == 1 else []
+    return GateTable(tuple(gates), "; ".join(notes))
 
 
 def _why_no_r2(key: str, metrics: Mapping[str, float | None], num_subjects: int) -> str:
@@ -126,9 +131,7 @@ def _why_no_r2(key: str, metrics: Mapping[str, float | None], num_subjects: int)
     return f"{_subjects(num_subjects)} with no variance in any of its features"
 
 
-def _why_no_dcor(metrics: Mapping[str, float | None], num_subjects: int) -> str:
-    if not any(key.startswith("indep/dcor_") for key in metrics):
-        return "the model has a single partition"
+def _why_no_dcor(num_subjects: int) -> str:
     return f"{_subjects(num_subjects)}; the estimator needs more than 3"
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from menvae import collectives
+from menvae.evaluation.classification import class_metrics
 from menvae.evaluation.collapse import latent_metrics
 from menvae.evaluation.independence import independence_metrics
 from menvae.evaluation.regression import semantic_metrics
@@ -30,8 +31,9 @@ class SplitRecord:
         subject_id: N identifiers.
         arrays: name -> [N, ...]: ``mean``, ``logvar`` [N, Z]; ``targets.<p>``, ``observed.<p>``, ``predictions.<p>``
             [N, F]; ``mse_<variant>`` [N] with the variants mu, sampled, shuffled, mean_z, z0 (NaN where a variant
-            could not be made), over the modalities that a subject has; ``ssim``, ``psnr`` [N, C]; ``available`` [N, C],
-            1 for these modalities, only where not all have all.
+            could not be made), over the channels that a subject has; ``ssim``, ``psnr`` [N, C] of volumes, ``mse``
+            [N, C] of rows; ``available`` [N, C], 1 for these channels, only where not all have all; ``labels`` and
+            predicted ``classes`` [N] where there are any.
     """
 
     subject_id: tuple[str, ...]
@@ -45,9 +47,9 @@ class SplitRecord:
 class SplitRecorder(Observer):
     """Keeps what metrics need of every validation batch; also decodes latents that are not the subject's own."""
 
-    def __init__(self, model: Model, modalities: Sequence[str]) -> None:
-        """Args: model: to decode with. modalities: names of the channels."""
-        self.model, self.modalities = model, tuple(modalities)
+    def __init__(self, model: Model, channels: Sequence[str]) -> None:
+        """Args: model: to decode with. channels: their names."""
+        self.model, self.channels = model, tuple(channels)
         self._training_sum: Tensor | None = None
         self._training_rows = 0
         self.reset()
@@ -96,9 +98,9 @@ class SplitRecorder(Observer):
         values = self._latents(batch, output.posterior)
         values |= {f"predictions.{partition}": value for partition, value in output.predictions.items()}
         image, reconstruction = batch.inputs.float(), output.reconstruction.float()
-        values["psnr"] = psnr(image, reconstruction)
-        if min(image.shape[2:]) >= _SMALLEST_SSIM_SIDE:
-            values["ssim"] = ssim(image, reconstruction)
+        values |= _similarities(image, reconstruction)
+        if "logits" in output.extras:
+            values["classes"] = output.extras["logits"].argmax(dim=1)
         if batch.available is not None:
             values["available"] = batch.available
         values["mse_mu"] = _mse(image, reconstruction, batch.available)
@@ -109,6 +111,7 @@ class SplitRecorder(Observer):
     def _latents(batch: Batch, posterior: Posterior) -> dict[str, Tensor]:
         values = {"mean": posterior.mean, "logvar": posterior.logvar}
         values |= {f"targets.{partition}": value for partition, value in batch.targets.items()}
+        values |= {} if batch.labels is None else {"labels": batch.labels}
         return values | {f"observed.{partition}": value for partition, value in batch.observed.items()}
 
     def _keep(self, batch: Batch, values: Mapping[str, Tensor]) -> None:
@@ -148,20 +151,20 @@ class SplitRecorder(Observer):
 
     def on_validation_end(self, epoch: int, metrics: Mapping[str, float | None]) -> Observation:
         """Return every metric of the split."""
-        return Observation(split_metrics(self.record(), self.model, self.modalities))
+        return Observation(split_metrics(self.record(), self.model, self.channels))
 
 
-def split_metrics(record: SplitRecord, model: Model, modalities: Sequence[str]) -> dict[str, float | None]:
-    """Return ``diag/``, ``sem/``, ``indep/`` and image metrics of a split; None for what it cannot give."""
+def split_metrics(record: SplitRecord, model: Model, channels: Sequence[str]) -> dict[str, float | None]:
+    """Return ``diag/``, ``sem/``, ``indep/`` and similarity metrics of a split; None for what it cannot give."""
     arrays = record.arrays
     metrics: dict[str, float | None] = {}
-    for index, modality in enumerate(modalities):
-        for kind in ("ssim", "psnr"):
+    for index, channel in enumerate(channels):
+        for kind in ("ssim", "psnr", "mse"):
             if kind in arrays:
                 values = arrays[kind][:, index]
                 if "available" in arrays:
                     values = values[arrays["available"][:, index] > 0]
-                metrics[f"val_epoch/{kind}_{modality}"] = float(values.mean()) if len(values) else None
+                metrics[f"val_epoch/{kind}_{channel}"] = float(values.mean()) if len(values) else None
     metrics |= latent_metrics(arrays["mean"], arrays["logvar"], model.layout)
     errors = {name.removeprefix("mse_"): array for name, array in arrays.items() if name.startswith("mse_")}
     metrics |= decoder_metrics(errors)
@@ -171,6 +174,8 @@ def split_metrics(record: SplitRecord, model: Model, modalities: Sequence[str]) 
         {name: array.astype(bool) for name, array in record.by_partition("observed").items()},
         record.by_partition("predictions"),
     )
+    if "classes" in arrays and "labels" in arrays:
+        metrics |= class_metrics(arrays["labels"], arrays["classes"])
     return metrics | independence_metrics(arrays["mean"], model.layout)
 
 
@@ -192,6 +197,17 @@ def decoder_metrics(errors: Mapping[str, NDArray[np.float64]]) -> dict[str, floa
     delta = means["sampled"] - means["mu"] if "sampled" in means and "mu" in means else None
     metrics["diag/recon_delta_mu_vs_sampled"] = delta
     return metrics
+
+
+def _similarities(image: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+    """Return what can be said of each channel: of volumes their similarity as images, of rows the squared error."""
+    sides = image.shape[2:]
+    if not sides:
+        return {"mse": (image - reconstruction).square()}
+    values = {"psnr": psnr(image, reconstruction)}
+    if min(sides) >= _SMALLEST_SSIM_SIDE:
+        values["ssim"] = ssim(image, reconstruction)
+    return values
 
 
 def _mse(image: Tensor, reconstruction: Tensor, available: Tensor | None) -> Tensor:

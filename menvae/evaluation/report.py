@@ -13,7 +13,7 @@ import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -268,6 +268,7 @@ def _trained_facts(config: Mapping[str, Any], splits: str) -> list[tuple[str, st
         ("Subjects", splits),
         ("Box", " ".join(volume)),
         ("Modalities", _plain(_at(config, "data.modalities") or "")),
+        ("Columns", _plain(_at(config, "data.columns") or "")),
         ("Latent dimensions", first("model.z_dim")),
         ("Partitions", _partition_sizes(model)),
         ("Objective", joined("loss.name")),
@@ -387,7 +388,8 @@ def _page(run_dir: Path) -> dict[str, Any]:
         "summary": _summary_facts(summary),
         "targets": _clipped(_pretty(_read_mapping(run_dir / "targets.json"))),
         **_metrics(metrics),
-        **_pictures(run_dir / "pictures"),
+        **_pictures(run_dir / "pictures", _not_drawn(config)),
+        "columns": _column_errors(config, metrics),
         **_reproduction(_read_mapping(run_dir / "environment.json")),
         "config": _clipped(_read_text(run_dir / "config.yaml")),
     }
@@ -420,7 +422,23 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _pictures(pictures: Path) -> dict[str, Any]:
+def _not_drawn(config: Mapping[str, Any]) -> set[str]:
+    """Return the pictures that a run of this configuration does not draw, and that are not missing."""
+    model = config.get("model")
+    supervision = model.get("supervision") if isinstance(model, Mapping) else True
+    names = set() if supervision else {"leak_matrix.png", "regression.png"}
+    return names | {"traversals.png"} if _at(config, "data.columns") else names
+
+
+def _column_errors(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return what a run on a table has in place of pictures: the squared error of each column at the end."""
+    columns = _at(config, "data.columns")
+    last: Mapping[str, Any] = rows[-1] if rows else {}
+    names = columns if isinstance(columns, list) else []
+    return [(str(name), significant(last.get(f"val_epoch/mse_{name}"))) for name in names]
+
+
+def _pictures(pictures: Path, not_drawn: Collection[str]) -> dict[str, Any]:
     album = Album()
 
     def main(name: str, alt: str, caption: str = "") -> Picture | None:
@@ -440,6 +458,7 @@ def _pictures(pictures: Path) -> dict[str, Any]:
         "latent": [
             (name, main(name, name.removesuffix(".png").replace("_", " "), caption))
             for name, caption in LATENT_PICTURES.items()
+            if name not in not_drawn
         ],
     }
     epochs, note = _epochs(pictures, album)

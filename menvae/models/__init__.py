@@ -21,16 +21,18 @@ class Blueprint:
     """What a model is made from.
 
     Attributes:
-        in_channels: C, number of modalities.
-        size: (D, H, W) in voxels.
+        in_channels: C, number of modalities or columns.
+        size: (D, H, W) in voxels; nothing for rows of a table.
         parts: {configuration key: part that is ready to be called with sizes}: ``encoder``, ``decoder``, ...
         needs: what the terms of the objective require (see `Model.provides`); a model leaves out branches nobody needs.
+        num_classes: that labels count; 0 without labels.
     """
 
     in_channels: int
-    size: tuple[int, int, int]
+    size: tuple[int, ...]
     parts: Mapping[str, Bound]
     needs: frozenset[str] = field(default_factory=frozenset)
+    num_classes: int = 0
 
 
 class Model(nn.Module):
@@ -38,11 +40,13 @@ class Model(nn.Module):
 
     Attributes:
         layout: the partitions of z.
+        classifies: whether it predicts classes, as ``logits`` [B, K] among the extras.
         supervision: {partition: names of its targets}, for the partitions that have a trained head.
         encoder: what makes q(z|x).
     """
 
     layout: LatentLayout
+    classifies: bool = False
     supervision: Mapping[str, Sequence[str]]
     encoder: nn.Module
 

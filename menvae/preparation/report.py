@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final
 
 from omegaconf import DictConfig
 
@@ -89,7 +89,11 @@ def examine(data: Bound, targets: TargetSettings, cache: Path, num_workers: int 
     Raises:
         UserError: what is wrong with the source, its subjects or the targets.
     """
-    source = cast(Source, data())
+    source = data()
+    if not isinstance(source, Source):
+        raise UserError(
+            f"data: '{data.part.name}' is a table, which needs no preparation; give it to menvae-train as it is"
+        )
     limits = Limits(source.warn_below.get("tumour", 0.0), source.warn_below.get("brain", 0.0))
     cohort = prepare(source, cache, num_workers, progress_bar, all_notes=True)
     splits, no_splits = _splits(cohort, source)

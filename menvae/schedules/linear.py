@@ -10,13 +10,14 @@ from menvae.types import Progress
 
 @register("schedule", "linear", reference="SemiVAE Run 6")
 class Linear:
-    """0 until ``start``, linearly to 1 over ``length``; later, if asked, linearly down to ``decay_to``."""
+    """``initial`` until ``start``, linearly to 1 over ``length``; later, if asked, linearly down to ``decay_to``."""
 
     def __init__(
         self,
         *,
         start: Annotated[float, Field(ge=0.0)] = 0.0,
         length: Annotated[float, Field(ge=0.0)] = 0.0,
+        initial: Annotated[float, Field(ge=0.0)] = 0.0,
         decay_start: Annotated[float, Field(ge=0.0)] | None = None,
         decay_length: Annotated[float, Field(ge=0.0)] = 0.0,
         decay_to: Annotated[float, Field(ge=0.0)] = 1.0,
@@ -24,18 +25,19 @@ class Linear:
         """All positions and lengths are in reference epochs.
 
         Args:
-            start: last epoch at which the factor is 0.
+            start: last epoch at which the factor is ``initial``.
             length: length of the rise; 0 is a step.
+            initial: factor before the rise.
             decay_start: where the decay begins; None is never.
             decay_length: length of the decay; 0 is a step.
             decay_to: factor after the decay.
         """
-        self.start, self.length = start, length
+        self.start, self.length, self.initial = start, length, initial
         self.decay_start, self.decay_length, self.decay_to = decay_start, decay_length, decay_to
 
     def __call__(self, progress: Progress) -> float:
         """Return the factor at ``progress``."""
-        factor = ramp(progress.epoch, self.start, self.length)
+        factor = self.initial + (1.0 - self.initial) * ramp(progress.epoch, self.start, self.length)
         if self.decay_start is None:
             return factor
         return factor * (1.0 - (1.0 - self.decay_to) * ramp(progress.epoch, self.decay_start, self.decay_length))

@@ -20,6 +20,8 @@ OUTSIDE = (
     "trainer.time_limit_min",
     "gates.strict",
     "data.root",
+    "data.path",
+    "data.unsup_run",
     "data.patient_pattern",
     "data.dates",
     "data.on_error",

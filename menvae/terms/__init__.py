@@ -21,7 +21,7 @@ class TermContext:
 
     Attributes:
         layout: the partitions of z.
-        num_input_values: C x D x H x W of one subject.
+        num_input_values: C x D x H x W of one subject, or the number of columns.
         num_training_subjects: N.
     """
 

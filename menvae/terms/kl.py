@@ -20,7 +20,7 @@ Nats = Annotated[float, Field(ge=0.0)]
 
 @register("term", "kl", reference="Kingma & Welling 2014; free bits: Kingma et al. 2016; capacity: Burgess et al. 2018")
 class KullbackLeibler(Term):
-    """KL(q(z|x) || N(0, I)) of some partitions, in nats, or divided by the number of voxels.
+    """KL(q(z|x) || N(0, I)) of some partitions, in nats, or divided by the number of dimensions or voxels.
 
     ``lambda_kl`` is the beta of the papers, and with a capacity the gamma of Burgess et al. An objective may have
     several under different keys and scalars: ``beta_supervised`` of Run 6 is ``lambda_kl_supervised`` of a second one.
@@ -36,7 +36,7 @@ class KullbackLeibler(Term):
         partitions: Sequence[str] | None = None,
         free_bits: Nats | Mapping[str, Nats] = 0.0,
         clamping: FreeBitsClamping = "batch_mean",
-        reduction: Literal["sum", "per_voxel"] = "sum",
+        reduction: Literal["sum", "mean", "per_voxel"] = "sum",
         max_capacity_nats: Nats | None = None,
         capacity_length: Annotated[float, Field(gt=0.0)] = 100.0,
     ) -> None:
@@ -49,9 +49,10 @@ class KullbackLeibler(Term):
             free_bits: floor in nats per dimension (nats, whatever the name, which is the paper's): one for all
                 dimensions, or {partition: floor}, 0 where a partition is not named.
             clamping: whether the floor applies to the batch mean or to each subject.
-            reduction: ``sum`` over dimensions in nats, or that ``per_voxel``, the unit of ``calibrated``.
+            reduction: ``sum`` over dimensions in nats, their ``mean``, or the sum ``per_voxel``, the unit of
+                ``calibrated``.
             max_capacity_nats: None, or the capacity C that is reached: the scalar is then |KL - C|, with the KL above
-                its floor, and C rises linearly from 0.
+                its floor, and C rises linearly from 0; both are sums in nats, and their difference is reduced.
             capacity_length: length of that rise, in reference epochs.
 
         Raises:
@@ -69,7 +70,7 @@ class KullbackLeibler(Term):
         self.register_buffer("floors", torch.cat(floors), persistent=False)  # a setting, not a state
         self.floor_nats = sum(float(by_partition.get(name, 0.0)) * size for name, size in sizes.items())
         self.clamping: FreeBitsClamping = clamping
-        self.scale = 1.0 if reduction == "sum" else 1.0 / context.num_input_values
+        self.scale = 1.0 / {"sum": 1, "mean": sum(sizes.values()), "per_voxel": context.num_input_values}[reduction]
         self.max_capacity_nats, self.capacity_length = max_capacity_nats, capacity_length
         self.capacity_nats = 0.0
         self.scalar, self.scalars = scalar, (scalar,)

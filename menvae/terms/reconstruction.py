@@ -15,6 +15,13 @@ def requirements(tumour_weight: float) -> frozenset[str]:
     return frozenset() if tumour_weight == 1.0 else frozenset({"mask"})
 
 
+def present(batch: Batch, values: Tensor) -> Tensor | None:
+    """Return which values [B, C, ...] there are as bool [B, C, 1, ...], or None: all; the others may be NaN."""
+    if batch.available is None:
+        return None
+    return batch.available.reshape(*batch.available.shape, *(1,) * (values.ndim - 2))
+
+
 def mean_squared_error(batch: Batch, reconstruction: Tensor, inputs: Tensor, tumour_weight: float = 1.0) -> Tensor:
     """Mean over subjects of all ranks, channels and voxels of a squared error: a scalar.
 
@@ -44,9 +51,9 @@ def _sums(batch: Batch, reconstruction: Tensor, inputs: Tensor, tumour_weight: f
     if tumour_weight != 1.0:
         assert batch.mask is not None, "the experiment refuses a term whose batch_requires its data do not give"
         weights = weights + (tumour_weight - 1.0) * (batch.mask > 0)
-    if batch.available is not None:
-        weights = weights * batch.available.reshape(*batch.available.shape, *(1,) * (differences.ndim - 2))
-        differences = differences.masked_fill(weights == 0, 0.0)  # what a missing modality holds may be NaN
+    there = present(batch, differences)
+    if there is not None:
+        weights, differences = weights * there, differences.masked_fill(~there, 0.0)
     squares = weights * differences.square()
     errors, totals = (values.transpose(0, 1).flatten(1).sum(dim=1) for values in (squares, weights))
     return sum_over_ranks(errors), sum_over_ranks(totals)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, cast
@@ -26,7 +26,7 @@ from menvae.training.curriculum import Curriculum
 from menvae.training.determinism import seed_step
 from menvae.training.launch import Place
 from menvae.training.system import SystemMetrics
-from menvae.types import Batch, LossReport, ModelOutput, Observer, Progress
+from menvae.types import Batch, EpochLoader, LossReport, ModelOutput, Observer, Progress
 from menvae.updates import Side, Update
 
 _log = logging.getLogger(__name__)
@@ -83,17 +83,6 @@ class TrainerSettings:
                 f"trainer.init_from: {self.init_from!r} is not allowed with trainer.resume={self.resume}, a checkpoint "
                 "that brings weights of its own"
             )
-
-
-class EpochLoader(Protocol):
-    """Batches of one split, in an order that depends on the epoch."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Number of batches."""
-
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterable[Batch]:
-        """Return the batches of an epoch, from ``first_step`` on."""
 
 
 class Recorder(Protocol):

@@ -1,5 +1,6 @@
 """Every registered part, installed plugins included, against the suite of its group."""
 
+from pathlib import Path
 from typing import ClassVar
 
 from pretrained import CHECKPOINT
@@ -11,14 +12,21 @@ from menvae.conformance import (
     HeadConformance,
     ModelConformance,
     OptimizerConformance,
+    RowDecoderConformance,
+    RowEncoderConformance,
+    RowModelConformance,
     ScheduleConformance,
+    TableConformance,
     TermConformance,
     UpdateConformance,
 )
 from menvae.registry import GROUPS
 
+TABLE = Path(__file__).parents[1] / "data" / "table.csv"
+
 
 class TestEncoders(EncoderConformance):
+    others = ("mlp",)
     variants: ClassVar = {
         "resnet": [
             {},
@@ -44,6 +52,7 @@ class TestEncoders(EncoderConformance):
 
 
 class TestDecoders(DecoderConformance):
+    others = ("mlp",)
     variants: ClassVar = {
         "sbd": [
             {},
@@ -62,6 +71,7 @@ class TestHeads(HeadConformance):
 
 
 class TestModels(ModelConformance):
+    others = ("tabular_vae",)
     variants: ClassVar = {
         "semivae": [
             {},
@@ -80,6 +90,21 @@ class TestModels(ModelConformance):
     }
 
 
+class TestRowEncoders(RowEncoderConformance):
+    names = ("mlp",)
+    variants: ClassVar = {"mlp": [{}, {"widths": [8]}]}
+
+
+class TestRowDecoders(RowDecoderConformance):
+    names = ("mlp",)
+    variants: ClassVar = {"mlp": [{}, {"widths": []}]}
+
+
+class TestRowModels(RowModelConformance):
+    names = ("tabular_vae",)
+    variants: ClassVar = {"tabular_vae": [{"input_mask": 0.1}, {"input_mask": 0.5, "z_dim": 4}]}
+
+
 class TestTerms(TermConformance):
     variants: ClassVar = {
         "semantic": [{"partition": "vol"}, {"partition": "shape"}],
@@ -89,10 +114,12 @@ class TestTerms(TermConformance):
             {"free_bits": 0.2, "clamping": "per_sample", "reduction": "per_voxel"},
             {"scalar": "kl_supervised", "partitions": ["vol", "loc"], "free_bits": {"vol": 0.1}},
             {"max_capacity_nats": 5.0, "free_bits": {"residual": 0.25}},
+            {"reduction": "mean", "partitions": ["vol", "loc"]},
         ],
         "cycle": [{"partition": "vol"}, {"partition": "loc"}],
         "mse": [{}, {"reduction": "sum"}, {"reduction": "batch_sum", "tumour_weight": 5.0}],
         "calibrated": [{}, {"tumour_weight": 5.0}, {"per_modality": True}],
+        "cross_entropy": [{}, {"reduction": "sum"}],
         "tcvae": [
             {},
             {"estimator": "mss", "partitions": ["residual"], "reduction": "mean"},
@@ -116,6 +143,7 @@ class TestSchedules(ScheduleConformance):
         "linear": [
             {},
             {"start": 30.0, "length": 40.0},
+            {"length": 30.0, "initial": 2.0e-6},
             {"start": 30.0, "length": 40.0, "decay_start": 400.0, "decay_length": 150.0, "decay_to": 0.5},
         ],
         "cosine": [{}, {"warmup": 0.0}, {"warmup": 40.0, "final": 0.1}],
@@ -133,8 +161,20 @@ class TestUpdates(UpdateConformance):
 
 
 class TestData(DataConformance):
+    others = ("table", "lithology")
     variants: ClassVar = {
         "brats": [{"root": "/nowhere"}, {"root": "/nowhere", "patient_pattern": r"(\w+)_\d", "dates": "/nowhere.csv"}]
+    }
+
+
+class TestTables(TableConformance):
+    names = ("lithology", "table")
+    variants: ClassVar = {
+        "lithology": [{"num_rows": 203, "num_holes": 20}, {"num_rows": 40, "num_holes": 4, "labelled_fraction": 0.2}],
+        "table": [
+            {"path": str(TABLE), "columns": ["density", "gamma"], "transforms": {"gamma": "log1p"}},
+            {"path": str(TABLE), "columns": ["gamma"], "label": "rock", "group": "hole", "val_fraction": 0.3},
+        ],
     }
 
 

@@ -1,0 +1,164 @@
+"""What a run asks of a source of data, whatever it holds: volumes, the rows of a table, or something of a plugin.
+
+A source knows the shape of one subject, what a batch of it offers, and how to load itself. Everything behind the
+loading (files, caches, targets, scaling) is its own business.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from menvae.data.augmentation import AugmentationSettings
+from menvae.data.normalizer import TargetNormalizer, TargetSettings
+from menvae.data.workers import ShowProgress, unseen
+from menvae.types import EpochLoader
+
+if TYPE_CHECKING:  # they import this module
+    from menvae.data.prepare import Cohort, PreparedSubject
+    from menvae.data.subjects import Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRequest:
+    """What a run wants of its source.
+
+    Attributes:
+        cache: folder for whatever is worth keeping between runs.
+        supervision: partition -> names of its targets.
+        targets: how targets are made of features.
+        augmentation: of training subjects.
+        batch_size: subjects a rank and step.
+        seed: of the run: order of the training subjects, and their augmentation.
+        num_workers: processes that load batches; 0 loads in this one.
+        pin_memory: for copies to a GPU.
+        rank: of this process.
+        num_ranks: processes that train together.
+        show: how to show progress.
+        prepared: `Data.prepared` of an earlier call, if nothing needs to be prepared again.
+    """
+
+    cache: Path
+    supervision: Mapping[str, Sequence[str]]
+    targets: TargetSettings
+    augmentation: AugmentationSettings
+    batch_size: int
+    seed: int
+    num_workers: int = 0
+    pin_memory: bool = False
+    rank: int = 0
+    num_ranks: int = 1
+    show: ShowProgress = unseen
+    prepared: object = None
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """What pictures of volumes and of their targets are drawn from.
+
+    Attributes:
+        cohort: all prepared subjects.
+        normalizer: of the targets, fitted on the training subjects.
+        training: the training subjects.
+        modalities: names of the channels.
+    """
+
+    cohort: Cohort
+    normalizer: TargetNormalizer
+    training: Sequence[PreparedSubject]
+    modalities: Sequence[str]
+
+
+@dataclass(frozen=True)
+class RowsToEmbed:
+    """Rows whose posterior means go into a file at the end of a run.
+
+    Attributes:
+        rows: all of them, in their order, on this process.
+        labels: class index of each, -1 where it is not known [N].
+        others: name -> embeddings of the same rows by another run [N, Z], which the file gets too; often none.
+    """
+
+    rows: EpochLoader
+    labels: NDArray[np.int64]
+    others: Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Data, split and ready to learn from.
+
+    Attributes:
+        prepared: what need not be prepared again; the source's own.
+        data_hash: of the content.
+        targets_hash: of what was fitted on the training subjects: two runs with the same learn the same.
+        description: of what was fitted, for ``targets.json``.
+        splits: subject -> split.
+        split_columns: of ``splits.csv``.
+        split_rows: of ``splits.csv``, one a subject.
+        train, val: batches of this rank.
+        classes: names of the classes that labels count; empty without labels.
+        volumes: what pictures of volumes need, or None.
+        embedded: rows to embed at the end, or None.
+    """
+
+    prepared: object
+    data_hash: str
+    targets_hash: str
+    description: Mapping[str, Any]
+    splits: Mapping[str, Split]
+    split_columns: Sequence[str]
+    split_rows: Sequence[Sequence[str]]
+    train: EpochLoader
+    val: EpochLoader
+    classes: tuple[str, ...] = ()
+    volumes: Volumes | None = None
+    embedded: RowsToEmbed | None = None
+
+    @property
+    def num_training_subjects(self) -> int:
+        """Size of the training split."""
+        return sum(split == "train" for split in self.splits.values())
+
+
+class DataSource(ABC):
+    """A registered part of group ``data``: a frozen dataclass of keys that can load itself."""
+
+    @property
+    @abstractmethod
+    def channels(self) -> tuple[str, ...]:
+        """Names of the C channels of an input [B, C, ...]."""
+
+    @property
+    @abstractmethod
+    def size(self) -> tuple[int, ...]:
+        """What follows B and C in the shape of an input: (D, H, W) of a volume, nothing for the row of a table."""
+
+    @property
+    @abstractmethod
+    def gives(self) -> frozenset[str]:
+        """Fields of a batch that not every source fills (see `menvae.terms.Term.batch_requires`)."""
+
+    @property
+    @abstractmethod
+    def value_range(self) -> tuple[float, float]:
+        """Bounds of the values of an input, infinite where there are none."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> Mapping[str, str]:
+        """What a checkpoint must have in common with a run that goes on from it, under the names users know."""
+
+    @abstractmethod
+    def load(self, request: DataRequest) -> Data:
+        """Prepare, split and fit what is needed; on all ranks.
+
+        Raises:
+            UserError: what is wrong with the data.
+        """

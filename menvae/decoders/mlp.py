@@ -1,0 +1,46 @@
+"""Perceptron decoder for rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from torch import Tensor, nn
+
+from menvae.layers import perceptron, refuse_volumes
+from menvae.registry import Field, register
+
+
+@register("decoder", "mlp", reference="lithology design reports")
+class MLPDecoder(nn.Module):
+    """Linear, ReLU, BatchNorm for each hidden width, and a linear layer to the columns."""
+
+    def __init__(
+        self,
+        z_dim: int,
+        out_channels: int,
+        size: tuple[int, ...],
+        *,
+        widths: Sequence[Annotated[int, Field(ge=1)]] = (32, 64),
+    ) -> None:
+        """Build the decoder.
+
+        Args:
+            z_dim: Z.
+            out_channels: F, number of columns.
+            size: nothing.
+            widths: of the hidden layers.
+
+        Raises:
+            UserError: inputs that are volumes.
+        """
+        super().__init__()
+        refuse_volumes(size, "decoder=mlp")
+        self.output_size = size
+        self.layers = perceptron([z_dim, *widths])
+        self.output = nn.Linear([z_dim, *widths][-1], out_channels)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Z [B, Z] -> standardised values [B, F]."""
+        values: Tensor = self.output(self.layers(z))
+        return values

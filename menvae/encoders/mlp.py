@@ -1,0 +1,63 @@
+"""Perceptron encoder for rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from torch import Tensor, nn
+
+from menvae.encoders import Encoder, Features
+from menvae.latent import LatentLayout
+from menvae.layers import perceptron, refuse_volumes
+from menvae.registry import Field, register
+
+
+@register("encoder", "mlp", reference="lithology design reports")
+class MLPEncoder(Encoder):
+    """Linear, ReLU, BatchNorm for each hidden width; linear mean and logvar.
+
+    The batch normalisation is that of the batch of all ranks, in training; GroupNorm is for volumes, of which a batch
+    has few.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        size: tuple[int, ...],
+        layout: LatentLayout,
+        *,
+        widths: Sequence[Annotated[int, Field(ge=1)]] = (64, 32),
+    ) -> None:
+        """Build the encoder.
+
+        Args:
+            in_channels: F, number of columns.
+            size: nothing.
+            layout: the partitions of z.
+            widths: of the hidden layers.
+
+        Raises:
+            UserError: inputs that are volumes.
+        """
+        super().__init__()
+        refuse_volumes(size, "encoder=mlp")
+        self.layers = perceptron([in_channels, *widths])
+        num_features = [in_channels, *widths][-1]
+        self.mean = nn.Linear(num_features, layout.z_dim)
+        self.logvar = nn.Linear(num_features, layout.z_dim)
+
+    def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
+        """Inputs [B, F] -> the last hidden layer [B, width].
+
+        Args:
+            inputs: standardised values.
+            available: which values count, bool [B, F]; the others are taken as 0, their mean. None: all.
+        """
+        if available is not None:
+            inputs = inputs.masked_fill(~available, 0.0)
+        return {"hidden": self.layers(inputs)}
+
+    def posterior(self, features: Features, *, isolated: bool = False) -> tuple[Tensor, Tensor]:
+        """Features -> mean [B, Z], logvar [B, Z]; each latent reads its own row of the linear layers."""
+        return self.mean(features["hidden"]), self.logvar(features["hidden"])

@@ -1,0 +1,52 @@
+"""The posterior means of all rows, in one file for whoever goes on with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from menvae.data.source import Data
+from menvae.models import Model
+from menvae.types import Batch
+
+
+@torch.no_grad()
+def embed(model: Model, batches: Iterable[Batch], device: torch.device) -> NDArray[np.float32]:
+    """Return the posterior means of some batches in float32 [N, Z], in their order, in evaluation mode."""
+    model.eval()
+    there = (batch.to(device) for batch in batches)
+    return np.concatenate([model.encode(batch.inputs, batch.available).mean.float().cpu().numpy() for batch in there])
+
+
+def write_embeddings(path: Path, model: Model, data: Data, device: torch.device) -> None:
+    """Write ``embeddings.npz``; without pickle, so that `numpy.load` needs no permission.
+
+    It holds ``unsup`` [N, Z], or ``semisup`` of a model that learns classes; ``y`` [N], the class index of each row, -1
+    where it is not known; ``classes``, their names; ``data_hash``, what tells whether two files are about the same
+    rows; and the embeddings by another run that ``data.unsup_run`` names.
+
+    Args:
+        path: the file.
+        model: with the weights to embed with.
+        data: with rows to embed.
+        device: where the model is.
+    """
+    embedded = data.embedded
+    assert embedded is not None
+    own = "semisup" if model.classifies else "unsup"
+    arrays = {own: embed(model, embedded.rows.epoch(0), device), "y": embedded.labels}
+    arrays |= {"classes": np.array(data.classes, dtype=np.str_), "data_hash": np.array(data.data_hash)}
+    np.savez(path, **{**embedded.others, **arrays})  # type: ignore[arg-type]
+
+
+def add_others(path: Path, data: Data) -> None:
+    """Add the embeddings of another run, if they are asked for, to the file of a run that was finished before."""
+    assert data.embedded is not None
+    if data.embedded.others and path.is_file():
+        with np.load(path) as file:
+            own = {name: file[name] for name in file.files}
+        np.savez(path, **{**data.embedded.others, **own})

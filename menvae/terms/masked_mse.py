@@ -1,0 +1,36 @@
+"""Squared error of the values that the encoder did not see."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from menvae.collectives import sum_over_ranks
+from menvae.registry import register
+from menvae.terms import Term, TermContext
+from menvae.terms.reconstruction import present
+from menvae.types import Batch, ModelOutput
+
+
+@register("term", "masked_mse", reference="lithology design reports; Vincent et al. 2008")
+class MaskedSquaredError(Term):
+    """Mean over the hidden values, which only what is known of the others can tell.
+
+    0 where nothing is hidden, and so in validation, where the encoder sees all.
+    """
+
+    scalars = ("masked",)
+    requires = frozenset({"reconstruction", "hidden"})
+
+    def __init__(self, context: TermContext) -> None:
+        """Args: context: of the run."""
+        super().__init__()
+
+    def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
+        """Return ``masked``."""
+        hidden = output.extras["hidden"].float()
+        differences = output.reconstruction.float() - batch.inputs.float()
+        there = present(batch, differences)
+        if there is not None:
+            hidden, differences = hidden * there, differences.masked_fill(~there, 0.0)
+        errors = differences.square() * hidden
+        return {"masked": sum_over_ranks(errors.sum()) / sum_over_ranks(hidden.sum()).clamp(min=1.0)}

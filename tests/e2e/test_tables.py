@@ -1,0 +1,131 @@
+"""Whole runs on tables: what they leave, how they go on, and embeddings that another process finds again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import runs
+import torch
+from runs import gates, only_run
+
+from menvae.data.lithology import draw_holes
+
+EXPERIMENTS = ("lithology_vae", "lithology_semisup", "lithology_hybrid")
+TINY_TABLE = (
+    "data.num_rows=300",
+    "data.num_holes=20",
+    "data.num_classes=5",
+    "trainer.max_epochs=4",
+    "trainer.batch_size=32",
+    "tracking.enabled=false",
+)
+
+EMBED = """
+import sys
+import numpy as np, torch
+from omegaconf import OmegaConf
+from pathlib import Path
+from menvae.evaluation.embeddings import embed
+from menvae.experiment import Experiment
+from menvae.training import checkpoint
+from menvae.training.launch import Place
+run, key = Path(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)
+experiment = Experiment.from_config(OmegaConf.load(run / "config.yaml"))
+device = torch.device("cpu")
+data = experiment.load_data(Place(device, 0, 1))
+model, _ = experiment.build(data.num_training_subjects, len(data.classes))
+model.load_state_dict(checkpoint.load(run / "checkpoints" / "best.ckpt", device)["model"])
+with np.load(run / "embeddings.npz") as file:
+    assert np.array_equal(file[key], embed(model, data.embedded.rows.epoch(0), device))
+"""
+
+
+def train(output_dir: Path, *overrides: str, code: int = 0) -> str:
+    """Run ``menvae-train`` on a tiny table."""
+    arguments = [*TINY_TABLE, f"output_dir={output_dir}", *overrides]
+    result = runs._run("train", arguments, runs.environment(), code)
+    return str(result.stdout + result.stderr)
+
+
+@pytest.fixture(scope="module", params=EXPERIMENTS)
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output_dir: Path = tmp_path_factory.mktemp(request.param)
+    train(output_dir, f"experiment={request.param}")
+    return only_run(output_dir)
+
+
+def test_run_directory_is_complete(finished: Path) -> None:
+    for name in (
+        *("train.log", "config.yaml", "environment.json", "metrics.jsonl", "metrics.csv", "checkpoints/best.ckpt"),
+        *("gates.json", "targets.json", "splits.csv", "report.html", "embeddings.npz"),
+        *("pictures/schedule.png", "pictures/training_curves.png", "pictures/latent_scatter.png"),
+    ):
+        assert (finished / name).stat().st_size > 0, name
+    assert set(gates(finished)) == {"residual_active_units", "mean_z_ratio", "shuffled_ratio"}
+    assert all(gate["value"] is not None for gate in gates(finished).values())
+    last = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["val_epoch/mse_bulk_density"] > 0.0
+    assert ("sem/class_balanced_accuracy" in last) == ("lithology_vae" not in finished.name)
+    scaler = json.loads((finished / "targets.json").read_text())["scaler"]
+    assert scaler["transforms"] == ["none", "signed_log", "signed_log", "log1p", "log1p", "log1p"]
+
+
+def test_report_reads_like_one_of_a_table(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    assert "bulk_density, magnetic_susceptibility" in page
+    for word in ("is missing", "no reconstructions", "Modalities", "voxel"):
+        assert word not in page, word
+
+
+def test_embeddings_are_found_again_by_another_process(finished: Path) -> None:
+    key = "unsup" if "lithology_vae" in finished.name else "semisup"
+    with np.load(finished / "embeddings.npz") as file:
+        assert file[key].shape == (300, 10)
+        assert file[key].dtype == np.float32
+        assert np.array_equal(file["y"], draw_holes(300, 5, 20, seed=0).labels)
+        assert file["classes"].tolist() == ["L1", "L2", "L3", "L4", "L5"]
+    environment = runs.environment()
+    command = [sys.executable, "-c", EMBED, str(finished), key]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr[-4000:]
+
+
+def test_both_embeddings_in_one_file(tmp_path: Path) -> None:
+    train(tmp_path / "a", "experiment=lithology_vae", "trainer.max_epochs=1")
+    unsupervised = only_run(tmp_path / "a")
+    semi = ("experiment=lithology_semisup", "trainer.max_epochs=1")
+    train(tmp_path / "b", *semi)
+    train(tmp_path / "b", *semi, f"data.unsup_run={unsupervised}")  # finished already: the file is completed
+    with np.load(only_run(tmp_path / "b") / "embeddings.npz") as file, np.load(unsupervised / "embeddings.npz") as own:
+        assert set(file.files) == {"unsup", "semisup", "y", "classes", "data_hash"}
+        assert np.array_equal(file["unsup"], own["unsup"])
+    said = train(tmp_path / "b", *semi, "data.seed=1", f"data.unsup_run={unsupervised}", code=2)
+    assert "is about another table" in said
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    chosen = ("experiment=lithology_hybrid", "data.labelled_fraction=0.5")
+    train(tmp_path / "whole", *chosen)
+    train(tmp_path / "halves", *chosen, "trainer.time_limit_min=0.0001", code=75)
+    train(tmp_path / "halves", *chosen)
+    states = [
+        torch.load(only_run(tmp_path / name) / "checkpoints" / "last.ckpt", weights_only=True)["model"]
+        for name in ("whole", "halves")
+    ]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    with (
+        np.load(only_run(tmp_path / "whole") / "embeddings.npz") as ours,
+        np.load(only_run(tmp_path / "halves") / "embeddings.npz") as theirs,
+    ):
+        assert np.array_equal(ours["semisup"], theirs["semisup"])
+
+
+def test_menvae_prepare_says_that_a_table_needs_none(tmp_path: Path) -> None:
+    result = runs._run("prepare", ["data=lithology", f"output_dir={tmp_path}"], runs.environment(), 2)
+    assert "'lithology' is a table, which needs no preparation" in result.stderr
