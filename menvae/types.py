@@ -55,6 +55,7 @@ class Batch:
         time: time of the visit in days [B], or None.
         intensities: what makes z-scores of the inputs when the batch is brought to its device, or None.
         available: which modalities a subject has, bool [B, C], or None: all. The inputs of the others mean nothing.
+        patient_id: whose visit each row is, or empty where that is not known.
     """
 
     inputs: Tensor
@@ -66,6 +67,7 @@ class Batch:
     time: Tensor | None = None
     intensities: Intensities | None = None
     available: Tensor | None = None
+    patient_id: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.subject_id)

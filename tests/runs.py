@@ -44,11 +44,14 @@ _OF_OTHERS = [
 
 
 def command(output_dir: Path, *overrides: str) -> list[str]:
-    """Return the command line of ``menvae-train`` for a tiny run."""
+    """Return the command line of ``menvae-train`` for a tiny run; ``~key`` leaves a key of `TINY` out."""
     program = "from menvae.apps.train import main; main()"
     flags = [override for override in overrides if override.startswith("-")]
     values = [override for override in overrides if not override.startswith("-")]
-    return [sys.executable, "-c", program, *flags, *TINY, f"output_dir={output_dir}", *values]
+    left_out = {f"~{key.partition('=')[0]}" for key in TINY} & set(values)
+    tiny = [override for override in TINY if f"~{override.partition('=')[0]}" not in left_out]
+    values = [value for value in values if value not in left_out]
+    return [sys.executable, "-c", program, *flags, *tiny, f"output_dir={output_dir}", *values]
 
 
 def environment(threads: int = 1, site: Path | None = None) -> dict[str, str]:

@@ -62,6 +62,11 @@ TINY = (
     *("trainer.max_epochs=1", "trainer.batch_size=4"),
 )
 """Shrunk in size, not in structure: 8 subjects to train on, that is two steps an epoch."""
+TINY_VISITS = (
+    *("data.num_patients=6", "data.visits=[2,2]", "data.roi_size=[16,16,16]", "data.spacing_mm=[10,10,10]"),
+    *TINY[-6:],
+)
+"""Two visits of 3 patients to train on."""
 TINY_TABLE = (
     *("data.num_rows=100", "data.num_holes=10", "data.num_classes=5"),
     *("trainer.max_epochs=1", "trainer.batch_size=40"),
@@ -91,7 +96,7 @@ def test_every_experiment_takes_two_real_steps(
     (tmp_path / "cache").symlink_to(prepared_cache)
     overrides = [] if name is None else [f"experiment={name}"]
     composed = compose_train(*overrides)
-    tiny = TINY_TABLE if of_rows(composed) else TINY
+    tiny = TINY_TABLE if of_rows(composed) else TINY_VISITS if composed.data.pairs else TINY
     experiment = Experiment.from_config(compose_train(*overrides, *tiny, f"output_dir={tmp_path}"))
     trainer = trainer_of(experiment, tmp_path)
     before = {key: parameter.detach().clone() for key, parameter in trainer.model.named_parameters()}
@@ -192,6 +197,8 @@ def test_keys_that_stay(compose_train: Compose) -> None:
         ["experiment=exp1_baseline", "loss=dip", "loss.lambda_d=0"],
         ["experiment=semivae_run6", "loss.lambda_tc=1", "loss.lambda_cross_partition=1", "loss.lambda_manifold=0.1"],
         ["experiment=semivae_run6", "loss.lambda_kl_supervised=0.1"],
+        ["+term@loss.terms.contrastive=contrastive", "+loss.lambda_contrastive=1", "data.pairs=true"],
+        ["data.missing_modalities=allow", "data.modality_missing=0.3", "encoder.stem=per_modality"],
         ["decoder=transposed", "decoder@auxiliary_decoder=auxiliary", "learning_rate.warmup=0"],
         ["encoder=branched", "encoder.attention=spatial", "encoder.multi_scale=[shape]", "model.isolation=trunk"],
         ["head@model.heads.vol=structured", "encoder.stem=per_modality", "model.modality_dropout=0.25"],

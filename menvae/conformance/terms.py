@@ -40,6 +40,7 @@ class Example:
             mask=torch.randint(0, 4, (num_rows, 1, 4, 4, 4), generator=generator, dtype=torch.uint8),
             labels=torch.arange(num_rows) % 2,
             time=torch.arange(float(num_rows)),
+            patient_id=tuple(f"patient-{row // 2}" for row in range(num_rows)),
         )
         output = ModelOutput(
             Posterior(noise(layout.z_dim), 0.5 * noise(layout.z_dim)),
@@ -87,6 +88,8 @@ class Example:
         batch = replace(
             self.batch,
             inputs=self.batch.inputs[order],
+            subject_id=tuple(self.batch.subject_id[row] for row in order.tolist()),
+            patient_id=tuple(self.batch.patient_id[row] for row in order.tolist()),
             targets={name: tensor[order] for name, tensor in self.batch.targets.items()},
             observed={name: tensor[order] for name, tensor in self.batch.observed.items()},
             mask=None if self.batch.mask is None else self.batch.mask[order],

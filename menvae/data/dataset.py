@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from menvae.data.augmentation import AugmentationSettings, augment
 from menvae.data.normalizer import RawTargets, TargetNormalizer
+from menvae.data.pairs import paired_batches
 from menvae.data.prepare import PreparedSubject
 from menvae.data.storage import Normalisation
 from menvae.interruption import leave_stopping_to_parent
@@ -32,6 +33,8 @@ class Sample:
         targets: {partition: z-scored targets [F]}.
         observed: {partition: which were observed [F]}.
         days: time of the visit, or None where it is not known of every subject of the dataset.
+        patient_id: whose visit it is.
+        available: which modalities there are, bool [C], or None where every subject of the dataset has all.
     """
 
     subject_id: str
@@ -41,6 +44,8 @@ class Sample:
     targets: Mapping[str, Tensor]
     observed: Mapping[str, Tensor]
     days: float | None = None
+    patient_id: str = ""
+    available: Tensor | None = None
 
 
 class Draw(NamedTuple):
@@ -77,6 +82,7 @@ class SubjectDataset(Dataset[Sample]):
         self._normalizer, self._supervision, self._seed = normalizer, supervision, seed
         self._augmentation = augmentation if augmentation and augmentation.does_something else None
         self._targets = [self._normalised(subject.features) for subject in subjects]
+        self._lacks_modalities = any(subject.missing_channels for subject in subjects)
         self._has_times = all(subject.days is not None for subject in subjects)
 
     def _normalised(self, features: RawTargets) -> dict[str, list[float | None]]:
@@ -103,7 +109,13 @@ class SubjectDataset(Dataset[Sample]):
             {name: torch.tensor([value or 0.0 for value in values]) for name, values in targets.items()},
             {name: torch.tensor([value is not None for value in values]) for name, values in targets.items()},
             subject.days if self._has_times else None,
+            subject.patient_id,
+            self._available(subject, len(stored.image)) if self._lacks_modalities else None,
         )
+
+    @staticmethod
+    def _available(subject: PreparedSubject, num_channels: int) -> Tensor:
+        return torch.tensor([channel not in subject.missing_channels for channel in range(num_channels)])
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -112,6 +124,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     kinds = {sample.image.dtype for sample in samples}
     common = kinds.pop() if len(kinds) == 1 else torch.float32
     days = [sample.days for sample in samples if sample.days is not None]
+    available = [sample.available for sample in samples if sample.available is not None]
     return Batch(
         inputs=torch.stack([sample.image.to(common) for sample in samples]),
         intensities=Intensities(
@@ -119,10 +132,12 @@ def collate(samples: Sequence[Sample]) -> Batch:
             torch.stack([sample.intensities.sd for sample in samples]),
         ),
         subject_id=tuple(sample.subject_id for sample in samples),
+        patient_id=tuple(sample.patient_id for sample in samples),
         targets={name: torch.stack([sample.targets[name] for sample in samples]) for name in partitions},
         observed={name: torch.stack([sample.observed[name] for sample in samples]) for name in partitions},
         mask=torch.stack([sample.mask for sample in samples]),
         time=torch.tensor(days, dtype=torch.float32) if len(days) == len(samples) else None,
+        available=torch.stack(available) if available else None,
     )
 
 
@@ -152,10 +167,28 @@ class EpochBatches(Sampler[list[Draw]]):
     """
 
     def __init__(
-        self, num_subjects: int, batch_size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, num_ranks: int = 1
+        self,
+        num_subjects: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        num_ranks: int = 1,
+        patients: Sequence[str] | None = None,
     ) -> None:
-        """Args: batch_size: subjects a rank and step. shuffle: new order every epoch, from ``seed`` and epoch."""
-        self.num_subjects, self.batch_size, self.shuffle = num_subjects, batch_size, shuffle
+        """Choose the batches.
+
+        Args:
+            num_subjects: of the split.
+            batch_size: subjects a rank and step.
+            shuffle: new order every epoch, from ``seed`` and epoch.
+            seed: of the order.
+            rank: of this process.
+            num_ranks: processes that train together.
+            patients: of each subject, whose visits are to come in pairs; None: subjects come as they are drawn.
+        """
+        self.num_subjects, self.batch_size, self.shuffle, self.patients = num_subjects, batch_size, shuffle, patients
         self.seed, self.rank, self.num_ranks = seed, rank, num_ranks
         self.epoch, self.first_step = 0, 0
 
@@ -173,10 +206,20 @@ class EpochBatches(Sampler[list[Draw]]):
         return self.steps_per_epoch - self.first_step
 
     def __iter__(self) -> Iterator[list[Draw]]:
+        for numbers in self._batches()[self.first_step :]:
+            yield [Draw(number, self.epoch) for number in numbers]
+
+    def _batches(self) -> list[list[int]]:
+        """Return all batches of the epoch, of this rank."""
+        per_rank = -(-self.num_subjects // self.num_ranks)
+        firsts = range(0, per_rank, self.batch_size)
+        if self.patients is not None:
+            sizes = [min(self.batch_size, per_rank - first) for first in firsts for _ in range(self.num_ranks)]
+            random = np.random.default_rng([self.seed, self.epoch])
+            return paired_batches(self.patients, sizes, random)[self.rank :: self.num_ranks]
         seed = self.seed if self.shuffle else None
         mine = order_of_rank(self.num_subjects, seed, self.epoch, self.rank, self.num_ranks).tolist()
-        for step in range(self.first_step, self.steps_per_epoch):
-            yield [Draw(number, self.epoch) for number in mine[step * self.batch_size : (step + 1) * self.batch_size]]
+        return [mine[first : first + self.batch_size] for first in firsts]
 
 
 class SplitLoader:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+import numpy as np
+
 from menvae.data.phantom import DISTRIBUTIONS_VERSION, FIELD_OF_VIEW_MM, phantom_subject, write_subject
-from menvae.data.subjects import Geometry, Positive, Side, Source, SubjectFiles, subject_files
+from menvae.data.subjects import MODALITIES, Fraction, Geometry, Positive, Side, Source, SubjectFiles, subject_files
 from menvae.data.workers import ShowProgress, run_tasks
 from menvae.errors import UserError
 from menvae.registry import Field, register
@@ -21,6 +23,8 @@ class ProceduralSource(Source):
         seed: of the cohort.
         roi_size: training box.
         spacing_mm: voxel size of the files and of training; None fills the box with the 200 mm field of view.
+        modality_missing: probability that a subject is without a modality, for each; one is always there. It depends on
+            the seed and the subject alone, and needs ``missing_modalities=allow``.
     """
 
     checks_files: ClassVar[bool] = False
@@ -28,6 +32,16 @@ class ProceduralSource(Source):
     seed: Annotated[int, Field(ge=0)] = 0
     roi_size: tuple[Side, Side, Side] = (32, 32, 32)
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
+    modality_missing: Fraction = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what the keys alone show to be wrong."""
+        super().__post_init__()
+        if self.modality_missing > 0.0 and self.missing_modalities == "fail":
+            raise UserError(
+                f"data.modality_missing: {self.modality_missing} is not allowed with data.missing_modalities=fail; "
+                "choose allow"
+            )
 
     @property
     def geometry(self) -> Geometry:
@@ -46,6 +60,15 @@ class ProceduralSource(Source):
                 "phantoms are made with 0.5 to 10 mm a side"
             )
         return spacing
+
+    def _files(self, folder: Path) -> SubjectFiles:
+        """Return the files of a subject, of which those of missing modalities are there too, and not used."""
+        files = subject_files(folder, self.modalities)
+        random = np.random.default_rng([self.seed, *folder.name.encode()])
+        draws = dict(zip(MODALITIES, random.random(len(MODALITIES)).tolist(), strict=True))
+        stays = max(self.modalities, key=lambda name: draws[name])
+        missing = (name for name in self.modalities if draws[name] < self.modality_missing and name != stays)
+        return replace(files, missing=tuple(missing))
 
     def _folder_name(self, version: str) -> str:
         """What files depend on, as the name of their folder."""
@@ -75,7 +98,7 @@ class PhantomSource(ProceduralSource):
         ]
         for _ in show(run_tasks(_make, tasks, num_workers=num_workers), "making phantoms", len(tasks)):
             pass
-        return [subject_files(root / _subject_id(index), self.modalities) for index in range(self.num_subjects)]
+        return [self._files(root / _subject_id(index)) for index in range(self.num_subjects)]
 
 
 def _subject_id(index: int) -> str:

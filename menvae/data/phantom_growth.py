@@ -51,7 +51,7 @@ from menvae.data.phantom import (
     write_subject,
 )
 from menvae.data.phantom_cohort import ProceduralSource
-from menvae.data.subjects import SubjectFiles, subject_files
+from menvae.data.subjects import SubjectFiles
 from menvae.data.workers import ShowProgress, run_tasks
 from menvae.errors import UserError
 from menvae.registry import Field, register
@@ -128,7 +128,7 @@ class PhantomGrowthSource(ProceduralSource):
             made = dict(show(run_tasks(_make, tasks, num_workers=num_workers), "making phantoms", len(tasks)))
             _write_truth(root / "growth.csv", [_truth(visit) | made[visit.subject_id] for visit in visits])
         return [
-            replace(subject_files(folder, self.modalities), patient_id=visit.patient_id, days=float(visit.days))
+            replace(self._files(folder), patient_id=visit.patient_id, days=float(visit.days))
             for folder, visit in zip(folders, visits, strict=True)
         ]
 

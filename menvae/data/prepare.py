@@ -29,7 +29,7 @@ from menvae.data.box import BoxReport, judge_box
 from menvae.data.digests import digest_of, file_digest, remembered_digest
 from menvae.data.features import mask_features
 from menvae.data.findings import Finding
-from menvae.data.screening import check_files, without_faulty
+from menvae.data.screening import check_files, note_missing, without_faulty
 from menvae.data.storage import CacheFormat, StoredSubject, read_subject, stored, write_subject
 from menvae.data.subjects import REGION_CODES, Geometry, Source, SubjectFiles
 from menvae.data.transforms import load_and_resample
@@ -60,6 +60,7 @@ class PreparedSubject:
         arrays: how they are stored.
         patient_id: whose visit it is. Like ``days`` it is no part of the entry, so no correction prepares anew.
         days: time of the visit in days since the patient's first; None where it is not known.
+        missing_channels: indices of the modalities that the subject does not have; their channels are 0.
     """
 
     subject_id: str
@@ -72,6 +73,7 @@ class PreparedSubject:
     arrays: Mapping[str, Any]
     patient_id: str
     days: float | None = None
+    missing_channels: tuple[int, ...] = ()
 
     def load(self) -> StoredSubject:
         """Read the arrays.
@@ -126,9 +128,11 @@ def prepare(
     """
     cache.mkdir(parents=True, exist_ok=True)
     subjects = source.subjects(cache, show, num_workers)
+    if source.missing_modalities == "allow":
+        subjects = [subject.without_missing() for subject in subjects]
     recipe = _Recipe(source.geometry, source.cache_format)
     there = {subject.subject_id: _key_of_entry(subject, recipe, cache) for subject in subjects}
-    leave_out, findings = source.on_error == "skip", []
+    leave_out, findings = source.on_error == "skip", note_missing(subjects)
     if source.checks_files:
         unjudged = [subject for subject in subjects if all_notes or there[subject.subject_id] is None]
         findings += check_files(unjudged, source.regions, cache, num_workers, show)
@@ -253,6 +257,7 @@ def _read_entry(entry: Path, subject: SubjectFiles) -> PreparedSubject:
         description["arrays"],
         patient_id=subject.patient_id,
         days=subject.days,
+        missing_channels=tuple(index for index, name in enumerate(subject.images) if name in subject.missing),
     )
 
 
@@ -261,7 +266,7 @@ def _entry_key(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> str:
         digests = {name: file_digest(path, cache) for name, path in subject.files.items()}
     except OSError as error:
         raise UserError(f"subject '{subject.subject_id}': {error.filename} cannot be read: {error.strerror}") from error
-    return _key_of(digests, recipe)
+    return _key_of(subject, digests, recipe)
 
 
 def _key_of_entry(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> str | None:
@@ -273,13 +278,14 @@ def _key_of_entry(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> str | 
     except OSError:  # a file is missing
         return None
     known = {name: digest for name, digest in digests.items() if digest is not None}
-    key = _key_of(known, recipe)
+    key = _key_of(subject, known, recipe)
     return key if len(known) == len(digests) and (cache / "prepared" / key).is_dir() else None
 
 
-def _key_of(digests: Mapping[str, str], recipe: _Recipe) -> str:
+def _key_of(subject: SubjectFiles, digests: Mapping[str, str], recipe: _Recipe) -> str:
     made_by = {"menvae": PREPARATION_VERSION, "codes": dict(REGION_CODES)} | _library_versions()
-    return digest_of([list(digests.items()), asdict(recipe), made_by])  # a list keeps the order of the channels
+    channels = [(name, digests.get(name)) for name in (*subject.images, "seg")]  # a list, to keep their order
+    return digest_of([channels, asdict(recipe), made_by])
 
 
 @cached

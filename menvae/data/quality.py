@@ -138,7 +138,7 @@ class SubjectQuality:
         split: of the subject; None if it was left out or the cohort cannot be split.
         reasons: the worst first, then notes.
         prepared: the entry of the cache; None if the subject was left out.
-        channels: modality -> its intensities.
+        channels: modality -> its intensities; of those that the subject has.
         farthest: largest robust z-score of a feature, without its sign; 0 in a cohort too small for it.
     """
 
@@ -190,7 +190,8 @@ def judge_cohort(
     rows = []
     for subject in cohort.subjects:
         name = subject.subject_id
-        channels = dict(zip(modalities, intensities[name], strict=True))
+        measured = enumerate(zip(modalities, intensities[name], strict=True))
+        channels = dict(pair for index, pair in measured if index not in subject.missing_channels)
         far = distances[name]
         reasons = [
             *_of_box(subject, limits),

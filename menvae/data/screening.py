@@ -107,12 +107,33 @@ def _recall(memo: Path) -> Volume | Unreadable | None:
         return None
 
 
+def note_missing(subjects: Sequence[SubjectFiles]) -> list[Finding]:
+    """Return, and log, one note for each subject that lacks modalities and need not have them."""
+    notes = [
+        Finding(
+            subject.subject_id,
+            ", ".join(subject.images[name].name for name in subject.missing),
+            "is missing" if len(subject.missing) == 1 else "are missing",
+            "the subject takes part with its other modalities",
+            is_fault=False,
+        )
+        for subject in subjects
+        if subject.missing
+    ]
+    _log_notes(notes)
+    return notes
+
+
 def _log_notes(notes: Sequence[Finding]) -> None:
     alike: dict[tuple[str, str], list[Finding]] = {}
     for note in notes:
         alike.setdefault((note.problem, note.remedy), []).append(note)
     for first, *others in alike.values():
-        _log.info("note: %s%s", first, f" (the same of {len(others)} files more)" if others else "")
+        _log.info(
+            "note: %s%s",
+            first,
+            f" (the same of {len(others)} {'file' if len(others) == 1 else 'files'} more)" if others else "",
+        )
 
 
 class OfSubject(Protocol):

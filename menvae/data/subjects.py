@@ -50,6 +50,7 @@ class SubjectFiles:
         doubles: files of which only one should be there: those of one modality, packed and not.
         patient_id: whose visit it is; by default the subject is a patient of its own.
         days: time of the visit in days since the patient's first; None where it is not known.
+        missing: modalities that the subject does not have and need not have; one at least is left.
     """
 
     subject_id: str
@@ -58,6 +59,7 @@ class SubjectFiles:
     doubles: tuple[tuple[Path, ...], ...] = ()
     patient_id: str = ""
     days: float | None = None
+    missing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Make a subject of which nothing else is said a patient of its own."""
@@ -66,8 +68,13 @@ class SubjectFiles:
 
     @property
     def files(self) -> dict[str, Path]:
-        """All that are used: modalities, then ``seg``."""
-        return {**self.images, "seg": self.mask}
+        """All that are used: modalities that are not missing, then ``seg``."""
+        return {name: path for name, path in self.images.items() if name not in self.missing} | {"seg": self.mask}
+
+    def without_missing(self) -> SubjectFiles:
+        """Return the subject with the modalities whose files do not exist as missing; without any, unchanged."""
+        missing = tuple(name for name, path in self.images.items() if name in self.missing or not path.is_file())
+        return self if len(missing) == len(self.images) else replace(self, missing=missing)
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,10 @@ class Source(DataSource):
         cache_format: ``arrays`` loads fastest, ``compressed`` is several times smaller; see `menvae.data.storage`.
         on_error: what a faulty subject does: fail the preparation, after all subjects are looked at, or be left out
             (skip).
+        missing_modalities: what a modality is whose file does not exist: a fault (fail), or a note (allow), and the
+            subject has the others; one at least, and the mask. A file that is damaged is a fault.
+        pairs: whether the visits of a training patient come in pairs, each in one batch of one process, for terms that
+            compare visits; batches are then no independent draws.
         checks_files: whether files may be faulty; not a key.
     """
 
@@ -124,6 +135,8 @@ class Source(DataSource):
     normalisation: Normalisation = "zscore"
     cache_format: CacheFormat = "arrays"
     on_error: Literal["skip", "fail"] = "fail"
+    missing_modalities: Literal["fail", "allow"] = "fail"
+    pairs: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what the keys alone show to be wrong."""
@@ -159,8 +172,8 @@ class Source(DataSource):
 
     @property
     def gives(self) -> frozenset[str]:
-        """The mask."""
-        return frozenset({"mask"})
+        """The mask, and whose visit it is."""
+        return frozenset({"mask", "patient_id"})
 
     @property
     def value_range(self) -> tuple[float, float]:

@@ -28,7 +28,7 @@ class PreparedArrays(NamedTuple):
     """One subject in the geometry of training, and its mask as it was.
 
     Attributes:
-        channels: C volumes [D, H, W] of intensities; 0 is background.
+        channels: C volumes [D, H, W] of intensities; 0 is background, and all of a modality that is missing.
         mask: uint8 [D, H, W] with the codes of `REGION_CODES`.
         spacing_mm: voxel size of both.
         native_mask: the mask at native resolution in RAS.
@@ -56,12 +56,15 @@ def load_and_resample(subject: SubjectFiles, geometry: Geometry) -> PreparedArra
     native_mask = _recode(seg.values_ras(), geometry, subject.subject_id)
     resampling = _resampling(native_mask.shape, seg.spacing_mm, geometry)
     mask = resampling.nearest(native_mask)
-    images = [resampling.linear(volume.values_ras()) for volume in volumes.values()]
-    brain = _anywhere(images)
+    images = {name: resampling.linear(volume.values_ras()) for name, volume in volumes.items()}
+    brain = _anywhere(list(images.values()))
     start = place_box(geometry.box, brain, geometry.roi_size)
     boxed = cut_out(mask, start, geometry.roi_size)
     report = _report(native_mask, seg.spacing_mm, mask, boxed, resampling.spacing_mm, brain, start)
-    channels = [cut_out(image, start, geometry.roi_size) for image in images]
+    channels = [
+        cut_out(images[name], start, geometry.roi_size) if name in images else np.zeros(geometry.roi_size, np.int16)
+        for name in subject.images
+    ]
     return PreparedArrays(channels, boxed, resampling.spacing_mm, native_mask, seg.spacing_mm, report)
 
 
@@ -108,7 +111,7 @@ def _anywhere(images: list[NDArray[Any]]) -> NDArray[Any]:
     for image in images:
         present = image if image.dtype.kind in "iu" and image.dtype.itemsize < 8 else image != 0  # of 64 bits, no or
         united = present if united is None else united | present
-    assert united is not None, "a source has at least one modality"
+    assert united is not None, "a subject has at least one modality"
     return united
 
 

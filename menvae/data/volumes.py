@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from menvae import collectives
 from menvae.data.dataset import EpochBatches, SplitLoader, SubjectDataset
+from menvae.data.pairs import check_pairs
 from menvae.data.prepare import Cohort, prepare
 from menvae.data.source import Data, DataRequest, Volumes
 from menvae.data.subjects import Source
@@ -23,6 +24,9 @@ def load_volumes(source: Source, request: DataRequest) -> Data:
     splits = split_cohort(cohort, source)
     by_split = {"train": subjects_of(cohort, splits, "train"), "val": subjects_of(cohort, splits, "val")}
     normalizer = fit_targets(by_split["train"], request.targets, request.supervision)
+    patients = [subject.patient_id for subject in by_split["train"]] if source.pairs else None
+    if patients is not None:
+        check_pairs(patients, request.batch_size, request.num_ranks)
     loaders = {}
     for split, subjects in by_split.items():
         augmentation = request.augmentation if split == "train" else None
@@ -36,6 +40,7 @@ def load_volumes(source: Source, request: DataRequest) -> Data:
             seed=request.seed,
             rank=request.rank,
             num_ranks=request.num_ranks,
+            patients=patients if split == "train" else None,
         )
         loaders[split] = SplitLoader(dataset, batches, num_workers=request.num_workers, pin_memory=request.pin_memory)
     return Data(

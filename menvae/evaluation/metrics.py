@@ -31,8 +31,9 @@ class SplitRecord:
         subject_id: N identifiers.
         arrays: name -> [N, ...]: ``mean``, ``logvar`` [N, Z]; ``targets.<p>``, ``observed.<p>``, ``predictions.<p>``
             [N, F]; ``mse_<variant>`` [N] with the variants mu, sampled, shuffled, mean_z, z0 (NaN where a variant
-            could not be made); ``ssim``, ``psnr`` [N, C] of volumes, ``mse`` [N, C] of rows; ``labels`` and predicted
-            ``classes`` [N] where there are any.
+            could not be made), over the channels that a subject has; ``ssim``, ``psnr`` [N, C] of volumes, ``mse``
+            [N, C] of rows; ``available`` [N, C], 1 for these channels, only where not all have all; ``labels`` and
+            predicted ``classes`` [N] where there are any.
     """
 
     subject_id: tuple[str, ...]
@@ -100,8 +101,10 @@ class SplitRecorder(Observer):
         values |= _similarities(image, reconstruction)
         if "logits" in output.extras:
             values["classes"] = output.extras["logits"].argmax(dim=1)
-        values["mse_mu"] = _mse(image, reconstruction)
-        values |= self._with_other_latents(image, mean, logvar)
+        if batch.available is not None:
+            values["available"] = batch.available
+        values["mse_mu"] = _mse(image, reconstruction, batch.available)
+        values |= self._with_other_latents(image, batch.available, mean, logvar)
         self._keep(batch, values)
 
     @staticmethod
@@ -115,20 +118,22 @@ class SplitRecorder(Observer):
         self._subjects += batch.subject_id
         self._batches.append({name: value.detach().double().cpu().numpy() for name, value in values.items()})
 
-    def _with_other_latents(self, image: Tensor, mean: Tensor, logvar: Tensor) -> dict[str, Tensor]:
+    def _with_other_latents(
+        self, image: Tensor, available: Tensor | None, mean: Tensor, logvar: Tensor
+    ) -> dict[str, Tensor]:
         generator = torch.Generator(device=mean.device).manual_seed(len(self._subjects))
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        values = {"mse_sampled": _mse(image, self.model.decode(mean + torch.exp(0.5 * logvar) * noise))}
+        values = {"mse_sampled": _mse(image, self.model.decode(mean + torch.exp(0.5 * logvar) * noise), available)}
         for name, z in (("z0", torch.zeros_like(mean[:1])), ("mean_z", self.mean_training_z)):
             if z is not None:
                 if name not in self._constants:
                     self._constants[name] = self.model.decode(z.reshape(1, -1))
-                values[f"mse_{name}"] = _mse(image, self._constants[name].expand_as(image))
+                values[f"mse_{name}"] = _mse(image, self._constants[name].expand_as(image), available)
         if self._previous_z is None and len(mean) == 1:  # the first subject of a split that comes one by one
             values["mse_shuffled"] = torch.full((1,), torch.nan)
         else:
             before = mean[-1:] if self._previous_z is None else self._previous_z
-            values["mse_shuffled"] = _mse(image, self.model.decode(torch.cat([before, mean[:-1]])))
+            values["mse_shuffled"] = _mse(image, self.model.decode(torch.cat([before, mean[:-1]])), available)
         self._previous_z = mean[-1:]
         return values
 
@@ -156,7 +161,10 @@ def split_metrics(record: SplitRecord, model: Model, channels: Sequence[str]) ->
     for index, channel in enumerate(channels):
         for kind in ("ssim", "psnr", "mse"):
             if kind in arrays:
-                metrics[f"val_epoch/{kind}_{channel}"] = float(arrays[kind][:, index].mean())
+                values = arrays[kind][:, index]
+                if "available" in arrays:
+                    values = values[arrays["available"][:, index] > 0]
+                metrics[f"val_epoch/{kind}_{channel}"] = float(values.mean()) if len(values) else None
     metrics |= latent_metrics(arrays["mean"], arrays["logvar"], model.layout)
     errors = {name.removeprefix("mse_"): array for name, array in arrays.items() if name.startswith("mse_")}
     metrics |= decoder_metrics(errors)
@@ -202,5 +210,10 @@ def _similarities(image: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
     return values
 
 
-def _mse(image: Tensor, reconstruction: Tensor) -> Tensor:
-    return (image - reconstruction.float()).square().flatten(1).mean(dim=1)
+def _mse(image: Tensor, reconstruction: Tensor, available: Tensor | None) -> Tensor:
+    """Mean squared error [B] over the voxels of the channels that are available, bool [B, C]; None: all."""
+    squares = (image - reconstruction.float()).square()
+    if available is None:
+        return squares.flatten(1).mean(dim=1)
+    of_channels = squares.flatten(2).mean(dim=2).masked_fill(~available, 0.0)
+    return of_channels.sum(dim=1) / available.sum(dim=1)

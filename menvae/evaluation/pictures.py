@@ -533,12 +533,14 @@ def reconstruction_picture(
     title: str,
     path: Path,
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    available: Sequence[bool] | None = None,
 ) -> Path:
     """Draw input, reconstruction and their difference: one row a modality, three planes.
 
     Voxels without signal (exactly 0 in the z-scored input, where the mean of the head also lies) are black in the
     input and in the reconstruction; the difference hides nothing. A modality has one grey window for input and
-    reconstruction; all share one scale of differences, so that modalities can be compared.
+    reconstruction; all share one scale of differences, so that modalities can be compared. Of a modality that is
+    missing only the reconstruction is drawn, where another one has a signal.
 
     Args:
         inputs: z-scored images [C, D, H, W].
@@ -548,6 +550,7 @@ def reconstruction_picture(
         title: of the picture.
         path: the PNG file to write.
         spacing_mm: voxel size along D, H, W.
+        available: which modalities the subject has; None: all.
 
     Returns:
         ``path``.
@@ -562,8 +565,11 @@ def reconstruction_picture(
     _check_volume("modalities", (len(modalities),), inputs.shape[:1])
     if mask is not None:
         _check_volume("mask", mask.shape, inputs.shape[1:])
-    greys = [Normalize(*_window(channel[channel != 0], 0.5, 99.8)) for channel in inputs]
-    bound = max(_window(np.abs(reconstruction - inputs), 0.0, 99.5)[1], 1e-6)
+    there = [True] * len(inputs) if available is None else list(available)
+    anywhere = (inputs[there] != 0).any(axis=0)
+    shown = [inputs[row] if is_there else reconstruction[row] * anywhere for row, is_there in enumerate(there)]
+    greys = [Normalize(*_window(channel[channel != 0], 0.5, 99.8)) for channel in shown]
+    bound = max(_window(np.abs(reconstruction - inputs)[there], 0.0, 99.5)[1], 1e-6)
     diverging = Normalize(-bound, bound)
 
     sizes = [slice_size_mm(plane, inputs.shape[1:], spacing_mm) for plane in PLANES]
@@ -591,8 +597,11 @@ def reconstruction_picture(
         for row, grey in enumerate(greys):
             y = row * (row_height + gap) + (row_height - size[1]) / 2
             places = [(x + column * (size[0] + gap), y) for column in range(3)]
-            pair = [displayed_slice(volume[row], plane, index) for volume in (inputs, reconstruction)]
-            _draw_pair(sheet, plane, pair, tumour, places, size, (grey, diverging))
+            if there[row]:
+                pair = [displayed_slice(volume[row], plane, index) for volume in (inputs, reconstruction)]
+                _draw_pair(sheet, plane, pair, tumour, places, size, (grey, diverging))
+            else:
+                _draw_filled_in(sheet, displayed_slice(shown[row], plane, index), places, size, grey)
         x += 3 * size[0] + 2 * gap + between
     for row, name in enumerate(modalities):
         y = row * (row_height + gap) + row_height / 2
@@ -625,6 +634,19 @@ def _draw_pair(
     sheet.letters(plane, places[0], size)
     if tumour is not None:
         sheet.outline(tumour, places[0], size)
+
+
+def _draw_filled_in(
+    sheet: _Sheet,
+    rebuilt: NDArray[np.float32],
+    places: Sequence[tuple[float, float]],
+    size: tuple[float, float],
+    norm: Normalize,
+) -> None:
+    """Draw a slice of the reconstruction of a modality that is missing, beside what says so."""
+    (x, y), (width, height) = places[0], size
+    sheet.text("missing", (x + width / 2, y + height / 2), "center", "center", 8, colour=MUTED)
+    sheet.image(np.ma.masked_array(rebuilt, rebuilt == 0), places[1], size, GREY, norm)
 
 
 def traversal_picture(

@@ -81,4 +81,5 @@ class ReconstructionPictures(Observer):
                 f"{subject}, epoch {epoch}",
                 self.pictures / f"epoch_{epoch}" / f"{subject}.png",
                 self.spacing_mm,
+                available=None if batch.available is None else batch.available[row].tolist(),
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Final
@@ -112,11 +112,11 @@ def _write_quality(found: Findings, path: Path) -> Path:
     columns = ["subject_id", "patient_id", "days", "split", "verdict", "severity", "largest_robust_z", "reasons"]
     columns += ["native_volume_ml", "resampled_volume_ml", "box_volume_ml", "tumour_kept", "brain_kept", *FEATURES]
     columns += [f"{name}_{fact}" for name in found.modalities for fact in ("coverage", "plateau")]
-    rows = [_quality_row(row) for row in found.rows]
+    rows = [_quality_row(row, found.modalities) for row in found.rows]
     return write_table(path, columns, [[*row, *[None] * (len(columns) - len(row))] for row in rows])
 
 
-def _quality_row(row: SubjectQuality) -> list[object]:
+def _quality_row(row: SubjectQuality, modalities: Sequence[str]) -> list[object]:
     """Return the cells of a row; what a subject that was left out lacks is at the end."""
     subject = row.prepared
     facts: list[object] = [row.split, row.verdict, row.severity, row.farthest, row.words]
@@ -124,7 +124,8 @@ def _quality_row(row: SubjectQuality) -> list[object]:
         return [row.subject_id, None, None, *facts]
     held = subject.box
     volumes = [millilitres(one) for one in (held.native_volume_mm3, held.resampled_volume_mm3, held.volume_mm3)]
-    channels = [fact for channel in row.channels.values() for fact in (channel.coverage, channel.plateau)]
+    of_each = [row.channels.get(name) for name in modalities]
+    channels = [fact for one in of_each for fact in ((one.coverage, one.plateau) if one else (None, None))]
     features = [subject.features[name] for name in FEATURES]
     visit: list[object] = [row.subject_id, subject.patient_id, subject.days]
     return [*visit, *facts, *volumes, held.tumour_kept, held.brain_kept, *features, *channels]

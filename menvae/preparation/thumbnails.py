@@ -57,7 +57,9 @@ def draw_thumbnails(
 
 def _draw(subject: PreparedSubject) -> tuple[str, Thumbnail]:
     stored = subject.load()
-    picture = draw_planes(stored.image[0], stored.mask, subject.spacing_mm, centre_of(subject, stored.mask.shape))
+    first = next(index for index in range(len(stored.image)) if index not in subject.missing_channels)
+    centre = centre_of(subject, stored.mask.shape)
+    picture = draw_planes(stored.image[first], stored.mask, subject.spacing_mm, centre)
     content = io.BytesIO()
     # At full resolution of colour, which WebP halves: outlines of neighbouring regions would run together.
     picture.save(content, format="JPEG", quality=_QUALITY, subsampling=0, optimize=True)

@@ -25,12 +25,13 @@ OUTSIDE = (
     "data.patient_pattern",
     "data.dates",
     "data.on_error",
+    "data.missing_modalities",
     "data.refuse_below",
     "data.warn_below",
 )
 """Keys that say where results go, how they are kept or how the same ones are computed, and what has a value of its own
 in the hash: the place of the data, whose visits they are and when, whose embeddings stand beside the run's own, which
-subjects are faulty and what becomes of them, and the number of processes that train together."""
+subjects are faulty or lack files and what becomes of them, and the number of processes that train together."""
 
 
 def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_ranks: int = 1, start: str = "") -> str:

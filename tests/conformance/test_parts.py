@@ -126,6 +126,7 @@ class TestTerms(TermConformance):
             {"estimator": "mss", "reduction": "per_voxel"},
         ],
         "dip": [{}, {"kind": "i", "partitions": ["vol", "residual"]}],
+        "contrastive": [{}, {"partitions": None, "temperature": 0.5}],
         "cross_partition": [{}, {"statistic": "correlation", "partitions": ["vol", "residual"]}],
         "manifold": [{}, {"partitions": ["residual"]}],
         "dcor": [{}, {"buffer_size": 0}, {"buffer_size": 10, "partitions": ["vol", "residual"]}],

@@ -64,9 +64,11 @@ def objective(recon: str, clamping: str) -> Objective:
             "term", {"name": "cross_partition", "statistic": "covariance" if first else "correlation"}, context
         ),
         "manifold": build("term", {"name": "manifold"}, context),
+        "contrastive": build("term", {"name": "contrastive", "partitions": None if first else ["residual"]}, context),
     }
     weights = {"recon": 1.0, "kl": 0.3, "vol": 2.0, "dcor": 5.0, "hsic": 5.0, "aux_recon": 0.5, "cycle_vol": 2.0}
     weights |= {"mi": 0.1, "tc": 0.2, "dwkl": 0.3, "od": 0.4, "d": 0.5, "cross_partition": 0.6, "manifold": 0.7}
+    weights["contrastive"] = 0.8
     return Objective(terms, weights, {})
 
 
@@ -77,8 +79,9 @@ def batch_of(seed: int, rank: int, num_ranks: int) -> Batch:
     observed = torch.rand(ROWS, FEATURES, generator=generator) > 0.4
     mine = slice(rank * ROWS // num_ranks, (rank + 1) * ROWS // num_ranks)
     names = tuple(str(row) for row in range(ROWS))[mine]
+    patients = tuple(f"patient {row % 7}" for row in range(ROWS))[mine]  # most have a visit on either rank
     mask = torch.randint(0, 4, (ROWS, 1, 2, 2, 2), generator=generator)[mine]
-    return Batch(inputs[mine], names, {"vol": targets[mine]}, {"vol": observed[mine]}, mask)
+    return Batch(inputs[mine], names, {"vol": targets[mine]}, {"vol": observed[mine]}, mask, patient_id=patients)
 
 
 def main() -> None:

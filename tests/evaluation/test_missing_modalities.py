@@ -1,0 +1,116 @@
+"""Metrics and pictures of subjects that lack modalities: what is missing has no say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from menvae.evaluation.metrics import SplitRecorder, split_metrics
+from menvae.evaluation.pictures import reconstruction_picture
+from menvae.latent import LatentLayout
+from menvae.models import Model
+from menvae.types import Batch, ModelOutput, Posterior
+
+NAMES = ("t1c", "t1n", "t2f")
+AVAILABLE = torch.tensor([[True, True, False], [True, False, False], [True, True, False], [False, True, False]])
+
+
+class Linear(Model):
+    """Draws an image that is linear in z, whatever the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layout, self.supervision = LatentLayout({"residual": 4}), {}
+        self.basis = nn.Parameter(torch.randn(4, 3 * 512, generator=torch.Generator().manual_seed(0)))
+
+    def decode(self, z: Tensor) -> Tensor:
+        return (z @ self.basis).reshape(-1, 3, 8, 8, 8)
+
+
+def example(available: Tensor | None) -> tuple[Batch, ModelOutput]:
+    generator = torch.Generator().manual_seed(1)
+    inputs, mean = torch.randn(4, 3, 8, 8, 8, generator=generator), torch.randn(4, 4, generator=generator)
+    batch = Batch(inputs, ("a", "b", "c", "d"), available=available)
+    posterior = Posterior(mean, torch.full_like(mean, -4.0))
+    return batch, ModelOutput(posterior, mean, Linear().decode(mean))
+
+
+@torch.no_grad()
+def metrics_of(available: Tensor | None, garbage: float | None = None) -> dict[str, float | None]:
+    model = Linear()
+    recorder = SplitRecorder(model, NAMES)
+    batch, output = example(available)
+    recorder.on_train_step(batch, output)
+    recorder.on_validation_start(1)
+    if garbage is not None:
+        assert available is not None
+        batch = replace(batch, inputs=batch.inputs.masked_fill(~available[..., None, None, None], garbage))
+    recorder.on_validation_batch(batch, output)
+    return split_metrics(recorder.record(), model, NAMES)
+
+
+def check_equal(found: dict[str, float | None], expected: dict[str, float | None]) -> None:
+    def numbers(metrics: dict[str, float | None]) -> dict[str, float]:
+        return {name: value for name, value in metrics.items() if value is not None}
+
+    assert [name for name in found if found[name] is None] == [name for name in expected if expected[name] is None]
+    assert numbers(found) == pytest.approx(numbers(expected), rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("garbage", [0.0, 1e6, float("nan")])
+def test_missing_modalities_count_nowhere(garbage: float) -> None:
+    found, reference = metrics_of(AVAILABLE, garbage), metrics_of(AVAILABLE)
+    check_equal(found, reference)
+    batch, output = example(None)
+    squares = (batch.inputs - output.reconstruction.detach()).square().flatten(2).mean(dim=2).double().numpy()
+    expected = np.mean([squares[row][AVAILABLE[row].numpy()].mean() for row in range(4)])
+    assert found["diag/recon_mu_mse"] == pytest.approx(expected, rel=1e-5)
+    ratio = found["diag/recon_z0_mse"] / found["diag/recon_mu_mse"]  # type: ignore[operator]
+    assert found["diag/z0_ratio"] == pytest.approx(ratio)
+
+
+def test_similarity_is_the_mean_over_subjects_that_have_the_modality() -> None:
+    whole = SplitRecorder(Linear(), NAMES)
+    batch, output = example(None)
+    with torch.no_grad():
+        whole.on_validation_batch(batch, output)
+    each, found = whole.record().arrays, metrics_of(AVAILABLE, 0.0)
+    for kind in ("ssim", "psnr"):
+        for channel, name in enumerate(NAMES[:2]):
+            rows = AVAILABLE[:, channel].numpy()
+            assert found[f"val_epoch/{kind}_{name}"] == pytest.approx(each[kind][rows, channel].mean(), rel=1e-6)
+        assert found[f"val_epoch/{kind}_t2f"] is None
+
+
+def test_where_nothing_is_missing_nothing_changes() -> None:
+    everything = metrics_of(torch.ones_like(AVAILABLE))
+    check_equal(everything, metrics_of(None))
+
+
+def test_picture_of_a_subject_that_lacks_a_modality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[np.ndarray] = []
+    texts: list[str] = []
+    from menvae.evaluation import pictures
+
+    image, text = pictures._Sheet.image, pictures._Sheet.text
+    monkeypatch.setattr(
+        pictures._Sheet, "image", lambda self, pixels, *a: (drawn.append(pixels), image(self, pixels, *a))
+    )
+    monkeypatch.setattr(
+        pictures._Sheet, "text", lambda self, word, *a, **k: (texts.append(word), text(self, word, *a, **k))
+    )
+    inputs = np.zeros((2, 8, 8, 8), np.float32)
+    inputs[0, 2:6, 2:6, 2:6] = 1.0
+    reconstruction = np.full_like(inputs, 50.0)
+    path = reconstruction_picture(
+        inputs, reconstruction, None, ("t1c", "t1n"), "a", tmp_path / "a.png", available=[True, False]
+    )
+    assert path.is_file()
+    assert len(drawn) == 3 * (3 + 1)  # of the missing modality the reconstruction alone
+    assert texts.count("missing") == 3
+    assert sum(bool(np.ma.count(pixels) == 16) for pixels in drawn) == 3 * 3  # inside the head of the other modality
