@@ -61,7 +61,7 @@ class KullbackLeibler(Term):
         """
         super().__init__()
         self.layout = context.layout
-        self.partitions = list(context.layout) if partitions is None else list(partitions)
+        self.partitions = context.layout.chosen(partitions)
         sizes = {name: stop - start for name in self.partitions for start, stop in [self.layout.bounds(name)]}
         by_partition = free_bits if isinstance(free_bits, Mapping) else dict.fromkeys(sizes, free_bits)
         for name in by_partition:
