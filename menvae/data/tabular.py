@@ -124,7 +124,9 @@ class TabularSource(DataSource):
             train=loaders["train"],
             val=loaders["val"],
             classes=table.classes,
-            embedded=RowsToEmbed(RowLoader(inputs, None, subject_id, _LARGE), table.labels, self._others(table)),
+            embedded=RowsToEmbed(
+                RowLoader(inputs, None, subject_id, _LARGE), table.labels, table.rows_hash, self._others(table)
+            ),
         )
 
     def _labels_to_learn(self, table: Table, training: NDArray[np.intp]) -> NDArray[np.int64]:
@@ -153,7 +155,7 @@ class TabularSource(DataSource):
         with np.load(path) as file:
             if "unsup" not in file.files:
                 raise UserError(f"data.unsup_run: '{path}' is of a run that learnt classes; name one of lithology_vae")
-            if str(file["data_hash"]) != table.hash:
+            if str(file["rows_hash"]) != table.rows_hash:
                 raise UserError(f"data.unsup_run: '{path}' is about another table")
             return {"unsup": file["unsup"]}
 
