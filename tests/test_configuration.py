@@ -219,8 +219,22 @@ def test_lambda_0_leaves_out_the_branch(compose_train: Compose) -> None:
 
 
 def test_term_that_the_model_cannot_feed_is_refused(compose_train: Compose) -> None:
-    with pytest.raises(ValueError, match=r"loss\.terms\.vol requires 'predictions\.vol'"):
+    with pytest.raises(UserError) as caught:
         Experiment.from_config(compose_train("model.supervision.vol=[]", *SHRUNK))
+    assert str(caught.value) == (
+        "loss.terms.vol requires 'predictions.vol', which model=semivae does not give; set loss.lambda_vol=0 or "
+        "supervise it with model.supervision.vol"
+    )
+
+
+def test_the_weight_to_switch_off_is_that_of_the_scalar(compose_train: Compose) -> None:
+    with pytest.raises(UserError) as caught:
+        Experiment.from_config(
+            compose_train("+term@loss.terms.hidden_values=masked_mse", "+loss.lambda_masked=1", *SHRUNK)
+        )
+    assert str(caught.value) == (
+        "loss.terms.hidden_values requires 'hidden', which model=semivae does not give; set loss.lambda_masked=0"
+    )
 
 
 def test_weight_inside_the_mask_is_refused_where_there_are_no_masks(compose_train: Compose) -> None:
