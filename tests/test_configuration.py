@@ -11,6 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from menvae.data.tabular import TabularSource
 from menvae.errors import UserError
 from menvae.experiment import _PARTS, _SETTINGS, Experiment
 from menvae.registry import GROUPS, configuration_folder, known, validated
@@ -311,3 +312,20 @@ def test_decoders_of_single_modalities_are_chosen_like_every_other(compose_train
     assert experiment.config["decoder"]["each"]["name"] == "transposed"
     model, _ = experiment.build(1)
     assert model.decode(torch.zeros(1, 128)).shape == (1, 4, 16, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.transforms={gamma: log1p}", {"gamma": "log1p"}),
+        ("+data.transforms.gamma=log1p", {"gamma": "log1p"}),
+        ("data.label=null", None),
+    ],
+)
+def test_columns_of_a_table_are_transformed_from_the_command_line(
+    compose_train: Compose, override: str, expected: dict[str, str] | None
+) -> None:
+    chosen = ["experiment=lithology_vae", "data=table", "data.path=a.csv", "data.columns=[density,gamma]", override]
+    source = Experiment.from_config(compose_train(*chosen)).source
+    assert isinstance(source, TabularSource)
+    assert source.transforms == expected
