@@ -41,8 +41,12 @@ def advice(model: Model, objective: Objective, weights: Weights) -> list[str]:
 def _template(model: Model, objective: Objective) -> Iterator[str]:
     """The failure that passed unnoticed for 85 epochs: an average image drawn from coordinates, at a good SSIM."""
     broadcasts = any(isinstance(module, SpatialBroadcastDecoder) for module in model.modules())
+    in_nats = any(
+        isinstance(term, KullbackLeibler | TotalCorrelation) and term.reduction != "per_voxel"
+        for term in objective.active_terms.values()
+    )
     for key, term in objective.active_terms.items():
-        if broadcasts and isinstance(term, MeanSquaredError) and term.reduction == "mean":
+        if broadcasts and in_nats and isinstance(term, MeanSquaredError) and term.reduction == "mean":
             yield (
                 f"loss.terms.{key}.reduction=mean weighs the KL by the number of voxels, and decoder=sbd can draw the "
                 "average image without z: look at mean_z_ratio, or choose a calibrated likelihood "
@@ -58,7 +62,7 @@ def _early_supervision(objective: Objective, weights: Weights) -> Iterator[str]:
     warm_ups = [
         _first(weights[scalar] >= _RISEN * weights[scalar].max())
         for term in objective.active_terms.values()
-        if isinstance(term, KullbackLeibler) and term.is_in_nats
+        if isinstance(term, KullbackLeibler) and term.reduction == "sum"
         for scalar in term.scalars
         if scalar in weights
     ]
@@ -83,9 +87,12 @@ def _first(condition: NDArray[np.bool_]) -> float:
 
 
 def _residual_tc(objective: Objective, weights: Weights) -> Iterator[str]:
+    """Where all of z is the residual, as in the beta-TCVAE, the weight has another range."""
     low, high = RESIDUAL_TC
     for term in objective.active_terms.values():
-        if isinstance(term, TotalCorrelation) and term.partitions == ["residual"] and "tc" in weights:
+        if isinstance(term, TotalCorrelation) and "tc" in weights:
+            if term.partitions != ["residual"] or list(term.layout) == ["residual"]:
+                continue
             largest = float(weights["tc"].max())
             if largest and not low <= largest <= high:
                 yield (

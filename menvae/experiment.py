@@ -217,31 +217,37 @@ class Experiment:
             UserError: parts that do not fit each other.
         """
         objective = self.build_objective(num_training_subjects)
-        model_part = self.parts["model"]
-        provided = cast(type[Model], model_part.part.factory).provides(self.supervision)
-        for key, term in objective.active_terms.items():
-            for need in sorted(term.requires - provided):
-                raise UserError(
-                    f"loss.terms.{key} requires '{need}', which model '{model_part.part.name}' does not give with this "
-                    f"model.supervision; set loss.lambda_{key}=0 or supervise the partition"
-                )
+        self._check_needs(objective)
         source = self.source
-        for key, term in objective.active_terms.items():
-            for need in sorted(term.batch_requires - source.gives):
-                raise UserError(
-                    f"loss.terms.{key} needs '{need}' of every subject, which data={self.parts['data'].part.name} does "
-                    f"not give"
-                )
         seed_everything(self.config["seed"])
         if num_classes is None:
             num_classes = 2 if "labels" in source.gives else 0
         blueprint = Blueprint(len(source.channels), source.size, self.parts, objective.requires, num_classes)
-        model: Model = model_part(blueprint)
+        model: Model = self.parts["model"](blueprint)
         self._check_reach(model)
         trainer: TrainerSettings = self.settings["trainer"]
         if trainer.activation_checkpointing:
             recompute_activations(model, compiled=trainer.compile)
         return model, objective
+
+    def _check_needs(self, objective: Objective) -> None:
+        """Refuse a term that needs what neither model nor data give."""
+        model, data = self.parts["model"].part, self.parts["data"].part
+        provided = cast(type[Model], model.factory).provides(self.supervision)
+        for key, term in objective.active_terms.items():
+            for need in sorted(term.requires - provided):
+                weights = " ".join(f"loss.lambda_{name}=0" for name in term.scalars if objective.weights[name])
+                partition = need.partition(".")[2]
+                remedy = (
+                    f" or supervise it with model.supervision.{partition}" if partition and self.supervision else ""
+                )
+                raise UserError(
+                    f"loss.terms.{key} requires '{need}', which model={model.name} does not give; set {weights}{remedy}"
+                )
+            for need in sorted(term.batch_requires - self.source.gives):
+                raise UserError(
+                    f"loss.terms.{key} needs '{need}' of every subject, which data={data.name} does not give"
+                )
 
     def _check_reach(self, model: Model) -> None:
         """Refuse a decoder whose output cannot reach the values that it is to draw."""

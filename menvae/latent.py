@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -81,6 +81,23 @@ class LatentLayout:
                 return start, start + size
             start += size
         raise UserError(f"partition '{partition}' does not exist; {nearest(partition, self.sizes)}")
+
+    def chosen(self, partitions: Sequence[str] | None, *, at_least: int = 1) -> list[str]:
+        """Return the partitions that a part is to look at, in the given order; None is all.
+
+        Raises:
+            UserError: one that does not exist, one named twice, or fewer than ``at_least``.
+
+        >>> LatentLayout({"vol": 2, "residual": 3}).chosen(None)
+        ['vol', 'residual']
+        """
+        names = list(self) if partitions is None else list(partitions)
+        for name in names:
+            self.bounds(name)
+        if len(set(names)) != len(names) or len(names) < at_least:
+            needed = "one or more" if at_least == 1 else "two or more"
+            raise UserError(f"partitions {names} are not allowed; it needs {needed} different ones")
+        return names
 
     def select(self, z: Tensor, partition: str) -> Tensor:
         """Return the columns of ``partition``: z [..., Z] -> [..., size]."""

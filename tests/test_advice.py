@@ -34,6 +34,13 @@ def test_a_decoder_that_can_draw_the_average_beside_a_mean_squared_error(compose
     assert said(compose_train, *RUN6, "loss.terms.recon.reduction=sum") == []
 
 
+def test_a_mean_squared_error_beside_a_kl_per_voxel_weighs_nothing_too_much(compose_train: Compose) -> None:
+    mean = ("term@loss.terms.recon=mse", *SHRUNK)
+    assert said(compose_train, *mean) == []
+    (sentence,) = said(compose_train, *mean, "loss.terms.kl.reduction=mean")
+    assert sentence.startswith(TEMPLATE)
+
+
 def test_supervision_before_the_kl_has_warmed_up(compose_train: Compose) -> None:
     found = said(compose_train, *RUN6, "loss.schedules.vol.start=10", "loss.schedules.loc.start=20")
     (sentence,) = [sentence for sentence in found if not sentence.startswith(TEMPLATE)]
@@ -46,6 +53,10 @@ def test_total_correlation_of_the_residual_outside_its_range(
 ) -> None:
     found = said(compose_train, *EXP3, f"loss.lambda_tc={weight}")
     assert len([sentence for sentence in found if sentence.startswith(f"loss.lambda_tc={weight:g} on the")]) == expected
+
+
+def test_the_beta_tcvae_has_a_weight_of_its_own(compose_train: Compose) -> None:
+    assert said(compose_train, "experiment=exp2_tcvae_sbd", "decoder.base_filters=16", *SHRUNK) == []
 
 
 def test_a_weight_that_never_counts(compose_train: Compose) -> None:

@@ -11,6 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from menvae.data.tabular import TabularSource
 from menvae.errors import UserError
 from menvae.experiment import _PARTS, _SETTINGS, Experiment
 from menvae.registry import GROUPS, configuration_folder, known, validated
@@ -219,8 +220,22 @@ def test_lambda_0_leaves_out_the_branch(compose_train: Compose) -> None:
 
 
 def test_term_that_the_model_cannot_feed_is_refused(compose_train: Compose) -> None:
-    with pytest.raises(ValueError, match=r"loss\.terms\.vol requires 'predictions\.vol'"):
+    with pytest.raises(UserError) as caught:
         Experiment.from_config(compose_train("model.supervision.vol=[]", *SHRUNK))
+    assert str(caught.value) == (
+        "loss.terms.vol requires 'predictions.vol', which model=semivae does not give; set loss.lambda_vol=0 or "
+        "supervise it with model.supervision.vol"
+    )
+
+
+def test_the_weight_to_switch_off_is_that_of_the_scalar(compose_train: Compose) -> None:
+    with pytest.raises(UserError) as caught:
+        Experiment.from_config(
+            compose_train("+term@loss.terms.hidden_values=masked_mse", "+loss.lambda_masked=1", *SHRUNK)
+        )
+    assert str(caught.value) == (
+        "loss.terms.hidden_values requires 'hidden', which model=semivae does not give; set loss.lambda_masked=0"
+    )
 
 
 def test_weight_inside_the_mask_is_refused_where_there_are_no_masks(compose_train: Compose) -> None:
@@ -297,3 +312,20 @@ def test_decoders_of_single_modalities_are_chosen_like_every_other(compose_train
     assert experiment.config["decoder"]["each"]["name"] == "transposed"
     model, _ = experiment.build(1)
     assert model.decode(torch.zeros(1, 128)).shape == (1, 4, 16, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.transforms={gamma: log1p}", {"gamma": "log1p"}),
+        ("+data.transforms.gamma=log1p", {"gamma": "log1p"}),
+        ("data.label=null", None),
+    ],
+)
+def test_columns_of_a_table_are_transformed_from_the_command_line(
+    compose_train: Compose, override: str, expected: dict[str, str] | None
+) -> None:
+    chosen = ["experiment=lithology_vae", "data=table", "data.path=a.csv", "data.columns=[density,gamma]", override]
+    source = Experiment.from_config(compose_train(*chosen)).source
+    assert isinstance(source, TabularSource)
+    assert source.transforms == expected

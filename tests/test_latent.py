@@ -64,3 +64,20 @@ def test_sizes_that_do_not_fit_are_refused_in_words(z_dim: int, partitions: dict
 def test_unknown_partition_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'shape'"):
         LatentLayout({"vol": 1, "shape": 1}).bounds("shpae")
+
+
+@pytest.mark.parametrize(
+    ("partitions", "at_least", "words"),
+    [
+        ([], 1, "partitions [] are not allowed; it needs one or more different ones"),
+        (["a", "a"], 1, "partitions ['a', 'a'] are not allowed; it needs one or more different ones"),
+        (["b"], 2, "partitions ['b'] are not allowed; it needs two or more different ones"),
+        (["c"], 1, "partition 'c' does not exist"),
+    ],
+)
+def test_partitions_that_no_part_can_look_at(partitions: list[str], at_least: int, words: str) -> None:
+    layout = LatentLayout({"a": 1, "b": 2})
+    with pytest.raises(UserError) as caught:
+        layout.chosen(partitions, at_least=at_least)
+    assert str(caught.value).startswith(words)
+    assert layout.chosen(["b", "a"], at_least=2) == ["b", "a"]

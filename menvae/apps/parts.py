@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.text import Text
@@ -29,10 +30,27 @@ def main() -> None:
 
 
 def _entry(part: Part) -> Text:
-    """Three lines: name and origin, what it is, tunables with defaults."""
+    """Name, origin and what it is; a line for each tunable with its default, and the reference."""
     text = Text.assemble("  ", (part.name, "cyan"), f"  ({part.origin})  {part.summary}")
     for name, (_, default) in part.tunables.items():
-        text.append(f"\n      {name}: {'required' if default is ... else default}", style="dim")
+        text.append(f"\n      {name}: {'required' if default is ... else _written(default)}", style="dim")
     if part.reference:
         text.append(f"\n      reference: {part.reference}", style="dim")
     return text
+
+
+def _written(value: object) -> str:
+    """Return a default as it is written in YAML and on the command line.
+
+    >>> _written({"name": "mlp", "widths": (64, 32), "order": None, "normed": False})
+    '{name: mlp, widths: [64, 32], order: null, normed: false}'
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_written(item)}' for key, item in value.items())}}}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{', '.join(map(_written, value))}]"
+    return str(value)

@@ -45,7 +45,7 @@ class LithologySource(TabularSource):
     """
 
     columns: tuple[str, ...] = COLUMNS
-    transforms: dict[str, Transform] = field(default_factory=lambda: dict(TRANSFORMS))
+    transforms: dict[str, Transform] | None = field(default_factory=lambda: dict(TRANSFORMS))
     num_rows: Annotated[int, Field(ge=20)] = 6000
     num_classes: Annotated[int, Field(ge=2)] = 139
     num_holes: Annotated[int, Field(ge=3)] = 60

@@ -82,11 +82,13 @@ class RowsToEmbed:
     Attributes:
         rows: all of them, in their order, on this process.
         labels: class index of each, -1 where it is not known [N].
+        rows_hash: of what is embedded, whatever is known of it besides.
         others: name -> embeddings of the same rows by another run [N, Z], which the file gets too; often none.
     """
 
     rows: EpochLoader
     labels: NDArray[np.int64]
+    rows_hash: str
     others: Mapping[str, NDArray[np.float32]]
 
 

@@ -6,7 +6,7 @@ import logging
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +33,7 @@ class TabularSource(DataSource):
     Attributes:
         columns: F columns of numbers, the inputs.
         transforms: column -> what is done to it before it is standardised: ``signed_log``, sign(x) log(1 + |x|);
-            ``log1p``; or ``none``, as for columns that are not named.
+            ``log1p``; or ``none``, as for columns that are not named. None: none for all.
         val_fraction: share of the groups for validation; at least one group.
         test_fraction: share of the groups that is never looked at in training.
         split_seed: seed of the random split, and of which labels are hidden.
@@ -44,7 +44,7 @@ class TabularSource(DataSource):
     """
 
     columns: tuple[str, ...]
-    transforms: dict[str, Transform] = field(default_factory=dict)
+    transforms: dict[str, Transform] | None = None
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     split_seed: Annotated[int, Field(ge=0)] = 42
@@ -56,7 +56,7 @@ class TabularSource(DataSource):
         twice = [name for name in self.columns if self.columns.count(name) > 1]
         if twice or not self.columns:
             raise UserError(f"data.columns: {f'{twice[0]} stands twice' if twice else 'at least one is needed'}")
-        for name in self.transforms:
+        for name in self.transforms or {}:
             if name not in self.columns:
                 raise UserError(f"data.transforms: '{name}' is no column; {nearest(name, self.columns)}")
 
@@ -92,7 +92,8 @@ class TabularSource(DataSource):
         """Read, split, fit the scaler on training rows, hide labels, make loaders."""
         _check(request)
         table = request.prepared if isinstance(request.prepared, Table) else self.table()
-        transforms = [self.transforms.get(name, "none") for name in self.columns]
+        by_column = self.transforms or {}
+        transforms = [by_column.get(name, "none") for name in self.columns]
         check_domain(table.values, self.columns, transforms)
         splits = split_groups(table.groups, self.val_fraction, self.test_fraction, self.split_seed)
         training = np.flatnonzero(splits == "train")
@@ -124,7 +125,9 @@ class TabularSource(DataSource):
             train=loaders["train"],
             val=loaders["val"],
             classes=table.classes,
-            embedded=RowsToEmbed(RowLoader(inputs, None, subject_id, _LARGE), table.labels, self._others(table)),
+            embedded=RowsToEmbed(
+                RowLoader(inputs, None, subject_id, _LARGE), table.labels, table.rows_hash, self._others(table)
+            ),
         )
 
     def _labels_to_learn(self, table: Table, training: NDArray[np.intp]) -> NDArray[np.int64]:
@@ -153,7 +156,7 @@ class TabularSource(DataSource):
         with np.load(path) as file:
             if "unsup" not in file.files:
                 raise UserError(f"data.unsup_run: '{path}' is of a run that learnt classes; name one of lithology_vae")
-            if str(file["data_hash"]) != table.hash:
+            if str(file["rows_hash"]) != table.rows_hash:
                 raise UserError(f"data.unsup_run: '{path}' is about another table")
             return {"unsup": file["unsup"]}
 

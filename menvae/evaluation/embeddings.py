@@ -26,7 +26,7 @@ def write_embeddings(path: Path, model: Model, data: Data, device: torch.device)
     """Write ``embeddings.npz``; without pickle, so that `numpy.load` needs no permission.
 
     It holds ``unsup`` [N, Z], or ``semisup`` of a model that learns classes; ``y`` [N], the class index of each row, -1
-    where it is not known; ``classes``, their names; ``data_hash``, what tells whether two files are about the same
+    where it is not known; ``classes``, their names; ``rows_hash``, what tells whether two files are about the same
     rows; and the embeddings by another run that ``data.unsup_run`` names.
 
     Args:
@@ -39,7 +39,7 @@ def write_embeddings(path: Path, model: Model, data: Data, device: torch.device)
     assert embedded is not None
     own = "semisup" if model.classifies else "unsup"
     arrays = {own: embed(model, embedded.rows.epoch(0), device), "y": embedded.labels}
-    arrays |= {"classes": np.array(data.classes, dtype=np.str_), "data_hash": np.array(data.data_hash)}
+    arrays |= {"classes": np.array(data.classes, dtype=np.str_), "rows_hash": np.array(embedded.rows_hash)}
     np.savez(path, **{**embedded.others, **arrays})  # type: ignore[arg-type]
 
 

@@ -53,9 +53,7 @@ class Contrastive(Term):
         """
         super().__init__()
         self.layout, self.temperature = context.layout, temperature
-        self.partitions = list(context.layout) if partitions is None else list(partitions)
-        for partition in self.partitions:
-            self.layout.bounds(partition)
+        self.partitions = context.layout.chosen(partitions)
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Return ``contrastive``, and how many pairs of visits it was computed from; without a pair both are 0."""

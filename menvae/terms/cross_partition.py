@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from menvae.collectives import gather_rows
-from menvae.errors import UserError
 from menvae.registry import register
 from menvae.statistics.covariance import covariance, squared_correlations
 from menvae.terms import Term, TermContext
@@ -46,14 +45,9 @@ class CrossPartition(Term):
             UserError: partitions that make no pair.
         """
         super().__init__()
-        layout = context.layout
-        self.partitions = list(layout) if partitions is None else list(partitions)
-        bounds = {name: layout.bounds(name) for name in self.partitions}
-        if len(bounds) != len(self.partitions) or len(bounds) < 2:
-            raise UserError(
-                f"cross_partition: partitions {self.partitions} are not allowed; it needs two or more different ones"
-            )
-        self.blocks = [(slice(*bounds[a]), slice(*bounds[b])) for a, b in combinations(bounds, 2)]
+        self.partitions = context.layout.chosen(partitions, at_least=2)
+        slices = [slice(*context.layout.bounds(name)) for name in self.partitions]
+        self.blocks = list(combinations(slices, 2))
         self.statistic = statistic
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from menvae.statistics.distance_correlation import (
     partial_correlations,
 )
 from menvae.terms import Term, TermContext
-from menvae.terms.row_memory import GradientScale, RowMemory, different_partitions
+from menvae.terms.row_memory import GradientScale, RowMemory
 from menvae.types import Batch, ModelOutput
 
 
@@ -57,7 +57,7 @@ class DistanceCorrelation(Term):
                 value is not scaled.
         """
         super().__init__()
-        self.partitions = different_partitions(context.layout, partitions, "dcor")
+        self.partitions = context.layout.chosen(partitions, at_least=2)
         self.gradient_scale: GradientScale = gradient_scale
         self.memory = RowMemory(buffer_size, context.layout, self.partitions)
 

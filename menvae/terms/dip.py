@@ -36,9 +36,7 @@ class DisentangledInferredPrior(Term):
         """
         super().__init__()
         self.layout = context.layout
-        self.partitions = list(context.layout) if partitions is None else list(partitions)
-        for partition in self.partitions:
-            self.layout.bounds(partition)
+        self.partitions = context.layout.chosen(partitions)
         self.kind = kind
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:

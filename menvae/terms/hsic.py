@@ -13,7 +13,7 @@ from menvae.registry import Field, register
 from menvae.statistics.hsic import Estimator, bordered_hsic, median_distances
 from menvae.statistics.pairwise import MIN_ROWS
 from menvae.terms import Term, TermContext
-from menvae.terms.row_memory import GradientScale, JoinedRows, RowMemory, different_partitions
+from menvae.terms.row_memory import GradientScale, JoinedRows, RowMemory
 from menvae.types import Batch, ModelOutput
 
 
@@ -53,7 +53,7 @@ class HilbertSchmidt(Term):
             gradient_scale: ``batch`` falls with the number of rows in all, ``all_rows`` does not; see ``dcor``.
         """
         super().__init__()
-        self.partitions = different_partitions(context.layout, partitions, "hsic")
+        self.partitions = context.layout.chosen(partitions, at_least=2)
         self.bandwidth, self.estimator, self.normalise = bandwidth, estimator, normalise
         self.gradient_scale: GradientScale = gradient_scale
         self.memory = RowMemory(buffer_size, context.layout, self.partitions)

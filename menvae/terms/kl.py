@@ -16,6 +16,7 @@ from menvae.terms import Term, TermContext
 from menvae.types import Batch, ModelOutput, Progress
 
 Nats = Annotated[float, Field(ge=0.0)]
+Reduction = Literal["sum", "mean", "per_voxel"]
 
 
 @register("term", "kl", reference="Kingma & Welling 2014; free bits: Kingma et al. 2016; capacity: Burgess et al. 2018")
@@ -36,7 +37,7 @@ class KullbackLeibler(Term):
         partitions: Sequence[str] | None = None,
         free_bits: Nats | Mapping[str, Nats] = 0.0,
         clamping: FreeBitsClamping = "batch_mean",
-        reduction: Literal["sum", "mean", "per_voxel"] = "sum",
+        reduction: Reduction = "sum",
         max_capacity_nats: Nats | None = None,
         capacity_length: Annotated[float, Field(gt=0.0)] = 100.0,
     ) -> None:
@@ -60,7 +61,7 @@ class KullbackLeibler(Term):
         """
         super().__init__()
         self.layout = context.layout
-        self.partitions = list(context.layout) if partitions is None else list(partitions)
+        self.partitions = context.layout.chosen(partitions)
         sizes = {name: stop - start for name in self.partitions for start, stop in [self.layout.bounds(name)]}
         by_partition = free_bits if isinstance(free_bits, Mapping) else dict.fromkeys(sizes, free_bits)
         for name in by_partition:
@@ -70,7 +71,7 @@ class KullbackLeibler(Term):
         self.register_buffer("floors", torch.cat(floors), persistent=False)  # a setting, not a state
         self.floor_nats = sum(float(by_partition.get(name, 0.0)) * size for name, size in sizes.items())
         self.clamping: FreeBitsClamping = clamping
-        self.is_in_nats = reduction == "sum"
+        self.reduction: Reduction = reduction
         self.scale = 1.0 / {"sum": 1, "mean": sum(sizes.values()), "per_voxel": context.num_input_values}[reduction]
         self.max_capacity_nats, self.capacity_length = max_capacity_nats, capacity_length
         self.capacity_nats = 0.0

@@ -25,9 +25,7 @@ class ManifoldDensity(Term):
         """Args: context: of the run. partitions: which partitions count; None is all."""
         super().__init__()
         self.layout = context.layout
-        self.partitions = list(context.layout) if partitions is None else list(partitions)
-        for partition in self.partitions:
-            self.layout.bounds(partition)
+        self.partitions = context.layout.chosen(partitions)
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Return ``manifold``."""

@@ -9,26 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from menvae.errors import UserError
 from menvae.latent import LatentLayout
 from menvae.statistics.pairwise import distances_of
 
 GradientScale = Literal["batch", "all_rows"]
 """``batch``: the derivative by the rows of the batch. ``all_rows``: see `JoinedRows.with_gradient_of`."""
-
-
-def different_partitions(layout: LatentLayout, partitions: Sequence[str] | None, term: str) -> list[str]:
-    """Return the partitions to be made independent of each other; None is all.
-
-    Raises:
-        UserError: one that does not exist, one named twice, or fewer than two.
-    """
-    chosen = list(layout) if partitions is None else list(partitions)
-    for partition in chosen:
-        layout.bounds(partition)
-    if len(set(chosen)) != len(chosen) or len(chosen) < 2:
-        raise UserError(f"{term}: partitions {chosen} are not allowed; it needs two or more different ones")
-    return chosen
 
 
 @dataclass(frozen=True)

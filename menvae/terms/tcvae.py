@@ -50,9 +50,7 @@ class TotalCorrelation(Term):
         """
         super().__init__()
         self.layout = context.layout
-        self.partitions = list(context.layout) if partitions is None else list(partitions)
-        for partition in self.partitions:
-            self.layout.bounds(partition)
+        self.partitions = context.layout.chosen(partitions)
         self.estimator: Estimator = estimator
         self.reduction: Reduction = reduction
         self.num_training_subjects, self.num_input_values = context.num_training_subjects, context.num_input_values

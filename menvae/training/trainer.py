@@ -416,7 +416,11 @@ class Trainer:
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             raise UserError(f"trainer.init_from: '{path}' does not fit this model: {wrong[0]}{more}")
-        self.model.load_state_dict(theirs)
+        try:
+            self.model.load_state_dict(theirs)
+        except RuntimeError as error:  # of a module that looks at more than names and shapes
+            detail = str(error).splitlines()[-1].strip()
+            raise UserError(f"trainer.init_from: '{path}' does not fit this model: {detail}") from error
 
     def load_best(self) -> None:
         """Take the weights of ``best.ckpt``, written by the main rank."""

@@ -166,6 +166,21 @@ def test_parts_lists_every_part(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         assert words in text
 
 
+def test_parts_shows_defaults_as_they_are_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["menvae-parts", "encoder"])
+    parts.main()
+    text = capsys.readouterr().out
+    for words in (
+        "order: null",
+        "hierarchical: false",
+        "widths: [64, 32]",
+        "trained: {name: resnet, base_filters: 16,",
+    ):
+        assert words in text
+
+
 def test_parts_of_an_unknown_group(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["menvae-parts", "decodr"])
     with pytest.raises(SystemExit) as ended:

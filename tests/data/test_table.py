@@ -107,6 +107,23 @@ def test_another_content_has_another_hash(tmp_path: Path, change: str) -> None:
     assert load(source(saved(other, tmp_path / "b.csv"), group="hole")).data_hash != ours.data_hash
 
 
+def test_embeddings_of_a_run_that_read_no_classes_are_of_the_same_rows(tmp_path: Path) -> None:
+    path = saved(frame(), tmp_path / "a.csv")
+    plain, other = (load(source(path, label=None, **keys)) for keys in ({}, {"columns": ["gamma"], "transforms": {}}))
+    for data in (plain, other):
+        assert data.embedded is not None
+        folder = tmp_path / data.embedded.rows_hash
+        folder.mkdir()
+        np.savez(folder / "embeddings.npz", unsup=np.zeros((40, 2)), rows_hash=np.array(data.embedded.rows_hash))
+        if data is plain:
+            embedded = load(source(path, group="hole", unsup_run=str(folder))).embedded
+            assert embedded is not None
+            assert embedded.others["unsup"].shape == (40, 2)
+        else:
+            with pytest.raises(UserError, match="is about another table"):
+                load(source(path, group="hole", unsup_run=str(folder)))
+
+
 def test_whole_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
     content = frame().assign(rock=[10, 2, None, 1] * 10)  # pandas makes floats of them
     ours, theirs = (load(source(saved(content, tmp_path / name))) for name in ("a.csv", "b.parquet"))

@@ -105,7 +105,7 @@ def test_both_embeddings_in_one_file(tmp_path: Path) -> None:
     train(tmp_path / "b", *semi)
     train(tmp_path / "b", *semi, f"data.unsup_run={unsupervised}")  # finished already: the file is completed
     with np.load(only_run(tmp_path / "b") / "embeddings.npz") as file, np.load(unsupervised / "embeddings.npz") as own:
-        assert set(file.files) == {"unsup", "semisup", "y", "classes", "data_hash"}
+        assert set(file.files) == {"unsup", "semisup", "y", "classes", "rows_hash"}
         assert np.array_equal(file["unsup"], own["unsup"])
     said = train(tmp_path / "b", *semi, "data.seed=1", f"data.unsup_run={unsupervised}", code=2)
     assert "is about another table" in said

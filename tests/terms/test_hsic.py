@@ -112,7 +112,7 @@ def test_fewer_than_4_rows_give_0_that_still_has_a_gradient(
 
 
 def test_wrong_settings_are_refused(term: MakeTerm) -> None:
-    with pytest.raises(UserError, match=r"hsic: partitions .* two or more different"):
+    with pytest.raises(UserError, match=r"partitions .* two or more different"):
         term(partitions=["vol"])
     with pytest.raises(UserError, match=r"bandwidth: 0\.0 is not allowed"):
         term(bandwidth=0.0)

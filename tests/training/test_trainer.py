@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from pretrained import pretrained
 from torch import Tensor, nn
 
+from menvae.encoders.pretrained import FrozenTrunk
 from menvae.errors import RunInterruptedError, TrainingDivergedError, UserError
 from menvae.interruption import StopRequest
 from menvae.latent import LatentLayout
@@ -251,6 +253,17 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
     assert refusal(less).endswith("does not fit this model: its 'decoder.bias' is not in this model")
     partitions = "was trained with model.partitions one 2, two 3, this configuration has one 4, two 1"
     assert refusal(other_partitions).endswith(partitions)
+
+
+def test_weights_beside_other_frozen_features_are_refused_in_words(tmp_path: Path) -> None:
+    for seed, name in ((1, "other"), (2, "mine")):
+        trainer, _ = make(tmp_path / name)
+        trainer.model.frozen = FrozenTrunk(pretrained(seed=seed).trunk)
+        trainer.save("last.ckpt", trainer.state, with_optimizer=False)
+    path = tmp_path / "other" / "last.ckpt"
+    with pytest.raises(UserError, match="does not fit this model: it was trained on other frozen features") as caught:
+        trainer.begin_with(path, [])
+    assert str(caught.value).startswith(f"trainer.init_from: '{path}' ")
 
 
 def test_init_from_and_a_checkpoint_to_resume_exclude_each_other() -> None:
