@@ -50,7 +50,7 @@ def _template(model: Model, objective: Objective) -> Iterator[str]:
             yield (
                 f"loss.terms.{key}.reduction=mean weighs the KL by the number of voxels, and decoder=sbd can draw the "
                 "average image without z: look at mean_z_ratio, or choose a calibrated likelihood "
-                f"(term@loss.terms.{key}=calibrated)"
+                f"with the KL in its unit (term@loss.terms.{key}=calibrated, reduction=per_voxel of the KL)"
             )
 
 

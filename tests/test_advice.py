@@ -34,6 +34,14 @@ def test_a_decoder_that_can_draw_the_average_beside_a_mean_squared_error(compose
     assert said(compose_train, *RUN6, "loss.terms.recon.reduction=sum") == []
 
 
+@pytest.mark.parametrize("experiment", ["semivae_run6", "exp3_physics"])
+def test_what_is_advised_instead_of_a_mean_squared_error_can_be_done(compose_train: Compose, experiment: str) -> None:
+    chosen = (f"experiment={experiment}", "decoder.base_filters=16", *SHRUNK)
+    advised = ("term@loss.terms.recon=calibrated", "loss.terms.kl.reduction=per_voxel")
+    assert any(sentence.startswith(TEMPLATE) for sentence in said(compose_train, *chosen))
+    assert said(compose_train, *chosen, *advised) == []
+
+
 def test_a_mean_squared_error_beside_a_kl_per_voxel_weighs_nothing_too_much(compose_train: Compose) -> None:
     mean = ("term@loss.terms.recon=mse", *SHRUNK)
     assert said(compose_train, *mean) == []
