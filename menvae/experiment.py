@@ -27,7 +27,7 @@ from menvae.latent import LatentLayout
 from menvae.layers import OutputActivation, recompute_activations
 from menvae.models import Blueprint, Model
 from menvae.objective import WEIGHT_PREFIX, Objective
-from menvae.registry import Bound, bind, validated
+from menvae.registry import Bound, bind, own_keys, validated
 from menvae.schedules import Schedule
 from menvae.sweeps.sweep import SweepSettings
 from menvae.terms import Term, TermContext
@@ -135,13 +135,22 @@ class Experiment:
         config = plain_values(composed, {"name", "seed", "output_dir", "loss", *_PARTS, *_SETTINGS})
         if isinstance(config["seed"], bool) or not isinstance(config["seed"], int) or config["seed"] < 0:
             raise UserError(f"seed: {config['seed']!r} is not allowed; it should be a whole number, 0 or larger")
+        notes = []
+        for key, group in _PARTS.items():
+            if isinstance(config[key], Mapping):
+                config[key], foreign = own_keys(group, config[key])
+                if foreign:
+                    notes.append(
+                        f"{key}={config[key]['name']} has no {', '.join(foreign)}: what the experiment says of another "
+                        f"{group} is left out"
+                    )
         parts = {key: bind(group, config[key], key) for key, group in _PARTS.items()}
         settings = {key: validated(settings_class, config[key], key) for key, settings_class in _SETTINGS.items()}
         model = parts["model"].settings
         layout = LatentLayout.from_config(model["z_dim"], model["partitions"])
         experiment = cls(config, parts, settings, Loss.from_config(config["loss"]), layout)
         built = experiment.build(num_training_subjects=1)
-        return replace(experiment, advice=tuple(advice(*built, experiment.weights(experiment.positions(501)))))
+        return replace(experiment, advice=(*notes, *advice(*built, experiment.weights(experiment.positions(501)))))
 
     @property
     def source(self) -> DataSource:

@@ -36,7 +36,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from menvae.errors import UserError, nearest
 
 __all__ = ["GROUPS", "Annotated", "Bound", "Field", "Part", "bind", "build", "configuration_folder", "discover"]
-__all__ += ["known", "lookup", "parts", "register", "unregister", "validated"]
+__all__ += ["known", "lookup", "own_keys", "parts", "register", "unregister", "validated"]
 
 ENTRY_POINT_GROUP = "menvae.parts"
 
@@ -207,6 +207,25 @@ def bind(group: str, config: Mapping[str, Any], path: str | None = None) -> Boun
     part = lookup(group, name, path)
     settings = {key: value for key, value in config.items() if key != "name"}
     return Bound(part, _checked(_schema(part.factory), settings, path, f"'{name}'"))
+
+
+def own_keys(group: str, config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Leave out keys that are of other parts of the group: settings that an experiment has for another choice.
+
+    Args:
+        group: registry group.
+        config: ``{"name": ..., **tunables}``.
+
+    Returns:
+        The configuration without them, and their names. Keys that no part of the group has stay, for `bind` to refuse.
+    """
+    name = config.get("name")
+    if name not in known(group):
+        return dict(config), []
+    mine = {"name", *_parts[group, str(name)].tunables}
+    others = {key for other in known(group) for key in _parts[group, other].tunables}
+    foreign = [key for key in config if key not in mine and key in others]
+    return {key: value for key, value in config.items() if key not in foreign}, foreign
 
 
 def build(group: str, config: Mapping[str, Any], *supplied: Any, path: str | None = None) -> Any:

@@ -19,6 +19,7 @@ OF_TABLES = {"mlp"}
 """Encoders and decoders of rows; all others are of volumes."""
 OF_OTHER_SIZES = {"auxiliary"}
 """Decoders of a smaller cube than the box."""
+BOX = ("data.roi_size=[32,32,32]", "data.spacing_mm=[6.25,6.25,6.25]")
 TINY = (
     *("data.roi_size=[32,32,32]", "model.z_dim=16"),
     "model.partitions={vol:4,loc:3,shape:4}",
@@ -73,3 +74,27 @@ def test_what_fits_is_built_and_the_rest_is_refused(loss: str, parts: dict[tuple
         words = str(refused.value)
         assert "\n" not in words, words
         assert encoder in words or decoder in words, words
+
+
+SWAPS = [
+    (experiment, f"{group}={name}")
+    for experiment in ("exp1_baseline", "exp2_tcvae_sbd", "exp3_semivae", "exp3_physics", "semivae_run6")
+    for group, others in (("encoder", OF_TABLES | {"frozen"}), ("decoder", OF_TABLES | OF_OTHER_SIZES))
+    for name in names(group)
+    if name not in others
+]
+
+
+@pytest.mark.parametrize(("experiment", "swap"), SWAPS, ids=str)
+def test_another_part_takes_its_place_in_an_experiment(experiment: str, swap: str) -> None:
+    """What the experiment says of its own part is left out where the other has no such key, and that is told."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        alone = compose("train", [f"experiment={experiment}", *BOX])
+        swapped = compose("train", [f"experiment={experiment}", swap, *BOX])
+    built = Experiment.from_config(swapped)
+    group, name = swap.split("=")
+    assert built.config[group]["name"] == name
+    left_out = [sentence for sentence in built.advice if sentence.startswith(f"{group}={name} has no ")]
+    foreign = set(alone[group]) - set(part(group, name))
+    assert bool(left_out) == bool(foreign), (left_out, foreign)
+    assert not set(built.config[group]) & foreign

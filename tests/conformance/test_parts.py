@@ -149,6 +149,7 @@ class TestSchedules(ScheduleConformance):
         "cosine": [{}, {"warmup": 0.0}, {"warmup": 40.0, "final": 0.1}],
         "cyclical": [{}, {"cycles": 3, "length": 7.0, "ratio": 1.0}],
         "constant": [{}, {"value": 0.0}],
+        "exponential": [{}, {"start": 30.0, "length": 40.0, "rate": 2.0}],
     }
 
 

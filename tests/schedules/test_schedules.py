@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from menvae.registry import build
@@ -20,6 +22,11 @@ from menvae.types import Progress
         ),
         ({"name": "cyclical", "cycles": 2, "length": 10.0, "ratio": 0.4}, 20.0, [(1.0, 0.5), (2.0, 1.0), (4.9, 1.0)]),
         ({"name": "cyclical", "cycles": 2, "length": 10.0, "ratio": 0.4}, 20.0, [(5.0, 0.0), (6.0, 0.5), (10.0, 1.0)]),
+        (
+            {"name": "exponential", "start": 10.0, "length": 20.0},
+            60.0,
+            [(10.0, 0.0), (14.0, 1 - math.exp(-1)), (20.0, 1 - math.exp(-2.5)), (60.0, 1 - math.exp(-5))],
+        ),
         ({"name": "cosine"}, 21.0, [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0), (11.0, 0.5), (21.0, 0.0)]),
         ({"name": "cosine", "warmup": 0.0, "final": 0.2}, 20.0, [(0.0, 1.0), (10.0, 0.6), (20.0, 0.2)]),
         ({"name": "cosine", "warmup": 0.0}, 30.0, [(10.0, 0.75), (20.0, 0.25)]),  # cos 60 and cos 120 degrees

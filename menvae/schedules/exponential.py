@@ -1,0 +1,35 @@
+"""A warm-up that rises fast at first and levels off."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from menvae.registry import Field, register
+from menvae.types import Progress
+
+
+@register("schedule", "exponential", reference="SemiVAE, recommendations after Run 6")
+class Exponential:
+    """0 until ``start``, then 1 - exp(-rate t) with t from 0 to 1 over ``length``, and that of t = 1 from there on."""
+
+    def __init__(
+        self,
+        *,
+        start: Annotated[float, Field(ge=0.0)] = 0.0,
+        length: Annotated[float, Field(gt=0.0)] = 40.0,
+        rate: Annotated[float, Field(gt=0.0)] = 5.0,
+    ) -> None:
+        """Choose the curve.
+
+        Args:
+            start: last reference epoch at which the factor is 0.
+            length: of the rise, in reference epochs.
+            rate: how many times faster than a straight line it begins.
+        """
+        self.start, self.length, self.rate = start, length, rate
+
+    def __call__(self, progress: Progress) -> float:
+        """Return the factor at ``progress``; its plateau is 1 - exp(-rate): 0.993 for the rate of the report, 5."""
+        share = min(1.0, max(0.0, (progress.epoch - self.start) / self.length))
+        return 1.0 - math.exp(-self.rate * share)
