@@ -244,8 +244,8 @@ class Experiment:
         model, data = self.parts["model"].part, self.parts["data"].part
         provided = cast(type[Model], model.factory).provides(self.supervision)
         for key, term in objective.active_terms.items():
+            weights = " ".join(f"loss.lambda_{name}=0" for name in term.scalars if objective.weights[name])
             for need in sorted(term.requires - provided):
-                weights = " ".join(f"loss.lambda_{name}=0" for name in term.scalars if objective.weights[name])
                 partition = need.partition(".")[2]
                 remedy = (
                     f" or supervise it with model.supervision.{partition}" if partition and self.supervision else ""
@@ -255,7 +255,8 @@ class Experiment:
                 )
             for need in sorted(term.batch_requires - self.source.gives):
                 raise UserError(
-                    f"loss.terms.{key} needs '{need}' of every subject, which data={data.name} does not give"
+                    f"loss.terms.{key} needs '{need}' of every subject, which data={data.name} does not give with "
+                    f"these keys; set {weights}, or what data.* has for it (menvae-parts data)"
                 )
 
     def _check_reach(self, model: Model) -> None:

@@ -36,7 +36,8 @@ class MeanSquaredError(Term):
         Args:
             context: of the run.
             reduction: ``mean`` over subjects, channels and voxels; ``sum`` over channels and voxels, averaged over the
-                batch, the unit of ``kl``; ``batch_sum`` over subjects too, the unit of ``tcvae`` with ``sum``.
+                batch, the unit of ``kl``; ``batch_sum`` over subjects too, the unit of ``tcvae`` with ``sum``. Where
+                modalities are missing, a sum is the mean over what is there times the number of all values.
             tumour_weight: weight of a voxel inside the mask, 1 outside; 1 needs no mask.
         """
         super().__init__()
