@@ -64,12 +64,15 @@ def test_gates_table_is_complete_and_printed(finished: Path) -> None:
 
 def test_targets_are_normalised_on_training_subjects(finished: Path) -> None:
     from menvae.data.normalizer import TargetNormalizer
+    from menvae.data.phantom_cohort import PhantomSource
+    from menvae.data.prepare import prepare
 
     run = only_run(finished)
     normalizer = TargetNormalizer.from_dict(json.loads((run / "targets.json").read_text()))
     train_ids = {row["subject_id"] for row in csv.DictReader((run / "splits.csv").open()) if row["split"] == "train"}
-    subjects = [json.loads(path.read_text()) for path in (finished / "cache" / "prepared").glob("*/subject.json")]
-    training = [subject["features"] for subject in subjects if subject["subject_id"] in train_ids]
+    source = PhantomSource(num_subjects=12, roi_size=(16, 16, 16), spacing_mm=(10.0, 10.0, 10.0))
+    subjects = prepare(source, finished / "cache").subjects  # of the run: the cache is that of many tests
+    training = [subject.features for subject in subjects if subject.subject_id in train_ids]
     for feature, statistics in normalizer.statistics.items():
         scores = [normalizer.normalise(raw, feature) for raw in training]
         known = [score for score in scores if score is not None]

@@ -64,7 +64,7 @@ def test_fine_tuning_begins_with_the_weights_of_another_run(base: Path, tmp_path
     copied = tmp_path / "copied.ckpt"
     for change in (0.0, 1.0):  # the digest of the weights is part of the identity of a run
         content = torch.load(source / "checkpoints" / "best.ckpt", weights_only=True)
-        content["model"]["encoder.mean.bias"] += change
+        content["model"]["encoder.head.mean.bias"] += change
         torch.save(content, copied)
         train(base, "name=copied", "trainer.max_epochs=1", f"trainer.init_from={copied}")
     assert len(named(base, "copied")) == 2
