@@ -104,7 +104,8 @@ def test_twelve_points_with_every_fate(here: Cluster, tmp_path: Path) -> None:
     here.slurm("scontrol", "update", f"NodeName={node.stdout.strip()}", "State=DRAIN", "Reason=test")
     here.slurm("scancel", here.job(cancelled))
     here.wait_for(lambda: here.is_training(runs_out))
-    here.slurm("scontrol", "update", f"JobId={here.job(runs_out)}", "EndTime=now")
+    ends = ("scontrol", "update", f"JobId={here.job(runs_out)}", "EndTime=now")  # refused now and then, and then taken
+    here.wait_for(lambda: subprocess.run(ends, env=here.environment, check=False).returncode == 0, 30.0)
     time.sleep(3)
     here.slurm("scontrol", "update", f"NodeName={node.stdout.strip()}", "State=RESUME")
     output, _ = launching.communicate(timeout=600)
