@@ -11,7 +11,7 @@ train: $(VENV)/.installed
 	$(BIN)/menvae-train
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check menvae launchers tests

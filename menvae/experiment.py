@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from menvae.advice import advice
@@ -146,11 +145,12 @@ class Experiment:
                     )
         parts = {key: bind(group, config[key], key) for key, group in _PARTS.items()}
         settings = {key: validated(settings_class, config[key], key) for key, settings_class in _SETTINGS.items()}
-        model = parts["model"].settings
-        layout = LatentLayout.from_config(model["z_dim"], model["partitions"])
+        latent = parts["model"].settings
+        layout = LatentLayout.from_config(latent["z_dim"], latent["partitions"])
         experiment = cls(config, parts, settings, Loss.from_config(config["loss"]), layout)
-        built = experiment.build(num_training_subjects=1)
-        return replace(experiment, advice=(*notes, *advice(*built, experiment.weights(experiment.positions(501)))))
+        model, objective = experiment.build(num_training_subjects=1)
+        curves = objective.weight_curves(experiment.positions(501))
+        return replace(experiment, advice=(*notes, *advice(model, objective, curves)))
 
     @property
     def source(self) -> DataSource:
@@ -207,13 +207,6 @@ class Experiment:
         max_epochs: int = self.settings["trainer"].max_epochs
         curriculum: Curriculum = self.settings["curriculum"]
         return [curriculum.progress(float(epoch), max_epochs) for epoch in np.linspace(0.0, max_epochs, num)]
-
-    def weights(self, positions: Sequence[Progress]) -> dict[str, NDArray[np.float64]]:
-        """Return {scalar: its weight at these positions} for the scalars that count."""
-        objective = self.build_objective(num_training_subjects=1)
-        return {
-            name: np.array([objective.weight(name, position) for position in positions]) for name in objective.scalars
-        }
 
     def build(self, num_training_subjects: int, num_classes: int | None = None) -> tuple[Model, Objective]:
         """Build model and objective from the seed, and check that the model gives what the terms require.

@@ -253,7 +253,7 @@ def loss_effect(config: Mapping[str, Any]) -> LossEffect:
     """Return what the ``loss`` section of a composed configuration makes of its run."""
     experiment = Experiment.from_config(OmegaConf.create(dict(config)))
     objective = experiment.build_objective(num_training_subjects=1)
-    weights = {name: tuple(curve) for name, curve in experiment.weights(experiment.positions(201)).items()}
+    weights = {name: tuple(curve) for name, curve in objective.weight_curves(experiment.positions(201)).items()}
     active = {key: [s for s in term.scalars if any(weights.get(s, ()))] for key, term in objective.active_terms.items()}
     return LossEffect(
         {name: curve for name, curve in weights.items() if any(curve)}, {key for key in active if active[key]}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from menvae.errors import UserError, nearest
@@ -44,9 +46,12 @@ class Objective(nn.Module):
                     raise UserError(
                         f"loss.terms.{key}: its scalar '{scalar}' is given by loss.terms.{owners[scalar]} too"
                     )
-                if scalar not in weights:
-                    raise UserError(f"loss.{WEIGHT_PREFIX}{scalar}: a weight is required by loss.terms.{key}")
                 owners[scalar] = key
+            missing = [f"+loss.{WEIGHT_PREFIX}{scalar}=NUMBER" for scalar in term.scalars if scalar not in weights]
+            if missing:
+                raise UserError(
+                    f"loss.terms.{key} needs a weight for each of its scalars, 0 for none: {' '.join(missing)}"
+                )
         for what, names in (("loss.lambda_", weights), ("loss.schedules.", schedules)):
             for name in names:
                 if name not in owners:
@@ -81,6 +86,10 @@ class Objective(nn.Module):
         """Return the weight of ``scalar`` at ``progress``."""
         schedule = self.schedules.get(scalar)
         return self.weights[scalar] * (1.0 if schedule is None else schedule(progress))
+
+    def weight_curves(self, positions: Sequence[Progress]) -> dict[str, NDArray[np.float64]]:
+        """Return {scalar: its weight at each of these positions [P]} for the scalars that count."""
+        return {name: np.array([self.weight(name, position) for position in positions]) for name in self.scalars}
 
     def forward(self, batch: Batch, output: ModelOutput, progress: Progress) -> LossReport:
         """Evaluate every term that counts, in float32, and weigh it for ``progress``."""

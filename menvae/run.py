@@ -66,7 +66,7 @@ _ARTIFACTS = {
 """What MLflow gets of a run directory, beside the best weights."""
 
 
-_MEANING_OF_WEIGHTS = ("data.modalities", "data.columns", "model.partitions")
+_MEANING_OF_WEIGHTS = ("data.modalities", "data.columns", "model.partitions", "model.supervision")
 """What a run must have in common with one whose weights it begins with, if it has it, beside names and shapes."""
 
 _PATIENCE_OF_JOBS_S = 60.0  # for the lock of a run: the process before may be writing its last checkpoint
@@ -177,8 +177,10 @@ def identify(experiment: Experiment, data: Data, num_ranks: int) -> str:
 
 def _identity(experiment: Experiment, data: Data, here: Place) -> dict[str, str]:
     """Return what a checkpoint must have in common with a run that goes on from it, under the names users know."""
+    supervision = ", ".join(f"{name} [{', '.join(told)}]" for name, told in experiment.supervision.items())
     return {
         **experiment.source.identity,
+        **({"model.supervision": supervision} if supervision else {}),
         "model.partitions": ", ".join(f"{name} {size}" for name, size in experiment.layout.sizes.items()),
         "targets": data.targets_hash,
         "number of ranks": str(here.num_ranks),
@@ -354,7 +356,8 @@ def _draw_target_correlation(experiment: Experiment, volumes: Volumes, picture: 
 def _schedule_curves(experiment: Experiment) -> tuple[dict[str, tuple[Any, Any]], tuple[Any, Any]]:
     positions = experiment.positions(501)
     epochs = np.linspace(0.0, experiment.settings["trainer"].max_epochs, len(positions))
-    curves = {f"lambda_{name}": (epochs, weights) for name, weights in experiment.weights(positions).items()}
+    weights = experiment.build_objective(num_training_subjects=1).weight_curves(positions)
+    curves = {f"lambda_{name}": (epochs, curve) for name, curve in weights.items()}
     factor: Schedule = experiment.parts["learning_rate"]()
     peak = experiment.parts["optimizer"].settings["learning_rate"]
     return curves, (epochs, np.array([peak * factor(position) for position in positions]))

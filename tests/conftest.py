@@ -53,6 +53,14 @@ def compose_train() -> Callable[..., DictConfig]:
     return composed
 
 
+_LONG = ("tests/slurm/", "tests/distributed/", "tests/sweeps/", "tests/e2e/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the folders that take minutes, so that no process of several ends long after the others."""
+    items.sort(key=lambda item: next((rank for rank, path in enumerate(_LONG) if item.nodeid.startswith(path)), 9))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Count a skipped test as a failure where ``MENVAE_FAIL_ON_SKIP`` is set: CI installs all that tests need.
 

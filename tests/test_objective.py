@@ -129,7 +129,12 @@ def test_schedule_metrics_tell_weights_beta_and_constants() -> None:
             [],
             "loss.lambda_kll: no term gives a scalar 'kll'; did you mean 'kl'?",
         ),
-        ({"a": ["kl"]}, {}, [], "loss.lambda_kl: a weight is required"),
+        (
+            {"a": ["kl"]},
+            {},
+            [],
+            "loss.terms.a needs a weight for each of its scalars, 0 for none: +loss.lambda_kl=NUMBER",
+        ),
         ({"a": ["kl"]}, {"kl": 1.0}, ["vol"], "loss.schedules.vol: no term gives a scalar 'vol'"),
         ({"a": ["kl"], "b": ["kl"]}, {"kl": 1.0}, [], "loss.terms.b: its scalar 'kl' is given by loss.terms.a too"),
         ({"a": ["kl"]}, {"kl": -1.0}, [], "loss.lambda_kl: -1.0 is not allowed"),

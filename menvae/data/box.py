@@ -18,6 +18,7 @@ BoxStrategy = Literal["center", "brain", "resize"]
 modality is not 0. ``resize``: the whole image, at the spacing that makes it fit."""
 
 Content = Literal["tumour", "brain"]
+Problem = Literal["tumour_cut", "brain_cut", "resampling", "small"]
 KeptShares = dict[Content, Annotated[float, Field(ge=0.0, le=1.0)]]
 Kind = TypeVar("Kind", bound=np.generic)
 Corner = tuple[int, int, int]
@@ -43,6 +44,35 @@ class BoxReport:
     volume_mm3: float
     tumour_kept: float
     brain_kept: float
+
+    @property
+    def volume_change(self) -> float | None:
+        """By which share resampling changes the volume of the tumour; None if there is none."""
+        return self.resampled_volume_mm3 / self.native_volume_mm3 - 1.0 if self.native_volume_mm3 else None
+
+    @property
+    def least_volume_mm3(self) -> float:
+        """The volume at native resolution or in the box, whichever is smaller."""
+        return min(self.native_volume_mm3, self.volume_mm3)
+
+    def problems(self, tumour_kept: float, brain_kept: float) -> dict[Problem, float]:
+        """Return what is wrong, and how bad it is, in [0, 1).
+
+        Args:
+            tumour_kept: least share of the tumour that the box should hold.
+            brain_kept: the same of the brain.
+        """
+        change, volume = abs(self.volume_change or 0.0), self.least_volume_mm3
+        amounts: dict[Problem, float] = {}
+        if self.tumour_kept < tumour_kept:
+            amounts["tumour_cut"] = 1.0 - self.tumour_kept
+        if self.brain_kept < brain_kept:
+            amounts["brain_cut"] = 1.0 - self.brain_kept
+        if change > MOST_VOLUME_CHANGE:
+            amounts["resampling"] = change / (1.0 + change)
+        if volume < SMALL_TUMOUR_MM3:
+            amounts["small"] = 1.0 - volume / SMALL_TUMOUR_MM3
+        return {problem: min(amount, 0.999) for problem, amount in amounts.items()}
 
 
 def place_box(strategy: BoxStrategy, brain: NDArray[Any], size: tuple[int, int, int]) -> Corner:
@@ -88,25 +118,29 @@ def judge_box(
     warn_below: Mapping[Content, float],
 ) -> list[Finding]:
     """Return what is to be said about a subject's box; a fault where less is kept than ``refuse_below`` allows."""
+    shares: dict[Content, float] = {"tumour": report.tumour_kept, "brain": report.brain_kept}
+    limits = {content: (refuse_below.get(content, 0.0), warn_below.get(content, 0.0)) for content in shares}
+    problems = report.problems(max(limits["tumour"]), max(limits["brain"]))
     found = []
-    for content, kept in (("tumour", report.tumour_kept), ("brain", report.brain_kept)):
-        limits: Any = (refuse_below.get(content, 0.0), warn_below.get(content, 0.0))  # type: ignore[call-overload]
-        if kept < max(limits):
-            is_fault = kept < limits[0]
+    for content, kept in shares.items():
+        if f"{content}_cut" in problems:
+            refused = limits[content][0]
+            is_fault = kept < refused
             remedy = "enlarge data.roi_size or data.spacing_mm"
             if strategy == "center":
                 remedy += ", or try data.box=brain"
             if report.resampled_volume_mm3 == 0 and content == "tumour":
                 remedy = "its voxels are too large, use a smaller data.spacing_mm or a larger data.roi_size"
             if is_fault:
-                remedy += f", or lower data.refuse_below.{content}={limits[0]:g}"
+                remedy += f", or lower data.refuse_below.{content}={refused:g}"
             problem = f"holds {100.0 * kept:.3g} % of the {content}"
             found.append(Finding(subject_id, "the box of training", problem, remedy, is_fault))
     native, resampled = report.native_volume_mm3, report.resampled_volume_mm3
-    if native < SMALL_TUMOUR_MM3:
-        problem = f"has a tumour of {native:.3g} mm^3, less than {SMALL_TUMOUR_MM3:g}"
-        found.append(Finding(subject_id, "the mask", problem, "check that it is one", False))
-    elif abs(resampled / native - 1.0) > MOST_VOLUME_CHANGE:
+    if "small" in problems:
+        if "tumour_cut" not in problems:
+            problem = f"has a tumour of {report.least_volume_mm3:.3g} mm^3, less than {SMALL_TUMOUR_MM3:g}"
+            found.append(Finding(subject_id, "the mask", problem, "check that it is one", False))
+    elif "resampling" in problems:
         problem = f"has {native:.4g} mm^3 of tumour, and {resampled:.4g} after resampling"
         found.append(Finding(subject_id, "the mask", problem, "use a smaller data.spacing_mm", False))
     return found

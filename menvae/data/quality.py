@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from menvae.data.box import MOST_VOLUME_CHANGE, SMALL_TUMOUR_MM3
+from menvae.data.box import MOST_VOLUME_CHANGE, SMALL_TUMOUR_MM3, Problem
 from menvae.data.features import FEATURES
 from menvae.data.findings import Finding
 from menvae.data.intensities import LARGEST_PLATEAU, ChannelIntensities
@@ -87,7 +87,8 @@ def meanings(limits: Limits) -> dict[Kind, tuple[str, str]]:
         ),
         Kind.SMALL: (
             "small tumour",
-            f"Less than {SMALL_TUMOUR_MM3:.0f} {cubic} in the box: its shape is that of a few voxels.",
+            f"Less than {SMALL_TUMOUR_MM3:.0f} {cubic}, in the box or at native resolution: its shape is that of a few "
+            "voxels.",
         ),
         Kind.OUTLIER: (
             "far from the cohort",
@@ -221,31 +222,17 @@ def _of_finding(finding: Finding, kind: Kind) -> Reason:
 
 
 def _of_box(subject: PreparedSubject, limits: Limits) -> list[Reason]:
-    box, reasons = subject.box, []
-    if box.tumour_kept < limits.tumour_kept:
-        reasons.append(
-            Reason(
-                Kind.TUMOUR_CUT, _amount(1 - box.tumour_kept), f"the box keeps {percent(box.tumour_kept)} of the tumour"
-            )
-        )
-    if box.brain_kept < limits.brain_kept:
-        reasons.append(
-            Reason(Kind.BRAIN_CUT, _amount(1 - box.brain_kept), f"the box keeps {percent(box.brain_kept)} of the brain")
-        )
-    change = resampling_change(subject)
-    if change is not None and abs(change) > MOST_VOLUME_CHANGE:
-        words = f"resampling changes the volume by {percent(change, '+')}"
-        reasons.append(Reason(Kind.RESAMPLING, _amount(abs(change) / (1 + abs(change))), words))
-    if box.volume_mm3 < SMALL_TUMOUR_MM3:
-        amount = _amount(1 - box.volume_mm3 / SMALL_TUMOUR_MM3)
-        reasons.append(Reason(Kind.SMALL, amount, f"the tumour has {box.volume_mm3:.0f} mm\N{SUPERSCRIPT THREE}"))
-    return reasons
-
-
-def resampling_change(subject: PreparedSubject) -> float | None:
-    """Return by which share resampling changed the volume of the tumour; None if there was none."""
     box = subject.box
-    return box.resampled_volume_mm3 / box.native_volume_mm3 - 1 if box.native_volume_mm3 else None
+    said: dict[Problem, tuple[Kind, str]] = {
+        "tumour_cut": (Kind.TUMOUR_CUT, f"the box keeps {percent(box.tumour_kept)} of the tumour"),
+        "brain_cut": (Kind.BRAIN_CUT, f"the box keeps {percent(box.brain_kept)} of the brain"),
+        "resampling": (Kind.RESAMPLING, f"resampling changes the volume by {percent(box.volume_change or 0.0, '+')}"),
+        "small": (Kind.SMALL, f"the tumour has {box.least_volume_mm3:.0f} mm\N{SUPERSCRIPT THREE}"),
+    }
+    return [
+        Reason(said[problem][0], amount, said[problem][1])
+        for problem, amount in box.problems(limits.tumour_kept, limits.brain_kept).items()
+    ]
 
 
 def _amount(value: float) -> float:

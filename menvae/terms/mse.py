@@ -9,7 +9,7 @@ from torch import Tensor
 from menvae.collectives import num_ranks
 from menvae.registry import Field, register
 from menvae.terms import Term, TermContext
-from menvae.terms.reconstruction import mean_squared_error, requirements
+from menvae.terms.reconstruction import mean_squared_error, requirements, share_present
 from menvae.types import Batch, ModelOutput
 
 
@@ -36,8 +36,8 @@ class MeanSquaredError(Term):
         Args:
             context: of the run.
             reduction: ``mean`` over subjects, channels and voxels; ``sum`` over channels and voxels, averaged over the
-                batch, the unit of ``kl``; ``batch_sum`` over subjects too, the unit of ``tcvae`` with ``sum``. Where
-                modalities are missing, a sum is the mean over what is there times the number of all values.
+                batch, the unit of ``kl``; ``batch_sum`` over subjects too, the unit of ``tcvae`` with ``sum``.
+                Modalities that are missing have no share in any of them.
             tumour_weight: weight of a voxel inside the mask, 1 outside; 1 needs no mask.
         """
         super().__init__()
@@ -48,6 +48,8 @@ class MeanSquaredError(Term):
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Return ``recon``."""
         error = mean_squared_error(batch, output.reconstruction, batch.inputs, self.tumour_weight)
+        if self.reduction == "mean":
+            return {"recon": error}
         num_subjects = len(batch.inputs) * num_ranks()
-        factor = {"mean": 1.0, "sum": self.num_values, "batch_sum": self.num_values * num_subjects}
-        return {"recon": factor[self.reduction] * error}
+        total = error * self.num_values * num_subjects * share_present(batch)
+        return {"recon": total if self.reduction == "batch_sum" else total / num_subjects}

@@ -79,6 +79,10 @@ def test_fine_tuning_begins_with_the_weights_of_another_run(base: Path, tmp_path
             ["trainer.init_from={run}", "model.partitions.vol=3"],
             "was trained with model.partitions vol 4, loc 3, shape 4, residual 5, this configuration has vol 3,",
         ),
+        (
+            ["trainer.init_from={run}", "model.supervision.loc=[loc_z,loc_y,loc_x]"],
+            "was trained with model.supervision ",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(base: Path, overrides: list[str], words: str) -> None:

@@ -89,7 +89,7 @@ def test_a_semivae_takes_rows_where_its_parts_do(compose_train: Compose) -> None
 
 def test_beta_of_the_hybrid_is_the_documented_one(compose_train: Compose) -> None:
     experiment = Experiment.from_config(compose_train("experiment=lithology_hybrid"))
-    weights = experiment.weights(experiment.positions(41))["kl"]
+    weights = experiment.build_objective(1).weight_curves(experiment.positions(41))["kl"]
     assert weights[0] == pytest.approx(1e-6)
     assert weights[15] == pytest.approx(1e-6 + 0.5 * (0.5 - 1e-6))
     assert weights[30] == weights[40] == 0.5

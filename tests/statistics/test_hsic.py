@@ -1,7 +1,11 @@
-"""HSIC against loops over its definitions, closed forms, and the distribution of independent draws."""
+"""HSIC against loops over its definitions, another package, closed forms, and the distribution of independent draws."""
 
 import itertools
+import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -56,6 +60,34 @@ def test_agrees_with_loops_over_the_definition(num_rows: int, left: int, right: 
     unbiased, biased = (hsic([x, y], bandwidth, estimator)[0, 1].item() for estimator in ("unbiased", "biased"))
     assert unbiased == pytest.approx(unbiased_by_loops(*kernels), abs=1e-13)
     assert biased == pytest.approx(biased_by_loops(*kernels), abs=1e-13)
+
+
+HYPPO = """
+import json, sys
+import numpy as np
+from hyppo.independence import Hsic
+given = json.load(sys.stdin)
+x, y, settings = np.array(given["x"]), np.array(given["y"]), {"gamma": 0.5 / given["bandwidth"] ** 2}
+print(json.dumps([Hsic(bias=False, **settings).statistic(x, y), Hsic(bias=True, **settings).statistic(x, y) ** 2]))
+"""
+
+
+@pytest.mark.parametrize(("num_rows", "left", "right", "bandwidth"), [(6, 1, 1, 0.7), (25, 3, 2, 1.5)])
+def test_normalised_agrees_with_the_hyppo_package(num_rows: int, left: int, right: int, bandwidth: float) -> None:
+    """Its biased statistic is a root; it runs in a process of its own, where Numba does not compile for 20 s."""
+    x, y = draws(num_rows, left, right)
+    y = y + x[:, :1]
+    given = json.dumps({"x": x.tolist(), "y": y.tolist(), "bandwidth": bandwidth})
+    told = subprocess.run(
+        [sys.executable, "-c", HYPPO],
+        input=given,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+    )
+    found = [normalised_hsic([x, y], bandwidth, estimator)[0, 1].item() for estimator in ("unbiased", "biased")]
+    assert found == pytest.approx(json.loads(told.stdout), abs=1e-12)
 
 
 def test_two_points_by_hand() -> None:

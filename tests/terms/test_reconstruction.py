@@ -26,6 +26,19 @@ def test_mse_reductions_by_hand(
     assert term(batch_of(), output_of(reconstruction=reconstruction))["recon"].item() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("reduction", "expected"), [("mean", 13 / 5), ("sum", 8 * 13 / 2), ("batch_sum", 8 * 13)])
+def test_sums_are_over_the_modalities_that_there_are(
+    context: TermContext, output_of: MakeOutput, batch_of: MakeBatch, reduction: str, expected: float
+) -> None:
+    reconstruction = torch.ones(2, 4, 2, 2, 2)
+    reconstruction[1, 0] = 3.0  # 4 modalities with error 1, 1 with error 9 and 3 that are missing; 8 voxels each
+    reconstruction[1, 1:] = 7.0
+    available = torch.tensor([[True, True, True, True], [True, False, False, False]])
+    batch = replace(batch_of(), available=available)
+    term = build("term", {"name": "mse", "reduction": reduction}, context)
+    assert term(batch, output_of(reconstruction=reconstruction))["recon"].item() == pytest.approx(expected)
+
+
 def test_calibrated_by_hand(context: TermContext, output_of: MakeOutput, batch_of: MakeBatch) -> None:
     values = build("term", {"name": "calibrated"}, context)(
         batch_of(), output_of(reconstruction=torch.full((2, 4, 2, 2, 2), 0.5))
