@@ -12,6 +12,7 @@ from collections.abc import Callable
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
 
 from menvae.errors import (
     ExitCode,
@@ -39,7 +40,7 @@ def carry_out(command: str, task: Callable[[], int]) -> int:
     """
     try:
         return task()
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
         return _tell(command, sentence(error), ExitCode.WRONG_INPUT)
     except OSError as error:
         if error.errno not in _DISK_IS_FULL and (error.errno not in _UP_TO_THE_USER or error.filename is None):
@@ -73,6 +74,9 @@ def sentence(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return f"{group}: '{option}' is not an option; {nearest(option, error.options)}"
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"'{mark.name}', line {mark.line + 1}, column {mark.column + 1}: not YAML: {error.problem}"
     if isinstance(error, OverrideParseException):
         why = str(error).partition("\n")[0]
         if why.startswith("Lexer"):

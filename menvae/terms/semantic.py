@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from menvae.collectives import sum_over_ranks
+from menvae.errors import UserError
 from menvae.registry import register
 from menvae.terms import Term, TermContext
 from menvae.types import Batch, ModelOutput
@@ -15,9 +16,20 @@ class Semantic(Term):
     """Mean squared error of the z-scored targets that were observed; the scalar bears the partition's name."""
 
     def __init__(self, context: TermContext, *, partition: str) -> None:
-        """Args: partition: whose head is supervised."""
+        """Choose what is supervised.
+
+        Args:
+            context: of the run.
+            partition: whose head.
+
+        Raises:
+            UserError: no such partition.
+        """
         super().__init__()
-        context.layout.bounds(partition)
+        try:
+            context.layout.bounds(partition)
+        except UserError as error:
+            raise UserError(f"{error}; loss=vae, dip and tcvae are without supervision") from None
         self.partition = partition
         self.scalars = (partition,)
         self.requires = frozenset({f"predictions.{partition}"})

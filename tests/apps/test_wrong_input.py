@@ -75,6 +75,10 @@ WRONG = [
         ["loss.terms.kl.partitions=[resdual]"],
         "loss.terms.kl: partition 'resdual' does not exist; did you mean 'residual'?",
     ),
+    (
+        ["model=vae"],
+        "loss.terms.vol: partition 'vol' does not exist; known: residual; loss=vae, dip and tcvae are without",
+    ),
     (["decoder=auxiliary"], "decoder=auxiliary draws [16, 16, 16], not data.roi_size=[32, 32, 32]"),
     (["auxiliary_decoder=auxiliary"], "auxiliary_decoder: 'auxiliary' is not allowed; choose a decoder with decoder@"),
     (["loss.terms.kl=kl"], "loss.terms.kl: 'kl' is not allowed; choose a term with term@loss.terms.kl=<name>"),
@@ -112,6 +116,27 @@ def test_one_sentence(
     assert_one_sentence(captured.err, words)
     assert captured.out == ""
     assert not (tmp_path / "outputs" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("loss: {a: ???}", "', line 2, column 11: not YAML: expected the node content"),
+        ("loss:\n  a: 1\n  a: 2", "', line 4, column 3: not YAML: found duplicate key a"),
+    ],
+)
+def test_own_file_that_is_not_yaml(
+    lines: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "experiment" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text(f"# @package _global_\n{lines}\n")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["menvae-train", "--config-dir", str(tmp_path), "experiment=mine"])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == 2
+    assert_one_sentence(capfd.readouterr().err, f"'{file}{words}")
 
 
 @pytest.mark.parametrize(
