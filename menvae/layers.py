@@ -251,6 +251,12 @@ def up_blocks(
     )
 
 
+def only_volumes(size: tuple[int, ...], owner: str) -> None:
+    """Refuse what is no box of voxels, by `UserError`."""
+    if len(size) != 3:
+        raise UserError(f"{owner} is for volumes, and the data are rows of a table: choose mlp")
+
+
 def coarse_grid(size: tuple[int, ...], owner: str) -> tuple[int, int, int]:
     """Return the grid that is 16 times coarser than a box of ``size`` voxels.
 
@@ -260,8 +266,7 @@ def coarse_grid(size: tuple[int, ...], owner: str) -> tuple[int, int, int]:
     >>> coarse_grid((160, 160, 160), "encoder")
     (10, 10, 10)
     """
-    if len(size) != 3:
-        raise UserError(f"{owner} is for volumes, and the data are rows of a table: choose mlp")
+    only_volumes(size, owner)
     wrong = [side for side in size if side % STRIDE or side < STRIDE]
     if wrong:
         raise UserError(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -209,16 +209,29 @@ def _start(experiment: Experiment) -> str:
         raise UserError(f"trainer.resume: checkpoint '{resumed}' does not exist; allowed are auto, never and a file")
     if resumed is None and initial is not None and not initial.is_file():
         raise UserError(f"trainer.init_from: '{initial}' does not exist; allowed are a run directory and a checkpoint")
-    of_parts = [
-        Path(bound.settings["checkpoint"]).expanduser()
-        for bound in experiment.parts.values()
-        if bound.settings.get("checkpoint") is not None  # a part that has read it already, so it is there
-    ]
+    of_parts = [path for bound in experiment.parts.values() for path in _checkpoints(bound.settings)]
     digests = []
     for path in filter(None, (resumed or initial, *of_parts)):
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        for part in _files(path):
+            with part.open("rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     return " ".join(digests)
+
+
+def _checkpoints(settings: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield the checkpoints that a part and the parts inside it name; it has read them already, so they are there."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _checkpoints(value)
+        elif key == "checkpoint" and value is not None:
+            yield Path(value).expanduser()
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the file itself, or the files that lie in a folder, hidden ones left out."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
 
 
 def _open_directory(experiment: Experiment, identity: str, job: Job | None) -> RunDirectory:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from pretrained import pretrained, write
+from pretrained import pretrained, transformer, write, write_transformer
 
 from menvae.errors import UserError
 from menvae.experiment import Experiment
@@ -17,6 +17,8 @@ from menvae.registry import configuration_folder
 CONF = configuration_folder("menvae") or Path()
 OF_TABLES = {"mlp"}
 """Encoders and decoders of rows; all others are of volumes."""
+OF_CHECKPOINTS = {"frozen", "frozen_slices"}
+"""Encoders that need one."""
 OF_OTHER_SIZES = {"auxiliary"}
 """Decoders of a smaller cube than the box."""
 BOX = ("data.roi_size=[32,32,32]", "data.spacing_mm=[6.25,6.25,6.25]")
@@ -41,16 +43,20 @@ def part(group: str, name: str) -> DictConfig:
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], DictConfig]:
-    """Return every encoder and decoder, small, and a checkpoint for the one that needs it."""
-    checkpoint = write(tmp_path_factory.mktemp("frozen") / "best.ckpt", {"model": as_of_a_run(pretrained(4))})
+    """Return every encoder and decoder, small, and a checkpoint for those that need one."""
+    folder = tmp_path_factory.mktemp("frozen")
+    checkpoints = {
+        "frozen": write(folder / "best.ckpt", {"model": as_of_a_run(pretrained(4))}),
+        "frozen_slices": write_transformer(folder / "transformer", transformer()),
+    }
     found = {(group, name): part(group, name) for group in ("encoder", "decoder") for name in names(group)}
-    for (group, _), config in found.items():
+    for (group, name), config in found.items():
         OmegaConf.set_struct(config, False)
         for section in (config, *(config[key] for key in ("trained", "expert", "each") if key in config)):
             if "base_filters" in section:
                 section.base_filters = 8 if group == "encoder" else 16
         if "checkpoint" in list(config):
-            config.checkpoint = str(checkpoint)
+            config.checkpoint = str(checkpoints[name])
     return found
 
 
@@ -79,7 +85,7 @@ def test_what_fits_is_built_and_the_rest_is_refused(loss: str, parts: dict[tuple
 SWAPS = [
     (experiment, f"{group}={name}")
     for experiment in ("exp1_baseline", "exp2_tcvae_sbd", "exp3_semivae", "exp3_physics", "semivae_run6")
-    for group, others in (("encoder", OF_TABLES | {"frozen"}), ("decoder", OF_TABLES | OF_OTHER_SIZES))
+    for group, others in (("encoder", OF_TABLES | OF_CHECKPOINTS), ("decoder", OF_TABLES | OF_OTHER_SIZES))
     for name in names(group)
     if name not in others
 ]

@@ -6,20 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from menvae.encoders import Encoder, Features
+from menvae.encoders.frozen_features import FrozenProjection
 from menvae.encoders.pretrained import FrozenTrunk, load_trunk
 from menvae.encoders.resnet import DEFAULTS
 from menvae.encoders.trunk import GaussianHead, Pool, pooling
-from menvae.errors import UserError
 from menvae.latent import LatentLayout
-from menvae.registry import bind, register
+from menvae.registry import register
 
 
 @register("encoder", "frozen", reference="design report, recommendations")
-class FrozenFeatures(Encoder):
+class FrozenFeatures(FrozenProjection):
     """The residual is a linear projection of frozen features; the other partitions have an encoder of their own."""
 
     def __init__(
@@ -50,31 +48,13 @@ class FrozenFeatures(Encoder):
         Raises:
             UserError: no such partition, or no other; or a checkpoint that cannot be used (see `load_trunk`).
         """
-        super().__init__()
-        self.layout, self.partition = layout, partition
-        others = {name: size for name, size in layout.sizes.items() if name != partition}
-        if partition not in layout.sizes or not others:
-            raise UserError(f"encoder.partition: '{partition}' is not allowed; it is one of several of {list(layout)}")
-        self.others = LatentLayout(others)
-        self.trained: Encoder = bind("encoder", trained, "encoder.trained")(in_channels, size, self.others)
-        self.hierarchical = self.trained.hierarchical
+        super().__init__(in_channels, size, layout, partition, trained)
         trunk = load_trunk(Path(checkpoint).expanduser(), in_channels, size, "encoder=frozen")
         self.frozen = FrozenTrunk(trunk)
         self.pool = pooling(pool)
         self.head = GaussianHead(trunk.num_pooled(pool), layout.sizes[partition], initial_logvar=initial_logvar)
 
-    def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
-        """Inputs [B, C, D, H, W] -> the features of both."""
-        trained = self.trained.features(inputs, available)
-        frozen = self.pool(self.frozen(inputs, available)["layer4"])
-        return {**{f"trained.{name}": tensor for name, tensor in trained.items()}, "frozen": frozen}
-
-    def posterior(self, features: Features, *, isolated: bool = False) -> tuple[Tensor, Tensor]:
-        """Features -> mean [B, Z], logvar [B, Z], in the order of the layout."""
-        own = {name.removeprefix("trained."): x for name, x in features.items() if name.startswith("trained.")}
-        mean, logvar = (self.others.split(x) for x in self.trained.posterior(own, isolated=isolated))
-        mean[self.partition], logvar[self.partition] = self.head(features["frozen"], None)
-        return (
-            torch.cat([mean[name] for name in self.layout], dim=1),
-            torch.cat([logvar[name] for name in self.layout], dim=1),
-        )
+    def frozen_features(self, inputs: Tensor, available: Tensor | None) -> Tensor:
+        """Inputs [B, C, D, H, W] and bool [B, C] or None -> the pooled frozen grid [B, F]."""
+        pooled: Tensor = self.pool(self.frozen(inputs, available)["layer4"])
+        return pooled

@@ -92,18 +92,23 @@ class FrozenTrunk(nn.Module):
     Its weights are buffers that are not in checkpoints, which hold a digest of them instead.
     """
 
-    def __init__(self, trunk: ResNetTrunk) -> None:
-        """Args: trunk: is changed."""
+    def __init__(self, trunk: nn.Module, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Freeze a trunk.
+
+        Args:
+            trunk: inputs [B, C, D, H, W] and bool [B, C] or None -> features; is changed.
+            weights: {name: tensor} of the digest; None: those of the trunk, under the names that they have in it.
+        """
         super().__init__()
         self.trunk = trunk.eval()
         for module in list(self.trunk.modules()):
             if is_parametrized(module, "weight"):  # a spectral norm has nothing more to estimate
                 remove_parametrizations(module, "weight", leave_parametrized=True)
         for module in self.trunk.modules():
-            for name, parameter in list(module.named_parameters(recurse=False)):
+            for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
                 delattr(module, name)
-                module.register_buffer(name, parameter.detach().clone(), persistent=False)
-        self._digest = _digest(dict(self.trunk.named_buffers()))
+                module.register_buffer(name, tensor.detach().clone(), persistent=False)
+        self._digest = _digest(dict(self.trunk.named_buffers()) if weights is None else weights)
 
     def forward(self, inputs: Tensor, available: Tensor | None = None) -> Features:
         """Inputs [B, C, D, H, W] -> the features of the trunk, without gradient."""
@@ -128,5 +133,6 @@ class FrozenTrunk(nn.Module):
 def _digest(tensors: Mapping[str, Tensor]) -> Tensor:
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].contiguous().cpu().numpy().tobytes())
+        values = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # numpy has no bfloat16
+        digest.update(name.encode() + values.numpy().tobytes())
     return torch.tensor(list(digest.digest()), dtype=torch.uint8)

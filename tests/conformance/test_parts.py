@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
-from pretrained import CHECKPOINT
+from pretrained import CHECKPOINT, TRANSFORMER
 
 from menvae.conformance import (
     DataConformance,
@@ -47,6 +47,10 @@ class TestEncoders(EncoderConformance):
         "frozen": [
             {"checkpoint": str(CHECKPOINT), "trained": {"name": "resnet", "base_filters": 8}},
             {"checkpoint": str(CHECKPOINT), "partition": "shape", "pool": "flatten", "initial_logvar": None},
+        ],
+        "frozen_slices": [
+            {"checkpoint": str(TRANSFORMER), "slices": 4, "trained": {"name": "resnet", "base_filters": 8}},
+            {"checkpoint": str(TRANSFORMER), "partition": "shape", "image_size": 24, "initial_logvar": None},
         ],
     }
 
