@@ -21,7 +21,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from menvae.apps.outcome import carry_out, ended_elsewhere
+from menvae.apps.outcome import carry_out, ended_elsewhere, leave
 from menvae.errors import ExitCode
 from menvae.registry import ENTRY_POINT_GROUP, configuration_folder
 
@@ -73,7 +73,7 @@ def run(config_name: str, task: Task, command: str | None = None) -> None:
 
     with _help_within(120):
         code = carry_out(command, application)
-    sys.exit(code)
+    leave(code)
 
 
 @contextmanager

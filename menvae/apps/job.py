@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from menvae.apps.outcome import carry_out
+from menvae.apps.outcome import carry_out, leave
 from menvae.errors import ExitCode, RunInterruptedError
 from menvae.interruption import stop_requests, stop_with_parent
 from menvae.sweeps.job import Job
@@ -45,6 +46,7 @@ def run_slurm_task(path: str, max_num_timeout: int) -> None:
         subprocess.run(["scontrol", "requeue", environment.job_id], check=True)
     if code:
         sys.exit(code)
+    atexit.register(leave, code)  # when submitit has written its result
 
 
 def _run(path: Path) -> tuple[int, str]:
@@ -77,11 +79,4 @@ def _run(path: Path) -> tuple[int, str]:
 
 if __name__ == "__main__":
     stop_with_parent()
-    exit_code = run(Path(sys.argv[1]))
-    if exit_code == ExitCode.INTERRUPTED:
-        # All is written, and a shutdown of the interpreter may abort ("terminate called without an active exception"):
-        # threads of a process group do, whose ranks leave one after the other.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(exit_code)
-    sys.exit(exit_code)
+    leave(run(Path(sys.argv[1])))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import socket
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
@@ -57,6 +59,20 @@ def carry_out(command: str, task: Callable[[], int]) -> int:
         )
     except OtherRankFailedError:
         return 1
+
+
+def leave(code: int) -> NoReturn:
+    """End this process; all is written, so that a rank of several leaves without a shutdown of the interpreter.
+
+    `torch.nn.parallel.DistributedDataParallel` keeps its process group for good. The threads of the group may still ask
+    for the interpreter that is being shut down, and C++ then aborts ("terminate called without an active exception").
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        sys.exit(code)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _tell(command: str, text: str, code: int, *, everyone: bool = False) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from menvae.apps.outcome import leave
 from menvae.latent import LatentLayout
 from menvae.objective import Objective
 from menvae.registry import build
@@ -67,3 +68,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave(0)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from menvae import collectives
+from menvae.apps.outcome import leave
 from menvae.latent import LatentLayout
 from menvae.objective import Objective
 from menvae.registry import build
@@ -112,3 +113,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave(0)
