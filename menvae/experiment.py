@@ -12,13 +12,14 @@ from typing import Any, cast
 import numpy as np
 from omegaconf import DictConfig
 
-from menvae.advice import advice
+from menvae.advice import Circumstances, advice
 from menvae.configuration import plain_values
 from menvae.data.augmentation import AugmentationSettings
+from menvae.data.features import FEATURES
 from menvae.data.normalizer import TargetSettings
 from menvae.data.source import Data, DataRequest, DataSource
 from menvae.data.workers import unseen
-from menvae.errors import UserError
+from menvae.errors import UserError, nearest
 from menvae.evaluation.collapse import WatchSettings
 from menvae.evaluation.gates import GateSettings
 from menvae.evaluation.reconstructions import PictureSettings
@@ -34,7 +35,7 @@ from menvae.tracking.mlflow import TrackingSettings
 from menvae.tracking.progress import progress_bar
 from menvae.training.curriculum import Curriculum
 from menvae.training.determinism import seed_everything
-from menvae.training.launch import Place
+from menvae.training.launch import Place, num_ranks_started
 from menvae.training.trainer import TrainerSettings
 from menvae.types import Progress
 
@@ -77,7 +78,7 @@ class Loss:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Loss:
         """Check ``loss.*``; raises `UserError`."""
-        weights = {}
+        weights, terms, schedules = {}, _section(config, "terms"), _section(config, "schedules")
         for key, value in config.items():
             if key in ("terms", "schedules"):
                 continue
@@ -87,8 +88,8 @@ class Loss:
                 raise UserError(f"loss.{key}: {value!r} is not allowed; a weight is a number, 0 or larger")
             weights[key.removeprefix(WEIGHT_PREFIX)] = float(value)
         return cls(
-            {key: bind("term", term, f"loss.terms.{key}") for key, term in config["terms"].items()},
-            {key: bind("schedule", part, f"loss.schedules.{key}") for key, part in config["schedules"].items()},
+            {key: bind("term", term, f"loss.terms.{key}") for key, term in terms.items()},
+            {key: bind("schedule", part, f"loss.schedules.{key}") for key, part in schedules.items()},
             weights,
         )
 
@@ -114,6 +115,7 @@ class Experiment:
         settings: configuration key -> dataclass of settings.
         loss: the checked loss.
         layout: the partitions of z.
+        left_out: which keys of other parts were left out, in sentences.
         advice: what is legal in it and seldom wise, in sentences.
     """
 
@@ -122,6 +124,7 @@ class Experiment:
     settings: Mapping[str, Any]
     loss: Loss
     layout: LatentLayout
+    left_out: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
 
     @classmethod
@@ -134,23 +137,17 @@ class Experiment:
         config = plain_values(composed, {"name", "seed", "output_dir", "loss", *_PARTS, *_SETTINGS})
         if isinstance(config["seed"], bool) or not isinstance(config["seed"], int) or config["seed"] < 0:
             raise UserError(f"seed: {config['seed']!r} is not allowed; it should be a whole number, 0 or larger")
-        notes = []
-        for key, group in _PARTS.items():
-            if isinstance(config[key], Mapping):
-                config[key], foreign = own_keys(group, config[key])
-                if foreign:
-                    notes.append(
-                        f"{key}={config[key]['name']} has no {', '.join(foreign)}: what the experiment says of another "
-                        f"{group} is left out"
-                    )
+        if not isinstance(config["loss"], Mapping):
+            raise UserError(f"loss: {config['loss']!r} is not allowed; choose an objective with loss=<name>")
+        left_out = _leave_out_keys_of_others(config)
         parts = {key: bind(group, config[key], key) for key, group in _PARTS.items()}
         settings = {key: validated(settings_class, config[key], key) for key, settings_class in _SETTINGS.items()}
         latent = parts["model"].settings
         layout = LatentLayout.from_config(latent["z_dim"], latent["partitions"])
-        experiment = cls(config, parts, settings, Loss.from_config(config["loss"]), layout)
+        experiment = cls(config, parts, settings, Loss.from_config(config["loss"]), layout, tuple(left_out))
+        _check_features(experiment.supervision)
         model, objective = experiment.build(num_training_subjects=1)
-        curves = objective.weight_curves(experiment.positions(501))
-        return replace(experiment, advice=(*notes, *advice(model, objective, curves)))
+        return replace(experiment, advice=tuple(advice(model, objective, experiment._circumstances(objective))))
 
     @property
     def source(self) -> DataSource:
@@ -208,6 +205,15 @@ class Experiment:
         curriculum: Curriculum = self.settings["curriculum"]
         return [curriculum.progress(float(epoch), max_epochs) for epoch in np.linspace(0.0, max_epochs, num)]
 
+    def _circumstances(self, objective: Objective) -> Circumstances:
+        trainer: TrainerSettings = self.settings["trainer"]
+        return Circumstances(
+            weights=objective.weight_curves(self.positions(501)),
+            num_rows=trainer.batch_size * (trainer.devices or num_ranks_started() or 1),
+            channels=self.source.channels,
+            draws_pairs=bool(self.parts["data"].settings.get("pairs", False)),
+        )
+
     def build(self, num_training_subjects: int, num_classes: int | None = None) -> tuple[Model, Objective]:
         """Build model and objective from the seed, and check that the model gives what the terms require.
 
@@ -247,6 +253,8 @@ class Experiment:
                     f"loss.terms.{key} requires '{need}', which model={model.name} does not give; set {weights}{remedy}"
                 )
             for need in sorted(term.batch_requires - self.source.gives):
+                if need == "mask":
+                    weights = f"loss.terms.{key}.tumour_weight=1"
                 raise UserError(
                     f"loss.terms.{key} needs '{need}' of every subject, which data={data.name} does not give with "
                     f"these keys; set {weights}, or what data.* has for it (menvae-parts data)"
@@ -268,6 +276,45 @@ class Experiment:
             if isinstance(module, OutputActivation) and not (module.reach[0] <= low and high <= module.reach[1]):
                 reach = " to ".join(f"{end:g}" for end in module.reach)
                 raise UserError(
-                    f"{name.split('.', 1)[0]}.activation: {module.name} is not allowed; it reaches {reach}, and "
+                    f"{self._path_of('activation', name)}: {module.name} is not allowed; it reaches {reach}, and "
                     f"{what} go beyond: choose {remedy}"
+                )
+
+    def _path_of(self, key: str, module: str) -> str:
+        """Return the path of a key of the part that a module of the model belongs to, or of a part inside that."""
+        part = module.split(".", 1)[0]
+        settings = self.parts[part].settings
+        inside = [name for name, value in settings.items() if isinstance(value, Mapping) and key in value]
+        return f"{part}.{key}" if key in settings or not inside else f"{part}.{inside[0]}.{key}"
+
+
+def _section(loss: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = loss.get(name, {})
+    if not isinstance(found, Mapping):
+        raise UserError(f"loss.{name}: {found!r} is not allowed; set its keys, loss.{name}.<key>=...")
+    return found
+
+
+def _leave_out_keys_of_others(config: dict[str, Any]) -> list[str]:
+    """Take keys out of a configuration that an experiment has for a part which another has replaced; say which."""
+    slots = [(config, key, group, key) for key, group in _PARTS.items()]
+    for group in ("term", "schedule"):
+        chosen = cast(dict[str, Any], _section(config["loss"], f"{group}s"))
+        slots += [(chosen, key, group, f"loss.{group}s.{key}") for key in chosen]
+    sentences = []
+    for holder, key, group, path in slots:
+        if isinstance(holder[key], Mapping):
+            holder[key], foreign = own_keys(group, holder[key])
+            if foreign:
+                sentences.append(f"{path}={holder[key]['name']} has no {', '.join(foreign)}: left out")
+    return sentences
+
+
+def _check_features(supervision: Mapping[str, Sequence[str]]) -> None:
+    """Refuse targets that do not exist before a cohort is prepared."""
+    for partition, features in supervision.items():
+        for feature in features:
+            if feature not in FEATURES:
+                raise UserError(
+                    f"model.supervision.{partition}: feature '{feature}' does not exist; {nearest(feature, FEATURES)}"
                 )

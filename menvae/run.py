@@ -348,6 +348,8 @@ def _describe(experiment: Experiment, data: Data, here: Place, directory: RunDir
     write_json(directory.path / "environment.json", describe_environment(str(here.device), here.num_ranks))
     write_json(directory.path / "targets.json", {"data_hash": data.data_hash, **data.description})
     write_table(directory.path / "splits.csv", data.split_columns, data.split_rows)
+    for sentence in experiment.left_out:
+        _log.info("%s", sentence)
     for sentence in experiment.advice:
         _log.warning("%s", sentence)
     schedule_picture(*_schedule_curves(experiment), directory.pictures / "schedule.png")

@@ -71,3 +71,50 @@ def test_a_weight_that_never_counts(compose_train: Compose) -> None:
     found = said(compose_train, "loss.schedules.dcor.start=100", *SHRUNK)
     (sentence,) = found
     assert sentence.startswith("loss.lambda_dcor is 0 from the first epoch to the last")
+
+
+REFERENCE = "curriculum.reference_epochs"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model=vae", "loss=tcvae"], "loss.lambda_tc=6 comes to 2.25 at most"),  # 6 * 15 / 40
+        (["model=vae", "loss=tcvae", f"{REFERENCE}=200"], None),
+        (["model=vae", "loss=tcvae", f"{REFERENCE}=40"], None),
+        (["experiment=semivae_exponential", *RUN6[1:]], None),
+        (
+            ["schedule@loss.schedules.dcor=constant", "loss.schedules.dcor.value=0"],
+            "loss.lambda_dcor is 0 from the first",
+        ),
+    ],
+)
+def test_a_weight_that_does_not_come_to_what_it_should(
+    compose_train: Compose, overrides: list[str], words: str | None
+) -> None:
+    found = [sentence for sentence in said(compose_train, *SHRUNK, *overrides) if not sentence.startswith(TEMPLATE)]
+    assert [sentence.startswith(str(words)) for sentence in found] == ([] if words is None else [True])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["loss.terms.dcor.buffer_size=0", "trainer.batch_size=3"], "loss.terms.dcor is always 0: it needs 4 subjects"),
+        (["loss.terms.dcor.buffer_size=0", "trainer.batch_size=4"], None),
+        (["loss.terms.dcor.buffer_size=0", "trainer.batch_size=2", "trainer.devices=2"], None),
+        (["loss.terms.dcor.buffer_size=3", "trainer.batch_size=3"], "loss.terms.dcor is always 0"),
+        (["loss.terms.dcor.buffer_size=4", "trainer.batch_size=2"], None),
+        (["experiment=exp2_dipvae", "trainer.batch_size=1"], "loss.terms.dip is a covariance over the batch"),
+        (["experiment=exp2_dipvae", "trainer.batch_size=2"], None),
+        (
+            ["experiment=contrastive_finetune", "data.pairs=false"],
+            "loss.terms.contrastive compares visits of a patient",
+        ),
+        (["experiment=contrastive_finetune"], None),
+        (["model.modality_dropout=0.5", "data.modalities=[t1c]"], "model.modality_dropout hides nothing"),
+        (["model.modality_dropout=0.5"], None),
+    ],
+)
+def test_what_can_have_no_effect(compose_train: Compose, overrides: list[str], words: str | None) -> None:
+    found = said(compose_train, *SHRUNK, *overrides)
+    assert [sentence.startswith(str(words)) for sentence in found] == ([] if words is None else [True])

@@ -100,7 +100,30 @@ def test_another_part_takes_its_place_in_an_experiment(experiment: str, swap: st
     built = Experiment.from_config(swapped)
     group, name = swap.split("=")
     assert built.config[group]["name"] == name
-    left_out = [sentence for sentence in built.advice if sentence.startswith(f"{group}={name} has no ")]
+    left_out = [sentence for sentence in built.left_out if sentence.startswith(f"{group}={name} has no ")]
     foreign = set(alone[group]) - set(part(group, name))
     assert bool(left_out) == bool(foreign), (left_out, foreign)
     assert not set(built.config[group]) & foreign
+
+
+@pytest.mark.parametrize(
+    ("experiment", "swap", "words"),
+    [
+        (
+            "semivae_run6",
+            "schedule@loss.schedules.vol=exponential",
+            "loss.schedules.vol=exponential has no decay_start, decay_length, decay_to: left out",
+        ),
+        ("exp1_baseline", "schedule@loss.schedules.kl=linear", "loss.schedules.kl=linear has no "),
+        (
+            "exp2_tcvae_sbd",
+            "term@loss.terms.recon=calibrated",
+            "loss.terms.recon=calibrated has no reduction: left out",
+        ),
+    ],
+)
+def test_another_term_or_schedule_takes_its_place_too(experiment: str, swap: str, words: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        built = Experiment.from_config(compose("train", [f"experiment={experiment}", swap, *BOX]))
+    (sentence,) = built.left_out
+    assert sentence.startswith(words)

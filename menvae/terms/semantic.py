@@ -29,7 +29,10 @@ class Semantic(Term):
         try:
             context.layout.bounds(partition)
         except UserError as error:
-            raise UserError(f"{error}; loss=vae, dip and tcvae are without supervision") from None
+            without = f"~loss.terms.{partition} ~loss.lambda_{partition} ~loss.schedules.{partition}"
+            raise UserError(
+                f"{error}; loss=vae, dip and tcvae are without supervision, or leave it out with {without}"
+            ) from None
         self.partition = partition
         self.scalars = (partition,)
         self.requires = frozenset({f"predictions.{partition}"})

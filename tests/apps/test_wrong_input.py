@@ -79,6 +79,11 @@ WRONG = [
         ["model=vae"],
         "loss.terms.vol: partition 'vol' does not exist; known: residual; loss=vae, dip and tcvae are without",
     ),
+    (["loss.terms=3"], "loss.terms: 3 is not allowed"),
+    (
+        ["model.supervision.vol=[vol_totl]"],
+        "model.supervision.vol: feature 'vol_totl' does not exist; did you mean 'vol_total'?",
+    ),
     (["decoder=auxiliary"], "decoder=auxiliary draws [16, 16, 16], not data.roi_size=[32, 32, 32]"),
     (["auxiliary_decoder=auxiliary"], "auxiliary_decoder: 'auxiliary' is not allowed; choose a decoder with decoder@"),
     (["loss.terms.kl=kl"], "loss.terms.kl: 'kl' is not allowed; choose a term with term@loss.terms.kl=<name>"),
