@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 
@@ -40,6 +41,25 @@ class OtherRankFailedError(RuntimeError):
 
 class TrainingDivergedError(ArithmeticError):
     """A loss or a gradient is not finite; the message names the first offending scalar or parameter."""
+
+
+@contextmanager
+def about(key: str) -> Iterator[None]:
+    """Put a configuration key in front of a `UserError` of code that does not know where its values stand.
+
+    Args:
+        key: such as ``model.heads.vol``.
+
+    >>> with about("encoder.order"):
+    ...     raise UserError("partition 'lox' does not exist")
+    Traceback (most recent call last):
+        ...
+    menvae.errors.UserError: encoder.order: partition 'lox' does not exist
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

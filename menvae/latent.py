@@ -95,8 +95,8 @@ class LatentLayout:
         for name in names:
             self.bounds(name)
         if len(set(names)) != len(names) or len(names) < at_least:
-            needed = "one or more" if at_least == 1 else "two or more"
-            raise UserError(f"partitions {names} are not allowed; it needs {needed} different ones")
+            needed = ("", "one or more ", "two or more ")[at_least]
+            raise UserError(f"partitions {names} are not allowed; it needs {needed}different ones")
         return names
 
     def select(self, z: Tensor, partition: str) -> Tensor:

@@ -71,6 +71,7 @@ def test_unknown_partition_names_the_nearest() -> None:
     [
         ([], 1, "partitions [] are not allowed; it needs one or more different ones"),
         (["a", "a"], 1, "partitions ['a', 'a'] are not allowed; it needs one or more different ones"),
+        (["a", "a"], 0, "partitions ['a', 'a'] are not allowed; it needs different ones"),
         (["b"], 2, "partitions ['b'] are not allowed; it needs two or more different ones"),
         (["c"], 1, "partition 'c' does not exist"),
     ],
@@ -81,3 +82,4 @@ def test_partitions_that_no_part_can_look_at(partitions: list[str], at_least: in
         layout.chosen(partitions, at_least=at_least)
     assert str(caught.value).startswith(words)
     assert layout.chosen(["b", "a"], at_least=2) == ["b", "a"]
+    assert layout.chosen([], at_least=0) == []

@@ -46,6 +46,13 @@ class Encoder(nn.Module):
         return self.posterior(self.features(inputs, available))
 
 
+def only_available(inputs: Tensor, available: Tensor | None) -> Tensor:
+    """Inputs [B, C, ...], bool [B, C] or None for all -> the same with 0 where a modality is missing."""
+    if available is None:
+        return inputs
+    return inputs.masked_fill(~available.reshape(*available.shape, *(1,) * (inputs.ndim - 2)), 0.0)
+
+
 def detached(features: Features) -> Features:
     """Return the same features, out of which no gradient runs."""
     return {name: tensor.detach() for name, tensor in features.items()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from menvae.encoders import Encoder, Features
 from menvae.encoders.trunk import GaussianHead, Pool, ResNetTrunk, Stem, pooling
-from menvae.errors import UserError
+from menvae.errors import UserError, about
 from menvae.latent import LatentLayout
 from menvae.layers import conv
 from menvae.registry import Field, register
@@ -152,8 +152,8 @@ class BranchedEncoder(Encoder):
         super().__init__()
         self.layout, self.hierarchical = layout, hierarchical
         self.order = _order(layout, hierarchical, order)
-        for name in multi_scale:
-            _check(layout, name, "encoder.multi_scale")
+        with about("encoder.multi_scale"):
+            layout.chosen(multi_scale, at_least=0)
         self.trunk = ResNetTrunk(
             in_channels,
             size,
@@ -200,20 +200,14 @@ def _joined(layout: LatentLayout, by_partition: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([by_partition[name] for name in layout], dim=1)
 
 
-def _check(layout: LatentLayout, name: str, key: str) -> None:
-    try:
-        layout.bounds(name)
-    except UserError as error:
-        raise UserError(f"{key}: {error}") from None
-
-
 def _order(layout: LatentLayout, hierarchical: bool, order: Sequence[str] | None) -> list[str]:
     if order is None:
         return list(layout)
     if not hierarchical:
         raise UserError(f"encoder.order: {list(order)} needs encoder.hierarchical=true, otherwise nothing follows it")
-    for name in order:
-        _check(layout, name, "encoder.order")
-    if sorted(order) != sorted(layout):
-        raise UserError(f"encoder.order: {list(order)} is not allowed; it names each of {list(layout)} once")
+    with about("encoder.order"):
+        for name in order:
+            layout.bounds(name)
+        if sorted(order) != sorted(layout):
+            raise UserError(f"{list(order)} is not allowed; it names each of {list(layout)} once")
     return list(order)

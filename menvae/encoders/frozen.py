@@ -39,7 +39,8 @@ class FrozenFeatures(FrozenProjection):
             size: (D, H, W) in voxels.
             layout: the partitions of z.
             checkpoint: path of the pretrained encoder: ``best.ckpt`` of a run whose encoder has the layers of
-                ``resnet``, or such weights alone. The run needs it whenever its weights are loaded.
+                ``resnet``, on the same modalities and normalisation, or such weights alone. The run needs it whenever
+                its weights are loaded.
             partition: which is projected from the frozen features.
             pool: of the coarsest frozen grid.
             initial_logvar: log variance of that partition before training.
@@ -49,8 +50,8 @@ class FrozenFeatures(FrozenProjection):
             UserError: no such partition, or no other; or a checkpoint that cannot be used (see `load_trunk`).
         """
         super().__init__(in_channels, size, layout, partition, trained)
-        trunk = load_trunk(Path(checkpoint).expanduser(), in_channels, size, "encoder=frozen")
-        self.frozen = FrozenTrunk(trunk)
+        trunk, identity = load_trunk(Path(checkpoint).expanduser(), in_channels, size, "encoder=frozen")
+        self.frozen = FrozenTrunk(trunk, trained_on=identity)
         self.pool = pooling(pool)
         self.head = GaussianHead(trunk.num_pooled(pool), layout.sizes[partition], initial_logvar=initial_logvar)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from menvae.encoders import Encoder, Features
+from menvae.encoders import Encoder, Features, only_available
 from menvae.latent import LatentLayout
 from menvae.layers import perceptron, refuse_volumes
 from menvae.registry import Field, register
@@ -54,9 +54,7 @@ class MLPEncoder(Encoder):
             inputs: standardised values.
             available: which values count, bool [B, F]; the others are taken as 0, their mean. None: all.
         """
-        if available is not None:
-            inputs = inputs.masked_fill(~available, 0.0)
-        return {"hidden": self.layers(inputs)}
+        return {"hidden": self.layers(only_available(inputs, available))}
 
     def posterior(self, features: Features, *, isolated: bool = False) -> tuple[Tensor, Tensor]:
         """Features -> mean [B, Z], logvar [B, Z]; each latent reads its own row of the linear layers."""

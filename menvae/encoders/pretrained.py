@@ -1,4 +1,4 @@
-"""Pretrained trunks: read from a checkpoint without executing anything, and frozen for good."""
+"""Pretrained trunks: read from a checkpoint without executing anything, frozen for good, and of inputs like ours."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ from menvae.encoders.trunk import ResNetTrunk, Stem
 from menvae.errors import UserError
 from menvae.layers import coarse_grid
 
+_MEANING_OF_INPUTS = ("data.modalities", "data.normalisation")
+"""What a run must have in common with the run of frozen weights, beside the number of modalities."""
+
 _FIRST_BLOCK = re.compile(r"(.*)layers\.0\.body\.0\.")
 
 
-def load_trunk(path: Path, in_channels: int, size: tuple[int, int, int], owner: str) -> ResNetTrunk:
+def load_trunk(
+    path: Path, in_channels: int, size: tuple[int, int, int], owner: str
+) -> tuple[ResNetTrunk, Mapping[str, str]]:
     """Build the trunk whose weights a checkpoint holds; its width, stem and spectral norm follow from their shapes.
 
     Args:
@@ -30,11 +35,15 @@ def load_trunk(path: Path, in_channels: int, size: tuple[int, int, int], owner: 
         size: (D, H, W) in voxels; need not be the size that it was trained on.
         owner: who to name where ``size`` is refused.
 
+    Returns:
+        The trunk, and the identity of the run that it is from: nothing for weights alone.
+
     Raises:
         UserError: no such file, no weights, no trunk or several in it, or one for another number of modalities.
     """
     coarse_grid(size, owner)
-    found = _trunk_state(path)
+    content = _content(path)
+    found = _trunk_state(content, path)
     weight = ".0.parametrizations.weight.original" if _is_spectral(found) else ".0.weight"
     stem: Stem = "shared" if f"stem{weight}" in found else "per_modality"
     num_stems = len({name.split(".")[2] for name in found if name.startswith("stem.stems.")})
@@ -59,14 +68,15 @@ def load_trunk(path: Path, in_channels: int, size: tuple[int, int, int], owner: 
     except (KeyError, RuntimeError, UserError) as error:
         detail = str(error).splitlines()[-1].strip()
         raise UserError(f"encoder.checkpoint: the encoder in '{path}' is none of this version: {detail}") from error
-    return trunk
+    identity = content.get("identity")
+    return trunk, identity if isinstance(identity, Mapping) else {}
 
 
 def _is_spectral(state: Mapping[str, Tensor]) -> bool:
     return any(".parametrizations.weight." in name for name in state)
 
 
-def _trunk_state(path: Path) -> dict[str, Tensor]:
+def _content(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise UserError(f"encoder.checkpoint: '{path}' does not exist")
     try:
@@ -74,9 +84,11 @@ def _trunk_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         reason = str(error).split(". ")[0].splitlines()[0]
         raise UserError(f"encoder.checkpoint: '{path}' holds no weights that can be read: {reason}") from error
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
-    state = content if isinstance(content, Mapping) else {}
+    return content if isinstance(content, Mapping) else {}
+
+
+def _trunk_state(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    state = content["model"] if isinstance(content.get("model"), Mapping) else content
     prefixes = {match[1] for match in map(_FIRST_BLOCK.match, map(str, state)) if match}
     if len(prefixes) != 1:
         count = f"{len(prefixes)} encoders" if prefixes else "no encoder"
@@ -90,16 +102,28 @@ class FrozenTrunk(nn.Module):
     """A trunk that never changes: no parameters, no gradient, always in evaluation mode.
 
     Its weights are buffers that are not in checkpoints, which hold a digest of them instead.
+
+    Attributes:
+        trained_on: the identity of the run that its weights are from, as a checkpoint holds it; nothing where that is
+            not known.
     """
 
-    def __init__(self, trunk: nn.Module, weights: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        trunk: nn.Module,
+        weights: Mapping[str, Tensor] | None = None,
+        *,
+        trained_on: Mapping[str, str] | None = None,
+    ) -> None:
         """Freeze a trunk.
 
         Args:
             trunk: inputs [B, C, D, H, W] and bool [B, C] or None -> features; is changed.
             weights: {name: tensor} of the digest; None: those of the trunk, under the names that they have in it.
+            trained_on: see above.
         """
         super().__init__()
+        self.trained_on: Mapping[str, str] = trained_on or {}
         self.trunk = trunk.eval()
         for module in list(self.trunk.modules()):
             if is_parametrized(module, "weight"):  # a spectral norm has nothing more to estimate
@@ -128,6 +152,27 @@ class FrozenTrunk(nn.Module):
         """Compare with the digest of a checkpoint; RuntimeError where it was trained on other frozen weights."""
         if not torch.equal(state.cpu(), self._digest):
             raise RuntimeError("it was trained on other frozen features than those of encoder.checkpoint")
+
+
+def check_inputs(model: nn.Module, identity: Mapping[str, str]) -> None:
+    """Refuse frozen weights that were trained on inputs of another meaning than those of a run.
+
+    Args:
+        model: of the run; weights whose run is not known are taken as they are.
+        identity: of the data of the run (`menvae.data.source.DataSource.identity`).
+
+    Raises:
+        UserError: other modalities, another order of them, or another normalisation.
+    """
+    for trunk in model.modules():
+        if not isinstance(trunk, FrozenTrunk):
+            continue
+        for key in _MEANING_OF_INPUTS:
+            theirs, mine = trunk.trained_on.get(key), identity.get(key)
+            if theirs is not None and mine is not None and theirs != mine:
+                raise UserError(
+                    f"encoder.checkpoint: its weights were trained with {key} {theirs}, this configuration has {mine}"
+                )
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> Tensor:

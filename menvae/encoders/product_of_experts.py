@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from menvae.encoders import Encoder, Features
+from menvae.encoders import Encoder, Features, only_available
 from menvae.encoders.resnet import DEFAULTS
 from menvae.latent import LatentLayout
 from menvae.registry import bind, register
@@ -56,7 +56,7 @@ class ProductOfExperts(Encoder):
         """Inputs [B, C, D, H, W] -> the features of every expert, and ``available`` [B, C]."""
         if available is None:
             available = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
-        inputs = inputs.masked_fill(~available.reshape(*available.shape, 1, 1, 1), 0.0)
+        inputs = only_available(inputs, available)
         features = {"available": available}
         for index, (expert, x) in enumerate(zip(self._encoders(), inputs.unbind(1), strict=True)):
             own = expert.features(x.unsqueeze(1))

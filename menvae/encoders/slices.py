@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from menvae.encoders import Features
+from menvae.encoders import Features, only_available
 from menvae.errors import UserError
 from menvae.layers import only_volumes
 
@@ -252,9 +252,7 @@ class SliceTrunk(nn.Module):
 
     def forward(self, inputs: Tensor, available: Tensor | None = None) -> Features:
         """Inputs [B, C, D, H, W] and bool [B, C] -> ``slices`` [B, C * F], 0 for modalities that are missing."""
-        if available is not None:
-            inputs = inputs.masked_fill(~available.reshape(*available.shape, 1, 1, 1), 0.0)
-        images = inputs[..., self.positions].permute(0, 1, 4, 3, 2).flip(-2, -1)
+        images = only_available(inputs, available)[..., self.positions].permute(0, 1, 4, 3, 2).flip(-2, -1)
         tokens = [self._class_tokens(some) for some in torch.split(images.flatten(0, 2), self.images_at_once)]
         features = torch.cat(tokens).reshape(*images.shape[:3], -1).mean(dim=2)
         if available is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool3d
 
-from menvae.encoders import Features
+from menvae.encoders import Features, only_available
 from menvae.layers import NUM_GROUPS, Recomputable, coarse_grid, conv, norm
 
 Stem = Literal["shared", "per_modality"]
@@ -134,8 +134,7 @@ class ResNetTrunk(nn.Module):
 
     def forward(self, inputs: Tensor, available: Tensor | None = None) -> Features:
         """Inputs [B, C, D, H, W] -> ``layer3``, ``layer4`` [B, C', D', H', W'], perhaps ``block_means`` [B, C s^3]."""
-        if available is not None:
-            inputs = inputs.masked_fill(~available.reshape(*available.shape, 1, 1, 1), 0.0)
+        inputs = only_available(inputs, available)
         if isinstance(self.stem, PerModalityStem):
             layer3 = self.layers[:_NUM_BLOCKS_TO_LAYER_3](self.stem(inputs, available))
         else:

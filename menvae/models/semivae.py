@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from menvae.encoders import Encoder, Features, detached
-from menvae.errors import UserError, nearest
+from menvae.errors import UserError, about
 from menvae.latent import LatentLayout
 from menvae.models import Blueprint, Model
-from menvae.registry import Field, bind, register
+from menvae.registry import Bound, Field, bind, register
 from menvae.types import Batch, ModelOutput, Posterior
 
 PARTITIONS: Mapping[str, int | None] = {"vol": 24, "loc": 8, "shape": 12, "residual": None}
@@ -69,12 +69,12 @@ class SemiVAE(Model):
                 all share learns from the other losses. The branches are then evaluated twice, the trunk once.
             modality_dropout: probability that a modality is hidden from the encoder in training, for each subject; one
                 of those that it has always stays. All are to be reconstructed.
-            auxiliary_partition: the partition that the auxiliary decoder draws from.
+            auxiliary_partition: the partition that the auxiliary decoder draws from, where a term requires it.
             logvar_min: floor of the posterior's log variance (-6 is a variance of 0.00248).
 
         Raises:
-            UserError: sizes that do not fit, a partition that is supervised but has no head or does not exist, or an
-                isolation that this encoder has by itself.
+            UserError: sizes that do not fit, a partition that does not exist, one that is supervised but has no head,
+                a head that cannot be had, whether it is needed or not, or an isolation that this encoder has by itself.
         """
         super().__init__()
         self.layout = LatentLayout.from_config(z_dim, partitions)
@@ -84,11 +84,13 @@ class SemiVAE(Model):
             for name, features in supervision.items()
             if features and f"predictions.{name}" in blueprint.needs
         }
-        for name in (*supervision, auxiliary_partition):
-            if name not in self.layout.sizes:
-                raise UserError(f"model: partition '{name}' does not exist; {nearest(name, self.layout.sizes)}")
+        for name in supervision:
+            with about(f"model.supervision.{name}"):
+                self.layout.bounds(name)
+        bound_heads = _bound_heads(heads, "model.heads", self.layout)
+        bound_inverse_heads = _bound_heads(inverse_heads, "model.inverse_heads", self.layout)
         for name in self.supervision:
-            if name not in heads:
+            if name not in bound_heads:
                 raise UserError(f"model.heads.{name}: partition '{name}' is supervised and needs a head, such as mlp")
         channels, size, parts = blueprint.in_channels, blueprint.size, blueprint.parts
         self.encoder: Encoder = parts["encoder"](channels, size, self.layout)
@@ -106,18 +108,19 @@ class SemiVAE(Model):
             )
         self.heads = nn.ModuleDict(
             {
-                name: _head(heads[name], f"model.heads.{name}", self.layout.sizes[name], len(features))
+                name: _head(bound_heads[name], f"model.heads.{name}", self.layout.sizes[name], len(features))
                 for name, features in self.supervision.items()
             }
         )
         self.auxiliary_partition = auxiliary_partition
         self.auxiliary_decoder: nn.Module | None = None
         if "auxiliary_reconstruction" in blueprint.needs:
-            num_latents = self.layout.sizes[auxiliary_partition]
-            self.auxiliary_decoder = parts["auxiliary_decoder"](num_latents, channels, size)
-        self.inverse_heads = self._inverse_heads(inverse_heads, blueprint.needs)
+            with about("model.auxiliary_partition"):
+                start, stop = self.layout.bounds(auxiliary_partition)
+            self.auxiliary_decoder = parts["auxiliary_decoder"](stop - start, channels, size)
+        self.inverse_heads = self._inverse_heads(bound_inverse_heads, blueprint.needs)
 
-    def _inverse_heads(self, configs: Mapping[str, Mapping[str, Any]], needs: frozenset[str]) -> nn.ModuleDict:
+    def _inverse_heads(self, bound: Mapping[str, Bound], needs: frozenset[str]) -> nn.ModuleDict:
         built: dict[str, nn.Module] = {}
         for name, size in self.layout.sizes.items():
             if f"cycle.{name}" not in needs:
@@ -127,9 +130,9 @@ class SemiVAE(Model):
                     f"a cycle of partition '{name}' needs its predictions; give loss.lambda_{name} a weight above 0"
                 )
             path = f"model.inverse_heads.{name}"
-            if name not in configs:
+            if name not in bound:
                 raise UserError(f"{path}: the cycle of partition '{name}' needs an inverse head, such as mlp")
-            built[name] = _head(configs[name], path, len(self.supervision[name]), size)
+            built[name] = _head(bound[name], path, len(self.supervision[name]), size)
         return nn.ModuleDict(built)
 
     @classmethod
@@ -186,10 +189,15 @@ class SemiVAE(Model):
         return (largest | (draws >= self.modality_dropout)) & (draws >= 0.0)
 
 
-def _head(config: Mapping[str, Any], path: str, num_inputs: int, num_outputs: int) -> nn.Module:
-    bound = bind("head", config, path)
-    try:
+def _bound_heads(configs: Mapping[str, Mapping[str, Any]], path: str, layout: LatentLayout) -> dict[str, Bound]:
+    """Check the configurations of heads, also of those that no term requires: a weight that is 0 hides no mistake."""
+    for name in configs:
+        with about(f"{path}.{name}"):
+            layout.bounds(name)
+    return {name: bind("head", config, f"{path}.{name}") for name, config in configs.items()}
+
+
+def _head(bound: Bound, path: str, num_inputs: int, num_outputs: int) -> nn.Module:
+    with about(path):
         head: nn.Module = bound(num_inputs, num_outputs)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
     return head

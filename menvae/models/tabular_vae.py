@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from menvae.encoders import Encoder
-from menvae.errors import UserError
+from menvae.errors import UserError, about
 from menvae.latent import LatentLayout
 from menvae.models import Blueprint, Model
 from menvae.registry import Field, bind, register
@@ -39,7 +39,8 @@ class TabularVAE(Model):
             blueprint: sizes and parts.
             z_dim: Z.
             partitions: name -> size; the gate of active units looks at ``residual``.
-            classifier: configuration of the head that predicts classes, built if the loss needs ``logits``.
+            classifier: configuration of the head that predicts classes, always checked, built if the loss needs
+                ``logits``.
             input_mask: share of the values that the encoder does not see in training (0 stands for them: the mean),
                 drawn anew at every step. In evaluation it sees all.
             logvar_min: floor of the posterior's log variance (-6 is a variance of 0.00248).
@@ -57,13 +58,15 @@ class TabularVAE(Model):
         self.hides = "hidden" in blueprint.needs
         if self.hides and not input_mask:
             raise UserError("model.input_mask: 0 is not allowed with a loss of hidden values; it should be above 0")
+        bound_classifier = bind("head", classifier, "model.classifier")
         self.classifier: nn.Module | None = None
         if "logits" in blueprint.needs:
             if blueprint.num_classes < 2:
                 raise UserError(
                     "model.classifier: the data have no labels; set data.label or the weight of its term to 0"
                 )
-            self.classifier = bind("head", classifier, "model.classifier")(z_dim, blueprint.num_classes)
+            with about("model.classifier"):
+                self.classifier = bound_classifier(z_dim, blueprint.num_classes)
         self.classifies = self.classifier is not None
 
     @classmethod

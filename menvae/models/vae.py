@@ -35,14 +35,13 @@ class VAE(SemiVAE):
         Raises:
             UserError: sizes that do not fit.
         """
-        first = next(iter(partitions), "residual")  # of which nothing is drawn: no term may ask for it
-        nothing: Mapping[str, Sequence[str]] = {}
         super().__init__(
             blueprint,
             z_dim=z_dim,
             partitions=partitions,
-            supervision=nothing,
-            auxiliary_partition=first,
+            supervision={},
+            heads={},
+            inverse_heads={},
             logvar_min=logvar_min,
         )
 

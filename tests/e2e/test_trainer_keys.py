@@ -70,6 +70,20 @@ def test_fine_tuning_begins_with_the_weights_of_another_run(base: Path, tmp_path
     assert len(named(base, "copied")) == 2
 
 
+def test_frozen_encoder_of_another_run_sees_what_it_was_trained_on(base: Path) -> None:
+    (source,) = named(base, "base")
+    best = source / "checkpoints" / "best.ckpt"
+    frozen = ("encoder=frozen", f"encoder.checkpoint={best}", "trainer.max_epochs=1")
+    train(base, "name=frozen", *frozen)
+    trained_on: str = torch.load(best, weights_only=True)["identity"]["data.modalities"]
+    other = ", ".join(reversed(trained_on.split(", ")))
+    assert other != trained_on
+    refused = train(base, "name=refused_order", *frozen, f"data.modalities=[{other}]", code=2)
+    words = f"encoder.checkpoint: its weights were trained with data.modalities {trained_on}, this configuration has "
+    assert words + other in refused.stderr, refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

@@ -130,6 +130,10 @@ def test_z_keeps_the_order_of_the_layout() -> None:
             {"multi_scale": ["shpe"]},
             r"encoder\.multi_scale: partition 'shpe' does not exist; known: loc, residual, vol",
         ),
+        (
+            {"multi_scale": ["loc", "loc"]},
+            r"encoder\.multi_scale: partitions \['loc', 'loc'\] are not allowed; it needs d",
+        ),
         ({"order": ["vol", "loc", "residual"]}, r"encoder\.order: .* needs encoder\.hierarchical=true"),
         ({"hierarchical": True, "order": ["vol", "lox"]}, r"encoder\.order: partition 'lox' does not exist"),
         ({"hierarchical": True, "order": ["vol", "loc"]}, r"encoder\.order: \['vol', 'loc'\] is not allowed; it names"),

@@ -4,9 +4,10 @@ from typing import Any
 import pytest
 import torch
 from pretrained import pretrained, write
-from torch import Tensor
+from torch import Tensor, nn
 
 from menvae.encoders.frozen import FrozenFeatures
+from menvae.encoders.pretrained import check_inputs
 from menvae.errors import UserError
 from menvae.latent import LatentLayout
 
@@ -79,6 +80,37 @@ def test_checkpoints_hold_a_digest_of_it_alone(checkpoint: Path, tmp_path: Path)
     other = frozen(write(tmp_path / "other.pt", pretrained(seed=8).state_dict()))
     with pytest.raises(RuntimeError, match=r"trained on other frozen features than those of encoder\.checkpoint"):
         other.load_state_dict(encoder.state_dict())
+
+
+IDENTITY = {"data.modalities": "t1, t2", "data.normalisation": "zscore", "data.roi_size": "[32, 32, 32]"}
+
+
+def frozen_of_a_run(tmp_path: Path, identity: object) -> FrozenFeatures:
+    content = {"format": 1, "model": pretrained().state_dict(), "identity": identity}
+    return frozen(write(tmp_path / "best.ckpt", content))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data.modalities": "t2, t1"}, "data.modalities t1, t2, this configuration has t2, t1"),
+        ({"data.modalities": "t1, flair"}, "data.modalities t1, t2, this configuration has t1, flair"),
+        ({"data.normalisation": "minmax"}, "data.normalisation zscore, this configuration has minmax"),
+    ],
+)
+def test_inputs_must_mean_what_they_meant_in_pretraining(tmp_path: Path, change: dict[str, str], words: str) -> None:
+    model = nn.ModuleDict({"encoder": frozen_of_a_run(tmp_path, IDENTITY)})
+    check_inputs(model, IDENTITY)
+    with pytest.raises(UserError) as caught:
+        check_inputs(model, IDENTITY | change)
+    assert str(caught.value) == f"encoder.checkpoint: its weights were trained with {words}"
+
+
+def test_what_is_not_known_of_pretraining_or_does_not_matter_is_accepted(tmp_path: Path, checkpoint: Path) -> None:
+    check_inputs(frozen_of_a_run(tmp_path, IDENTITY), IDENTITY | {"data.roi_size": "[16, 16, 16]"})
+    check_inputs(frozen_of_a_run(tmp_path, IDENTITY), {"plugin.channels": "a, b"})
+    check_inputs(frozen_of_a_run(tmp_path, "a run"), IDENTITY)
+    check_inputs(frozen(checkpoint), IDENTITY)
 
 
 class NotPlain:

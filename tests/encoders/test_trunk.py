@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 import torch
 
+from menvae.encoders import only_available
 from menvae.encoders.trunk import PerModalityStem, ResNetTrunk, SharedStem
 
 SETTINGS: dict[str, Any] = {
@@ -15,6 +16,16 @@ SETTINGS: dict[str, Any] = {
 
 def trunk(stem: str, num_modalities: int = 4, base_filters: int = 8) -> ResNetTrunk:
     return ResNetTrunk(num_modalities, (16, 16, 16), base_filters=base_filters, stem=stem, **SETTINGS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spatial", [(), (2, 2, 2)], ids=["rows", "volumes"])
+def test_modality_that_is_missing_is_0_whatever_it_holds(spatial: tuple[int, ...]) -> None:
+    inputs = torch.full((2, 2, *spatial), torch.nan)
+    inputs[0, 1], inputs[1, 0] = 3.0, 4.0
+    found = only_available(inputs, torch.tensor([[False, True], [True, False]]))
+    expected = torch.tensor([[0.0, 3.0], [4.0, 0.0]])
+    assert torch.equal(found, expected.reshape(2, 2, *(1 for _ in spatial)).expand(2, 2, *spatial))
+    assert only_available(inputs, None) is inputs
 
 
 def test_layer_3_has_half_the_channels_on_twice_the_grid() -> None:

@@ -90,8 +90,13 @@ def test_partition_with_no_targets_is_not_supervised() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"supervision": {"vool": ["vol_total"]}}, "partition 'vool' does not exist; did you mean 'vol'"),
-        ({"auxiliary_partition": "rest"}, "partition 'rest' does not exist"),
+        (
+            {"supervision": {"vool": ["vol_total"]}},
+            "^model.supervision.vool: partition 'vool' does not exist; did you mean 'vol'",
+        ),
+        ({"auxiliary_partition": "rest"}, "^model.auxiliary_partition: partition 'rest' does not exist"),
+        ({"heads": {"foo": {"name": "mlp"}}}, "^model.heads.foo: partition 'foo' does not exist; known: loc, res"),
+        ({"inverse_heads": {"foo": {"name": "mlp"}}}, "^model.inverse_heads.foo: partition 'foo' does not exist"),
         ({"heads": {"vol": {"name": "mlp"}}}, "model.heads.loc: partition 'loc' is supervised and needs a head"),
         ({"heads": {name: {"name": "mpl"} for name in ("vol", "loc", "shape")}}, "model.heads.vol: 'mpl' is not"),
         ({"z_dim": 9}, "leaves nothing of model.z_dim=9 for residual"),
@@ -103,6 +108,25 @@ def test_what_does_not_fit_is_refused_in_words(changes: dict[str, Any], words: s
         monkeypatch.setitem(globals(), "SIZE", (32, 32, 32))
     with pytest.raises(UserError, match=words):
         semivae(**changes)
+
+
+@pytest.mark.parametrize("key", ["heads", "inverse_heads"])
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"name": "mlp", "dropout": 7}, "vol.dropout: 7 is not allowed"),
+        ({"name": "mlp", "typo": 3}, "vol.typo: no such key of 'mlp'"),
+        ({"name": "mpl"}, "vol: 'mpl' is not registered; did you mean 'mlp'"),
+    ],
+)
+def test_heads_that_nobody_needs_are_checked_all_the_same(key: str, config: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=rf"^model\.{key}\.{words}"):
+        semivae(frozenset({"reconstruction"}), **{key: {"vol": config}})
+
+
+def test_auxiliary_partition_matters_where_something_is_drawn_from_it() -> None:
+    model = semivae(EVERYTHING - {"auxiliary_reconstruction"}, auxiliary_partition="rest")
+    assert model.auxiliary_decoder is None
 
 
 def cycling(**changes: Any) -> Any:

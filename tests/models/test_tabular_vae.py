@@ -61,6 +61,7 @@ def test_nothing_is_hidden_in_evaluation(compose_train: Compose) -> None:
     ("overrides", "words"),
     [
         (["experiment=lithology_hybrid", "model.input_mask=0"], "model.input_mask: 0 is not allowed"),
+        (["experiment=lithology_vae", "model.classifier.dropout=7"], "model.classifier.dropout: 7 is not allowed"),
         (["experiment=lithology_vae", "encoder=resnet"], "encoder=resnet is for volumes"),
         (["experiment=lithology_vae", "decoder=sbd"], "decoder=sbd is for volumes"),
         (["encoder=mlp"], "encoder=mlp is for rows of a table, and data.roi_size="),
