@@ -19,6 +19,7 @@ from menvae.data.features import FEATURES
 from menvae.data.normalizer import TargetSettings
 from menvae.data.source import Data, DataRequest, DataSource
 from menvae.data.workers import unseen
+from menvae.encoders.pretrained import check_inputs
 from menvae.errors import UserError, nearest
 from menvae.evaluation.collapse import WatchSettings
 from menvae.evaluation.gates import GateSettings
@@ -233,6 +234,8 @@ class Experiment:
         blueprint = Blueprint(len(source.channels), source.size, self.parts, objective.requires, num_classes)
         model: Model = self.parts["model"](blueprint)
         self._check_reach(model)
+        check_inputs(model, source.identity)
+        self._check_supervision(objective)
         trainer: TrainerSettings = self.settings["trainer"]
         if trainer.activation_checkpointing:
             recompute_activations(model, compiled=trainer.compile)
@@ -259,6 +262,21 @@ class Experiment:
                     f"loss.terms.{key} needs '{need}' of every subject, which data={data.name} does not give with "
                     f"these keys; set {weights}, or what data.* has for it (menvae-parts data)"
                 )
+
+    def _check_supervision(self, objective: Objective) -> None:
+        """Refuse targets of a partition that no term reads, not even one whose weight is 0.
+
+        A loss that supervises nothing at all, such as loss=vae, may go with a model that could be supervised.
+        """
+        read = {name for name in self.supervision if f"predictions.{name}" in objective.could_require}
+        for name, targets in self.supervision.items():
+            if not read or not targets or name in read:
+                continue
+            head = "" if name in self.parts["model"].settings.get("heads", {}) else f"+head@model.heads.{name}=mlp "
+            raise UserError(
+                f"model.supervision.{name}: no term of loss supervises it; add {head}+term@loss.terms.{name}=semantic "
+                f"loss.terms.{name}.partition={name} +loss.{WEIGHT_PREFIX}{name}=1, or remove it"
+            )
 
     def _check_reach(self, model: Model) -> None:
         """Refuse a decoder whose output cannot reach the values that it is to draw."""

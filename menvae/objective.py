@@ -22,6 +22,9 @@ class Objective(nn.Module):
     """A weighted sum of scalars; a term whose weights are all 0 is left out and never computed.
 
     The terms are submodules, so that their buffers are part of checkpoints.
+
+    Attributes:
+        could_require: what the terms require, those whose weights are 0 included.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Objective(nn.Module):
                 raise UserError(f"loss.lambda_{name}: {weight} is not allowed; a weight is 0 or larger, and finite")
         if not any(weights.values()):
             raise UserError("loss: every lambda is 0; at least one term needs a weight")
+        self.could_require: frozenset[str] = frozenset().union(*(term.requires for term in terms.values()))
         self.weights = dict(weights)
         self.schedules = dict(schedules)
         self.terms = nn.ModuleDict(

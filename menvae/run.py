@@ -19,7 +19,6 @@ from menvae import collectives
 from menvae.configuration import check_writable
 from menvae.data.source import Data, Volumes
 from menvae.data.target_correlation import entangled_words, target_correlation
-from menvae.encoders.pretrained import check_inputs
 from menvae.errors import ExitCode, OtherRankFailedError, RunInterruptedError, UserError
 from menvae.evaluation.collapse import CollapseWatch
 from menvae.evaluation.embeddings import add_others, write_embeddings
@@ -421,7 +420,6 @@ class _Run:
         trial = job.trial if job is not None else None
         self.channels = experiment.source.channels
         self.model, objective = experiment.build(data.num_training_subjects, len(data.classes))
-        check_inputs(self.model, experiment.source.identity)
         memory_format = torch.channels_last_3d if trainer.channels_last else torch.contiguous_format
         self.model.to(here.device)
         set_memory_format(self.model, memory_format)

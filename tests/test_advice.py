@@ -11,7 +11,7 @@ from menvae.experiment import Experiment
 
 Compose = Callable[..., DictConfig]
 
-SHRUNK = ("data.roi_size=[16,16,16]", "data.spacing_mm=[12.5,12.5,12.5]", "encoder.base_filters=8")
+SHRUNK = ("data.roi_size=[16,16,16]", "data.spacing_mm=[10,10,10]", "encoder.base_filters=8")
 RUN6 = ("experiment=semivae_run6", "decoder.base_filters=16", "auxiliary_decoder.base_filters=16", *SHRUNK)
 EXP3 = ("experiment=exp3_semivae", "decoder.base_filters=16", *SHRUNK)
 TEMPLATE = "loss.terms.recon.reduction=mean weighs the KL by the number of voxels"

@@ -127,3 +127,24 @@ def test_another_term_or_schedule_takes_its_place_too(experiment: str, swap: str
         built = Experiment.from_config(compose("train", [f"experiment={experiment}", swap, *BOX]))
     (sentence,) = built.left_out
     assert sentence.startswith(words)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["loss.lambda_vol=0"],
+        [
+            *("+model.supervision.residual=[vol_total]", "+head@model.heads.residual=mlp"),
+            *(
+                "+term@loss.terms.residual=semantic",
+                "loss.terms.residual.partition=residual",
+                "+loss.lambda_residual=1",
+            ),
+        ],
+    ],
+    ids=["a weight of 0", "what the refusal advises"],
+)
+def test_supervision_that_a_term_could_read_is_no_mistake(overrides: list[str]) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        built = Experiment.from_config(compose("train", [*overrides, *BOX]))
+    assert built.advice == ()

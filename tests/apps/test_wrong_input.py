@@ -79,6 +79,10 @@ WRONG = [
         ["model=vae"],
         "loss.terms.vol: partition 'vol' does not exist; known: residual; loss=vae, dip and tcvae are without",
     ),
+    (
+        ["+model.supervision.residual=[vol_total]"],
+        "model.supervision.residual: no term of loss supervises it; add +head@model.heads.residual=mlp",
+    ),
     (["loss.terms=3"], "loss.terms: 3 is not allowed"),
     (
         ["model.supervision.vol=[vol_totl]"],
