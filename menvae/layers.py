@@ -180,14 +180,16 @@ class _AsTheyWere:
 def recompute_activations(model: nn.Module, *, compiled: bool = False) -> None:
     """Let every `Recomputable` block of a model compute its activations again: less memory, a third more time.
 
+    Blocks without parameters are left alone: those of a frozen encoder, whose weights are buffers, keep nothing anyway.
+
     Args:
         model: its blocks are changed.
         compiled: whether it will be compiled.
 
     Raises:
-        UserError: the model has no such block, or one that `torch.compile` cannot follow: with buffers.
+        UserError: the model has no such block, or one that `torch.compile` cannot follow: parameters and buffers.
     """
-    blocks = [module for module in model.modules() if isinstance(module, Recomputable)]
+    blocks = [module for module in model.modules() if isinstance(module, Recomputable) and list(module.parameters())]
     if not blocks:
         raise UserError("trainer.activation_checkpointing: true is not allowed; this model has no block to recompute")
     if compiled and any(True for block in blocks for _ in block.buffers()):

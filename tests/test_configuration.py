@@ -203,6 +203,8 @@ def test_keys_that_stay(compose_train: Compose) -> None:
         ["experiment=semivae_run6", "loss.lambda_kl_supervised=0.1"],
         ["+term@loss.terms.contrastive=contrastive", "+loss.lambda_contrastive=1", "data.pairs=true"],
         ["data.missing_modalities=allow", "data.modality_missing=0.3", "encoder.stem=per_modality"],
+        ["experiment=semivae_modalities", "data.modality_missing=0.3"],
+        ["experiment=semivae_experts", "encoder.expert.base_filters=8", "data.modality_missing=0.3"],
         ["decoder=transposed", "decoder@auxiliary_decoder=auxiliary", "learning_rate.warmup=0"],
         ["encoder=branched", "encoder.attention=spatial", "encoder.multi_scale=[shape]", "model.isolation=trunk"],
         ["head@model.heads.vol=structured", "encoder.stem=per_modality", "model.modality_dropout=0.25"],

@@ -10,6 +10,7 @@ from menvae.encoders.frozen import FrozenFeatures
 from menvae.encoders.pretrained import check_inputs
 from menvae.errors import UserError
 from menvae.latent import LatentLayout
+from menvae.layers import Recomputable, recompute_activations
 
 LAYOUT = LatentLayout({"vol": 2, "residual": 3, "loc": 1})
 SIZE = (16, 16, 16)
@@ -41,6 +42,27 @@ def test_residual_is_a_linear_map_of_the_pretrained_features(checkpoint: Path) -
     supervised, _ = encoder.trained(batch)
     torch.testing.assert_close(mean[:, [0, 1, 5]], supervised, rtol=1e-4, atol=1e-5)
     assert torch.equal(logvar, torch.full((3, 6), -3.0))
+
+
+@pytest.mark.parametrize("spectral", [False, True])
+def test_frozen_blocks_are_not_recomputed_and_may_be_compiled(tmp_path: Path, spectral: bool) -> None:
+    """Their weights are buffers, and no vectors of a spectral norm that a pass changes."""
+    encoder = frozen(write(tmp_path / "encoder.pt", pretrained(spectral_norm=spectral).state_dict()))
+    recompute_activations(encoder, compiled=True)
+    recomputed = {name.split(".")[0]: m.recompute for name, m in encoder.named_modules() if isinstance(m, Recomputable)}
+    assert recomputed == {"frozen": False, "trained": True}
+    batch = inputs()
+    expected = encoder(batch)[0]
+    found = torch.compile(encoder, backend="aot_eager")(batch)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    found.sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.trained.parameters() if parameter.requires_grad)
+
+
+def test_trained_blocks_with_a_spectral_norm_are_still_refused(checkpoint: Path) -> None:
+    encoder = frozen(checkpoint, trained={**TRAINED, "spectral_norm": True})
+    with pytest.raises(UserError, match=r"trainer\.compile=true where blocks have a spectral norm"):
+        recompute_activations(encoder, compiled=True)
 
 
 @pytest.mark.parametrize("settings", [{}, {"spectral_norm": True}, {"stem": "per_modality", "base_filters": 16}])

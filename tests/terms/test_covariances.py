@@ -108,3 +108,25 @@ def test_manifold_by_hand(context: TermContext, batch_of: MakeBatch, output_of: 
     ]
     assert values[0]["manifold"].item() == pytest.approx(0.5 * (14 + 21) / 12)
     assert values[1]["manifold"].item() == pytest.approx(0.5 * 20 / 6)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_manifold_of_the_prior_is_a_half_in_training_and_in_evaluation(
+    context: TermContext, batch_of: MakeBatch, training: bool
+) -> None:
+    """E[z^2] / 2 of N(0, 1), though evaluation decodes the mean, which is 0."""
+    posterior = Posterior(torch.zeros(5000, 6), torch.zeros(5000, 6))
+    latent = posterior.sample() if training else posterior.mean
+    made = ModelOutput(posterior, latent, torch.zeros(5000, 4, 2, 2, 2))
+    term = build("term", {"name": "manifold"}, context).train(training)
+    value = term(batch_of(), made)["manifold"].item()
+    assert value == pytest.approx(0.5, abs=0.02 if training else 1e-6)
+
+
+def test_manifold_in_evaluation_by_hand(context: TermContext, batch_of: MakeBatch) -> None:
+    """Means 1, 2, 0 and variances 4, 1, 9 in the residual: (1 + 4 + 0 + 4 + 1 + 9) / 3 / 2."""
+    mean = torch.tensor([[7.0, 7.0, 7.0, 1.0, 2.0, 0.0]])
+    logvar = torch.tensor([[3.0, 3.0, 3.0, 4.0, 1.0, 9.0]]).log()
+    made = ModelOutput(Posterior(mean, logvar), mean, torch.zeros(1, 4, 2, 2, 2))
+    term = build("term", {"name": "manifold", "partitions": ["residual"]}, context).eval()
+    assert term(batch_of(), made)["manifold"].item() == pytest.approx(19.0 / 6.0)
