@@ -24,16 +24,19 @@ import inspect
 import json
 import pkgutil
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from menvae.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 __all__ = ["GROUPS", "Annotated", "Bound", "Field", "Part", "bind", "build", "configuration_folder", "discover"]
 __all__ += ["known", "lookup", "own_keys", "parts", "register", "unregister", "validated"]
@@ -53,8 +56,15 @@ GROUPS: Mapping[str, str] = {
 }
 """Registry group -> package whose modules register its built-in parts."""
 
+_OF_KEY = "[key]"
+"""What pydantic puts behind a key of a mapping that is wrong itself."""
+
 T = TypeVar("T", bound=Callable[..., Any])
 Settings = TypeVar("Settings")
+
+
+class NameTakenError(ValueError):
+    """Two parts of one group have the same name."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +120,8 @@ def register(group: str, name: str, *, reference: str = "") -> Callable[[T], T]:
         reference: paper, report or specification section behind the part.
 
     Raises:
-        ValueError: unknown group, or a name taken twice.
+        ValueError: unknown group.
+        NameTakenError: a name taken twice.
     """
     if group not in GROUPS:
         raise ValueError(f"registry group '{group}' does not exist; {nearest(group, GROUPS)}")
@@ -118,7 +129,10 @@ def register(group: str, name: str, *, reference: str = "") -> Callable[[T], T]:
     def decorate(factory: T) -> T:
         taken = _parts.get((group, name))
         if taken is not None:
-            raise ValueError(f"{group} '{name}' is registered twice: by {_where(taken.factory)} and {_where(factory)}")
+            raise NameTakenError(
+                f"{group} '{name}' is registered twice: by {_where(taken.factory)} and {_where(factory)}, one of "
+                "which needs another name"
+            )
         origin = factory.__module__.split(".", 1)[0]
         _parts[group, name] = Part(group, name, factory, origin, reference)
         return factory
@@ -133,16 +147,26 @@ def unregister(group: str, name: str) -> None:
 
 @functools.cache
 def discover() -> None:
-    """Import every module that registers parts: the built-in packages, then installed plugins (``menvae.parts``)."""
+    """Import every module that registers parts: the built-in packages, then installed plugins (``menvae.parts``).
+
+    Raises:
+        UserError: a plugin that cannot be imported, whatever the fault is, or takes the name of another part.
+    """
     for package_name in GROUPS.values():
         package = importlib.import_module(package_name)
         for module in pkgutil.iter_modules(package.__path__, package_name + "."):
             importlib.import_module(module.name)
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        before = dict(_parts)
         try:
             entry_point.load()
-        except ImportError as error:
-            raise UserError(f"plugin '{entry_point.value}' cannot be imported: {error}") from error
+        except Exception as error:  # code of somebody else
+            _parts.clear()  # what it has registered is no second part of that name when the next point of a sweep asks
+            _parts.update(before)
+            owner = f"package '{entry_point.dist.name}'" if entry_point.dist is not None else "its package"
+            raise UserError(
+                f"plugin '{entry_point.value}' cannot be imported: {_reason(error)}; mend or uninstall {owner}"
+            ) from error
 
 
 def configuration_folder(package: str) -> Path | None:
@@ -196,7 +220,8 @@ def bind(group: str, config: Mapping[str, Any], path: str | None = None) -> Boun
         A callable that takes what code supplies and returns the built part.
 
     Raises:
-        UserError: unknown part, unknown key, missing key, or a value of a wrong type or range.
+        UserError: unknown part, unknown key, missing key, a value of a wrong type or range, or keys of a schedule that
+            do not fit each other.
     """
     path = path or group
     if not isinstance(config, Mapping):
@@ -206,7 +231,13 @@ def bind(group: str, config: Mapping[str, Any], path: str | None = None) -> Boun
         raise UserError(f"{path}.name: {name!r} is not a name of a {group}; {nearest('', known(group))}")
     part = lookup(group, name, path)
     settings = {key: value for key, value in config.items() if key != "name"}
-    return Bound(part, _checked(_schema(part.factory), settings, path, f"'{name}'"))
+    bound = Bound(part, _checked(_schema(part.factory), settings, path, f"'{name}'"))
+    if group == "schedule" and inspect.isclass(part.factory):  # of keys alone, and whoever builds it knows no path
+        try:
+            bound()
+        except UserError as error:
+            raise UserError(f"{path}.{error}") from None
+    return bound
 
 
 def own_keys(group: str, config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -254,6 +285,14 @@ def _where(factory: Callable[..., Any]) -> str:
     return f"{factory.__module__}.{factory.__qualname__}"
 
 
+def _reason(error: Exception) -> str:
+    """Return what an error says in one line, with its type where the words alone would say little."""
+    words = str(error).strip().split("\n", 1)[0]
+    if words and isinstance(error, ImportError | NameTakenError | UserError):
+        return words
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
 def _keyword_only(factory: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     target = factory.__init__ if inspect.isclass(factory) and not is_dataclass(factory) else factory
     hints = typing.get_type_hints(factory if is_dataclass(factory) else target, include_extras=True)
@@ -284,20 +323,71 @@ def _schema(factory: Callable[..., Any]) -> type[BaseModel]:
 
 
 def _checked(schema: type[BaseModel], settings: dict[str, Any], path: str, owner: str) -> dict[str, Any]:
+    # by way of JSON, pydantic is strict about true for 1 and "3" for 3, and still takes a list for a tuple
+    text = json.dumps(settings, default=str)
     try:
-        # by way of JSON, pydantic is strict about true for 1 and "3" for 3, and still takes a list for a tuple
-        model = schema.model_validate_json(json.dumps(settings, default=str), strict=True)
+        model = schema.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise UserError(_sentence(error, schema, path, owner)) from None
+        raise UserError(_sentence(error, json.loads(text), schema, path, owner)) from None
     return {name: getattr(model, name) for name in schema.model_fields}
 
 
-def _sentence(error: ValidationError, schema: type[BaseModel], path: str, owner: str) -> str:
-    first = error.errors()[0]
-    location = ".".join([path, *(str(part) for part in first["loc"])]).removeprefix(".")
+def _sentence(error: ValidationError, settings: Any, schema: type[BaseModel], path: str, owner: str) -> str:
+    told = _most_telling(error.errors(), settings)
+    first, keys = told[0], _keys(told[0], settings)
+    location = ".".join([path, *keys]).removeprefix(".")
     if first["type"] == "extra_forbidden":
-        return f"{location}: no such key of {owner}; {nearest(str(first['loc'][-1]), schema.model_fields)}"
+        return f"{location}: no such key of {owner}; {nearest(keys[-1], schema.model_fields)}"
     if first["type"] == "missing":
         return f"{location}: a value is required"
-    allowed = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{location}: {first['input']!r} is not allowed; it {allowed}"
+    allowed = list(dict.fromkeys(each["msg"].removeprefix("Value error, ").removeprefix("Input ") for each in told))
+    others = "".join(f" or {words.removeprefix('should be ')}" for words in allowed[1:])
+    return f"{location}: {first['input']!r} is not allowed; it {allowed[0]}{others}"
+
+
+def _most_telling(errors: Sequence[ErrorDetails], settings: Any) -> list[ErrorDetails]:
+    """Return the first error, or of a union, each of whose members has errors of its own, those that say most.
+
+    They are of the member that the value comes nearest to: found deepest inside the value, or else about the value
+    rather than its type. All are about one key; what each of them allows is allowed.
+    """
+    first = errors[0]
+    location, are_keys = first["loc"], _are_keys(first, settings)
+    if all(are_keys) or location[-1] == _OF_KEY:
+        return [first]
+    union = location[: are_keys.index(False)]
+    of_union = [error for error in errors if error["loc"][: len(union)] == union]
+
+    def nearness(error: ErrorDetails) -> tuple[int, int]:
+        kind = error["type"]
+        return sum(_are_keys(error, settings)), 0 if kind.endswith("_type") else 1 if kind == "literal_error" else 2
+
+    best = max(of_union, key=nearness)
+    return [
+        error
+        for error in of_union
+        if nearness(error) == nearness(best) and _keys(error, settings) == _keys(best, settings)
+    ]
+
+
+def _keys(error: ErrorDetails, settings: Any) -> list[str]:
+    """Return where an error is, in keys of the settings."""
+    return [str(part) for part, is_key in zip(error["loc"], _are_keys(error, settings), strict=True) if is_key]
+
+
+def _are_keys(error: ErrorDetails, settings: Any) -> list[bool]:
+    """Return which parts of a location are keys of the settings.
+
+    Others are pydantic's: the member of a union that it tried, and that not a value is wrong but its key.
+    """
+    found, value = [], settings
+    for part in error["loc"]:
+        if isinstance(value, list):
+            is_key = isinstance(part, int) and part < len(value)
+        else:
+            is_key = isinstance(value, dict) and part in value
+        found.append(is_key)
+        value = value[part] if is_key else value
+    if error["type"] == "missing":  # so that it is not in the settings
+        found[-1] = True
+    return found

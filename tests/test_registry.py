@@ -19,6 +19,8 @@ from menvae.registry import (
     validated,
 )
 
+Floor = Annotated[float, Field(ge=0.0)]
+
 
 class Example:
     """An example of a part.
@@ -54,6 +56,67 @@ def test_supplied_values_come_first_and_configured_ones_by_name(example: type[Ex
     part = build("encoder", {**VALID, "width": 24, "partitions": {"vol": 3, "rest": None}}, 5)
     assert (part.size, part.width, part.mode, part.required) == (5, 24, "near", ["a"])
     assert list(part.partitions.items()) == [("vol", 3), ("rest", None)]
+
+
+@pytest.mark.parametrize(
+    ("group", "config", "sentence"),
+    [
+        ("term", {"name": "kl", "free_bits": -0.1}, "free_bits: -0.1 is not allowed; it should be greater than or eq"),
+        ("term", {"name": "kl", "free_bits": {"vol": -1}}, "free_bits.vol: -1 is not allowed; it should be greater"),
+        ("term", {"name": "kl", "free_bits": {"vol": 1, "loc": "x"}}, "free_bits.loc: 'x' is not allowed; it should"),
+        (
+            "term",
+            {"name": "kl", "free_bits": "much"},
+            "free_bits: 'much' is not allowed; it should be a valid number or an object",
+        ),
+        ("data", {"name": "brats", "label_map": {"ncr": 0}}, "label_map.ncr: 0 is not allowed; it should be greater"),
+        ("data", {"name": "brats", "label_map": {"ncr": [1, 0]}}, "label_map.ncr.1: 0 is not allowed; it should be gr"),
+        ("data", {"name": "brats", "label_map": {"ncr": "one"}}, "label_map.ncr: 'one' is not allowed; it should be a"),
+        ("data", {"name": "brats", "label_map": {"edema": [0]}}, "label_map.edema: 'edema' is not allowed; it should "),
+        ("data", {"name": "brats", "spacing_mm": [1, 1, -1]}, "spacing_mm.2: -1 is not allowed; it should be greater"),
+        ("data", {"name": "brats", "spacing_mm": [1, 1]}, "spacing_mm.2: a value is required"),
+        ("encoder", {"name": "resnet", "block_means": 0}, "block_means: 0 is not allowed; it should be greater than"),
+    ],
+)
+def test_a_value_of_several_kinds_is_told_by_its_key_alone(group: str, config: dict[str, Any], sentence: str) -> None:
+    if group == "data":
+        config = {"root": "somewhere", "roi_size": [32, 32, 32], **config}
+    with pytest.raises(UserError) as caught:
+        bind(group, config, "here")
+    assert str(caught.value).startswith(f"here.{sentence}")
+
+
+class Several:
+    """A part with unions that no built-in part has: the number last, a word beside a number, and one inside another."""
+
+    def __init__(
+        self,
+        *,
+        floors: Mapping[str, Floor] | Floor = 0.0,
+        count: Literal["all"] | Annotated[int, Field(ge=1)] = "all",
+        nested: Mapping[str, Floor | Sequence[Floor]] | bool = False,
+    ) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"floors": -1}, "encoder.floors: -1 is not allowed; it should be greater than or equal to 0"),
+        ({"floors": {"float": "x"}}, "encoder.floors.float: 'x' is not allowed; it should be a valid number"),
+        ({"count": 0}, "encoder.count: 0 is not allowed; it should be greater than or equal to 1"),
+        ({"count": "some"}, "encoder.count: 'some' is not allowed; it should be 'all'"),
+        ({"nested": {"a b": [1, -1]}}, "encoder.nested.a b.1: -1 is not allowed; it should be greater than or equal"),
+        ({"nested": {"0": -1}}, "encoder.nested.0: -1 is not allowed; it should be greater than or equal to 0"),
+    ],
+)
+def test_the_error_that_says_most_is_told(changes: dict[str, Any], words: str) -> None:
+    register("encoder", "several")(Several)
+    try:
+        with pytest.raises(UserError) as caught:
+            bind("encoder", {"name": "several", **changes})
+    finally:
+        unregister("encoder", "several")
+    assert str(caught.value).startswith(words)
 
 
 def test_binding_builds_nothing(example: type[Example]) -> None:

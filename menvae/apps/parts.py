@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.text import Text
 
+from menvae.apps.outcome import carry_out
 from menvae.errors import ExitCode, nearest
 from menvae.registry import GROUPS, Part, parts
 
@@ -21,12 +22,19 @@ def main() -> None:
     if group is not None and group not in GROUPS:
         sys.stderr.write(f"menvae-parts: group '{group}' does not exist; {nearest(group, GROUPS)}\n")
         sys.exit(ExitCode.WRONG_INPUT)
+    if code := carry_out("parts", lambda: _show([group] if group else list(GROUPS))):
+        sys.exit(code)
+
+
+def _show(groups: Sequence[str]) -> int:
     console = Console(soft_wrap=True)
-    for name in [group] if group else GROUPS:
+    registered = parts()
+    for name in groups:
         console.print(Text(name, style="bold"))
-        for part in parts():
+        for part in registered:
             if part.group == name:
                 console.print(_entry(part))
+    return ExitCode.DONE
 
 
 def _entry(part: Part) -> Text:

@@ -70,23 +70,25 @@ def read_table(path: Path, columns: Sequence[str], label: str | None, group: str
         gaps: what a row without a number does: ``fail``, or be left out (``drop``).
 
     Raises:
-        UserError: no such file or column, a value that is no finite number, or a row without a group.
+        UserError: no such file or column, a column that stands twice, a value that is no finite number, a row without a
+            group, or fewer than 2 classes among the rows that are kept.
     """
     frame = _read_frame(path, columns, [name for name in (label, group) if name is not None])
     if frame.empty:
         raise UserError(f"data.path: '{path}' holds no row")
     values = np.stack([_numbers(frame[name], name) for name in columns], axis=1)
     kept = _without_gaps(values, columns, gaps)
-    groups = np.arange(len(frame))
+    rows = np.flatnonzero(kept)  # a table is as if the file had no other rows: neither their classes nor their groups
+    groups = np.arange(len(rows))
     if group is not None:
-        words = _words(frame[group])
+        words = _words(frame[group][kept])
         if (words == "").any():
-            raise UserError(f"data.group: row {int(np.argmax(words == '')) + 1} has no '{group}'")
+            raise UserError(f"data.group: row {rows[np.argmax(words == '')] + 1} has no '{group}'")
         groups = np.unique(words, return_inverse=True)[1]
-    labels, classes = np.full(len(frame), -1), tuple[str, ...]()
+    labels, classes = np.full(len(rows), -1), tuple[str, ...]()
     if label is not None:
-        labels, classes = _classes(_words(frame[label]), label)
-    return Table(tuple(columns), values[kept], labels[kept].astype(np.int64), classes, groups[kept].astype(np.int64))
+        labels, classes = _classes(_words(frame[label][kept]), label)
+    return Table(tuple(columns), values[kept], labels.astype(np.int64), classes, groups.astype(np.int64))
 
 
 def _read_frame(path: Path, columns: Sequence[str], words: Sequence[str]) -> pd.DataFrame:
@@ -118,6 +120,8 @@ def _check_columns(wanted: Sequence[str], there: Sequence[str], path: Path) -> N
     for name in wanted:
         if name not in there:
             raise UserError(f"data: '{path}' has no column '{name}'; {nearest(name, there)}")
+        if there.count(name) > 1:
+            raise UserError(f"data: '{path}' has {there.count(name)} columns '{name}'; rename all but one of them")
 
 
 def _numbers(series: pd.Series[float], name: str) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from plugins import install_example, write_package
 from runs import environment, only_run, train
 
 from menvae.errors import UserError
-from menvae.registry import discover
+from menvae.registry import NameTakenError, discover
 
 WRONG = '''"""Encoders that break the contract."""
 
@@ -156,9 +156,58 @@ def test_suites_find_what_is_wrong(site: Path) -> None:
     assert outcomes["TestMisread::test_yaml_says_the_same_as_the_constructor[misread]"] == "FAILED"
 
 
-def test_plugin_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_package(tmp_path, "sad", "parts", {})
+SAD_PART = """from menvae.registry import register
+
+
+@register("term", "sad")
+class Sad:
+    pass
+
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "cause", "words"),
+    [
+        ("sad_missing", None, ModuleNotFoundError, "No module named 'sad_missing.parts'"),
+        ("sad_key", f"{SAD_PART}{{}}['wanted']", KeyError, "KeyError: 'wanted'"),
+        ("sad_lines", f"{SAD_PART}raise RuntimeError('no GPU\\nat all')", RuntimeError, "RuntimeError: no GPU"),
+        ("sad_assert", f"{SAD_PART}assert False", AssertionError, "AssertionError"),
+        ("sad_syntax", "def f(:", SyntaxError, "SyntaxError: invalid syntax (parts.py, line 1)"),
+        (
+            "sad_clash",
+            f"{SAD_PART}register('head', 'mlp')(Sad)",
+            NameTakenError,
+            "head 'mlp' is registered twice: by menvae.heads.mlp.MLPHead and sad_clash.parts.Sad, one of which needs "
+            "another name",
+        ),
+    ],
+)
+def test_plugin_that_cannot_be_imported_is_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    parts: str | None,
+    cause: type[Exception],
+    words: str,
+) -> None:
+    write_package(tmp_path, name, "parts", {} if parts is None else {"parts.py": parts})
     monkeypatch.syspath_prepend(tmp_path)
     discover.cache_clear()
-    with pytest.raises(UserError, match=r"plugin 'sad\.parts' cannot be imported: No module named 'sad\.parts'"):
-        discover()
+    for _ in range(2):  # a sweep asks again for its next point
+        with pytest.raises(UserError) as caught:
+            discover()
+        assert str(caught.value) == (
+            f"plugin '{name}.parts' cannot be imported: {words}; mend or uninstall package '{name}'"
+        )
+        assert isinstance(caught.value.__cause__, cause)
+
+
+def test_a_clash_of_names_ends_a_command_in_one_sentence(tmp_path: Path) -> None:
+    site = write_package(tmp_path / "site", "greedy", "parts", {"parts.py": f"{SAD_PART}register('head', 'mlp')(Sad)"})
+    for app in ("parts", "train"):
+        done = run(site, "-c", f"from menvae.apps.{app} import main; main()")
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"menvae-{app}: plugin 'greedy.parts' cannot be imported: head 'mlp' is regist")
+        assert done.stderr.count("\n") == 1

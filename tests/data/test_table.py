@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 
 from menvae.data.augmentation import AugmentationSettings
@@ -218,6 +221,53 @@ def test_rows_that_lack_a_number_can_be_left_out(tmp_path: Path, caplog: pytest.
     data = load(source(saved(content, tmp_path / "a.csv"), gaps="drop"))
     assert len(data.splits) == 38
     assert "2 of 40 rows lack a number and are left out" in caplog.text
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_rows_that_are_left_out_leave_no_class_and_no_group(tmp_path: Path, ending: str) -> None:
+    content = frame()
+    content["rock"] = ["10", "2"] * 20
+    whole = content.copy()
+    whole.loc[[4, 9], "gamma"] = None
+    whole.loc[[4, 9], "rock"] = "amber"  # a word, so that the others are whole numbers only without it
+    whole.loc[4, "hole"] = "A0"  # before all others
+    whole.loc[9, "hole"] = None
+    keys = {"label": "rock", "group": "hole"}
+    dropped = source(saved(whole, tmp_path / f"a.{ending}"), gaps="drop", **keys).table()
+    cleaned = source(saved(content.drop(index=[4, 9]), tmp_path / f"b.{ending}"), **keys).table()
+    assert dropped.classes == ("2", "10")
+    assert dropped.labels.tolist() == ([1, 0] * 20)[:4] + ([1, 0] * 20)[5:9] + ([1, 0] * 20)[10:]
+    assert dropped.groups.tolist() == [0] * 4 + [1] * 4 + [row // 5 for row in range(10, 40)]
+    assert dropped.hash == cleaned.hash
+
+
+def test_classes_of_rows_that_are_left_out_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("density,gamma,rock\n1,2,x\n2,3,x\n3,,y\n")
+    with pytest.raises(UserError, match="column 'rock' holds 1 classes; at least 2 are needed"):
+        source(tmp_path / "a.csv", columns=["density", "gamma"], transforms={}, gaps="drop").table()
+
+
+def test_a_row_without_a_group_is_told_by_its_place_in_the_file(tmp_path: Path) -> None:
+    content = frame()
+    content.loc[2, "gamma"] = None
+    content.loc[6, "hole"] = None
+    with pytest.raises(UserError, match=r"data\.group: row 7 has no 'hole'"):
+        source(saved(content, tmp_path / "a.csv"), gaps="drop", group="hole").table()
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("twice", ["density", "rock", "hole"])
+def test_a_column_that_stands_twice_is_told(tmp_path: Path, ending: str, twice: str) -> None:
+    content = pa.Table.from_pandas(frame(), preserve_index=False)
+    content = content.append_column(twice, content[twice]).append_column("other", content["gamma"])
+    content = content.append_column("other", content["gamma"])  # is not read, so that it does not matter
+    path = tmp_path / f"a.{ending}"
+    (pyarrow.csv.write_csv if ending == "csv" else pyarrow.parquet.write_table)(content, path)
+    with pytest.raises(UserError) as caught:
+        load(source(path, group="hole"))
+    assert str(caught.value) == f"data: '{path}' has 2 columns '{twice}'; rename all but one of them"
+    rest = {"columns": [name for name in ("density", "gamma") if name != twice], "transforms": {}}
+    assert len(source(path, **{**rest, "label": None}).table()) == 40
 
 
 def test_splits_are_made_of_whole_groups() -> None:
