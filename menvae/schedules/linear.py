@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from menvae.errors import UserError
 from menvae.registry import Field, register
 from menvae.types import Progress
 
@@ -32,13 +31,7 @@ class Linear:
             decay_start: where the decay begins; None is never.
             decay_length: length of the decay; 0 is a step.
             decay_to: factor after the decay.
-
-        Raises:
-            UserError: a length or an end of a decay that never begins.
         """
-        for key, value, default in (("decay_length", decay_length, 0.0), ("decay_to", decay_to, 1.0)):
-            if decay_start is None and value != default:
-                raise UserError(f"{key}: {value:g} needs decay_start, otherwise nothing decays")
         self.start, self.length, self.initial = start, length, initial
         self.decay_start, self.decay_length, self.decay_to = decay_start, decay_length, decay_to
 

@@ -18,8 +18,6 @@ from menvae.types import Batch, ModelOutput, Progress
 Nats = Annotated[float, Field(ge=0.0)]
 Reduction = Literal["sum", "mean", "per_voxel"]
 
-CAPACITY_LENGTH = 100.0
-
 
 @register("term", "kl", reference="Kingma & Welling 2014; free bits: Kingma et al. 2016; capacity: Burgess et al. 2018")
 class KullbackLeibler(Term):
@@ -41,7 +39,7 @@ class KullbackLeibler(Term):
         clamping: FreeBitsClamping = "batch_mean",
         reduction: Reduction = "sum",
         max_capacity_nats: Nats | None = None,
-        capacity_length: Annotated[float, Field(gt=0.0)] = CAPACITY_LENGTH,
+        capacity_length: Annotated[float, Field(gt=0.0)] = 100.0,
     ) -> None:
         """Choose the dimensions, the unit, and what is free.
 
@@ -59,13 +57,9 @@ class KullbackLeibler(Term):
             capacity_length: length of that rise, in reference epochs.
 
         Raises:
-            UserError: free bits for a partition that does not count here, or the rise of a capacity that there is not.
+            UserError: free bits for a partition that does not count here.
         """
         super().__init__()
-        if max_capacity_nats is None and capacity_length != CAPACITY_LENGTH:
-            raise UserError(
-                f"capacity_length: {capacity_length:g} needs max_capacity_nats, otherwise no capacity rises"
-            )
         self.layout = context.layout
         self.partitions = context.layout.chosen(partitions)
         sizes = {name: stop - start for name in self.partitions for start, stop in [self.layout.bounds(name)]}
