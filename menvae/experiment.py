@@ -20,7 +20,7 @@ from menvae.data.normalizer import TargetSettings
 from menvae.data.source import Data, DataRequest, DataSource
 from menvae.data.workers import unseen
 from menvae.encoders.pretrained import check_inputs
-from menvae.errors import UserError, nearest
+from menvae.errors import UserError, about, nearest
 from menvae.evaluation.collapse import WatchSettings
 from menvae.evaluation.gates import GateSettings
 from menvae.evaluation.reconstructions import PictureSettings
@@ -98,10 +98,8 @@ class Loss:
         """Build the objective of a run."""
         terms: dict[str, Term] = {}
         for key, bound in self.terms.items():
-            try:
+            with about(f"loss.terms.{key}"):
                 terms[key] = bound(context)
-            except UserError as error:
-                raise UserError(f"loss.terms.{key}: {error}") from None
         schedules: dict[str, Schedule] = {key: bound() for key, bound in self.schedules.items()}
         return Objective(terms, self.weights, schedules)
 

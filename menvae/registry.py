@@ -220,8 +220,7 @@ def bind(group: str, config: Mapping[str, Any], path: str | None = None) -> Boun
         A callable that takes what code supplies and returns the built part.
 
     Raises:
-        UserError: unknown part, unknown key, missing key, a value of a wrong type or range, or keys of a schedule that
-            do not fit each other.
+        UserError: unknown part, unknown key, missing key, or a value of a wrong type or range.
     """
     path = path or group
     if not isinstance(config, Mapping):
@@ -231,13 +230,7 @@ def bind(group: str, config: Mapping[str, Any], path: str | None = None) -> Boun
         raise UserError(f"{path}.name: {name!r} is not a name of a {group}; {nearest('', known(group))}")
     part = lookup(group, name, path)
     settings = {key: value for key, value in config.items() if key != "name"}
-    bound = Bound(part, _checked(_schema(part.factory), settings, path, f"'{name}'"))
-    if group == "schedule" and inspect.isclass(part.factory):  # of keys alone, and whoever builds it knows no path
-        try:
-            bound()
-        except UserError as error:
-            raise UserError(f"{path}.{error}") from None
-    return bound
+    return Bound(part, _checked(_schema(part.factory), settings, path, f"'{name}'"))
 
 
 def own_keys(group: str, config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

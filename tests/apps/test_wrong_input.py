@@ -69,15 +69,6 @@ WRONG = [
     (["data.refuse_below.tumour=1.5"], "data.refuse_below.tumour: 1.5 is not allowed"),
     (["+data.warn_below.tumor=0.5"], "data.warn_below.tumor"),
     (["loss.terms.kl.free_bits=-0.1"], "loss.terms.kl.free_bits: -0.1 is not allowed; it should be greater than or"),
-    (["loss.terms.kl.capacity_length=3"], "loss.terms.kl: capacity_length: 3 needs max_capacity_nats, otherwise"),
-    (
-        ["schedule@learning_rate=linear", "learning_rate.decay_to=0.5"],
-        "learning_rate.decay_to: 0.5 needs decay_start, otherw",
-    ),
-    (
-        ["schedule@loss.schedules.dcor=linear", "loss.schedules.dcor.decay_to=0.5"],
-        "loss.schedules.dcor.decay_to: 0.5 needs decay_start, otherwise nothing decays",
-    ),
     (["loss.lambda_vol=-1"], "loss.lambda_vol: -1.0 is not allowed"),
     (["loss.lambda_vol=much"], "loss.lambda_vol: 'much' is not allowed"),
     (["+loss.lambda_new=1"], "loss.lambda_new: no term gives a scalar 'new'"),
