@@ -23,7 +23,7 @@ from menvae.types import Batch
 Compose = Callable[..., DictConfig]
 
 CONF = configuration_folder("menvae") or Path()
-SHRUNK = ("data.roi_size=[16,16,16]", "data.spacing_mm=[12.5,12.5,12.5]", "encoder.base_filters=8")
+SHRUNK = ("data.roi_size=[16,16,16]", "data.spacing_mm=[10,10,10]", "encoder.base_filters=8")
 OWN = {"targets", "experiment", "hydra", "loss", "site", "sweep"}
 """Folders that are no registry groups."""
 

@@ -183,7 +183,7 @@ FIGURES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", TABLE)
 def test_weights_follow_the_curriculum(compose_train: Compose, name: str) -> None:
-    small = ("data.roi_size=[16,16,16]", "data.spacing_mm=[12.5,12.5,12.5]", "encoder.base_filters=8")
+    small = ("data.roi_size=[16,16,16]", "data.spacing_mm=[10,10,10]", "encoder.base_filters=8")
     experiment = Experiment.from_config(compose_train(f"experiment={name}", *small))
     objective = experiment.build_objective(1000)
     assert set(objective.scalars) == set(TABLE[name])
@@ -213,7 +213,7 @@ def test_broadcast_decoder_has_the_channels_of_the_report(compose_train: Compose
 
 
 def test_plain_vae_is_a_semivae_without_heads(compose_train: Compose) -> None:
-    small = ("data.roi_size=[16,16,16]", "data.spacing_mm=[12.5,12.5,12.5]", "encoder.base_filters=8")
+    small = ("data.roi_size=[16,16,16]", "data.spacing_mm=[10,10,10]", "encoder.base_filters=8")
     model, objective = Experiment.from_config(compose_train("experiment=exp1_baseline", *small)).build(10)
     assert isinstance(model, SemiVAE)
     assert dict(model.layout.sizes) == {"residual": 128}
