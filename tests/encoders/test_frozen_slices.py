@@ -1,5 +1,6 @@
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -177,6 +178,25 @@ def test_reading_it_is_silent_and_draws_nothing(folder: Path, capfd: pytest.Capt
     assert torch.equal(*numbers)
     assert capfd.readouterr() == ("", "")
     assert transformers.logging.get_verbosity() == verbosity
+
+
+READ_FIRST = """
+import sys
+from pathlib import Path
+import torch
+from menvae.encoders.slices import load_vision_transformer
+load_vision_transformer(Path(sys.argv[1]))
+with torch.device("meta"):
+    print(torch.linspace(0.0, 1.0, 3).device)
+"""
+
+
+def test_reading_it_leaves_torch_as_it_was(folder: Path) -> None:
+    """In a process of its own: torch notes once which functions `torch.device` reaches."""
+    told = subprocess.run(
+        [sys.executable, "-c", READ_FIRST, str(folder)], capture_output=True, text=True, check=True, cwd=folder
+    )
+    assert told.stdout == "meta\n"
 
 
 def change(folder: Path, **values: Any) -> None:
