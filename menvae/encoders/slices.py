@@ -77,8 +77,8 @@ def load_vision_transformer(folder: Path) -> VisionTransformer:
     transformers = _transformers()
     weights = {name: tensor for file in files for name, tensor in _read(file).items()}
     kind = _KINDS[content["model_type"]]
-    # torch notes which functions torch.device reaches when it first needs to know: now, and not below, where transformers
-    # has another linspace in its place for a while
+    # torch notes which functions torch.device reaches when it first needs to know: now, and not below, where for a
+    # while transformers has another linspace in its place
     with torch.device("cpu"):
         torch.empty(0)
     try:
