@@ -46,7 +46,8 @@ def run_slurm_task(path: str, max_num_timeout: int) -> None:
         subprocess.run(["scontrol", "requeue", environment.job_id], check=True)
     if code:
         sys.exit(code)
-    atexit.register(leave, code)  # when submitit has written its result
+    if environment.num_tasks > 1:
+        atexit.register(leave, code)  # when submitit has written its result
 
 
 def _run(path: Path) -> tuple[int, str]:
