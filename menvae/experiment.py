@@ -13,6 +13,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from menvae.advice import Circumstances, advice
+from menvae.compatibility import check_needs, check_reach, check_supervision
 from menvae.configuration import plain_values
 from menvae.data.augmentation import AugmentationSettings
 from menvae.data.features import FEATURES
@@ -25,7 +26,7 @@ from menvae.evaluation.collapse import WatchSettings
 from menvae.evaluation.gates import GateSettings
 from menvae.evaluation.reconstructions import PictureSettings
 from menvae.latent import LatentLayout
-from menvae.layers import OutputActivation, recompute_activations
+from menvae.layers import recompute_activations
 from menvae.models import Blueprint, Model
 from menvae.objective import WEIGHT_PREFIX, Objective
 from menvae.registry import Bound, bind, own_keys, validated
@@ -224,84 +225,21 @@ class Experiment:
             UserError: parts that do not fit each other.
         """
         objective = self.build_objective(num_training_subjects)
-        self._check_needs(objective)
         source = self.source
+        check_needs(objective, self.parts, self.supervision, self.layout, source.gives)
         seed_everything(self.config["seed"])
         if num_classes is None:
             num_classes = 2 if "labels" in source.gives else 0
         blueprint = Blueprint(len(source.channels), source.size, self.parts, objective.requires, num_classes)
         model: Model = self.parts["model"](blueprint)
-        self._check_reach(model)
+        changes_intensities = self.settings["augmentation"].changes_intensities
+        check_reach(model, self.parts, source, changes_intensities=changes_intensities)
         check_inputs(model, source.identity)
-        self._check_supervision(objective)
+        check_supervision(objective, self.parts["model"], self.supervision)
         trainer: TrainerSettings = self.settings["trainer"]
         if trainer.activation_checkpointing:
             recompute_activations(model, compiled=trainer.compile)
         return model, objective
-
-    def _check_needs(self, objective: Objective) -> None:
-        """Refuse a term that needs what neither model nor data give."""
-        model, data = self.parts["model"].part, self.parts["data"].part
-        provided = cast(type[Model], model.factory).provides(self.supervision)
-        for key, term in objective.active_terms.items():
-            weights = " ".join(f"loss.lambda_{name}=0" for name in term.scalars if objective.weights[name])
-            for need in sorted(term.requires - provided):
-                partition = need.partition(".")[2]
-                remedy = (
-                    f" or supervise it with model.supervision.{partition}" if partition and self.supervision else ""
-                )
-                raise UserError(
-                    f"loss.terms.{key} requires '{need}', which model={model.name} does not give; set {weights}{remedy}"
-                )
-            for need in sorted(term.batch_requires - self.source.gives):
-                if need == "mask":
-                    weights = f"loss.terms.{key}.tumour_weight=1"
-                raise UserError(
-                    f"loss.terms.{key} needs '{need}' of every subject, which data={data.name} does not give with "
-                    f"these keys; set {weights}, or what data.* has for it (menvae-parts data)"
-                )
-
-    def _check_supervision(self, objective: Objective) -> None:
-        """Refuse targets of a partition that no term reads, not even one whose weight is 0.
-
-        A loss that supervises nothing at all, such as loss=vae, may go with a model that could be supervised.
-        """
-        read = {name for name in self.supervision if f"predictions.{name}" in objective.could_require}
-        for name, targets in self.supervision.items():
-            if not read or not targets or name in read:
-                continue
-            head = "" if name in self.parts["model"].settings.get("heads", {}) else f"+head@model.heads.{name}=mlp "
-            raise UserError(
-                f"model.supervision.{name}: no term of loss supervises it; add {head}+term@loss.terms.{name}=semantic "
-                f"loss.terms.{name}.partition={name} +loss.{WEIGHT_PREFIX}{name}=1, or remove it"
-            )
-
-    def _check_reach(self, model: Model) -> None:
-        """Refuse a decoder whose output cannot reach the values that it is to draw."""
-        data = self.parts["data"]
-        low, high = self.source.value_range
-        what, remedy = f"values of data={data.part.name}", "linear"
-        if "normalisation" in data.settings:
-            what = f"intensities with data.normalisation={data.settings['normalisation']}"
-            remedy = "linear or data.normalisation=minmax"
-        if math.isfinite(high) and self.settings["augmentation"].changes_intensities:
-            low, high = -math.inf, math.inf
-            what = "intensities with augmentation.contrast and brightness"
-            remedy = "linear or no such augmentation"
-        for name, module in model.named_modules():
-            if isinstance(module, OutputActivation) and not (module.reach[0] <= low and high <= module.reach[1]):
-                reach = " to ".join(f"{end:g}" for end in module.reach)
-                raise UserError(
-                    f"{self._path_of('activation', name)}: {module.name} is not allowed; it reaches {reach}, and "
-                    f"{what} go beyond: choose {remedy}"
-                )
-
-    def _path_of(self, key: str, module: str) -> str:
-        """Return the path of a key of the part that a module of the model belongs to, or of a part inside that."""
-        part = module.split(".", 1)[0]
-        settings = self.parts[part].settings
-        inside = [name for name, value in settings.items() if isinstance(value, Mapping) and key in value]
-        return f"{part}.{key}" if key in settings or not inside else f"{part}.{inside[0]}.{key}"
 
 
 def _section(loss: Mapping[str, Any], name: str) -> Mapping[str, Any]:

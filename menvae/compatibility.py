@@ -1,0 +1,120 @@
+"""Whether the parts of an experiment fit each other: checks that need neither data nor a step of training.
+
+Each function raises `UserError` for the first thing that does not fit, with the keys that mend it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+from menvae.data.source import DataSource
+from menvae.errors import UserError
+from menvae.layers import OutputActivation
+from menvae.models import Model
+from menvae.objective import WEIGHT_PREFIX, Objective
+from menvae.registry import Bound
+
+__all__ = ["check_needs", "check_reach", "check_supervision"]
+
+
+def check_needs(
+    objective: Objective,
+    parts: Mapping[str, Bound],
+    supervision: Mapping[str, Sequence[str]],
+    partitions: Iterable[str],
+    gives: frozenset[str],
+) -> None:
+    """Refuse a term that needs what neither model nor data give.
+
+    Args:
+        objective: of the run.
+        parts: configuration key -> part; ``model`` and ``data`` are asked.
+        supervision: partition -> names of its targets.
+        partitions: names of the partitions of z.
+        gives: fields that batches of these data have beyond inputs (see `menvae.data.source.DataSource.gives`).
+
+    Raises:
+        UserError: a need that is not met.
+    """
+    model, data = parts["model"].part, parts["data"].part
+    provides = cast(type[Model], model.factory).provides
+    for key, term in objective.active_terms.items():
+        weights = " ".join(f"loss.lambda_{name}=0" for name in term.scalars if objective.weights[name])
+        for need in sorted(term.requires - provides(supervision)):
+            missing = [name for name in partitions if need in provides({**supervision, name: ("a target",)})]
+            remedy = "".join(f" or supervise it with model.supervision.{name}" for name in missing[:1])
+            raise UserError(
+                f"loss.terms.{key} requires '{need}', which model={model.name} does not give; set {weights}{remedy}"
+            )
+        for need in sorted(term.batch_requires - gives):
+            if need == "mask":
+                weights = f"loss.terms.{key}.tumour_weight=1"
+            raise UserError(
+                f"loss.terms.{key} needs '{need}' of every subject, which data={data.name} does not give with "
+                f"these keys; set {weights}, or what data.* has for it (menvae-parts data)"
+            )
+
+
+def check_supervision(objective: Objective, model: Bound, supervision: Mapping[str, Sequence[str]]) -> None:
+    """Refuse targets of a partition that no term reads, not even one whose weight is 0.
+
+    A loss that supervises nothing at all, such as loss=vae, may go with a model that could be supervised.
+
+    Args:
+        objective: of the run.
+        model: with its settings.
+        supervision: partition -> names of its targets.
+
+    Raises:
+        UserError: a partition that is supervised in vain.
+    """
+    read = {name for name in supervision if f"predictions.{name}" in objective.could_require}
+    for name, targets in supervision.items():
+        if not read or not targets or name in read:
+            continue
+        head = "" if name in model.settings.get("heads", {}) else f"+head@model.heads.{name}=mlp "
+        raise UserError(
+            f"model.supervision.{name}: no term of loss supervises it; add {head}+term@loss.terms.{name}=semantic "
+            f"loss.terms.{name}.partition={name} +loss.{WEIGHT_PREFIX}{name}=1, or remove it"
+        )
+
+
+def check_reach(model: Model, parts: Mapping[str, Bound], source: DataSource, *, changes_intensities: bool) -> None:
+    """Refuse a decoder whose output cannot reach the values that it is to draw.
+
+    Args:
+        model: as built, on any device.
+        parts: configuration key -> part.
+        source: of the data.
+        changes_intensities: whether augmentation does.
+
+    Raises:
+        UserError: an output activation that is too narrow.
+    """
+    data = parts["data"]
+    low, high = source.value_range
+    what, remedy = f"values of data={data.part.name}", "linear"
+    if "normalisation" in data.settings:
+        what = f"intensities with data.normalisation={data.settings['normalisation']}"
+        remedy = "linear or data.normalisation=minmax"
+    if math.isfinite(high) and changes_intensities:
+        low, high = -math.inf, math.inf
+        what = "intensities with augmentation.contrast and brightness"
+        remedy = "linear or no such augmentation"
+    for name, module in model.named_modules():
+        if isinstance(module, OutputActivation) and not (module.reach[0] <= low and high <= module.reach[1]):
+            reach = " to ".join(f"{end:g}" for end in module.reach)
+            raise UserError(
+                f"{_path_of('activation', name, parts)}: {module.name} is not allowed; it reaches {reach}, and "
+                f"{what} go beyond: choose {remedy}"
+            )
+
+
+def _path_of(key: str, module: str, parts: Mapping[str, Bound]) -> str:
+    """Return the path of a key of the part that a module of the model belongs to, or of a part inside that."""
+    part = module.split(".", 1)[0]
+    settings = parts[part].settings
+    inside = [name for name, value in settings.items() if isinstance(value, Mapping) and key in value]
+    return f"{part}.{key}" if key in settings or not inside else f"{part}.{inside[0]}.{key}"
