@@ -1,4 +1,8 @@
-"""What is legal in a configuration and seldom wise: said once, before training, one sentence each."""
+"""Advice before training: one sentence for each choice that is legal and seldom wise.
+
+No concrete part is asked for here: terms, decoders and models declare what advice needs to know (see
+`menvae.terms.Term`, `menvae.decoders.Decoder`, `menvae.models.Model`), so that a part of a plugin gets the same advice.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from menvae.decoders.sbd import SpatialBroadcastDecoder
+from menvae.decoders import Decoder
 from menvae.models import Model
-from menvae.models.semivae import SemiVAE
 from menvae.objective import Objective
-from menvae.statistics.pairwise import MIN_ROWS
-from menvae.terms.contrastive import Contrastive
-from menvae.terms.cross_partition import CrossPartition
-from menvae.terms.dcor import DistanceCorrelation
-from menvae.terms.dip import DisentangledInferredPrior
-from menvae.terms.hsic import HilbertSchmidt
-from menvae.terms.kl import KullbackLeibler
-from menvae.terms.mse import MeanSquaredError
-from menvae.terms.tcvae import TotalCorrelation
-
-RESIDUAL_TC = (1.0, 5.0)
-"""Range of ``lambda_tc`` on the residual in the design report of Exp3."""
 
 _RISEN = 0.999  # of the largest weight: the warm-up is over
 _REACHED = 0.99  # of the configured weight: an exponential warm-up ends at 1 - exp(-5)
@@ -31,13 +22,13 @@ _REACHED = 0.99  # of the configured weight: an exponential warm-up ends at 1 - 
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a run will be, beside its model and its objective.
+    """What advice needs to know of a run, beside its model and its objective.
 
     Attributes:
         weights: {scalar: its weight at equidistant positions from the start of the run to its end}.
         num_rows: subjects in the joined batch of all ranks.
         channels: names of the channels.
-        draws_pairs: whether visits of a patient come into one batch in pairs.
+        draws_pairs: whether batches are drawn so that they contain pairs of visits of a patient.
     """
 
     weights: Mapping[str, NDArray[np.float64]]
@@ -47,17 +38,17 @@ class Circumstances:
 
 
 def advice(model: Model, objective: Objective, run: Circumstances) -> list[str]:
-    """Return what a user should know of an experiment that will run.
+    """Return what a user should know of an experiment that will run, in sentences.
 
     Args:
-        model: as built.
+        model: as built, on any device.
         objective: of the run.
         run: its circumstances.
     """
     return [
         *_template(model, objective),
         *_early_supervision(objective, run),
-        *_residual_tc(objective, run),
+        *_unusual_weights(objective, run),
         *_never(objective, run),
         *_too_few_rows(objective, run),
         *_nothing_to_hide(model, run),
@@ -66,32 +57,38 @@ def advice(model: Model, objective: Objective, run: Circumstances) -> list[str]:
 
 def _template(model: Model, objective: Objective) -> Iterator[str]:
     """The failure that passed unnoticed for 85 epochs: an average image drawn from coordinates, at a good SSIM."""
-    broadcasts = any(isinstance(module, SpatialBroadcastDecoder) for module in model.modules())
-    in_nats = any(
-        isinstance(term, KullbackLeibler | TotalCorrelation) and term.reduction != "per_voxel"
-        for term in objective.active_terms.values()
+    if not any(isinstance(module, Decoder) and module.draws_from_coordinates for module in model.modules()):
+        return
+    terms = objective.active_terms
+    likelihoods = {
+        key: term for key, term in terms.items() if "reconstruction" in term.requires and term.unit != "dimensionless"
+    }
+    unlike = {key: term for key, term in terms.items() if term.limits_information and term.unit != "nats_per_voxel"}
+    if not unlike or {term.unit for term in likelihoods.values()} != {"mean_squared_error"}:
+        return
+    first = next(iter(likelihoods))
+    remedies = [term.remedy("nats_per_voxel", f"loss.terms.{key}") for key, term in unlike.items()]
+    overrides = [f"term@loss.terms.{first}=calibrated", *(remedy for remedy in remedies if remedy)]
+    others = " and ".join(f"loss.terms.{key}" for key in unlike)
+    verb, outweigh = ("is", "it outweighs") if len(unlike) == 1 else ("are", "they outweigh")
+    yield (
+        f"loss.terms.{first} is averaged over voxels and {others} {verb} not, so that {outweigh} the reconstruction, "
+        "and the decoder can draw the average image without z: check mean_z_ratio, or set "
+        f"{' '.join(overrides)}"
     )
-    for key, term in objective.active_terms.items():
-        if broadcasts and in_nats and isinstance(term, MeanSquaredError) and term.reduction == "mean":
-            yield (
-                f"loss.terms.{key}.reduction=mean weighs the KL by the number of voxels, and decoder=sbd can draw the "
-                "average image without z: look at mean_z_ratio, or choose a calibrated likelihood "
-                f"with the KL in its unit (term@loss.terms.{key}=calibrated, reduction=per_voxel of the KL)"
-            )
 
 
 def _early_supervision(objective: Objective, run: Circumstances) -> Iterator[str]:
-    """A KL in nats beside supervision pulls z to the prior while it is being told what to hold.
+    """A KL in nats beside supervision pulls z to the prior while it learns what to hold.
 
-    Divided by the number of voxels, as beside a calibrated likelihood, it does not outweigh anything: no word then.
+    Divided by the number of voxels, as beside a calibrated likelihood, it does not outweigh anything: no advice then.
     """
-    weights = run.weights
     warm_ups = [
-        _first(weights[scalar] >= _RISEN * weights[scalar].max())
+        _first(run.weights[scalar] >= _RISEN * run.weights[scalar].max())
         for term in objective.active_terms.values()
-        if isinstance(term, KullbackLeibler) and term.reduction == "sum"
+        if term.limits_information and term.unit in ("nats_per_subject", "nats_per_batch")
         for scalar in term.scalars
-        if scalar in weights
+        if scalar in run.weights
     ]
     end = max(warm_ups, default=0.0)
     early = [
@@ -99,69 +96,65 @@ def _early_supervision(objective: Objective, run: Circumstances) -> Iterator[str
         for term in objective.active_terms.values()
         if any(need.startswith("predictions.") for need in term.requires)
         for scalar in term.scalars
-        if scalar in weights and _first(weights[scalar] > 0.0) < end
+        if scalar in run.weights and _first(run.weights[scalar] > 0.0) < end
     ]
     if early:
         yield (
             f"supervision ({', '.join(early)}) starts before the warm-up of the KL ends, after {end:.0%} of the run: "
-            "later schedules (loss.schedules.<partition>) let z hold an image before it is told what to hold"
+            "start it later with loss.schedules.<partition>, so that z encodes the image first"
         )
 
 
 def _first(condition: NDArray[np.bool_]) -> float:
-    """Return where something holds for the first time, as a share of the run; 1 if it never does."""
+    """Return where a condition is true for the first time, as a share of the run in [0, 1]; 1 if it never is."""
     return float(np.argmax(condition)) / max(1, len(condition) - 1) if condition.any() else 1.0
 
 
-def _residual_tc(objective: Objective, run: Circumstances) -> Iterator[str]:
-    """Where all of z is the residual, as in the beta-TCVAE, the weight has another range."""
-    low, high = RESIDUAL_TC
-    for term in objective.active_terms.values():
-        if isinstance(term, TotalCorrelation) and "tc" in run.weights:
-            if term.partitions != ["residual"] or list(term.layout) == ["residual"]:
-                continue
-            largest = float(run.weights["tc"].max())
+def _unusual_weights(objective: Objective, run: Circumstances) -> Iterator[str]:
+    for key, term in objective.active_terms.items():
+        for scalar, (low, high) in term.advised_weights.items():
+            largest = float(run.weights[scalar].max()) if scalar in run.weights else 0.0
             if largest and not low <= largest <= high:
                 yield (
-                    f"loss.lambda_tc={largest:g} on the residual is outside the {low:g} to {high:g} that it was "
-                    "designed for"
+                    f"loss.lambda_{scalar}={largest:g} is outside the range that loss.terms.{key} was designed for, "
+                    f"{low:g} to {high:g}"
                 )
 
 
 def _never(objective: Objective, run: Circumstances) -> Iterator[str]:
-    """A schedule that is written for a longer run than the curriculum ends in its midst."""
+    """A schedule that is written for a longer run than the curriculum is cut off."""
     for name, weight in run.weights.items():
         whole, largest = objective.weights[name], float(weight.max())
         if not largest:
             yield (
-                f"loss.lambda_{name} is 0 from the first epoch to the last: see loss.schedules.{name} and "
+                f"loss.lambda_{name} is 0 throughout the run: check loss.schedules.{name} and "
                 "curriculum.reference_epochs"
             )
         elif largest < _REACHED * whole:
             yield (
-                f"loss.lambda_{name}={whole:g} comes to {largest:.3g} at most: loss.schedules.{name} goes on after the "
-                "end of the run; set curriculum.reference_epochs to the epochs that it is written for"
+                f"loss.lambda_{name}={whole:g} reaches at most {largest:.3g}, because the run ends before "
+                f"loss.schedules.{name} does: set curriculum.reference_epochs to the number of epochs that the "
+                "schedule is written for"
             )
 
 
 def _too_few_rows(objective: Objective, run: Circumstances) -> Iterator[str]:
-    """Statistics of a batch that it has too few subjects for are 0, or say something else."""
+    """Statistics of a batch that has too few subjects for them are constant."""
     for key, term in objective.active_terms.items():
-        if isinstance(term, DistanceCorrelation | HilbertSchmidt):
-            if max(run.num_rows, term.memory.size) < MIN_ROWS:
-                yield (
-                    f"loss.terms.{key} is always 0: it needs {MIN_ROWS} subjects, in the batch of all ranks or in "
-                    f"loss.terms.{key}.buffer_size"
-                )
-        elif isinstance(term, CrossPartition | DisentangledInferredPrior) and run.num_rows == 1:
-            yield f"loss.terms.{key} is a covariance over the batch of all ranks, which has one subject"
-        elif isinstance(term, Contrastive) and not run.draws_pairs:
+        if max(run.num_rows, term.memory_size) < term.min_rows:
+            remedy = term.remedy("rows", f"loss.terms.{key}")
             yield (
-                f"loss.terms.{key} compares visits of a patient, and only chance brings two of them into one batch: "
-                "set data.pairs=true"
+                f"loss.terms.{key} needs at least {term.min_rows} subjects, and the batch of all ranks has "
+                f"{run.num_rows}: increase trainer.batch_size{f' or set {remedy}' if remedy else ''}"
+            )
+        elif term.compares_visits and not run.draws_pairs:
+            remedy = term.remedy("visits", f"loss.terms.{key}")
+            yield (
+                f"loss.terms.{key} compares visits of a patient, and batches contain two of them only by chance"
+                f"{f': set {remedy}' if remedy else ''}"
             )
 
 
 def _nothing_to_hide(model: Model, run: Circumstances) -> Iterator[str]:
-    if isinstance(model, SemiVAE) and model.modality_dropout and len(run.channels) == 1:
-        yield "model.modality_dropout hides nothing, for one modality is always left"
+    if model.modality_dropout and len(run.channels) == 1:
+        yield "model.modality_dropout has no effect on a single modality, because one is always kept"

@@ -26,7 +26,7 @@ def check_needs(
     partitions: Iterable[str],
     gives: frozenset[str],
 ) -> None:
-    """Refuse a term that needs what neither model nor data give.
+    """Refuse a term that needs what neither model nor data provide.
 
     Args:
         objective: of the run.
@@ -41,19 +41,19 @@ def check_needs(
     model, data = parts["model"].part, parts["data"].part
     provides = cast(type[Model], model.factory).provides
     for key, term in objective.active_terms.items():
-        weights = " ".join(f"loss.lambda_{name}=0" for name in term.scalars if objective.weights[name])
+        path = f"loss.terms.{key}"
+        off = " ".join(f"loss.{WEIGHT_PREFIX}{name}=0" for name in term.scalars if objective.weights[name])
         for need in sorted(term.requires - provides(supervision)):
             missing = [name for name in partitions if need in provides({**supervision, name: ("a target",)})]
-            remedy = "".join(f" or supervise it with model.supervision.{name}" for name in missing[:1])
+            supervise = "".join(f", or supervise the partition with model.supervision.{name}" for name in missing[:1])
             raise UserError(
-                f"loss.terms.{key} requires '{need}', which model={model.name} does not give; set {weights}{remedy}"
+                f"{path} requires '{need}', which model={model.name} does not provide: set "
+                f"{term.remedy(need, path) or off}{supervise}"
             )
         for need in sorted(term.batch_requires - gives):
-            if need == "mask":
-                weights = f"loss.terms.{key}.tumour_weight=1"
             raise UserError(
-                f"loss.terms.{key} needs '{need}' of every subject, which data={data.name} does not give with "
-                f"these keys; set {weights}, or what data.* has for it (menvae-parts data)"
+                f"{path} requires '{need}' of every subject, which data={data.name} does not provide as configured: "
+                f"set {term.remedy(need, path) or off}, or the key of data that provides it (see menvae-parts data)"
             )
 
 
@@ -76,8 +76,9 @@ def check_supervision(objective: Objective, model: Bound, supervision: Mapping[s
             continue
         head = "" if name in model.settings.get("heads", {}) else f"+head@model.heads.{name}=mlp "
         raise UserError(
-            f"model.supervision.{name}: no term of loss supervises it; add {head}+term@loss.terms.{name}=semantic "
-            f"loss.terms.{name}.partition={name} +loss.{WEIGHT_PREFIX}{name}=1, or remove it"
+            f"model.supervision.{name}: no term of the loss reads these targets; add {head}"
+            f"+term@loss.terms.{name}=semantic loss.terms.{name}.partition={name} +loss.{WEIGHT_PREFIX}{name}=1, "
+            "or remove the targets"
         )
 
 
@@ -107,8 +108,8 @@ def check_reach(model: Model, parts: Mapping[str, Bound], source: DataSource, *,
         if isinstance(module, OutputActivation) and not (module.reach[0] <= low and high <= module.reach[1]):
             reach = " to ".join(f"{end:g}" for end in module.reach)
             raise UserError(
-                f"{_path_of('activation', name, parts)}: {module.name} is not allowed; it reaches {reach}, and "
-                f"{what} go beyond: choose {remedy}"
+                f"{_path_of('activation', name, parts)}: {module.name} is not allowed; its range is {reach}, which "
+                f"{what} exceed; choose {remedy}"
             )
 
 

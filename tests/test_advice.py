@@ -1,20 +1,24 @@
-"""What is legal and seldom wise is said, in one sentence each."""
+"""Choices that are legal and seldom wise get advice, one sentence each, for parts of plugins too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
+from menvae.decoders.transposed import TransposedDecoder
+from menvae.errors import UserError
 from menvae.experiment import Experiment
+from menvae.registry import register, unregister
+from menvae.terms import Term, TermContext, Unit
 
 Compose = Callable[..., DictConfig]
 
 SHRUNK = ("data.roi_size=[16,16,16]", "data.spacing_mm=[10,10,10]", "encoder.base_filters=8")
 RUN6 = ("experiment=semivae_run6", "decoder.base_filters=16", "auxiliary_decoder.base_filters=16", *SHRUNK)
 EXP3 = ("experiment=exp3_semivae", "decoder.base_filters=16", *SHRUNK)
-TEMPLATE = "loss.terms.recon.reduction=mean weighs the KL by the number of voxels"
+TEMPLATE = "loss.terms.recon is averaged over voxels and loss.terms.kl is not, so that it outweighs the reconstruction"
 
 
 def said(compose_train: Compose, *overrides: str) -> list[str]:
@@ -60,7 +64,8 @@ def test_total_correlation_of_the_residual_outside_its_range(
     compose_train: Compose, weight: float, expected: int
 ) -> None:
     found = said(compose_train, *EXP3, f"loss.lambda_tc={weight}")
-    assert len([sentence for sentence in found if sentence.startswith(f"loss.lambda_tc={weight:g} on the")]) == expected
+    sentence = f"loss.lambda_tc={weight:g} is outside the range that loss.terms.tcvae was designed for, 1 to 5"
+    assert found.count(sentence) == expected
 
 
 def test_the_beta_tcvae_has_a_weight_of_its_own(compose_train: Compose) -> None:
@@ -70,7 +75,7 @@ def test_the_beta_tcvae_has_a_weight_of_its_own(compose_train: Compose) -> None:
 def test_a_weight_that_never_counts(compose_train: Compose) -> None:
     found = said(compose_train, "loss.schedules.dcor.start=100", *SHRUNK)
     (sentence,) = found
-    assert sentence.startswith("loss.lambda_dcor is 0 from the first epoch to the last")
+    assert sentence.startswith("loss.lambda_dcor is 0 throughout the run")
 
 
 REFERENCE = "curriculum.reference_epochs"
@@ -79,14 +84,11 @@ REFERENCE = "curriculum.reference_epochs"
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["model=vae", "loss=tcvae"], "loss.lambda_tc=6 comes to 2.25 at most"),  # 6 * 15 / 40
+        (["model=vae", "loss=tcvae"], "loss.lambda_tc=6 reaches at most 2.25"),  # 6 * 15 / 40
         (["model=vae", "loss=tcvae", f"{REFERENCE}=200"], None),
         (["model=vae", "loss=tcvae", f"{REFERENCE}=40"], None),
         (["experiment=semivae_exponential", *RUN6[1:]], None),
-        (
-            ["schedule@loss.schedules.dcor=constant", "loss.schedules.dcor.value=0"],
-            "loss.lambda_dcor is 0 from the first",
-        ),
+        (["schedule@loss.schedules.dcor=constant", "loss.schedules.dcor.value=0"], "loss.lambda_dcor is 0 throughout"),
     ],
 )
 def test_a_weight_that_does_not_come_to_what_it_should(
@@ -99,22 +101,191 @@ def test_a_weight_that_does_not_come_to_what_it_should(
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["loss.terms.dcor.buffer_size=0", "trainer.batch_size=3"], "loss.terms.dcor is always 0: it needs 4 subjects"),
+        (["loss.terms.dcor.buffer_size=0", "trainer.batch_size=3"], "loss.terms.dcor needs at least 4 subjects"),
         (["loss.terms.dcor.buffer_size=0", "trainer.batch_size=4"], None),
         (["loss.terms.dcor.buffer_size=0", "trainer.batch_size=2", "trainer.devices=2"], None),
-        (["loss.terms.dcor.buffer_size=3", "trainer.batch_size=3"], "loss.terms.dcor is always 0"),
+        (["loss.terms.dcor.buffer_size=3", "trainer.batch_size=3"], "loss.terms.dcor needs at least 4 subjects"),
         (["loss.terms.dcor.buffer_size=4", "trainer.batch_size=2"], None),
-        (["experiment=exp2_dipvae", "trainer.batch_size=1"], "loss.terms.dip is a covariance over the batch"),
+        (["experiment=exp2_dipvae", "trainer.batch_size=1"], "loss.terms.dip needs at least 2 subjects"),
         (["experiment=exp2_dipvae", "trainer.batch_size=2"], None),
         (
             ["experiment=contrastive_finetune", "data.pairs=false"],
             "loss.terms.contrastive compares visits of a patient",
         ),
         (["experiment=contrastive_finetune"], None),
-        (["model.modality_dropout=0.5", "data.modalities=[t1c]"], "model.modality_dropout hides nothing"),
+        (["model.modality_dropout=0.5", "data.modalities=[t1c]"], "model.modality_dropout has no effect"),
         (["model.modality_dropout=0.5"], None),
     ],
 )
 def test_what_can_have_no_effect(compose_train: Compose, overrides: list[str], words: str | None) -> None:
     found = said(compose_train, *SHRUNK, *overrides)
     assert [sentence.startswith(str(words)) for sentence in found] == ([] if words is None else [True])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ["loss.terms.dcor.buffer_size=3", "trainer.batch_size=3"],
+            "loss.terms.dcor needs at least 4 subjects, and the batch of all ranks has 3: increase "
+            "trainer.batch_size or set loss.terms.dcor.buffer_size=4",
+        ),
+        (
+            ["experiment=exp2_tcvae_sbd", "decoder.base_filters=16", "trainer.batch_size=1"],
+            "loss.terms.tcvae needs at least 2 subjects, and the batch of all ranks has 1: increase trainer.batch_size",
+        ),
+        (
+            ["experiment=contrastive_finetune", "trainer.batch_size=2"],
+            "loss.terms.contrastive needs at least 3 subjects, and the batch of all ranks has 2: increase "
+            "trainer.batch_size",
+        ),
+        (
+            ["experiment=contrastive_finetune", "data.pairs=false"],
+            "loss.terms.contrastive compares visits of a patient, and batches contain two of them only by chance: set "
+            "data.pairs=true",
+        ),
+    ],
+)
+def test_advice_names_what_to_set(compose_train: Compose, overrides: list[str], expected: str) -> None:
+    assert said(compose_train, *SHRUNK, *overrides) == [expected]
+
+
+NONE: Mapping[str, str] = {}
+
+
+class OfAPlugin(Term):
+    """A term of a plugin: what it declares is all that anybody knows of it."""
+
+    def __init__(
+        self,
+        context: TermContext,
+        *,
+        unit: Unit = "dimensionless",
+        requires: Sequence[str] = (),
+        batch_requires: Sequence[str] = (),
+        min_rows: int = 1,
+        memory_size: int = 0,
+        compares_visits: bool = False,
+        limits_information: bool = False,
+        designed_for: Sequence[float] = (),
+        remedies: Mapping[str, str] = NONE,
+    ) -> None:
+        super().__init__()
+        self.scalars = ("plugin",)
+        self.unit, self.min_rows, self.memory_size, self.remedies = unit, min_rows, memory_size, remedies
+        self.requires, self.batch_requires = frozenset(requires), frozenset(batch_requires)
+        self.compares_visits, self.limits_information = compares_visits, limits_information
+        self.advised_weights = {"plugin": (designed_for[0], designed_for[1])} if designed_for else {}
+
+
+@pytest.fixture
+def plugin(compose_train: Compose) -> Iterator[Callable[..., Experiment]]:
+    """Return a function from what a term of a plugin declares, and overrides, to an experiment with that term."""
+    register("term", "of_a_plugin")(OfAPlugin)
+
+    def built(declared: Mapping[str, object], *overrides: str, key: str = "mine") -> Experiment:
+        composed = compose_train(*SHRUNK, *overrides)
+        with open_dict(composed):
+            composed.loss.terms[key] = {"name": "of_a_plugin", **declared}
+            composed.loss.lambda_plugin = 2.0
+        return Experiment.from_config(composed)
+
+    yield built
+    unregister("term", "of_a_plugin")
+
+
+@pytest.mark.parametrize(
+    ("declared", "overrides", "expected"),
+    [
+        ({}, [], []),
+        ({"min_rows": 9}, ["trainer.batch_size=9"], []),
+        ({"min_rows": 9, "memory_size": 9}, ["trainer.batch_size=8"], []),
+        (
+            {"min_rows": 9, "remedies": {"rows": ".bank.size=9"}},
+            ["trainer.batch_size=8"],
+            [
+                "loss.terms.mine needs at least 9 subjects, and the batch of all ranks has 8: increase "
+                "trainer.batch_size or set loss.terms.mine.bank.size=9"
+            ],
+        ),
+        (
+            {"compares_visits": True},
+            [],
+            ["loss.terms.mine compares visits of a patient, and batches contain two of them only by chance"],
+        ),
+        ({"compares_visits": True}, ["data=phantom_growth", "data.pairs=true"], []),
+        (
+            {"designed_for": [3.0, 4.0]},
+            [],
+            ["loss.lambda_plugin=2 is outside the range that loss.terms.mine was designed for, 3 to 4"],
+        ),
+        ({"designed_for": [2.0, 4.0]}, [], []),
+        (
+            {"limits_information": True, "unit": "nats_per_subject", "remedies": {"nats_per_voxel": ".per=voxel"}},
+            ["term@loss.terms.recon=mse"],
+            [
+                "loss.terms.recon is averaged over voxels and loss.terms.mine is not, so that it outweighs the "
+                "reconstruction, and the decoder can draw the average image without z: check mean_z_ratio, or set "
+                "term@loss.terms.recon=calibrated loss.terms.mine.per=voxel"
+            ],
+        ),
+        ({"limits_information": True, "unit": "nats_per_voxel"}, ["term@loss.terms.recon=mse"], []),
+        (
+            {"requires": ["reconstruction"], "unit": "squared_error_per_subject"},
+            ["term@loss.terms.recon=mse", "loss.terms.kl.reduction=mean"],
+            [],
+        ),
+    ],
+)
+def test_a_term_of_a_plugin_gets_advice_by_what_it_declares(
+    plugin: Callable[..., Experiment], declared: dict[str, object], overrides: list[str], expected: list[str]
+) -> None:
+    assert list(plugin(declared, *overrides).advice) == expected
+
+
+@pytest.mark.parametrize(
+    ("declared", "expected"),
+    [
+        (
+            {"requires": ["depth"], "remedies": {"depth": ".depth=0"}},
+            "loss.terms.mine requires 'depth', which model=semivae does not provide: set loss.terms.mine.depth=0",
+        ),
+        (
+            {"requires": ["depth"]},
+            "loss.terms.mine requires 'depth', which model=semivae does not provide: set loss.lambda_plugin=0",
+        ),
+        (
+            {"requires": ["predictions.residual"]},
+            "loss.terms.mine requires 'predictions.residual', which model=semivae does not provide: set "
+            "loss.lambda_plugin=0, or supervise the partition with model.supervision.residual",
+        ),
+        (
+            {"batch_requires": ["labels"], "remedies": {"labels": "data.label=grade"}},
+            "loss.terms.mine requires 'labels' of every subject, which data=phantom does not provide as configured: "
+            "set data.label=grade, or the key of data that provides it (see menvae-parts data)",
+        ),
+    ],
+)
+def test_a_term_of_a_plugin_is_refused_with_its_own_remedy(
+    plugin: Callable[..., Experiment], declared: dict[str, object], expected: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        plugin(declared)
+    assert str(caught.value) == expected
+
+
+class OwnBroadcast(TransposedDecoder):
+    """A decoder of a plugin that draws from coordinates."""
+
+    draws_from_coordinates = True
+
+
+def test_a_decoder_of_a_plugin_gets_advice_by_what_it_declares(compose_train: Compose) -> None:
+    composed = compose_train(*SHRUNK, "decoder=transposed", "term@loss.terms.recon=mse", "loss.terms.kl.reduction=sum")
+    assert not any(sentence.startswith(TEMPLATE) for sentence in Experiment.from_config(composed).advice)
+    register("decoder", "own_broadcast")(OwnBroadcast)
+    try:
+        composed.decoder.name = "own_broadcast"
+        assert any(sentence.startswith(TEMPLATE) for sentence in Experiment.from_config(composed).advice)
+    finally:
+        unregister("decoder", "own_broadcast")

@@ -228,8 +228,8 @@ def test_term_that_the_model_cannot_feed_is_refused(compose_train: Compose) -> N
     with pytest.raises(UserError) as caught:
         Experiment.from_config(compose_train("model.supervision.vol=[]", *SHRUNK))
     assert str(caught.value) == (
-        "loss.terms.vol requires 'predictions.vol', which model=semivae does not give; set loss.lambda_vol=0 or "
-        "supervise it with model.supervision.vol"
+        "loss.terms.vol requires 'predictions.vol', which model=semivae does not provide: set loss.lambda_vol=0, or "
+        "supervise the partition with model.supervision.vol"
     )
 
 
@@ -239,7 +239,7 @@ def test_the_weight_to_switch_off_is_that_of_the_scalar(compose_train: Compose) 
             compose_train("+term@loss.terms.hidden_values=masked_mse", "+loss.lambda_masked=1", *SHRUNK)
         )
     assert str(caught.value) == (
-        "loss.terms.hidden_values requires 'hidden', which model=semivae does not give; set loss.lambda_masked=0"
+        "loss.terms.hidden_values requires 'hidden', which model=semivae does not provide: set loss.lambda_masked=0"
     )
 
 
@@ -253,8 +253,12 @@ def test_weight_inside_the_mask_is_refused_where_there_are_no_masks(compose_trai
     maskless = dataclasses.replace(data, part=dataclasses.replace(data.part, factory=Maskless))
     experiment = Experiment.from_config(composed)
     experiment = dataclasses.replace(experiment, parts={**experiment.parts, "data": maskless})
-    with pytest.raises(UserError, match=r"loss\.terms\.recon needs 'mask' of every subject, which data=phantom"):
+    with pytest.raises(UserError) as caught:
         experiment.build(8)
+    assert str(caught.value) == (
+        "loss.terms.recon requires 'mask' of every subject, which data=phantom does not provide as configured: set "
+        "loss.terms.recon.tumour_weight=1, or the key of data that provides it (see menvae-parts data)"
+    )
 
 
 @pytest.mark.parametrize("name", names("sweep"))
@@ -282,9 +286,16 @@ TANH = ("decoder.activation=tanh", "auxiliary_decoder.activation=tanh")
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (TANH, "decoder.activation: tanh is not allowed; it reaches -1 to 1, and intensities with data.normalisation="),
+        (
+            TANH,
+            "decoder.activation: tanh is not allowed; its range is -1 to 1, which intensities with "
+            "data.normalisation=zscore exceed; choose linear or data.normalisation=minmax",
+        ),
         (TANH[1:], "auxiliary_decoder.activation: tanh is not allowed"),
-        ((*TANH, "data.normalisation=minmax", "augmentation.contrast=0.1"), "augmentation.contrast and brightness go"),
+        (
+            (*TANH, "data.normalisation=minmax", "augmentation.contrast=0.1"),
+            "augmentation.contrast and brightness exceed",
+        ),
         (("decoder.activation=softplus",), "decoder.activation: 'softplus' is not allowed"),
     ],
 )

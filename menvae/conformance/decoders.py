@@ -16,6 +16,7 @@ from menvae.conformance.suite import (
     relative_distance,
     seeded,
 )
+from menvae.decoders import Decoder
 from menvae.layers import set_memory_format
 
 
@@ -24,10 +25,10 @@ class DecoderConformance(VolumeConformance):
 
     group = "decoder"
 
-    def build(self, case: Case, size: Size | None = None) -> nn.Module:
+    def build(self, case: Case, size: Size | None = None) -> Decoder:
         """Return a seeded decoder."""
         torch.manual_seed(0)
-        decoder: nn.Module = case.bound()(self.z_dim, self.num_channels, size or self.size)
+        decoder: Decoder = case.bound()(self.z_dim, self.num_channels, size or self.size)
         return decoder
 
     def latents(self) -> Tensor:
@@ -41,6 +42,15 @@ class DecoderConformance(VolumeConformance):
         assert tuple(output.shape[2:]) == module.output_size
         assert output.dtype == torch.float32
         assert torch.isfinite(output).all()
+
+    @torch.no_grad()
+    def test_declares_what_it_draws(self, case: Case) -> None:
+        decoder = self.build(case)
+        assert isinstance(decoder, Decoder)
+        assert isinstance(decoder.output_size, tuple)
+        if any(isinstance(module, Decoder) and module.draws_from_coordinates for module in decoder.modules()):
+            drawn = decoder.eval()(torch.zeros(1, self.z_dim))
+            assert (drawn.flatten(2).std(dim=2) > 0.0).all(), "without z every voxel is the same"
 
     def test_every_parameter_gets_a_gradient(self, case: Case) -> None:
         decoder = self.build(case)

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from menvae.conformance.suite import Case, PartConformance, seeded
 from menvae.latent import LatentLayout
-from menvae.terms import Term, TermContext
+from menvae.registry import configuration_folder
+from menvae.terms import UNITS, Term, TermContext
 from menvae.types import Batch, ModelOutput, Posterior
+
+FIELDS = frozenset(field.name for field in fields(Batch))
+NO_GRADIENT = 1e-5
+"""Largest entry of a gradient that is 0 but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -202,3 +209,58 @@ class TermConformance(PartConformance):
 
     def test_constants_are_numbers(self, case: Case) -> None:
         assert all(math.isfinite(value) for value in self.build(case).constants().values())
+
+    def moved(self, term: Term, example: Example) -> set[str]:
+        """Return the scalars that depend on the output; all of them are finite, and so are their gradients."""
+        leaves, found = list(example.leaves().values()), set()
+        for name, value in self.values(term, example).items():
+            assert torch.isfinite(value), name
+            gradients = torch.autograd.grad(value, leaves, allow_unused=True, retain_graph=True)
+            largest = max(float(gradient.abs().max()) for gradient in gradients if gradient is not None)
+            assert math.isfinite(largest), name
+            found |= {name} if largest > NO_GRADIENT else set()
+        return found
+
+    def test_declarations_are_legal(self, case: Case) -> None:
+        term = self.build(case)
+        assert term.unit in UNITS
+        assert term.batch_requires <= FIELDS
+        assert term.min_rows >= 1
+        assert term.memory_size >= 0
+        assert set(term.advised_weights) <= set(term.scalars)
+        assert all(0.0 <= low <= high for low, high in term.advised_weights.values())
+
+    def test_min_rows_is_the_smallest_batch_in_which_every_scalar_depends_on_the_output(self, case: Case) -> None:
+        term, example = self.build(case), self.example()
+        assert term.min_rows <= len(example.batch), "override `example` with one that has more rows"
+        for num_rows in {max(1, term.min_rows - 1), term.min_rows}:
+            moved = self.moved(term, example.permuted(torch.arange(num_rows)))
+            assert (moved == set(term.scalars)) == (num_rows >= term.min_rows), (num_rows, moved)
+
+    def test_remembered_rows_count(self, case: Case) -> None:
+        term, example = self.build(case), self.example()
+        for seed in range(max(1, term.min_rows - 1)):
+            term.commit(self.example(seed + 1).permuted(torch.arange(1)).output)
+        moved = self.moved(term, example.permuted(torch.arange(1)))
+        assert (moved == set(term.scalars)) == (max(1, term.memory_size) >= term.min_rows), moved
+
+    def test_compares_visits_if_it_says_so(self, case: Case) -> None:
+        term, example = self.experienced(case), self.example()
+        strangers = Example(replace(example.batch, patient_id=example.batch.subject_id), example.output)
+        expected, found = self.values(term, example), self.values(term, strangers)
+        assert any(not torch.equal(found[name], expected[name]) for name in expected) == term.compares_visits
+        assert "patient_id" in term.batch_requires or not term.compares_visits
+
+    def test_remedies_meet_the_needs(self, case: Case) -> None:
+        term = self.build(case)
+        for need, override in term.remedies.items():
+            assert need in {*FIELDS, *term.requires, *UNITS, "rows", "visits"}, need
+            if not override.startswith("."):
+                with initialize_config_dir(str(configuration_folder("menvae")), version_base="1.3"):
+                    compose("train", [override])  # refuses a key that does not exist
+                continue
+            changed = {str(key): value for key, value in OmegaConf.from_dotlist([override.removeprefix(".")]).items()}
+            remedied = self.build(replace(case, settings={**case.settings, **changed}))
+            assert need not in remedied.requires | remedied.batch_requires
+            assert need not in UNITS or remedied.unit == need
+            assert need != "rows" or max(1, remedied.memory_size) >= remedied.min_rows

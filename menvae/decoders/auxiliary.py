@@ -7,6 +7,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
+from menvae.decoders import Decoder
 from menvae.layers import Activation, OutputActivation, Upsampling, conv, up_blocks
 from menvae.registry import Field, register
 
@@ -25,7 +26,7 @@ def auxiliary_side(size: tuple[int, int, int]) -> int:
 
 
 @register("decoder", "auxiliary", reference="SemiVAE Run 6")
-class AuxiliaryDecoder(nn.Module):
+class AuxiliaryDecoder(Decoder):
     """Linear map to 4b channels on 4^3, up-blocks 2b, b, b/2, b/2 (as many as t needs), 3x3x3 convolution to C."""
 
     def __init__(

@@ -7,12 +7,13 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
+from menvae.decoders import Decoder
 from menvae.layers import perceptron, refuse_volumes
 from menvae.registry import Field, register
 
 
 @register("decoder", "mlp", reference="lithology design reports")
-class MLPDecoder(nn.Module):
+class MLPDecoder(Decoder):
     """Linear, ReLU, BatchNorm for each hidden width, and a linear layer to the columns."""
 
     def __init__(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from menvae.decoders import Decoder
 from menvae.errors import UserError
 from menvae.registry import bind, register
 
@@ -24,7 +25,7 @@ EACH: Mapping[str, Any] = {
 
 
 @register("decoder", "per_modality", reference="recommendations of the design reports")
-class PerModalityDecoder(nn.Module):
+class PerModalityDecoder(Decoder):
     """One decoder a modality, all made alike, each with one output channel.
 
     Whatever the modalities share is in z. For a balance between their errors see ``per_modality`` of the term

@@ -7,6 +7,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
+from menvae.decoders import Decoder
 from menvae.layers import Activation, OutputActivation, Upsampling, coarse_grid, conv, norm, stored_weight, up_blocks
 from menvae.registry import Field, register
 
@@ -24,10 +25,11 @@ def coordinate_grid(grid: tuple[int, int, int]) -> Tensor:
 
 
 @register("decoder", "sbd", reference="Watters et al. 2019; SemiVAE Run 6")
-class SpatialBroadcastDecoder(nn.Module):
+class SpatialBroadcastDecoder(Decoder):
     """Broadcast z and coordinates on size / 16, 1x1x1 convolution to 8b, four up-blocks 4b, 2b, b, b/2, 3x3x3 to C."""
 
     coordinates: Tensor
+    draws_from_coordinates = True
 
     def __init__(
         self,

@@ -6,12 +6,13 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
+from menvae.decoders import Decoder
 from menvae.layers import Activation, OutputActivation, coarse_grid, conv, up_blocks
 from menvae.registry import Field, register
 
 
 @register("decoder", "transposed", reference="Exp1 and Exp2a design reports")
-class TransposedDecoder(nn.Module):
+class TransposedDecoder(Decoder):
     """Linear map of z to 8b channels on size / 16, four transposed up-blocks 4b, 2b, b, b/2, 3x3x3 convolution to C."""
 
     def __init__(

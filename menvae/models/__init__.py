@@ -43,12 +43,14 @@ class Model(nn.Module):
         classifies: whether it predicts classes, as ``logits`` [B, K] among the extras.
         supervision: {partition: names of its targets}, for the partitions that have a trained head.
         encoder: what makes q(z|x).
+        modality_dropout: probability that a modality is hidden from the encoder in training; one is always kept.
     """
 
     layout: LatentLayout
     classifies: bool = False
     supervision: Mapping[str, Sequence[str]]
     encoder: nn.Module
+    modality_dropout: float = 0.0
 
     @classmethod
     def provides(cls, supervision: Mapping[str, Sequence[str]]) -> frozenset[str]:

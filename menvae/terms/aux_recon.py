@@ -17,6 +17,7 @@ class AuxiliaryReconstruction(Term):
 
     scalars = ("aux_recon",)
     requires = frozenset({"auxiliary_reconstruction"})
+    unit = "mean_squared_error"
 
     def __init__(self, context: TermContext) -> None:
         """No tunables."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from menvae.registry import Field, register
 from menvae.statistics.gaussian import calibrated_nats
 from menvae.terms import Term, TermContext
-from menvae.terms.reconstruction import mean_squared_error, mean_squared_errors, requirements
+from menvae.terms.reconstruction import REMEDIES, mean_squared_error, mean_squared_errors, requirements
 from menvae.types import Batch, ModelOutput
 
 
@@ -24,6 +24,8 @@ class CalibratedLikelihood(Term):
 
     scalars = ("recon",)
     requires = frozenset({"reconstruction"})
+    unit = "nats_per_voxel"
+    remedies = REMEDIES
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Annotated
 
 import torch
@@ -33,6 +34,10 @@ class Contrastive(Term):
 
     scalars = ("contrastive",)
     batch_requires = frozenset({"patient_id"})
+    unit = "nats_per_subject"
+    min_rows = 3  # two visits of a patient and a stranger
+    compares_visits = True
+    remedies = MappingProxyType({"visits": "data.pairs=true"})
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class CrossEntropy(Term):
     scalars = ("cross_entropy",)
     requires = frozenset({"logits"})
     batch_requires = frozenset({"labels"})
+    unit = "nats_per_subject"
 
     def __init__(self, context: TermContext, *, reduction: Literal["mean", "sum"] = "mean") -> None:
         """Args: reduction: see the class."""

@@ -49,6 +49,7 @@ class CrossPartition(Term):
         slices = [slice(*context.layout.bounds(name)) for name in self.partitions]
         self.blocks = list(combinations(slices, 2))
         self.statistic = statistic
+        self.min_rows = 2 if statistic == "covariance" else 3
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Return ``cross_partition``."""

@@ -22,6 +22,8 @@ class CycleConsistency(Term):
     targets. Without the detachment the cheapest cycle is such a code (Chu et al. 2017).
     """
 
+    unit = "mean_squared_error"
+
     def __init__(self, context: TermContext, *, partition: str, train_encoder: bool = True) -> None:
         """Choose what is trained.
 

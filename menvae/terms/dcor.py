@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Annotated
 
 import torch
@@ -35,6 +36,8 @@ class DistanceCorrelation(Term):
     """
 
     scalars = ("dcor",)
+    min_rows = MIN_ROWS
+    remedies = MappingProxyType({"rows": f".buffer_size={MIN_ROWS}"})
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class DistanceCorrelation(Term):
         super().__init__()
         self.partitions = context.layout.chosen(partitions, at_least=2)
         self.gradient_scale: GradientScale = gradient_scale
+        self.memory_size = buffer_size
         self.memory = RowMemory(buffer_size, context.layout, self.partitions)
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:

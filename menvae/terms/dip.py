@@ -23,6 +23,7 @@ class DisentangledInferredPrior(Term):
     """
 
     scalars = ("od", "d")
+    min_rows = 2
 
     def __init__(
         self, context: TermContext, *, kind: Literal["i", "ii"] = "ii", partitions: Sequence[str] | None = None

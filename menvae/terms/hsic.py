@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Annotated
 
 import torch
@@ -28,6 +29,8 @@ class HilbertSchmidt(Term):
     """
 
     scalars = ("hsic",)
+    min_rows = MIN_ROWS
+    remedies = MappingProxyType({"rows": f".buffer_size={MIN_ROWS}"})
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class HilbertSchmidt(Term):
         self.partitions = context.layout.chosen(partitions, at_least=2)
         self.bandwidth, self.estimator, self.normalise = bandwidth, estimator, normalise
         self.gradient_scale: GradientScale = gradient_scale
+        self.memory_size = buffer_size
         self.memory = RowMemory(buffer_size, context.layout, self.partitions)
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 import torch
@@ -12,11 +13,17 @@ from menvae.collectives import mean_over_ranks
 from menvae.errors import UserError, nearest
 from menvae.registry import Field, register
 from menvae.statistics.gaussian import FreeBitsClamping, free_bits
-from menvae.terms import Term, TermContext
+from menvae.terms import Term, TermContext, Unit
 from menvae.types import Batch, ModelOutput, Progress
 
 Nats = Annotated[float, Field(ge=0.0)]
 Reduction = Literal["sum", "mean", "per_voxel"]
+
+_UNITS: Mapping[Reduction, Unit] = {
+    "sum": "nats_per_subject",
+    "mean": "nats_per_dimension",
+    "per_voxel": "nats_per_voxel",
+}
 
 
 @register("term", "kl", reference="Kingma & Welling 2014; free bits: Kingma et al. 2016; capacity: Burgess et al. 2018")
@@ -28,6 +35,8 @@ class KullbackLeibler(Term):
     """
 
     floors: Tensor
+    limits_information = True
+    remedies = MappingProxyType({"nats_per_voxel": ".reduction=per_voxel"})
 
     def __init__(
         self,
@@ -72,6 +81,7 @@ class KullbackLeibler(Term):
         self.floor_nats = sum(float(by_partition.get(name, 0.0)) * size for name, size in sizes.items())
         self.clamping: FreeBitsClamping = clamping
         self.reduction: Reduction = reduction
+        self.unit = _UNITS[reduction]
         self.scale = 1.0 / {"sum": 1, "mean": sum(sizes.values()), "per_voxel": context.num_input_values}[reduction]
         self.max_capacity_nats, self.capacity_length = max_capacity_nats, capacity_length
         self.capacity_nats = 0.0

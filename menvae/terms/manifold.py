@@ -21,6 +21,7 @@ class ManifoldDensity(Term):
     """
 
     scalars = ("manifold",)
+    unit = "nats_per_dimension"
 
     def __init__(self, context: TermContext, *, partitions: Sequence[str] | None = None) -> None:
         """Args: context: of the run. partitions: which partitions count; None is all."""

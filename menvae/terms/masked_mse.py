@@ -20,6 +20,7 @@ class MaskedSquaredError(Term):
 
     scalars = ("masked",)
     requires = frozenset({"reconstruction", "hidden"})
+    unit = "mean_squared_error"
 
     def __init__(self, context: TermContext) -> None:
         """Args: context: of the run."""

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from torch import Tensor
 
 from menvae.collectives import num_ranks
 from menvae.registry import Field, register
-from menvae.terms import Term, TermContext
-from menvae.terms.reconstruction import mean_squared_error, requirements, share_present
+from menvae.terms import Term, TermContext, Unit
+from menvae.terms.reconstruction import REMEDIES, mean_squared_error, requirements, share_present
 from menvae.types import Batch, ModelOutput
+
+Reduction = Literal["mean", "sum", "batch_sum"]
+
+_UNITS: Mapping[Reduction, Unit] = {
+    "mean": "mean_squared_error",
+    "sum": "squared_error_per_subject",
+    "batch_sum": "squared_error_per_batch",
+}
 
 
 @register("term", "mse", reference="Exp1 and SemiVAE Run 6")
@@ -23,12 +32,13 @@ class MeanSquaredError(Term):
 
     scalars = ("recon",)
     requires = frozenset({"reconstruction"})
+    remedies = REMEDIES
 
     def __init__(
         self,
         context: TermContext,
         *,
-        reduction: Literal["mean", "sum", "batch_sum"] = "mean",
+        reduction: Reduction = "mean",
         tumour_weight: Annotated[float, Field(gt=0.0)] = 1.0,
     ) -> None:
         """Choose the unit.
@@ -42,6 +52,7 @@ class MeanSquaredError(Term):
         """
         super().__init__()
         self.reduction, self.tumour_weight = reduction, tumour_weight
+        self.unit = _UNITS[reduction]
         self.num_values = float(context.num_input_values)
         self.batch_requires = requirements(tumour_weight)
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from menvae.collectives import mean_over_ranks, sum_over_ranks
 from menvae.types import Batch
+
+REMEDIES: Mapping[str, str] = MappingProxyType({"mask": ".tumour_weight=1"})
+"""Of terms with a ``tumour_weight`` (see `menvae.terms.Term.remedies`)."""
 
 
 def requirements(tumour_weight: float) -> frozenset[str]:

@@ -15,6 +15,8 @@ from menvae.types import Batch, ModelOutput
 class Semantic(Term):
     """Mean squared error of the z-scored targets that were observed; the scalar bears the partition's name."""
 
+    unit = "mean_squared_error"
+
     def __init__(self, context: TermContext, *, partition: str) -> None:
         """Choose what is supervised.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -12,10 +13,19 @@ from menvae.collectives import gather_rows, rank, sum_over_ranks
 from menvae.registry import register
 from menvae.statistics.gaussian import standard_log_density
 from menvae.statistics.total_correlation import Estimator, log_densities, weights
-from menvae.terms import Term, TermContext
+from menvae.terms import Term, TermContext, Unit
 from menvae.types import Batch, ModelOutput
 
 Reduction = Literal["sum", "mean", "per_voxel"]
+
+RESIDUAL_TC = (1.0, 5.0)
+"""Range of ``lambda_tc`` on the residual in the design report of Exp3."""
+
+_UNITS: Mapping[Reduction, Unit] = {
+    "sum": "nats_per_batch",
+    "mean": "nats_per_subject",
+    "per_voxel": "nats_per_voxel",
+}
 
 _SEED = 7_370_029  # of the samples in evaluation; a seed that nobody gives to a run
 
@@ -30,6 +40,9 @@ class TotalCorrelation(Term):
     """
 
     scalars = ("mi", "tc", "dwkl")
+    min_rows = 2
+    limits_information = True
+    remedies = MappingProxyType({"nats_per_voxel": ".reduction=per_voxel"})
 
     def __init__(
         self,
@@ -53,6 +66,9 @@ class TotalCorrelation(Term):
         self.partitions = context.layout.chosen(partitions)
         self.estimator: Estimator = estimator
         self.reduction: Reduction = reduction
+        self.unit = _UNITS[reduction]
+        if self.partitions == ["residual"] != list(self.layout):  # all of z, as in the beta-TCVAE, has another range
+            self.advised_weights = {"tc": RESIDUAL_TC}
         self.num_training_subjects, self.num_input_values = context.num_training_subjects, context.num_input_values
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:

@@ -82,7 +82,7 @@ WRONG = [
     ),
     (
         ["+model.supervision.residual=[vol_total]"],
-        "model.supervision.residual: no term of loss supervises it; add +head@model.heads.residual=mlp",
+        "model.supervision.residual: no term of the loss reads these targets; add +head@model.heads.residual=mlp",
     ),
     (["loss.terms=3"], "loss.terms: 3 is not allowed"),
     (

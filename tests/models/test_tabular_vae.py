@@ -68,7 +68,7 @@ def test_nothing_is_hidden_in_evaluation(compose_train: Compose) -> None:
         (["experiment=lithology_vae", "loss=dcor"], "partition 'vol' does not exist"),
         (
             ["experiment=lithology_semisup", "data=table", "data.path=a.csv", "data.columns=[a]"],
-            "loss.terms.cross_entropy needs 'labels' of every subject, which data=table does not give",
+            "loss.terms.cross_entropy requires 'labels' of every subject, which data=table does not provide",
         ),
     ],
 )
