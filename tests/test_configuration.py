@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -10,37 +10,26 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from shrunk import CONF, TINY, TINY_TABLE, TINY_VISITS, Losses, names, of_rows, trainer_of
 
 from menvae.data.tabular import TabularSource
 from menvae.errors import UserError
 from menvae.experiment import _PARTS, _SETTINGS, Experiment
-from menvae.registry import GROUPS, configuration_folder, known, validated
+from menvae.registry import GROUPS, known, validated
 from menvae.sweeps.sweep import SweepSettings
-from menvae.training.launch import Place
-from menvae.training.trainer import Ingredients, Trainer
 from menvae.types import Batch
 
 Compose = Callable[..., DictConfig]
 
-CONF = configuration_folder("menvae") or Path()
 SHRUNK = ("data.roi_size=[16,16,16]", "data.spacing_mm=[10,10,10]", "encoder.base_filters=8")
 OWN = {"targets", "experiment", "hydra", "loss", "site", "sweep"}
 """Folders that are no registry groups."""
-
-
-def of_rows(composed: DictConfig) -> bool:
-    """Return whether the data are rows of a table, which have no box."""
-    return "roi_size" not in composed.data
 
 
 def composed_small(compose_train: Compose, *overrides: str) -> DictConfig:
     """Compose what is asked for, volumes shrunk."""
     composed = compose_train(*overrides)
     return composed if of_rows(composed) else compose_train(*overrides, *SHRUNK)
-
-
-def names(folder: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / folder).glob("*.yaml"))
 
 
 def test_every_folder_is_a_group_and_every_file_a_part() -> None:
@@ -55,38 +44,6 @@ def test_every_loss_composes_and_fits_the_model(compose_train: Compose, name: st
     overrides = [f"experiment={name}" if name in names("experiment") else f"loss={name}"]
     experiment = Experiment.from_config(composed_small(compose_train, *overrides))
     assert experiment.loss.weights
-
-
-TINY = (
-    *("data=phantom", "data.num_subjects=13", "data.roi_size=[16,16,16]", "data.spacing_mm=[10,10,10]"),
-    *("data.val_fraction=0.3", "data.test_fraction=0.1", "encoder.base_filters=8", "decoder.base_filters=16"),
-    *("trainer.max_epochs=1", "trainer.batch_size=4"),
-)
-"""Shrunk in size, not in structure: 8 subjects to train on, that is two steps an epoch."""
-TINY_VISITS = (
-    *("data.num_patients=6", "data.visits=[2,2]", "data.roi_size=[16,16,16]", "data.spacing_mm=[10,10,10]"),
-    *TINY[-6:],
-)
-"""Two visits of 3 patients to train on."""
-TINY_TABLE = (
-    *("data.num_rows=100", "data.num_holes=10", "data.num_classes=5"),
-    *("trainer.max_epochs=1", "trainer.batch_size=40"),
-)
-"""8 of 10 holes to train on, that is 80 rows."""
-
-
-class Losses:
-    """A recorder that keeps what the trainer tells."""
-
-    def __init__(self) -> None:
-        self.steps: list[dict[str, float]] = []
-        self.metrics: dict[str, float | None] = {}
-
-    def step(self, epoch: int, step: int, losses: Callable[[], Mapping[str, float]]) -> None:
-        self.steps.append(dict(losses()))
-
-    def epoch_end(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
-        self.metrics = dict(metrics)
 
 
 @pytest.mark.parametrize("name", [None, *names("experiment")])
@@ -129,27 +86,6 @@ def test_every_experiment_composes_with_real_data(compose_train: Compose, name: 
             ("t1c",) if name == "semivae_t1c" else ("t1c", "t1n", "t2f", "t2w"),
         )
     assert Experiment.from_config(compose_train(*overrides, *real)).source.channels == channels
-
-
-def trainer_of(experiment: Experiment, folder: Path) -> Trainer:
-    """Return what a run trains with, without anybody who watches."""
-    here = Place(torch.device("cpu"), 0, 1)
-    data = experiment.load_data(here)
-    model, objective = experiment.build(data.num_training_subjects, len(data.classes))
-    ingredients = Ingredients(
-        model=model,
-        objective=objective,
-        optimizer=experiment.parts["optimizer"](model.parameters()),
-        update=experiment.parts["update"](),
-        learning_rate=experiment.parts["learning_rate"](),
-        curriculum=experiment.settings["curriculum"],
-        train=data.train,
-        val=data.val,
-    )
-    seed = experiment.config["seed"]
-    return Trainer(
-        ingredients, experiment.settings["trainer"], here, seed=seed, checkpoints=folder, identity={}, observers=[]
-    )
 
 
 @pytest.mark.parametrize("section", _SETTINGS)
