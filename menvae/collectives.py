@@ -108,7 +108,7 @@ class _SumOverRanks(torch.autograd.Function):
 def gather_rows(rows: Tensor) -> Tensor:
     """Stack the rows of all ranks, with gradient: [B, ...] -> [B * ranks, ...], rank 0 first.
 
-    Every rank must hold the same number of rows; the sampler of `menvae.data.dataset` sees to it.
+    Every rank must hold the same number of rows; the sampler of `menvae.data.batches.dataset` sees to it.
     """
     if num_ranks() == 1:
         return rows

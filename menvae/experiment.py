@@ -15,10 +15,11 @@ from omegaconf import DictConfig
 from menvae.advice import Circumstances, advice
 from menvae.compatibility import check_needs, check_reach, check_supervision
 from menvae.configuration import plain_values
-from menvae.data.augmentation import AugmentationSettings
-from menvae.data.features import FEATURES
-from menvae.data.normalizer import TargetSettings
+from menvae.console.progress import progress_bar
+from menvae.data.batches.augmentation import AugmentationSettings
+from menvae.data.masks.features import FEATURES
 from menvae.data.source import Data, DataRequest, DataSource
+from menvae.data.targets.normalizer import TargetSettings
 from menvae.data.workers import unseen
 from menvae.encoders.pretrained import check_inputs
 from menvae.errors import UserError, about, nearest
@@ -33,12 +34,11 @@ from menvae.registry import Bound, bind, own_keys, validated
 from menvae.schedules import Schedule
 from menvae.sweeps.sweep import SweepSettings
 from menvae.terms import Term, TermContext
-from menvae.tracking.mlflow import TrackingSettings
-from menvae.tracking.progress import progress_bar
+from menvae.tracking.tracker import TrackingSettings
 from menvae.training.curriculum import Curriculum
 from menvae.training.determinism import seed_everything
-from menvae.training.launch import Place, num_ranks_started
-from menvae.training.trainer import TrainerSettings
+from menvae.training.place import Place, num_ranks_started
+from menvae.training.settings import TrainerSettings
 from menvae.types import Progress
 
 _log = logging.getLogger(__name__)

@@ -12,22 +12,22 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from menvae.console import logs
 from menvae.data.source import Data
 from menvae.errors import ExitCode, UserError
 from menvae.experiment import Experiment
 from menvae.interruption import StopRequest, stop_requests
 from menvae.registry import validated
 from menvae.run import identify, seconds_per_step
+from menvae.runs.environment import code_hash
+from menvae.runs.identity import is_outside
+from menvae.runs.job import Trial
 from menvae.sweeps.campaign import Campaign, Runner
-from menvae.sweeps.identity import is_outside
-from menvae.sweeps.job import Trial
 from menvae.sweeps.plan import LossEffect, PlannedPoint, dead_knobs, plan_points, plan_table
 from menvae.sweeps.status import Fate, PointStatus, sweep_status
 from menvae.sweeps.sweep import Sweep, SweepSettings, sweep_name
-from menvae.tracking import logs
-from menvae.tracking.environment import code_hash
-from menvae.tracking.mlflow import TrackingSettings
-from menvae.training.launch import Place
+from menvae.tracking.tracker import TrackingSettings
+from menvae.training.place import Place
 
 _log = logging.getLogger(__name__)
 

@@ -17,8 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from menvae import collectives
 from menvae.configuration import check_writable
+from menvae.console import logs
+from menvae.console.progress import TrainingProgress
 from menvae.data.source import Data, Volumes
-from menvae.data.target_correlation import entangled_words, target_correlation
+from menvae.data.targets.correlation import entangled_words, target_correlation
 from menvae.errors import ExitCode, OtherRankFailedError, RunInterruptedError, UserError
 from menvae.evaluation.collapse import CollapseWatch
 from menvae.evaluation.embeddings import add_others, write_embeddings
@@ -27,24 +29,26 @@ from menvae.evaluation.gates import GateTable, evaluate_gates
 from menvae.evaluation.metrics import SplitRecorder
 from menvae.evaluation.reconstructions import ReconstructionPictures
 from menvae.experiment import Experiment
+from menvae.files import write_json, write_table, write_text
 from menvae.interruption import StopRequest, stop_requests
 from menvae.layers import set_memory_format
 from menvae.models import Model
+from menvae.runs.directory import RunDirectory
+from menvae.runs.environment import code_hash, describe_environment, describe_process
+from menvae.runs.failures import FailureLog
+from menvae.runs.identity import run_hash
+from menvae.runs.job import Job, command
+from menvae.runs.trial import TrialReporter
 from menvae.schedules import Schedule
-from menvae.sweeps.identity import run_hash
-from menvae.sweeps.job import Job, command
-from menvae.sweeps.trial import TrialReporter
-from menvae.tracking import logs
-from menvae.tracking.environment import code_hash, describe_environment, describe_process
-from menvae.tracking.failures import FailureLog
 from menvae.tracking.local import LocalLog
-from menvae.tracking.mlflow import DatasetInput, MLflowTracker, ParentRun
-from menvae.tracking.progress import TrainingProgress
-from menvae.tracking.run_directory import RunDirectory, write_json, write_table, write_text
+from menvae.tracking.mlflow.tracker import MLflowTracker
+from menvae.tracking.tracker import DatasetInput, ParentRun
 from menvae.training import checkpoint
 from menvae.training.determinism import make_deterministic
-from menvae.training.launch import Place, num_ranks_started, place, run_ranks
-from menvae.training.trainer import Ingredients, Trainer, TrainerSettings
+from menvae.training.place import Place, num_ranks_started, place
+from menvae.training.ranks import run_ranks
+from menvae.training.settings import TrainerSettings
+from menvae.training.trainer import Ingredients, Trainer
 
 _log = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from menvae.data.box import BoxReport
-from menvae.data.features import FEATURES
-from menvae.data.intensities import ChannelIntensities
-from menvae.data.prepare import PreparedSubject
+from menvae.data.cache.cohort import PreparedSubject
+from menvae.data.geometry.box import BoxReport
+from menvae.data.masks.features import FEATURES
+from menvae.preparation.intensities import ChannelIntensities
 
 SOUND = BoxReport(2000.0, 2000.0, 2000.0, 1.0, 1.0)
 CHANNEL = ChannelIntensities(1.0, 0.01, 5.0)

@@ -33,8 +33,8 @@ def _seeded() -> None:
 @pytest.fixture(scope="session")
 def prepared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the cache of the cohort of `runs.TINY` and one subject more, one for all processes that run tests."""
-    from menvae.data.phantom_cohort import PhantomSource
-    from menvae.data.prepare import prepare
+    from menvae.data.cache.prepare import prepare
+    from menvae.data.sources.phantom import PhantomSource
 
     base = tmp_path_factory.getbasetemp()
     path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"

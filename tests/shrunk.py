@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from menvae.experiment import Experiment
 from menvae.registry import configuration_folder
-from menvae.training.launch import Place
+from menvae.training.place import Place
 from menvae.training.trainer import Ingredients, Trainer
 from menvae.updates import Update
 

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from shrunk import CONF, TINY, TINY_TABLE, TINY_VISITS, Losses, names, of_rows, trainer_of
 
-from menvae.data.tabular import TabularSource
+from menvae.data.tables.tabular import TabularSource
 from menvae.errors import UserError
 from menvae.experiment import _PARTS, _SETTINGS, Experiment
 from menvae.registry import GROUPS, known, validated

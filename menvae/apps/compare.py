@@ -12,18 +12,18 @@ from menvae.apps import hydra_application
 from menvae.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
-    from menvae.sweeps.comparison import ComparisonSettings
-    from menvae.tracking.mlflow import TrackingSettings
+    from menvae.comparison.compare import ComparisonSettings
+    from menvae.tracking.tracker import TrackingSettings
 
 _log = logging.getLogger(__name__)
 
 
 def task(config: DictConfig) -> ExitCode:
     """Compare runs; the heavy imports wait until here."""
+    from menvae.comparison.compare import ComparisonSettings
+    from menvae.console import logs
     from menvae.registry import validated
-    from menvae.sweeps.comparison import ComparisonSettings
-    from menvae.tracking import logs
-    from menvae.tracking.mlflow import TrackingSettings
+    from menvae.tracking.tracker import TrackingSettings
 
     keys = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     keys["sweep"] = keys["sweep"]["name"]
@@ -44,11 +44,11 @@ def _path(key: str, value: object) -> Path:
 
 
 def _compare(tracking: TrackingSettings, settings: ComparisonSettings, output_dir: Path, html: Path) -> None:
-    from menvae.sweeps.comparison import compare
-    from menvae.sweeps.comparison_page import write_page
-    from menvae.sweeps.comparison_table import answers, write_runs
-    from menvae.sweeps.tracked_runs import RunStore
-    from menvae.tracking import logs
+    from menvae.comparison.compare import compare
+    from menvae.comparison.page import write_page
+    from menvae.comparison.table import answers, write_runs
+    from menvae.comparison.tracked_runs import RunStore
+    from menvae.console import logs
 
     store = RunStore.open(tracking, output_dir)
     runs, notes = store.runs(None if settings.sweep is None else str(settings.sweep))

@@ -12,7 +12,7 @@ from pathlib import Path
 from menvae.apps.outcome import carry_out, leave
 from menvae.errors import ExitCode, RunInterruptedError
 from menvae.interruption import stop_requests, stop_with_parent
-from menvae.sweeps.job import Job
+from menvae.runs.job import Job
 
 
 def run(path: Path) -> int:

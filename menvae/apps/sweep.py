@@ -49,10 +49,10 @@ def status(arguments: list[str]) -> None:
 
 
 def _show_status(config: DictConfig) -> ExitCode:
+    from menvae.console import logs
     from menvae.sweeps.campaign import fate_counts, status_table
     from menvae.sweeps.status import sweep_status
     from menvae.sweeps.sweep import find_sweep
-    from menvae.tracking import logs
 
     sweep = find_sweep(Path(config.output_dir).expanduser().resolve(), config.sweep.name)
     statuses = sweep_status(sweep)

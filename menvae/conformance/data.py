@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from menvae.conformance.suite import Case, PartConformance
-from menvae.data.augmentation import AugmentationSettings
-from menvae.data.normalizer import TargetSettings
+from menvae.data.batches.augmentation import AugmentationSettings
+from menvae.data.geometry.transforms import Geometry
 from menvae.data.source import Data, DataRequest
-from menvae.data.subjects import Geometry, Source
-from menvae.data.tabular import TabularSource
+from menvae.data.tables.tabular import TabularSource
+from menvae.data.targets.normalizer import TargetSettings
+from menvae.data.volumes import VolumeSource
 
 
 class DataConformance(PartConformance):
@@ -31,7 +32,7 @@ class DataConformance(PartConformance):
 
     def test_is_a_frozen_source(self, case: Case) -> None:
         source = case.bound()()
-        assert isinstance(source, Source)
+        assert isinstance(source, VolumeSource)
         assert type(source).__dataclass_params__.frozen  # type: ignore[attr-defined]
         assert dataclasses.replace(source) == source
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from menvae.data.augmentation import AugmentationSettings
-from menvae.data.normalizer import TargetNormalizer, TargetSettings
+from menvae.data.batches.augmentation import AugmentationSettings
+from menvae.data.targets.normalizer import TargetNormalizer, TargetSettings
 from menvae.data.workers import ShowProgress, unseen
 from menvae.types import EpochLoader
 
 if TYPE_CHECKING:  # they import this module
-    from menvae.data.prepare import Cohort, PreparedSubject
-    from menvae.data.subjects import Split
+    from menvae.data.batches.splits import Split
+    from menvae.data.cache.cohort import Cohort, PreparedSubject
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ def run_tasks(
     """
     tasks = list(tasks)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["menvae.data.prepare", "menvae.data.phantom"])
+    context.set_forkserver_preload(["menvae.data.cache.prepare", "menvae.data.phantom.head"])
     workers = max(1, min(num_workers or num_cores(), len(tasks)))
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         futures = [pool.submit(function, task) for task in tasks]

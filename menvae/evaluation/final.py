@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from menvae.data.normalizer import TargetNormalizer
+from menvae.data.targets.normalizer import TargetNormalizer
 from menvae.evaluation.metrics import SplitRecord, SplitRecorder, split_metrics
 from menvae.evaluation.pictures import (
     latent_scatter,

@@ -23,9 +23,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from menvae.files import write_text
 from menvae.presentation.page import Album, Picture, render
 from menvae.presentation.text import LATENT_PICTURES, gate_meaning, significant
-from menvae.tracking.run_directory import write_text
 
 IGNORED_RATIO: Final = 1.05
 """Below this ratio of errors a decoder ignores its latent space: the difference is no more than noise."""

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from menvae.data.features import FEATURES
-from menvae.data.quality import SubjectQuality, meanings, millilitres
+from menvae.console.progress import progress_bar
+from menvae.data.masks.features import FEATURES
+from menvae.files import write_text
+from menvae.preparation.quality import SubjectQuality, meanings, millilitres
 from menvae.preparation.summary import (
     Findings,
     correlation_words,
@@ -21,8 +23,6 @@ from menvae.preparation.thumbnails import REGION_COLOURS, Thumbnail, draw_thumbn
 from menvae.presentation.page import Album, render
 from menvae.presentation.sortable import Cell, Column, Table, number_cell, sorting_script
 from menvae.presentation.text import broken, counted
-from menvae.tracking.progress import progress_bar
-from menvae.tracking.run_directory import write_text
 
 REGION_NAMES: Final = {"ncr": "necrotic core", "ed": "oedema", "et": "enhancing tumour"}
 _KINDS: Final = {"left out": "bad", "look": "odd", "ok": "good"}

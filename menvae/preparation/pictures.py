@@ -12,10 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from menvae.data.box import BoxReport
-from menvae.data.cohort import Trajectory
-from menvae.data.gompertz import Gompertz
-from menvae.data.quality import Limits, millilitres
+from menvae.data.cache.trajectories import Trajectory
+from menvae.data.geometry.box import BoxReport
+from menvae.preparation.quality import Limits, millilitres
 from menvae.presentation.figures import (
     COLOURS,
     MUTED,
@@ -27,6 +26,7 @@ from menvae.presentation.figures import (
     tick_locator,
 )
 from menvae.presentation.trajectories import draw_trajectories
+from menvae.statistics.gompertz import Gompertz
 
 _MOST_BINS: Final = 30
 

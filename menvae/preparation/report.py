@@ -11,23 +11,26 @@ from typing import Annotated, Any, Final
 from omegaconf import DictConfig
 
 from menvae.configuration import check_writable, plain_values
-from menvae.data.cohort import trajectories
-from menvae.data.features import LOCATION_FEATURES, SHAPE_FEATURES, VOLUME_FEATURES
-from menvae.data.intensities import cohort_intensities
-from menvae.data.normalizer import TargetNormalizer, TargetSettings
-from menvae.data.prepare import Cohort, prepare
-from menvae.data.quality import Limits, judge_cohort
-from menvae.data.subjects import Source, Split
-from menvae.data.target_correlation import TargetCorrelation, target_correlation
-from menvae.data.targets import fit_targets, split_cohort, subjects_of
+from menvae.console import logs
+from menvae.console.progress import progress_bar
+from menvae.data.batches.cohort_splits import split_cohort, subjects_of
+from menvae.data.batches.splits import Split
+from menvae.data.cache.cohort import Cohort
+from menvae.data.cache.prepare import prepare
+from menvae.data.cache.trajectories import trajectories
+from menvae.data.masks.features import LOCATION_FEATURES, SHAPE_FEATURES, VOLUME_FEATURES
+from menvae.data.targets.correlation import TargetCorrelation, target_correlation
+from menvae.data.targets.fit import fit_targets
+from menvae.data.targets.normalizer import TargetNormalizer, TargetSettings
+from menvae.data.volumes import VolumeSource
 from menvae.errors import ExitCode, UserError
+from menvae.files import write_json
 from menvae.layers import STRIDE
+from menvae.preparation.intensities import cohort_intensities
+from menvae.preparation.quality import Limits, judge_cohort
 from menvae.preparation.summary import Findings
 from menvae.preparation.table import answers, write_tables
 from menvae.registry import Bound, Field, bind, validated
-from menvae.tracking import logs
-from menvae.tracking.progress import progress_bar
-from menvae.tracking.run_directory import write_json
 
 _log = logging.getLogger(__name__)
 
@@ -91,7 +94,7 @@ def examine(data: Bound, targets: TargetSettings, cache: Path, num_workers: int 
         UserError: what is wrong with the source, its subjects or the targets.
     """
     source = data()
-    if not isinstance(source, Source):
+    if not isinstance(source, VolumeSource):
         raise UserError(
             f"data: '{data.part.name}' is a table, which needs no preparation; give it to menvae-train as it is"
         )
@@ -121,7 +124,7 @@ def examine(data: Bound, targets: TargetSettings, cache: Path, num_workers: int 
     )
 
 
-def _splits(cohort: Cohort, source: Source) -> tuple[dict[str, Split] | None, str]:
+def _splits(cohort: Cohort, source: VolumeSource) -> tuple[dict[str, Split] | None, str]:
     """Return the splits, or why there are none: a cohort too small to train on can still be looked at."""
     try:
         return split_cohort(cohort, source), ""

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from menvae.data.gompertz import Gompertz
-from menvae.data.normalizer import TargetNormalizer
-from menvae.data.prepare import Cohort
-from menvae.data.quality import Limits, SubjectQuality, missing_regions
-from menvae.data.subjects import REGION_CODES, Split
-from menvae.data.target_correlation import ENTANGLED, FEWEST_TO_JUDGE, TargetCorrelation, TargetPair, entangled_words
+from menvae.data.batches.splits import Split
+from menvae.data.cache.cohort import Cohort
+from menvae.data.files.subjects import REGION_CODES
+from menvae.data.targets.correlation import ENTANGLED, FEWEST_TO_JUDGE, TargetCorrelation, TargetPair, entangled_words
+from menvae.data.targets.normalizer import TargetNormalizer
+from menvae.preparation.quality import Limits, SubjectQuality, missing_regions
 from menvae.presentation.text import counted
+from menvae.statistics.gompertz import Gompertz
 
 STRONG: Final = 0.8
 """Pairs of targets beyond this |r| are named."""

@@ -12,13 +12,13 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from menvae.data.features import FEATURES
-from menvae.data.prepare import PreparedSubject
-from menvae.data.quality import SubjectQuality, millilitres
-from menvae.data.targets import SPLIT_COLUMNS, split_rows
+from menvae.data.batches.cohort_splits import SPLIT_COLUMNS, split_rows
+from menvae.data.cache.cohort import PreparedSubject
+from menvae.data.masks.features import FEATURES
+from menvae.files import write_table
+from menvae.preparation.quality import SubjectQuality, millilitres
 from menvae.preparation.summary import Findings, correlation_words, region_words, split_words, verdict_words
 from menvae.presentation.text import counted, significant
-from menvae.tracking.run_directory import write_table
 
 MOST_ROWS: Final = 20
 _STYLES: Final = {"left out": "bold red", "look": "yellow", "ok": "green"}

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from menvae.data.features import LOCATION_FEATURES
-from menvae.data.prepare import PreparedSubject
-from menvae.data.subjects import REGION_CODES
+from menvae.data.cache.cohort import PreparedSubject
+from menvae.data.files.subjects import REGION_CODES
+from menvae.data.masks.features import LOCATION_FEATURES
 from menvae.data.workers import ShowProgress, run_tasks, unseen
 from menvae.presentation.planes import PLANES, Plane, displayed_slice, slice_size_mm
 

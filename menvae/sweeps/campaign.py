@@ -14,15 +14,17 @@ from typing import Any, Protocol
 from rich.table import Table
 from rich.text import Text
 
+from menvae.console import logs
 from menvae.errors import RunInterruptedError, UserError
+from menvae.files import FolderIsLockedError, FolderLock, write_json
 from menvae.interruption import StopRequest
 from menvae.sweeps.plan import PlannedPoint
 from menvae.sweeps.status import Fate, PointStatus, sweep_status
 from menvae.sweeps.sweep import Point, Submission, Sweep, label_of
-from menvae.tracking import logs
 from menvae.tracking.local import LocalLog
-from menvae.tracking.mlflow import MLflowTracker, ParentRun, Status, TrackingSettings, tracking_uri, without_password
-from menvae.tracking.run_directory import FolderIsLockedError, FolderLock, write_json
+from menvae.tracking.mlflow.store import tracking_uri, without_password
+from menvae.tracking.mlflow.tracker import MLflowTracker
+from menvae.tracking.tracker import ParentRun, Status, TrackingSettings
 
 _log = logging.getLogger(__name__)
 

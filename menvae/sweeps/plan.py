@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from menvae.errors import UserError
-from menvae.sweeps.job import Trial
+from menvae.runs.directory import free_name, newest_name
+from menvae.runs.job import Trial
 from menvae.sweeps.status import Fate, PointStatus, sweep_status
 from menvae.sweeps.sweep import Point, Sweep, SweepSettings
-from menvae.tracking.run_directory import free_name, newest_name
 
 Identify = Callable[[Mapping[str, Any]], str]
 """Composed configuration -> name of its run; raises `UserError` for a configuration that cannot be."""

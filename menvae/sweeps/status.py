@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from menvae.errors import ExitCode
+from menvae.files import FolderLock
 from menvae.sweeps import scheduler
 from menvae.sweeps.sweep import Point, Sweep
-from menvae.tracking.run_directory import FolderLock
 
 
 class Fate(StrEnum):

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from menvae.errors import UserError, nearest
-from menvae.sweeps.job import Job, Trial
-from menvae.tracking.run_directory import write_json
+from menvae.files import write_json
+from menvae.runs.job import Job, Trial
 
 
 @dataclass(frozen=True, kw_only=True)

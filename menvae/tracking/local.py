@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from menvae.errors import UserError
+from menvae.files import sync_directory, write_atomically
 
 Row = dict[str, float | None]
 
@@ -108,17 +109,6 @@ class LocalLog:
         self.rewind(_Table(self.metrics()).last_epoch)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file: after a crash it has either the old content or the new, whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync_directory(path.parent)
-
-
 def _append_line(path: Path, row: Row) -> None:
     is_new = not path.exists()
     with path.open("ab") as file:
@@ -126,15 +116,7 @@ def _append_line(path: Path, row: Row) -> None:
         file.flush()
         os.fsync(file.fileno())
     if is_new:
-        _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_directory(path.parent)
 
 
 def _complete_lines(path: Path) -> list[tuple[bytes, Row]]:

@@ -2,87 +2,35 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from menvae import collectives
-from menvae.errors import RunInterruptedError, TrainingDivergedError, UserError
+from menvae.errors import RunInterruptedError, UserError
 from menvae.interruption import StopRequest
 from menvae.models import Model
 from menvae.objective import Objective
-from menvae.registry import Field
 from menvae.schedules import Schedule
 from menvae.training import checkpoint
 from menvae.training.curriculum import Curriculum
 from menvae.training.determinism import seed_step
-from menvae.training.launch import Place
+from menvae.training.place import Place
+from menvae.training.settings import TrainerSettings
+from menvae.training.state import BegunEpoch, RunningMeans, TrainingState
+from menvae.training.step import TrainingStep
 from menvae.training.system import SystemMetrics
 from menvae.types import Batch, EpochLoader, LossReport, ModelOutput, Observer, Progress
-from menvae.updates import Side, Update
-
-_log = logging.getLogger(__name__)
+from menvae.updates import Update
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_SMALLEST_LOSS_SCALE = 1e-4
-"""Where fp16 gives up, as in fairseq: thirty halvings in a row from the first scale of 65536."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerSettings:
-    """Keys of ``trainer.*``.
-
-    Attributes:
-        max_epochs: length of the run.
-        batch_size: subjects a rank and step.
-        precision: ``fp32``, or autocast to ``bf16``, or to ``fp16`` with a gradient scaler, for GPUs that lack bf16
-            (statistics and losses stay in float32).
-        gradient_clip: largest L2 norm of the gradient; None does not clip.
-        channels_last: memory format of inputs and weights; faster on CPU and GPU.
-        activation_checkpointing: compute the activations of residual and up-sampling blocks again in the backward pass
-            instead of keeping them: the same results with less memory, in about a third more time.
-        compile: run the model through `torch.compile` (a minute or more at the start).
-        validate_every_epochs: how often the validation split is evaluated; the last epoch always is.
-        num_workers: processes that load batches; 0 loads in the training process.
-        devices: processes that train together, one a device. More than 1 starts them here; None takes what `torchrun`
-            or a launcher started; a number that they did not start is refused.
-        time_limit_min: minutes after which a process writes a checkpoint and ends as if told to; None: never.
-        resume: ``auto`` goes on with the same run, ``never`` begins a new one, a path continues from that checkpoint.
-        init_from: run directory (its best weights) or checkpoint whose weights this run begins with, for fine-tuning;
-            None: those that the seed gives. Only weights are taken: optimiser, schedules and epochs begin anew.
-        keep_optimizer: keep the optimiser's state in ``last.ckpt`` when the run is finished.
-    """
-
-    max_epochs: Annotated[int, Field(ge=1)] = 15
-    batch_size: Annotated[int, Field(ge=1)] = 8
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    gradient_clip: Annotated[float, Field(gt=0.0)] | None = 1.0
-    channels_last: bool = True
-    activation_checkpointing: bool = False
-    compile: bool = False
-    validate_every_epochs: Annotated[int, Field(ge=1)] = 1
-    num_workers: Annotated[int, Field(ge=0)] = 0
-    devices: Annotated[int, Field(ge=1)] | None = None
-    time_limit_min: Annotated[float, Field(gt=0.0)] | None = None
-    resume: str = "auto"
-    init_from: str | None = None
-    keep_optimizer: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse what the keys alone show to be wrong."""
-        if self.init_from is not None and self.resume not in ("auto", "never"):
-            raise UserError(
-                f"trainer.init_from: {self.init_from!r} is not allowed with trainer.resume={self.resume}, a checkpoint "
-                "that brings weights of its own"
-            )
 
 
 class Recorder(Protocol):
@@ -107,27 +55,6 @@ class Ingredients:
     curriculum: Curriculum
     train: EpochLoader
     val: EpochLoader
-
-
-@dataclass
-class TrainingState:
-    """What a checkpoint must hold beside tensors.
-
-    Attributes:
-        epoch: finished epochs.
-        step: finished steps of the epoch that follows; all of them where its validation is missing.
-        best_value: lowest validation objective at final weights among epochs that are not collapsed.
-        best_epoch: where it was reached; 0 if nowhere yet.
-        stopped: why an observer ended the run, or empty.
-        pruned: whether that was to make room for better runs.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    best_value: float = math.inf
-    best_epoch: int = 0
-    stopped: str = ""
-    pruned: bool = False
 
 
 class Trainer:
@@ -164,7 +91,7 @@ class Trainer:
         self.system = SystemMetrics(place.device)
         self.recorder: Recorder | None = None
         self.state = TrainingState()
-        self._begun = _BegunEpoch()
+        self._begun = BegunEpoch()
         self.memory_format = torch.channels_last_3d if settings.channels_last else torch.contiguous_format
         self.model = ingredients.model
         self.objective = ingredients.objective.to(place.device)
@@ -212,7 +139,7 @@ class Trainer:
             "time/validate_s": time.perf_counter() - started,
             **self.system.sample(),
         }
-        self.state.epoch, self.state.step, self._begun = epoch, 0, _BegunEpoch()
+        self.state.epoch, self.state.step, self._begun = epoch, 0, BegunEpoch()
         if self.recorder is not None:
             self.recorder.epoch_end(epoch, metrics, timings)
 
@@ -257,7 +184,7 @@ class Trainer:
         factor = self.ingredients.learning_rate(progress)
         for group, peak in zip(self.optimizer.param_groups, self.peak_learning_rates, strict=True):
             group["lr"] = peak * factor
-        output, report, gradient_norm = self.ingredients.update(_Step(self, batch, progress, steps_done))
+        output, report, gradient_norm = self.ingredients.update(TrainingStep(self, batch, progress, steps_done))
         self.objective.commit(output)  # a step that fp16 skips counts: what was computed from the batch is finite
         return output, report, gradient_norm
 
@@ -279,7 +206,7 @@ class Trainer:
         self.model.eval()
         self.objective.eval()
         progress = self._progress(epoch)
-        means = _RunningMeans()
+        means = RunningMeans()
         for observer in self.observers:
             observer.on_validation_start(epoch)
         for batch in self.ingredients.val.epoch(0):
@@ -381,7 +308,7 @@ class Trainer:
                     f"checkpoint '{path}' was written in the middle of an epoch of {begun['num_steps']} steps; those "
                     f"of this run have {self.ingredients.train.steps_per_epoch}: let its own run end the epoch first"
                 )
-            self._begun = _BegunEpoch.from_dict(begun["by_rank"][self.place.rank])
+            self._begun = BegunEpoch.from_dict(begun["by_rank"][self.place.rank])
         if path.parent.resolve() != self.checkpoints.resolve():
             self.state = TrainingState(epoch=self.state.epoch, step=self.state.step)
             more = {} if begun is None else {"begun_epoch": begun}
@@ -448,111 +375,3 @@ class Trainer:
         """Yield batches with what the model makes of them, in evaluation mode."""
         for batch in self.inputs(loader):
             yield batch, self.model(batch)
-
-
-@dataclass(frozen=True)
-class _Step:
-    """What the trainer lends to an update for one batch (see `menvae.updates.Stepper`)."""
-
-    trainer: Trainer
-    batch: Batch
-    progress: Progress
-    step: int
-
-    def evaluate(self) -> tuple[ModelOutput, LossReport]:
-        with self.trainer.autocast():
-            output: ModelOutput = self.trainer.parallel(self.batch)
-        report: LossReport = self.trainer.objective(self.batch, output, self.progress)
-        broken = [name for name, scalar in report.scalars.items() if not torch.isfinite(scalar.raw.detach())]
-        if collectives.any_rank(bool(broken), self.trainer.place.device):
-            self._diverged("term", broken)
-        return output, report
-
-    def descend(self, total: Tensor, only: Side | None = None) -> float:
-        model, optimizer, scaler = self.trainer.model, self.trainer.optimizer, self.trainer.scaler
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-        if only is not None:
-            self._forget_gradients(beside=only)
-        scaler.unscale_(optimizer)
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        value = norm.item()  # averaged over ranks by DDP, so all ranks see the same
-        if not math.isfinite(value) and not self._may_skip():
-            self._diverged("gradient of", list(self._broken_gradients()) or ["all parameters together"])
-        if self.trainer.settings.gradient_clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(model.parameters(), self.trainer.settings.gradient_clip, norm)
-        scaler.step(optimizer)  # in fp16, not where a gradient overflowed: the scale is then halved
-        scaler.update()
-        return value
-
-    def _may_skip(self) -> bool:
-        """Whether a gradient that is not finite is an overflow that a smaller scale can mend."""
-        scaler = self.trainer.scaler
-        return scaler.is_enabled() and scaler.get_scale() * scaler.get_backoff_factor() >= _SMALLEST_LOSS_SCALE
-
-    def _forget_gradients(self, beside: Side) -> None:
-        """An optimiser leaves parameters without a gradient as they are, their moments and weight decay too."""
-        encoder = {id(parameter) for parameter in self.trainer.model.encoder_parameters()}
-        for parameter in self.trainer.model.parameters():
-            if (id(parameter) in encoder) != (beside == "encoder"):
-                parameter.grad = None
-
-    def _broken_gradients(self) -> Iterator[str]:
-        for name, parameter in self.trainer.model.named_parameters():
-            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-                yield name
-
-    def _diverged(self, what: str, names: Sequence[str]) -> None:
-        by_rank = collectives.gather_objects(list(names))
-        rank, first = next((index, found) for index, found in enumerate(by_rank) if found)
-        more = f" (and {len(first) - 1} more)" if len(first) > 1 else ""
-        raise TrainingDivergedError(
-            f"{what} '{first[0]}'{more} is not finite on rank {rank} in epoch {self.trainer.state.epoch + 1}; "
-            "the last checkpoint is from before; try a smaller optimizer.learning_rate or trainer.precision=fp32"
-        )
-
-
-class _RunningMeans:
-    """Means over steps, weighted by rows, without a synchronisation a step."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.rows: dict[str, int] = {}
-
-    def add(self, values: Mapping[str, Tensor | float], rows: int) -> None:
-        for name, value in values.items():
-            weighted = torch.as_tensor(value, dtype=torch.float64).detach() * rows
-            self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
-            self.rows[name] = self.rows.get(name, 0) + rows
-
-    def averages(self) -> dict[str, float]:
-        return {name: (total / self.rows[name]).item() for name, total in self.sums.items()}
-
-
-@dataclass
-class _BegunEpoch:
-    """What this rank gathered of an epoch that is not finished; a checkpoint in its middle holds it.
-
-    Attributes:
-        means: of losses and gradient norm.
-        observers: what each observer gathered, by the name of its class.
-        seconds: training time so far.
-        num_skipped_steps: those whose gradient overflowed in fp16.
-    """
-
-    means: _RunningMeans = field(default_factory=_RunningMeans)
-    observers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    seconds: float = 0.0
-    num_skipped_steps: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        means = {"sums": {key: value.cpu() for key, value in self.means.sums.items()}, "rows": self.means.rows}
-        more = {"seconds": self.seconds, "num_skipped_steps": self.num_skipped_steps}
-        return {"means": means, "observers": self.observers, **more}
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> _BegunEpoch:
-        means = _RunningMeans()
-        means.sums, means.rows = dict(content["means"]["sums"]), dict(content["means"]["rows"])
-        return cls(means, content["observers"], content["seconds"], content["num_skipped_steps"])

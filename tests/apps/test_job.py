@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runs import environment
 
-from menvae.sweeps.job import Job, command
+from menvae.runs.job import Job, command
 
 
 def test_a_process_that_is_stopped_while_it_imports_says_so(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from runs import only_run, train
 
 from menvae.apps import prepare
-from menvae.data.phantom import phantom_subject, write_subject
+from menvae.data.phantom.head import phantom_subject, write_subject
 from menvae.preparation.report import PARTITIONS, PreparationSettings
 from menvae.registry import configuration_folder
 

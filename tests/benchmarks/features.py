@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
 from skimage.measure import marching_cubes, regionprops
 
-from menvae.data.features import ED, ET, NCR, bounding_box, mask_features
-from menvae.data.mesh import mesh_hull_volume, mesh_volume_and_area
+from menvae.data.masks.features import ED, ET, NCR, bounding_box, mask_features
+from menvae.data.masks.mesh import mesh_hull_volume, mesh_volume_and_area
 
 Spacing = tuple[float, float, float]
 

@@ -27,9 +27,10 @@ from monai.networks.nets.basic_unet import BasicUNet
 from numpy.typing import NDArray
 from torch import nn
 
-from menvae.data.features import FEATURES, LOCATION_FEATURES, SHAPE_FEATURES, VOLUME_FEATURES, mask_features
-from menvae.data.normalizer import TargetNormalizer, TargetSettings
-from menvae.data.phantom import DISTRIBUTIONS_VERSION, FIELD_OF_VIEW_MM, MODALITIES, phantom_subject
+from menvae.data.masks.features import FEATURES, LOCATION_FEATURES, SHAPE_FEATURES, VOLUME_FEATURES, mask_features
+from menvae.data.phantom.distributions import DISTRIBUTIONS_VERSION, FIELD_OF_VIEW_MM
+from menvae.data.phantom.head import MODALITIES, phantom_subject
+from menvae.data.targets.normalizer import TargetNormalizer, TargetSettings
 
 GATES = {"volume": (VOLUME_FEATURES, 0.85), "location": (LOCATION_FEATURES, 0.91), "shape": (SHAPE_FEATURES, 0.40)}
 BLOCKS = 8

@@ -39,15 +39,16 @@ from monai.transforms import (
     SelectItemsd,
 )
 
-from menvae.data.brats import BratsSource
-from menvae.data.dataset import Draw, SubjectDataset, collate
-from menvae.data.features import FEATURES
-from menvae.data.normalizer import TargetNormalizer, TargetSettings
-from menvae.data.phantom import phantom_subject, write_subject
-from menvae.data.prepare import prepare
-from menvae.data.storage import stored
-from menvae.data.subjects import SubjectFiles
-from menvae.data.transforms import load_and_resample
+from menvae.data.batches.dataset import SubjectDataset, collate
+from menvae.data.batches.order import Draw
+from menvae.data.cache.prepare import prepare
+from menvae.data.cache.storage import stored
+from menvae.data.files.subjects import SubjectFiles
+from menvae.data.geometry.transforms import load_and_resample
+from menvae.data.masks.features import FEATURES
+from menvae.data.phantom.head import phantom_subject, write_subject
+from menvae.data.sources.brats import BratsSource
+from menvae.data.targets.normalizer import TargetNormalizer, TargetSettings
 
 SPACING_MM = (1.0, 1.0, 1.0)
 BOX = (160, 160, 160)

@@ -12,16 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from menvae.data.brats import BratsSource
-from menvae.data.dataset import Draw, SubjectDataset, collate
-from menvae.data.intensities import cohort_intensities
-from menvae.data.normalizer import TargetNormalizer, TargetSettings
-from menvae.data.phantom import MODALITIES, phantom_subject, write_subject
-from menvae.data.phantom_cohort import PhantomSource
-from menvae.data.phantom_growth import PhantomGrowthSource
-from menvae.data.prepare import Cohort, prepare
-from menvae.data.quality import Kind, Limits, judge_cohort
+from menvae.data.batches.dataset import SubjectDataset, collate
+from menvae.data.batches.order import Draw
+from menvae.data.cache.cohort import Cohort
+from menvae.data.cache.prepare import prepare
+from menvae.data.phantom.head import MODALITIES, phantom_subject, write_subject
+from menvae.data.sources.brats import BratsSource
+from menvae.data.sources.phantom import PhantomSource
+from menvae.data.sources.phantom_growth import PhantomGrowthSource
+from menvae.data.targets.normalizer import TargetNormalizer, TargetSettings
 from menvae.errors import UserError
+from menvae.preparation.intensities import cohort_intensities
+from menvae.preparation.quality import Kind, Limits, judge_cohort
 
 SPACING = (10.0, 10.0, 10.0)
 FIRST, SECOND = "phantom-00003", "phantom-00004"

@@ -16,7 +16,7 @@ from menvae.latent import LatentLayout
 from menvae.objective import Objective
 from menvae.registry import build
 from menvae.terms import TermContext
-from menvae.training.launch import place
+from menvae.training.place import place
 from menvae.types import Batch, ModelOutput, Posterior, Progress
 
 ROWS, Z = 16, 4

@@ -17,7 +17,7 @@ from menvae.latent import LatentLayout
 from menvae.objective import Objective
 from menvae.registry import build
 from menvae.terms import TermContext
-from menvae.training.launch import place
+from menvae.training.place import place
 from menvae.types import Batch, ModelOutput, Posterior, Progress
 
 ROWS, Z, FEATURES = 16, 6, 3

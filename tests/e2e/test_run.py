@@ -63,9 +63,9 @@ def test_gates_table_is_complete_and_printed(finished: Path) -> None:
 
 
 def test_targets_are_normalised_on_training_subjects(finished: Path) -> None:
-    from menvae.data.normalizer import TargetNormalizer
-    from menvae.data.phantom_cohort import PhantomSource
-    from menvae.data.prepare import prepare
+    from menvae.data.cache.prepare import prepare
+    from menvae.data.sources.phantom import PhantomSource
+    from menvae.data.targets.normalizer import TargetNormalizer
 
     run = only_run(finished)
     normalizer = TargetNormalizer.from_dict(json.loads((run / "targets.json").read_text()))

@@ -15,7 +15,7 @@ import runs
 import torch
 from runs import gates, only_run
 
-from menvae.data.lithology import draw_holes
+from menvae.data.sources.lithology import draw_holes
 
 EXPERIMENTS = ("lithology_vae", "lithology_semisup", "lithology_hybrid")
 TINY_TABLE = (
@@ -35,7 +35,7 @@ from pathlib import Path
 from menvae.evaluation.embeddings import embed
 from menvae.experiment import Experiment
 from menvae.training import checkpoint
-from menvae.training.launch import Place
+from menvae.training.place import Place
 run, key = Path(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
 experiment = Experiment.from_config(OmegaConf.load(run / "config.yaml"))

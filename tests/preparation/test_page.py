@@ -15,15 +15,16 @@ from browser import PROGRAM, Browser
 from cohorts import CHANNEL, SOUND, subject
 from rich.console import Console
 
-from menvae.data.features import FEATURES
-from menvae.data.findings import Finding
-from menvae.data.normalizer import TargetSettings
-from menvae.data.prepare import Cohort, PreparedSubject
-from menvae.data.quality import Limits, judge_cohort
-from menvae.data.storage import StoredSubject
-from menvae.data.subjects import Split
-from menvae.data.target_correlation import target_correlation
-from menvae.data.targets import fit_targets, subjects_of
+from menvae.data.batches.cohort_splits import subjects_of
+from menvae.data.batches.splits import Split
+from menvae.data.cache.cohort import Cohort, PreparedSubject
+from menvae.data.cache.storage import StoredSubject
+from menvae.data.files.findings import Finding
+from menvae.data.masks.features import FEATURES
+from menvae.data.targets.correlation import target_correlation
+from menvae.data.targets.fit import fit_targets
+from menvae.data.targets.normalizer import TargetSettings
+from menvae.preparation.quality import Limits, judge_cohort
 from menvae.preparation.report import PARTITIONS, PreparationSettings, write_folder
 from menvae.preparation.summary import Findings
 from menvae.preparation.table import MOST_ROWS, answers, write_tables

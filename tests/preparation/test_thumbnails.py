@@ -13,8 +13,8 @@ from cohorts import subject
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
-from menvae.data.phantom_cohort import PhantomSource
-from menvae.data.prepare import prepare
+from menvae.data.cache.prepare import prepare
+from menvae.data.sources.phantom import PhantomSource
 from menvae.preparation.thumbnails import REGION_COLOURS, centre_of, draw_planes, draw_thumbnails
 
 MARGIN = 14

@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import pytest
 import stores
 
-from menvae.tracking import mlflow as tracking
+from menvae.tracking.mlflow import tracker as tracking
 
 
 @pytest.fixture(scope="session")

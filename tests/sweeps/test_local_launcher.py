@@ -222,7 +222,7 @@ def test_two_slots_are_never_idle_and_a_stop_reaches_what_runs(tmp_path: Path, m
             (tmp_path / name / "job.json").write_text(script)
         return set(runner.submit({name: tmp_path / name / "job.json" for name in scripts}))
 
-    monkeypatch.setattr("menvae.sweeps.job.command", shell)
+    monkeypatch.setattr("menvae.runs.job.command", shell)
     runner = LocalRunner(Sweep(tmp_path), [[], []])
     obey = "trap 'echo stopped; exit 75' TERM; echo begun; while true; do sleep 0.05; done"
     assert submit(runner, {"short": "echo begun; exit 1", "long": obey, "later": obey, "never": obey}) == {
@@ -248,7 +248,7 @@ def test_two_slots_are_never_idle_and_a_stop_reaches_what_runs(tmp_path: Path, m
 
 
 def test_gpus_are_dealt_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("menvae.sweeps.job.command", lambda _: ["sh", "-c", "echo GPUs $CUDA_VISIBLE_DEVICES"])
+    monkeypatch.setattr("menvae.runs.job.command", lambda _: ["sh", "-c", "echo GPUs $CUDA_VISIBLE_DEVICES"])
     runner = LocalRunner(Sweep(tmp_path), [["0", "1"], ["GPU-7", "3"]])
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from menvae.errors import UserError
 from menvae.launching import loss_effect
-from menvae.sweeps.identity import run_hash
+from menvae.runs.identity import run_hash
 from menvae.sweeps.plan import LossEffect, PlannedPoint, dead_knobs, plan_points, plan_table
 from menvae.sweeps.sweep import Point, Sweep, SweepSettings
 

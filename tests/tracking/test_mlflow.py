@@ -20,9 +20,10 @@ from urllib.request import urlopen
 import pytest
 
 from menvae.errors import UserError
-from menvae.tracking import mlflow as tracking
 from menvae.tracking.local import LocalLog
-from menvae.tracking.mlflow import MLflowTracker, TrackingSettings
+from menvae.tracking.mlflow import tracker as tracking
+from menvae.tracking.mlflow.tracker import MLflowTracker
+from menvae.tracking.tracker import TrackingSettings
 
 VICTIM = Path(__file__).with_name("victim.py")
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from menvae.tracking.local import LocalLog
-from menvae.tracking.mlflow import MLflowTracker, ParentRun, TrackingSettings
+from menvae.tracking.mlflow.tracker import MLflowTracker
+from menvae.tracking.tracker import ParentRun, TrackingSettings
 
 NUM_EPOCHS = 12
 PARAMS = {"seed": 1, "loss.lambda_dcor": 0.5, "data.modalities": ["t1", "flair"], "note": "x" * 5000}

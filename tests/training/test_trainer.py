@@ -21,8 +21,9 @@ from menvae.objective import Objective
 from menvae.registry import build
 from menvae.terms import TermContext
 from menvae.training.curriculum import Curriculum
-from menvae.training.launch import Place
-from menvae.training.trainer import Ingredients, Trainer, TrainerSettings
+from menvae.training.place import Place
+from menvae.training.settings import TrainerSettings
+from menvae.training.trainer import Ingredients, Trainer
 from menvae.types import Batch, ModelOutput, Observer, Posterior
 from menvae.updates import Update
 

@@ -99,7 +99,7 @@ class LocalRunner:
 
     def _start(self, slot: int, job: Path, gpus: list[str]) -> Submission:
         from menvae.cores import num_cores
-        from menvae.sweeps.job import command
+        from menvae.runs.job import command
         from menvae.sweeps.sweep import Submission
 
         threads = str(max(1, num_cores() // len(self._slots)))

@@ -48,10 +48,10 @@ class OptunaSweeper(Sweeper):
             UserError: what cannot be searched, or how.
         """
         from menvae.errors import UserError
+        from menvae.files import FolderIsLockedError, FolderLock
         from menvae.launching import sweep_of
         from menvae.registry import validated
         from menvae.sweeps.sweep import SweepSettings
-        from menvae.tracking.run_directory import FolderIsLockedError, FolderLock
 
         if not isinstance(self.launcher, SweepLauncher):
             raise UserError("hydra/sweeper=optuna needs hydra/launcher=local or slurm")
@@ -118,7 +118,7 @@ class OptunaSweeper(Sweeper):
         fixed: Sequence[str],
         settings: SweepSettings,
     ) -> None:
-        from menvae.sweeps.job import Trial
+        from menvae.runs.job import Trial
 
         assert isinstance(self.launcher, SweepLauncher)
         options = (self.settings["pruner"], self.settings["startup_trials"], self.settings["warmup_epochs"])
@@ -133,8 +133,8 @@ class OptunaSweeper(Sweeper):
     def _tell(study: optuna.Study, number: int, result: Result, settings: SweepSettings) -> None:
         import optuna
 
+        from menvae.runs.trial import objective_values
         from menvae.sweeps.status import Fate
-        from menvae.sweeps.trial import objective_values
 
         state = optuna.trial.TrialState
         status = result.status
@@ -157,7 +157,7 @@ class OptunaSweeper(Sweeper):
         import optuna
 
         from menvae.errors import UserError
-        from menvae.sweeps.trial import open_storage
+        from menvae.runs.trial import open_storage
 
         study = optuna.create_study(
             storage=open_storage(storage),
@@ -233,7 +233,7 @@ class OptunaSweeper(Sweeper):
     def _show(self, settings: SweepSettings) -> None:
         from rich.table import Table
 
-        from menvae.tracking import logs
+        from menvae.console import logs
 
         assert isinstance(self.launcher, SweepLauncher)
         table = Table(box=None, pad_edge=False, header_style="bold", title=None)
@@ -256,7 +256,7 @@ class OptunaSweeper(Sweeper):
         from rich.table import Table
         from rich.text import Text
 
-        from menvae.tracking import logs
+        from menvae.console import logs
 
         counts = Counter(trial.state.name.lower() for trial in study.get_trials(deepcopy=False))
         logs.show(f"study {study.study_name}: " + ", ".join(f"{count} {state}" for state, count in counts.items()))

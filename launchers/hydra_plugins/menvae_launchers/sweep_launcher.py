@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
     from menvae.launching import Command
+    from menvae.runs.job import Trial
     from menvae.sweeps.campaign import Runner
-    from menvae.sweeps.job import Trial
     from menvae.sweeps.sweep import Sweep
 
 

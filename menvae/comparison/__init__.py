@@ -1,0 +1,1 @@
+"""Comparison of finished runs: statistics, tables, pictures, page."""

@@ -1,0 +1,339 @@
+"""The comparison as one self-contained HTML page; its tables can be sorted, its pictures are embedded."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from menvae.comparison.pareto import Objective
+from menvae.comparison.pictures import effect_picture, trade_off_picture, trade_offs
+from menvae.comparison.results import Cohort, Comparison, Configuration, Effect
+from menvae.comparison.swept_keys import ABSENT
+from menvae.comparison.tracked_runs import RunStore, TrackedRun, listed
+from menvae.comparison.words import (
+    best_of,
+    difference_words,
+    effect_words,
+    front_mark,
+    front_words,
+    key_words,
+    meets,
+    of_data,
+    shown_difference,
+    shown_passed,
+    shown_summary,
+    shown_value,
+    tells,
+    wanted,
+)
+from menvae.files import write_text
+from menvae.presentation.page import Album, Picture, render
+from menvae.presentation.sortable import Cell, Column, Table, number_cell, sorting_script
+from menvae.presentation.text import LATENT_PICTURES, broken, gate_meaning
+
+BEST_RUN_PICTURES: Final = {"training_curves.png": "How its training went.", **LATENT_PICTURES}
+READING: Final = (
+    ("Configuration", "Runs that differ in nothing but their seed. Its numbers are means over the seeds."),
+    (
+        "\N{PLUS-MINUS SIGN} in a table of configurations",
+        "Standard deviation of one run over the seeds (n \N{MINUS SIGN} 1), not of the mean.",
+    ),
+    ("Passed", "Number of gates a run passes, averaged over the seeds; each run's own gates.json says which."),
+    ("Mean rank", "Rank of a mean among the configurations, averaged over the gates: free of scale; 1 is best."),
+    ("Best", "Most gates passed, then the lowest mean rank. The best of many looks better than it is: run more seeds."),
+    ("Front", "No other configuration is at least as good in every gate and better in one."),
+    (
+        "Hypervolume beyond the targets",
+        "Volume between the targets and the front, in units of the gates; 0 until a configuration meets every target.",
+    ),
+    (
+        "Range that the front dominates",
+        "The same volume, measured from a tenth of the range beyond the worst value of every gate, as a share of the "
+        "box up to the best. It depends on the configurations that are compared.",
+    ),
+    ("Effect of a key", "Mean over all runs with a value; the range is the largest of these means minus the smallest."),
+    (
+        "Differences",
+        "Seed by seed from the baseline; 95 % interval of their mean by Student's t, not corrected for "
+        "the number of intervals.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class _Banner:
+    kind: str
+    headline: str
+    text: str
+
+
+def write_page(comparison: Comparison, notes: Sequence[str], store: RunStore, path: Path) -> Path:
+    """Write the page of a comparison.
+
+    Args:
+        comparison: what was found.
+        notes: what the reading of the store left out.
+        store: for the files of runs.
+        path: the HTML file to write; its folder must be there.
+
+    Returns:
+        ``path``.
+    """
+    template = Path(__file__).with_name("templates") / "comparison.html"
+    with tempfile.TemporaryDirectory() as folder:
+        content = _content(comparison, notes, store, path.resolve().parent, Path(folder))
+    return write_text(path, render(template, content, script=sorting_script()))
+
+
+def _content(
+    comparison: Comparison, notes: Sequence[str], store: RunStore, place: Path, pictures: Path
+) -> dict[str, Any]:
+    album = _Gallery(Album(), pictures)
+    return {
+        "title": f"Comparison of runs: {store.experiment}",
+        "subtitle": f"Tracking store {store.place}",
+        "banner": _banner(comparison),
+        "notes": [*notes, *comparison.notes],
+        "summary": _summary(comparison),
+        "key_words": key_words(comparison),
+        "configurations": _configurations(comparison),
+        "cohorts": [_cohort(comparison, cohort, store, place, album) for cohort in comparison.cohorts],
+        "runs": _runs(comparison, store, place),
+        "gates": [(gate.name, wanted(gate), gate_meaning(gate.name)) for gate in comparison.gates],
+        "reading": READING,
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Summary and tables
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _banner(comparison: Comparison) -> _Banner:
+    """Say what came out, of the largest cohort."""
+    cohort = comparison.cohorts[0]
+    where = f"Data {cohort.label}: " if len(comparison.cohorts) > 1 else ""
+    best, num_gates = cohort.configurations[0], len(comparison.gates)
+    everywhere = [one for one in cohort.configurations if one.num_runs_passed == len(one.runs)]
+    count = len(cohort.configurations)
+    if everywhere:
+        names = listed([f"#{one.number}" for one in everywhere])
+        plural = "configurations pass" if len(everywhere) > 1 else "configuration passes"
+        headline = f"{where}{len(everywhere)} of {count} {plural} every gate with every seed: {names}."
+        return _Banner("good", headline, _best_words(best, num_gates))
+    once = any(one.num_runs_passed for one in cohort.configurations)
+    some = "some runs pass every gate, but no configuration does with every seed."
+    headline = where + (some if once else "no run passes every gate.")
+    return _Banner("odd" if once else "bad", headline[0].upper() + headline[1:], _best_words(best, num_gates))
+
+
+def _best_words(best: Configuration, num_gates: int) -> str:
+    settings = ", ".join(f"{key} = {shown_value(value)}" for key, value in best.values.items() if value != ABSENT)
+    passed = f"{best.gates_passed:.3g} of {num_gates} gates" + " on average" * (best.gates_passed % 1 > 0)
+    return f"Best is #{best.number}" + f" ({settings})" * bool(settings) + f": it passes {passed}."
+
+
+def _summary(comparison: Comparison) -> list[tuple[str, str]]:
+    runs = [run for cohort in comparison.cohorts for run in cohort.runs]
+    seeds = sorted({run.seed for run in runs}, key=lambda seed: (len(seed), seed))
+    swept = [f"{key.name} ({listed([shown_value(value) for value in key.values], 8)})" for key in comparison.keys]
+    return [
+        ("Runs compared", str(len(runs))),
+        ("Configurations", str(len(comparison.rows))),
+        ("Seeds", listed(seeds, 12)),
+        ("Swept keys", "; ".join(swept) or "none"),
+        *(
+            (
+                f"Hashes of data and targets{of_data(comparison, cohort)}",
+                f"{cohort.data_hash[:8] or 'unknown'}, {cohort.targets_hash[:8] or 'unknown'}",
+            )
+            for cohort in comparison.cohorts
+        ),
+    ]
+
+
+def _gate_columns(gates: Sequence[Objective], first: str = "") -> list[Column]:
+    return [
+        Column(
+            broken(gate.name),
+            first=first or ("descending" if gate.larger_is_better else "ascending"),
+            wanted=wanted(gate),
+            title=gate_meaning(gate.name),
+        )
+        for gate in gates
+    ]
+
+
+def _configurations(comparison: Comparison) -> Table:
+    several = len(comparison.cohorts) > 1
+    columns = [Column("#"), *[Column("data", is_number=False)] * several]
+    columns += [Column(broken(key.label), title=key.name) for key in comparison.keys]
+    columns += [Column(name, first="descending") for name in ("seeds", "passed", "front")]
+    columns += [*_gate_columns(comparison.gates), Column("mean rank")]
+    cohorts = {cohort.label: cohort for cohort in comparison.cohorts}
+    rows = [_configuration_row(comparison, cohorts[one.cohort], one) for one in comparison.rows]
+    caption = (
+        "Mean and standard deviation over the seeds. Green: the mean meets the target; star: best mean of the gate. "
+        "Click on a head to sort."
+    )
+    return Table("configurations-table", columns, rows, caption)
+
+
+def _configuration_row(comparison: Comparison, cohort: Cohort, one: Configuration) -> list[Cell]:
+    mark = front_mark(cohort, one)
+    cells = [Cell(str(one.number), str(one.number))]
+    if len(comparison.cohorts) > 1:
+        cells.append(Cell(one.cohort, one.cohort, ""))
+    for key in comparison.keys:
+        value = one.values[key.name]
+        cells.append(Cell(shown_value(value), value, title=f"{key.name}={value}"))
+    cells.append(Cell(str(len(one.runs)), str(len(one.runs)), title=", ".join(run.seed for run in one.runs)))
+    passed = shown_passed(one, len(comparison.gates))
+    cells.append(Cell(passed, repr(one.gates_passed)))
+    cells.append(Cell(mark, {"yes": "2", "": "1"}.get(mark, "")))
+    for gate in comparison.gates:
+        summary = one.gates[gate.name]
+        kinds = ["met"] * meets(gate, summary.mean) + ["best"] * (one.number in best_of(cohort, gate))
+        cells.append(number_cell(summary.mean, shown_summary(summary), " ".join(kinds)))
+    return [*cells, number_cell(one.mean_rank, f"{one.mean_rank:.1f}")]
+
+
+def _runs(comparison: Comparison, store: RunStore, place: Path) -> Table:
+    columns = [Column("#"), Column("run", is_number=False), Column("seed"), Column("state", is_number=False)]
+    columns += [*_gate_columns(comparison.gates), Column("passed", first="descending"), Column("MLflow id")]
+    rows = []
+    for one in comparison.rows:
+        for run in one.runs:
+            passed = sum(gate.passed for gate in run.gates.values())
+            link = _report_link(run, store, place)
+            cells = [Cell(str(one.number), str(one.number)), Cell(run.name, run.name, "", run.artifact_uri, link)]
+            cells += [Cell(run.seed, run.seed), Cell(run.state, run.state, "")]
+            for gate in comparison.gates:
+                found = run.gates.get(gate.name)
+                kind = "met" if found is not None and found.passed else ""
+                cells.append(number_cell(None if found is None else found.value, kind=kind))
+            rows.append([*cells, Cell(str(passed), str(passed)), Cell(run.run_id[:8], run.run_id, title=run.run_id)])
+    return Table("runs-table", columns, rows, "The number is that of the run's configuration. Green: passed.")
+
+
+def _report_link(run: TrackedRun, store: RunStore, place: Path) -> str:
+    """Return where the report of a run lies: relative to the page if both are in the output directory."""
+    original = store.output_dir / "runs" / run.name / "report.html"
+    path = original if original.is_file() else store.local_artifact(run, "report.html")
+    if path is None:
+        return ""
+    if place.is_relative_to(store.output_dir) and path.is_relative_to(store.output_dir):
+        return quote(os.path.relpath(path, place))
+    return path.as_uri()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Sections of a cohort
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Gallery:
+    """Draws pictures into a folder and embeds them."""
+
+    album: Album
+    folder: Path
+    count: int = 0
+
+    def new(self) -> Path:
+        """Return the path of the next picture."""
+        self.count += 1
+        return self.folder / f"{self.count}.png"
+
+
+def _cohort(comparison: Comparison, cohort: Cohort, store: RunStore, place: Path, gallery: _Gallery) -> dict[str, Any]:
+    pairs = trade_offs(cohort, comparison.gates)
+    picture = None
+    if pairs and len(cohort.configurations) > 1:
+        drawn = trade_off_picture(cohort, pairs, gallery.new())
+        picture = gallery.album.embed(drawn, "Pairs of gates, one point a configuration", always=True)
+    return {
+        "heading": f"Data {cohort.label}" if len(comparison.cohorts) > 1 else "",
+        "front": front_words(cohort),
+        "trade_offs": picture,
+        "effect_words": effect_words(cohort),
+        "effects": [_effect(effect, comparison, cohort, gallery) for effect in cohort.effects],
+        "difference_words": difference_words(comparison, cohort),
+        "differences": _differences(comparison, cohort) if cohort.differences else None,
+        "best": _best(comparison, cohort, store, place, gallery.album),
+    }
+
+
+def _effect(effect: Effect, comparison: Comparison, cohort: Cohort, gallery: _Gallery) -> dict[str, Any]:
+    rows = []
+    for value, means in effect.means.items():
+        runs = str(effect.num_runs[value])
+        kinds = ["met" * meets(gate, means[gate.name]) for gate in comparison.gates]
+        numbers = [number_cell(means[gate.name], kind=kind) for gate, kind in zip(comparison.gates, kinds, strict=True)]
+        rows.append([Cell(shown_value(value), value, ""), Cell(runs, runs), *numbers])
+    ranges = [number_cell(effect.ranges[gate.name]) for gate in comparison.gates]
+    rows.append([Cell("range", "", ""), Cell("", ""), *ranges])
+    drawn = effect_picture(effect, cohort, comparison.gates, gallery.new())
+    return {
+        "name": effect.key.name + " (unbalanced)" * (not effect.balanced),
+        "label": effect.key.label,
+        "gates": [(broken(gate.name), wanted(gate)) for gate in comparison.gates],
+        "rows": rows,
+        "picture": gallery.album.embed(drawn, f"Every gate against {effect.key.name}", always=True),
+    }
+
+
+def _differences(comparison: Comparison, cohort: Cohort) -> Table:
+    columns = [Column("#"), *(Column(broken(key.label), title=key.name) for key in comparison.keys)]
+    columns += [Column("shared seeds", first="descending"), *_gate_columns(comparison.gates)]
+    rows = []
+    for one in cohort.configurations:
+        if one.number not in cohort.differences:
+            continue
+        row = cohort.differences[one.number]
+        shared = str(max(gate.num_seeds for gate in row.values()))
+        cells = [Cell(str(one.number), str(one.number))]
+        cells += [Cell(shown_value(one.values[key.name]), one.values[key.name]) for key in comparison.keys]
+        cells.append(Cell(shared, shared))
+        for gate in comparison.gates:
+            found = row[gate.name]
+            low_high = "" if found.interval is None else f"[{found.interval[0]!r}, {found.interval[1]!r}]"
+            kind = f"number {tells(gate, found)}".strip()
+            value = "" if found.mean is None else repr(found.mean)
+            cells.append(Cell(shown_difference(found), value, kind, f"{value} {low_high}".strip()))
+        rows.append(cells)
+    return Table(f"differences-table-{cohort.label}", columns, rows, "Green: better, red: worse, beyond the interval.")
+
+
+def _best(comparison: Comparison, cohort: Cohort, store: RunStore, place: Path, album: Album) -> dict[str, Any]:
+    """Show the run of the best configuration that passes most gates."""
+    one = cohort.configurations[0]
+    run = max(one.runs, key=lambda run: sum(gate.passed for gate in run.gates.values()))
+    passed = sum(gate.passed for gate in run.gates.values())
+    words = (
+        f"{run.name}, seed {run.seed or 'unknown'}, of configuration #{one.number}: it passes {passed} of "
+        f"{len(comparison.gates)} gates."
+    )
+    folder = store.artifact(run, "pictures")
+    pictures = [] if folder is None else _pictures_of(folder, album)
+    return {"words": words, "link": _report_link(run, store, place), "pictures": pictures}
+
+
+def _pictures_of(folder: Path, album: Album) -> list[Picture]:
+    """Embed what a run has: its curves, its latent space, and one subject of its last reconstructions."""
+    epochs: Mapping[int, Path] = {
+        int(found.group(1)): path
+        for path in folder.glob("epoch_*")
+        if (found := re.fullmatch(r"epoch_(\d+)", path.name)) and path.is_dir()
+    }
+    last = epochs[max(epochs)] if epochs else folder / "epoch_0"
+    wanted_files = [(folder / name, caption) for name, caption in BEST_RUN_PICTURES.items()]
+    wanted_files += [(path, f"A subject, {last.name.replace('_', ' ')}.") for path in sorted(last.glob("*.png"))[:1]]
+    shown = [album.embed(path, path.stem.replace("_", " "), caption) for path, caption in wanted_files]
+    return [picture for picture in shown if picture is not None]

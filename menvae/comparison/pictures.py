@@ -1,0 +1,258 @@
+"""Pictures of a comparison: trade-offs between gates, and the effect of each swept key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations, product
+from pathlib import Path
+from typing import Final
+
+from matplotlib.axes import Axes
+
+from menvae.comparison.pareto import Objective
+from menvae.comparison.results import Cohort, Configuration, Effect
+from menvae.comparison.words import meets, shown_value, wanted
+from menvae.presentation.figures import (
+    COLOURS,
+    DPI,
+    FAINT,
+    INK,
+    MUTED,
+    Layout,
+    empty_panel,
+    literal,
+    panel_grid,
+    save_figure,
+    style_axes,
+    text_colour,
+    tick_locator,
+)
+
+GOOD: Final = COLOURS[2]
+MOST_PANELS: Final = 12
+MOST_LABELS: Final = 40
+"""Beyond that many configurations numbers in a picture would only cover each other."""
+_PIXELS: Final = DPI / 72
+"""Of a typographic point."""
+TARGET_STRETCH: Final = 1.5
+"""A target may stretch an axis by that many ranges of the values; one that is farther away is not drawn."""
+
+
+def trade_offs(cohort: Cohort, gates: Sequence[Objective]) -> list[tuple[Objective, Objective]]:
+    """Return the pairs of gates that pull against each other: one is to be large, one small; else any two.
+
+    Gates outside the front, and those in which all configurations are equal, are in no pair.
+    """
+    front = cohort.front
+    used = [gate for gate in gates if gate.name in front.objectives and gate.name not in front.constant]
+    large = [gate for gate in used if gate.larger_is_better]
+    small = [gate for gate in used if not gate.larger_is_better]
+    return list(product(large, small) if large and small else combinations(used, 2))[:MOST_PANELS]
+
+
+def trade_off_picture(cohort: Cohort, pairs: Sequence[tuple[Objective, Objective]], path: Path) -> Path:
+    """Draw the mean of every configuration in pairs of gates, with the targets.
+
+    Args:
+        cohort: whose configurations.
+        pairs: (gate along x, gate along y), at least one.
+        path: the PNG file to write.
+
+    Returns:
+        ``path``.
+    """
+    columns = min(3, len(pairs))
+    layout = Layout(panel=(2.75, 2.25), gap=(0.75, 0.85), left=0.75, right=max(0.25, 7.0 - 3.5 * columns), top=0.75)
+    note = "Bars: SD over the seeds; filled: on the front; line: front of the two gates alone; green: both targets met"
+    figure, all_axes = panel_grid(len(pairs), columns, layout, "Trade-offs between gates", note)
+    for (across, up), axes in zip(pairs, all_axes, strict=True):
+        style_axes(axes, "", f"{across.name} ({wanted(across)})", f"{up.name} ({wanted(up)})")
+        _trade_off_panel(axes, cohort, across, up)
+    return save_figure(figure, path)
+
+
+def _trade_off_panel(axes: Axes, cohort: Cohort, across: Objective, up: Objective) -> None:
+    points = [
+        (one, x, y)
+        for one in cohort.configurations
+        if (x := one.gates[across.name].mean) is not None and (y := one.gates[up.name].mean) is not None
+    ]
+    if not points:
+        empty_panel(axes, "no configuration has both")
+        return
+    x_limits = _limits([x for _, x, _ in points], across)
+    y_limits = _limits([y for _, _, y in points], up)
+    axes.set(xlim=x_limits, ylim=y_limits)
+    axes.xaxis.set_major_locator(tick_locator(5))
+    axes.yaxis.set_major_locator(tick_locator(5))
+    _mark_targets(axes, across, up, x_limits, y_limits)
+    _draw_staircase(axes, [(x, y) for _, x, y in points], across, up)
+    for one, x, y in points:
+        on_front = one.number in cohort.front.members
+        colour = COLOURS[0] if on_front else MUTED
+        axes.errorbar(
+            x,
+            y,
+            xerr=one.gates[across.name].deviation,
+            yerr=one.gates[up.name].deviation,
+            color=colour,
+            ecolor=FAINT,
+            elinewidth=0.9,
+            marker="o",
+            markersize=4.5,
+            markerfacecolor=colour if on_front else "white",
+            markeredgewidth=0.9,
+            zorder=3,
+        )
+    if len(points) <= MOST_LABELS:
+        _number_points(axes, points, cohort.front.members)
+
+
+def _number_points(axes: Axes, points: Sequence[tuple[Configuration, float, float]], front: Sequence[int]) -> None:
+    """Write each configuration's number beside its point, on the side with most room."""
+    places = axes.transData.transform([(x, y) for _, x, y in points]).tolist()
+    taken = [(x, y) for x, y in places]
+    for (one, *point), (x, y) in zip(points, places, strict=True):
+        width = 6.0 * len(str(one.number))  # of the text, in points
+        sides = [
+            (4.0, 2.5),
+            (4.0, -8.5),
+            (-3.0 - width, 2.5),
+            (-3.0 - width, -8.5),
+            (-width / 2, 5.0),
+            (-width / 2, -11.0),
+        ]
+        centres = [(x + (dx + width / 2) * _PIXELS, y + (dy + 3.0) * _PIXELS) for dx, dy in sides]
+        others = [place for place in taken if place != (x, y)]
+        room = [min((math.dist(centre, other) for other in others), default=1.0) for centre in centres]
+        side = room.index(max(room))
+        taken.append(centres[side])
+        axes.annotate(
+            str(one.number),
+            (point[0], point[1]),
+            xytext=sides[side],
+            textcoords="offset points",
+            size=7.5,
+            color=text_colour(COLOURS[0]) if one.number in front else MUTED,
+            zorder=4,
+        )
+
+
+def _limits(values: Sequence[float], gate: Objective) -> tuple[float, float]:
+    """Return the range of an axis, with the target in it unless that would press the values together.
+
+    Differences far below a hundredth are no differences, and are not blown up to the size of the panel.
+    """
+    low, high = min(values), max(values)
+    span = max(high - low, 0.02 * max(abs(low), abs(high))) or 1.0
+    if max(low - gate.target, gate.target - high) <= TARGET_STRETCH * span:
+        low, high = min(low, gate.target), max(high, gate.target)
+    pad = 0.12 * max(high - low, span)
+    return low - pad, high + pad
+
+
+def _mark_targets(
+    axes: Axes, across: Objective, up: Objective, x_limits: tuple[float, float], y_limits: tuple[float, float]
+) -> None:
+    """Draw the targets that are in view and shade where both are met."""
+    axes.axvline(across.target, color=MUTED, linestyle=(0, (4, 2.5)), linewidth=0.9, zorder=1)
+    axes.axhline(up.target, color=MUTED, linestyle=(0, (4, 2.5)), linewidth=0.9, zorder=1)
+    axes.set(xlim=x_limits, ylim=y_limits)
+    x = (across.target, x_limits[1]) if across.larger_is_better else (x_limits[0], across.target)
+    y = (up.target, y_limits[1]) if up.larger_is_better else (y_limits[0], up.target)
+    if x[0] < x_limits[1] and x[1] > x_limits[0] and y[0] < y_limits[1] and y[1] > y_limits[0]:
+        axes.fill_between(x, y[0], y[1], color=GOOD, alpha=0.1, linewidth=0, zorder=0)
+
+
+def _draw_staircase(axes: Axes, points: Sequence[tuple[float, float]], across: Objective, up: Objective) -> None:
+    """Join the points that no other beats in both of these gates."""
+    x_sign, y_sign = (1.0 if gate.larger_is_better else -1.0 for gate in (across, up))
+    best: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda point: (-x_sign * point[0], -y_sign * point[1])):
+        if not best or y_sign * y > y_sign * best[-1][1]:
+            best.append((x, y))
+    if len(best) > 1:
+        xs, ys = zip(*best, strict=True)
+        # From one point to the next the worse of both coordinates is what the front still dominates.
+        axes.step(xs, ys, where="post", color=COLOURS[0], alpha=0.35, linewidth=1.3, zorder=2)
+
+
+def effect_picture(effect: Effect, cohort: Cohort, gates: Sequence[Objective], path: Path) -> Path:
+    """Draw every gate against the values of a swept key: a dot a run, a line through the means.
+
+    Values stand at equal distances: swept values are seldom on one scale.
+
+    Args:
+        effect: of the key.
+        cohort: whose runs.
+        gates: one panel each.
+        path: the PNG file to write.
+
+    Returns:
+        ``path``.
+    """
+    columns = min(4, len(gates))
+    values = list(effect.means)
+    slanted = max(len(value) for value in values) * len(values) > 24
+    layout = Layout(
+        panel=(2.0, 1.5),
+        gap=(0.6, 0.95 if slanted else 0.72),
+        left=0.65,
+        right=max(0.2, 4.6 - 2.5 * columns),
+        top=0.98,
+        bottom=0.75 if slanted else 0.5,
+    )
+    note = "Dots: runs; line: their mean, filled where it meets the target (dashed)" + "; unbalanced" * (
+        not effect.balanced
+    )
+    figure, all_axes = panel_grid(len(gates), columns, layout, f"Effect of {effect.key.name}", note)
+    dots = _dots(effect, cohort, gates)
+    for gate, axes in zip(gates, all_axes, strict=True):
+        style_axes(axes, f"{gate.name} {wanted(gate)}")
+        _effect_panel(axes, gate, [effect.means[value][gate.name] for value in values], dots[gate.name])
+        axes.set_xlim(-0.5, len(values) - 0.5)
+        labels = [literal(shown_value(value)) for value in values]
+        axes.set_xticks(
+            range(len(values)),
+            labels,
+            rotation=30 if slanted else 0,
+            ha="right" if slanted else "center",
+            rotation_mode="anchor",
+        )
+    return save_figure(figure, path)
+
+
+def _dots(effect: Effect, cohort: Cohort, gates: Sequence[Objective]) -> Mapping[str, list[tuple[int, float]]]:
+    """Return gate -> (place of the value, measured) of every run."""
+    place = {value: index for index, value in enumerate(effect.means)}
+    return {
+        gate.name: [
+            (place[one.values[effect.key.name]], value)
+            for one in cohort.configurations
+            for value in one.gates[gate.name].values.values()
+            if value is not None
+        ]
+        for gate in gates
+    }
+
+
+def _effect_panel(
+    axes: Axes, gate: Objective, means: Sequence[float | None], dots: Sequence[tuple[int, float]]
+) -> None:
+    if not dots:
+        empty_panel(axes, "no run has a value")
+        return
+    limits = _limits([value for _, value in dots], gate)
+    axes.axhline(gate.target, color=MUTED, linestyle=(0, (4, 2.5)), linewidth=0.9, zorder=1)
+    places, values = zip(*dots, strict=True)
+    axes.scatter(places, values, s=11, color=MUTED, alpha=0.45, linewidth=0, zorder=2)
+    line = [(place, mean) for place, mean in enumerate(means) if mean is not None]
+    xs, ys = zip(*line, strict=True)
+    axes.plot(xs, ys, color=COLOURS[0], linewidth=1.5, zorder=3)
+    for x, y in line:
+        met = meets(gate, y)
+        axes.plot(x, y, "o", color=COLOURS[0] if met else "white", markeredgecolor=COLOURS[0], markersize=5, zorder=4)
+    axes.set_ylim(*limits)
+    axes.yaxis.set_major_locator(tick_locator(4))
+    axes.tick_params(axis="x", labelcolor=INK)

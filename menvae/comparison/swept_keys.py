@@ -1,0 +1,174 @@
+"""Which configuration keys differ between runs: the keys that were swept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from menvae.comparison.tracked_runs import TrackedRun
+from menvae.errors import UserError, nearest
+from menvae.runs.identity import as_typed, is_outside
+
+ABSENT = ""
+"""Value of a key that a run does not have."""
+
+
+@dataclass(frozen=True)
+class SweptKey:
+    """A configuration key that differs between the runs.
+
+    Attributes:
+        name: dotted.
+        label: its shortest clear ending, for narrow columns.
+        values: that occur, in order.
+        followers: keys that tell the same runs apart, such as those that are interpolated from this one.
+    """
+
+    name: str
+    label: str
+    values: tuple[str, ...]
+    followers: tuple[str, ...]
+
+
+def canonical(text: str) -> str:
+    """Write a parameter such that equal values are equal texts.
+
+    >>> canonical("5.0"), canonical("semivae"), canonical("[1.0, 2]")
+    ('5', 'semivae', '[1, 2]')
+    """
+    try:
+        return json.dumps(as_typed(json.loads(text)), sort_keys=True)
+    except ValueError:
+        return text
+
+
+def swept_keys(
+    runs: Sequence[TrackedRun], ignore: Sequence[str] = (), reserved: Iterable[str] = ()
+) -> tuple[SweptKey, ...]:
+    """Return the keys whose values differ between runs, in the order of the configuration.
+
+    Neither the seed nor a key outside a run's identity is one. Of keys that tell the same runs apart the first stands
+    for all, and the name of a part (``decoder.name``) for tunables that only some of these parts have, as long as
+    these were left alone.
+
+    Args:
+        runs: the runs.
+        ignore: keys or sections to leave out.
+        reserved: words that no label may be.
+    """
+    columns = _varying_columns(runs, ignore)
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name in columns:
+        leader = columns[_part_that_explains(name, columns) or name]
+        groups.setdefault(tuple(leader.index(value) for value in leader), []).append(name)
+    firsts = [first for first, *_ in groups.values()]
+    taken = {"seed", "seeds", "data", "passed", "rank", "front", *reserved}
+    return tuple(
+        SweptKey(
+            name=name,
+            label=_label(name, firsts, taken),
+            values=tuple(sorted(set(columns[name]), key=natural)),
+            followers=tuple(followers),
+        )
+        for name, *followers in groups.values()
+    )
+
+
+def _varying_columns(runs: Sequence[TrackedRun], ignore: Sequence[str]) -> dict[str, list[str]]:
+    """Return key -> value in each run, of the keys that differ, in the order of the configuration."""
+    order = _in_order(dict.fromkeys(key for run in reversed(runs) for key in run.params))
+    columns = {
+        key: [setting(run, key) for run in runs] for key in order if key != "seed" and not _is_ignored(key, ignore)
+    }
+    return {key: column for key, column in columns.items() if len(set(column)) > 1}
+
+
+def _part_that_explains(key: str, columns: Mapping[str, Sequence[str]]) -> str | None:
+    """Return the name of the part without which a tunable would not be there, if it is there with one value only."""
+    if len({*columns[key]} - {ABSENT}) > 1:
+        return None
+    parts = key.split(".")
+    for depth in range(1, len(parts)):
+        part = ".".join([*parts[:depth], "name"])
+        if part in columns and part != key:
+            pairs = set(zip(columns[part], columns[key], strict=True))
+            if len(pairs) == len({*columns[part]}):  # each part either has the tunable or has it not
+                return part
+    return None
+
+
+def setting(run: TrackedRun, key: str) -> str:
+    """Return the value of a key as far as it determines the result of a run."""
+    value = canonical(run.params[key]) if key in run.params else ABSENT
+    if key == "trainer.resume":  # a run that begins with the weights of another is another configuration
+        return ABSENT if value in ("auto", "never") else value
+    return ABSENT if is_outside(key) else value
+
+
+def _in_order(keys: Iterable[str]) -> list[str]:
+    """Put the name of a part before everything else of the part; the order is the given one otherwise."""
+    first: dict[str, int] = {}
+    for place, key in enumerate(keys):
+        parts = key.split(".")
+        for depth in range(1, len(parts) + 1):
+            first.setdefault(".".join(parts[:depth]), place)
+
+    def position(key: str) -> list[tuple[bool, int]]:
+        parts = key.split(".")
+        prefixes = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+        return [(prefix == key and parts[-1] != "name", first[prefix]) for prefix in prefixes]
+
+    return sorted(keys, key=position)
+
+
+def _label(name: str, names: Sequence[str], reserved: set[str]) -> str:
+    """Return the shortest ending of a key that says which key it is.
+
+    >>> names = ["loss.lambda_dcor", "loss.terms.kl.name", "model.partitions.vol", "data.seed"]
+    >>> [_label(name, names, {"seed"}) for name in names]
+    ['lambda_dcor', 'terms.kl', 'partitions.vol', 'data.seed']
+    >>> _label("decoder.name", ["decoder.name"], set())
+    'decoder'
+    """
+    endings = {one: one.removesuffix(".name").split(".") for one in names}
+    parts = endings[name]
+    for length in range(1 if len(parts) < 3 else 2, len(parts) + 1):
+        label = ".".join(parts[-length:])
+        if label not in reserved and sum(other[-length:] == parts[-length:] for other in endings.values()) == 1:
+            return label
+    return name
+
+
+def natural(value: str) -> tuple[int, float, str]:
+    """Order numbers by size, before words; what is absent comes last."""
+    try:
+        return 0, float(value), ""
+    except ValueError:
+        return (2 if value == ABSENT else 1), 0.0, value
+
+
+def _is_ignored(key: str, ignore: Sequence[str]) -> bool:
+    return any(key == one or key.startswith(f"{one}.") for one in ignore)
+
+
+def check_ignored(ignore: Sequence[str], runs: Sequence[TrackedRun]) -> None:
+    """Refuse a key or section that no run has.
+
+    Raises:
+        UserError: with what there is in its place.
+    """
+    keys = {key for run in runs for key in run.params}
+    for one in ignore:
+        if any(_is_ignored(key, [one]) for key in keys):
+            continue
+        parent, depth = one.rpartition(".")[0], one.count(".") + 1
+        siblings = {".".join(key.split(".")[:depth]) for key in keys if key.startswith(f"{parent}.")}
+        raise UserError(
+            f"ignore: no run has a key '{one}'; {nearest(one, siblings or {k.split('.')[0] for k in keys})}"
+        )
+
+
+def values_of(run: TrackedRun, keys: Sequence[SweptKey]) -> dict[str, str]:
+    """Return the value of every swept key."""
+    return {key.name: setting(run, key.name) for key in keys}

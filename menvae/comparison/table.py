@@ -1,0 +1,192 @@
+"""A comparison as tables: for the terminal, and of all runs as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from menvae.comparison.pareto import Objective
+from menvae.comparison.results import Cohort, Comparison, Configuration, Effect
+from menvae.comparison.swept_keys import ABSENT
+from menvae.comparison.words import (
+    best_of,
+    difference_words,
+    effect_words,
+    front_mark,
+    front_words,
+    key_words,
+    meets,
+    of_data,
+    shown_difference,
+    shown_passed,
+    shown_summary,
+    shown_value,
+    tells,
+    wanted,
+)
+from menvae.files import write_table
+from menvae.presentation.text import broken, significant
+
+_HEAD_WIDTH = 9
+_UNLIMITED = 100_000
+_MOST_DIFFERENCES = 30
+
+
+def answers(comparison: Comparison, notes: Sequence[str]) -> Iterator[RenderableType]:
+    """Yield everything that the command prints.
+
+    Args:
+        comparison: what was found.
+        notes: what the reading of the store left out.
+    """
+    for note in (*notes, *comparison.notes):
+        yield Text(note, style="yellow")
+    yield from map(Text, key_words(comparison))
+    yield configurations_table(comparison)
+    for cohort in comparison.cohorts:
+        where = f"Data {cohort.label}. " if len(comparison.cohorts) > 1 else ""
+        yield Text(where + " ".join(front_words(cohort)) + "\n")
+        for effect in cohort.effects:
+            yield effect_table(comparison, cohort, effect)
+        yield from map(Text, effect_words(cohort))
+        if any(one.interval for row in cohort.differences.values() for one in row.values()):
+            yield differences_table(comparison, cohort)
+        yield from map(Text, difference_words(comparison, cohort))
+
+
+@dataclass(frozen=True)
+class _WhereItFits:
+    """Shows ``wide`` where there is room for it, else ``narrow``."""
+
+    wide: Table
+    narrow: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        needed = console.measure(self.wide, options=options.update(max_width=_UNLIMITED)).maximum
+        yield self.wide if needed <= options.max_width else self.narrow
+
+
+@dataclass(frozen=True)
+class _Column:
+    head: str
+    cells: Sequence[str | Text]
+
+
+def configurations_table(comparison: Comparison) -> RenderableType:
+    """Make the table with one row a configuration: green meets the target, a star is the best mean of the gate.
+
+    On a narrow terminal it is two tables, settings and gates.
+    """
+    rows = comparison.rows
+    cohorts = {cohort.label: cohort for cohort in comparison.cohorts}
+    names = [_Column("#", [str(one.number) for one in rows])]
+    if len(cohorts) > 1:
+        names.append(_Column("data", [one.cohort for one in rows]))
+    settings = [
+        _Column(broken(key.label, _HEAD_WIDTH), [Text(shown_value(one.values[key.name])) for one in rows])
+        for key in comparison.keys
+    ]
+    results = [
+        _Column("seeds", [str(len(one.runs)) for one in rows]),
+        _Column("passed", [shown_passed(one, len(comparison.gates)) for one in rows]),
+        _Column("front", [front_mark(cohorts[one.cohort], one) for one in rows]),
+        _Column("mean\nrank", [f"{one.mean_rank:.1f}" for one in rows]),
+    ]
+    gates = [
+        _Column(_gate_head(gate), [_gate_cell(one, gate, cohorts[one.cohort]) for one in rows])
+        for gate in comparison.gates
+    ]
+    ends = {place for place, one in enumerate(rows[:-1]) if one.cohort != rows[place + 1].cohort}
+    wide = _filled(_table("Configurations"), [*names, *settings, *results, *gates], ends)
+    upper = _filled(_table("Configurations"), [*names, *settings, *results], ends)
+    lower = _filled(_table("Their gates"), [*names[:1], *gates], ends)
+    for table in (wide, lower):
+        table.caption = Text("mean and standard deviation over the seeds; * best mean, green meets the target")
+    return _WhereItFits(wide, Group(upper, lower))
+
+
+def _gate_cell(one: Configuration, gate: Objective, cohort: Cohort) -> Text:
+    summary = one.gates[gate.name]
+    is_best = one.number in best_of(cohort, gate)
+    style = "green" if meets(gate, summary.mean) else ""
+    return Text(shown_summary(summary) + "*" * is_best, style=f"bold {style}" if is_best else style)
+
+
+def effect_table(comparison: Comparison, cohort: Cohort, effect: Effect) -> Table:
+    """Make the table of the mean of every gate for every value of a swept key."""
+    title = f"Effect of {effect.key.name}{' (unbalanced)' * (not effect.balanced)}: mean over the runs with a value"
+    values = list(effect.means)
+    columns = [
+        _Column("value", [*(Text(shown_value(value)) for value in values), "range"]),
+        _Column("runs", [*(str(effect.num_runs[value]) for value in values), ""]),
+    ]
+    for gate in comparison.gates:
+        means = [effect.means[value][gate.name] for value in values]
+        columns.append(_Column(_gate_head(gate), [significant(one) for one in (*means, effect.ranges[gate.name])]))
+    table = _filled(_table(title + of_data(comparison, cohort)), columns)
+    table.rows[-1].style = "bold"
+    return table
+
+
+def differences_table(comparison: Comparison, cohort: Cohort) -> Table:
+    """Make the table of the differences from the baseline."""
+    styles = {"better": "bold green", "worse": "bold red", "": ""}
+    numbers = list(cohort.differences)[:_MOST_DIFFERENCES]
+    rows = [cohort.differences[number] for number in numbers]
+    columns = [
+        _Column("#", [str(number) for number in numbers]),
+        _Column("shared\nseeds", [str(max(one.num_seeds for one in row.values())) for row in rows]),
+    ]
+    for gate in comparison.gates:
+        found = [row[gate.name] for row in rows]
+        cells = [Text(shown_difference(one), style=styles[tells(gate, one)]) for one in found]
+        columns.append(_Column(_gate_head(gate), cells))
+    table = _filled(_table(f"Differences from #{cohort.baseline.number}{of_data(comparison, cohort)}"), columns)
+    if len(numbers) < len(cohort.differences):
+        table.caption = Text(f"{len(cohort.differences) - len(numbers)} more on the page")
+    return table
+
+
+def _gate_head(gate: Objective) -> str:
+    return f"{broken(gate.name, _HEAD_WIDTH)}\n{wanted(gate)}"
+
+
+def _table(title: str) -> Table:
+    return Table(
+        box=box.SIMPLE_HEAD,
+        title=title,
+        title_justify="left",
+        caption_justify="left",
+        pad_edge=False,
+        collapse_padding=True,
+    )
+
+
+def _filled(table: Table, columns: Sequence[_Column], ends: set[int] | None = None) -> Table:
+    """Fill a table; a section ends after the rows ``ends``."""
+    for column in columns:
+        table.add_column(column.head, justify="right")
+    for place, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
+        table.add_row(*row, end_section=place in (ends or ()))
+    return table
+
+
+def write_runs(comparison: Comparison, path: Path) -> Path:
+    """Write one row a run, with everything that differs between runs, in full precision; returns ``path``."""
+    keys = [name for key in comparison.keys for name in (key.name, *key.followers)]
+    gates = [gate.name for gate in comparison.gates]
+    columns = ["configuration", "data", *keys, "seed", *gates, "gates_passed", "run", "run_id", "state"]
+    rows: list[list[object]] = []
+    for one in comparison.rows:
+        for run in one.runs:
+            values = [run.gates[name].value if name in run.gates else None for name in gates]
+            passed = sum(gate.passed for gate in run.gates.values())
+            settings = [run.params.get(key, ABSENT) for key in keys]
+            rows.append([one.number, one.cohort, *settings, run.seed, *values, passed, run.name, run.run_id, run.state])
+    return write_table(path, columns, rows)

@@ -1,0 +1,1 @@
+"""Splits, order, augmentation and batches of prepared subjects."""

@@ -1,0 +1,116 @@
+"""Augmentation that keeps targets true: what moves the tumour moves its location, and what cuts it is not done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from menvae.data.cache.storage import StoredSubject
+from menvae.data.masks.features import LOCATION_FEATURES, bounding_box
+from menvae.registry import Field
+
+Count = Annotated[int, Field(ge=0)]
+Deviation = Annotated[float, Field(ge=0.0)]
+Kind = TypeVar("Kind", bound=np.generic)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationSettings:
+    """Keys of ``augmentation.*``; with the defaults nothing is augmented. Validation and test never are.
+
+    Attributes:
+        flip: probability that a subject is mirrored left to right.
+        max_shift: largest shift along D, H, W in voxels; a shift is drawn among those that keep the tumour in the box,
+            and what enters the box is 0.
+        contrast: standard deviation of the logarithm of a factor, drawn for each channel.
+        brightness: standard deviation of a summand, drawn for each channel, in units of the normalised intensity; like
+            the factor it concerns voxels that are not 0.
+    """
+
+    flip: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    max_shift: tuple[Count, Count, Count] = (0, 0, 0)
+    contrast: Deviation = 0.0
+    brightness: Deviation = 0.0
+
+    @property
+    def changes_intensities(self) -> bool:
+        """Whether normalised intensities may leave their range."""
+        return self.contrast > 0.0 or self.brightness > 0.0
+
+    @property
+    def does_something(self) -> bool:
+        """Whether anything is augmented."""
+        return self != AugmentationSettings()
+
+
+class Augmented(NamedTuple):
+    """A subject after augmentation, and the raw features that its mask then has."""
+
+    subject: StoredSubject
+    features: Mapping[str, float | None]
+
+
+def augment(
+    subject: StoredSubject,
+    features: Mapping[str, float | None],
+    settings: AugmentationSettings,
+    random: np.random.Generator,
+) -> Augmented:
+    """Return an augmented copy of one subject; of its intensities only what makes z-scores of them is changed.
+
+    Args:
+        subject: as it is stored.
+        features: raw features of the mask, as `menvae.data.masks.features.mask_features` gives them.
+        settings: what is drawn.
+        random: where from; the same state gives the same subject.
+    """
+    moved = dict(features)
+    image, mask = subject.image, subject.mask
+    if random.random() < settings.flip:
+        image, mask = image[:, ::-1], mask[::-1]
+        if moved["loc_x"] is not None:
+            moved["loc_x"] = 1.0 - moved["loc_x"]
+    steps = _draw_shift(mask, settings.max_shift, random)
+    if any(steps):
+        image, mask = _shifted(image, (0, *steps)), _shifted(mask, steps)
+        for name, step, extent in zip(LOCATION_FEATURES, steps, mask.shape, strict=True):
+            value = moved[name]
+            moved[name] = None if value is None else value + step / extent
+    mean, sd = np.array(subject.mean), np.array(subject.sd)
+    if settings.contrast or settings.brightness:
+        factors = np.exp(settings.contrast * random.standard_normal(len(image)))
+        summands = settings.brightness * random.standard_normal(len(image))
+        mean, sd = mean - summands * sd / factors, sd / factors  # (x - mean) / sd becomes factor * it + summand
+    changed = replace(
+        subject,
+        image=np.ascontiguousarray(image),
+        mask=np.ascontiguousarray(mask),
+        mean=tuple(mean.tolist()),
+        sd=tuple(sd.tolist()),
+    )
+    return Augmented(changed, moved)
+
+
+def _draw_shift(
+    mask: NDArray[np.uint8], most: tuple[int, int, int], random: np.random.Generator
+) -> tuple[int, int, int]:
+    """Draw a shift along each axis, among those that leave the whole tumour in the box."""
+    box = bounding_box(mask) or tuple(slice(extent // 2, extent // 2) for extent in mask.shape)
+    steps = [
+        int(random.integers(max(-limit, -inside.start), min(limit, extent - inside.stop) + 1))
+        for limit, inside, extent in zip(most, box, mask.shape, strict=True)
+    ]
+    return steps[0], steps[1], steps[2]
+
+
+def _shifted(array: NDArray[Kind], steps: tuple[int, ...]) -> NDArray[Kind]:
+    """Return the array moved by some voxels along each axis, with zeros where nothing was."""
+    shifted = np.zeros_like(array)
+    to = tuple(slice(max(step, 0), extent + min(step, 0)) for step, extent in zip(steps, array.shape, strict=True))
+    of = tuple(slice(max(-step, 0), extent + min(-step, 0)) for step, extent in zip(steps, array.shape, strict=True))
+    shifted[to] = array[of]
+    return shifted

@@ -1,0 +1,45 @@
+"""The splits of a prepared cohort: which subjects train, validate and test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from menvae.data.batches.splits import Split, VisitRecord, split_subjects
+from menvae.data.cache.cohort import Cohort, PreparedSubject
+from menvae.data.cache.trajectories import region_volume_mm3
+from menvae.data.volumes import VolumeSource
+
+
+def visits(subjects: Iterable[PreparedSubject]) -> list[VisitRecord]:
+    """Return what a split depends on, with the volume of all labels at native resolution; 0 without a tumour."""
+    return [
+        VisitRecord(
+            subject.subject_id,
+            subject.patient_id,
+            region_volume_mm3(subject.native_features, "vol_total"),
+            subject.days,
+        )
+        for subject in subjects
+    ]
+
+
+def split_cohort(cohort: Cohort, source: VolumeSource) -> dict[str, Split]:
+    """Return subject -> split, as the keys ``data.*`` of ``source`` want it.
+
+    Raises:
+        UserError: too few patients for a training and a validation set.
+    """
+    return split_subjects(visits(cohort.subjects), source.val_fraction, source.test_fraction, source.split_seed)
+
+
+SPLIT_COLUMNS = ("subject_id", "split", "patient_id")
+
+
+def split_rows(cohort: Cohort, splits: Mapping[str, Split]) -> list[tuple[str, str, str]]:
+    """Return the rows of ``splits.csv``, one a subject, with the columns `SPLIT_COLUMNS`."""
+    return [(subject.subject_id, splits[subject.subject_id], subject.patient_id) for subject in cohort.subjects]
+
+
+def subjects_of(cohort: Cohort, splits: Mapping[str, Split], split: Split) -> list[PreparedSubject]:
+    """Return the subjects of one split, in the order of the cohort."""
+    return [subject for subject in cohort.subjects if splits[subject.subject_id] == split]

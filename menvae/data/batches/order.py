@@ -1,0 +1,100 @@
+"""The order of subjects in an epoch: a function of seed, epoch and rank alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from menvae.data.batches.pairs import paired_batches
+
+
+class Draw(NamedTuple):
+    """The number of a subject, and the epoch it is for: 0 is a look at it as it is, others may augment it."""
+
+    number: int
+    epoch: int
+
+
+def order_of_rank(num: int, seed: int | None, epoch: int, rank: int, num_ranks: int) -> NDArray[np.intp]:
+    """Return which of ``num`` subjects a rank sees in an epoch, in order; as many on every rank.
+
+    Args:
+        num: of subjects.
+        seed: of the order, which depends on it and the epoch alone; None: as they come.
+        epoch: see ``seed``.
+        rank: of this process.
+        num_ranks: processes that train together.
+
+    >>> [order_of_rank(3, None, 0, rank, 2).tolist() for rank in (0, 1)]
+    [[0, 2], [1, 0]]
+    """
+    order = np.arange(num) if seed is None else np.random.default_rng([seed, epoch]).permutation(num)
+    per_rank = -(-num // num_ranks)
+    return np.resize(order, per_rank * num_ranks)[rank::num_ranks]
+
+
+class EpochBatches(Sampler[list[Draw]]):
+    """Batches of this rank for one epoch.
+
+    All ranks get the same number of batches of the same sizes: the order is continued from its beginning where the
+    number of subjects does not divide. What gathers rows over ranks relies on it.
+    """
+
+    def __init__(
+        self,
+        num_subjects: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        num_ranks: int = 1,
+        patients: Sequence[str] | None = None,
+    ) -> None:
+        """Choose the batches.
+
+        Args:
+            num_subjects: of the split.
+            batch_size: subjects a rank and step.
+            shuffle: new order every epoch, from ``seed`` and epoch.
+            seed: of the order.
+            rank: of this process.
+            num_ranks: processes that train together.
+            patients: of each subject, whose visits are to come in pairs; None: subjects come as they are drawn.
+        """
+        self.num_subjects, self.batch_size, self.shuffle, self.patients = num_subjects, batch_size, shuffle, patients
+        self.seed, self.rank, self.num_ranks = seed, rank, num_ranks
+        self.epoch, self.first_step = 0, 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of a whole epoch."""
+        per_rank = -(-self.num_subjects // self.num_ranks)
+        return -(-per_rank // self.batch_size)
+
+    def start(self, epoch: int, first_step: int = 0) -> None:
+        """Choose the epoch that the next iteration gives, and the step it begins with."""
+        self.epoch, self.first_step = epoch, first_step
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch - self.first_step
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for numbers in self._batches()[self.first_step :]:
+            yield [Draw(number, self.epoch) for number in numbers]
+
+    def _batches(self) -> list[list[int]]:
+        """Return all batches of the epoch, of this rank."""
+        per_rank = -(-self.num_subjects // self.num_ranks)
+        firsts = range(0, per_rank, self.batch_size)
+        if self.patients is not None:
+            sizes = [min(self.batch_size, per_rank - first) for first in firsts for _ in range(self.num_ranks)]
+            random = np.random.default_rng([self.seed, self.epoch])
+            return paired_batches(self.patients, sizes, random)[self.rank :: self.num_ranks]
+        seed = self.seed if self.shuffle else None
+        mine = order_of_rank(self.num_subjects, seed, self.epoch, self.rank, self.num_ranks).tolist()
+        return [mine[first : first + self.batch_size] for first in firsts]

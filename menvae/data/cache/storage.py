@@ -1,0 +1,196 @@
+"""Prepared subjects on disk: voxels as they were stored by the scanner, and the numbers that make z-scores of them.
+
+Two formats, both without pickle:
+
+- ``arrays``: ``.npy``, memory-mapped when read. Images whose values are whole numbers of 16 bits, which is every
+  unresampled BraTS file, are int16; others are float32. Nothing is lost but what float32 cannot hold.
+- ``compressed``: Blosc2 (byte shuffle, LZ4HC), read whole. Always int16: channels of whole numbers of 16 bits are
+  exact; others are rounded to multiples of a step, the largest magnitude of the channel / 32767. No value moves by more
+  than a step, and none becomes 0 or stops being 0, because 0 is background. Mean and standard deviation are those of
+  the values before they were rounded, so no z-score moves by more than `StoredSubject.loss`, the step in z-scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+CacheFormat = Literal["arrays", "compressed"]
+
+Normalisation = Literal["zscore", "minmax"]
+"""What training sees of the values of a subject's channel that are not 0: ``zscore`` has mean 0, standard deviation 1
+and no bounds; ``minmax`` goes from -1 to 1. Background is 0 in both: the mean, or the middle, of all else."""
+
+_MOST = 32767
+_NUMBERS = ("mean", "sd", "low", "high", "step", "loss")
+
+
+@dataclass(frozen=True)
+class StoredSubject:
+    """What a cache entry holds for training; the z-score of a stored value x that is not 0 is (x - mean) / sd.
+
+    Attributes:
+        image: int16 or float32 [C, D, H, W]; 0 is background, and stays 0 as a z-score.
+        mask: uint8 [D, H, W], codes of `menvae.data.files.subjects.REGION_CODES`.
+        mean: of each channel's values that are not 0, before they were rounded, in stored units.
+        sd: their standard deviation (population form); 1 for a constant.
+        low: the least of them; 0 where there is none.
+        high: the largest of them; 0 where there is none.
+        step: intensity of one stored unit, for each channel; 1 unless values were rounded.
+        loss: the most that rounding may have moved a z-score, for each channel; 0 if nothing was rounded.
+    """
+
+    image: NDArray[Any]
+    mask: NDArray[np.uint8]
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    step: tuple[float, ...]
+    loss: tuple[float, ...]
+
+    def scaled(self, normalisation: Normalisation) -> StoredSubject:
+        """Return the subject with ``mean`` and ``sd`` such that (x - mean) / sd is the normalisation asked for.
+
+        A constant channel has half a range of 1 rather than 0, as it has a standard deviation of 1.
+        """
+        if normalisation == "zscore":
+            return self
+        ends = list(zip(self.low, self.high, strict=True))
+        middle = tuple((low + high) / 2 for low, high in ends)
+        return replace(self, mean=middle, sd=tuple((high - low) / 2 or 1.0 for low, high in ends))
+
+
+def stored(channels: Sequence[NDArray[Any]], mask: NDArray[np.uint8], cache_format: CacheFormat) -> StoredSubject:
+    """Choose how a subject is stored.
+
+    Args:
+        channels: C volumes [D, H, W] of any real type.
+        mask: codes [D, H, W].
+        cache_format: see the module.
+    """
+    whole = [_is_whole(channel) for channel in channels]
+    if all(whole) or cache_format == "arrays":
+        kind = np.int16 if all(whole) else np.float32
+        image = np.stack([channel.astype(kind, copy=False) for channel in channels])
+        moments = [_moments(channel, 1.0) for channel in image]
+        return _described(image, mask, moments, (1.0,) * len(image), (0.0,) * len(image))
+    steps = tuple(
+        1.0 if is_whole else max(float(channel.max()), -float(channel.min())) / _MOST
+        for channel, is_whole in zip(channels, whole, strict=True)
+    )
+    image = np.stack([_rounded(channel, step) for channel, step in zip(channels, steps, strict=True)])
+    moments = [_moments(channel, step) for channel, step in zip(channels, steps, strict=True)]
+    loss = tuple(0.0 if is_whole else 1.0 / sd for (_, sd), is_whole in zip(moments, whole, strict=True))
+    return _described(image, mask, moments, steps, loss)
+
+
+def _described(
+    image: NDArray[Any],
+    mask: NDArray[np.uint8],
+    moments: Sequence[tuple[float, float]],
+    steps: tuple[float, ...],
+    loss: tuple[float, ...],
+) -> StoredSubject:
+    mean, sd = (tuple(values) for values in zip(*moments, strict=True))
+    low, high = (tuple(values) for values in zip(*map(_extremes, image), strict=True))
+    return StoredSubject(image, mask, mean, sd, low, high, steps, loss)
+
+
+def _is_whole(channel: NDArray[Any]) -> bool:
+    """Whether all values are whole numbers that int16 holds."""
+    if np.can_cast(channel.dtype, np.int16):
+        return True
+    if channel.min() < -_MOST - 1 or channel.max() > _MOST:
+        return False
+    return channel.dtype.kind in "iu" or bool(np.equal(channel, np.rint(channel)).all())
+
+
+def _rounded(channel: NDArray[Any], step: float) -> NDArray[np.int16]:
+    units = np.rint(channel / step)
+    vanished = (units == 0) & (channel != 0)
+    units[vanished] = np.sign(channel[vanished])
+    return units.astype(np.int16)
+
+
+def _moments(channel: NDArray[Any], unit: float) -> tuple[float, float]:
+    """Return mean and standard deviation of the values that are not 0, in a unit, in double precision."""
+    num = int(np.count_nonzero(channel))
+    if num == 0:
+        return 0.0, 1.0
+    total = squares = 0.0
+    for plane in channel:  # a plane in double precision stays in the processor's cache, a volume does not
+        flat = plane.ravel().astype(np.float64)
+        total += float(flat.sum())
+        squares += float(np.square(flat, out=flat).sum())
+    mean = total / num
+    variance = squares / num - mean**2
+    if variance < 1e-8 * mean**2:  # too little of the digits is left
+        variance = float(np.square(channel[channel != 0].astype(np.float64) - mean).mean())
+    return mean / unit, float(np.sqrt(variance)) / unit or 1.0
+
+
+def _extremes(channel: NDArray[Any]) -> tuple[float, float]:
+    """Return the least and the largest value that is not 0."""
+    values = channel[channel != 0]
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+
+
+def write_subject(folder: Path, subject: StoredSubject, cache_format: CacheFormat) -> dict[str, Any]:
+    """Write the arrays of an entry into its folder; return what `read_subject` must be told to read them."""
+    for name, array in (("image", subject.image), ("mask", subject.mask)):
+        if cache_format == "arrays":
+            _save(folder / f"{name}.npy", array)
+        else:
+            _compress(folder / f"{name}.b2", array)
+    numbers = {name: getattr(subject, name) for name in _NUMBERS}
+    return {"format": cache_format, "dtype": str(subject.image.dtype), "shape": subject.image.shape, **numbers}
+
+
+def read_subject(folder: Path, description: Mapping[str, Any]) -> StoredSubject:
+    """Read what `write_subject` wrote; arrays are mapped, and private: writing to them changes no file.
+
+    Raises:
+        OSError: a file is not there.
+    """
+    if description["format"] == "arrays":
+        image, mask = (np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in ("image", "mask"))
+    else:
+        shape = tuple(description["shape"])
+        image = _decompress(folder / "image.b2", np.empty(shape, description["dtype"]))
+        mask = _decompress(folder / "mask.b2", np.empty(shape[1:], np.uint8))
+    return StoredSubject(image, mask, *(tuple(description[name]) for name in _NUMBERS))
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    """As `numpy.save`, which does not say why it could not write, such as that the disk is full."""
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))  # type: ignore[no-untyped-call, unused-ignore]
+        file.write(array.data)
+
+
+def _compress(path: Path, array: NDArray[Any]) -> None:
+    import blosc2  # a third of a second, and not everybody needs it
+
+    packed = blosc2.compress2(
+        array,
+        typesize=array.itemsize,
+        codec=blosc2.Codec.LZ4HC,  # slow to pack, and the fastest to unpack
+        clevel=5,
+        filters=[blosc2.Filter.SHUFFLE],
+        nthreads=1,
+    )
+    path.write_bytes(packed)
+
+
+def _decompress(path: Path, target: NDArray[Any]) -> NDArray[Any]:
+    import blosc2
+
+    blosc2.decompress2(path.read_bytes(), dst=target, nthreads=1)
+    return target

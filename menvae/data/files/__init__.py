@@ -1,0 +1,1 @@
+"""Subjects on disk: discovery, NIfTI reading, checks of every file."""

@@ -1,0 +1,340 @@
+"""What is wrong with the files of subjects, found before the first of them is prepared.
+
+A file is read once, to its end, and described (`inspect_content`); what the descriptions of a subject's files mean is
+judged without reading anything (`check_subject`). So a description can be remembered with the file's digest, whatever
+``data.label_map`` says and whichever modalities are used.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from nibabel.orientations import inv_ornt_aff
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+from numpy.typing import NDArray
+
+from menvae.data.files.findings import Finding
+from menvae.data.files.nifti import CutShortError, NiftiVolume, ras_axes, read_volume
+from menvae.data.files.subjects import SubjectFiles
+
+CHECKS_VERSION = 2
+"""Raise it when a file is described in another way: every remembered description is then made anew."""
+
+_MOST_SHEAR_DEG = 0.5
+_SAME_PLACE_MM = 0.1  # matrix and quaternion of one affine in a header can differ by 0.07 mm at a corner
+_MOST_LABELS = 8  # listed of a mask; one with more of them is no mask
+_LARGEST = float(np.finfo(np.float32).max)  # images are prepared as float32
+_GZIP_MAGIC = b"\x1f\x8b"
+_COPY_AGAIN = "copy or download it again"
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that gives no volume.
+
+    Attributes:
+        problem: as in `Finding`.
+        remedy: as in `Finding`.
+    """
+
+    problem: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Volume:
+    """What the checks know of a file with a volume.
+
+    Attributes:
+        shape: voxels along the axes of the file.
+        affine: 4 x 4, voxel -> mm in RAS.
+        stored_as: type of the voxels in the file.
+        is_oriented: whether the header says how the volume lies in space.
+        num_not_finite: voxels that are NaN, infinite, or too large for float32.
+        low: smallest of the finite voxels that are not 0; 0 if there is none.
+        high: largest of them.
+        labels: {value: voxels} of the first whole values that are not 0; for masks only.
+        num_labels: how many of them there are.
+        num_fractional: finite voxels that are no whole number; for masks only.
+        fraction: one of those.
+    """
+
+    shape: tuple[int, int, int]
+    affine: tuple[tuple[float, ...], ...]
+    stored_as: str
+    is_oriented: bool
+    num_not_finite: int
+    low: float
+    high: float
+    labels: dict[int, int]
+    num_labels: int
+    num_fractional: int
+    fraction: float
+
+
+def inspect_content(content: bytes, name: str, *, is_mask: bool) -> Volume | Unreadable:
+    """Describe a NIfTI file.
+
+    Args:
+        content: all its bytes.
+        name: of the file; it says whether the content should be compressed.
+        is_mask: count labels.
+
+    Returns:
+        The description, or why there is none.
+    """
+    is_packed = name.endswith(".gz")
+    if not content:
+        return Unreadable("is empty (0 bytes)", _COPY_AGAIN)
+    if is_packed != content.startswith(_GZIP_MAGIC):
+        is_named, ending = ("is", ".nii") if is_packed else ("is not", ".nii.gz")
+        other = "not compressed with gzip" if is_packed else "compressed with gzip"
+        return Unreadable(
+            f"{is_named} named .nii.gz but is {other}", f"name it {ending} if it is a whole NIfTI file, else replace it"
+        )
+    try:
+        volume = read_volume(content, is_packed=is_packed)
+    except EOFError:
+        return Unreadable(f"is cut short, its compressed stream breaks off after {len(content)} bytes", _COPY_AGAIN)
+    except (gzip.BadGzipFile, zlib.error) as error:
+        return Unreadable(f"is damaged ({error})", _COPY_AGAIN)
+    except CutShortError as error:
+        return Unreadable(f"is cut short, {error}", _COPY_AGAIN)
+    except (HeaderDataError, WrapStructError, OSError, ValueError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        return Unreadable(f"cannot be read as a NIfTI volume ({reason})", _COPY_AGAIN)
+    if volume.voxels.dtype.kind not in "iuf":
+        return Unreadable(f"holds voxels of type {volume.voxels.dtype}", "save it with one real number a voxel")
+    return _describe(volume, is_mask)
+
+
+def _describe(volume: NiftiVolume, is_mask: bool) -> Volume | Unreadable:
+    voxels = volume.values
+    shape = voxels.shape
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3 or 0 in shape:
+        return Unreadable(f"has the shape {list(voxels.shape)}", "save one volume with three axes")
+    affine = volume.affine
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        return Unreadable("has an affine without volume, so its voxels have no size", "correct its header")
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    sheared_deg = 90.0 - np.degrees(np.arccos(np.abs(axes.T @ axes - np.eye(3)).max()))
+    if sheared_deg > _MOST_SHEAR_DEG:
+        return Unreadable(
+            f"has axes that are {sheared_deg:.3g} degrees off right angles", "resample it to a rectangular grid"
+        )
+    usable = np.abs(voxels) <= _LARGEST if voxels.dtype.kind == "f" else None
+    finite = voxels if usable is None or usable.all() else voxels[usable]
+    content = finite[finite != 0]
+    labels, num_labels, fractional = _labels(content) if is_mask else ({}, 0, content[:0])
+    return Volume(
+        shape=shape,
+        affine=tuple(map(tuple, affine.tolist())),
+        stored_as=str(volume.voxels.dtype.newbyteorder("=")),
+        is_oriented=volume.is_oriented,
+        num_not_finite=voxels.size - finite.size,
+        low=float(content.min()) if content.size else 0.0,
+        high=float(content.max()) if content.size else 0.0,
+        labels=labels,
+        num_labels=num_labels,
+        num_fractional=fractional.size,
+        fraction=float(fractional[0]) if fractional.size else 0.0,
+    )
+
+
+def _labels(content: NDArray[Any]) -> tuple[dict[int, int], int, NDArray[Any]]:
+    """Return the first whole values with their counts, how many there are, and the voxels that are not whole."""
+    is_whole = np.equal(content, np.rint(content)) if content.dtype.kind == "f" else np.ones(content.size, np.bool_)
+    values, counts = np.unique(content[is_whole], return_counts=True)
+    listed = zip(values[:_MOST_LABELS].tolist(), counts[:_MOST_LABELS].tolist(), strict=True)
+    return {int(value): count for value, count in listed}, len(values), content[~is_whole]
+
+
+def check_subject(
+    subject: SubjectFiles, files: Mapping[str, Volume | Unreadable], regions: Mapping[int, str]
+) -> list[Finding]:
+    """Judge the files of one subject.
+
+    An empty mask is a fault, not a missing label: it says that there is no tumour, which neither the targets (the place
+    and the shape of nothing) nor growth (ln of the volume) can express, and in a cohort of people who were included
+    because of a tumour it is far more often a mask that was not exported than a healed patient. Cohorts after surgery
+    do hold such masks; ``data.on_error=skip`` leaves those visits out. A float mask of whole numbers is a note: some
+    tools save masks so, and no value is in doubt. So is a header without orientation: the axes are then taken as they
+    are stored.
+
+    Args:
+        subject: where its files are.
+        files: {modality or "seg": what was found}; one that is not in it does not exist.
+        regions: value in the mask -> region.
+
+    Returns:
+        Faults and notes, in the order of the files.
+    """
+    names = {name: path.name for name, path in subject.files.items()}
+    volumes = {name: found for name, found in files.items() if isinstance(found, Volume)}
+
+    def findings() -> Iterator[tuple[str, str, str, bool]]:
+        yield from _existence(subject, files)
+        for name, found in files.items():
+            if isinstance(found, Unreadable):
+                yield names[name], found.problem, found.remedy, True
+        yield from _places({names[name]: volume for name, volume in volumes.items()})
+        for name, volume in volumes.items():
+            judged = _mask(volume, regions) if name == "seg" else _image(volume)
+            yield from ((names[name], *rest) for rest in judged)
+
+    return [Finding(subject.subject_id, *parts) for parts in findings()]
+
+
+def _existence(subject: SubjectFiles, files: Mapping[str, object]) -> Iterator[tuple[str, str, str, bool]]:
+    missing = [path.name for name, path in subject.files.items() if name not in files]
+    if missing:
+        verb, them = ("is missing", "it") if len(missing) == 1 else ("are missing", "them")
+        older = "BraTS up to 2021 has t1ce, t1, flair, t2 for t1c, t1n, t2f, t2w"
+        yield ", ".join(missing), verb, f"add {them}, or rename what is there ({older})", True
+    for same in subject.doubles:
+        yield " and ".join(path.name for path in same), "both exist", "remove one of them", True
+
+
+def _image(volume: Volume) -> Iterator[tuple[str, str, bool]]:
+    if volume.num_not_finite:
+        yield (
+            f"holds {_count(volume.num_not_finite)} that {_are(volume.num_not_finite)} NaN or infinite",
+            "set such voxels to 0 if they are background, else make the image anew",
+            True,
+        )
+    if volume.low == volume.high:
+        yield (
+            f"is constant, every voxel is 0 or {volume.high:g}" if volume.high else "is constant, every voxel is 0",
+            "replace it; if the whole cohort lacks this modality, leave it out of data.modalities",
+            True,
+        )
+    if not volume.is_oriented:
+        yield _NOT_ORIENTED
+
+
+_NOT_ORIENTED = (
+    "says nothing of its orientation (qform and sform have code 0)",
+    "check that left and right are not swapped in the targets loc_x",
+    False,
+)
+
+
+def _mask(volume: Volume, regions: Mapping[int, str]) -> Iterator[tuple[str, str, bool]]:
+    if volume.num_not_finite:
+        yield (
+            f"holds {_count(volume.num_not_finite)} that {_are(volume.num_not_finite)} NaN or infinite",
+            "set such voxels to 0 if they are background, else make the mask anew",
+            True,
+        )
+    if volume.num_fractional:
+        yield (
+            f"holds {_count(volume.num_fractional)} with a label that is no whole number, such as {volume.fraction:g}",
+            "resample the mask by nearest neighbour, or save the labels instead of probabilities",
+            True,
+        )
+    elif not volume.num_labels and not volume.num_not_finite:
+        yield "is empty, no voxel has a label", "segment the tumour, or remove the subject", True
+    elif volume.stored_as.startswith("float") and not volume.num_not_finite:
+        yield f"stores whole labels as {volume.stored_as}", "nothing need be done", False
+    if (unmapped := _unmapped(volume, regions)) is not None:
+        yield *unmapped, True
+    if not volume.is_oriented:
+        yield _NOT_ORIENTED
+
+
+def _unmapped(volume: Volume, regions: Mapping[int, str]) -> tuple[str, str] | None:
+    if volume.num_labels > _MOST_LABELS:
+        return f"holds {volume.num_labels} labels", "a mask has a few; this seems to be an image"
+    unmapped = [label for label in volume.labels if label not in regions]
+    if not unmapped:
+        return None
+    counted = " and ".join(f"the label {label} in {_count(volume.labels[label])}" for label in unmapped)
+    remedy = label_remedy(unmapped[0], list(volume.labels), regions)
+    return f"holds {counted}, which data.label_map does not map", remedy
+
+
+def label_remedy(label: float, labels: Sequence[float], regions: Mapping[int, str]) -> str:
+    """Return what to do about a label of a mask that is in no region.
+
+    Args:
+        label: the value.
+        labels: all values of the mask.
+        regions: value in the mask -> region.
+
+    >>> label_remedy(4, [1, 2, 4], {1: "ncr", 2: "ed", 3: "et"})
+    'set data.label_map.et=4 if it is ET as in BraTS up to 2021 (or =[3,4] if the cohort holds later releases too)'
+    >>> label_remedy(3, [1, 2, 3], {1: "ncr", 2: "ed", 4: "et"})
+    'map it, such as data.label_map.et=[4,3], or set it to 0 in the mask; mapped are 1 ncr, 2 ed, 4 et'
+    """
+    if label == 4 and regions.get(3) == "et" and 3 not in labels:
+        mixed = "(or =[3,4] if the cohort holds later releases too)"
+        return f"set data.label_map.et=4 if it is ET as in BraTS up to 2021 {mixed}"
+    if label == 4 and regions.get(3) == "et":
+        return (
+            "beside 3 it is not ET as in BraTS up to 2021, but perhaps the cavity that surgery left as in BraTS 2024; "
+            "set it to 0 in the mask, or count it to a region, such as data.label_map.ncr=[1,4]"
+        )
+    known = ", ".join(f"{value} {region}" for value, region in regions.items())
+    if label != round(label) or label < 1:
+        return f"set it to 0 in the mask, which may hold {known}"
+    more = ",".join(f"{value:g}" for value in [*(value for value in regions if regions[value] == "et"), label])
+    return f"map it, such as data.label_map.et=[{more}], or set it to 0 in the mask; mapped are {known}"
+
+
+def _places(volumes: Mapping[str, Volume]) -> Iterator[tuple[str, str, str, bool]]:
+    """Compare shapes and affines after bringing them to RAS, with those on which most files agree."""
+    if not volumes:
+        return
+    places = {name: _as_ras(volume) for name, volume in volumes.items()}
+
+    def agreeing(name: str) -> int:
+        return sum(_apart_mm(places[name], other) <= _SAME_PLACE_MM for other in places.values())
+
+    reference = max(places, key=agreeing)
+    shape = places[reference][0]
+    for name, place in places.items():
+        apart_mm = _apart_mm(place, places[reference])
+        if place[0] != shape:
+            differs = f"has {list(place[0])} voxels along R, A, S where {reference} has {list(shape)}"
+            yield name, differs, f"resample it to the grid of {reference}", True
+        elif apart_mm > _SAME_PLACE_MM:
+            lies = f"does not lie where {reference} does, their affines put corners up to {apart_mm:.3g} mm apart"
+            yield name, lies, f"resample it to the grid of {reference}, or correct its header", True
+
+
+_Place = tuple[tuple[int, ...], NDArray[np.float64]]
+
+
+def _as_ras(volume: Volume) -> _Place:
+    """Return shape and affine of the volume with its axes in the order and direction of R, A, S."""
+    affine = np.array(volume.affine)
+    axes = ras_axes(affine)
+    shape = [0, 0, 0]
+    for side, axis in zip(volume.shape, axes[:, 0].astype(int), strict=True):
+        shape[axis] = side
+    return tuple(shape), affine @ inv_ornt_aff(axes, volume.shape)  # type: ignore[no-untyped-call, unused-ignore]
+
+
+def _apart_mm(first: _Place, second: _Place) -> float:
+    """Return the largest distance between corners of the same index; infinite for different shapes."""
+    if first[0] != second[0]:
+        return float("inf")
+    corners = np.array([[*corner, 1.0] for corner in product(*((0.0, side - 1.0) for side in first[0]))])
+    return float(np.linalg.norm((corners @ (first[1] - second[1]).T)[:, :3], axis=1).max())
+
+
+def _count(number: int) -> str:
+    return f"{number} voxel{'' if number == 1 else 's'}"
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"

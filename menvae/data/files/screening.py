@@ -1,0 +1,178 @@
+"""Which subjects of a cohort can be used: their files are checked by several processes.
+
+What a file holds is remembered with the digest of its content, so no file is read twice for that, whether its subject
+could be used or not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from menvae.data.digests import digest_memo, digest_of, remember_digest, remembered_digest, write_whole
+from menvae.data.files.checks import CHECKS_VERSION, Unreadable, Volume, check_subject, inspect_content
+from menvae.data.files.findings import Finding
+from menvae.data.files.subjects import SubjectFiles
+from menvae.data.workers import ShowProgress, run_tasks, unseen
+from menvae.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+_FINDINGS_TOLD = 3
+_MADE_BY = [CHECKS_VERSION, version("nibabel")]
+
+_Files = dict[str, Volume | Unreadable]
+_DESCRIPTION: TypeAdapter[Volume | Unreadable] = TypeAdapter(Volume | Unreadable)
+
+
+def check_files(
+    subjects: Sequence[SubjectFiles],
+    regions: Mapping[int, str],
+    cache: Path,
+    num_workers: int | None = None,
+    show: ShowProgress = unseen,
+) -> list[Finding]:
+    """Return what is to be said about the files of subjects; notes are logged when files are read for it.
+
+    Args:
+        subjects: whose files.
+        regions: value in the mask -> region.
+        cache: folder in which what files hold is remembered.
+        num_workers: processes; None is one a core.
+        show: how to show progress.
+    """
+    described = {subject.subject_id: _remembered_files(subject, cache) for subject in subjects}
+    tasks = [(subject, cache) for subject in subjects if described[subject.subject_id] is None]
+    if tasks:
+        described.update(show(run_tasks(_inspect, tasks, num_workers=num_workers), "checking", len(tasks)))
+    findings = [
+        finding
+        for subject in subjects
+        for finding in check_subject(subject, described[subject.subject_id] or {}, regions)
+    ]
+    if tasks:
+        _log_notes([finding for finding in findings if not finding.is_fault])
+    return findings
+
+
+def _remembered_files(subject: SubjectFiles, cache: Path) -> _Files | None:
+    """Return what is known of the files of a subject that exist; None if one of them must be read."""
+    files: _Files = {}
+    for name, path in subject.files.items():
+        if not path.is_file():
+            continue
+        digest = remembered_digest(path, cache)
+        found = None if digest is None else _recall(_description_memo(path, name == "seg", digest, cache))
+        if found is None:
+            return None
+        files[name] = found
+    return files
+
+
+def _inspect(task: tuple[SubjectFiles, Path]) -> tuple[str, _Files]:
+    """Read the files of a subject that exist, and remember what they hold."""
+    subject, cache = task
+    files: _Files = {}
+    for name, path in subject.files.items():
+        if not path.is_file():
+            continue
+        memo_of_digest = digest_memo(path, cache)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            files[name] = Unreadable(f"cannot be read ({error.strerror})", "check its permissions and the disk")
+            continue
+        memo = _description_memo(path, name == "seg", remember_digest(memo_of_digest, content), cache)
+        found = _recall(memo)
+        if found is None:
+            found = inspect_content(content, path.name, is_mask=name == "seg")
+            write_whole(memo, _DESCRIPTION.dump_json(found))
+        files[name] = found
+    return subject.subject_id, files
+
+
+def _description_memo(path: Path, is_mask: bool, digest: str, cache: Path) -> Path:
+    return cache / "checks" / digest_of([digest, path.suffix, is_mask, _MADE_BY])
+
+
+def _recall(memo: Path) -> Volume | Unreadable | None:
+    try:
+        return _DESCRIPTION.validate_json(memo.read_bytes())
+    except (FileNotFoundError, ValidationError):  # not there, or cut short
+        return None
+
+
+def note_missing(subjects: Sequence[SubjectFiles]) -> list[Finding]:
+    """Return, and log, one note for each subject that lacks modalities and need not have them."""
+    notes = [
+        Finding(
+            subject.subject_id,
+            ", ".join(subject.images[name].name for name in subject.missing),
+            "is missing" if len(subject.missing) == 1 else "are missing",
+            "the subject takes part with its other modalities",
+            is_fault=False,
+        )
+        for subject in subjects
+        if subject.missing
+    ]
+    _log_notes(notes)
+    return notes
+
+
+def _log_notes(notes: Sequence[Finding]) -> None:
+    alike: dict[tuple[str, str], list[Finding]] = {}
+    for note in notes:
+        alike.setdefault((note.problem, note.remedy), []).append(note)
+    for first, *others in alike.values():
+        _log.info(
+            "note: %s%s",
+            first,
+            f" (the same of {len(others)} {'file' if len(others) == 1 else 'files'} more)" if others else "",
+        )
+
+
+class OfSubject(Protocol):
+    """Anything that belongs to a subject."""
+
+    @property
+    def subject_id(self) -> str:
+        """Whose it is."""
+
+
+Subject = TypeVar("Subject", bound=OfSubject)
+
+
+def without_faulty(subjects: Sequence[Subject], findings: Sequence[Finding], *, leave_out: bool) -> list[Subject]:
+    """Return the subjects without a fault, and warn of the others.
+
+    Args:
+        subjects: all.
+        findings: of all.
+        leave_out: go on without faulty subjects.
+
+    Raises:
+        UserError: there are faults and they should not be left out, or nothing is left.
+    """
+    faults: dict[str, list[Finding]] = {}
+    for finding in findings:
+        if finding.is_fault:
+            faults.setdefault(finding.subject_id, []).append(finding)
+    every = [fault for found in faults.values() for fault in found]
+    sound = [subject for subject in subjects if subject.subject_id not in faults]
+    if faults and (not leave_out or not sound):
+        for fault in every:
+            _log.error("%s", fault)
+        more = f"; and {len(every) - _FINDINGS_TOLD} findings more, logged above" if len(every) > _FINDINGS_TOLD else ""
+        remedy = "" if not sound else "; data.on_error=skip leaves such subjects out"
+        raise UserError(
+            f"data: {len(faults)} of {len(subjects)} subjects cannot be used: "
+            f"{'; '.join(map(str, every[:_FINDINGS_TOLD]))}{more}{remedy}"
+        )
+    for found in faults.values():
+        _log.warning("left out: %s", "; ".join(map(str, found)))
+    return sound

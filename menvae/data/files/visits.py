@@ -1,0 +1,192 @@
+"""Whose visits subjects are, and when they were: the patient in a folder's name, and a table of dates."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import logging
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+
+from menvae.data.files.subjects import SubjectFiles
+from menvae.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+_EXAMPLE = "such as subject_id,date"
+
+
+@dataclass(frozen=True)
+class VisitRow:
+    """One row of a table of dates.
+
+    Attributes:
+        subject_id: the visit.
+        patient_id: whose; None where the table does not say it.
+        days: time in days on a clock that all rows of the table share; None where the table does not say it.
+        line: where the row stands, counted from 1.
+    """
+
+    subject_id: str
+    patient_id: str | None
+    days: float | None
+    line: int
+
+
+def compiled_patient_pattern(pattern: str) -> re.Pattern[str]:
+    r"""Return ``data.patient_pattern`` ready for use.
+
+    Raises:
+        UserError: it is no regular expression, or it has no group.
+
+    >>> compiled_patient_pattern(r"(\w+)-\d+").fullmatch("anna-002").group(1)
+    'anna'
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"data.patient_pattern: '{pattern}' is not a regular expression: {error}") from None
+    if compiled.groups == 0:
+        raise UserError(
+            f"data.patient_pattern: '{pattern}' has no group; put the part that names the patient in parentheses, such "
+            r"as (BraTS-[A-Za-z]+-\d+)-\d+"
+        )
+    return compiled
+
+
+def with_times(subjects: Sequence[SubjectFiles], table: Path) -> list[SubjectFiles]:
+    """Return subjects with the days, and where it says so the patients, of a table of dates.
+
+    Days are counted from each patient's first visit that has a date. Subjects that have none are counted in one
+    warning.
+
+    Args:
+        subjects: all of the cohort.
+        table: see `read_visits`.
+
+    Raises:
+        UserError: what is wrong with the table, or a row of an unknown subject.
+    """
+    rows = {row.subject_id: row for row in read_visits(table)}
+    _check_known(table, rows.values(), [subject.subject_id for subject in subjects])
+    patients, days = {}, {}
+    for subject in subjects:
+        found = rows.get(subject.subject_id)
+        patients[subject.subject_id] = (found.patient_id if found else None) or subject.patient_id
+        days[subject.subject_id] = found.days if found else None
+    first: dict[str, float] = {}
+    for subject_id, day in days.items():
+        if day is not None:
+            first[patients[subject_id]] = min(day, first.get(patients[subject_id], math.inf))
+    undated = [subject_id for subject_id, day in days.items() if day is None]
+    if undated:
+        _log.warning(
+            "data.dates: %d of %d subjects have no date in '%s', such as '%s'; their time is unknown",
+            *(len(undated), len(subjects), table, undated[0]),
+        )
+    return [
+        replace(
+            subject,
+            patient_id=patients[subject.subject_id],
+            days=None if day is None else day - first[patients[subject.subject_id]],
+        )
+        for subject, day in zip(subjects, days.values(), strict=True)
+    ]
+
+
+def read_visits(table: Path) -> list[VisitRow]:
+    """Read a table of dates: CSV in UTF-8, separated by commas, one row a visit.
+
+    Its header names the column ``subject_id``, one of ``date`` (2024-01-31) and ``days`` (a number), and perhaps
+    ``patient_id``; other columns are not looked at. An empty cell is a value that is not known, and empty lines are
+    skipped.
+
+    Raises:
+        UserError: the file cannot be read, a column is missing or stands twice, a row is too short or too long, an
+            identifier is empty or stands twice, a date or a number cannot be read; each names file, line and value.
+    """
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            _check_header(table, header)
+            rows: dict[str, VisitRow] = {}
+            for cells in reader:
+                if not any(cell.strip() for cell in cells):
+                    continue
+                row = _row(table, reader.line_num, header, cells)
+                other = rows.setdefault(row.subject_id, row)
+                if other is not row:
+                    raise UserError(
+                        f"{_place(table, row.line)}: subject_id '{row.subject_id}' stands in line {other.line} too; "
+                        "keep one of them"
+                    )
+    except OSError as error:
+        raise UserError(f"data.dates: '{table}' cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"data.dates: '{table}' is not in UTF-8: {error.reason}; save it as CSV in UTF-8") from None
+    except csv.Error as error:
+        raise UserError(f"{_place(table, reader.line_num)} cannot be read as CSV: {error}") from None
+    return list(rows.values())
+
+
+def _check_header(table: Path, header: Sequence[str]) -> None:
+    place = _place(table, 1)
+    found = f"found: {', '.join(header) or 'nothing'}"
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+        raise UserError(f"{place}: the header '{header[0]}' is not separated by commas; save the table with commas")
+    for name in ("subject_id", "patient_id", "date", "days"):
+        if header.count(name) > 1:
+            raise UserError(f"{place}: the column {name} stands twice; {found}")
+    if "subject_id" not in header:
+        raise UserError(f"{place}: the column subject_id is missing; the header should be {_EXAMPLE}; {found}")
+    if ("date" in header) == ("days" in header):
+        problem = "the columns date and days exclude each other" if "date" in header else "no column date or days"
+        raise UserError(f"{place}: {problem}; the header should be {_EXAMPLE}; {found}")
+
+
+def _row(table: Path, line: int, header: Sequence[str], cells: Sequence[str]) -> VisitRow:
+    place = _place(table, line)
+    if len(cells) != len(header):
+        raise UserError(f"{place}: {len(cells)} cells where the header has {len(header)}: '{','.join(cells)}'")
+    values = dict(zip(header, (cell.strip() for cell in cells), strict=True))
+    if not values["subject_id"]:
+        raise UserError(f"{place}: subject_id is empty; every row names its subject")
+    days = _day(place, values["date"]) if "date" in values else _number_of_days(place, values["days"])
+    return VisitRow(values["subject_id"], values.get("patient_id") or None, days, line)
+
+
+def _day(place: str, text: str) -> float | None:
+    try:
+        return float(date.fromisoformat(text).toordinal()) if text else None
+    except ValueError:
+        raise UserError(f"{place}: date '{text}' cannot be read; it should be a day such as 2024-01-31") from None
+
+
+def _number_of_days(place: str, text: str) -> float | None:
+    try:
+        days = float(text) if text else None
+    except ValueError:
+        days = math.nan
+    if days is not None and not math.isfinite(days):
+        raise UserError(f"{place}: days '{text}' cannot be read; it should be a number such as 180 or 92.5")
+    return days
+
+
+def _check_known(table: Path, rows: Iterable[VisitRow], subject_ids: Sequence[str]) -> None:
+    known = set(subject_ids)
+    for row in rows:
+        if row.subject_id not in known:
+            close = difflib.get_close_matches(row.subject_id, subject_ids, n=1)
+            raise UserError(
+                f"{_place(table, row.line)}: subject_id '{row.subject_id}' is no subject of the cohort; "
+                + (f"did you mean '{close[0]}'?" if close else "remove the row, or name the folder of a visit")
+            )
+
+
+def _place(table: Path, line: int) -> str:
+    return f"data.dates: '{table}', line {line}"

@@ -1,0 +1,146 @@
+"""The box of training: where it is put, what it holds of a subject, and what is too little."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from menvae.data.files.findings import Finding
+from menvae.data.masks.features import bounding_box
+from menvae.registry import Field
+
+BoxStrategy = Literal["center", "brain", "resize"]
+"""``center``: on the middle of the image. ``brain``: on the middle of the bounding box of the brain, which is where any
+modality is not 0. ``resize``: the whole image, at the spacing that makes it fit."""
+
+Content = Literal["tumour", "brain"]
+Problem = Literal["tumour_cut", "brain_cut", "resampling", "small"]
+KeptShares = dict[Content, Annotated[float, Field(ge=0.0, le=1.0)]]
+Kind = TypeVar("Kind", bound=np.generic)
+Corner = tuple[int, int, int]
+
+SMALL_TUMOUR_MM3 = 100.0
+MOST_VOLUME_CHANGE = 0.1
+
+
+@dataclass(frozen=True)
+class BoxReport:
+    """How much of a subject is left in the box of training.
+
+    Attributes:
+        native_volume_mm3: volume of all labels at native resolution, voxel count times voxel volume.
+        resampled_volume_mm3: the same after resampling, before the box is cut out.
+        volume_mm3: the same in the box: what the targets describe.
+        tumour_kept: share of the resampled tumour that lies in the box, in [0, 1]; 0 if resampling lost all of it.
+        brain_kept: share of the resampled brain that lies in the box, in [0, 1].
+    """
+
+    native_volume_mm3: float
+    resampled_volume_mm3: float
+    volume_mm3: float
+    tumour_kept: float
+    brain_kept: float
+
+    @property
+    def volume_change(self) -> float | None:
+        """By which share resampling changes the volume of the tumour; None if there is none."""
+        return self.resampled_volume_mm3 / self.native_volume_mm3 - 1.0 if self.native_volume_mm3 else None
+
+    @property
+    def least_volume_mm3(self) -> float:
+        """The volume at native resolution or in the box, whichever is smaller."""
+        return min(self.native_volume_mm3, self.volume_mm3)
+
+    def problems(self, tumour_kept: float, brain_kept: float) -> dict[Problem, float]:
+        """Return what is wrong, and how bad it is, in [0, 1).
+
+        Args:
+            tumour_kept: least share of the tumour that the box should hold.
+            brain_kept: the same of the brain.
+        """
+        change, volume = abs(self.volume_change or 0.0), self.least_volume_mm3
+        amounts: dict[Problem, float] = {}
+        if self.tumour_kept < tumour_kept:
+            amounts["tumour_cut"] = 1.0 - self.tumour_kept
+        if self.brain_kept < brain_kept:
+            amounts["brain_cut"] = 1.0 - self.brain_kept
+        if change > MOST_VOLUME_CHANGE:
+            amounts["resampling"] = change / (1.0 + change)
+        if volume < SMALL_TUMOUR_MM3:
+            amounts["small"] = 1.0 - volume / SMALL_TUMOUR_MM3
+        return {problem: min(amount, 0.999) for problem, amount in amounts.items()}
+
+
+def place_box(strategy: BoxStrategy, brain: NDArray[Any], size: tuple[int, int, int]) -> Corner:
+    """Return the first voxel of a box along each axis; it is negative where the box reaches beyond the image.
+
+    Args:
+        strategy: where the box is put; ``resize`` is the image itself.
+        brain: whole numbers or booleans [D, H, W] that are not 0 where the brain is.
+        size: (D, H, W) of the box.
+    """
+    inside = bounding_box(brain) if strategy == "brain" else None
+    if inside is None:  # the arithmetic of odd sides is that of MONAI's ResizeWithPadOrCrop
+        starts = [
+            old // 2 - side // 2 if side < old else -((side - old) // 2)
+            for old, side in zip(brain.shape, size, strict=True)
+        ]
+    else:
+        starts = [(part.start + part.stop - side) // 2 for part, side in zip(inside, size, strict=True)]
+    return starts[0], starts[1], starts[2]
+
+
+def cut_out(volume: NDArray[Kind], start: Corner, size: tuple[int, int, int]) -> NDArray[Kind]:
+    """Return the box of a volume [D, H, W] as a new array in C order; what lies beyond the volume is 0."""
+    box = np.zeros(size, volume.dtype)
+    spans = [
+        (max(first, 0), min(first + side, old)) for first, side, old in zip(start, size, volume.shape, strict=True)
+    ]
+    if any(last <= first for first, last in spans):
+        return box
+    of = tuple(slice(first, last) for first, last in spans)
+    to = tuple(slice(first - corner, last - corner) for (first, last), corner in zip(spans, start, strict=True))
+    source, target = volume[of], box[to]
+    for begin in range(0, target.shape[2], 16):  # files lie in Fortran order: slabs stay in the processor's cache
+        target[:, :, begin : begin + 16] = source[:, :, begin : begin + 16]
+    return box
+
+
+def judge_box(
+    subject_id: str,
+    report: BoxReport,
+    strategy: BoxStrategy,
+    refuse_below: Mapping[Content, float],
+    warn_below: Mapping[Content, float],
+) -> list[Finding]:
+    """Return what is to be said about a subject's box; a fault where less is kept than ``refuse_below`` allows."""
+    shares: dict[Content, float] = {"tumour": report.tumour_kept, "brain": report.brain_kept}
+    limits = {content: (refuse_below.get(content, 0.0), warn_below.get(content, 0.0)) for content in shares}
+    problems = report.problems(max(limits["tumour"]), max(limits["brain"]))
+    found = []
+    for content, kept in shares.items():
+        if f"{content}_cut" in problems:
+            refused = limits[content][0]
+            is_fault = kept < refused
+            remedy = "enlarge data.roi_size or data.spacing_mm"
+            if strategy == "center":
+                remedy += ", or try data.box=brain"
+            if report.resampled_volume_mm3 == 0 and content == "tumour":
+                remedy = "its voxels are too large, use a smaller data.spacing_mm or a larger data.roi_size"
+            if is_fault:
+                remedy += f", or lower data.refuse_below.{content}={refused:g}"
+            problem = f"holds {100.0 * kept:.3g} % of the {content}"
+            found.append(Finding(subject_id, "the box of training", problem, remedy, is_fault))
+    native, resampled = report.native_volume_mm3, report.resampled_volume_mm3
+    if "small" in problems:
+        if "tumour_cut" not in problems:
+            problem = f"has a tumour of {report.least_volume_mm3:.3g} mm^3, less than {SMALL_TUMOUR_MM3:g}"
+            found.append(Finding(subject_id, "the mask", problem, "check that it is one", False))
+    elif "resampling" in problems:
+        problem = f"has {native:.4g} mm^3 of tumour, and {resampled:.4g} after resampling"
+        found.append(Finding(subject_id, "the mask", problem, "use a smaller data.spacing_mm", False))
+    return found

@@ -1,0 +1,150 @@
+"""One subject brought to the geometry of training.
+
+On the native grid the result equals that of the MONAI pipeline LoadImage, Orientation (RAS), ResizeWithPadOrCrop,
+NormalizeIntensity (nonzero, channel-wise) to 1e-6; resampled, that of the same with Spacing, but for voxels that are
+0 here and that the rounding of coordinates makes something like 1e-13 there, and so a part of the head: where the
+centre of a new voxel lies on that of an old one, background stays background here. It is several times faster because
+every file is inflated in one piece, and because a z-score is two numbers a channel here: voxels are stored as they are,
+and become z-scores on the device that trains (`menvae.types.Intensities`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from menvae.data.files.checks import label_remedy
+from menvae.data.files.nifti import NiftiVolume, read_volume
+from menvae.data.files.subjects import REGION_CODES, Region, SubjectFiles
+from menvae.data.geometry.box import BoxReport, BoxStrategy, cut_out, place_box
+from menvae.data.geometry.resampling import Resampling
+from menvae.data.masks.features import bounding_box
+from menvae.errors import UserError
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What preparation brings every subject to; part of the cache key.
+
+    Attributes:
+        roi_size: (D, H, W) of the box in voxels.
+        spacing_mm: voxel size along R, A, S; None where every image fills the box.
+        regions: value in the mask file -> region.
+        box: where the box is put.
+    """
+
+    roi_size: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float] | None
+    regions: Mapping[int, Region]
+    box: BoxStrategy = "center"
+
+
+class PreparedArrays(NamedTuple):
+    """One subject in the geometry of training, and its mask as it was.
+
+    Attributes:
+        channels: C volumes [D, H, W] of intensities; 0 is background, and all of a modality that is missing.
+        mask: uint8 [D, H, W] with the codes of `REGION_CODES`.
+        spacing_mm: voxel size of both.
+        native_mask: the mask at native resolution in RAS.
+        native_spacing_mm: its voxel size.
+        box: how much of the subject is there.
+    """
+
+    channels: list[NDArray[Any]]
+    mask: NDArray[np.uint8]
+    spacing_mm: tuple[float, float, float]
+    native_mask: NDArray[np.uint8]
+    native_spacing_mm: tuple[float, float, float]
+    box: BoxReport
+
+
+def load_and_resample(subject: SubjectFiles, geometry: Geometry) -> PreparedArrays:
+    """Read a subject, bring it to RAS, to the spacing (images linearly, masks by nearest neighbour) and into the box.
+
+    Raises:
+        UserError: a file that is no readable NIfTI volume, or a label that is not mapped. What else may be wrong with
+            files is found by `menvae.data.files.checks`.
+    """
+    volumes = {name: _read(subject, name) for name in subject.files}
+    seg = volumes.pop("seg")
+    native_mask = _recode(seg.values_ras(), geometry, subject.subject_id)
+    resampling = _resampling(native_mask.shape, seg.spacing_mm, geometry)
+    mask = resampling.nearest(native_mask)
+    images = {name: resampling.linear(volume.values_ras()) for name, volume in volumes.items()}
+    brain = _anywhere(list(images.values()))
+    start = place_box(geometry.box, brain, geometry.roi_size)
+    boxed = cut_out(mask, start, geometry.roi_size)
+    report = _report(native_mask, seg.spacing_mm, mask, boxed, resampling.spacing_mm, brain, start)
+    channels = [
+        cut_out(images[name], start, geometry.roi_size) if name in images else np.zeros(geometry.roi_size, np.int16)
+        for name in subject.images
+    ]
+    return PreparedArrays(channels, boxed, resampling.spacing_mm, native_mask, seg.spacing_mm, report)
+
+
+def _read(subject: SubjectFiles, name: str) -> NiftiVolume:
+    path = subject.files[name]
+    try:
+        return read_volume(path.read_bytes(), is_packed=path.name.endswith(".gz"))
+    except Exception as error:
+        raise UserError(f"subject '{subject.subject_id}': {path.name} cannot be read ({error})") from error
+
+
+def _resampling(shape: tuple[int, ...], spacing_mm: tuple[float, float, float], geometry: Geometry) -> Resampling:
+    sides = (shape[0], shape[1], shape[2])
+    if geometry.box == "resize":
+        return Resampling.to_shape(sides, spacing_mm, geometry.roi_size)
+    assert geometry.spacing_mm is not None, "sources see to it"
+    return Resampling.to_spacing(sides, spacing_mm, geometry.spacing_mm)
+
+
+def _report(
+    native_mask: NDArray[np.uint8],
+    native_mm: tuple[float, float, float],
+    mask: NDArray[np.uint8],
+    boxed: NDArray[np.uint8],
+    spacing_mm: tuple[float, float, float],
+    brain: NDArray[Any],
+    start: tuple[int, int, int],
+) -> BoxReport:
+    voxel_mm3 = float(np.prod(spacing_mm))
+    whole, kept, num_brain = np.count_nonzero(mask), np.count_nonzero(boxed), np.count_nonzero(brain)
+    spans = (slice(max(first, 0), max(first + side, 0)) for first, side in zip(start, boxed.shape, strict=True))
+    return BoxReport(
+        native_volume_mm3=np.count_nonzero(native_mask) * float(np.prod(native_mm)),
+        resampled_volume_mm3=whole * voxel_mm3,
+        volume_mm3=kept * voxel_mm3,
+        tumour_kept=kept / whole if whole else 0.0,
+        brain_kept=float(np.count_nonzero(brain[tuple(spans)]) / num_brain) if num_brain else 0.0,
+    )
+
+
+def _anywhere(images: list[NDArray[Any]]) -> NDArray[Any]:
+    """Return a volume of whole numbers that is not 0 where any of the images is not."""
+    united: NDArray[Any] | None = None
+    for image in images:
+        present = image if image.dtype.kind in "iu" and image.dtype.itemsize < 8 else image != 0  # of 64 bits, no or
+        united = present if united is None else united | present
+    assert united is not None, "a subject has at least one modality"
+    return united
+
+
+def _recode(mask: NDArray[Any], geometry: Geometry, subject_id: str) -> NDArray[np.uint8]:
+    """Return a mask with the codes of `REGION_CODES`, in the memory order of ``mask``."""
+    recoded = np.zeros_like(mask, np.uint8)
+    box = bounding_box(mask if mask.dtype.kind in "iu" else mask != 0)
+    if box is None:
+        return recoded
+    crop, target = mask[box], recoded[box]
+    labels = np.unique(crop[crop != 0]).tolist()
+    for value in labels:
+        if value not in geometry.regions:
+            remedy = label_remedy(value, labels, geometry.regions)
+            raise UserError(f"subject '{subject_id}': its mask holds the label {value:g}: {remedy}")
+        target[crop == value] = REGION_CODES[geometry.regions[int(value)]]
+    return recoded

@@ -1,0 +1,1 @@
+"""Label masks: mesh geometry and the features that become targets."""

@@ -1,0 +1,1 @@
+"""Procedural heads with a meningioma."""

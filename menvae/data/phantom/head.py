@@ -1,0 +1,266 @@
+"""A procedural cohort: skull-stripped heads with one meningioma each, in four modalities, from a seed.
+
+Everything is defined in millimetres by closed-form distances, so one subject is the same patient at every spacing.
+`DISTRIBUTIONS` and, for patients that are seen several times, `GROWTH_DISTRIBUTIONS` are the only places that hold
+numbers about patients; each row says where its values come from, and "design choice" where no source was at hand.
+Coordinates are (x, y, z) = (R, A, S) in mm from the middle of the box, which is array order (D, H, W).
+
+Left out on purpose, and so unlike real cohorts: several lesions in one head, intraventricular tumours, dural tails,
+brain shift by the tumour, scanner-specific artefacts.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from menvae.data.phantom.anatomy import Anatomy, Tissues
+from menvae.data.phantom.distributions import FIELD_OF_VIEW_MM, INTENSITIES, VISIT_STREAM, draw_value, random_streams
+from menvae.data.phantom.shapes import Float, Point, Waves, occupancy
+from menvae.data.phantom.tumour import PhantomVisit, Tumour
+
+MODALITIES: Final = ("t1c", "t1n", "t2f", "t2w")
+NCR, ED, ET = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class PhantomSubject:
+    """One generated patient.
+
+    Attributes:
+        subject_id: `phantom-` and the index, five digits; of one visit of several also its number, three digits.
+        images: one int16 volume [D, H, W] = (R, A, S) for each modality t1c, t1n, t2f, t2w; 0 outside the head.
+        mask: uint8 labels [D, H, W]: 0 background, 1 NCR, 2 ED, 3 ET.
+        affine: [4, 4] voxel index to RAS in mm.
+    """
+
+    subject_id: str
+    images: dict[str, NDArray[np.int16]]
+    mask: NDArray[np.uint8]
+    affine: NDArray[np.float64]
+
+
+def phantom_subject(
+    seed: int, index: int, spacing_mm: tuple[float, float, float], visit: PhantomVisit | None = None
+) -> PhantomSubject:
+    """Generate one patient of a cohort.
+
+    The patient depends on (seed, index) alone: neither on the size of the cohort nor, but for sampling, on the
+    spacing. The box spans 200 mm: ceil(200 / spacing) voxels along each axis.
+
+    All visits of a patient have the same head, and a tumour with the same seat, axes, lobes, texture and contrast, the
+    same share of necrosis and the same ratio of oedema to tumour. It grows away from the dura that it sits on.
+
+    Args:
+        seed: the cohort, 0 or more.
+        index: the patient, 0 or more.
+        spacing_mm: voxel size along R, A, S in mm, each between 0.5 and 10.
+        visit: one of several visits; None: the only one.
+
+    Returns:
+        Images, mask and affine.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    >>> subject = phantom_subject(seed=0, index=3, spacing_mm=(6.25, 6.25, 6.25))
+    >>> subject.subject_id, subject.mask.shape, sorted(subject.images)
+    ('phantom-00003', (32, 32, 32), ['t1c', 't1n', 't2f', 't2w'])
+    """
+    if seed < 0 or index < 0:
+        raise ValueError(f"seed and index must be 0 or more, got seed={seed} and index={index}")
+    if len(spacing_mm) != 3 or not all(0.5 <= step <= 10.0 for step in spacing_mm):
+        raise ValueError(f"spacing_mm must be 3 numbers between 0.5 and 10, got {spacing_mm}")
+    streams = [np.random.default_rng(child) for child in np.random.SeedSequence([seed, index]).spawn(4)]
+    anatomy = Anatomy(streams[0])
+    tumour = Tumour(streams[1], anatomy, visit)
+    scanner, errors_of = (
+        (streams[2], streams[3]) if visit is None else random_streams(seed, index, VISIT_STREAM, visit.number)
+    )
+    grid = _Grid.around(anatomy, spacing_mm, (1, 1, 1))
+    _, labels, _ = _fill(grid, anatomy, tumour)
+    # a coarse voxel measures the mean of what is in it, so tissue is sampled at several places, about 3 mm apart
+    first, second, third = (max(1, round(step / 3.2)) for step in spacing_mm)
+    fine = _Grid.around(anatomy, spacing_mm, (first, second, third))
+    head, _, tissues = _fill(fine, anatomy, tumour)
+    share = fine.averaged(head)
+    images = {}
+    for name, (signal, gain, noise) in _render(streams[2], scanner, tissues, fine.points).items():
+        mean = fine.averaged(signal * head) / np.maximum(share, 1e-6)
+        sd = noise / math.sqrt(math.prod(spacing_mm))
+        errors = errors_of.standard_normal((2, *grid.shape), dtype=np.float32) * sd
+        measured = np.sqrt((mean + errors[0]) ** 2 + errors[1] ** 2) * gain
+        # stripping comes after the scanner and keeps or drops whole voxels: there is no rim of partly filled ones;
+        # voxels of the head are never 0, those outside always
+        images[name] = np.where(share >= 0.5, np.maximum(np.rint(measured), 1), 0).astype(np.int16)
+    mask = np.zeros(grid.shape, dtype=np.uint8)
+    mask.ravel()[grid.inside] = labels
+    affine = np.diag([*spacing_mm, 1.0])
+    affine[:3, 3] = [-(n - 1) / 2 * step for n, step in zip(grid.shape, spacing_mm, strict=True)]
+    subject_id = f"phantom-{index:05d}" + ("" if visit is None else f"-{visit.number:03d}")
+    return PhantomSubject(subject_id, images, mask, affine)
+
+
+def write_subject(subject: PhantomSubject, folder: Path) -> Path:
+    """Write a subject in the BraTS-MEN layout: `<id>/<id>-{t1c,t1n,t2f,t2w,seg}.nii.gz`.
+
+    The subject folder appears in one step, so that a killed process leaves no half subject and several processes may
+    write the same one. One that exists is kept as it is.
+
+    Args:
+        subject: what `phantom_subject` returned.
+        folder: the cohort folder; created if need be.
+
+    Returns:
+        The subject's folder.
+    """
+    import nibabel
+
+    final = folder / subject.subject_id
+    if final.exists():
+        return final
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{subject.subject_id}-", dir=folder))
+    try:
+        for name, volume in (*subject.images.items(), ("seg", subject.mask)):
+            image = nibabel.nifti1.Nifti1Image(volume, subject.affine)  # type: ignore[no-untyped-call, unused-ignore]
+            image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call, unused-ignore]
+            packed = gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)  # mtime: same subject, same bytes
+            (partial / f"{subject.subject_id}-{name}.nii.gz").write_bytes(packed)
+        partial.chmod(0o755)
+        try:
+            partial.replace(final)
+        except OSError:  # another process was faster
+            if not final.exists():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return final
+
+
+def _num_voxels(step_mm: float) -> int:
+    return math.ceil(round(FIELD_OF_VIEW_MM / step_mm, 6))
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Places in the box of 200 mm: one or several a voxel and axis; only those in or near the head are worked on.
+
+    Attributes:
+        shape: voxels along D, H, W.
+        samples: places a voxel along each axis.
+        spacing_mm: distance of the places along each axis.
+        inside: flat indices of the places that are worked on [N].
+        points: their coordinates along each axis, in mm from the centre, each [N].
+        rough_mm: their signed distance from the smooth surface of the brain [N].
+    """
+
+    shape: tuple[int, int, int]
+    samples: tuple[int, int, int]
+    spacing_mm: Point
+    inside: NDArray[np.int64]
+    points: tuple[Float, Float, Float]
+    rough_mm: Float
+
+    @classmethod
+    def around(cls, anatomy: Anatomy, voxel_mm: Point, samples: tuple[int, int, int]) -> _Grid:
+        shape = (_num_voxels(voxel_mm[0]), _num_voxels(voxel_mm[1]), _num_voxels(voxel_mm[2]))
+        steps = (voxel_mm[0] / samples[0], voxel_mm[1] / samples[1], voxel_mm[2] / samples[2])
+        counts = [n * per_voxel for n, per_voxel in zip(shape, samples, strict=True)]
+        axes = [((np.arange(n) - (n - 1) / 2) * step).astype(np.float32) for n, step in zip(counts, steps, strict=True)]
+        rough_mm = anatomy.smooth_surface_mm(axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :])
+        inside = np.flatnonzero(rough_mm < 6.0 + math.prod(steps) ** (1 / 3))
+        first, second, third = np.unravel_index(inside, counts)
+        points = (axes[0][first], axes[1][second], axes[2][third])
+        return cls(shape, samples, steps, inside, points, rough_mm.ravel()[inside])
+
+    def averaged(self, values: Float) -> Float:
+        """Mean of values [N] over the places of each voxel, 0 where there is none: [D, H, W]."""
+        blocks = [size for pair in zip(self.shape, self.samples, strict=True) for size in pair]
+        volume = np.zeros(math.prod(blocks), dtype=np.float32)
+        volume[self.inside] = values
+        mean: Float = volume.reshape(blocks).mean(axis=(1, 3, 5))
+        return mean
+
+
+def _fill(grid: _Grid, anatomy: Anatomy, tumour: Tumour) -> tuple[Float, NDArray[np.uint8], Tissues]:
+    """Return the share of each place that skull stripping keeps, its label, and its tissues with the tumour in them."""
+    x, y, z = grid.points
+    surface_mm = grid.rough_mm + anatomy.relief_mm(x, y, z)
+    tissues = anatomy.tissues(x, y, z, surface_mm, math.prod(grid.spacing_mm) ** (1 / 3))
+    head, labels = _add_tumour(tissues, tumour, grid.points, surface_mm, grid.spacing_mm)
+    return head, labels, tissues
+
+
+def _add_tumour(
+    tissues: Tissues, tumour: Tumour, points: tuple[Float, Float, Float], surface_mm: Float, spacing_mm: Point
+) -> tuple[Float, NDArray[np.uint8]]:
+    """Put the tumour into the tissues, in place.
+
+    Returns:
+        The share of each voxel that skull stripping keeps (brain or tumour) and the labels, both [N]. A voxel is
+        labelled where tumour and oedema fill half of it, with the label that fills most.
+    """
+    step_mm = math.prod(spacing_mm) ** (1 / 3)
+    head = occupancy(surface_mm, step_mm)
+    near = tumour.near(*points)
+    # coarse voxels are sampled at several places, about 3 mm apart
+    counts = [max(1, round(step / 3.0)) for step in spacing_mm]
+    offsets = [((np.arange(n) + 0.5) / n - 0.5) * step for n, step in zip(counts, spacing_mm, strict=True)]
+    grid = np.stack(np.meshgrid(*offsets, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float32)
+    x, y, z = (axis[near][None, :] + grid[:, [i]] for i, axis in enumerate(points))
+    fine_mm = step_mm / math.prod(counts) ** (1 / 3)
+    core, enhancing, oedema = (share.mean(axis=0) for share in tumour.shares(x, y, z, fine_mm))
+
+    filled = core + enhancing + oedema
+    labels = np.zeros(len(surface_mm), dtype=np.uint8)
+    found = np.array([NCR, ED, ET], dtype=np.uint8)[np.argmax(np.stack([core, oedema, enhancing]), axis=0)]
+    labels[near] = np.where(filled >= min(0.5, float(filled.max())), found, 0)
+
+    body = core + enhancing
+    head[near] = np.maximum(head[near], filled)
+    # of what is kept: tumour replaces all tissue, oedema all but CSF (sulci stay visible in it)
+    kept = np.maximum(head[near], 1e-6)
+    body_share, filled_share, csf = body / kept, filled / kept, tissues.csf[near]
+    tissues.white[near] *= 1 - filled_share
+    tissues.grey[near] *= 1 - filled_share
+    tissues.csf[near] *= 1 - body_share
+    tissues.oedema[near] = oedema / kept * (1 - csf)
+    tissues.ncr[near], tissues.enhancing[near] = core / kept, enhancing / kept
+    return head, labels
+
+
+# --- images --------------------------------------------------------------------------------------------------------
+
+
+def _render(
+    patient: np.random.Generator, scanner: np.random.Generator, tissues: Tissues, points: tuple[Float, Float, Float]
+) -> dict[str, tuple[Float, float, float]]:
+    """Noise-free signal [N] (contrast, texture, bias field), gain, and noise at 1 mm^3, of each modality.
+
+    The two streams are one where a patient has one visit.
+    """
+    tumour_texture = 1 + draw_value(patient, "tumour_texture") * Waves.draw(patient, 4, 9.0, 22.0)(*points)
+    tissue_texture = 1 + 0.02 * Waves.draw(patient, 3, 12.0, 40.0)(*points)
+    bias = Waves.draw(scanner, 3, 180.0, 400.0)(*points)  # the coil's profile, common to the modalities of a visit
+    rendered = {}
+    for name in MODALITIES:
+        normal = [level * draw_value(scanner, "tissue_contrast") for level in INTENSITIES[name][:3]]
+        lesion = [level * draw_value(patient, "tumour_contrast") for level in INTENSITIES[name][3:]]
+        gain, bias_size, noise = (draw_value(scanner, row) for row in ("scanner_gain", "bias_field", "noise"))
+        signal = normal[0] * tissues.white
+        signal += normal[1] * tissues.grey + normal[2] * tissues.csf
+        signal *= tissue_texture
+        tumour = lesion[0] * tissues.ncr + lesion[2] * tissues.enhancing
+        signal += tumour * tumour_texture + lesion[1] * tissues.oedema
+        signal *= np.exp(bias_size * bias)
+        rendered[name] = (signal, gain, noise)
+    return rendered

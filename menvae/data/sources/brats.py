@@ -1,0 +1,62 @@
+"""A cohort of real subjects in the BraTS layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from menvae.data.files.subjects import SubjectFiles, discover_subjects
+from menvae.data.files.visits import compiled_patient_pattern, with_times
+from menvae.data.geometry.box import BoxStrategy
+from menvae.data.geometry.transforms import Geometry
+from menvae.data.volumes import Positive, Side, VolumeSource
+from menvae.data.workers import ShowProgress
+from menvae.errors import UserError
+from menvae.registry import register
+
+
+@register("data", "brats", reference="BraTS-MEN 2023 (LaBella et al. 2023)")
+@dataclass(frozen=True, kw_only=True)
+class BratsSource(VolumeSource):
+    r"""``<root>/<id>/<id>-{t1c,t1n,t2f,t2w,seg}.nii.gz``, or ``<root>/<patient>/<id>/...``.
+
+    Attributes:
+        root: folder that holds the subject folders, or those of patients with a folder for each visit.
+        patient_pattern: regular expression for the whole name of a folder ``<root>/<id>``, whose first group is the
+            patient: BraTS-MEN-00004-001 is a visit of BraTS-MEN-00004. A name that it does not match is a patient.
+        dates: CSV file with the columns ``subject_id``, ``date`` (2024-01-31) or ``days``, and perhaps ``patient_id``,
+            which wins over folders; None: the times of visits are not known.
+        roi_size: training box; around its middle, 144 x 192 x 144 mm holds a whole skull-stripped brain.
+        spacing_mm: voxel size along R, A, S that images are resampled to; None with ``box=resize``.
+        box: on the brain: meningiomas sit at the skull, and a box of this size on the middle of the image cuts some.
+    """
+
+    root: str
+    patient_pattern: str = r"(BraTS-[A-Za-z]+-\d+)-\d+"
+    dates: str | None = None
+    roi_size: tuple[Side, Side, Side] = (144, 192, 144)
+    spacing_mm: tuple[Positive, Positive, Positive] | None = (1.0, 1.0, 1.0)
+    box: BoxStrategy = "brain"
+
+    def __post_init__(self) -> None:
+        """Refuse what the keys alone show to be wrong."""
+        super().__post_init__()
+        compiled_patient_pattern(self.patient_pattern)
+        if self.box == "resize" and self.spacing_mm is not None:
+            raise UserError(
+                f"data.spacing_mm: {list(self.spacing_mm)} is not allowed with data.box=resize, which chooses the "
+                "spacing of every image; set it to null"
+            )
+        if self.box != "resize" and self.spacing_mm is None:
+            raise UserError(f"data.spacing_mm: null is not allowed with data.box={self.box}; give three sides in mm")
+
+    @property
+    def geometry(self) -> Geometry:
+        """As configured."""
+        return Geometry(self.roi_size, self.spacing_mm, self.regions, self.box)
+
+    def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
+        """The subjects under ``root``, with their patients and times."""
+        pattern = compiled_patient_pattern(self.patient_pattern)
+        found = discover_subjects(Path(self.root).expanduser(), self.modalities, pattern)
+        return found if self.dates is None else with_times(found, Path(self.dates).expanduser())

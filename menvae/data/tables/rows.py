@@ -1,0 +1,63 @@
+"""Rows of a table -> batches, cut from tensors in memory: no row passes through Python on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, from_numpy
+
+from menvae.data.batches.order import order_of_rank
+from menvae.types import Batch
+
+
+class RowLoader:
+    """Batches of some rows, epoch by epoch; all ranks get the same number of batches of the same sizes.
+
+    No batch has a single row, unless it is all there is: batch normalisation cannot take one. The last batch of an
+    epoch takes it instead.
+    """
+
+    def __init__(
+        self,
+        inputs: NDArray[np.float32],
+        labels: NDArray[np.int64] | None,
+        subject_id: NDArray[np.str_],
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        """Keep the rows.
+
+        Args:
+            inputs: [N, F].
+            labels: class indices [N], -1 where not observed, or None.
+            subject_id: name of each row [N].
+            batch_size: rows a rank and step.
+            seed: of the order, new in every epoch; None: as they come.
+            rank: of this process.
+            num_ranks: processes that train together.
+        """
+        self._inputs = from_numpy(inputs)
+        self._labels: Tensor | None = None if labels is None else from_numpy(labels)
+        self._subject_id = subject_id.astype(object)
+        self._seed, self._rank, self._num_ranks = seed, rank, num_ranks
+        per_rank = -(-len(inputs) // num_ranks)
+        full, rest = divmod(per_rank, batch_size)
+        self.steps_per_epoch = max(1, full + (rest > 1))
+        self._bounds = [step * batch_size for step in range(self.steps_per_epoch)] + [per_rank]
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from ``first_step`` on."""
+        order = order_of_rank(len(self._inputs), self._seed, epoch, self._rank, self._num_ranks)
+        for step in range(first_step, self.steps_per_epoch):
+            chosen = order[self._bounds[step] : self._bounds[step + 1]]
+            rows = from_numpy(chosen)
+            yield Batch(
+                inputs=self._inputs[rows],
+                subject_id=tuple(self._subject_id[chosen]),
+                labels=None if self._labels is None else self._labels[rows],
+            )

@@ -1,0 +1,213 @@
+"""What sources of rows have in common: splits of groups, scaling, labels of a share of the rows."""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+
+from menvae.data.source import Data, DataRequest, DataSource, RowsToEmbed
+from menvae.data.tables.rows import RowLoader
+from menvae.data.tables.scaler import TableScaler, Transform, check_domain
+from menvae.data.tables.table_file import Table
+from menvae.errors import UserError, nearest
+from menvae.registry import Field
+
+_log = logging.getLogger(__name__)
+
+_LARGE = 8192
+"""Rows of a batch where nothing is learnt from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TabularSource(DataSource):
+    """Where rows come from; the keys that every such ``data=...`` has.
+
+    Attributes:
+        columns: F columns of numbers, the inputs.
+        transforms: column -> what is done to it before it is standardised: ``signed_log``, sign(x) log(1 + |x|);
+            ``log1p``; or ``none``, as for columns that are not named. None: none for all.
+        val_fraction: share of the groups for validation; at least one group.
+        test_fraction: share of the groups that is never looked at in training.
+        split_seed: seed of the random split, and of which labels are hidden.
+        labelled_fraction: share of the labelled training rows whose label is learnt from; those of validation are all
+            compared.
+        unsup_run: directory of a run without classes on the same table, whose embeddings ``embeddings.npz`` gets beside
+            this run's own; None: only the own.
+    """
+
+    columns: tuple[str, ...]
+    transforms: dict[str, Transform] | None = None
+    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    split_seed: Annotated[int, Field(ge=0)] = 42
+    labelled_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    unsup_run: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what the keys alone show to be wrong."""
+        twice = [name for name in self.columns if self.columns.count(name) > 1]
+        if twice or not self.columns:
+            raise UserError(f"data.columns: {f'{twice[0]} stands twice' if twice else 'at least one is needed'}")
+        for name in self.transforms or {}:
+            if name not in self.columns:
+                raise UserError(f"data.transforms: '{name}' is no column; {nearest(name, self.columns)}")
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The columns."""
+        return self.columns
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Nothing: an input is a row [F]."""
+        return ()
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """No bounds: values are standardised."""
+        return (-math.inf, math.inf)
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """The columns."""
+        return {"data.columns": ", ".join(self.columns)}
+
+    @abstractmethod
+    def table(self) -> Table:
+        """Read or draw the table.
+
+        Raises:
+            UserError: what is wrong with it.
+        """
+
+    def load(self, request: DataRequest) -> Data:
+        """Read, split, fit the scaler on training rows, hide labels, make loaders."""
+        _check(request)
+        table = request.prepared if isinstance(request.prepared, Table) else self.table()
+        by_column = self.transforms or {}
+        transforms = [by_column.get(name, "none") for name in self.columns]
+        check_domain(table.values, self.columns, transforms)
+        splits = split_groups(table.groups, self.val_fraction, self.test_fraction, self.split_seed)
+        training = np.flatnonzero(splits == "train")
+        scaler = TableScaler.fit(table.values[training], self.columns, transforms)
+        inputs = scaler.scaled(table.values).astype(np.float32)
+        subject_id = row_names(len(table))
+        split_of = dict(zip(subject_id.tolist(), splits.tolist(), strict=True))
+        learnt = self._labels_to_learn(table, training)
+        loaders = {}
+        for split in ("train", "val"):
+            rows = np.flatnonzero(splits == split)
+            loaders[split] = RowLoader(
+                inputs[rows],
+                learnt[rows] if table.classes else None,
+                subject_id[rows],
+                request.batch_size if split == "train" else max(_LARGE, request.batch_size),
+                seed=request.seed,  # of validation too: a neighbour's z, from the same hole, would be no other z
+                rank=request.rank,
+                num_ranks=request.num_ranks,
+            )
+        return Data(
+            prepared=table,
+            data_hash=table.hash,
+            targets_hash=scaler.hash,
+            description=scaler.as_dict(),
+            splits=split_of,
+            split_columns=("subject_id", "split"),
+            split_rows=list(split_of.items()),
+            train=loaders["train"],
+            val=loaders["val"],
+            classes=table.classes,
+            embedded=RowsToEmbed(
+                RowLoader(inputs, None, subject_id, _LARGE), table.labels, table.rows_hash, self._others(table)
+            ),
+        )
+
+    def _labels_to_learn(self, table: Table, training: NDArray[np.intp]) -> NDArray[np.int64]:
+        """Return the labels, hidden (-1) in a share of the training rows; say which classes nobody can learn."""
+        labels = table.labels.copy()
+        labelled = training[labels[training] >= 0]
+        order = np.random.default_rng([self.split_seed, 1]).permutation(labelled)
+        labels[order[max(1, round(self.labelled_fraction * len(order))) :]] = -1
+        unseen = sorted(set(table.labels[table.labels >= 0].tolist()) - set(labels[training].tolist()))
+        if unseen:
+            _log.warning(
+                "%d of %d classes have no labelled training row and cannot be learnt, such as '%s'; change "
+                "data.split_seed or data.labelled_fraction, or join rare classes",
+                len(unseen),
+                len(table.classes),
+                table.classes[unseen[0]],
+            )
+        return labels
+
+    def _others(self, table: Table) -> dict[str, NDArray[np.float32]]:
+        if self.unsup_run is None:
+            return {}
+        path = Path(self.unsup_run).expanduser() / "embeddings.npz"
+        if not path.is_file():
+            raise UserError(f"data.unsup_run: '{path}' does not exist; name the directory of a run that is finished")
+        with np.load(path) as file:
+            if "unsup" not in file.files:
+                raise UserError(f"data.unsup_run: '{path}' is of a run that learnt classes; name one of lithology_vae")
+            if str(file["rows_hash"]) != table.rows_hash:
+                raise UserError(f"data.unsup_run: '{path}' is about another table")
+            return {"unsup": file["unsup"]}
+
+
+def row_names(num: int) -> NDArray[np.str_]:
+    """Return names whose alphabetical order is that of the rows.
+
+    >>> row_names(10).tolist()[::9]
+    ['row-01', 'row-10']
+    """
+    digits = len(str(num))
+    return np.array([f"row-{number:0{digits}d}" for number in range(1, num + 1)])
+
+
+def split_groups(groups: NDArray[np.int64], val_fraction: float, test_fraction: float, seed: int) -> NDArray[np.str_]:
+    """Return the split of each row; rows of one group are in one split.
+
+    Args:
+        groups: one number a group [N].
+        val_fraction: share of the groups for validation, which gets one at least.
+        test_fraction: share of the groups for test, which may be empty.
+        seed: of the draw.
+
+    Raises:
+        UserError: too few groups for a training and a validation set, or a split too small to learn from.
+    """
+    present, inverse = np.unique(groups, return_inverse=True)
+    num = len(present)
+    num_val, num_test = max(1, round(val_fraction * num)), round(test_fraction * num)
+    if num_val + num_test >= num:
+        raise UserError(
+            f"data: {num} {'rows' if num == len(groups) else 'groups'} cannot give {num_val} for validation, "
+            f"{num_test} for test and any for training; add rows or lower data.val_fraction and "
+            "data.test_fraction"
+        )
+    order = np.random.default_rng(seed).permutation(num)
+    of_group = np.full(num, "train", dtype="<U5")
+    of_group[order[:num_val]] = "val"
+    of_group[order[num_val : num_val + num_test]] = "test"
+    splits: NDArray[np.str_] = of_group[inverse]
+    for split in ("train", "val"):
+        if np.count_nonzero(splits == split) < 2:
+            raise UserError(f"data: the {split} split has a single row; at least 2 are needed")
+    return splits
+
+
+def _check(request: DataRequest) -> None:
+    """Refuse what a table has no use for."""
+    if request.augmentation.does_something:
+        raise UserError("augmentation: rows of a table are not augmented; leave out the keys augmentation.*")
+    if any(request.supervision.values()):
+        raise UserError("model.supervision: a table has no targets for partitions; choose model=tabular_vae")
+    if request.batch_size < 2:
+        raise UserError("trainer.batch_size: 1 is not allowed for rows of a table; batch normalisation needs 2 or more")

@@ -1,0 +1,1 @@
+"""Targets: normalised and residualised on training subjects."""

@@ -1,0 +1,159 @@
+"""How the targets of different partitions hang together: what correlates at 0.99 no loss can make independent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from menvae.data.targets.normalizer import RawTargets, TargetNormalizer
+
+ENTANGLED: Final = 0.9
+"""Beyond this |r| after residualisation two partitions hold the same thing."""
+FEWEST_SUBJECTS: Final = 3
+"""With two subjects every correlation is 1 or -1."""
+FEWEST_TO_JUDGE: Final = 10
+"""With fewer, some of the 54 pairs of a model's default targets correlate strongly by chance."""
+
+
+@dataclass(frozen=True)
+class TargetPair:
+    """Two targets of different partitions.
+
+    Attributes:
+        names: of the targets.
+        partitions: of each.
+        num_subjects: training subjects in which both were observed.
+        before: Pearson's r of the features as measured; None if it is undefined.
+        after: the same of the residualised features, which are learnt.
+    """
+
+    names: tuple[str, str]
+    partitions: tuple[str, str]
+    num_subjects: int
+    before: float | None
+    after: float | None
+
+
+@dataclass(frozen=True)
+class TargetCorrelation:
+    """Correlations between all targets over the training subjects.
+
+    Attributes:
+        partitions: partition -> its targets, F in all.
+        before: Pearson's r of the features as measured, float64 [F, F]; NaN where it is undefined.
+        after: the same of the residualised features, which are learnt.
+        counts: training subjects in which both were observed, int [F, F].
+    """
+
+    partitions: Mapping[str, Sequence[str]]
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    @property
+    def pairs(self) -> list[TargetPair]:
+        """All pairs of targets of different partitions, the strongest as measured first."""
+        targets = [(name, partition) for partition, names in self.partitions.items() for name in names]
+        pairs = [
+            TargetPair(
+                (targets[a][0], targets[b][0]),
+                (targets[a][1], targets[b][1]),
+                int(self.counts[a, b]),
+                _known(self.before[a, b]),
+                _known(self.after[a, b]),
+            )
+            for a, b in combinations(range(len(targets)), 2)
+            if targets[a][1] != targets[b][1]
+        ]
+        return sorted(pairs, key=lambda pair: -abs(pair.before or 0.0))
+
+    @property
+    def judged(self) -> list[TargetPair]:
+        """Those of `pairs` that enough subjects have: `FEWEST_TO_JUDGE`."""
+        return [pair for pair in self.pairs if pair.num_subjects >= FEWEST_TO_JUDGE]
+
+    @property
+    def entangled(self) -> list[TargetPair]:
+        """Pairs of targets of different partitions that residualisation leaves nearly the same, the worst first.
+
+        Only pairs that enough subjects have.
+        """
+        beyond = [pair for pair in self.judged if abs(pair.after or 0.0) > ENTANGLED]
+        return sorted(beyond, key=lambda pair: -abs(pair.after or 0.0))
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def entangled_words(found: TargetCorrelation, most: int = 5) -> str:
+    """Say which targets of different partitions stay nearly the same after residualisation; empty if none do.
+
+    Args:
+        found: the correlations.
+        most: pairs that are named.
+    """
+    pairs = found.entangled
+    if not pairs:
+        return ""
+    named = [f"{pair.names[0]} ({pair.partitions[0]}) and {pair.names[1]} ({pair.partitions[1]})" for pair in pairs]
+    told = "; ".join(f"{words} r = {pair.after:.2f}" for words, pair in zip(named[:most], pairs, strict=False))
+    more = f"; and {len(pairs) - most} pairs more" if len(pairs) > most else ""
+    return (
+        f"targets of different partitions correlate beyond {ENTANGLED} after residualisation: {told}{more}; no loss "
+        "can make these partitions independent: residualise one of each (targets.residualise) or leave it out of "
+        "model.supervision"
+    )
+
+
+def target_correlation(
+    training: Sequence[RawTargets], normalizer: TargetNormalizer, supervision: Mapping[str, Sequence[str]]
+) -> TargetCorrelation:
+    """Correlate the targets of the training subjects, as they were measured and as they are learnt.
+
+    Args:
+        training: raw features of the training subjects.
+        normalizer: fitted on them.
+        supervision: partition -> names of its targets.
+    """
+    names = [name for targets in supervision.values() for name in targets]
+    measured = _table([[raw[name] for name in names] for raw in training], len(names))
+    learnt = _table([[normalizer.normalise(raw, name) for name in names] for raw in training], len(names))
+    return TargetCorrelation(supervision, pearson(measured), pearson(learnt), _counts(measured))
+
+
+def _table(rows: Sequence[Sequence[float | None]], num_columns: int) -> NDArray[np.float64]:
+    return np.array(rows, dtype=np.float64).reshape(len(rows), num_columns)  # None becomes NaN
+
+
+def _counts(table: NDArray[np.float64]) -> NDArray[np.int64]:
+    there = np.isfinite(table).astype(np.int64)
+    return there.T @ there
+
+
+def pearson(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return Pearson's r of every pair of columns over the rows that have both, [F, F].
+
+    NaN where fewer than `FEWEST_SUBJECTS` have both, or one of them is constant there.
+
+    Args:
+        table: one row a subject [N, F]; NaN where something was not observed.
+    """
+    size = table.shape[1]
+    matrix = np.full((size, size), np.nan)
+    for a in range(size):
+        for b in range(a, size):
+            both = table[np.isfinite(table[:, a]) & np.isfinite(table[:, b])][:, [a, b]]
+            if len(both) < FEWEST_SUBJECTS:
+                continue
+            centred = both - both.mean(axis=0)
+            lengths = np.sqrt((centred**2).sum(axis=0))
+            if (lengths > 1e-9 * np.maximum(1.0, np.abs(both).max(axis=0))).all():
+                r = float(centred[:, 0] @ centred[:, 1] / lengths.prod())
+                matrix[a, b] = matrix[b, a] = min(1.0, max(-1.0, r))
+    return matrix

@@ -1,0 +1,107 @@
+"""Files that appear whole or not at all, and folders that one process holds at a time."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+A_LOOK_S = 1.0  # `FolderLock.is_held` takes the lock for a moment
+
+
+class FolderIsLockedError(Exception):
+    """Another process holds a folder; the message names it."""
+
+
+class FolderLock:
+    """Held by one process at a time, until it lets go or ends, however it ends."""
+
+    def __init__(self, folder: Path, patience_s: float = A_LOOK_S) -> None:
+        """Take the lock.
+
+        Args:
+            folder: an existing folder; the lock is the file ``.lock`` in it.
+            patience_s: how long to wait for its holder.
+
+        Raises:
+            FolderIsLockedError: another process holds it.
+        """
+        self._file: IO[str] = (folder / ".lock").open("a+")
+        until = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() < until:
+                    time.sleep(0.2)
+                    continue
+                self._file.seek(0)
+                holder = self._file.read().strip() or "another process"
+                self._file.close()
+                raise FolderIsLockedError(holder) from None
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        self._file.flush()
+
+    @staticmethod
+    def is_held(folder: Path) -> bool:
+        """Return whether some process holds the lock of a folder now."""
+        path = folder / ".lock"
+        if not path.exists():
+            return False
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def release(self) -> None:
+        """Let go."""
+        self._file.close()
+
+
+def write_text(path: Path, content: str) -> Path:
+    """Write a file whole or not at all."""
+    write_atomically(path, content.encode())
+    return path
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write a JSON file whole or not at all."""
+    return write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
+    """Write a CSV file whole or not at all."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return write_text(path, buffer.getvalue())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file: after a crash it has either the old content or the new, whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""The life of a run: identity, directory, training, results."""

@@ -1,0 +1,88 @@
+"""The folder of one run: its place, its lock, its status, and the small files that describe it."""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal
+
+from menvae.errors import UserError
+from menvae.files import A_LOOK_S, FolderIsLockedError, FolderLock, write_json
+
+State = Literal["running", "interrupted", "finished", "collapsed", "pruned", "failed"]
+
+
+class RunDirectory:
+    """``<output_dir>/runs/<name>_<hash>/``, held by one process at a time.
+
+    Attributes:
+        path: absolute path of the folder.
+    """
+
+    def __init__(self, path: Path, patience_s: float = A_LOOK_S) -> None:
+        """Make the folder and lock it.
+
+        Args:
+            path: of the folder.
+            patience_s: how long to wait for a process that holds it.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock = FolderLock(path, patience_s)
+        except FolderIsLockedError as error:
+            raise UserError(
+                f"run '{path.name}' is being trained by {error}; wait for it, or use trainer.resume=never"
+            ) from None
+
+    @classmethod
+    def choose(cls, runs: Path, identity: str, *, new: bool) -> RunDirectory:
+        """Return the folder of ``identity`` that was begun last; with ``new`` the first free one of it, it_2, ..."""
+        return cls(runs / (free_name(runs, identity) if new else newest_name(runs, identity)))
+
+    def release(self) -> None:
+        """Let go of the lock."""
+        self._lock.release()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of ``last.ckpt`` and ``best.ckpt``."""
+        return self.path / "checkpoints"
+
+    @property
+    def pictures(self) -> Path:
+        """Folder of pictures."""
+        return self.path / "pictures"
+
+    def status(self) -> dict[str, Any]:
+        """Return what `set_status` wrote last, or ``{"state": "new"}``."""
+        path = self.path / "status.json"
+        status: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"state": "new"}
+        return status
+
+    def set_status(self, state: State, **details: str | float | bool) -> None:
+        """Write ``status.json``."""
+        write_json(self.path / "status.json", {"state": state, **details})
+
+
+def free_name(runs: Path, identity: str, taken: Collection[str] = ()) -> str:
+    """Return the first of identity, identity_2, ... that is neither a folder of ``runs`` nor ``taken``."""
+    number, name = 1, identity
+    while (runs / name).exists() or name in taken:
+        number += 1
+        name = f"{identity}_{number}"
+    return name
+
+
+def newest_name(runs: Path, identity: str) -> str:
+    """Return the last of identity, identity_2, ... among the folders of ``runs``; ``identity`` if there is none."""
+    folders = (path.name for path in runs.glob(f"{glob.escape(identity)}_*") if path.is_dir())
+    numbers = (name.removeprefix(f"{identity}_") for name in folders)
+    newest = max((int(number) for number in numbers if re.fullmatch("[0-9]+", number)), default=1)
+    return identity if newest == 1 else f"{identity}_{newest}"

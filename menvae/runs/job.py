@@ -1,0 +1,90 @@
+"""What a process of its own needs to train one run: a file that launchers and the ranks of a run hand over."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from menvae.files import write_json
+from menvae.runs.environment import describe_process
+
+PrunerName = Literal["none", "median"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial of a study, as its job finds it.
+
+    Attributes:
+        storage: URL of a database, or path of a journal file.
+        study: name of the study.
+        number: of the trial.
+        metric: reported after every validation; empty where there are several objectives, which Optuna cannot follow.
+        pruner: who decides whether it goes on.
+        startup_trials: finished trials before any is pruned.
+        warmup_epochs: epochs before a trial may be pruned.
+    """
+
+    storage: str
+    study: str
+    number: int
+    metric: str
+    pruner: PrunerName
+    startup_trials: int
+    warmup_epochs: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to train.
+
+    Attributes:
+        config: composed configuration of ``conf/train.yaml``, resolved, so that what is edited in ``conf/`` between
+            submission and start changes nothing.
+        run: name of the run directory, where a launcher chose it.
+        point: folder of the sweep's point that this run is, or None.
+        trial: the trial of a study that this run is, or None.
+    """
+
+    config: Mapping[str, Any]
+    run: str | None = None
+    point: Path | None = None
+    trial: Trial | None = None
+
+    @property
+    def sweep(self) -> Path | None:
+        """The folder of the sweep it belongs to."""
+        return None if self.point is None else self.point.parents[1]
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        """Read what `write` wrote."""
+        content = json.loads(path.read_text())
+        point, trial = content["point"], content["trial"]
+        return cls(content["config"], content["run"], Path(point) if point else None, Trial(**trial) if trial else None)
+
+    def write(self, path: Path) -> None:
+        """Write the file whole or not at all."""
+        content = {"config": dict(self.config), "run": self.run, "point": str(self.point) if self.point else None}
+        content |= {"trial": asdict(self.trial) if self.trial else None}
+        write_json(path, content)
+
+    def reason(self, since: float) -> str:
+        """Return why the run ended early, as its run directory tells since a time (of `time.time`), or nothing."""
+        path = Path(self.config["output_dir"]) / "runs" / (self.run or "") / "status.json"
+        is_new = path.is_file() and path.stat().st_mtime >= since
+        return str(json.loads(path.read_text()).get("reason", "")) if is_new else ""
+
+    def leave_outcome(self, exit_code: int) -> None:
+        """Write ``outcome.json`` into the folder of the point, if there is one: how its process ended."""
+        if self.point is not None:
+            write_json(self.point / "outcome.json", {"exit_code": exit_code, **describe_process()})
+
+
+def command(path: Path) -> list[str]:
+    """Return the command line of a process that trains the job in a file."""
+    return [sys.executable, "-m", "menvae.apps.job", str(path)]

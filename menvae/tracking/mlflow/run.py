@@ -1,0 +1,244 @@
+"""One MLflow run: found again or created, and what it holds already."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import posixpath
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from menvae.files import write_atomically
+from menvae.tracking.mlflow.store import first_line, without_password
+from menvae.tracking.tracker import DatasetInput, ParentRun, Status
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+_logger = logging.getLogger(__name__)
+_RUN_FILE = "mlflow_run_id"
+_LOCK_FILE = ".mlflow_run_id.lock"
+_TOKEN_TAG = "menvae.token"
+_MAX_PARAMS_PER_BATCH = 100
+_MAX_PARAM_LENGTH = 6000
+_MAX_KEY_LENGTH = 250
+
+
+@dataclass(frozen=True)
+class RunPlace:
+    """Where one run is tracked."""
+
+    uri: str
+    configured_uri: str | None  # None stays None in the run file: an output directory that moved keeps its runs
+    experiment: str
+    output_dir: Path
+    run_dir: Path
+    run_name: str
+    parent: ParentRun | None
+
+
+class MetricPoint(NamedTuple):
+    key: str
+    step: int
+    value: float
+    timestamp_ms: int
+
+
+class Finish(NamedTuple):
+    status: Status
+    tags: Mapping[str, str]
+
+
+class OpenRun:
+    """One MLflow run and what it holds already."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self.run_id = run_id
+        self._client = client
+        data = client.get_run(run_id).data
+        self._known_params: dict[str, str] = dict(data.params)
+        self._known_steps = {
+            key: {metric.step for metric in client.get_metric_history(run_id, key)} for key in data.metrics
+        }
+
+    def send_params(self, params: Mapping[str, Any]) -> None:
+        """Log the parameters that are not there; say which ones MLflow, which never changes one, has otherwise."""
+        from mlflow.entities import Param
+
+        wanted = {valid_key(key): _param_text(key, value) for key, value in params.items()}
+        changed = [key for key, text in wanted.items() if self._known_params.get(key, text) != text]
+        if changed:
+            _logger.warning("MLflow keeps the parameters the run began with, not today's: %s", ", ".join(changed))
+        new = [Param(key, text) for key, text in wanted.items() if key not in self._known_params]
+        for start in range(0, len(new), _MAX_PARAMS_PER_BATCH):
+            self._client.log_batch(self.run_id, params=new[start : start + _MAX_PARAMS_PER_BATCH])
+        self._known_params = wanted | self._known_params
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags, over older values."""
+        from mlflow.entities import RunTag
+
+        entities = [RunTag(valid_key(key), value) for key, value in tags.items()]
+        for start in range(0, len(entities), _MAX_PARAMS_PER_BATCH):
+            self._client.log_batch(self.run_id, tags=entities[start : start + _MAX_PARAMS_PER_BATCH])
+
+    def send_datasets(self, datasets: Sequence[DatasetInput]) -> None:
+        """Log what the run is trained on; the store ignores what it has."""
+        from mlflow import entities
+
+        inputs = [
+            entities.DatasetInput(
+                entities.Dataset(data.name, data.digest, "local", json.dumps({"uri": data.source})),
+                [entities.InputTag("mlflow.data.context", data.context)],
+            )
+            for data in datasets
+        ]
+        if inputs:
+            self._client.log_inputs(self.run_id, inputs)
+
+    def send_points(self, points: Sequence[MetricPoint]) -> None:
+        """Log the points, at most 1000, whose (key, step) the run does not have."""
+        from mlflow.entities import Metric
+        from mlflow.exceptions import MlflowException
+
+        new = {
+            (point.key, point.step): Metric(point.key, point.value, point.timestamp_ms, point.step)
+            for point in reversed(points)  # of two for the same (key, step) the first counts
+            if point.step not in self._known_steps.get(point.key, ())
+        }
+        if not new:
+            return
+        try:
+            self._client.log_batch(self.run_id, metrics=list(reversed(new.values())))
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            # Trying again would not help and would hold back everything that comes after.
+            _logger.warning("MLflow refuses %d metric values, left out: %s", len(new), first_line(error))
+        for key, step in new:
+            self._known_steps.setdefault(key, set()).add(step)
+
+    def send_artifact(self, run_dir: Path, relative: Path) -> None:
+        """Copy a file or a folder of the run directory."""
+        source = run_dir / relative
+        if source.is_dir():
+            self._client.log_artifacts(self.run_id, str(source), None if relative == Path() else relative.as_posix())
+        elif source.exists():
+            folder = relative.parent.as_posix()
+            self._client.log_artifact(self.run_id, str(source), None if folder == "." else folder)
+        else:
+            _logger.warning("%s is not there, so it is not stored in MLflow", source)
+
+    def close(self, finish: Finish) -> None:
+        """Set the last tags and the final status."""
+        self.set_tags(finish.tags)
+        self._client.set_terminated(self.run_id, finish.status)
+
+
+def open_run(client: MlflowClient, experiment_id: str, place: RunPlace) -> str:
+    """Return the id of the run of this place, as a child of its parent, running."""
+    tags = {}
+    if place.parent is not None:
+        parent = replace(place, run_dir=place.parent.folder, run_name=place.parent.name, parent=None)
+        tags = {"mlflow.parentRunId": _find_or_create_run(client, experiment_id, parent, place.parent.tags)[0]}
+        tags["menvae.sweep"] = place.parent.name
+    run_id, is_new = _find_or_create_run(client, experiment_id, place, tags)
+    if not is_new:
+        client.update_run(run_id, status="RUNNING")
+        for key, value in tags.items():
+            client.set_tag(run_id, key, value)
+    return run_id
+
+
+def _find_or_create_run(
+    client: MlflowClient, experiment_id: str, place: RunPlace, tags: Mapping[str, str]
+) -> tuple[str, bool]:
+    """Return the id of the run that belongs to a folder and a store, and whether it was created, with ``tags``, now.
+
+    Of several processes that call this at once one creates it.
+    """
+    place.run_dir.mkdir(parents=True, exist_ok=True)
+    with (place.run_dir / _LOCK_FILE).open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        return _find_or_create_alone(client, experiment_id, place, tags)
+
+
+def _find_or_create_alone(
+    client: MlflowClient, experiment_id: str, place: RunPlace, tags: Mapping[str, str]
+) -> tuple[str, bool]:
+    from mlflow.exceptions import MlflowException
+
+    path = place.run_dir / _RUN_FILE
+    here = {"uri": without_password(place.configured_uri), "experiment": place.experiment}
+    entries = _read_entries(path)
+    entry = next((entry for entry in entries if {key: entry.get(key) for key in here} == here), None)
+    if entry is None:
+        entry = here | {"token": uuid.uuid4().hex, "run_id": None}
+        entries.append(entry)
+        _write_entries(path, entries)
+    run_id = entry["run_id"]
+    if run_id is None:  # killed between the two writes of this file, or new
+        found = client.search_runs([experiment_id], f"tags.`{_TOKEN_TAG}` = '{entry['token']}'", max_results=1)
+        run_id = found[0].info.run_id if found else None
+    else:
+        try:
+            run = client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            run_id = None
+        else:
+            run_id = run_id if run.info.lifecycle_stage == "active" else None
+        if run_id is None:
+            _logger.warning("MLflow run %s is no longer in the store: the run gets a new one", entry["run_id"])
+    is_new = run_id is None
+    if is_new:
+        entry["token"] = uuid.uuid4().hex
+        entry["run_id"] = None
+        _write_entries(path, entries)
+        run = client.create_run(experiment_id, run_name=place.run_name, tags={_TOKEN_TAG: entry["token"], **tags})
+        run_id = run.info.run_id
+    if entry["run_id"] != run_id:
+        entry["run_id"] = run_id
+        _write_entries(path, entries)
+    return str(run_id), is_new
+
+
+def _read_entries(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    entries: list[dict[str, Any]] = json.loads(path.read_text())
+    return entries
+
+
+def _write_entries(path: Path, entries: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(entries, indent=1) + "\n").encode())
+
+
+def _param_text(key: str, value: Any) -> str:
+    """Return a parameter as text, in full as far as MLflow allows."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    if len(text) <= _MAX_PARAM_LENGTH:
+        return text
+    note = f" [cut: {len(text)} characters, in full in config.yaml]"
+    _logger.warning("%s has %d characters, more than MLflow's %d: cut there", key, len(text), _MAX_PARAM_LENGTH)
+    return text[: _MAX_PARAM_LENGTH - len(note)] + note
+
+
+@lru_cache(maxsize=10_000)
+def valid_key(key: str) -> str:
+    """Return a key that MLflow accepts; one it refuses would take the other 999 values of its batch with it."""
+    cleaned = re.sub(r"[^\w\-. :/]", "_", key)[:_MAX_KEY_LENGTH]
+    return (
+        cleaned
+        if posixpath.normpath(cleaned) == cleaned and not cleaned.startswith(("/", ".."))
+        else (re.sub(r"[./]", "_", cleaned) or "_")
+    )

@@ -1,0 +1,158 @@
+"""The MLflow store: its address, its creation by one process, errors in one line."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from menvae.errors import UserError
+from menvae.tracking.tracker import TrackingSettings
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+_logger = logging.getLogger(__name__)
+
+_DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
+_SERVER_SCHEMES = ("http", "https")
+# Only what the environment does not say otherwise. The HTTP client's own retries would hold the thread for minutes.
+_QUIET_ENVIRONMENT = {
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_DISABLE_AGENT_HINT": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_store_lock = threading.Lock()  # the lock file keeps other processes out, this one other threads
+
+
+def tracking_uri(settings: TrackingSettings, output_dir: Path) -> str:
+    """Return the URI of the tracking store, after a check that needs no MLflow.
+
+    Args:
+        settings: the tracking settings.
+        output_dir: holds the SQLite store when ``settings.uri`` is None.
+
+    Raises:
+        UserError: the URI is of a kind that MLflow or menvae cannot use.
+    """
+    if settings.uri is None:
+        return f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
+    scheme, separator, rest = settings.uri.partition("://")
+    kind = scheme.partition("+")[0]
+    if not separator or kind not in _DATABASE_SCHEMES + _SERVER_SCHEMES:
+        why = " (MLflow 3.13 removed its file store)" if kind == "file" or not separator else ""
+        raise UserError(
+            f"tracking.uri={settings.uri} is no tracking store{why}: allowed are null, sqlite:////absolute/path.db, "
+            "http://, https://, postgresql://, mysql:// and mssql://"
+        )
+    if kind == "sqlite" and not rest.startswith("//"):
+        raise UserError(
+            f"tracking.uri={settings.uri} must be an absolute path, with four slashes: sqlite:////absolute/path.db"
+        )
+    return settings.uri
+
+
+def silence_mlflow() -> None:
+    """Keep MLflow's chatter (INFO lines, hints, telemetry, progress bars) off standard error; before it is imported."""
+    for key, value in _QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # its own level, whatever MLflow configures
+
+
+def open_experiment(uri: str, experiment: str, output_dir: Path) -> tuple[MlflowClient, str]:
+    """Return a client and the experiment's id; create the SQLite store and the experiment if they are not there.
+
+    Imports MLflow. Any number of processes may call this at once on a store that does not exist yet.
+
+    Args:
+        uri: as ``tracking_uri`` returns it.
+        experiment: name of the experiment.
+        output_dir: artifacts go to its ``mlartifacts``, unless a server decides where.
+    """
+    silence_mlflow()
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    is_server = urlsplit(uri).scheme in _SERVER_SCHEMES
+    artifact_root = None if is_server else (output_dir.resolve() / "mlartifacts").as_uri()
+    with _sole_creator(uri):
+        if artifact_root is not None:
+            _create_sqlite_store(uri, artifact_root)
+        client = MlflowClient(uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            try:
+                return client, client.create_experiment(experiment, artifact_location=artifact_root)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = client.get_experiment_by_name(experiment)  # another machine was first
+        assert found is not None
+        return client, str(found.experiment_id)
+
+
+@contextmanager
+def _sole_creator(uri: str) -> Iterator[None]:
+    """Keep other processes and threads from creating the same SQLite store; nothing for other stores."""
+    database = sqlite_path(uri)
+    if database is None:
+        yield
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with _store_lock, database.with_name(f"{database.name}.lock").open("w") as lock:
+        try:
+            # A record lock, not flock: a forked data-loading worker that outlives a killed trainer must not keep it.
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            _logger.warning(
+                "%s cannot be locked (%s): processes that create it at the same moment may break it", database, error
+            )
+        yield
+
+
+def _create_sqlite_store(uri: str, artifact_root: str) -> None:
+    """Create a SQLite store under another name and move it into place when it is whole.
+
+    Creating takes seconds of schema migrations, and a database whose creation was killed half way stays unusable.
+    """
+    database = sqlite_path(uri)
+    if database is None or (database.exists() and database.stat().st_size > 0):
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    unfinished = database.with_name(f"{database.name}.creating")
+    for leftover in (unfinished, unfinished.with_name(f"{unfinished.name}-journal")):
+        leftover.unlink(missing_ok=True)
+    store: Any = SqlAlchemyStore(f"sqlite:///{unfinished}", artifact_root)  # type: ignore[no-untyped-call]
+    store.engine.dispose()
+    unfinished.replace(database)
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Return the file of a SQLite store; None for any other store."""
+    scheme, _, rest = uri.partition("://")
+    return Path(rest[1:].partition("?")[0]) if scheme.partition("+")[0] == "sqlite" else None
+
+
+def without_password(uri: str | None) -> str | None:
+    """Return a URI that may be shown."""
+    return None if uri is None else re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri)
+
+
+def first_line(error: Exception) -> str:
+    """Return what a store or its driver says, short and without a password."""
+    return without_password(str(error).strip().partition("\n")[0][:300]) or "no message"

@@ -1,0 +1,320 @@
+"""MLflow as a copy of the local log, kept by one background thread that training never waits for.
+
+The local log is written first. The thread sends whatever MLflow does not have yet, in order, so a run that was killed,
+or whose store was away, is complete in MLflow once a later process of the same run has reached the store: each
+(key, step) exactly once. MLflow itself is imported in that thread only.
+
+Two states decide what is sent, and both survive a kill at any moment: the local log, and the file ``mlflow_run_id``,
+which names a random token *before* the MLflow run with that token as a tag is created. A process killed between the two
+finds its run again by the token instead of opening a second one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from menvae.tracking.local import LocalLog
+from menvae.tracking.mlflow.run import Finish, MetricPoint, OpenRun, RunPlace, open_run, valid_key
+from menvae.tracking.mlflow.store import first_line, open_experiment, silence_mlflow, tracking_uri, without_password
+from menvae.tracking.tracker import DatasetInput, ParentRun, Status, TrackingSettings
+
+if TYPE_CHECKING:
+    pass
+
+
+_logger = logging.getLogger(__name__)
+_MAX_METRICS_PER_BATCH = 1000
+_FINISH_SECONDS = 60.0
+_FINISH_ATTEMPTS = 3
+_SILENT_SECONDS = 3.0  # of finishing, before it says what it is waiting for
+_MAX_RETRY_SECONDS = 60.0
+
+
+class MLflowTracker:
+    """Copies a run to MLflow in the background.
+
+    No method but ``finish`` waits, and none raises because of the store: its first failure is one warning, what could
+    not be sent is tried again with growing pauses, and whatever is left is sent by the next process of the same run.
+
+    Args:
+        settings: the tracking settings.
+        output_dir: holds the SQLite store and the artifacts when no URI is given.
+        run_dir: the run directory; ``mlflow_run_id`` in it remembers the MLflow run.
+        run_name: name of the MLflow run.
+        parent: the sweep that the run is a point of, or None.
+
+    Raises:
+        UserError: ``settings.uri`` cannot be a tracking store.
+    """
+
+    def __init__(
+        self,
+        settings: TrackingSettings,
+        output_dir: Path,
+        run_dir: Path,
+        run_name: str,
+        parent: ParentRun | None = None,
+    ) -> None:
+        self._settings = settings
+        self._place = RunPlace(
+            uri=tracking_uri(settings, output_dir),
+            configured_uri=settings.uri,
+            experiment=settings.experiment,
+            output_dir=output_dir.resolve(),
+            run_dir=run_dir.resolve(),
+            run_name=run_name,
+            parent=parent,
+        )
+        self._worker: _Worker | None = None
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run's id; None until the background thread has opened the run."""
+        return None if self._worker is None else self._worker.run_id
+
+    def start(
+        self,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        log: LocalLog,
+        datasets: Sequence[DatasetInput] = (),
+    ) -> None:
+        """Open the run of this run directory, or go on with it, and send what the local log has and MLflow has not.
+
+        Args:
+            params: flattened configuration: dotted key -> value. Strings are logged as they are, everything else as
+                JSON (null, true, 0.001, [1, 2]).
+            tags: tags of the run.
+            log: the local log, rewound to where training goes on.
+            datasets: what the run is trained on.
+        """
+        if not self._settings.enabled:
+            return
+        assert self._worker is None, "start is called once"
+        silence_mlflow()
+        # Read here, not in the thread: the caller may write to the log as soon as this returns.
+        timestamps = log.timestamps_ms()
+        rows: dict[int, dict[str, float | None]] = {}
+        for row in log.metrics() + log.timings():
+            rows.setdefault(int(row["epoch"] or 0), {}).update(row)
+        epochs = [_Epoch(epoch, rows[epoch], timestamps.get(epoch, 0)) for epoch in sorted(rows)]
+        self._worker = _Worker(self._place, _Facts(dict(params), dict(tags), list(datasets)), epochs)
+        self._worker.start()
+
+    def log(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
+        """Send one epoch; None, NaN and infinities are left out. Returns at once.
+
+        Args:
+            epoch: becomes the step.
+            metrics: as written to the local log.
+            timings: as written to the local log.
+        """
+        if self._worker is not None:
+            self._worker.inbox.put(_Epoch(epoch, {**metrics, **timings}, time.time_ns() // 1_000_000))
+
+    def log_artifacts(self, paths: Sequence[Path]) -> None:
+        """Store files or folders of the run directory under the same relative path. Returns at once.
+
+        They are read some time before ``finish`` returns: do not change or remove them until then.
+
+        Args:
+            paths: absolute, or relative to the run directory.
+
+        Raises:
+            ValueError: a path is not in the run directory.
+        """
+        relative = [_relative_to(self._place.run_dir, path) for path in paths]
+        if self._worker is not None:
+            self._worker.inbox.put(_Artifacts(relative))
+
+    def finish(self, status: Status, tags: Mapping[str, str] | None = None, *, patience_s: float | None = None) -> bool:
+        """Send everything that is left and close the run; gives up, with a warning, after a time without any progress.
+
+        Args:
+            status: how the run ended, in MLflow's words.
+            tags: further tags of the run.
+            patience_s: seconds without any progress; None is 60.
+
+        Returns:
+            Whether MLflow has all of the run; False without tracking.
+        """
+        if self._worker is None:
+            return False
+        self._worker.inbox.put(Finish(status, dict(tags or {})))
+        self._worker.join(_SILENT_SECONDS)
+        if self._worker.is_alive():
+            _logger.info("waiting for MLflow to take the rest of the run")
+        patience_s = _FINISH_SECONDS if patience_s is None else patience_s
+        num_delivered = -1
+        while self._worker.is_alive() and self._worker.num_delivered > num_delivered:
+            num_delivered = self._worker.num_delivered
+            self._worker.join(patience_s)
+        if self._worker.is_alive():
+            self._worker.warn(f"has not answered for {patience_s:.0f} s")
+        return self._worker.is_complete
+
+
+class _Facts(NamedTuple):
+    """What is known of a run when it starts."""
+
+    params: dict[str, Any]
+    tags: dict[str, str]
+    datasets: list[DatasetInput]
+
+
+class _Epoch(NamedTuple):
+    epoch: int
+    values: Mapping[str, float | None]
+    timestamp_ms: int
+
+
+class _Artifacts(NamedTuple):
+    paths: list[Path]
+
+
+class _Worker(threading.Thread):
+    """The only thread that talks to MLflow.
+
+    It takes messages from ``inbox`` into what is pending, and tries to deliver all of it. Daemonic: a store that hangs
+    cannot keep the process from ending, since nothing is lost with the thread.
+    """
+
+    def __init__(self, place: RunPlace, facts: _Facts, epochs: list[_Epoch]) -> None:
+        super().__init__(name="menvae-mlflow", daemon=True)
+        self.inbox: queue.SimpleQueue[_Epoch | _Artifacts | Finish] = queue.SimpleQueue()
+        self.run_id: str | None = None
+        self.is_complete = False  # everything is delivered and the run is closed
+        self.num_delivered = 0  # answers of the store: a slow store is waited for, one that hangs is not
+        self._place = place
+        self._facts: _Facts | None = facts
+        self._logged_before = epochs
+        self._points: deque[MetricPoint] = deque()
+        self._artifacts: deque[Path] = deque()
+        self._finish: Finish | None = None
+        self._run: OpenRun | None = None
+        self._doing = "opening the store"
+        self._has_warned = False
+        self._num_failures = 0  # in a row
+
+    def run(self) -> None:
+        """Deliver until the run is finished, or given up."""
+        for epoch in self._logged_before:
+            self._take(epoch)
+        finish_attempts = 0
+        self._attempt()
+        while True:
+            self._receive()
+            if self._attempt() and self._finish is not None:
+                self.is_complete = True
+                return
+            if self._finish is not None:
+                finish_attempts += 1
+                if finish_attempts == _FINISH_ATTEMPTS:
+                    _logger.info("MLflow store %s does not have all of this run", without_password(self._place.uri))
+                    return
+
+    def warn(self, problem: str) -> None:
+        """Log the first problem with the store as a warning, later ones only for debugging."""
+        level = logging.DEBUG if self._has_warned else logging.WARNING
+        self._has_warned = True
+        _logger.log(
+            level,
+            "MLflow store %s %s (while %s): the run goes on, its metrics are in %s and are sent when the store answers "
+            "or when the same command runs again",
+            without_password(self._place.uri),
+            problem,
+            self._doing,
+            self._place.run_dir / "metrics.jsonl",
+        )
+
+    def _receive(self) -> None:
+        """Wait for a message, or for the time of the next attempt, and take all that have come."""
+        pause = min(2.0 ** (self._num_failures - 1), _MAX_RETRY_SECONDS) if self._num_failures else None
+        if self._finish is not None and pause is not None:
+            time.sleep(min(pause, 2.0))  # nothing comes after it
+            return
+        until = math.inf if pause is None else time.monotonic() + pause
+        while self._finish is None:
+            try:
+                message = self.inbox.get(timeout=None if pause is None else max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return
+            self._take(message)
+            if pause is None and self.inbox.empty():
+                return
+
+    def _take(self, message: _Epoch | _Artifacts | Finish) -> None:
+        if isinstance(message, _Epoch):
+            self._points.extend(_points(message))
+        elif isinstance(message, _Artifacts):
+            self._artifacts.extend(message.paths)
+        else:
+            self._finish = message
+
+    def _attempt(self) -> bool:
+        """Deliver all that is pending; return False, after a warning, if the store did not take it."""
+        try:
+            self._deliver()
+        except Exception as error:  # noqa: BLE001 - whatever the store or its driver raises must not stop the training
+            self._num_failures += 1
+            self.warn(f"failed: {type(error).__name__}: {first_line(error)}")
+            return False
+        if self._num_failures:
+            _logger.info("MLflow store %s answers again, nothing is missing", without_password(self._place.uri))
+        self._num_failures = 0
+        return True
+
+    def _deliver(self) -> None:
+        if self._run is None:
+            self._doing = "opening the store"
+            client, experiment_id = open_experiment(self._place.uri, self._place.experiment, self._place.output_dir)
+            self._doing = "opening the run"
+            self._run = OpenRun(client, open_run(client, experiment_id, self._place))
+            self.run_id = self._run.run_id
+            self.num_delivered += 1
+        if self._facts is not None:
+            self._doing = "logging parameters"
+            self._run.send_params(self._facts.params)
+            self._run.set_tags(self._facts.tags)
+            self._run.send_datasets(self._facts.datasets)
+            self._facts = None
+        self._doing = "logging metrics"
+        while self._points:
+            batch = [self._points[index] for index in range(min(len(self._points), _MAX_METRICS_PER_BATCH))]
+            self._run.send_points(batch)
+            for _ in batch:
+                self._points.popleft()
+            self.num_delivered += 1
+        while self._artifacts:
+            self._doing = f"storing {self._artifacts[0]}"
+            self._run.send_artifact(self._place.run_dir, self._artifacts[0])
+            self._artifacts.popleft()
+            self.num_delivered += 1
+        if self._finish is not None:
+            self._doing = "closing the run"
+            self._run.close(self._finish)
+
+
+def _points(row: _Epoch) -> list[MetricPoint]:
+    """Return what MLflow gets of one row: every finite number but the epoch itself."""
+    timestamp_ms = row.timestamp_ms or time.time_ns() // 1_000_000
+    return [
+        MetricPoint(valid_key(key), row.epoch, float(value), timestamp_ms)
+        for key, value in row.values.items()
+        if key != "epoch" and value is not None and math.isfinite(value)
+    ]
+
+
+def _relative_to(run_dir: Path, path: Path) -> Path:
+    resolved = (run_dir / path).resolve()
+    if not resolved.is_relative_to(run_dir):
+        raise ValueError(f"artifact {path} is not in the run directory {run_dir}")
+    return resolved.relative_to(run_dir)

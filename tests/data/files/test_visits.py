@@ -1,0 +1,251 @@
+"""Patients and times of visits: folders, the pattern of names, tables of dates."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from menvae.data.batches.dataset import SubjectDataset, collate
+from menvae.data.batches.order import Draw
+from menvae.data.cache.cohort import Cohort
+from menvae.data.cache.prepare import prepare
+from menvae.data.files.subjects import MODALITIES, SubjectFiles, discover_subjects
+from menvae.data.files.visits import read_visits, with_times
+from menvae.data.sources.brats import BratsSource
+from menvae.data.targets.normalizer import TargetNormalizer, TargetSettings
+from menvae.data.workers import unseen
+from menvae.errors import UserError
+
+
+def folder(path: Path) -> Path:
+    """A folder that looks like a subject."""
+    path.mkdir(parents=True)
+    (path / f"{path.name}-t1c.nii.gz").touch()
+    return path
+
+
+def subject(subject_id: str, patient_id: str = "") -> SubjectFiles:
+    return SubjectFiles(subject_id, {}, Path(), patient_id=patient_id)
+
+
+def found(root: Path, **keys: str) -> dict[str, str]:
+    """{subject: patient}."""
+    return {
+        subject.subject_id: subject.patient_id
+        for subject in BratsSource(root=str(root), **keys).subjects(root, unseen)  # type: ignore[arg-type]
+    }
+
+
+# --- folders --------------------------------------------------------------------------------------------------------
+
+
+def test_a_subject_is_a_patient_of_its_own_unless_more_is_said() -> None:
+    assert (subject("a").patient_id, subject("a").days) == ("a", None)
+    assert subject("a", "b").patient_id == "b"
+
+
+def test_flat_nested_and_mixed_folders(tmp_path: Path) -> None:
+    for name in ("BraTS-MEN-00004-001", "BraTS-MEN-00004-000", "BraTS-GLI-00004-000", "TCGA-DU-7294", "x-001"):
+        folder(tmp_path / name)
+    for name in ("anna/anna-0", "anna/anna-1", "BraTS-MEN-00004/extra", "anna/.hidden"):
+        folder(tmp_path / name)
+    (tmp_path / "anna" / "notes").mkdir()
+    (tmp_path / "empty").mkdir()
+    assert found(tmp_path) == {
+        "BraTS-GLI-00004-000": "BraTS-GLI-00004",
+        "BraTS-MEN-00004-000": "BraTS-MEN-00004",
+        "BraTS-MEN-00004-001": "BraTS-MEN-00004",
+        "TCGA-DU-7294": "TCGA-DU-7294",
+        "anna-0": "anna",
+        "anna-1": "anna",
+        "extra": "BraTS-MEN-00004",
+        "x-001": "x-001",
+    }
+    assert list(found(tmp_path)) == sorted(found(tmp_path))
+    (nested,) = (s for s in discover_subjects(tmp_path, MODALITIES) if s.subject_id == "anna-1")
+    assert nested.mask == tmp_path / "anna" / "anna-1" / "anna-1-seg.nii.gz"
+
+
+def test_the_pattern_is_for_whole_names(tmp_path: Path) -> None:
+    for name in ("x-001", "x-002", "x-001-b", "y"):
+        folder(tmp_path / name)
+    assert list(found(tmp_path, patient_pattern=r"(\w)-\d+").values()) == ["x", "x-001-b", "x", "y"]
+    assert list(found(tmp_path, patient_pattern=r"(?:(\w)-\d+)?.*").values()) == ["x", "x", "x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("(BraTS", r"data\.patient_pattern: '\(BraTS' is not a regular expression: missing \)"),
+        (r"BraTS-\d+", r"data\.patient_pattern: 'BraTS-\\d\+' has no group; put the part .*, such as \(BraTS"),
+    ],
+)
+def test_a_pattern_that_cannot_be_used_is_refused(pattern: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}"):
+        BratsSource(root="/nowhere", patient_pattern=pattern)
+
+
+def test_two_visits_of_one_name_are_refused(tmp_path: Path) -> None:
+    first, second = folder(tmp_path / "anna" / "baseline"), folder(tmp_path / "bert" / "baseline")
+    with pytest.raises(UserError, match=f"^data.root: '{first}' and '{second}' have one name"):
+        found(tmp_path)
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+VISITS = [subject("a-0", "a"), subject("a-1", "a"), subject("b-0", "b"), subject("c-0", "c")]
+
+
+def table(tmp_path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path = tmp_path / "dates.csv"
+    path.write_text(text, encoding=encoding)
+    return path
+
+
+def test_days_are_counted_from_the_first_dated_visit_of_a_patient(tmp_path: Path) -> None:
+    dates = table(tmp_path, "subject_id,date\na-1,2024-03-01\na-0,2024-02-28\nb-0,2019-07-01\nc-0,2020-01-01\n")
+    assert [s.days for s in with_times(VISITS, dates)] == [0.0, 2.0, 0.0, 0.0]  # 2024 has a 29th of February
+    days = table(tmp_path, "subject_id,days\na-1,100.5\na-0,-20\nb-0,7\nc-0,1e2\n")
+    assert [s.days for s in with_times(VISITS, days)] == [0.0, 120.5, 0.0, 0.0]
+
+
+def test_what_tables_of_other_programs_look_like(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = 'scanner , subject_id,date ,patient_id\r\n"A, 3 T",a-0, 2024-01-01,\r\n\r\n,a-1,2024-01-11,\r\n'
+    text += ",b-0,2024-01-21, a\r\n,c-0,,\r\n"
+    timed = with_times(VISITS, table(tmp_path, text, "utf-8-sig"))
+    assert [(s.patient_id, s.days) for s in timed] == [("a", 0.0), ("a", 10.0), ("a", 20.0), ("c", None)]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"data.dates: 1 of 4 subjects have no date in '{tmp_path / 'dates.csv'}', such as 'c-0'; their time is unknown"
+    ]
+
+
+def test_subjects_without_a_row_are_counted_in_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    timed = with_times(VISITS, table(tmp_path, "subject_id,days\na-1,3\n"))
+    assert [(s.patient_id, s.days) for s in timed] == [("a", None), ("a", 0.0), ("b", None), ("c", None)]
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "3 of 4 subjects have no date" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: the column subject_id is missing; the header should be such as subject_id,date; found: nothing$"),
+        ("id,date\n", "line 1: the column subject_id is missing; .*; found: id, date$"),
+        ("subject_id,when\n", "line 1: no column date or days; .*; found: subject_id, when$"),
+        ("subject_id,date,days\n", "line 1: the columns date and days exclude each other"),
+        ("subject_id,date,date\n", "line 1: the column date stands twice"),
+        ("subject_id;date\na-0;2024-01-01\n", "line 1: the header 'subject_id;date' is not separated by commas"),
+        (
+            "subject_id,date\na-0,2024-01-01\nz-9,2024-01-01\n",
+            "line 3: subject_id 'z-9' is no subject .*remove the row",
+        ),
+        ("subject_id,date\na-00,2024-01-01\n", "line 2: subject_id 'a-00' is no subject .*; did you mean 'a-0'[?]$"),
+        ("subject_id,days\na-0,1\nb-0,1\na-0,1\n", "line 4: subject_id 'a-0' stands in line 2 too"),
+        ("subject_id,date\na-0,31.01.2024\n", "line 2: date '31.01.2024' cannot be read; .* such as 2024-01-31$"),
+        ("subject_id,date\na-0,2023-02-29\n", "line 2: date '2023-02-29' cannot be read"),
+        ("subject_id,days\n\na-0,soon\n", "line 3: days 'soon' cannot be read; it should be a number"),
+        ("subject_id,days\na-0,nan\n", "line 2: days 'nan' cannot be read"),
+        ("subject_id,days\na-0\n", "line 2: 1 cells where the header has 2: 'a-0'$"),
+        ("subject_id,days\na-0,1,2\n", "line 2: 3 cells where the header has 2"),
+        ("subject_id,days\n,12\n", "line 2: subject_id is empty"),
+        ('subject_id,days\n"a-0"x,12\n', "line 2 cannot be read as CSV: "),
+    ],
+)
+def test_what_is_wrong_is_told_with_file_line_and_value(tmp_path: Path, text: str, message: str) -> None:
+    path = table(tmp_path, text)
+    with pytest.raises(UserError, match=f"^data.dates: '{path}', {message}") as told:
+        with_times(VISITS, path)
+    assert "\n" not in str(told.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^data\.dates: '.*no\.csv' cannot be read: No such file or directory$"):
+        read_visits(tmp_path / "no.csv")
+    with pytest.raises(UserError, match=r"^data\.dates: '.*' is not in UTF-8: "):
+        read_visits(table(tmp_path, "subject_id,date,arzt\na-0,2024-01-01,Müller\n", "latin-1"))
+
+
+# --- from files to batches ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Patient anna with two visits, and a subject of its own."""
+    root = tmp_path_factory.mktemp("cohort")
+    for name in ("anna/anna-0", "anna/anna-1", "bert"):
+        visit = root / name
+        visit.mkdir(parents=True)
+        rng = np.random.default_rng(list(visit.name.encode()))
+        mask = np.zeros((16, 16, 16), np.uint8)
+        mask[4:9, 5:9, 6:12] = 3
+        for modality in (*MODALITIES, "seg"):
+            voxels = mask if modality == "seg" else rng.integers(1, 900, mask.shape).astype(np.int16)
+            image = nibabel.nifti1.Nifti1Image(voxels, np.eye(4))  # type: ignore[no-untyped-call]
+            nibabel.save(image, visit / f"{visit.name}-{modality}.nii.gz")  # type: ignore[attr-defined]
+    return root
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def prepared(root: Path, cache: Path, text: str) -> Cohort:
+    source = BratsSource(root=str(root), dates=str(table(cache, text)), roi_size=(16, 16, 16))
+    return prepare(source, cache)
+
+
+def times(cohort: Cohort) -> torch.Tensor | None:
+    normalizer = TargetNormalizer.fit([s.features for s in cohort.subjects], TargetSettings(), ["vol_total"])
+    dataset = SubjectDataset(cohort.subjects, normalizer, {"vol": ["vol_total"]})
+    return collate([dataset[Draw(number, 0)] for number in (1, 0)]).time
+
+
+def test_times_reach_the_batch_where_all_are_known(root: Path, cache: Path) -> None:
+    cohort = prepared(root, cache, "subject_id,days\nanna-0,10\nanna-1,190.5\nbert,4\n")
+    assert [(s.subject_id, s.patient_id, s.days) for s in cohort.subjects] == [
+        ("anna-0", "anna", 0.0),
+        ("anna-1", "anna", 180.5),
+        ("bert", "bert", 0.0),
+    ]
+    time = times(cohort)
+    assert time is not None
+    assert time.dtype == torch.float32
+    assert time.tolist() == [180.5, 0.0]
+
+
+def test_one_unknown_time_leaves_all_batches_without(root: Path, cache: Path) -> None:
+    assert times(prepared(root, cache, "subject_id,days\nanna-0,10\nanna-1,190.5\n")) is None
+
+
+def test_a_corrected_date_prepares_nothing_anew_and_is_other_data(root: Path, cache: Path) -> None:
+    first = prepared(root, cache, "subject_id,days\nanna-0,10\nanna-1,190\nbert,4\n")
+    again = prepared(root, cache, "subject_id,days\nanna-0,0\nanna-1,180\nbert,0\n")
+    assert again.data_hash == first.data_hash, "days are those since the first visit"
+    moved = prepared(root, cache, "subject_id,days\nanna-0,0\nanna-1,181\nbert,0\n")
+    other = prepared(root, cache, "subject_id,days,patient_id\nanna-0,0,\nanna-1,180,\nbert,0,anna\n")
+    assert len({first.data_hash, moved.data_hash, other.data_hash}) == 3
+    assert [s.key for s in first.subjects] == [s.key for s in moved.subjects] == [s.key for s in other.subjects]
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder(tmp_path / "a")
+    closed, iterdir = tmp_path / "b", Path.iterdir
+    closed.mkdir()
+
+    def refused(path: Path) -> Iterator[Path]:
+        if path == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refused)  # the superuser may read everything
+    with pytest.raises(UserError, match=rf"^data.root: folder '{closed}' cannot be read: Permission denied$"):
+        found(tmp_path)
