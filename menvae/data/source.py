@@ -10,19 +10,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from menvae.data.batches.augmentation import AugmentationSettings
+from menvae.data.batches.splits import Split
+from menvae.data.cache.cohort import Cohort, PreparedSubject
 from menvae.data.targets.normalizer import TargetNormalizer, TargetSettings
 from menvae.data.workers import ShowProgress, unseen
 from menvae.types import EpochLoader
-
-if TYPE_CHECKING:  # they import this module
-    from menvae.data.batches.splits import Split
-    from menvae.data.cache.cohort import Cohort, PreparedSubject
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Volumes, loaded: prepared subjects, split, with targets fitted on the training subjects."""
+"""Sources of volumes: their keys, and how prepared subjects become batches with targets."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class VolumeSource(DataSource):
             faulty.
         warn_below: the same for a warning.
         normalisation: of the intensities of each subject and channel, see `menvae.data.cache.storage.Normalisation`.
-        cache_format: ``arrays`` loads fastest, ``compressed`` is several times smaller; see `menvae.data.cache.storage`.
+        cache_format: ``arrays`` loads fastest, ``compressed`` is several times smaller; see
+            `menvae.data.cache.storage`.
         on_error: what a faulty subject does: fail the preparation, after all subjects are looked at, or be left out
             (skip).
         missing_modalities: what a modality is whose file does not exist: a fault (fail), or a note (allow), and the
@@ -132,8 +133,6 @@ class VolumeSource(DataSource):
 
     def load(self, request: DataRequest) -> Data:
         """Prepare, split, fit the targets, make loaders."""
-        from menvae.data.volumes import load_volumes  # which imports this module
-
         return load_volumes(self, request)
 
     @property
@@ -165,7 +164,7 @@ def load_volumes(source: VolumeSource, request: DataRequest) -> Data:
     if not isinstance(cohort, Cohort):
         with collectives.main_rank_first():
             cohort = prepare(source, request.cache, show=request.show)
-    splits = split_cohort(cohort, source)
+    splits = split_cohort(cohort, source.val_fraction, source.test_fraction, source.split_seed)
     by_split = {"train": subjects_of(cohort, splits, "train"), "val": subjects_of(cohort, splits, "val")}
     normalizer = fit_targets(by_split["train"], request.targets, request.supervision)
     patients = [subject.patient_id for subject in by_split["train"]] if source.pairs else None

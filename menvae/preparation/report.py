@@ -127,7 +127,7 @@ def examine(data: Bound, targets: TargetSettings, cache: Path, num_workers: int 
 def _splits(cohort: Cohort, source: VolumeSource) -> tuple[dict[str, Split] | None, str]:
     """Return the splits, or why there are none: a cohort too small to train on can still be looked at."""
     try:
-        return split_cohort(cohort, source), ""
+        return split_cohort(cohort, source.val_fraction, source.test_fraction, source.split_seed), ""
     except UserError as error:
         return None, str(error).removeprefix("data: ")
 

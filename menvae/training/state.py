@@ -40,12 +40,14 @@ class RunningMeans:
         self.rows: dict[str, int] = {}
 
     def add(self, values: Mapping[str, Tensor | float], rows: int) -> None:
+        """Add the values of a step with ``rows`` rows."""
         for name, value in values.items():
             weighted = torch.as_tensor(value, dtype=torch.float64).detach() * rows
             self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
             self.rows[name] = self.rows.get(name, 0) + rows
 
     def averages(self) -> dict[str, float]:
+        """Return the means; waits for the device."""
         return {name: (total / self.rows[name]).item() for name, total in self.sums.items()}
 
 
@@ -66,12 +68,14 @@ class BegunEpoch:
     num_skipped_steps: int = 0
 
     def as_dict(self) -> dict[str, Any]:
+        """Return tensors on the CPU and plain values, for a checkpoint."""
         means = {"sums": {key: value.cpu() for key, value in self.means.sums.items()}, "rows": self.means.rows}
         more = {"seconds": self.seconds, "num_skipped_steps": self.num_skipped_steps}
         return {"means": means, "observers": self.observers, **more}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> BegunEpoch:
+        """Take back what `as_dict` returned."""
         means = RunningMeans()
         means.sums, means.rows = dict(content["means"]["sums"]), dict(content["means"]["rows"])
         return cls(means, content["observers"], content["seconds"], content["num_skipped_steps"])

@@ -25,12 +25,10 @@ from menvae.training.determinism import seed_step
 from menvae.training.place import Place
 from menvae.training.settings import TrainerSettings
 from menvae.training.state import BegunEpoch, RunningMeans, TrainingState
-from menvae.training.step import TrainingStep
+from menvae.training.step import Optimisation, TrainingStep
 from menvae.training.system import SystemMetrics
 from menvae.types import Batch, EpochLoader, LossReport, ModelOutput, Observer, Progress
 from menvae.updates import Update
-
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Recorder(Protocol):
@@ -108,6 +106,16 @@ class Trainer:
             )
         self.peak_learning_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=settings.precision == "fp16")
+        self.optimisation = Optimisation(
+            self.model,
+            self.parallel,
+            self.objective,
+            self.optimizer,
+            self.scaler,
+            place.device,
+            settings.precision,
+            settings.gradient_clip,
+        )
 
     def fit(self, recorder: Recorder | None) -> TrainingState:
         """Train from the current state to the last epoch, or until an observer asks to stop.
@@ -184,7 +192,9 @@ class Trainer:
         factor = self.ingredients.learning_rate(progress)
         for group, peak in zip(self.optimizer.param_groups, self.peak_learning_rates, strict=True):
             group["lr"] = peak * factor
-        output, report, gradient_norm = self.ingredients.update(TrainingStep(self, batch, progress, steps_done))
+        output, report, gradient_norm = self.ingredients.update(
+            TrainingStep(self.optimisation, batch, progress, steps_done, epoch + 1)
+        )
         self.objective.commit(output)  # a step that fp16 skips counts: what was computed from the batch is finite
         return output, report, gradient_norm
 
@@ -212,7 +222,7 @@ class Trainer:
         for batch in self.ingredients.val.epoch(0):
             self._stop_if_asked()
             batch = batch.to(self.place.device, self.memory_format)
-            with self.autocast():
+            with self.optimisation.autocast():
                 output = self.model(batch)
                 for observer in self.observers:
                     observer.on_validation_batch(batch, output)
@@ -233,11 +243,6 @@ class Trainer:
             self.state.best_value, self.state.best_epoch = value, epoch
             self.save("best.ckpt", replace(self.state, epoch=epoch, step=0), with_optimizer=False)
         return metrics
-
-    def autocast(self) -> torch.autocast:
-        """Return the autocast context of the configured precision."""
-        dtype = _AUTOCAST.get(self.settings.precision)
-        return torch.autocast(self.place.device.type, dtype, enabled=dtype is not None)
 
     def _progress(self, epoch: float) -> Progress:
         return self.ingredients.curriculum.progress(epoch, self.settings.max_epochs)
@@ -367,7 +372,7 @@ class Trainer:
         """Yield the batches of a loader on the device, in evaluation mode and the configured precision."""
         self.model.eval()
         for batch in loader.epoch(0):
-            with self.autocast():
+            with self.optimisation.autocast():
                 yield batch.to(self.place.device, self.memory_format)
 
     @torch.no_grad()

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from menvae.data.batches.splits import Split, VisitRecord, split_subjects
 from menvae.data.cache.cohort import Cohort, PreparedSubject
 from menvae.data.cache.trajectories import region_volume_mm3
-from menvae.data.volumes import VolumeSource
 
 
 def visits(subjects: Iterable[PreparedSubject]) -> list[VisitRecord]:
@@ -23,13 +22,19 @@ def visits(subjects: Iterable[PreparedSubject]) -> list[VisitRecord]:
     ]
 
 
-def split_cohort(cohort: Cohort, source: VolumeSource) -> dict[str, Split]:
-    """Return subject -> split, as the keys ``data.*`` of ``source`` want it.
+def split_cohort(cohort: Cohort, val_fraction: float, test_fraction: float, seed: int) -> dict[str, Split]:
+    """Return subject -> split of a prepared cohort.
+
+    Args:
+        cohort: all subjects.
+        val_fraction: share of the patients for validation.
+        test_fraction: share of the patients for test.
+        seed: of the split.
 
     Raises:
         UserError: too few patients for a training and a validation set.
     """
-    return split_subjects(visits(cohort.subjects), source.val_fraction, source.test_fraction, source.split_seed)
+    return split_subjects(visits(cohort.subjects), val_fraction, test_fraction, seed)
 
 
 SPLIT_COLUMNS = ("subject_id", "split", "patient_id")

@@ -1,8 +1,9 @@
 """NIfTI -> cache: orientation, spacing, box, what makes z-scores, and the targets of the mask.
 
-One entry a subject: ``<cache>/prepared/<key>/`` with image and mask in one of the formats of `menvae.data.cache.storage`, and
-``subject.json``. The key is a hash of the source files, the geometry, the format and the versions that made it, so a
-changed file, box or library never meets a stale entry. An entry appears by one rename, so it is whole or absent.
+One entry a subject: ``<cache>/prepared/<key>/`` with image and mask in one of the formats of
+`menvae.data.cache.storage`, and ``subject.json``.
+The key is a hash of the source files, the geometry, the format and the versions that made it, so a changed file, box or
+library never meets a stale entry. An entry appears by one rename, so it is whole or absent.
 
 Before the first subject is prepared, the files of all that have no entry are checked.
 """
@@ -21,18 +22,17 @@ from dataclasses import asdict, dataclass
 from functools import cache as cached
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from menvae.data.cache.cohort import Cohort, PreparedSubject
 from menvae.data.cache.storage import CacheFormat, StoredSubject, stored, write_subject
 from menvae.data.digests import digest_of, file_digest, remembered_digest
 from menvae.data.files.findings import Finding
 from menvae.data.files.screening import check_files, note_missing, without_faulty
-from menvae.data.files.subjects import REGION_CODES, SubjectFiles
-from menvae.data.geometry.box import BoxReport, judge_box
+from menvae.data.files.subjects import REGION_CODES, Region, SubjectFiles
+from menvae.data.geometry.box import BoxReport, KeptShares, judge_box
 from menvae.data.geometry.transforms import Geometry, load_and_resample
 from menvae.data.masks.features import mask_features
-from menvae.data.volumes import VolumeSource
 from menvae.data.workers import ShowProgress, run_tasks, unseen
 from menvae.errors import UserError
 
@@ -45,8 +45,47 @@ _UNFINISHED_S = 24 * 3600.0
 _LIBRARIES = ("nibabel", "scikit-image", "scipy")
 
 
+class Preparable(Protocol):
+    """What preparation asks of a source; `menvae.data.volumes.VolumeSource` explains the keys."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """What every subject is brought to."""
+
+    @property
+    def regions(self) -> Mapping[int, Region]:
+        """Value in the mask file -> region."""
+
+    @property
+    def checks_files(self) -> bool:
+        """Whether files may be faulty."""
+
+    @property
+    def cache_format(self) -> CacheFormat:
+        """How arrays are stored."""
+
+    @property
+    def on_error(self) -> Literal["skip", "fail"]:
+        """What happens to faulty subjects."""
+
+    @property
+    def missing_modalities(self) -> Literal["fail", "allow"]:
+        """Whether a subject may lack modalities."""
+
+    @property
+    def refuse_below(self) -> KeptShares:
+        """Least share of tumour and brain in the box; a subject with less is faulty."""
+
+    @property
+    def warn_below(self) -> KeptShares:
+        """The same for a warning."""
+
+    def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
+        """Return all subjects, sorted by identifier."""
+
+
 def prepare(
-    source: VolumeSource,
+    source: Preparable,
     cache: Path,
     num_workers: int | None = None,
     show: ShowProgress = unseen,
@@ -108,13 +147,15 @@ def _sweep_out(cache: Path) -> None:
                 unfinished.unlink()
 
 
-def _judge_boxes(entries: Sequence[PreparedSubject], source: VolumeSource) -> list[Finding]:
+def _judge_boxes(entries: Sequence[PreparedSubject], source: Preparable) -> list[Finding]:
     """Return what is to be said about boxes, and log one warning for each remedy, with the worst subject."""
     worst_first = sorted(entries, key=lambda entry: min(entry.box.tumour_kept, entry.box.brain_kept))
     findings = [
         finding
         for entry in worst_first
-        for finding in judge_box(entry.subject_id, entry.box, source.box, source.refuse_below, source.warn_below)
+        for finding in judge_box(
+            entry.subject_id, entry.box, source.geometry.box, source.refuse_below, source.warn_below
+        )
     ]
     alike: dict[str, list[Finding]] = {}
     for finding in findings:

@@ -62,6 +62,7 @@ class Anatomy:
         self._fissure = Waves.draw(rng, 2, 60.0, 120.0)
 
     def to_average(self, x: Float, y: Float, z: Float) -> tuple[Float, Float, Float]:
+        """Return points of this head in the coordinates of the average head, mm."""
         first, second, third = (
             (axis - shift) / scale for axis, shift, scale in zip((x, y, z), self.shift_mm, self.scale, strict=True)
         )

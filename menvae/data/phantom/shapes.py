@@ -20,6 +20,7 @@ class Waves(NamedTuple):
 
     @classmethod
     def draw(cls, rng: np.random.Generator, num: int, shortest_mm: float, longest_mm: float) -> Waves:
+        """Draw ``num`` waves in random directions, with wavelengths between two bounds."""
         directions = rng.standard_normal((num, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         vectors = directions * (2 * math.pi / rng.uniform(shortest_mm, longest_mm, (num, 1)))
@@ -31,6 +32,7 @@ class Waves(NamedTuple):
         return self._replace(phases=(self.phases - shift).astype(np.float32))
 
     def __call__(self, x: Float, y: Float, z: Float) -> Float:
+        """Return the field at some points, without a unit."""
         total = np.zeros(np.broadcast_shapes(x.shape, y.shape, z.shape), dtype=np.float32)
         for (kx, ky, kz), phase in zip(self.vectors, self.phases, strict=True):
             total += np.sin(kx * x + ky * y + kz * z + phase)
@@ -83,12 +85,14 @@ class Lobes(NamedTuple):
 
     @classmethod
     def draw(cls, rng: np.random.Generator, num: int, size: float, sharpness: float) -> Lobes:
+        """Draw ``num`` lobes, a quarter to a third of them dents."""
         directions = rng.standard_normal((num, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         sizes = size * rng.uniform(0.4, 1.0, num) * rng.choice((1.0, 1.0, -0.7), num)
         return cls(directions.astype(np.float32), sizes.astype(np.float32), sharpness)
 
     def __call__(self, unit: tuple[Float, Float, Float]) -> Float:
+        """Return the radius in the directions of some unit vectors, relative to that without lobes."""
         radius = np.ones(np.broadcast_shapes(*(axis.shape for axis in unit)), dtype=np.float32)
         for direction, size in zip(self.directions, self.sizes, strict=True):
             along = unit[0] * direction[0] + unit[1] * direction[1] + unit[2] * direction[2]

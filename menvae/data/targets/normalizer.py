@@ -132,7 +132,8 @@ class TargetNormalizer:
             z_scores: {feature: predicted z-score} of one subject.
 
         Returns:
-            {feature: value in the units of `menvae.data.masks.features`}, None where a prediction or a volume is missing.
+            {feature: value in the units of `menvae.data.masks.features`}, None where a prediction or a volume is
+            missing.
         """
         physical: dict[str, float | None] = {}
         for name in sorted(z_scores, key=lambda feature: len(self.statistics[feature].slopes)):

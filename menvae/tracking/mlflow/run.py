@@ -45,6 +45,8 @@ class RunPlace:
 
 
 class MetricPoint(NamedTuple):
+    """One value of one metric."""
+
     key: str
     step: int
     value: float
@@ -52,6 +54,8 @@ class MetricPoint(NamedTuple):
 
 
 class Finish(NamedTuple):
+    """How the run ended, in MLflow's words, and its last tags."""
+
     status: Status
     tags: Mapping[str, str]
 

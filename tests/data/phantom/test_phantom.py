@@ -15,8 +15,9 @@ import pytest
 from numpy.typing import NDArray
 
 from menvae.data.masks.features import FEATURES, mask_features
-from menvae.data.phantom import head as phantom
-from menvae.data.phantom.distributions import DISTRIBUTIONS, DISTRIBUTIONS_VERSION, FIELD_OF_VIEW_MM
+from menvae.data.phantom import head as scanner
+from menvae.data.phantom.anatomy import Anatomy
+from menvae.data.phantom.distributions import DISTRIBUTIONS, DISTRIBUTIONS_VERSION, FIELD_OF_VIEW_MM, draw_value
 from menvae.data.phantom.head import MODALITIES, PhantomSubject, phantom_subject, write_subject
 
 COARSE = (6.25, 6.25, 6.25)
@@ -120,14 +121,14 @@ def test_noise_falls_with_the_root_of_the_voxel_volume(
     monkeypatch: pytest.MonkeyPatch, spacing_mm: tuple[float, float, float]
 ) -> None:
     subject = phantom_subject(0, 1, spacing_mm)
-    levels, render = {}, phantom._render
+    levels, render = {}, scanner._render
 
     def without_noise(*args: Any) -> dict[str, Any]:
         rendered = render(*args)
         levels.update({name: gain * noise for name, (_, gain, noise) in rendered.items()})
         return {name: (signal, gain, 0.0) for name, (signal, gain, _) in rendered.items()}
 
-    monkeypatch.setattr(phantom, "_render", without_noise)
+    monkeypatch.setattr(scanner, "_render", without_noise)
     clean = phantom_subject(0, 1, spacing_mm)
     for name, level in levels.items():
         head = clean.images[name] > 0.3 * clean.images[name].max()  # away from 0, where magnitudes are not Gaussian
@@ -138,7 +139,7 @@ def test_noise_falls_with_the_root_of_the_voxel_volume(
 def test_sulci_are_common_and_shifted() -> None:
     """Waves of 18 to 27 mm that are shifted by 3.5 mm each agree between two people as exp(-(2 pi 3.5 / length)^2)."""
     places = np.random.default_rng(0).uniform(-60, 60, (3, 4000)).astype(np.float32)
-    folds = np.stack([phantom._Anatomy(np.random.default_rng(i))._folds(*places) for i in range(60)])
+    folds = np.stack([Anatomy(np.random.default_rng(i))._folds(*places) for i in range(60)])
     correlation = np.corrcoef(folds)
     lengths = np.linspace(18, 27, 50)
     expected = np.exp(-((2 * np.pi * 3.5 / lengths) ** 2)).mean()
@@ -211,11 +212,11 @@ def test_average_head_has_the_volume_that_scales_it() -> None:
     line = ((np.arange(64) + 0.5) * 3.125 - 100).astype(np.float32)
     volumes_ml = []
     for seed in range(12):
-        anatomy = phantom._Anatomy(np.random.default_rng(seed))
+        anatomy = Anatomy(np.random.default_rng(seed))
         surface_mm = anatomy.surface_mm(line[:, None, None], line[None, :, None], line[None, None, :])
         assert surface_mm.dtype == np.float32
         volumes_ml.append((surface_mm < 0).sum() * 3.125**3 / 1000 / np.prod(anatomy.scale))
-    assert np.mean(volumes_ml) == pytest.approx(phantom._Anatomy._AVERAGE_VOLUME_ML, rel=0.005)
+    assert np.mean(volumes_ml) == pytest.approx(Anatomy._AVERAGE_VOLUME_ML, rel=0.005)
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -225,7 +226,7 @@ def test_every_row_is_drawable_and_names_its_source() -> None:
     rng = np.random.default_rng(0)
     assert len({row.parameter for row in DISTRIBUTIONS}) == len(DISTRIBUTIONS)
     for row in DISTRIBUTIONS:
-        drawn = [phantom._draw(rng, row.parameter, covariate=20.0) for _ in range(200)]
+        drawn = [draw_value(rng, row.parameter, covariate=20.0) for _ in range(200)]
         assert np.isfinite(drawn).all()
         assert row.source
         assert row.unit
@@ -291,7 +292,7 @@ def test_writing_again_keeps_what_is_there_and_leaves_nothing_behind(tmp_path: P
 
 def test_a_lost_race_keeps_the_winner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = phantom_subject(0, 1, COARSE)
-    compress = phantom.gzip.compress
+    compress = scanner.gzip.compress
 
     def compress_slowly(*arguments: object, **options: object) -> bytes:
         winner = tmp_path / subject.subject_id
@@ -299,6 +300,6 @@ def test_a_lost_race_keeps_the_winner(tmp_path: Path, monkeypatch: pytest.Monkey
         (winner / "winner").touch()
         return compress(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(phantom.gzip, "compress", compress_slowly)
+    monkeypatch.setattr(scanner.gzip, "compress", compress_slowly)
     assert [path.name for path in write_subject(subject, tmp_path).iterdir()] == ["winner"]
     assert [path.name for path in tmp_path.iterdir()] == [subject.subject_id]

@@ -15,8 +15,8 @@ from menvae.data.batches.cohort_splits import visits
 from menvae.data.cache.cohort import Cohort
 from menvae.data.cache.prepare import prepare
 from menvae.data.cache.trajectories import DAYS_PER_YEAR, trajectories
-from menvae.data.phantom import head as phantom
-from menvae.data.phantom.distributions import GROWTH_DISTRIBUTIONS
+from menvae.data.phantom import anatomy, growth, head, tumour
+from menvae.data.phantom.distributions import GROWTH_DISTRIBUTIONS, draw_value
 from menvae.data.phantom.growth import phantom_growth as growth_of
 from menvae.data.phantom.growth import phantom_schedule
 from menvae.data.phantom.head import ED, MODALITIES, NCR, PhantomSubject, phantom_subject
@@ -163,14 +163,15 @@ def test_the_head_stays_and_the_scanner_changes() -> None:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
     """What is drawn of each row of the table, in order."""
     values: dict[str, list[float]] = {}
-    draw = phantom._draw
+    draw = draw_value
 
     def remembered(rng: np.random.Generator, parameter: str, covariate: float = 1.0) -> float:
         value = draw(rng, parameter, covariate)
         values.setdefault(parameter, []).append(value)
         return value
 
-    monkeypatch.setattr(phantom, "_draw", remembered)
+    for module in (anatomy, growth, head, tumour):
+        monkeypatch.setattr(module, "draw_value", remembered)
     return values
 
 
