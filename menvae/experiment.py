@@ -24,10 +24,13 @@ from menvae.data.workers import unseen
 from menvae.encoders.pretrained import check_inputs
 from menvae.errors import UserError, about, nearest
 from menvae.evaluation.collapse import WatchSettings
-from menvae.evaluation.gates import GateSettings
+from menvae.evaluation.gates import unjudged_partitions, unjudged_words
+from menvae.evaluation.metrics import build_metrics
 from menvae.evaluation.reconstructions import PictureSettings
+from menvae.gates import GateSettings, canonical, check_gates
 from menvae.latent import LatentLayout
 from menvae.layers import recompute_activations
+from menvae.metrics import Metric, MetricContext
 from menvae.models import Blueprint, Model
 from menvae.objective import WEIGHT_PREFIX, Objective
 from menvae.registry import Bound, bind, own_keys, validated
@@ -61,7 +64,6 @@ _SETTINGS = {
     "curriculum": Curriculum,
     "trainer": TrainerSettings,
     "watch": WatchSettings,
-    "gates": GateSettings,
     "pictures": PictureSettings,
     "tracking": TrackingSettings,
     "sweep": SweepSettings,
@@ -134,7 +136,7 @@ class Experiment:
         Raises:
             UserError: the first thing that is wrong.
         """
-        config = plain_values(composed, {"name", "seed", "output_dir", "loss", *_PARTS, *_SETTINGS})
+        config = plain_values(composed, {"name", "seed", "output_dir", "loss", "gates", "metrics", *_PARTS, *_SETTINGS})
         if isinstance(config["seed"], bool) or not isinstance(config["seed"], int) or config["seed"] < 0:
             raise UserError(f"seed: {config['seed']!r} is not allowed; it should be a whole number, 0 or larger")
         if not isinstance(config["loss"], Mapping):
@@ -142,12 +144,18 @@ class Experiment:
         left_out = _leave_out_keys_of_others(config)
         parts = {key: bind(group, config[key], key) for key, group in _PARTS.items()}
         settings = {key: validated(settings_class, config[key], key) for key, settings_class in _SETTINGS.items()}
+        settings["gates"] = GateSettings.from_config(config["gates"])
+        config["gates"] = canonical(config["gates"])
+        if not config.get("metrics"):
+            config.pop("metrics", None)  # as in configurations from before there was the key
         latent = parts["model"].settings
         layout = LatentLayout.from_config(latent["z_dim"], latent["partitions"])
         experiment = cls(config, parts, settings, Loss.from_config(config["loss"]), layout, tuple(left_out))
         _check_features(experiment.supervision)
+        check_gates(settings["gates"].targets, experiment.build_metrics())
         model, objective = experiment.build(num_training_subjects=1)
-        return replace(experiment, advice=tuple(advice(model, objective, experiment._circumstances(objective))))
+        sentences = [*advice(model, objective, experiment._circumstances(objective)), *experiment._unjudged()]
+        return replace(experiment, advice=tuple(sentences))
 
     @property
     def source(self) -> DataSource:
@@ -199,6 +207,15 @@ class Experiment:
         num_values = len(source.channels) * math.prod(source.size)
         return self.loss.build(TermContext(self.layout, num_values, num_training_subjects))
 
+    def build_metrics(self) -> list[Metric]:
+        """Build the metrics that every validation is asked for; raises `UserError`."""
+        source, config = self.source, self.config.get("metrics", {})
+        if not isinstance(config, Mapping):
+            raise UserError(f"metrics: {config!r} is not allowed; add one with +metric@metrics.<name>=<name>")
+        labelled = "labels" in source.gives
+        context = MetricContext(self.layout, tuple(source.channels), tuple(source.size), self.supervision, labelled)
+        return build_metrics(config, context)
+
     def positions(self, num: int) -> list[Progress]:
         """Return ``num`` equidistant positions from the start of the run to its end."""
         max_epochs: int = self.settings["trainer"].max_epochs
@@ -240,6 +257,12 @@ class Experiment:
         if trainer.activation_checkpointing:
             recompute_activations(model, compiled=trainer.compile)
         return model, objective
+
+    def _unjudged(self) -> list[str]:
+        """Say which supervised partitions have no gate."""
+        judged = [target.metric for target in self.settings["gates"].targets.values()]
+        found = unjudged_partitions(judged, self.supervision)
+        return [f"gates: {unjudged_words(found)}"] if found else []
 
 
 def _section(loss: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -52,6 +52,7 @@ GROUPS: Mapping[str, str] = {
     "schedule": "menvae.schedules",
     "optimizer": "menvae.optimizers",
     "update": "menvae.updates",
+    "metric": "menvae.metrics",
     "data": "menvae.data.sources",
 }
 """Registry group -> package whose modules register its built-in parts."""

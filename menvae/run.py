@@ -422,7 +422,7 @@ class _Run:
         settings, parts = experiment.settings, experiment.parts
         trainer: TrainerSettings = settings["trainer"]
         trial = job.trial if job is not None else None
-        self.channels = experiment.source.channels
+        self.metrics = experiment.build_metrics()
         self.model, objective = experiment.build(data.num_training_subjects, len(data.classes))
         memory_format = torch.channels_last_3d if trainer.channels_last else torch.contiguous_format
         self.model.to(here.device)
@@ -458,7 +458,7 @@ class _Run:
             checkpoints=path / "checkpoints",
             identity=_identity(experiment, data, here),
             observers=[
-                SplitRecorder(self.model, self.channels),
+                SplitRecorder(self.model, self.metrics),
                 CollapseWatch(settings["watch"], trainer.max_epochs),
                 *([TrialReporter(trial)] if trial is not None and trial.metric else []),
                 *self.artists,
@@ -485,13 +485,14 @@ class _Run:
         state = self.trainer.fit(recorder)
         self.trainer.load_best()
         evaluation = evaluate_model(
-            self.model, self.trainer.inputs(self.data.train), self.trainer.outputs(self.data.val), self.channels
+            self.model, self.trainer.inputs(self.data.train), self.trainer.outputs(self.data.val), self.metrics
         )
         gates = evaluate_gates(
             evaluation.metrics,
-            self.experiment.settings["gates"],
+            self.experiment.settings["gates"].targets,
+            self.metrics,
+            self.experiment.supervision,
             len(evaluation.val.subject_id),
-            self.experiment.layout,
         )
         status = {
             "state": "pruned" if state.pruned else "collapsed" if state.stopped else "finished",

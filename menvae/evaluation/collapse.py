@@ -1,4 +1,4 @@
-"""Whether a model uses its latent space: active units, decoder ratios, and the watch that looks at every validation."""
+"""The watch that looks at every validation: whether a model uses its latent space."""
 
 from __future__ import annotations
 
@@ -7,44 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from menvae.latent import LatentLayout
 from menvae.registry import Field
 from menvae.types import Observation, Observer
 
 _log = logging.getLogger(__name__)
-
-ACTIVE_VARIANCE = 0.01
-"""A dimension is active if the variance of its posterior mean over a split exceeds this (Burda et al. 2016)."""
-
-
-def latent_metrics(means: NDArray[np.float64], logvars: NDArray[np.float64], layout: LatentLayout) -> dict[str, float]:
-    """Return ``diag/`` metrics of the posterior over a split.
-
-    Args:
-        means: posterior means [N, Z].
-        logvars: log variances [N, Z].
-        layout: the partitions; ``au_count_residual`` is given where one is called residual.
-    """
-    variances = means.var(axis=0)
-    active = variances > ACTIVE_VARIANCE
-    kl = 0.5 * (means**2 + np.exp(logvars) - 1.0 - logvars)
-    metrics = {
-        "diag/au_count": float(active.sum()),
-        "diag/au_frac": float(active.mean()),
-        "diag/mu_var_mean": float(variances.mean()),
-        "diag/logvar_mean": float(logvars.mean()),
-        "diag/z_std": float(np.sqrt(np.exp(logvars).mean(axis=0) + variances).mean()),
-        "diag/kl_all_nats": float(kl.sum(axis=1).mean()),
-    }
-    for name in layout:
-        bounds = slice(*layout.bounds(name))
-        metrics[f"diag/au_count_{name}"] = float(active[bounds].sum())
-        metrics[f"diag/au_frac_{name}"] = float(active[bounds].mean())
-        metrics[f"diag/kl_{name}_nats"] = float(kl[:, bounds].sum(axis=1).mean())
-    return metrics
 
 
 @dataclass(frozen=True, kw_only=True)

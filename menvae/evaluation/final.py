@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from menvae.data.targets.normalizer import TargetNormalizer
-from menvae.evaluation.metrics import SplitRecord, SplitRecorder, split_metrics
+from menvae.evaluation.metrics import SplitRecorder
 from menvae.evaluation.pictures import (
     latent_scatter,
     leak_matrix_picture,
@@ -19,10 +19,9 @@ from menvae.evaluation.pictures import (
     traversal_picture,
 )
 from menvae.evaluation.regression import leak_matrix
+from menvae.metrics import Floats, Metric, SplitRecord, measure
 from menvae.models import Model
 from menvae.types import Batch, ModelOutput
-
-Floats = NDArray[np.float64]
 
 TRAVERSAL_STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 """Positions along a latent direction, in standard deviations of the split."""
@@ -45,7 +44,7 @@ class FinalEvaluation:
 
 @torch.no_grad()
 def evaluate_model(
-    model: Model, train: Iterable[Batch], val: Iterable[tuple[Batch, ModelOutput]], channels: Sequence[str]
+    model: Model, train: Iterable[Batch], val: Iterable[tuple[Batch, ModelOutput]], metrics: Sequence[Metric]
 ) -> FinalEvaluation:
     """Measure a model in evaluation mode; on all ranks, each with its share of the batches.
 
@@ -53,19 +52,19 @@ def evaluate_model(
         model: with the weights to judge.
         train: batches of the training split on the model's device, for their latents and the mean z.
         val: batches of the validation split and the model's outputs.
-        channels: their names.
+        metrics: to ask.
     """
-    latents = SplitRecorder(model, channels)
+    latents = SplitRecorder(model)
     for batch in train:
         latents.record_latents(batch, model.encode(batch.inputs, batch.available))
     train_record = latents.record()
-    recorder = SplitRecorder(model, channels)
+    recorder = SplitRecorder(model, metrics)
     recorder.mean_training_z = torch.from_numpy(train_record.arrays["mean"].mean(axis=0)).float()
     for batch, output in val:
         recorder.mean_training_z = recorder.mean_training_z.to(batch.inputs.device)
         recorder.on_validation_batch(batch, output)
     val_record = recorder.record()
-    return FinalEvaluation(split_metrics(val_record, model, channels), train_record, val_record)
+    return FinalEvaluation(measure(metrics, val_record), train_record, val_record)
 
 
 def draw_latent_space(model: Model, evaluation: FinalEvaluation, classes: Sequence[str], pictures: Path) -> None:
@@ -103,29 +102,40 @@ def draw_targets(
         pictures: folder.
     """
     supervision = model.supervision
-    train, val = (_targets(record, supervision) for record in (evaluation.train, evaluation.val))
-    features = list(val)
+    features = [name for names in supervision.values() for name in names]
     if not features:
         return
-    matrix = leak_matrix(_by_partition(evaluation.train, model), _by_partition(evaluation.val, model), train, val)
     leak_matrix_picture(
-        matrix,
+        leaks(model, evaluation),
         list(model.layout),
         features,
         "What each partition alone predicts (ridge, validation R2)",
         pictures / "leak_matrix.png",
         own=supervision,
     )
-    true, predicted, units = _physical(evaluation.val, normalizer, supervision, raw_targets)
+    true, predicted, units = in_physical_units(evaluation.val, normalizer, supervision, raw_targets)
     scores = {name: evaluation.metrics.get(f"sem/{name}_r2") for name in true}
     regression_picture(true, predicted, units, scores, pictures / "regression.png")
+
+
+def leaks(model: Model, evaluation: FinalEvaluation) -> Floats:
+    """Return how well each partition alone predicts each target of a validation subject (see `leak_matrix`).
+
+    Args:
+        model: with the best weights.
+        evaluation: of these weights.
+
+    Returns:
+        R2 [partitions, features], the features in the order of the model's supervision.
+    """
+    train, val = (_targets(record, model.supervision) for record in (evaluation.train, evaluation.val))
+    return leak_matrix(_by_partition(evaluation.train, model), _by_partition(evaluation.val, model), train, val)
 
 
 def _by_partition(record: SplitRecord, model: Model) -> dict[str, Floats]:
     return {name: record.arrays["mean"][:, slice(*model.layout.bounds(name))] for name in model.layout}
 
 
-@torch.no_grad()
 def draw_traversals(
     model: Model, means: Floats, modality: str, spacing_mm: tuple[float, float, float], path: Path
 ) -> None:
@@ -138,6 +148,28 @@ def draw_traversals(
         spacing_mm: voxel size.
         path: the PNG file to write.
     """
+    traversal_picture(
+        traversals(model, means),
+        list(model.layout),
+        TRAVERSAL_STEPS,
+        modality,
+        "Decoded along the leading direction of each partition (standard deviations)",
+        path,
+        spacing_mm,
+    )
+
+
+@torch.no_grad()
+def traversals(model: Model, means: Floats) -> NDArray[np.float32]:
+    """Decode the mean latent, moved along the first principal component of each partition by `TRAVERSAL_STEPS`.
+
+    Args:
+        model: with the best weights.
+        means: posterior means of a split [N, Z].
+
+    Returns:
+        The first channel of each [partitions, steps, D, H, W].
+    """
     device = next(model.parameters()).device
     centre = means.mean(axis=0)
     rows = []
@@ -148,15 +180,7 @@ def draw_traversals(
         latents = np.tile(centre, (len(TRAVERSAL_STEPS), 1))
         latents[:, bounds] += np.outer(TRAVERSAL_STEPS, directions[0]) * deviation
         rows.append(model.decode(torch.from_numpy(latents).float().to(device))[:, 0].cpu().numpy())
-    traversal_picture(
-        np.stack(rows),
-        list(model.layout),
-        TRAVERSAL_STEPS,
-        modality,
-        "Decoded along the leading direction of each partition (standard deviations)",
-        path,
-        spacing_mm,
-    )
+    return np.stack(rows)
 
 
 def _targets(record: SplitRecord, supervision: Mapping[str, Sequence[str]]) -> dict[str, Floats]:
@@ -168,12 +192,23 @@ def _targets(record: SplitRecord, supervision: Mapping[str, Sequence[str]]) -> d
     }
 
 
-def _physical(
+def in_physical_units(
     record: SplitRecord,
     normalizer: TargetNormalizer,
     supervision: Mapping[str, Sequence[str]],
     raw_targets: Mapping[str, Mapping[str, float | None]],
 ) -> tuple[dict[str, Floats], dict[str, Floats], dict[str, str]]:
+    """Return true and predicted values of each target, both in physical units, and these units.
+
+    Args:
+        record: of a split.
+        normalizer: that made the targets.
+        supervision: partition -> names of its targets.
+        raw_targets: subject -> raw features.
+
+    Returns:
+        Three mappings by target: true values [n] and predicted values [n] of the subjects that have both, and the unit.
+    """
     predictions = record.by_partition("predictions")
     columns = {
         name: predictions[partition][:, column]

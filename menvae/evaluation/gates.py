@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from menvae.evaluation.independence import max_dcor
-from menvae.latent import LatentLayout
-
-Comparison = Literal[">", "<"]
+from menvae.gates import Comparison, Target
+from menvae.metrics import Metric
 
 SMALL_SPLIT = 64
 """Below this many validation subjects the gates table says how wide chance is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GateSettings:
-    """Keys of ``gates.*``: the targets, and what a miss means.
-
-    Attributes:
-        vol_r2, loc_r2, shape_r2: unweighted mean R2 over the features of the partition must exceed this.
-        max_dcor: largest |dCor| between two partitions must stay below this.
-        residual_active_units: share of active dimensions of the residual must exceed this.
-        mean_z_ratio: error with a constant z over error with the right one must exceed this.
-        shuffled_ratio: error with another subject's z over error with the right one must exceed this.
-        strict: exit code 3 where a gate is not met.
-    """
-
-    vol_r2: float = 0.85
-    loc_r2: float = 0.91
-    shape_r2: float = 0.40
-    max_dcor: float = 0.35
-    residual_active_units: float = 0.60
-    mean_z_ratio: float = 1.5
-    shuffled_ratio: float = 1.3
-    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +19,8 @@ class Gate:
     """One gate of a run.
 
     Attributes:
-        name: as in `GateSettings`.
+        name: of its entry in ``gates.*``.
+        metric: key of what was measured.
         value: what was measured on the validation split; None if it cannot be.
         target: what it is compared with.
         comparison: ``>`` or ``<``.
@@ -52,6 +28,7 @@ class Gate:
     """
 
     name: str
+    metric: str
     value: float | None
     target: float
     comparison: Comparison
@@ -72,10 +49,14 @@ class GateTable:
     Attributes:
         gates: in the order of the table.
         note: what a reader must know about chance, and what is not judged; or empty.
+        not_applicable: optional gates that judge what the model does not have.
+        unjudged: supervised partitions of which no gate judges a target.
     """
 
-    gates: tuple[Gate, ...] = field(default_factory=tuple)
+    gates: tuple[Gate, ...] = ()
     note: str = ""
+    not_applicable: tuple[str, ...] = ()
+    unjudged: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -85,54 +66,69 @@ class GateTable:
     def as_dict(self) -> dict[str, Any]:
         """Return the content of ``gates.json``."""
         gates = [{**asdict(gate), "passed": gate.passed} for gate in self.gates]
-        return {"gates": gates, "passed": self.passed, "note": self.note}
+        others = {"not_applicable": list(self.not_applicable), "unjudged": list(self.unjudged)}
+        return {"gates": gates, "passed": self.passed, "note": self.note, **others}
 
 
 def evaluate_gates(
-    metrics: Mapping[str, float | None], settings: GateSettings, num_subjects: int, layout: LatentLayout
+    values: Mapping[str, float | None],
+    targets: Mapping[str, Target],
+    metrics: Sequence[Metric],
+    supervision: Mapping[str, Sequence[str]],
+    num_subjects: int,
 ) -> GateTable:
     """Compare the metrics of a validation split with the targets.
 
-    A gate is listed where the latent space has what it judges: the partition it names, or two to compare.
+    An optional gate is left out where none of the metrics can have its key, and the note says so.
 
     Args:
-        metrics: of the whole split.
-        settings: the targets.
+        values: of the metrics of the whole split.
+        targets: name of the gate -> what it demands.
+        metrics: that were asked.
+        supervision: partition -> names of its targets.
         num_subjects: of the split.
-        layout: the partitions of z.
     """
-    gates = []
-    for partition in ("vol", "loc", "shape"):
-        if partition in layout.sizes:
-            key, target = f"sem/{partition}_r2", getattr(settings, f"{partition}_r2")
-            reason = "" if metrics.get(key) is not None else _why_no_r2(key, metrics, num_subjects)
-            gates.append(Gate(f"{partition}_r2", metrics.get(key), target, ">", reason))
-    if len(layout.sizes) > 1:
-        dcor = max_dcor(dict(metrics))
-        reason = "" if dcor is not None else _why_no_dcor(num_subjects)
-        gates.append(Gate("max_dcor", dcor, settings.max_dcor, "<", reason))
-    if "residual" in layout.sizes:
-        active = metrics.get("diag/au_count_residual")
-        share = active / layout.sizes["residual"] if active is not None and num_subjects > 1 else None
-        reason = "" if share is not None else f"{_subjects(num_subjects)} has no variance"
-        gates.append(Gate("residual_active_units", share, settings.residual_active_units, ">", reason))
-    for name in ("mean_z_ratio", "shuffled_ratio"):
-        value = metrics.get(f"diag/{name}")
-        reason = "" if value is not None else "no other subject's z to decode"
-        gates.append(Gate(name, value, getattr(settings, name), ">", reason))
+    owners = {key: metric for metric in metrics for key in metric.names()}
+    gates, not_applicable = [], []
+    for name, target in targets.items():
+        if target.metric not in owners and target.optional:
+            not_applicable.append(name)
+            continue
+        value = values.get(target.metric)
+        absent = owners[target.metric].absent if target.metric in owners else "no metric gives it"
+        reason = "" if value is not None else f"{_subjects(num_subjects)}; {absent}"
+        gates.append(Gate(name, target.metric, value, target.bound, target.comparison, reason))
+    unjudged = unjudged_partitions([gate.metric for gate in gates], supervision)
     notes = [_chance(num_subjects)] if num_subjects < SMALL_SPLIT else []
-    notes += ["the model has a single partition, so independence is not judged"] if len(layout.sizes) == 1 else []
-    return GateTable(tuple(gates), "; ".join(notes))
+    if not_applicable:
+        notes.append(f"not judged, because the model does not have what they judge: {', '.join(not_applicable)}")
+    notes += [unjudged_words(unjudged)] if unjudged else []
+    return GateTable(tuple(gates), "; ".join(notes), tuple(not_applicable), tuple(unjudged))
 
 
-def _why_no_r2(key: str, metrics: Mapping[str, float | None], num_subjects: int) -> str:
-    if key not in metrics:
-        return "no head was trained: the partition is not supervised, or its weight is 0"
-    return f"{_subjects(num_subjects)} with no variance in any of its features"
+def unjudged_partitions(judged: Sequence[str], supervision: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the supervised partitions whose regression no gate judges.
+
+    Args:
+        judged: metrics that have a gate.
+        supervision: partition -> names of its targets.
+
+    >>> unjudged_partitions(["sem/vol_r2", "sem/loc_x_r2"], {"vol": ["vol_ed"], "loc": ["loc_x"], "shape": ["size"]})
+    ['shape']
+    """
+    regressed = {
+        name: {f"sem/{key}_r2" for key in (name, *targets)} for name, targets in supervision.items() if targets
+    }
+    return [name for name, keys in regressed.items() if not keys & set(judged)]
 
 
-def _why_no_dcor(num_subjects: int) -> str:
-    return f"{_subjects(num_subjects)}; the estimator needs more than 3"
+def unjudged_words(partitions: Sequence[str]) -> str:
+    """Say that partitions have no gate, and how to give them one."""
+    first, (verb, pronoun) = partitions[0], ("are", "them") if len(partitions) > 1 else ("is", "it")
+    return (
+        f"{', '.join(partitions)} {verb} supervised and no gate judges {pronoun}: add "
+        f"+gates.{first}_r2={{metric: sem/{first}_r2, above: <number>}}"
+    )
 
 
 def _chance(num_subjects: int) -> str:

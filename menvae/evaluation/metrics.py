@@ -1,55 +1,66 @@
-"""Records a split as it passes by, and computes every metric of it at the end."""
+"""Records a split as it passes by, and asks every metric about it at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from menvae import collectives
-from menvae.evaluation.classification import class_metrics
-from menvae.evaluation.collapse import latent_metrics
-from menvae.evaluation.independence import independence_metrics
-from menvae.evaluation.regression import semantic_metrics
-from menvae.evaluation.similarity import psnr, ssim
+from menvae.errors import UserError
+from menvae.metrics import Floats, Metric, MetricContext, SplitRecord, measure
 from menvae.models import Model
+from menvae.registry import bind, known, lookup
 from menvae.types import Batch, ModelOutput, Observation, Observer, Posterior
 
-_SMALLEST_SSIM_SIDE = 7
+__all__ = ["SplitRecord", "SplitRecorder", "build_metrics"]
 
 
-@dataclass(frozen=True)
-class SplitRecord:
-    """A whole split after one pass, sorted by subject, in double precision.
+def build_metrics(config: Mapping[str, Any], context: MetricContext) -> list[Metric]:
+    """Build every registered metric that applies in a context.
 
-    Attributes:
-        subject_id: N identifiers.
-        arrays: name -> [N, ...]: ``mean``, ``logvar`` [N, Z]; ``targets.<p>``, ``observed.<p>``, ``predictions.<p>``
-            [N, F]; ``mse_<variant>`` [N] with the variants mu, sampled, shuffled, mean_z, z0 (NaN where a variant
-            could not be made), over the channels that a subject has; ``ssim``, ``psnr`` [N, C] of volumes, ``mse``
-            [N, C] of rows; ``available`` [N, C], 1 for these channels, only where not all have all; ``labels`` and
-            predicted ``classes`` [N] where there are any.
+    Args:
+        config: ``metrics.*``: key -> configuration of a metric, in place of its defaults, or None: the metric of that
+            name is left out.
+        context: of the run.
+
+    Returns:
+        Metrics, by name. One that has a tunable without a default is built only where it is configured.
+
+    Raises:
+        UserError: a metric that does not exist, a value that is not allowed, or two metrics of one key.
     """
-
-    subject_id: tuple[str, ...]
-    arrays: Mapping[str, NDArray[np.float64]]
-
-    def by_partition(self, kind: str) -> dict[str, NDArray[np.float64]]:
-        """Return the arrays called ``<kind>.<partition>`` by partition."""
-        return {name.split(".", 1)[1]: array for name, array in self.arrays.items() if name.startswith(kind + ".")}
+    parts = {name: lookup("metric", name) for name in known("metric")}
+    wanted: dict[str, Metric] = {}
+    for key, entry in config.items():
+        if entry is None:
+            lookup("metric", key, f"metrics.{key}")
+        else:
+            wanted[f"metrics.{key}"] = bind("metric", entry, f"metrics.{key}")(context)
+    configured = {entry["name"] for entry in config.values() if entry is not None}
+    for name, part in parts.items():
+        complete = all(default is not ... for _, default in part.tunables.values())
+        if complete and name not in configured and (name not in config or config[name] is not None):
+            wanted.setdefault(name, part.factory(context))
+    owners: dict[str, str] = {}
+    for owner, metric in wanted.items():
+        for key in metric.names():
+            if key in owners:
+                raise UserError(f"metrics: {owners[key]} and {owner} both give '{key}'; set one of them to null")
+            owners[key] = owner
+    return [metric for _, metric in sorted(wanted.items()) if metric.names()]
 
 
 class SplitRecorder(Observer):
     """Keeps what metrics need of every validation batch; also decodes latents that are not the subject's own."""
 
-    def __init__(self, model: Model, channels: Sequence[str]) -> None:
-        """Args: model: to decode with. channels: their names."""
-        self.model, self.channels = model, tuple(channels)
+    def __init__(self, model: Model, metrics: Sequence[Metric] = ()) -> None:
+        """Args: model: to decode with. metrics: to ask."""
+        self.model, self.metrics = model, tuple(metrics)
+        self._decodes = any("errors" in metric.needs for metric in self.metrics)
         self._training_sum: Tensor | None = None
         self._training_rows = 0
         self.reset()
@@ -57,7 +68,7 @@ class SplitRecorder(Observer):
     def reset(self) -> None:
         """Forget the split and the mean latent it was compared with."""
         self.mean_training_z: Tensor | None = None
-        self._batches: list[dict[str, NDArray[np.float64]]] = []
+        self._batches: list[dict[str, Floats]] = []
         self._subjects: list[str] = []
         self._previous_z: Tensor | None = None
         self._constants: dict[str, Tensor] = {}
@@ -97,14 +108,19 @@ class SplitRecorder(Observer):
         mean, logvar = output.posterior.mean, output.posterior.logvar
         values = self._latents(batch, output.posterior)
         values |= {f"predictions.{partition}": value for partition, value in output.predictions.items()}
-        image, reconstruction = batch.inputs.float(), output.reconstruction.float()
-        values |= _similarities(image, reconstruction)
         if "logits" in output.extras:
             values["classes"] = output.extras["logits"].argmax(dim=1)
         if batch.available is not None:
             values["available"] = batch.available
-        values["mse_mu"] = _mse(image, reconstruction, batch.available)
-        values |= self._with_other_latents(image, batch.available, mean, logvar)
+        for metric in self.metrics:
+            observed = metric.observe(batch, output)
+            if taken := observed.keys() & values.keys():
+                raise ValueError(f"{type(metric).__name__}.observe: {', '.join(sorted(taken))} is recorded already")
+            values |= observed
+        if self._decodes:
+            image = batch.inputs.float()
+            values["errors.mu"] = _mse(image, output.reconstruction, batch.available)
+            values |= self._with_other_latents(image, batch.available, mean, logvar)
         self._keep(batch, values)
 
     @staticmethod
@@ -123,17 +139,17 @@ class SplitRecorder(Observer):
     ) -> dict[str, Tensor]:
         generator = torch.Generator(device=mean.device).manual_seed(len(self._subjects))
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        values = {"mse_sampled": _mse(image, self.model.decode(mean + torch.exp(0.5 * logvar) * noise), available)}
+        values = {"errors.sampled": _mse(image, self.model.decode(mean + torch.exp(0.5 * logvar) * noise), available)}
         for name, z in (("z0", torch.zeros_like(mean[:1])), ("mean_z", self.mean_training_z)):
             if z is not None:
                 if name not in self._constants:
                     self._constants[name] = self.model.decode(z.reshape(1, -1))
-                values[f"mse_{name}"] = _mse(image, self._constants[name].expand_as(image), available)
+                values[f"errors.{name}"] = _mse(image, self._constants[name].expand_as(image), available)
         if self._previous_z is None and len(mean) == 1:  # the first subject of a split that comes one by one
-            values["mse_shuffled"] = torch.full((1,), torch.nan)
+            values["errors.shuffled"] = torch.full((1,), torch.nan)
         else:
             before = mean[-1:] if self._previous_z is None else self._previous_z
-            values["mse_shuffled"] = _mse(image, self.model.decode(torch.cat([before, mean[:-1]])), available)
+            values["errors.shuffled"] = _mse(image, self.model.decode(torch.cat([before, mean[:-1]])), available)
         self._previous_z = mean[-1:]
         return values
 
@@ -142,72 +158,11 @@ class SplitRecorder(Observer):
         stacked = {
             name: np.concatenate([batch[name] for batch in self._batches]) for name in (self._batches or [{}])[0]
         }
-        gathered = collectives.gather_objects((self._subjects, stacked))
-        subjects = [subject for names, _ in gathered for subject in names]
-        first = {subject: index for index, subject in reversed(list(enumerate(subjects)))}
-        order = [first[subject] for subject in sorted(first)]
-        arrays = {name: np.concatenate([rank[name] for _, rank in gathered])[order] for name in stacked}
-        return SplitRecord(tuple(sorted(first)), arrays)
+        return SplitRecord.joined(collectives.gather_objects((self._subjects, stacked)))
 
     def on_validation_end(self, epoch: int, metrics: Mapping[str, float | None]) -> Observation:
         """Return every metric of the split."""
-        return Observation(split_metrics(self.record(), self.model, self.channels))
-
-
-def split_metrics(record: SplitRecord, model: Model, channels: Sequence[str]) -> dict[str, float | None]:
-    """Return ``diag/``, ``sem/``, ``indep/`` and similarity metrics of a split; None for what it cannot give."""
-    arrays = record.arrays
-    metrics: dict[str, float | None] = {}
-    for index, channel in enumerate(channels):
-        for kind in ("ssim", "psnr", "mse"):
-            if kind in arrays:
-                values = arrays[kind][:, index]
-                if "available" in arrays:
-                    values = values[arrays["available"][:, index] > 0]
-                metrics[f"val_epoch/{kind}_{channel}"] = float(values.mean()) if len(values) else None
-    metrics |= latent_metrics(arrays["mean"], arrays["logvar"], model.layout)
-    errors = {name.removeprefix("mse_"): array for name, array in arrays.items() if name.startswith("mse_")}
-    metrics |= decoder_metrics(errors)
-    metrics |= semantic_metrics(
-        model.supervision,
-        record.by_partition("targets"),
-        {name: array.astype(bool) for name, array in record.by_partition("observed").items()},
-        record.by_partition("predictions"),
-    )
-    if "classes" in arrays and "labels" in arrays:
-        metrics |= class_metrics(arrays["labels"], arrays["classes"])
-    return metrics | independence_metrics(arrays["mean"], model.layout)
-
-
-def decoder_metrics(errors: Mapping[str, NDArray[np.float64]]) -> dict[str, float | None]:
-    """Return how much the reconstruction error grows when z is not the subject's own.
-
-    Args:
-        errors: variant of z -> mean squared error per subject [N].
-
-    Returns:
-        ``diag/recon_<variant>_mse``, ``diag/<variant>_ratio`` over z = mu for mean_z, shuffled and z0, and
-        ``diag/recon_delta_mu_vs_sampled``; None where a variant is missing or not finite.
-    """
-    means = {name: float(np.nanmean(values)) for name, values in errors.items() if np.isfinite(values).any()}
-    variants = ("mu", "sampled", "shuffled", "mean_z", "z0")
-    metrics: dict[str, float | None] = {f"diag/recon_{name}_mse": means.get(name) for name in variants}
-    for variant in ("mean_z", "shuffled", "z0"):
-        metrics[f"diag/{variant}_ratio"] = means[variant] / means["mu"] if variant in means and means["mu"] else None
-    delta = means["sampled"] - means["mu"] if "sampled" in means and "mu" in means else None
-    metrics["diag/recon_delta_mu_vs_sampled"] = delta
-    return metrics
-
-
-def _similarities(image: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
-    """Return what can be said of each channel: of volumes their similarity as images, of rows the squared error."""
-    sides = image.shape[2:]
-    if not sides:
-        return {"mse": (image - reconstruction).square()}
-    values = {"psnr": psnr(image, reconstruction)}
-    if min(sides) >= _SMALLEST_SSIM_SIDE:
-        values["ssim"] = ssim(image, reconstruction)
-    return values
+        return Observation(measure(self.metrics, self.record()))
 
 
 def _mse(image: Tensor, reconstruction: Tensor, available: Tensor | None) -> Tensor:

@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from menvae.gates import canonical
+
 OUTSIDE = (
     "output_dir",
     "tracking",
@@ -57,8 +59,12 @@ def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_r
         for parent in parents:
             node = node.get(parent, {})
         node.pop(last, None)
-    canonical = json.dumps([as_typed(inside), data_hash, targets_hash, num_ranks, start], sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+    if isinstance(inside.get("gates"), Mapping):
+        inside["gates"] = canonical(inside["gates"])
+    if not inside.get("metrics"):
+        inside.pop("metrics", None)  # the hashes of runs are older than this key
+    text = json.dumps([as_typed(inside), data_hash, targets_hash, num_ranks, start], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def is_outside(key: str) -> bool:

@@ -1,21 +1,50 @@
-"""Which gates are listed, what is said of those without a value, and what is measured of classes and of many rows."""
+"""Gates are data: which are judged, by what, what is said of those that are not, and what is refused."""
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
-from sklearn.metrics import accuracy_score, balanced_accuracy_score
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from menvae.evaluation.classification import class_metrics
-from menvae.evaluation.gates import GateSettings, GateTable, evaluate_gates
-from menvae.evaluation.independence import MOST_ROWS, independence_metrics
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from menvae.errors import UserError
+from menvae.evaluation.gates import Gate, GateTable, evaluate_gates
+from menvae.evaluation.metrics import build_metrics
+from menvae.experiment import Experiment
+from menvae.gates import NUMBERS, GateSettings, canonical
 from menvae.latent import LatentLayout
+from menvae.metrics import MetricContext
+from menvae.runs.identity import run_hash
+
+Compose = Callable[..., DictConfig]
 
 RATIOS = {"mean_z_ratio", "shuffled_ratio"}
+TODAY = {
+    "vol_r2": 0.85,
+    "loc_r2": 0.91,
+    "shape_r2": 0.40,
+    "max_dcor": 0.35,
+    "residual_active_units": 0.60,
+    "mean_z_ratio": 1.5,
+    "shuffled_ratio": 1.3,
+    "strict": False,
+}
+"""As ``gates.*`` was when every gate was a number."""
 
 
-def judged(sizes: dict[str, int], metrics: dict[str, float | None], num_subjects: int = 100) -> GateTable:
-    return evaluate_gates(metrics, GateSettings(), num_subjects, LatentLayout(sizes))
+def judged(
+    sizes: dict[str, int],
+    metrics: Mapping[str, float | None],
+    num_subjects: int = 100,
+    supervision: Mapping[str, Sequence[str]] | None = None,
+    gates: Mapping[str, Any] = TODAY,
+) -> GateTable:
+    context = MetricContext(LatentLayout(sizes), ("t1c",), (8, 8, 8), supervision or {})
+    targets = GateSettings.from_config(gates).targets
+    return evaluate_gates(metrics, targets, build_metrics({}, context), supervision or {}, num_subjects)
 
 
 @pytest.mark.parametrize(
@@ -28,48 +57,175 @@ def judged(sizes: dict[str, int], metrics: dict[str, float | None], num_subjects
     ],
     ids=["all", "one supervised", "one", "others"],
 )
-def test_a_gate_is_listed_where_there_is_what_it_judges(sizes: dict[str, int], listed: set[str]) -> None:
-    names = {gate.name.removesuffix("_active_units") for gate in judged(sizes, {}).gates}
-    assert names == listed | RATIOS
+def test_a_gate_is_listed_where_the_model_has_what_it_judges(sizes: dict[str, int], listed: set[str]) -> None:
+    table = judged(sizes, {})
+    assert {gate.name.removesuffix("_active_units") for gate in table.gates} == listed | RATIOS
+    others = set(NUMBERS) - {gate.name for gate in table.gates}
+    assert set(table.not_applicable) == set(table.as_dict()["not_applicable"]) == others
+    assert all(name in table.note for name in others)
 
 
-def test_a_single_partition_is_not_judged_for_independence() -> None:
-    assert judged({"residual": 3}, {}).note == "the model has a single partition, so independence is not judged"
-    assert judged({"vol": 1, "residual": 3}, {}).note == ""
-    assert judged({"residual": 3}, {}, 5).note.startswith("only 5 validation subjects: ")
+def test_the_note_says_what_is_not_judged() -> None:
+    note = "not judged, because the model does not have what they judge: vol_r2, loc_r2, shape_r2, max_dcor"
+    assert judged({"residual": 3}, {}).note == note
+    small = judged({"residual": 3}, {}, 5).note
+    assert small.startswith("only 5 validation subjects: ")
+    assert small.endswith(note)
+    assert judged({"vol": 2, "loc": 1, "shape": 2, "residual": 3}, {}).note == ""
+
+
+def test_a_supervised_partition_without_a_gate_is_named() -> None:
+    """A partition that is renamed does not lose its gate unnoticed."""
+    supervision = {"volume": ["vol_total"], "loc": ["loc_x", "loc_y"], "empty": []}
+    table = judged({"volume": 2, "loc": 2, "empty": 1}, {}, supervision=supervision)
+    assert table.unjudged == ("volume",)
+    assert table.as_dict()["unjudged"] == ["volume"]
+    assert "volume is supervised and no gate judges it: add +gates.volume_r2={metric: sem/volume_r2" in table.note
+    own = {"mine": {"metric": "sem/vol_total_r2", "above": 0.5}}
+    assert judged({"volume": 2, "loc": 2}, {}, supervision=supervision, gates={**TODAY, **own}).unjudged == ()
 
 
 def test_words_for_what_has_no_value() -> None:
-    metrics = {"indep/dcor_vol_residual": None, "sem/vol_r2": None, "diag/au_count_residual": 3.0}
+    metrics = {"indep/dcor_vol_residual": None, "sem/vol_r2": None, "diag/au_frac_residual": None}
     gates = {gate.name: gate for gate in judged({"vol": 1, "residual": 4}, metrics, 1).gates}
     assert gates["max_dcor"].reason == "1 validation subject; the estimator needs more than 3"
-    assert gates["vol_r2"].reason == "1 validation subject with no variance in any of its features"
-    assert gates["residual_active_units"].reason == "1 validation subject has no variance"
+    assert gates["vol_r2"].reason.startswith("1 validation subject; no head predicts it, or its targets do not vary")
+    assert gates["residual_active_units"].reason == "1 validation subject; one subject has no variance"
+    assert gates["mean_z_ratio"].reason == "1 validation subject; no other subject's z to decode"
     assert not any(gate.passed for gate in gates.values())
 
 
-def test_share_of_active_units() -> None:
-    (share, *_) = judged({"residual": 4}, {"diag/au_count_residual": 3.0}).gates
-    assert (share.value, share.passed) == (0.75, True)
+@pytest.mark.parametrize(
+    ("value", "comparison", "passed"),
+    [
+        *((0.5, ">", False), (0.51, ">", True), (0.5, "<", False), (0.49, "<", True), (0.51, "<", False)),
+        *((None, "<", False), (math.nan, "<", False), (math.nan, ">", False), (math.inf, ">", False)),
+    ],
+)
+def test_a_gate_is_met_by_a_value_beyond_its_bound(value: float | None, comparison: Any, passed: bool) -> None:
+    assert Gate("mine", "a/key", value, 0.5, comparison).passed == passed
 
 
-def test_accuracies_are_those_of_scikit_learn() -> None:
-    random = np.random.default_rng(0)
-    labels = np.concatenate([random.integers(0, 5, 200), np.full(20, -1), [7]]).astype(np.float64)
-    predicted = np.where(random.random(221) < 0.6, labels, 0.0)
-    known = labels >= 0
-    found = class_metrics(labels, predicted)
-    assert found["sem/class_accuracy"] == pytest.approx(accuracy_score(labels[known], predicted[known]))
-    balanced = balanced_accuracy_score(labels[known], predicted[known])
-    assert found["sem/class_balanced_accuracy"] == pytest.approx(balanced)
+def test_gates_read_the_metrics_that_they_name() -> None:
+    sizes = {"vol": 2, "loc": 1, "shape": 2, "residual": 4}
+    values = {meaning["metric"]: 0.1 * number for number, meaning in enumerate(NUMBERS.values(), start=3)}
+    table = judged(
+        sizes,
+        {**values, "val_epoch/ssim_t1c": 0.9},
+        gates={**TODAY, "sharp": {"metric": "val_epoch/ssim_t1c", "above": 0.8}},
+    )
+    found = {gate.name: (gate.metric, gate.value, gate.target, gate.comparison, gate.passed) for gate in table.gates}
+    assert found["vol_r2"] == ("sem/vol_r2", pytest.approx(0.3), 0.85, ">", False)
+    assert found["shape_r2"] == ("sem/shape_r2", pytest.approx(0.5), 0.40, ">", True)
+    assert found["max_dcor"] == ("indep/max_dcor", pytest.approx(0.6), 0.35, "<", False)
+    assert found["residual_active_units"] == ("diag/au_frac_residual", pytest.approx(0.7), 0.60, ">", True)
+    assert found["sharp"] == ("val_epoch/ssim_t1c", 0.9, 0.8, ">", True)
+    assert list(found) == [*NUMBERS, "sharp"]
+    assert not table.passed
 
 
-def test_without_a_label_nothing_is_known() -> None:
-    assert set(class_metrics(np.full(3, -1.0), np.zeros(3)).values()) == {None}
+# --- configuration ----------------------------------------------------------------------------------------------------
 
 
-def test_independence_of_many_rows_is_that_of_some() -> None:
-    means = np.random.default_rng(0).normal(size=(2 * MOST_ROWS, 3))
-    layout = LatentLayout({"a": 1, "b": 2})
-    assert independence_metrics(means, layout) == independence_metrics(means[::2], layout)
-    assert independence_metrics(means, LatentLayout({"all": 3})) == {}
+def test_numbers_mean_what_the_configuration_spells_out(compose_train: Compose) -> None:
+    spelt_out = OmegaConf.to_container(compose_train().gates)
+    assert isinstance(spelt_out, dict)
+    assert all(isinstance(spelt_out[name], dict) for name in NUMBERS)
+    assert canonical(spelt_out) == TODAY
+    assert GateSettings.from_config(spelt_out) == GateSettings.from_config(TODAY)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "number"),
+    [(["gates.vol_r2=0.9"], 0.9), (["gates.vol_r2.above=0.9"], 0.9), (["experiment=semivae_run6"], 0.85), ([], 0.85)],
+)
+def test_a_gate_as_a_number_and_spelt_out_is_the_same_run(
+    overrides: list[str], number: float, compose_train: Compose
+) -> None:
+    experiment = Experiment.from_config(compose_train(*overrides))
+    expected = {**TODAY, "vol_r2": number}
+    assert experiment.config["gates"] == expected
+    assert "metrics" not in experiment.config
+    assert experiment.settings["gates"].targets["vol_r2"].bound == number
+    raw = OmegaConf.to_container(compose_train(*overrides), resolve=True)
+    assert isinstance(raw, dict)
+    del raw["metrics"]
+    assert run_hash(raw, "d", "t") == run_hash({**raw, "gates": expected}, "d", "t")
+    assert run_hash({**raw, "metrics": {}}, "d", "t") == run_hash(raw, "d", "t")
+    assert run_hash({**raw, "metrics": {"dcor": None}}, "d", "t") != run_hash(raw, "d", "t")
+
+
+def test_a_gate_of_ones_own_is_one_line(compose_train: Compose) -> None:
+    experiment = Experiment.from_config(
+        compose_train("+gates.mine={metric: sem/vol_ed_r2, above: 1}", "gates.loc_r2=null")
+    )
+    target = experiment.settings["gates"].targets["mine"]
+    assert (target.metric, target.bound, target.comparison, target.optional) == ("sem/vol_ed_r2", 1.0, ">", False)
+    assert "loc_r2" not in experiment.settings["gates"].targets
+    assert experiment.config["gates"]["mine"] == {"metric": "sem/vol_ed_r2", "above": 1}
+
+
+def test_a_plugin_may_ship_gates(compose_train: Compose, tmp_path: Path) -> None:
+    (tmp_path / "gates").mkdir()
+    (tmp_path / "gates" / "sharp.yaml").write_text("sharp: {metric: val_epoch/ssim_t1c, above: 0.8}\nvol_r2: 0.7\n")
+    experiment = Experiment.from_config(compose_train("+gates=sharp", f"hydra.searchpath=[file://{tmp_path}]"))
+    targets = experiment.settings["gates"].targets
+    assert targets["sharp"].metric == "val_epoch/ssim_t1c"
+    assert targets["vol_r2"].bound == 0.7
+    assert set(targets) == {*NUMBERS, "sharp"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["+gates.mine={metric: sem/voll_r2, above: 1}"], ["gates.mine.metric", "sem/voll_r2", "'sem/vol_r2'"]),
+        (["+gates.mine={metric: sem/class_accuracy, above: 1}"], ["gates.mine.metric", "sem/class_accuracy"]),
+        (["+gates.mine={metric: sem/vol_r2, above: 1, below: 2}"], ["gates.mine", "both", "above: <number>"]),
+        (["+gates.mine={metric: sem/vol_r2}"], ["gates.mine", "neither", "above: <number>"]),
+        (["+gates.mine={above: 1}"], ["gates.mine.metric", "required"]),
+        (["+gates.mine={metric: sem/vol_r2, above: inf}"], ["gates.mine.above", "inf", "finite"]),
+        (["+gates.mine={metric: sem/vol_r2, abov: 1}"], ["gates.mine.abov", "'above'"]),
+        (["+gates.mine=0.5"], ["gates.mine", "metric: <key>"]),
+        (["gates.vol_r2=high"], ["gates.vol_r2", "'high'", "above: <number>"]),
+        (["gates.vol_r2=true"], ["gates.vol_r2", "True", "above: <number>"]),
+        (["gates.vol_r2=nan"], ["gates.vol_r2", "nan", "finite"]),
+        (["+gates.mine={metric: indep/max_dcor, above: 0.5}"], ["gates.mine.above", "0.5", "use below"]),
+        (["+gates.mine={metric: sem/vol_r2, below: 0.5}"], ["gates.mine.below", "0.5", "use above"]),
+        (["gates.strict=1"], ["gates.strict", "1", "true or false"]),
+        (["gates=3"], ["gates", "3", "metric: <key>"]),
+        (["+metrics.decoder_ratio=null"], ["gates.mean_z_ratio.metric", "diag/mean_z_ratio"]),
+    ],
+)
+def test_what_is_no_gate_is_refused_in_one_sentence(
+    overrides: list[str], words: list[str], compose_train: Compose
+) -> None:
+    with pytest.raises(UserError) as caught:
+        Experiment.from_config(compose_train(*overrides))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(words[0])
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_metric_without_a_direction_may_be_bounded_from_either_side(compose_train: Compose) -> None:
+    sides = ("+gates.low={metric: diag/z_std, above: 0.5}", "+gates.high={metric: diag/z_std, below: 2}")
+    assert len(Experiment.from_config(compose_train(*sides)).settings["gates"].targets) == len(NUMBERS) + 2
+
+
+def test_a_renamed_partition_is_told_before_training(compose_train: Compose) -> None:
+    renamed = [
+        "~model.partitions.vol",
+        "+model.partitions.volume=24",
+        "~model.supervision.vol",
+        "+model.supervision.volume=[vol_total]",
+        "~model.heads.vol",
+        "+head@model.heads.volume=mlp",
+        "~model.inverse_heads.vol",
+        "loss.terms.vol.partition=volume",
+        "+loss.lambda_volume=1",
+        "~loss.lambda_vol",
+        "~loss.schedules.vol",
+    ]
+    advice = Experiment.from_config(compose_train(*renamed)).advice
+    assert [sentence for sentence in advice if sentence.startswith("gates: volume is supervised and no gate judges it")]
+    assert not [sentence for sentence in Experiment.from_config(compose_train()).advice if "gates:" in sentence]

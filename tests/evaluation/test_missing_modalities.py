@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from handmade import metrics_for
 from torch import Tensor, nn
 
-from menvae.evaluation.metrics import SplitRecorder, split_metrics
+from menvae.evaluation.metrics import SplitRecorder
 from menvae.evaluation.pictures import reconstruction_picture
 from menvae.latent import LatentLayout
+from menvae.metrics import measure
 from menvae.models import Model
 from menvae.types import Batch, ModelOutput, Posterior
 
@@ -43,15 +45,16 @@ def example(available: Tensor | None) -> tuple[Batch, ModelOutput]:
 @torch.no_grad()
 def metrics_of(available: Tensor | None, garbage: float | None = None) -> dict[str, float | None]:
     model = Linear()
-    recorder = SplitRecorder(model, NAMES)
     batch, output = example(available)
+    metrics = metrics_for(model, batch, NAMES)
+    recorder = SplitRecorder(model, metrics)
     recorder.on_train_step(batch, output)
     recorder.on_validation_start(1)
     if garbage is not None:
         assert available is not None
         batch = replace(batch, inputs=batch.inputs.masked_fill(~available[..., None, None, None], garbage))
     recorder.on_validation_batch(batch, output)
-    return split_metrics(recorder.record(), model, NAMES)
+    return measure(metrics, recorder.record())
 
 
 def check_equal(found: dict[str, float | None], expected: dict[str, float | None]) -> None:
@@ -75,8 +78,8 @@ def test_missing_modalities_count_nowhere(garbage: float) -> None:
 
 
 def test_similarity_is_the_mean_over_subjects_that_have_the_modality() -> None:
-    whole = SplitRecorder(Linear(), NAMES)
     batch, output = example(None)
+    whole = SplitRecorder(Linear(), metrics_for(Linear(), batch, NAMES))
     with torch.no_grad():
         whole.on_validation_batch(batch, output)
     each, found = whole.record().arrays, metrics_of(AVAILABLE, 0.0)

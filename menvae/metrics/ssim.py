@@ -1,31 +1,43 @@
-"""Image similarity per modality."""
+"""Structural similarity of volumes."""
 
 from __future__ import annotations
 
-import torch
+from typing import ClassVar
+
 from torch import Tensor
+
+from menvae.metrics import Direction, Metric, SplitRecord
+from menvae.metrics.channels import channel_means, data_range
+from menvae.registry import register
+from menvae.types import Batch, ModelOutput
 
 _WINDOW = 7
 
 
-def data_range(image: Tensor) -> Tensor:
-    """Return max - min per subject and channel: [B, C, D, H, W] -> [B, C]."""
-    flat = image.flatten(2)
-    return flat.amax(dim=2) - flat.amin(dim=2)
+@register("metric", "ssim", reference="Wang, Bovik, Sheikh & Simoncelli 2004")
+class StructuralSimilarity(Metric):
+    """Structural similarity of image and reconstruction, per modality: ``val_epoch/ssim_<modality>``.
 
-
-def psnr(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB per subject and channel; the peak is the range of the image.
-
-    Args:
-        image: [B, C, D, H, W].
-        reconstruction: same shape.
-
-    Returns:
-        [B, C].
+    The mean over the subjects that have the modality. Boxes with a side below 7 voxels have none.
     """
-    error = (image - reconstruction).square().flatten(2).mean(dim=2)
-    return 10.0 * torch.log10(data_range(image).square() / error)
+
+    direction: ClassVar[Direction | None] = "higher"
+    range = (-1.0, 1.0)
+    needs = frozenset({"inputs", "reconstruction"})
+    absent = "no subject has the modality, or it is constant"
+
+    def names(self) -> list[str]:
+        """One a modality."""
+        fits = self.context.size and min(self.context.size) >= _WINDOW
+        return [f"val_epoch/ssim_{channel}" for channel in self.context.channels] if fits else []
+
+    def observe(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
+        """Return ``ssim`` [B, C]."""
+        return {"ssim": ssim(batch.inputs.float(), output.reconstruction.float())}
+
+    def compute(self, record: SplitRecord) -> dict[str, float | None]:
+        """Return the mean of each modality."""
+        return channel_means(record, "ssim", self.context.channels)
 
 
 def ssim(image: Tensor, reconstruction: Tensor) -> Tensor:

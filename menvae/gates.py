@@ -1,0 +1,156 @@
+"""Gates as data: which metric must exceed, or stay below, what.
+
+``gates.*`` holds ``strict`` and one entry a gate, ``{metric: <key>, above: <number>}`` or ``below``. Seven gates were
+plain numbers once, and still may be: `NUMBERS` says what such a number means. `canonical` writes them that way, so that
+configurations and hashes of runs are the same in either form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from menvae.errors import UserError, nearest
+from menvae.metrics import Metric
+from menvae.registry import validated
+
+Comparison = Literal[">", "<"]
+
+NUMBERS: Mapping[str, Mapping[str, Any]] = {
+    "vol_r2": {"metric": "sem/vol_r2", "side": "above", "optional": True},
+    "loc_r2": {"metric": "sem/loc_r2", "side": "above", "optional": True},
+    "shape_r2": {"metric": "sem/shape_r2", "side": "above", "optional": True},
+    "max_dcor": {"metric": "indep/max_dcor", "side": "below", "optional": True},
+    "residual_active_units": {"metric": "diag/au_frac_residual", "side": "above", "optional": True},
+    "mean_z_ratio": {"metric": "diag/mean_z_ratio", "side": "above", "optional": False},
+    "shuffled_ratio": {"metric": "diag/shuffled_ratio", "side": "above", "optional": False},
+}
+"""Gate -> what a bare number means: the metric it bounds, from which side, and whether the model may lack it."""
+
+_FORM = "{metric: <key>, above: <number>} or {metric: <key>, below: <number>}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Keys of ``gates.<name>``.
+
+    Attributes:
+        metric: key of a metric of the validation split.
+        above: the value must exceed this.
+        below: the value must stay below this; exactly one of the two is given.
+        optional: the gate is left out, and the table says so, where the model cannot have the metric; otherwise such a
+            configuration is refused.
+    """
+
+    metric: str
+    above: float | None = None
+    below: float | None = None
+    optional: bool = False
+
+    @property
+    def bound(self) -> float:
+        """The number that the value is compared with."""
+        return float(self.above if self.above is not None else self.below or 0.0)
+
+    @property
+    def comparison(self) -> Comparison:
+        """``>`` for above, ``<`` for below."""
+        return ">" if self.above is not None else "<"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSettings:
+    """Checked ``gates.*``.
+
+    Attributes:
+        strict: exit code 3 where a gate is not met.
+        targets: name of the gate -> what it demands, in the order of the configuration.
+    """
+
+    strict: bool = False
+    targets: Mapping[str, Target] = field(default_factory=dict)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> GateSettings:
+        """Check ``gates.*``; a gate that is null is none.
+
+        Raises:
+            UserError: an entry that is no gate.
+        """
+        if not isinstance(config, Mapping):
+            raise UserError(f"gates: {config!r} is not allowed; set its keys, gates.<name>={_FORM}")
+        strict = config.get("strict", False)
+        if not isinstance(strict, bool):
+            raise UserError(f"gates.strict: {strict!r} is not allowed; it should be true or false")
+        entries = {name: entry for name, entry in config.items() if name != "strict" and entry is not None}
+        return cls(strict=strict, targets={name: _target(name, entry) for name, entry in entries.items()})
+
+
+def _target(name: str, entry: Any) -> Target:
+    path = f"gates.{name}"
+    if not isinstance(entry, Mapping):
+        number = isinstance(entry, int | float) and not isinstance(entry, bool)
+        if number and name in NUMBERS:
+            entry = _spelt_out(name, entry)
+        elif number:
+            raise UserError(f"{path}: a number alone says too little; give {_FORM}; {nearest(name, NUMBERS)}")
+        else:
+            raise UserError(f"{path}: {entry!r} is not allowed; it should be {_FORM}")
+    target = validated(Target, entry, path)
+    if (target.above is None) == (target.below is None):
+        given = "both above and below" if target.above is not None else "neither above nor below"
+        raise UserError(f"{path}: {dict(entry)!r} is not allowed; it has {given}: give {_FORM}")
+    return target
+
+
+def _spelt_out(name: str, number: float) -> dict[str, Any]:
+    meaning = NUMBERS[name]
+    return {"metric": meaning["metric"], meaning["side"]: number, "optional": meaning["optional"]}
+
+
+def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``gates.*`` with a bare number for each gate of `NUMBERS` that differs from it in nothing else.
+
+    >>> canonical({"vol_r2": {"metric": "sem/vol_r2", "above": 0.9, "optional": True}, "strict": False})
+    {'vol_r2': 0.9, 'strict': False}
+    >>> canonical({"vol_r2": {"metric": "sem/vol_total_r2", "above": 0.9}})
+    {'vol_r2': {'metric': 'sem/vol_total_r2', 'above': 0.9}}
+    """
+    return {name: _number(name, entry) for name, entry in config.items()}
+
+
+def _number(name: str, entry: Any) -> Any:
+    if name not in NUMBERS or not isinstance(entry, Mapping):
+        return entry
+    number: Any = entry.get(NUMBERS[name]["side"])
+    return number if dict(entry) == _spelt_out(name, number) else entry
+
+
+def check_gates(targets: Mapping[str, Target], metrics: Iterable[Metric]) -> None:
+    """Refuse gates that cannot be judged.
+
+    Args:
+        targets: name -> what the gate demands.
+        metrics: that the run asks.
+
+    Raises:
+        UserError: a metric that the run cannot give, or a bound on its better side.
+    """
+    owners = {key: metric for metric in metrics for key in metric.names()}
+    for name, target in targets.items():
+        metric = owners.get(target.metric)
+        if metric is None:
+            if target.optional:
+                continue
+            raise UserError(
+                f"gates.{name}.metric: '{target.metric}' is not a metric of this model and data; "
+                f"{nearest(target.metric, owners)}"
+            )
+        side, better = ("above", "higher") if target.comparison == ">" else ("below", "lower")
+        if metric.direction not in (None, better):
+            other = "below" if side == "above" else "above"
+            raise UserError(
+                f"gates.{name}.{side}: {target.bound:g} is not allowed; {metric.direction} values of '{target.metric}' "
+                f"are better: use {other}"
+            )

@@ -1,0 +1,42 @@
+"""Which share of the latent dimensions varies between subjects."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from menvae.metrics import Direction, Metric, MetricContext, SplitRecord
+from menvae.metrics.posterior import ACTIVE_VARIANCE, sections
+from menvae.registry import Field, register
+
+
+@register("metric", "active_share", reference="Burda, Grosse & Salakhutdinov 2016")
+class ActiveShare(Metric):
+    """Share of the dimensions whose posterior mean varies, of z and each partition: ``diag/au_frac(_<partition>)``."""
+
+    direction: ClassVar[Direction | None] = "higher"
+    range = (0.0, 1.0)
+    needs = frozenset({"mean"})
+    min_subjects = 2
+    absent = "one subject has no variance"
+
+    def __init__(self, context: MetricContext, *, threshold: Annotated[float, Field(gt=0.0)] = ACTIVE_VARIANCE) -> None:
+        """Choose what varies.
+
+        Args:
+            context: of the run.
+            threshold: least variance of the posterior mean over a split.
+        """
+        super().__init__(context)
+        self.threshold = threshold
+
+    def names(self) -> list[str]:
+        """One for z and one a partition."""
+        return [f"diag/au_frac{ending}" for ending in sections(self.context.layout)]
+
+    def compute(self, record: SplitRecord) -> dict[str, float | None]:
+        """Return the shares."""
+        active = record.arrays["mean"].var(axis=0) > self.threshold
+        return {
+            f"diag/au_frac{ending}": float(active[part].mean())
+            for ending, part in sections(self.context.layout).items()
+        }

@@ -1,0 +1,44 @@
+"""How many latent dimensions vary between subjects."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, ClassVar
+
+from menvae.metrics import Direction, Metric, MetricContext, SplitRecord
+from menvae.metrics.posterior import ACTIVE_VARIANCE, sections
+from menvae.registry import Field, register
+
+
+@register("metric", "active_units", reference="Burda, Grosse & Salakhutdinov 2016")
+class ActiveUnits(Metric):
+    """Number of dimensions whose posterior mean varies, of z and each partition: ``diag/au_count(_<partition>)``."""
+
+    direction: ClassVar[Direction | None] = "higher"
+    unit = "dimensions"
+    range = (0.0, math.inf)
+    needs = frozenset({"mean"})
+    min_subjects = 2
+    absent = "one subject has no variance"
+
+    def __init__(self, context: MetricContext, *, threshold: Annotated[float, Field(gt=0.0)] = ACTIVE_VARIANCE) -> None:
+        """Choose what varies.
+
+        Args:
+            context: of the run.
+            threshold: least variance of the posterior mean over a split.
+        """
+        super().__init__(context)
+        self.threshold = threshold
+
+    def names(self) -> list[str]:
+        """One for z and one a partition."""
+        return [f"diag/au_count{ending}" for ending in sections(self.context.layout)]
+
+    def compute(self, record: SplitRecord) -> dict[str, float | None]:
+        """Return the numbers."""
+        active = record.arrays["mean"].var(axis=0) > self.threshold
+        return {
+            f"diag/au_count{ending}": float(active[part].sum())
+            for ending, part in sections(self.context.layout).items()
+        }

@@ -1,0 +1,42 @@
+"""Linear correlation between partitions."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from menvae.metrics import Direction, Metric, SplitRecord
+from menvae.metrics.pairs import pairs, spaced_means
+from menvae.registry import register
+from menvae.statistics.distance_correlation import MIN_ROWS
+
+
+@register("metric", "correlation")
+class PartitionCorrelation(Metric):
+    """Mean absolute Pearson correlation between the dimensions of two partitions: ``indep/corr_<a>_<b>``.
+
+    Over all pairs of one dimension of a and one of b. It is above 0 by chance: about sqrt(2 / (pi N)).
+    """
+
+    direction: ClassVar[Direction | None] = "lower"
+    range = (0.0, 1.0)
+    needs = frozenset({"mean"})
+    min_subjects = MIN_ROWS
+    absent = f"it needs more than {MIN_ROWS - 1}"
+
+    def names(self) -> list[str]:
+        """One a pair."""
+        return [f"indep/corr_{a}_{b}" for a, b in pairs(self.context.layout)]
+
+    def compute(self, record: SplitRecord) -> dict[str, float | None]:
+        """Return the value of each pair; a constant dimension correlates with nothing."""
+        means, layout = spaced_means(record), self.context.layout
+        centred = means - means.mean(axis=0)
+        norms = np.linalg.norm(centred, axis=0)
+        scaled = np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 0)
+        correlation = np.minimum(np.abs(scaled.T @ scaled), 1.0)
+        return {
+            f"indep/corr_{a}_{b}": float(correlation[slice(*layout.bounds(a)), slice(*layout.bounds(b))].mean())
+            for a, b in pairs(layout)
+        }

@@ -1,0 +1,42 @@
+"""Distance correlation between partitions."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from menvae.metrics import Direction, Metric, SplitRecord
+from menvae.metrics.pairs import pairs, spaced_means
+from menvae.registry import register
+from menvae.statistics.distance_correlation import MIN_ROWS, signed_root, u_distance_correlations_sqr
+
+
+@register("metric", "dcor", reference="Szekely & Rizzo 2014")
+class PartitionDcor(Metric):
+    """Distance correlation of each pair of partitions, and the largest: ``indep/dcor_<a>_<b>``, ``indep/max_dcor``.
+
+    sign(x) sqrt|x| of the bias-corrected squared distance correlation, which is around 0 for independent partitions;
+    ``max_dcor`` is the largest absolute value.
+    """
+
+    direction: ClassVar[Direction | None] = "lower"
+    range = (-1.0, 1.0)
+    needs = frozenset({"mean"})
+    min_subjects = MIN_ROWS
+    absent = f"the estimator needs more than {MIN_ROWS - 1}"
+
+    def names(self) -> list[str]:
+        """One a pair and one for all; none for a single partition."""
+        found = [f"indep/dcor_{a}_{b}" for a, b in pairs(self.context.layout)]
+        return [*found, "indep/max_dcor"] if found else []
+
+    def compute(self, record: SplitRecord) -> dict[str, float | None]:
+        """Return the value of each pair and the largest absolute one."""
+        blocks = self.context.layout.split(torch.from_numpy(spaced_means(record)))
+        names = list(blocks)
+        dcor = signed_root(u_distance_correlations_sqr([blocks[name] for name in names])).numpy()
+        values: dict[str, float | None] = {
+            f"indep/dcor_{a}_{b}": float(dcor[names.index(a), names.index(b)]) for a, b in pairs(self.context.layout)
+        }
+        return {**values, "indep/max_dcor": max(abs(value) for value in values.values() if value is not None)}

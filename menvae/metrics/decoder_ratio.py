@@ -1,0 +1,34 @@
+"""Whether the decoder uses z."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from menvae.metrics import Direction, Metric, SplitRecord
+from menvae.metrics.decoding import mean_errors
+from menvae.metrics.foreign_error import FOREIGN
+from menvae.registry import register
+
+
+@register("metric", "decoder_ratio")
+class DecoderRatio(Metric):
+    """Error from a z that is not the subject's own, over the error from its own: ``diag/(shuffled|mean_z|z0)_ratio``.
+
+    1 where the decoder does not use z.
+    """
+
+    direction: ClassVar[Direction | None] = "higher"
+    range = (0.0, math.inf)
+    needs = frozenset({"errors"})
+    absent = "no other subject's z to decode"
+
+    def names(self) -> list[str]:
+        """Three."""
+        return [f"diag/{name}_ratio" for name in FOREIGN]
+
+    def compute(self, record: SplitRecord) -> dict[str, float | None]:
+        """Return the ratios; None where the reconstruction is perfect."""
+        means = mean_errors(record)
+        own = means.get("mu")
+        return {f"diag/{name}_ratio": means[name] / own if own and name in means else None for name in FOREIGN}

@@ -1,0 +1,31 @@
+"""Error of the reconstruction from latents that are not the subject's own."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from menvae.metrics import Direction, Metric, SplitRecord
+from menvae.metrics.decoding import mean_errors
+from menvae.registry import register
+
+FOREIGN = ("shuffled", "mean_z", "z0")
+
+
+@register("metric", "foreign_error")
+class ForeignError(Metric):
+    """Mean squared error from another subject's z, the mean z and zero: ``diag/recon_(shuffled|mean_z|z0)_mse``."""
+
+    direction: ClassVar[Direction | None] = None
+    range = (0.0, math.inf)
+    needs = frozenset({"errors"})
+    absent = "no other subject's z to decode"
+
+    def names(self) -> list[str]:
+        """Three."""
+        return [f"diag/recon_{name}_mse" for name in FOREIGN]
+
+    def compute(self, record: SplitRecord) -> dict[str, float | None]:
+        """Return the errors."""
+        means = mean_errors(record)
+        return {f"diag/recon_{name}_mse": means.get(name) for name in FOREIGN}

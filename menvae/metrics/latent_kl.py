@@ -1,0 +1,39 @@
+"""Divergence of the posterior from the prior."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import numpy as np
+
+from menvae.metrics import Direction, Metric, SplitRecord
+from menvae.metrics.posterior import sections
+from menvae.registry import register
+
+
+@register("metric", "latent_kl", reference="Kingma & Welling 2014, appendix B")
+class LatentKl(Metric):
+    """KL(q(z|x) || N(0, I)), mean over subjects, of z and partitions: ``diag/kl_all_nats``, ``diag/kl_<p>_nats``."""
+
+    direction: ClassVar[Direction | None] = None
+    unit = "nats"
+    range = (0.0, math.inf)
+    needs = frozenset({"mean", "logvar"})
+
+    def names(self) -> list[str]:
+        """One for z and one a partition."""
+        return list(dict.fromkeys(_key(ending) for ending in sections(self.context.layout)))
+
+    def compute(self, record: SplitRecord) -> dict[str, float | None]:
+        """Return the divergences."""
+        mean, logvar = record.arrays["mean"], record.arrays["logvar"]
+        kl = 0.5 * (mean**2 + np.expm1(logvar) - logvar)
+        return {
+            _key(ending): float(kl[:, part].sum(axis=1).mean())
+            for ending, part in sections(self.context.layout).items()
+        }
+
+
+def _key(ending: str) -> str:
+    return f"diag/kl{ending or '_all'}_nats"

@@ -1,0 +1,38 @@
+"""Squared error of the columns of a table."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from torch import Tensor
+
+from menvae.metrics import Direction, Metric, SplitRecord
+from menvae.metrics.channels import channel_means
+from menvae.registry import register
+from menvae.types import Batch, ModelOutput
+
+
+@register("metric", "mse")
+class ColumnError(Metric):
+    """Mean squared error of the reconstruction, per column of a table: ``val_epoch/mse_<column>``.
+
+    Columns are z-scored, so it is in units of the column's variance among the training rows.
+    """
+
+    direction: ClassVar[Direction | None] = "lower"
+    range = (0.0, math.inf)
+    needs = frozenset({"inputs", "reconstruction"})
+    absent = "no row has the column"
+
+    def names(self) -> list[str]:
+        """One a column."""
+        return [] if self.context.size else [f"val_epoch/mse_{column}" for column in self.context.channels]
+
+    def observe(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
+        """Return ``mse`` [B, C]."""
+        return {"mse": (batch.inputs.float() - output.reconstruction.float()).square()}
+
+    def compute(self, record: SplitRecord) -> dict[str, float | None]:
+        """Return the mean of each column."""
+        return channel_means(record, "mse", self.context.channels)

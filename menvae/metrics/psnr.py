@@ -1,0 +1,52 @@
+"""Peak signal-to-noise ratio of volumes."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from menvae.metrics import Direction, Metric, SplitRecord
+from menvae.metrics.channels import channel_means, data_range
+from menvae.registry import register
+from menvae.types import Batch, ModelOutput
+
+
+@register("metric", "psnr")
+class PeakSignalToNoise(Metric):
+    """Peak signal-to-noise ratio of the reconstruction, per modality: ``val_epoch/psnr_<modality>``.
+
+    The mean over the subjects that have the modality; the peak is the range of the image.
+    """
+
+    direction: ClassVar[Direction | None] = "higher"
+    unit = "dB"
+    needs = frozenset({"inputs", "reconstruction"})
+    absent = "no subject has the modality, or it is constant"
+
+    def names(self) -> list[str]:
+        """One a modality."""
+        return [f"val_epoch/psnr_{channel}" for channel in self.context.channels] if self.context.size else []
+
+    def observe(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
+        """Return ``psnr`` [B, C]."""
+        return {"psnr": psnr(batch.inputs.float(), output.reconstruction.float())}
+
+    def compute(self, record: SplitRecord) -> dict[str, float | None]:
+        """Return the mean of each modality."""
+        return channel_means(record, "psnr", self.context.channels)
+
+
+def psnr(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB per subject and channel; the peak is the range of the image.
+
+    Args:
+        image: [B, C, D, H, W].
+        reconstruction: same shape.
+
+    Returns:
+        [B, C].
+    """
+    error = (image - reconstruction).square().flatten(2).mean(dim=2)
+    return 10.0 * torch.log10(data_range(image).square() / error)

@@ -1,0 +1,68 @@
+"""Coefficient of determination of predicted targets."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import numpy as np
+
+from menvae.metrics import Direction, Floats, Metric, SplitRecord
+from menvae.registry import register
+
+
+@register("metric", "r2")
+class TargetR2(Metric):
+    """R2 of each predicted target, and of each partition: ``sem/<target>_r2``, ``sem/<partition>_r2``.
+
+    Subjects of whom a target was not observed are left out. That of a partition is the unweighted mean over its targets
+    that have an R2.
+    """
+
+    direction: ClassVar[Direction | None] = "higher"
+    range = (-math.inf, 1.0)
+    needs = frozenset({"targets", "observed", "predictions"})
+    absent = "no head predicts it, or its targets do not vary among the observed subjects"
+
+    def names(self) -> list[str]:
+        """One a target and one a partition."""
+        targets = [name for names in self.context.supervision.values() for name in names]
+        return [f"sem/{name}_r2" for name in dict.fromkeys([*targets, *self.context.layout])]
+
+    def compute(self, record: SplitRecord) -> dict[str, float | None]:
+        """Return the values of the partitions that have predictions."""
+        targets, observed, predictions = map(record.by_partition, ("targets", "observed", "predictions"))
+        metrics: dict[str, float | None] = {}
+        for partition, names in self.context.supervision.items():
+            if partition not in predictions:
+                continue
+            values = []
+            for column, name in enumerate(names):
+                rows = observed[partition][:, column] > 0
+                value = r2(targets[partition][rows, column], predictions[partition][rows, column])
+                metrics[f"sem/{name}_r2"] = value
+                if value is not None:
+                    values.append(value)
+            metrics[f"sem/{partition}_r2"] = float(np.mean(values)) if values else None
+        return metrics
+
+
+def r2(true: Floats, predicted: Floats) -> float | None:
+    """Coefficient of determination 1 - SS_res / SS_tot over a whole split.
+
+    Args:
+        true: [N], without missing values.
+        predicted: [N].
+
+    Returns:
+        R2 (at most 1, negative when worse than the mean), or None for fewer than 2 values or a constant.
+
+    >>> r2(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 2.0]))
+    0.5
+    """
+    if len(true) < 2:
+        return None
+    total = float(np.square(true - true.mean()).sum())
+    if total <= 1e-12 * max(1.0, float(np.square(true).sum())):
+        return None
+    return 1.0 - float(np.square(true - predicted).sum()) / total

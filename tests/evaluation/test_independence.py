@@ -1,0 +1,102 @@
+"""Independence of partitions against the package dcor and numpy.corrcoef."""
+
+from __future__ import annotations
+
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+from handmade import Floats, LinearDecoder, measured, split
+
+from menvae.latent import LatentLayout
+from menvae.metrics import MetricContext, SplitRecord, measure
+from menvae.registry import build
+
+SIZES = {"vol": 2, "loc": 1, "residual": 3}
+
+
+def entangled(num: int = 50) -> Floats:
+    """Return latents of which vol and residual depend on each other, in sign alone, and loc does not."""
+    random = np.random.default_rng(5)
+    mean = random.normal(size=(num, 6))
+    mean[:, 3] = np.abs(mean[:, 0]) + 0.1 * mean[:, 3]
+    mean[:, 4] += 1.5 * mean[:, 1]
+    return mean
+
+
+def metrics_of(mean: Floats, sizes: dict[str, int] | None = None) -> dict[str, float | None]:
+    model = LinearDecoder(sizes or SIZES)
+    return measured(model, split(model, mean))
+
+
+def blocks(mean: Floats) -> dict[str, Floats]:
+    mean = mean.astype(np.float32).astype(np.float64)  # what a model gives
+    return {"vol": mean[:, :2], "loc": mean[:, 2:3], "residual": mean[:, 3:]}
+
+
+def test_distance_correlation_is_the_signed_root_of_the_bias_corrected_one() -> None:
+    import dcor
+
+    mean = entangled()
+    found, of = metrics_of(mean), blocks(mean)
+    values = []
+    for a, b in combinations(SIZES, 2):
+        squared = float(dcor.u_distance_correlation_sqr(of[a], of[b]))
+        values.append(squared)
+        assert found[f"indep/dcor_{a}_{b}"] == pytest.approx(np.sign(squared) * np.sqrt(abs(squared)), abs=1e-6)
+    assert min(values) < -1e-4  # below 0 by chance, and not clamped
+    assert max(values) > 0.1
+
+
+def test_correlation_is_the_mean_over_the_dimensions_of_two_partitions() -> None:
+    mean = entangled()
+    found, of = metrics_of(mean), blocks(mean)
+    for a, b in combinations(SIZES, 2):
+        pairs = product(of[a].T, of[b].T)
+        expected = np.mean([abs(np.corrcoef(x, y)[0, 1]) for x, y in pairs])
+        assert found[f"indep/corr_{a}_{b}"] == pytest.approx(expected, abs=1e-9)
+    assert sorted(name for name in found if name.startswith("indep/corr_")) == [
+        "indep/corr_loc_residual",
+        "indep/corr_vol_loc",
+        "indep/corr_vol_residual",
+    ]
+
+
+def test_a_constant_dimension_correlates_with_nothing() -> None:
+    mean = entangled()
+    mean[:, 2] = 3.0
+    found = metrics_of(mean)
+    assert found["indep/corr_vol_loc"] == 0.0
+    assert found["indep/dcor_vol_loc"] == 0.0
+
+
+def test_fewer_than_four_subjects_give_no_value() -> None:
+    found = metrics_of(entangled(3))
+    of_pairs = {name: value for name, value in found.items() if name.startswith(("indep/dcor_", "indep/corr_"))}
+    assert len(of_pairs) == 6
+    assert set(of_pairs.values()) == {None}
+    assert all(value is not None for name, value in metrics_of(entangled(4)).items() if name.startswith("indep/"))
+
+
+def test_one_partition_is_not_compared_with_itself() -> None:
+    assert not [name for name in metrics_of(entangled(), {"all": 6}) if name.startswith("indep/")]
+
+
+def test_the_largest_is_that_of_any_pair_in_absolute_value() -> None:
+    found = metrics_of(entangled())
+    values = [abs(value) for name, value in found.items() if name.startswith("indep/dcor_") and value is not None]
+    assert len(values) == 3
+    assert found["indep/max_dcor"] == max(values)
+    assert metrics_of(entangled(3))["indep/max_dcor"] is None
+
+
+def test_of_many_rows_evenly_spaced_ones_count() -> None:
+    mean = np.random.default_rng(0).normal(size=(2 * 4096, 3)).astype(np.float32)
+    sizes = {"a": 1, "b": 2}
+    layout = MetricContext(LatentLayout(sizes), ("t1c",))
+
+    def of(rows: Floats) -> dict[str, float | None]:
+        record = SplitRecord(tuple(map(str, range(len(rows)))), {"mean": rows})
+        return measure([build("metric", {"name": name}, layout) for name in ("dcor", "correlation")], record)
+
+    assert of(mean) == of(mean[::2])
