@@ -346,7 +346,8 @@ def _complete(
 
 def _describe(experiment: Experiment, data: Data, here: Place, directory: RunDirectory) -> None:
     """Write what is known before training: configuration, environment, targets, splits, schedules, correlations."""
-    from menvae.evaluation.pictures import schedule_picture
+    from menvae.pictures.drawing.curves import draw_schedule
+    from menvae.presentation.figures import save_figure
 
     write_text(directory.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config))))
     write_json(directory.path / "environment.json", describe_environment(str(here.device), here.num_ranks))
@@ -356,18 +357,19 @@ def _describe(experiment: Experiment, data: Data, here: Place, directory: RunDir
         _log.info("%s", sentence)
     for sentence in experiment.advice:
         _log.warning("%s", sentence)
-    schedule_picture(*_schedule_curves(experiment), directory.pictures / "schedule.png")
+    save_figure(draw_schedule(*_schedule_curves(experiment)), directory.pictures / "schedule.png")
     if data.volumes is not None:
         _draw_target_correlation(experiment, data.volumes, directory.pictures / "target_correlation.png")
 
 
 def _draw_target_correlation(experiment: Experiment, volumes: Volumes, picture: Path) -> None:
     """Draw which targets correlate, and warn of those that no loss can separate."""
-    from menvae.evaluation.pictures import target_correlation_picture
+    from menvae.pictures.drawing.matrices import draw_target_correlation
+    from menvae.presentation.figures import save_figure
 
     features = [subject.features for subject in volumes.training]
     found = target_correlation(features, volumes.normalizer, experiment.supervision)
-    target_correlation_picture(found.before, found.after, found.partitions, picture)
+    save_figure(draw_target_correlation(found.before, found.after, found.partitions), picture)
     if entangled := entangled_words(found):
         _log.warning("%s", entangled)
 
@@ -513,8 +515,9 @@ class _Run:
         gates: GateTable,
         status: Mapping[str, Any],
     ) -> None:
-        from menvae.evaluation.pictures import training_curves
         from menvae.evaluation.report import write_report
+        from menvae.pictures.drawing.curves import draw_training_curves
+        from menvae.presentation.figures import save_figure
 
         write_json(self.path / "gates.json", gates.as_dict())
         clock = ("time/train_s", "time/validate_s")  # of all processes of the run, not of this one alone
@@ -528,7 +531,7 @@ class _Run:
         write_json(self.path / "summary.json", summary)
         pictures = self.path / "pictures"
         targets = {gate.name: gate.target for gate in gates.gates}
-        training_curves(local.metrics(), targets, pictures / "training_curves.png")
+        save_figure(draw_training_curves(local.metrics(), targets), pictures / "training_curves.png")
         self._draw_results(evaluation, pictures)
         for artist in self.artists:
             outputs = chain(self.trainer.outputs(self.data.val), self.trainer.outputs(self.data.train))

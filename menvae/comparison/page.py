@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+from matplotlib.figure import Figure
+
 from menvae.comparison.pareto import Objective
-from menvae.comparison.pictures import effect_picture, trade_off_picture, trade_offs
+from menvae.comparison.pictures import draw_effect, draw_trade_offs, trade_offs
 from menvae.comparison.results import Cohort, Comparison, Configuration, Effect
 from menvae.comparison.swept_keys import ABSENT
 from menvae.comparison.tracked_runs import RunStore, TrackedRun, listed
@@ -33,6 +35,7 @@ from menvae.comparison.words import (
     wanted,
 )
 from menvae.files import write_text
+from menvae.presentation.figures import save_figure
 from menvae.presentation.page import Album, Picture, render
 from menvae.presentation.sortable import Cell, Column, Table, number_cell, sorting_script
 from menvae.presentation.text import LATENT_PICTURES, broken, gate_meaning
@@ -240,24 +243,24 @@ def _report_link(run: TrackedRun, store: RunStore, place: Path) -> str:
 
 @dataclass
 class _Gallery:
-    """Draws pictures into a folder and embeds them."""
+    """Saves figures into a folder and embeds them."""
 
     album: Album
     folder: Path
     count: int = 0
 
-    def new(self) -> Path:
-        """Return the path of the next picture."""
+    def embed(self, figure: Figure, alt: str) -> Picture | None:
+        """Save a figure and return it with its bytes in it."""
         self.count += 1
-        return self.folder / f"{self.count}.png"
+        return self.album.embed(save_figure(figure, self.folder / f"{self.count}.png"), alt, always=True)
 
 
 def _cohort(comparison: Comparison, cohort: Cohort, store: RunStore, place: Path, gallery: _Gallery) -> dict[str, Any]:
     pairs = trade_offs(cohort, comparison.gates)
     picture = None
     if pairs and len(cohort.configurations) > 1:
-        drawn = trade_off_picture(cohort, pairs, gallery.new())
-        picture = gallery.album.embed(drawn, "Pairs of gates, one point a configuration", always=True)
+        figure = draw_trade_offs(cohort, pairs)
+        picture = gallery.embed(figure, "Pairs of gates, one point a configuration")
     return {
         "heading": f"Data {cohort.label}" if len(comparison.cohorts) > 1 else "",
         "front": front_words(cohort),
@@ -279,13 +282,14 @@ def _effect(effect: Effect, comparison: Comparison, cohort: Cohort, gallery: _Ga
         rows.append([Cell(shown_value(value), value, ""), Cell(runs, runs), *numbers])
     ranges = [number_cell(effect.ranges[gate.name]) for gate in comparison.gates]
     rows.append([Cell("range", "", ""), Cell("", ""), *ranges])
-    drawn = effect_picture(effect, cohort, comparison.gates, gallery.new())
     return {
         "name": effect.key.name + " (unbalanced)" * (not effect.balanced),
         "label": effect.key.label,
         "gates": [(broken(gate.name), wanted(gate)) for gate in comparison.gates],
         "rows": rows,
-        "picture": gallery.album.embed(drawn, f"Every gate against {effect.key.name}", always=True),
+        "picture": gallery.embed(
+            draw_effect(effect, cohort, comparison.gates), f"Every gate against {effect.key.name}"
+        ),
     }
 
 

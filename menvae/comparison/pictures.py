@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
-from pathlib import Path
 from typing import Final
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from menvae.comparison.pareto import Objective
 from menvae.comparison.results import Cohort, Configuration, Effect
@@ -23,7 +23,6 @@ from menvae.presentation.figures import (
     empty_panel,
     literal,
     panel_grid,
-    save_figure,
     style_axes,
     text_colour,
     tick_locator,
@@ -51,16 +50,12 @@ def trade_offs(cohort: Cohort, gates: Sequence[Objective]) -> list[tuple[Objecti
     return list(product(large, small) if large and small else combinations(used, 2))[:MOST_PANELS]
 
 
-def trade_off_picture(cohort: Cohort, pairs: Sequence[tuple[Objective, Objective]], path: Path) -> Path:
+def draw_trade_offs(cohort: Cohort, pairs: Sequence[tuple[Objective, Objective]]) -> Figure:
     """Draw the mean of every configuration in pairs of gates, with the targets.
 
     Args:
         cohort: whose configurations.
         pairs: (gate along x, gate along y), at least one.
-        path: the PNG file to write.
-
-    Returns:
-        ``path``.
     """
     columns = min(3, len(pairs))
     layout = Layout(panel=(2.75, 2.25), gap=(0.75, 0.85), left=0.75, right=max(0.25, 7.0 - 3.5 * columns), top=0.75)
@@ -69,7 +64,7 @@ def trade_off_picture(cohort: Cohort, pairs: Sequence[tuple[Objective, Objective
     for (across, up), axes in zip(pairs, all_axes, strict=True):
         style_axes(axes, "", f"{across.name} ({wanted(across)})", f"{up.name} ({wanted(up)})")
         _trade_off_panel(axes, cohort, across, up)
-    return save_figure(figure, path)
+    return figure
 
 
 def _trade_off_panel(axes: Axes, cohort: Cohort, across: Objective, up: Objective) -> None:
@@ -178,7 +173,7 @@ def _draw_staircase(axes: Axes, points: Sequence[tuple[float, float]], across: O
         axes.step(xs, ys, where="post", color=COLOURS[0], alpha=0.35, linewidth=1.3, zorder=2)
 
 
-def effect_picture(effect: Effect, cohort: Cohort, gates: Sequence[Objective], path: Path) -> Path:
+def draw_effect(effect: Effect, cohort: Cohort, gates: Sequence[Objective]) -> Figure:
     """Draw every gate against the values of a swept key: a dot a run, a line through the means.
 
     Values stand at equal distances: swept values are seldom on one scale.
@@ -187,10 +182,6 @@ def effect_picture(effect: Effect, cohort: Cohort, gates: Sequence[Objective], p
         effect: of the key.
         cohort: whose runs.
         gates: one panel each.
-        path: the PNG file to write.
-
-    Returns:
-        ``path``.
     """
     columns = min(4, len(gates))
     values = list(effect.means)
@@ -220,7 +211,7 @@ def effect_picture(effect: Effect, cohort: Cohort, gates: Sequence[Objective], p
             ha="right" if slanted else "center",
             rotation_mode="anchor",
         )
-    return save_figure(figure, path)
+    return figure
 
 
 def _dots(effect: Effect, cohort: Cohort, gates: Sequence[Objective]) -> Mapping[str, list[tuple[int, float]]]:

@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 
 from menvae.data.targets.normalizer import TargetNormalizer
 from menvae.evaluation.metrics import SplitRecorder
-from menvae.evaluation.pictures import (
-    latent_scatter,
-    leak_matrix_picture,
-    regression_picture,
-    traversal_picture,
-)
 from menvae.evaluation.regression import leak_matrix
 from menvae.metrics import Floats, Metric, SplitRecord, measure
 from menvae.models import Model
+from menvae.pictures.drawing.latent import draw_latent_scatter, draw_regression
+from menvae.pictures.drawing.matrices import draw_leak_matrix
+from menvae.pictures.drawing.volumes import draw_traversals as draw_traversal_rows
+from menvae.presentation.figures import save_figure
 from menvae.types import Batch, ModelOutput
 
 TRAVERSAL_STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
@@ -82,7 +80,7 @@ def draw_latent_space(model: Model, evaluation: FinalEvaluation, classes: Sequen
     if labels is not None:
         of_classes = (f"class, of {len(classes)} in their order", np.where(labels < 0, np.nan, labels))
         colours = {partition: colours.get(partition, of_classes) for partition in model.layout}
-    latent_scatter(_by_partition(evaluation.val, model), colours, pictures / "latent_scatter.png")
+    save_figure(draw_latent_scatter(_by_partition(evaluation.val, model), colours), pictures / "latent_scatter.png")
 
 
 def draw_targets(
@@ -105,17 +103,12 @@ def draw_targets(
     features = [name for names in supervision.values() for name in names]
     if not features:
         return
-    leak_matrix_picture(
-        leaks(model, evaluation),
-        list(model.layout),
-        features,
-        "What each partition alone predicts (ridge, validation R2)",
-        pictures / "leak_matrix.png",
-        own=supervision,
-    )
+    title = "What each partition alone predicts (ridge, validation R2)"
+    drawn = draw_leak_matrix(leaks(model, evaluation), list(model.layout), features, title, own=supervision)
+    save_figure(drawn, pictures / "leak_matrix.png")
     true, predicted, units = in_physical_units(evaluation.val, normalizer, supervision, raw_targets)
     scores = {name: evaluation.metrics.get(f"sem/{name}_r2") for name in true}
-    regression_picture(true, predicted, units, scores, pictures / "regression.png")
+    save_figure(draw_regression(true, predicted, units, scores), pictures / "regression.png")
 
 
 def leaks(model: Model, evaluation: FinalEvaluation) -> Floats:
@@ -148,15 +141,9 @@ def draw_traversals(
         spacing_mm: voxel size.
         path: the PNG file to write.
     """
-    traversal_picture(
-        traversals(model, means),
-        list(model.layout),
-        TRAVERSAL_STEPS,
-        modality,
-        "Decoded along the leading direction of each partition (standard deviations)",
-        path,
-        spacing_mm,
-    )
+    title = "Decoded along the leading direction of each partition (standard deviations)"
+    rows = traversals(model, means)
+    save_figure(draw_traversal_rows(rows, list(model.layout), TRAVERSAL_STEPS, modality, title, spacing_mm), path)
 
 
 @torch.no_grad()

@@ -68,18 +68,19 @@ class ReconstructionPictures(Observer):
 
     def draw(self, batches: Iterable[tuple[Batch, ModelOutput]], epoch: int) -> None:
         """Draw the first ``num_subjects`` subjects of some batches as pictures of ``epoch``."""
-        from menvae.evaluation.pictures import reconstruction_picture
+        from menvae.pictures.drawing.volumes import draw_reconstruction
+        from menvae.presentation.figures import save_figure
 
         subjects = ((batch, output, row) for batch, output in batches for row in range(len(batch)))
         for batch, output, row in islice(subjects, self.settings.num_subjects):
             subject = batch.subject_id[row]
-            reconstruction_picture(
+            drawn = draw_reconstruction(
                 batch.inputs[row].float().cpu().numpy(),
                 output.reconstruction[row].float().cpu().numpy(),
                 None if batch.mask is None else batch.mask[row, 0].cpu().numpy(),
                 self.modalities,
                 f"{subject}, epoch {epoch}",
-                self.pictures / f"epoch_{epoch}" / f"{subject}.png",
                 self.spacing_mm,
                 available=None if batch.available is None else batch.available[row].tolist(),
             )
+            save_figure(drawn, self.pictures / f"epoch_{epoch}" / f"{subject}.png")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from menvae.data.cache.trajectories import Trajectory
@@ -21,7 +21,6 @@ from menvae.presentation.figures import (
     Layout,
     empty_panel,
     panel_grid,
-    save_figure,
     style_axes,
     tick_locator,
 )
@@ -31,16 +30,12 @@ from menvae.statistics.gompertz import Gompertz
 _MOST_BINS: Final = 30
 
 
-def cohort_picture(boxes: Sequence[BoxReport], limits: Limits, path: Path) -> Path:
+def draw_cohort(boxes: Sequence[BoxReport], limits: Limits) -> Figure:
     """Draw histograms of the volume at native resolution and in the box, and what the box keeps of tumour and brain.
 
     Args:
         boxes: one a subject.
         limits: of what the box should hold.
-        path: the PNG file to write; its folder is made.
-
-    Returns:
-        ``path``.
     """
     layout = Layout(panel=(3.6, 1.9), gap=(0.75, 0.5), left=0.65, right=0.25, top=0.98)
     note = f"{len(boxes)} subjects; filled: in the box of training, line: at native resolution"
@@ -49,7 +44,7 @@ def cohort_picture(boxes: Sequence[BoxReport], limits: Limits, path: Path) -> Pa
     style_axes(kept, "Share that lies in the box", "percent", "subjects, cumulative")
     _volumes(volumes, boxes)
     _kept(kept, boxes, limits)
-    return save_figure(figure, path)
+    return figure
 
 
 def _volumes(axes: Axes, boxes: Sequence[BoxReport]) -> None:
@@ -71,20 +66,19 @@ def _volumes(axes: Axes, boxes: Sequence[BoxReport]) -> None:
     axes.yaxis.set_major_locator(tick_locator(4, integer=True))
 
 
-def trajectories_picture(patients: Sequence[Trajectory], curves: Mapping[str, Gompertz], path: Path) -> Path:
+def draw_patients(patients: Sequence[Trajectory], curves: Mapping[str, Gompertz]) -> Figure:
     """Draw how tumours change over time, before the curves that they are known to follow.
 
     Args:
         patients: their visits.
         curves: patient -> curve; empty where none is known.
-        path: where to write the picture.
     """
     series = {
         patient.patient_id: (patient.years, [millilitres(volume) for volume in patient.tumour_mm3])
         for patient in patients
     }
     true = {name: partial(_volume_ml, curve) for name, curve in curves.items()}
-    return save_figure(draw_trajectories(series, true, "Tumours over time, without oedema"), path)
+    return draw_trajectories(series, true, "Tumours over time, without oedema")
 
 
 def _volume_ml(curve: Gompertz, years: float) -> float:

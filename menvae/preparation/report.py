@@ -147,20 +147,23 @@ def write_folder(found: Findings, folder: Path, settings: PreparationSettings) -
 
     What needs splits is removed where there are none: it would be that of other keys.
     """
-    from menvae.evaluation.pictures import target_correlation_picture
+    from menvae.pictures.drawing.matrices import draw_target_correlation
     from menvae.preparation.page import write_page
-    from menvae.preparation.pictures import cohort_picture, trajectories_picture
+    from menvae.preparation.pictures import draw_cohort, draw_patients
+    from menvae.presentation.figures import save_figure
 
     folder.mkdir(parents=True, exist_ok=True)
     write_tables(found, folder)
-    cohort_picture([subject.box for subject in found.cohort.subjects], found.limits, folder / "cohort.png")
+    boxes = [subject.box for subject in found.cohort.subjects]
+    save_figure(draw_cohort(boxes, found.limits), folder / "cohort.png")
     patients = trajectories(found.cohort.subjects)
     if any(len(patient.years) > 1 for patient in patients):
-        trajectories_picture(patients, found.curves, folder / "trajectories.png")
+        save_figure(draw_patients(patients, found.curves), folder / "trajectories.png")
     picture, targets = folder / "target_correlation.png", folder / "targets.json"
     if found.correlation is not None and found.normalizer is not None:
         correlation = found.correlation
-        target_correlation_picture(correlation.before, correlation.after, correlation.partitions, picture)
+        drawn = draw_target_correlation(correlation.before, correlation.after, correlation.partitions)
+        save_figure(drawn, picture)
         description: dict[str, Any] = {"data_hash": found.cohort.data_hash, **found.normalizer.as_dict()}
         write_json(targets, description)
     else:

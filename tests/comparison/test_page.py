@@ -20,10 +20,11 @@ from stores import TARGETS, MadeRun, fill, write_picture
 
 from menvae.comparison.compare import ComparisonSettings, compare
 from menvae.comparison.page import write_page
-from menvae.comparison.pictures import effect_picture, trade_off_picture, trade_offs
+from menvae.comparison.pictures import draw_effect, draw_trade_offs, trade_offs
 from menvae.comparison.results import Comparison
 from menvae.comparison.table import write_runs
 from menvae.comparison.tracked_runs import RunStore
+from menvae.presentation.figures import save_figure
 from menvae.tracking.tracker import TrackingSettings
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)> $x_1$ & {{ 7 * 7 }}"
@@ -271,11 +272,9 @@ def test_pictures_survive_any_design(output_dir: Path, tmp_path: Path) -> None:
     assert trade_offs(cohort, comparison.gates) == [], "only one gate differs"
     assert "No two gates differ" in page.text
     pairs = [(comparison.gates[0], comparison.gates[3])]
-    for path in (
-        trade_off_picture(cohort, pairs, tmp_path / "trade.png"),
-        effect_picture(cohort.effects[0], cohort, comparison.gates, tmp_path / "effect.png"),
-    ):
-        with Image.open(path) as picture:
+    figures = draw_trade_offs(cohort, pairs), draw_effect(cohort.effects[0], cohort, comparison.gates)
+    for number, figure in enumerate(figures):
+        with Image.open(save_figure(figure, tmp_path / f"{number}.png")) as picture:
             assert 600 < picture.width < 2600
 
 

@@ -1,9 +1,8 @@
-"""Metrics and pictures of subjects that lack modalities: what is missing has no say."""
+"""Metrics of subjects that lack modalities: what is missing has no say."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from handmade import metrics_for
 from torch import Tensor, nn
 
 from menvae.evaluation.metrics import SplitRecorder
-from menvae.evaluation.pictures import reconstruction_picture
 from menvae.latent import LatentLayout
 from menvae.metrics import measure
 from menvae.models import Model
@@ -93,27 +91,3 @@ def test_similarity_is_the_mean_over_subjects_that_have_the_modality() -> None:
 def test_where_nothing_is_missing_nothing_changes() -> None:
     everything = metrics_of(torch.ones_like(AVAILABLE))
     check_equal(everything, metrics_of(None))
-
-
-def test_picture_of_a_subject_that_lacks_a_modality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[np.ndarray] = []
-    texts: list[str] = []
-    from menvae.evaluation import pictures
-
-    image, text = pictures._Sheet.image, pictures._Sheet.text
-    monkeypatch.setattr(
-        pictures._Sheet, "image", lambda self, pixels, *a: (drawn.append(pixels), image(self, pixels, *a))
-    )
-    monkeypatch.setattr(
-        pictures._Sheet, "text", lambda self, word, *a, **k: (texts.append(word), text(self, word, *a, **k))
-    )
-    inputs = np.zeros((2, 8, 8, 8), np.float32)
-    inputs[0, 2:6, 2:6, 2:6] = 1.0
-    reconstruction = np.full_like(inputs, 50.0)
-    path = reconstruction_picture(
-        inputs, reconstruction, None, ("t1c", "t1n"), "a", tmp_path / "a.png", available=[True, False]
-    )
-    assert path.is_file()
-    assert len(drawn) == 3 * (3 + 1)  # of the missing modality the reconstruction alone
-    assert texts.count("missing") == 3
-    assert sum(bool(np.ma.count(pixels) == 16) for pixels in drawn) == 3 * 3  # inside the head of the other modality

@@ -97,10 +97,25 @@ def test_slices_go_through_the_centroid() -> None:
     assert centre_of(subject("a", loc_x=None, loc_y=None, loc_z=None), (10, 20, 30)) == (5, 10, 15)
 
 
-@pytest.mark.parametrize("value", [0, 7, -7])
-def test_constant_and_empty_volumes_are_drawn(value: int) -> None:
+@pytest.mark.parametrize(("value", "grey"), [(0, 0), (7, 25), (-7, 25)], ids=["background", "constant", "negative"])
+def test_constant_and_empty_volumes_are_drawn(value: int, grey: int) -> None:
     picture = draw_planes(np.full((8, 8, 8), value, np.int16), np.zeros((8, 8, 8), np.uint8), (1, 1, 1), (4, 4, 4))
     assert picture.mode == "RGB"
+    for left in (MARGIN, 3 * MARGIN + LONGEST, 5 * MARGIN + 2 * LONGEST):
+        place = np.asarray(picture)[MARGIN : MARGIN + LONGEST, left : left + LONGEST]
+        assert (place == grey).all(), "what is not background is not black"
+
+
+def test_grey_values_are_those_of_the_slice_between_two_percentiles() -> None:
+    shape = (22, 22, 22)
+    volume = np.arange(22**3, dtype=np.int16).reshape(shape) + 1
+    found = panels(draw_planes(volume, np.zeros(shape, np.uint8), (1, 1, 1), (10, 11, 12)), shape)
+    low, high = np.percentile(volume, (0.5, 99.5))
+    shown = 25.0 + 175.0 * np.clip((volume - low) / (high - low), 0.0, 1.0)
+    for slice_, cut in zip(found, (shown[:, :, 12], shown[:, 11], shown[10]), strict=True):
+        np.testing.assert_array_equal(slice_[..., 0], slice_[..., 2])
+        middles = slice_[5::10, 5::10, 0].astype(float)  # every voxel is 10 pixels wide
+        np.testing.assert_allclose(middles[1:-1, 1:-1], cut.T[::-1, ::-1][1:-1, 1:-1], atol=6.0)
 
 
 def test_a_thumbnail_is_a_small_jpeg(prepared_cache: Path) -> None:
@@ -113,5 +128,8 @@ def test_a_thumbnail_is_a_small_jpeg(prepared_cache: Path) -> None:
         assert kind == "data:image/jpeg;base64"
         with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
             assert picture.size == (thumbnail.width, thumbnail.height)
+            pixels = np.asarray(picture.convert("RGB"), dtype=int)
+            assert (pixels.max(axis=2) > 20).mean() > 0.15, "a head"
+            assert (np.ptp(pixels, axis=2) > 80).sum() > 100, "an outline in colour"
         assert len(content) < 30_000
     assert draw_thumbnails([replace(subjects[0], spacing_mm=(1.0, 1.0, 1.0))])
