@@ -19,7 +19,7 @@ PICTURES = {
     "pictures/test_matrices.py": ("test_leak_matrix", "test_target_correlation"),
     "pictures/test_latent.py": ("test_latent_scatter", "test_regression"),
     "preparation/test_pictures.py": ("test_cohort", "test_patients"),
-    "sweeps/test_comparison_pictures.py": ("test_trade_offs", "test_effect"),
+    "comparison/test_pictures.py": ("test_trade_offs", "test_effect"),
 }
 
 
