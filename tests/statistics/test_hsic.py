@@ -167,6 +167,16 @@ def test_border_gives_value_and_gradient_of_the_whole(estimator: Estimator, norm
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0.0, atol=1e-13)
 
 
+def test_border_is_unbiased_and_normalised_if_nothing_else_is_said() -> None:
+    (rows,) = draws(7, 5)
+    bounds, every = [(0, 2), (2, 5)], torch.arange(7)
+    bandwidths = torch.full((2,), 1.3, dtype=torch.float64)
+    found = bordered_hsic(distances_of(rows, rows, bounds), None, every, bandwidths)[0, 1]
+    kernels = [kernel_by_loops(rows[:, start:stop].numpy(), 1.3) for start, stop in bounds]
+    products = [unbiased_by_loops(*pair) for pair in itertools.combinations_with_replacement(kernels, 2)]
+    assert found.item() == pytest.approx(products[1] / math.sqrt(products[0] * products[2]), abs=1e-12)
+
+
 def test_mean_over_all_permutations_is_exactly_0() -> None:
     x, y = draws(5, 2, 3)
     permuted = [hsic([x, y[list(order)]], 1.0)[0, 1].item() for order in itertools.permutations(range(5))]

@@ -150,6 +150,18 @@ def test_gradient_is_the_derivative(first: int, num_rows: int) -> None:
     assert torch.autograd.gradcheck(densities, (z, mean, logvar))
 
 
+def test_only_what_fits_is_differentiable_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """5 x 5 x 3 numbers at once; with room for fewer the dimensions are gone through, with a gradient by hand."""
+    z, mean, logvar = (tensor.requires_grad_() for tensor in example(5, 3))
+    monkeypatch.setitem(total_correlation.CHUNK_ENTRIES, "cpu", 75)
+    assert torch.autograd.gradgradcheck(lambda *given: log_densities(*given, weights("mss", 5, 9)), (z, mean, logvar))
+    monkeypatch.setitem(total_correlation.CHUNK_ENTRIES, "cpu", 74)
+    joint = log_densities(z, mean, logvar, weights("mss", 5, 9)).joint.square().sum()
+    (gradient,) = torch.autograd.grad(joint, z, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 @pytest.mark.parametrize("centre", [0.0, 20.0])
 def test_float32_is_exact_to_rounding_at_the_floor_of_the_log_variance(
     centre: float, monkeypatch: pytest.MonkeyPatch

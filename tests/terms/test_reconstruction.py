@@ -154,3 +154,19 @@ def test_a_missing_modality_has_no_say_in_the_error() -> None:
     assert drawn.grad is not None
     assert not drawn.grad[1:, 1].any()
     assert torch.isfinite(drawn.grad).all()
+
+
+def test_error_of_each_channel_without_a_weight() -> None:
+    """A channel that no subject has counts as if its error were 1: it adds a constant, and no gradient."""
+    inputs, drawn = torch.randn(3, 3, 2, 2, 2), torch.randn(3, 3, 2, 2, 2, requires_grad=True)
+    available = torch.tensor([[True, True, False], [True, False, False], [True, True, False]])
+    batch = Batch(inputs, ("a", "b", "c"), available=available)
+    squares = (drawn.detach() - inputs).square().numpy()
+    found = mean_squared_errors(batch, drawn, inputs)
+    expected = [squares[:, 0].mean(), squares[[0, 2], 1].mean(), 1.0]
+    np.testing.assert_allclose(found.detach(), expected, rtol=1e-5)
+    found.sum().backward()
+    assert drawn.grad is not None
+    assert not drawn.grad[:, 2].any()
+    everything = mean_squared_errors(Batch(inputs, ("a", "b", "c")), drawn, inputs)
+    np.testing.assert_allclose(everything.detach(), squares.mean(axis=(0, 2, 3, 4)), rtol=1e-5)

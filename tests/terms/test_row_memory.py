@@ -37,6 +37,12 @@ def test_newest_first_as_in_a_list(history: tuple[int, ...]) -> None:
     assert torch.equal(memory.newest_first(), torch.stack(expected) if expected else torch.zeros(0, 6))
 
 
+def test_a_memory_of_one_row_holds_the_first_of_the_newest_batch() -> None:
+    memory = filled(1, 2, 3)
+    assert torch.equal(memory.newest_first(), rows(3, seed=1)[:1])
+    assert memory.joined(rows(1, seed=9)).num_rows == 1
+
+
 @pytest.mark.parametrize("num_new", [1, 3, 8, 11])
 @pytest.mark.parametrize("history", HISTORIES, ids=str)
 def test_joined_are_the_batch_and_the_newest(history: tuple[int, ...], num_new: int) -> None:
