@@ -41,6 +41,7 @@ from menvae.types import Progress
         ({"name": "cosine", "warmup": 0.0}, 30.0, [(10.0, 0.75), (20.0, 0.25)]),  # cos 60 and cos 120 degrees
         ({"name": "cosine", "warmup": 4.0, "final": 0.2}, 24.0, [(1.0, 0.25), (14.0, 0.6), (24.0, 0.2), (34.0, 0.2)]),
         ({"name": "cosine", "warmup": 4.0}, 4.0, [(3.0, 0.75), (4.0, 1.0)]),  # a run that ends with its warm-up
+        ({"name": "cosine", "warmup": 4.0}, 4.5, [(4.0, 1.0), (4.25, 0.5), (4.5, 0.0)]),
     ],
 )
 def test_table(config: dict[str, object], total: float, table: list[tuple[float, float]]) -> None:
