@@ -24,14 +24,17 @@ def test_warns_once_for_each_collapse_and_tells_of_the_recovery(caplog: pytest.L
             assert verdict.collapsed == (metrics is BLIND)
             assert not verdict.stop
             told.append(
-                [(record.levelno, *re.findall(r"epoch \d+|1\.000", record.getMessage())) for record in caplog.records]
+                [
+                    (record.levelno, *re.findall(r"epoch \d+|1\.000|watch\.collapse=stop", record.getMessage()))
+                    for record in caplog.records
+                ]
             )
     assert told == [
-        [(logging.WARNING, "epoch 5", "1.000")],
+        [(logging.WARNING, "epoch 5", "1.000", "watch.collapse=stop")],
         [],
         [(logging.INFO, "epoch 7")],
         [],
-        [(logging.WARNING, "epoch 9", "1.000")],
+        [(logging.WARNING, "epoch 9", "1.000", "watch.collapse=stop")],
     ]
 
 
