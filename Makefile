@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TEST_PROCESSES ?= 2
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: train test lint bench bench-data bench-losses clean
+.PHONY: train test lint bench bench-data bench-losses wrong-lines mutants clean
 
 train: $(VENV)/.installed
 	$(BIN)/menvae-train
@@ -33,6 +33,14 @@ bench-losses: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/losses.py
 	$(BIN)/python tests/benchmarks/losses_tc.py
 
+wrong-lines: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/wrong_lines.py
+
+# MUTANTS=200 SEED=0 make mutants: a sample of so many; MUTANTS=all takes more than an hour
+mutants: $(VENV)/.installed-test
+	$(PIP_INSTALL) --editable '.[mutants]'
+	$(BIN)/python tests/mutants/sample.py
+
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "menvae needs Python 3.11 or newer, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
@@ -48,4 +56,4 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) dist mutants .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -55,6 +55,15 @@ def test_products_are_unbiased_squared_distance_covariances(dcor: ModuleType) ->
     assert u_products([distances(x), distances(y)])[0, 1].item() == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("unit", [1e-8, 1e8])
+def test_the_unit_does_not_matter(unit: float) -> None:
+    x, y = related(9, 2, 3)
+    expected = u_distance_correlation_sqr(x, y).item()
+    assert u_distance_correlation_sqr(unit * x, y).item() == pytest.approx(expected, abs=1e-9)
+    constant = torch.full((9, 1), 0.1 * unit, dtype=torch.float64)
+    assert u_distance_correlation_sqr(constant, y).item() == 0.0
+
+
 def test_every_pair_of_many_blocks(dcor: ModuleType) -> None:
     blocks = draws(20, 2, 3, 4)
     blocks[2] = blocks[2] + blocks[0][:, :1]

@@ -122,6 +122,8 @@ def test_bandwidth_of_rows_that_coincide() -> None:
     assert median_distances(distances(rows)[None]).tolist() == [1.0]
     rows[0] = 3.0
     assert median_distances(distances(rows)[None]).tolist() == [1.0]  # 5 of 15 distances are 3
+    both = torch.stack([distances(0.1 * rows), distances(2.0 * rows)])
+    assert median_distances(both).tolist() == pytest.approx([0.1, 2.0])
 
 
 def test_bandwidth_has_no_gradient() -> None:
@@ -165,6 +167,18 @@ def test_border_gives_value_and_gradient_of_the_whole(estimator: Estimator, norm
     assert found.item() == pytest.approx(expected.item(), abs=1e-14)
     gradients = [torch.autograd.grad(value, new)[0] for value in (found, expected)]
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0.0, atol=1e-13)
+
+
+def test_border_is_unbiased_and_normalised_if_nothing_else_is_said() -> None:
+    (rows,) = draws(7, 5)
+    bounds, every = [(0, 2), (2, 5)], torch.arange(7)
+    bandwidths = torch.full((2,), 1.3, dtype=torch.float64)
+    found = bordered_hsic(distances_of(rows, rows, bounds), None, every, bandwidths)[0, 1]
+    kernels = [kernel_by_loops(rows[:, start:stop].numpy(), 1.3) for start, stop in bounds]
+    products = [unbiased_by_loops(*pair) for pair in itertools.combinations_with_replacement(kernels, 2)]
+    expected = products[1] / math.sqrt(products[0] * products[2])
+    assert found.item() == pytest.approx(expected, abs=1e-12)
+    assert normalised_hsic([rows[:, :2], rows[:, 2:]], 1.3)[0, 1].item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_mean_over_all_permutations_is_exactly_0() -> None:

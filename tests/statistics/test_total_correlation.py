@@ -150,6 +150,33 @@ def test_gradient_is_the_derivative(first: int, num_rows: int) -> None:
     assert torch.autograd.gradcheck(densities, (z, mean, logvar))
 
 
+@pytest.mark.usefixtures("_chunks")
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_latents_of_one_rank_are_rows_of_the_whole_batch(function) -> None:  # type: ignore[no-untyped-def]
+    """Rows 2 to 4 of 7, whose own posteriors have a weight of their own."""
+    z, mean, logvar = example(7, 3)
+    log_weights = weights("mss", 7, 20)
+    found = function(z[2:5], mean, logvar, log_weights, 2)
+    weighted = pairwise(z, mean, logvar)[2:5]
+    chosen = np.full((3, 7), log_weights.other)
+    chosen[[0, 1, 2], [2, 3, 4]] = log_weights.own
+    np.testing.assert_allclose(found.own, [weighted[i, 2 + i].sum() for i in range(3)], rtol=1e-12)
+    np.testing.assert_allclose(found.joint, logsumexp(weighted.sum(axis=2) + chosen, axis=1), rtol=1e-10)
+    np.testing.assert_allclose(found.per_dimension, logsumexp(weighted + chosen[:, :, None], axis=1), rtol=1e-10)
+
+
+def test_only_what_fits_is_differentiable_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """5 x 5 x 3 numbers at once; with room for fewer the dimensions are gone through, with a gradient by hand."""
+    z, mean, logvar = (tensor.requires_grad_() for tensor in example(5, 3))
+    monkeypatch.setitem(total_correlation.CHUNK_ENTRIES, "cpu", 75)
+    assert torch.autograd.gradgradcheck(lambda *given: log_densities(*given, weights("mss", 5, 9)), (z, mean, logvar))
+    monkeypatch.setitem(total_correlation.CHUNK_ENTRIES, "cpu", 74)
+    joint = log_densities(z, mean, logvar, weights("mss", 5, 9)).joint.square().sum()
+    (gradient,) = torch.autograd.grad(joint, z, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 @pytest.mark.parametrize("centre", [0.0, 20.0])
 def test_float32_is_exact_to_rounding_at_the_floor_of_the_log_variance(
     centre: float, monkeypatch: pytest.MonkeyPatch

@@ -48,6 +48,21 @@ def test_batch_alone_agrees_with_the_dcor_package(
     assert values["dcor_rows"].item() == 12.0
 
 
+def test_4_rows_are_enough(term: MakeTerm, rows: Rows, output_of: MakeOutput, batch_of: Callable[..., Batch]) -> None:
+    assert term()(batch_of(), output_of(rows(0, 4)))["dcor"].item() == pytest.approx(oracle(rows(0, 4)), abs=1e-6)
+
+
+def test_3_rows_give_0_even_if_all_means_are_0(
+    term: MakeTerm, output_of: MakeOutput, batch_of: Callable[..., Batch]
+) -> None:
+    means = torch.zeros(3, 6, requires_grad=True)
+    value = term()(batch_of(), output_of(means))["dcor"]
+    value.backward()
+    assert value.item() == 0.0
+    assert means.grad is not None
+    assert not means.grad.any()
+
+
 def test_only_the_chosen_partitions_are_paired(
     term: MakeTerm, rows: Rows, output_of: MakeOutput, batch_of: Callable[..., Batch]
 ) -> None:

@@ -108,3 +108,16 @@ def test_capacity_by_hand(
     assert values["kl_capacity"].item() == capacity
     values["kl"].backward()
     torch.testing.assert_close(mean.grad, direction * mean.detach() / 2)
+
+
+def test_floor_of_partitions_that_are_not_named_is_0(context: TermContext) -> None:
+    term = build("term", {"name": "kl", "free_bits": {"vol": 0.1}}, context)
+    assert term.constants()["expected_kl_floor"] == pytest.approx(2 * 0.1)
+
+
+def test_settings_are_no_state_and_the_capacity_begins_at_0(
+    context: TermContext, output_of: Callable[..., ModelOutput], batch_of: Callable[..., Batch]
+) -> None:
+    term = build("term", {"name": "kl", "free_bits": 0.1, "max_capacity_nats": 6.0}, context)
+    assert term.state_dict() == {}
+    assert term(batch_of(), output_of((2.0 * KL).sqrt()))["kl_capacity"].item() == 0.0

@@ -47,6 +47,16 @@ def test_calibrated_by_hand(context: TermContext, output_of: MakeOutput, batch_o
     assert values["recon"].item() == pytest.approx(0.5 * (math.log(2 * math.pi * 0.25) + 1.0), abs=1e-6)
 
 
+def test_calibrated_has_one_variance_for_all_modalities_that_differ(
+    context: TermContext, output_of: MakeOutput, batch_of: MakeBatch
+) -> None:
+    reconstruction = torch.full((2, 4, 2, 2, 2), 0.5)
+    reconstruction[:, 3] = 3.0
+    values = build("term", {"name": "calibrated"}, context)(batch_of(), output_of(reconstruction=reconstruction))
+    mean = (3 * 0.25 + 9.0) / 4
+    assert values["recon"].item() == pytest.approx(0.5 * (math.log(2 * math.pi * mean) + 1.0), abs=1e-6)
+
+
 def test_calibrated_per_modality_by_hand(context: TermContext, output_of: MakeOutput, batch_of: MakeBatch) -> None:
     reconstruction = torch.full((2, 4, 2, 2, 2), 0.5)
     reconstruction[:, 3] = 3.0
@@ -96,7 +106,9 @@ def test_auxiliary_target_where_sizes_do_not_divide(
     assert value.item() == pytest.approx(0.0, abs=1e-12)
 
 
-@pytest.mark.parametrize(("tumour_weight", "expected"), [(1.0, 1.75), (5.0, (5 * 4 * 4 + 12 * 1) / (5 * 4 + 12))])
+@pytest.mark.parametrize(
+    ("tumour_weight", "expected"), [(1.0, 28 / 16), (2.0, (2 * 4 * 4 + 12) / 20), (5.0, (5 * 4 * 4 + 12) / 32)]
+)
 def test_tumour_weight_by_hand(
     context: TermContext, output_of: MakeOutput, batch_of: MakeBatch, tumour_weight: float, expected: float
 ) -> None:
@@ -154,3 +166,25 @@ def test_a_missing_modality_has_no_say_in_the_error() -> None:
     assert drawn.grad is not None
     assert not drawn.grad[1:, 1].any()
     assert torch.isfinite(drawn.grad).all()
+
+
+def test_error_of_each_channel_without_a_weight() -> None:
+    """A channel that no subject has counts as if its error were 1: it adds a constant, and no gradient."""
+    inputs, drawn = torch.randn(3, 3, 2, 2, 2), torch.randn(3, 3, 2, 2, 2, requires_grad=True)
+    available = torch.tensor([[True, True, False], [True, False, False], [True, True, False]])
+    batch = Batch(inputs, ("a", "b", "c"), available=available)
+    squares = (drawn.detach() - inputs).square().numpy()
+    found = mean_squared_errors(batch, drawn, inputs)
+    expected = [squares[:, 0].mean(), squares[[0, 2], 1].mean(), 1.0]
+    np.testing.assert_allclose(found.detach(), expected, rtol=1e-5)
+    found.sum().backward()
+    assert drawn.grad is not None
+    assert not drawn.grad[:, 2].any()
+    everything = mean_squared_errors(Batch(inputs, ("a", "b", "c")), drawn, inputs)
+    np.testing.assert_allclose(everything.detach(), squares.mean(axis=(0, 2, 3, 4)), rtol=1e-5)
+
+
+def test_error_of_a_column_that_one_subject_has() -> None:
+    batch = Batch(torch.zeros(2, 2), ("a", "b"), available=torch.tensor([[True, True], [True, False]]))
+    found = mean_squared_errors(batch, torch.tensor([[1.0, 2.0], [3.0, 7.0]]), batch.inputs)
+    assert found.tolist() == [(1.0 + 9.0) / 2, 4.0]

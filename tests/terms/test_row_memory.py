@@ -24,7 +24,7 @@ def filled(size: int, *batches: int) -> RowMemory:
     return memory
 
 
-HISTORIES = [(), (2,), (2, 2, 3), (2, 2, 3, 3, 1, 4), (3,) * 9, (9,), (2, 8, 3), (12, 1, 1)]
+HISTORIES = [(), (1,), (2,), (2, 2, 3), (2, 2, 3, 3, 1, 4), (3,) * 9, (9,), (2, 8, 3), (12, 1, 1)]
 
 
 @pytest.mark.parametrize("history", HISTORIES, ids=str)
@@ -37,6 +37,12 @@ def test_newest_first_as_in_a_list(history: tuple[int, ...]) -> None:
     assert torch.equal(memory.newest_first(), torch.stack(expected) if expected else torch.zeros(0, 6))
 
 
+def test_a_memory_of_one_row_holds_the_first_of_the_newest_batch() -> None:
+    memory = filled(1, 2, 3)
+    assert torch.equal(memory.newest_first(), rows(3, seed=1)[:1])
+    assert memory.joined(rows(1, seed=9)).num_rows == 1
+
+
 @pytest.mark.parametrize("num_new", [1, 3, 8, 11])
 @pytest.mark.parametrize("history", HISTORIES, ids=str)
 def test_joined_are_the_batch_and_the_newest(history: tuple[int, ...], num_new: int) -> None:
@@ -44,6 +50,7 @@ def test_joined_are_the_batch_and_the_newest(history: tuple[int, ...], num_new: 
     joined = memory.joined(new)
     expected = torch.cat([new, memory.newest_first()[: max(0, 8 - num_new)]])
     assert joined.num_rows == len(expected)
+    assert joined.age_border.shape == (1, num_new, len(expected))
     for block, (start, stop) in enumerate([(0, 2), (3, 6)]):
         matrix = torch.zeros_like(joined.border[0]) if joined.inner is None else joined.inner[block].clone()
         matrix[joined.slots], matrix[:, joined.slots] = joined.border[block], joined.border[block].T
@@ -87,3 +94,15 @@ def test_no_memory_at_all() -> None:
     assert memory.joined(rows(5, seed=1)).num_rows == 5
     assert memory.newest_first().shape == (0, 6)
     RowMemory(0, LAYOUT, ["vol", "loc"]).load_state_dict(memory.state_dict())
+
+
+def test_what_a_checkpoint_holds() -> None:
+    """Steps are counted in integers: float32 would stop counting after 16 million."""
+    state = filled(8, 3).state_dict()
+    shapes = {name: (tuple(value.shape), value.dtype) for name, value in state.items()}
+    assert shapes == {
+        "rows": ((8, 6), torch.float32),
+        "steps": ((8,), torch.int64),
+        "num_filled": ((), torch.int64),
+        "next_slot": ((), torch.int64),
+    }

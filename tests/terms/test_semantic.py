@@ -34,6 +34,15 @@ def test_mean_over_what_was_observed(
     torch.testing.assert_close(predicted.grad, torch.tensor([[4.0, 0.0], [0.0, -6.0]]) / 3)
 
 
+def test_a_single_observed_target_is_the_mean(
+    context: TermContext, output_of: MakeOutput, batch_of: MakeBatch, predicted: Tensor
+) -> None:
+    term = build("term", {"name": "semantic", "partition": "vol"}, context)
+    one = torch.tensor([[False, False], [False, True]])
+    values = term(batch_of(vol=(TARGETS, one)), output_of(predictions={"vol": predicted}))
+    assert values["vol"].item() == pytest.approx(9.0)
+
+
 def test_nothing_observed_gives_0_and_no_gradient(
     context: TermContext, output_of: MakeOutput, batch_of: MakeBatch, predicted: Tensor
 ) -> None:
@@ -50,5 +59,7 @@ def test_names_follow_the_partition(context: TermContext) -> None:
     term = build("term", {"name": "semantic", "partition": "loc"}, context)
     assert term.scalars == ("loc",)
     assert term.requires == {"predictions.loc"}
-    with pytest.raises(UserError, match="partition 'lox' does not exist"):
+    with pytest.raises(
+        UserError, match=r"partition 'lox' does not exist.*~loss\.terms\.lox ~loss\.lambda_lox ~loss\.schedules\.lox"
+    ):
         build("term", {"name": "semantic", "partition": "lox"}, context)

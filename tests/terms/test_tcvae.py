@@ -114,3 +114,15 @@ def test_batch_larger_than_the_cohort(batch_of: MakeBatch) -> None:
             batch_of(), output(torch.randn(4, 6), torch.zeros(4, 6), torch.randn(4, 6))
         )
         assert np.isfinite([value.item() for value in values.values()]).all()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_latent_that_was_drawn_is_used_as_it_is(context: TermContext, batch_of: MakeBatch, training: bool) -> None:
+    """In evaluation, too, where a model decodes a sample; and in training where it decodes the mean."""
+    mean, logvar = torch.randn(5, 6), torch.randn(5, 6)
+    term = build("term", {"name": "tcvae", "reduction": "sum"}, context).train(training)
+    latent = mean if training else torch.randn(5, 6)
+    values = term(batch_of(), output(mean, logvar, latent))
+    assert {name: value.item() for name, value in values.items()} == pytest.approx(
+        chen(latent, mean, logvar, n=10), rel=1e-4
+    )
