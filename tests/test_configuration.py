@@ -12,11 +12,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from shrunk import CONF, TINY, TINY_TABLE, TINY_VISITS, Losses, names, of_rows, trainer_of
 
+from menvae.composition.experiment import _PARTS, _SETTINGS, Experiment
+from menvae.composition.settings import SweepSettings
 from menvae.data.tables.tabular import TabularSource
 from menvae.errors import UserError
-from menvae.experiment import _PARTS, _SETTINGS, Experiment
 from menvae.registry import GROUPS, known, validated
-from menvae.sweeps.sweep import SweepSettings
 from menvae.types import Batch
 
 Compose = Callable[..., DictConfig]

@@ -15,14 +15,14 @@ from pretrained import transformer, write, write_transformer
 from runs import only_run, train
 from torch import Tensor
 
+from menvae.composition.experiment import Experiment
 from menvae.encoders.frozen_features import FrozenProjection
 from menvae.encoders.frozen_slices import FrozenSlices
 from menvae.errors import UserError
-from menvae.experiment import Experiment
 from menvae.latent import LatentLayout
 from menvae.presentation.planes import AXIAL, displayed_slice
 from menvae.registry import bind
-from menvae.run import _start
+from menvae.runs.start import _start
 
 LAYOUT = LatentLayout({"vol": 2, "residual": 3, "loc": 1})
 SIZE = (16, 32, 48)

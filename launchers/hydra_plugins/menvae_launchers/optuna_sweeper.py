@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 if TYPE_CHECKING:
     import optuna
 
-    from menvae.launching import Result
-    from menvae.sweeps.sweep import SweepSettings
+    from menvae.composition.settings import SweepSettings
+    from menvae.sweeps.launch import Result
 
 _OVERRIDES = "overrides"
 _SAMPLERS = ("tpe", "random", "grid", "cmaes", "nsga2")
@@ -47,11 +47,11 @@ class OptunaSweeper(Sweeper):
         Raises:
             UserError: what cannot be searched, or how.
         """
+        from menvae.composition.settings import SweepSettings
         from menvae.errors import UserError
         from menvae.files import FolderIsLockedError, FolderLock
-        from menvae.launching import sweep_of
         from menvae.registry import validated
-        from menvae.sweeps.sweep import SweepSettings
+        from menvae.sweeps.launch import sweep_of
 
         if not isinstance(self.launcher, SweepLauncher):
             raise UserError("hydra/sweeper=optuna needs hydra/launcher=local or slurm")

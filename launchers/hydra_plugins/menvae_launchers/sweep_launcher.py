@@ -14,9 +14,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
-    from menvae.launching import Command
     from menvae.runs.job import Trial
     from menvae.sweeps.campaign import Runner
+    from menvae.sweeps.launch import Command
     from menvae.sweeps.sweep import Sweep
 
 
@@ -62,7 +62,7 @@ class SweepLauncher(Launcher):
         """Run what is left to do of these points; their exit codes go to `menvae.apps.outcome`."""
         from menvae.apps import outcome
         from menvae.errors import UserError
-        from menvae.launching import launch_points
+        from menvae.sweeps.launch import launch_points
 
         for key, smallest in self.smallest.items():
             value = self.settings[key]
@@ -94,7 +94,7 @@ class SweepLauncher(Launcher):
 
     def typed(self) -> Command:
         """Return the command line, with what a searching sweeper sweeps."""
-        from menvae.launching import Command
+        from menvae.sweeps.launch import Command
 
         typed = self.config.hydra.overrides
         sources = self.config.hydra.runtime.config_sources

@@ -12,20 +12,22 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from menvae.composition.experiment import Experiment
+from menvae.composition.settings import SweepSettings
 from menvae.console import logs
 from menvae.data.source import Data
 from menvae.errors import ExitCode, UserError
-from menvae.experiment import Experiment
 from menvae.interruption import StopRequest, stop_requests
 from menvae.registry import validated
-from menvae.run import identify, seconds_per_step
+from menvae.runs.assembly import seconds_per_step
 from menvae.runs.environment import code_hash
 from menvae.runs.identity import is_outside
 from menvae.runs.job import Trial
+from menvae.runs.start import identify
 from menvae.sweeps.campaign import Campaign, Runner
 from menvae.sweeps.plan import LossEffect, PlannedPoint, dead_knobs, plan_points, plan_table
 from menvae.sweeps.status import Fate, PointStatus, sweep_status
-from menvae.sweeps.sweep import Sweep, SweepSettings, sweep_name
+from menvae.sweeps.sweep import Sweep, sweep_name
 from menvae.tracking.tracker import TrackingSettings
 from menvae.training.place import Place
 
