@@ -88,7 +88,7 @@ def fill(output_dir: Path, runs: Sequence[MadeRun], experiment: str = "menvae") 
     ids = []
     for place, made in enumerate(runs):
         name = made.name or f"semivae_{place:010x}"
-        tags = {"menvae.runs.train": name, "menvae.data_hash": "d" * 32, "menvae.targets_hash": "t" * 16} | {
+        tags = {"menvae.run": name, "menvae.data_hash": "d" * 32, "menvae.targets_hash": "t" * 16} | {
             "menvae.git_commit": "c" * 40,
             "menvae.state": "finished",
         }

@@ -278,7 +278,7 @@ def _local_path(artifact_uri: str) -> Path | None:
 
 
 def _name(run: Run) -> str:
-    return str(run.data.tags.get("menvae.runs.train") or run.info.run_name or run.info.run_id)
+    return str(run.data.tags.get("menvae.run") or run.info.run_name or run.info.run_id)
 
 
 def _tracked(run: Run, gates: Mapping[str, GateValue]) -> TrackedRun:

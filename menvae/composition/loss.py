@@ -50,6 +50,11 @@ class Loss:
 
 
 def section(loss: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return ``loss.<name>``, empty if it is missing.
+
+    Raises:
+        UserError: it is not a mapping.
+    """
     found = loss.get(name, {})
     if not isinstance(found, Mapping):
         raise UserError(f"loss.{name}: {found!r} is not allowed; set its keys, loss.{name}.<key>=...")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from menvae.data.targets.correlation import entangled_words, target_correlation
 from menvae.files import write_json, write_table, write_text
 from menvae.runs.directory import RunDirectory
 from menvae.runs.environment import code_hash, describe_environment
+from menvae.runs.facts import flat
 from menvae.schedules import Schedule
 from menvae.tracking.tracker import DatasetInput
 from menvae.training.place import Place
@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 def datasets_of(experiment: Experiment, data: Data) -> list[DatasetInput]:
+    """Return what the run trains on, for its tracker."""
     part = experiment.parts["data"]
     place_of_data = part.settings.get("root") or part.settings.get("path") or experiment.output_dir / "cache"
     source = str(place_of_data)
@@ -72,21 +73,15 @@ def _schedule_curves(experiment: Experiment) -> tuple[dict[str, tuple[Any, Any]]
 
 
 def params_of(experiment: Experiment, here: Place) -> dict[str, Any]:
-    return {**_flattened(experiment.config), "num_ranks": here.num_ranks}
-
-
-def _flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted keys -> values; lists stay whole."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+    """Return {dotted key: value} of the configuration, and the number of ranks."""
+    return {**dict(flat(experiment.config)), "num_ranks": here.num_ranks}
 
 
 def tags_of(experiment: Experiment, data: Data, directory: RunDirectory) -> dict[str, str]:
+    """Return the tags that identify a run: its name, and hashes of data, targets and code."""
     git = json.loads((directory.path / "environment.json").read_text())["git"]
     return {
-        "menvae.runs.train": directory.path.name,
+        "menvae.run": directory.path.name,
         "menvae.data_hash": data.data_hash,
         "menvae.targets_hash": data.targets_hash,
         "menvae.code_hash": code_hash(),

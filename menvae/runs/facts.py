@@ -15,10 +15,6 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from menvae.presentation.text import significant
 
-# --------------------------------------------------------------------------------------------------------------------
-# Reading a run directory
-# --------------------------------------------------------------------------------------------------------------------
-
 
 def read_text(path: Path) -> str:
     """Return the text of a file, or an empty string if there is none that can be read."""
@@ -52,6 +48,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def split_sizes(path: Path) -> str:
+    """Return how many subjects each split of ``splits.csv`` has: ``576 train, 72 val``."""
     counts = Counter(row.get("split") or "unnamed" for row in csv.DictReader(io.StringIO(read_text(path))))
     return ", ".join(f"{count} {split}" for split, count in counts.items())
 
@@ -165,6 +162,7 @@ def _known(config: Mapping[str, Any], *keys: str) -> list[Any]:
 
 
 def summary_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return ``summary.json`` as rows of (name, value), durations in words."""
     rows = []
     for key, value in flat(summary):
         name = key.replace("_", " ")

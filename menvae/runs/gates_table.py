@@ -13,13 +13,11 @@ from rich.text import Text
 
 from menvae.presentation.text import gate_meaning, significant
 
-# --------------------------------------------------------------------------------------------------------------------
-# Numbers and gates
-# --------------------------------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class GateRow:
+    """A gate in words; ``kind`` is good, bad or odd (no value)."""
+
     name: str
     value: str
     target: str
@@ -30,6 +28,7 @@ class GateRow:
 
 
 def gate_row(gate: Mapping[str, Any]) -> GateRow:
+    """Return the row of an entry of ``gates.json``."""
     name, value = str(gate.get("name", "unnamed")), gate.get("value")
     known = isinstance(value, int | float) and not math.isnan(value)
     target = gate.get("target")

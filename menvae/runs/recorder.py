@@ -51,6 +51,7 @@ class RunRecorder:
 
 
 def tracker_of(experiment: Experiment, directory: RunDirectory, job: Job | None) -> MLflowTracker:
+    """Return the tracker of a run, below the run of its sweep if it has one."""
     sweep = job.sweep if job else None
     parent = ParentRun(sweep, sweep.name) if sweep else None
     settings = experiment.settings["tracking"]

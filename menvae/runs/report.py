@@ -88,11 +88,6 @@ def _decoder_banner(gates: Sequence[Mapping[str, Any]], collapsed: bool) -> _Ban
     return _Banner("odd", "The decoder uses its latent space, but less than wanted.", evidence)
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Pictures
-# --------------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Epoch:
     epoch: int
@@ -130,11 +125,6 @@ def _epochs(pictures: Path, album: Album) -> tuple[list[_Epoch], str]:
             skipped.append(epoch)
     listing = ", ".join(str(epoch) for epoch in sorted(skipped))
     return epochs, f"Not shown here, to keep this page small: epoch {listing} (in pictures/)." if skipped else ""
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The page
-# --------------------------------------------------------------------------------------------------------------------
 
 
 def write_report(run_dir: Path) -> Path:

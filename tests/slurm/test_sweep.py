@@ -146,9 +146,9 @@ def test_twelve_points_with_every_fate(here: Cluster, tmp_path: Path) -> None:
 def _check_mlflow(output_dir: Path, num_points: int) -> None:
     """One parent and a child a point, all finished, each with the gates of its run directory."""
     children = finished_sweep_in_mlflow(output_dir, num_points)
-    assert len({run.data.tags["menvae.runs.train"] for run in children}) == num_points
+    assert len({run.data.tags["menvae.run"] for run in children}) == num_points
     for run in children:
-        table = json.loads((output_dir / "runs" / run.data.tags["menvae.runs.train"] / "gates.json").read_text())
+        table = json.loads((output_dir / "runs" / run.data.tags["menvae.run"] / "gates.json").read_text())
         for gate in table["gates"]:
             assert run.data.metrics.get(f"gate/{gate['name']}") == gate["value"]
         assert run.inputs.dataset_inputs[0].dataset.name == "phantom"
