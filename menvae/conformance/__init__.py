@@ -17,13 +17,26 @@ from __future__ import annotations
 
 import pytest
 
-_MODULES = ("suite", "encoders", "decoders", "heads", "models", "terms", "schedules", "optimizers", "updates", "data")
+_MODULES = (
+    "suite",
+    "encoders",
+    "decoders",
+    "heads",
+    "models",
+    "terms",
+    "schedules",
+    "optimizers",
+    "updates",
+    "data",
+    "metrics",
+)
 pytest.register_assert_rewrite(*(f"menvae.conformance.{module}" for module in _MODULES))  # before they are imported
 
 from menvae.conformance.data import DataConformance, TableConformance  # noqa: E402
 from menvae.conformance.decoders import DecoderConformance, RowDecoderConformance  # noqa: E402
 from menvae.conformance.encoders import EncoderConformance, RowEncoderConformance  # noqa: E402
 from menvae.conformance.heads import HeadConformance  # noqa: E402
+from menvae.conformance.metrics import MetricConformance, SplitExample  # noqa: E402
 from menvae.conformance.models import ModelConformance, RowModelConformance  # noqa: E402
 from menvae.conformance.optimizers import OptimizerConformance  # noqa: E402
 from menvae.conformance.schedules import ScheduleConformance  # noqa: E402
@@ -37,6 +50,7 @@ __all__ = [
     "DecoderConformance",
     "EncoderConformance",
     "HeadConformance",
+    "MetricConformance",
     "ModelConformance",
     "OptimizerConformance",
     "PartConformance",
@@ -44,6 +58,7 @@ __all__ = [
     "RowEncoderConformance",
     "RowModelConformance",
     "ScheduleConformance",
+    "SplitExample",
     "TableConformance",
     "TermConformance",
     "UpdateConformance",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from plugins import install_example, write_package
-from runs import environment, only_run, train
+from runs import environment, gates, only_run, train
 
 from menvae.errors import UserError
 from menvae.registry import NameTakenError, discover
@@ -108,7 +108,7 @@ def test_help_offers_them(site: Path) -> None:
 
 def test_parts_tells_their_origin(site: Path) -> None:
     text = run(site, "-c", "from menvae.apps.parts import main; main()").stdout
-    for name in ("projections", "gradient_difference"):
+    for name in ("projections", "gradient_difference", "effective_dimensions"):
         entry = text.split(f"\n  {name}  (menvae_example)  ")[1]
         about = re.split(r"\n(?! {6})", entry)[0]  # until a line that is indented less
         assert "\n      reference: " in about
@@ -123,10 +123,13 @@ def test_a_typo_in_a_key_is_told_in_one_sentence(site: Path, tmp_path: Path) -> 
 
 def test_a_run_is_trained_with_them(site: Path, tmp_path: Path, prepared_cache: Path) -> None:
     (tmp_path / "cache").symlink_to(prepared_cache)
-    train(tmp_path, "encoder=projections", "loss=sharp", site=site)
+    train(tmp_path, "encoder=projections", "loss=sharp", "+gates=spread", site=site)
     history = [json.loads(line) for line in (only_run(tmp_path) / "metrics.jsonl").read_text().splitlines()]
     assert len(history) == 3
     assert all(row["train_epoch/gradient_difference"] > 0.0 for row in history)
+    gate = gates(only_run(tmp_path))["effective_dimensions"]
+    assert gate["target"] == 8.0
+    assert gate["value"] == pytest.approx(history[-1]["diag/effective_dimensions"], rel=0.5)  # of the best epoch
     weights = torch.load(only_run(tmp_path) / "checkpoints" / "best.ckpt", weights_only=True)["model"]
     assert any(name.startswith("encoder.views.sagittal.") for name in weights)
 
@@ -140,6 +143,7 @@ def test_its_own_tests_pass(site: Path) -> None:
     )
     assert "TestGradientDifference::test_gradient_is_the_derivative[gradient_difference-exponent=2.0]" in outcomes
     assert "test_two_ranks_are_one" in outcomes
+    assert "TestEffectiveDimensions::test_ranks_do_not_matter[effective_dimensions]" in outcomes
 
 
 def test_suites_find_what_is_wrong(site: Path) -> None:

@@ -10,6 +10,7 @@ from menvae.conformance import (
     DecoderConformance,
     EncoderConformance,
     HeadConformance,
+    MetricConformance,
     ModelConformance,
     OptimizerConformance,
     RowDecoderConformance,
@@ -183,6 +184,6 @@ class TestTables(TableConformance):
     }
 
 
-def test_every_group_has_a_suite() -> None:
+def test_every_group_has_a_suite() -> None:  # metrics are in test_metrics.py
     suites = (TestEncoders, TestDecoders, TestHeads, TestModels, TestTerms, TestSchedules, TestOptimizers)
-    assert {suite.group for suite in (*suites, TestUpdates, TestData)} == set(GROUPS)
+    assert {suite.group for suite in (*suites, TestUpdates, TestData, MetricConformance)} == set(GROUPS)
