@@ -37,6 +37,7 @@ from menvae.objective import Objective
 from menvae.registry import Bound, bind, own_keys, validated
 from menvae.terms import TermContext
 from menvae.tracking.tracker import TrackingSettings
+from menvae.tracking.trackers import bind_trackers
 from menvae.training.curriculum import Curriculum
 from menvae.training.determinism import seed_everything
 from menvae.training.place import Place, num_ranks_started
@@ -109,6 +110,7 @@ class Experiment:
         config["gates"] = canonical(config["gates"])
         if not config.get("metrics"):
             config.pop("metrics", None)  # as in configurations from before there was the key
+        bind_trackers(settings["tracking"])
         latent = parts["model"].settings
         layout = LatentLayout.from_config(latent["z_dim"], latent["partitions"])
         experiment = cls(config, parts, settings, Loss.from_config(config["loss"]), layout, tuple(left_out))

@@ -12,8 +12,8 @@ class SweepSettings:
     """Keys of ``sweep.*``.
 
     Attributes:
-        name: folder of the sweep and name of its MLflow run; None derives it from the run's name, what is swept, and
-            the other overrides, so that a value more is the same sweep and a key more another one.
+        name: folder of the sweep and name of its run in trackers; None derives it from the run's name, what is swept,
+            and the other overrides, so that a value more is the same sweep and a key more another one.
         on_code_change: what to do about a point that other code has finished: ``warn`` keeps it, ``rerun`` runs it
             again.
         action: ``run`` what is left to do, ``plan`` it only, or ``retry`` what failed and nothing else.

@@ -29,6 +29,8 @@ _MODULES = (
     "updates",
     "data",
     "metrics",
+    "runners",
+    "trackers",
 )
 pytest.register_assert_rewrite(*(f"menvae.conformance.{module}" for module in _MODULES))  # before they are imported
 
@@ -39,9 +41,11 @@ from menvae.conformance.heads import HeadConformance  # noqa: E402
 from menvae.conformance.metrics import MetricConformance, SplitExample  # noqa: E402
 from menvae.conformance.models import ModelConformance, RowModelConformance  # noqa: E402
 from menvae.conformance.optimizers import OptimizerConformance  # noqa: E402
+from menvae.conformance.runners import RunnerConformance  # noqa: E402
 from menvae.conformance.schedules import ScheduleConformance  # noqa: E402
 from menvae.conformance.suite import Case, PartConformance, VolumeConformance  # noqa: E402
 from menvae.conformance.terms import TermConformance  # noqa: E402
+from menvae.conformance.trackers import TrackerConformance  # noqa: E402
 from menvae.conformance.updates import UpdateConformance  # noqa: E402
 
 __all__ = [
@@ -57,10 +61,12 @@ __all__ = [
     "RowDecoderConformance",
     "RowEncoderConformance",
     "RowModelConformance",
+    "RunnerConformance",
     "ScheduleConformance",
     "SplitExample",
     "TableConformance",
     "TermConformance",
+    "TrackerConformance",
     "UpdateConformance",
     "VolumeConformance",
 ]

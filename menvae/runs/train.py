@@ -22,14 +22,15 @@ from menvae.errors import ExitCode, OtherRankFailedError, RunInterruptedError, U
 from menvae.interruption import StopRequest, stop_requests
 from menvae.runs.assembly import AssembledRun
 from menvae.runs.description import datasets_of, describe, params_of, tags_of
-from menvae.runs.directory import RunDirectory
+from menvae.runs.directory import RunDirectory, trackers_of
 from menvae.runs.embeddings import add_others
 from menvae.runs.environment import describe_process
 from menvae.runs.failures import FailureLog
 from menvae.runs.job import Job, command
-from menvae.runs.recorder import RunRecorder, hand_over, tracker_of
+from menvae.runs.recorder import RunRecorder, hand_over, run_trackers
 from menvae.runs.start import identify
 from menvae.tracking.local import LocalLog
+from menvae.tracking.tracker import TrackingSettings
 from menvae.training import checkpoint
 from menvae.training.determinism import make_deterministic
 from menvae.training.place import Place, num_ranks_started, place
@@ -39,7 +40,7 @@ from menvae.training.settings import TrainerSettings
 _log = logging.getLogger(__name__)
 
 _PATIENCE_OF_JOBS_S = 60.0  # for the lock of a run: the process before may be writing its last checkpoint
-_PATIENCE_WHEN_STOPPED_S = 10.0  # for MLflow: schedulers kill 30 s after their signal
+_PATIENCE_WHEN_STOPPED_S = 10.0  # for trackers: schedulers kill 30 s after their signal
 
 
 def train(composed: DictConfig, job: Job | None = None) -> int:
@@ -150,32 +151,32 @@ def _conclude(experiment: Experiment, directory: RunDirectory | None, status: Ma
 def _main_rank_run(
     experiment: Experiment, data: Data, here: Place, directory: RunDirectory, stop: StopRequest, job: Job | None
 ) -> dict[str, Any]:
-    """Train with everything written down; status and tracker learn of the end, however it comes."""
+    """Train with everything written down; status and trackers learn of the end, however it comes."""
     logs.configure(directory.path)
     _log.info("run %s", directory.path)
     directory.set_status("running", **describe_process())
-    tracker = tracker_of(experiment, directory, job)
+    trackers = run_trackers(experiment, directory, job)
     try:
         describe(experiment, data, here, directory)
         local = LocalLog(directory.path)
         run = AssembledRun(experiment, data, here, directory.path, stop, job)
         local.rewind(run.trainer.state.epoch)
         facts = (params_of(experiment, here), tags_of(experiment, data, directory))
-        tracker.start(*facts, local, datasets_of(experiment, data))
+        trackers.start(*facts, local, datasets_of(experiment, data))
         first_epoch = run.trainer.state.epoch + 1
         max_epochs = experiment.settings["trainer"].max_epochs
         with TrainingProgress(max_epochs, data.train.steps_per_epoch, first_epoch) as progress:
-            status = run.train_and_evaluate(RunRecorder(local, tracker, progress))
+            status = run.train_and_evaluate(RunRecorder(local, trackers, progress))
     except (RunInterruptedError, KeyboardInterrupt) as interruption:
         reason = str(interruption) or "Ctrl-C twice"
         _log.info("stopped by %s", reason)
         _set_status(directory, "interrupted", reason)  # first: schedulers kill soon after their signal
-        tracker.finish("KILLED", {"menvae.state": "interrupted"}, patience_s=_PATIENCE_WHEN_STOPPED_S)
+        trackers.finish("KILLED", {"menvae.state": "interrupted"}, patience_s=_PATIENCE_WHEN_STOPPED_S)
         raise
     except BaseException:
-        tracker.finish("FAILED", {"menvae.state": "failed"})
+        trackers.finish("FAILED", {"menvae.state": "failed"})
         raise
-    status["tracked"] = hand_over(tracker, directory, status)
+    hand_over(trackers, experiment.settings["tracking"], directory, status)
     directory.set_status(**status)  # only now: a run that was killed before is taken up again and ends the same
     _prune(experiment, directory)
     return status
@@ -189,13 +190,14 @@ def _prune(experiment: Experiment, directory: RunDirectory) -> None:
 def _complete(
     experiment: Experiment, data: Data, here: Place, directory: RunDirectory, status: dict[str, Any], job: Job | None
 ) -> None:
-    """Do what was left when a run ended: MLflow was away or switched off, or the process was killed at the very end."""
+    """Do what was left when a run ended: a tracker was away or off, or the process was killed at the very end."""
     if data.embedded is not None:
         add_others(directory.path / "embeddings.npz", data)
-    if experiment.settings["tracking"].enabled and not status["tracked"]:
-        tracker = tracker_of(experiment, directory, job)
+    settings: TrackingSettings = experiment.settings["tracking"]
+    if lacking := settings.active - trackers_of(status):
+        trackers = run_trackers(experiment, directory, job, lacking)
         facts = (params_of(experiment, here), tags_of(experiment, data, directory))
-        tracker.start(*facts, LocalLog(directory.path), datasets_of(experiment, data))
-        status["tracked"] = hand_over(tracker, directory, status)
+        trackers.start(*facts, LocalLog(directory.path), datasets_of(experiment, data))
+        hand_over(trackers, settings, directory, status)
         directory.set_status(**status)
     _prune(experiment, directory)

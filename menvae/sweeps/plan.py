@@ -14,7 +14,8 @@ from menvae.composition.settings import SweepSettings
 from menvae.errors import UserError
 from menvae.runs.directory import free_name, newest_name
 from menvae.runs.job import Trial
-from menvae.sweeps.status import Fate, PointStatus, sweep_status
+from menvae.sweeps.runners import Fate
+from menvae.sweeps.status import PointStatus, sweep_status
 from menvae.sweeps.sweep import Point, Sweep
 
 Identify = Callable[[Mapping[str, Any]], str]

@@ -2,7 +2,7 @@
 
 ``<output_dir>/sweeps/<name>/`` holds ``sweep.json`` (the command) and ``points/<run>/``: ``point.json`` (overrides and
 submissions), ``job.json`` (what its process trains), ``outcome.json`` (how that process ended). ``tracked.json`` says
-what MLflow knows of a sweep that is finished. Results are in the run directory ``<output_dir>/runs/<run>/``.
+what trackers know of a sweep that is finished. Results are in the run directory ``<output_dir>/runs/<run>/``.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Submission:
     """One time that a point was handed to something that runs it.
 
     Attributes:
-        launcher: ``slurm`` or ``local``.
-        job: SLURM's job id such as ``812_3``, or the process id.
+        launcher: registered name of the runner.
+        job: how the runner finds the job again, in any process: SLURM's job id such as ``812_3``, a process id.
         log: path of its output.
         time: when, in UTC, ISO 8601.
     """

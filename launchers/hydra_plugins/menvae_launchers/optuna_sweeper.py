@@ -54,7 +54,7 @@ class OptunaSweeper(Sweeper):
         from menvae.sweeps.launch import sweep_of
 
         if not isinstance(self.launcher, SweepLauncher):
-            raise UserError("hydra/sweeper=optuna needs hydra/launcher=local or slurm")
+            raise UserError("hydra/sweeper=optuna needs hydra/launcher=local, slurm, or another that names a runner")
         content = OmegaConf.to_container(self.config.sweep, resolve=True)
         assert isinstance(content, dict)
         settings = validated(SweepSettings, {str(key): value for key, value in content.items()}, "sweep")
@@ -134,7 +134,7 @@ class OptunaSweeper(Sweeper):
         import optuna
 
         from menvae.runs.trial import objective_values
-        from menvae.sweeps.status import Fate
+        from menvae.sweeps.runners import Fate
 
         state = optuna.trial.TrialState
         status = result.status
