@@ -10,11 +10,11 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from hydra_plugins.menvae_launchers.sweep_launcher import SweepLauncher
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     import optuna
+    from hydra_plugins.menvae_launchers.sweep_launcher import SweepLauncher
 
     from menvae.composition.settings import SweepSettings
     from menvae.sweeps.launch import Result
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 _OVERRIDES = "overrides"
 _SAMPLERS = ("tpe", "random", "grid", "cmaes", "nsga2")
 _PRUNERS = ("none", "median")
+
+
+def _launcher_class() -> type[SweepLauncher]:
+    """Return the class as it is now: Hydra loads each plugin module again, which makes a second one of that name."""
+    from hydra_plugins.menvae_launchers.sweep_launcher import SweepLauncher
+
+    return SweepLauncher
 
 
 class OptunaSweeper(Sweeper):
@@ -53,7 +60,7 @@ class OptunaSweeper(Sweeper):
         from menvae.registry import validated
         from menvae.sweeps.launch import sweep_of
 
-        if not isinstance(self.launcher, SweepLauncher):
+        if not isinstance(self.launcher, _launcher_class()):
             raise UserError("hydra/sweeper=optuna needs hydra/launcher=local, slurm, or another that names a runner")
         content = OmegaConf.to_container(self.config.sweep, resolve=True)
         assert isinstance(content, dict)
@@ -120,7 +127,7 @@ class OptunaSweeper(Sweeper):
     ) -> None:
         from menvae.runs.job import Trial
 
-        assert isinstance(self.launcher, SweepLauncher)
+        assert isinstance(self.launcher, _launcher_class())
         options = (self.settings["pruner"], self.settings["startup_trials"], self.settings["warmup_epochs"])
         metric = next(iter(settings.objectives)) if len(settings.objectives) == 1 else ""
         self.launcher.trials = [Trial(storage, study.study_name, number, metric, *options) for number, _ in batch]
@@ -235,7 +242,7 @@ class OptunaSweeper(Sweeper):
 
         from menvae.console import logs
 
-        assert isinstance(self.launcher, SweepLauncher)
+        assert isinstance(self.launcher, _launcher_class())
         table = Table(box=None, pad_edge=False, header_style="bold", title=None)
         table.add_column("key")
         table.add_column("searched")
