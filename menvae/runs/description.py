@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from menvae.composition.experiment import Experiment
 from menvae.data.source import Data, Volumes
 from menvae.data.targets.correlation import entangled_words, target_correlation
 from menvae.files import write_json, write_table, write_text
+from menvae.pictures import PictureContext, Schedules, VolumeFacts, draw_pictures
 from menvae.runs.directory import RunDirectory
 from menvae.runs.environment import code_hash, describe_environment
 from menvae.runs.facts import flat
@@ -34,9 +35,6 @@ def datasets_of(experiment: Experiment, data: Data) -> list[DatasetInput]:
 
 def describe(experiment: Experiment, data: Data, here: Place, directory: RunDirectory) -> None:
     """Write what is known before training: configuration, environment, targets, splits, schedules, correlations."""
-    from menvae.pictures.drawing.curves import draw_schedule
-    from menvae.presentation.figures import save_figure
-
     write_text(directory.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config))))
     write_json(directory.path / "environment.json", describe_environment(str(here.device), here.num_ranks))
     write_json(directory.path / "targets.json", {"data_hash": data.data_hash, **data.description})
@@ -45,31 +43,31 @@ def describe(experiment: Experiment, data: Data, here: Place, directory: RunDire
         _log.info("%s", sentence)
     for sentence in experiment.advice:
         _log.warning("%s", sentence)
-    save_figure(draw_schedule(*_schedule_curves(experiment)), directory.pictures / "schedule.png")
-    if data.volumes is not None:
-        _draw_target_correlation(experiment, data.volumes, directory.pictures / "target_correlation.png")
+    draw_pictures(experiment.pictures, _plan(experiment, data.volumes), "before_training", directory.pictures)
 
 
-def _draw_target_correlation(experiment: Experiment, volumes: Volumes, picture: Path) -> None:
-    """Draw which targets correlate, and warn of those that no loss can separate."""
-    from menvae.pictures.drawing.matrices import draw_target_correlation
-    from menvae.presentation.figures import save_figure
-
+def _plan(experiment: Experiment, volumes: Volumes | None) -> PictureContext:
+    """Return what pictures before training are drawn from; warn of targets that no loss can separate."""
+    context = PictureContext(
+        layout=experiment.layout, supervision=experiment.supervision, schedules=_schedules(experiment)
+    )
+    if volumes is None:
+        return context
     features = [subject.features for subject in volumes.training]
     found = target_correlation(features, volumes.normalizer, experiment.supervision)
-    save_figure(draw_target_correlation(found.before, found.after, found.partitions), picture)
     if entangled := entangled_words(found):
         _log.warning("%s", entangled)
+    return replace(context, volumes=VolumeFacts(volumes.modalities, volumes.cohort.spacing_mm), correlation=found)
 
 
-def _schedule_curves(experiment: Experiment) -> tuple[dict[str, tuple[Any, Any]], tuple[Any, Any]]:
+def _schedules(experiment: Experiment) -> Schedules:
     positions = experiment.positions(501)
     epochs = np.linspace(0.0, experiment.settings["trainer"].max_epochs, len(positions))
     weights = experiment.build_objective(num_training_subjects=1).weight_curves(positions)
-    curves = {f"lambda_{name}": (epochs, curve) for name, curve in weights.items()}
     factor: Schedule = experiment.parts["learning_rate"]()
     peak = experiment.parts["optimizer"].settings["learning_rate"]
-    return curves, (epochs, np.array([peak * factor(position) for position in positions]))
+    rates = np.array([peak * factor(position) for position in positions])
+    return Schedules({f"lambda_{name}": (epochs, curve) for name, curve in weights.items()}, (epochs, rates))
 
 
 def params_of(experiment: Experiment, here: Place) -> dict[str, Any]:

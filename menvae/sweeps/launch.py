@@ -22,8 +22,8 @@ from menvae.registry import validated
 from menvae.runs.assembly import seconds_per_step
 from menvae.runs.environment import code_hash
 from menvae.runs.identity import is_outside
-from menvae.runs.job import Trial
 from menvae.runs.start import identify
+from menvae.studies import Trial
 from menvae.sweeps.campaign import Campaign
 from menvae.sweeps.plan import LossEffect, PlannedPoint, dead_knobs, plan_points, plan_table
 from menvae.sweeps.runners import Fate, Runner

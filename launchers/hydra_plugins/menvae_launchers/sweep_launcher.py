@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
-    from menvae.runs.job import Trial
+    from menvae.studies import Trial
     from menvae.sweeps.launch import Command
 
 
