@@ -35,7 +35,7 @@ from menvae.models import Blueprint, Model
 from menvae.objective import Objective
 from menvae.observers import bound_observers
 from menvae.observers.reconstructions import PictureSettings
-from menvae.pictures import bound_pictures
+from menvae.pictures import Picture, build_pictures
 from menvae.registry import Bound, bind, own_keys, validated
 from menvae.terms import TermContext
 from menvae.tracking.tracker import TrackingSettings
@@ -84,8 +84,8 @@ class Experiment:
         settings: configuration key -> dataclass of settings.
         loss: the checked loss.
         layout: the partitions of z.
-        observers: who watches training, by key.
-        pictures: what is drawn of the run.
+        observers: those that watch training, by key.
+        pictures: those that are drawn of the run where it meets their needs.
         left_out: which keys of other parts were left out, in sentences.
         advice: what is legal in it and seldom wise, in sentences.
     """
@@ -96,7 +96,7 @@ class Experiment:
     loss: Loss
     layout: LatentLayout
     observers: Mapping[str, Bound]
-    pictures: Sequence[Bound]
+    pictures: Sequence[Picture]
     left_out: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
 
@@ -118,14 +118,16 @@ class Experiment:
         settings = {key: validated(settings_class, config[key], key) for key, settings_class in _SETTINGS.items()}
         settings["gates"] = GateSettings.from_config(config["gates"])
         config["gates"] = canonical(config["gates"])
-        bound = bound_observers(config.get("observers") or {}), bound_pictures(settings["pictures"].parts)
+        observers = bound_observers(config.get("observers") or {})
+        pictures = build_pictures(settings["pictures"].parts)
         for key in _OPTIONAL:
             if not config.get(key):
                 config.pop(key, None)  # as in configurations from before there was the key
         bind_trackers(settings["tracking"])
         latent = parts["model"].settings
         layout = LatentLayout.from_config(latent["z_dim"], latent["partitions"])
-        experiment = cls(config, parts, settings, Loss.from_config(config["loss"]), layout, *bound, tuple(left_out))
+        loss = Loss.from_config(config["loss"])
+        experiment = cls(config, parts, settings, loss, layout, observers, pictures, tuple(left_out))
         _check_features(experiment.supervision)
         check_gates(settings["gates"].targets, experiment.build_metrics())
         model, objective = experiment.build(num_training_subjects=1)

@@ -1,4 +1,4 @@
-"""What is asked of an observer."""
+"""The suite of observers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from menvae.types import Batch, ModelOutput, Observation, Observer, Posterior
 
 
 class ObserverConformance(PartConformance):
-    """Context -> somebody who watches, or None.
+    """Context -> an observer, or None.
 
     Attributes:
         size: (D, H, W) of the volumes of the example.
@@ -37,7 +37,7 @@ class ObserverConformance(PartConformance):
     max_epochs: ClassVar[int] = 2
 
     def context(self, folder: Path) -> ObserverContext:
-        """Return the context of a run on volumes that is a trial of a study which is away."""
+        """Return the context of a run on volumes: a trial of a study whose storage does not exist."""
         supervision = {"vol": ["vol_total"]}
         layout, channels = LatentLayout({"vol": 2, "residual": 3}), ("t1c", "t1n")
         torch.manual_seed(0)

@@ -1,9 +1,9 @@
-"""Observers: who watches training without taking part.
+"""Observers: parts that watch training and take no part in it.
 
 A part of group ``observer`` is a class or function that takes an `ObserverContext` and tunables and returns a
-`menvae.types.Observer`, or None for a run in which it has nothing to do. menvae's own watch every run. Those of plugins
-watch the runs whose configuration names them under ``observers``, because an observer can end a run or forbid an epoch
-to be the best: ``+observer@observers.mine=mine``.
+`menvae.types.Observer`, or None for a run in which it has nothing to do. The observers of menvae watch every run. An
+observer of a plugin watches only runs whose configuration names it (``+observer@observers.mine=mine``), because an
+observer can end a run or rule out an epoch as the best one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from menvae.types import Observer
 
 @dataclass(frozen=True, kw_only=True)
 class ObserverContext:
-    """What observers are made from.
+    """What observers are built from.
 
     Attributes:
-        model: that is trained.
-        metrics: that are computed of every validation.
+        model: the model in training.
+        metrics: those that are computed in every validation.
         channels: names of the C channels.
         max_epochs: of the run.
         settings: section of the configuration -> its dataclass of settings, such as ``watch``.
@@ -62,8 +62,11 @@ def bound_observers(named: Mapping[str, Any]) -> dict[str, Bound]:
         raise UserError(f"observers: {named!r} is not allowed; add one with +observer@observers.<name>=<name>")
     own = [part.name for part in parts_of("observer") if part.origin == "menvae"]
     for key, config in named.items():
-        if isinstance(config, Mapping) and config.get("name") in own:
-            raise UserError(f"observers.{key}: '{config['name']}' watches every run already; remove it")
+        for name in (key, config.get("name") if isinstance(config, Mapping) else None):
+            if name in own:
+                raise UserError(
+                    f"observers.{key}: '{name}' is an observer of menvae, which watches every run; remove it"
+                )
     everything = {name: {"name": name} for name in own} | dict(named)
     return {key: bind("observer", config, f"observers.{key}") for key, config in everything.items()}
 
@@ -73,10 +76,10 @@ def build_observers(bound: Mapping[str, Bound], context: ObserverContext) -> lis
 
     Args:
         bound: see `bound_observers`.
-        context: what they are made from.
+        context: what they are built from.
 
     Raises:
-        UserError: two of one class, of which a checkpoint can keep one.
+        UserError: two observers of one class; a checkpoint keeps the state of one only.
     """
     keys: dict[str, str] = {}
     observers: list[Observer] = []

@@ -1,20 +1,21 @@
 """Pictures of a run: registered parts that turn what is known of a run into one figure each.
 
-Every registered picture is drawn for every run that has what the picture needs, and appears in the report and in
-comparisons, in its declared place and order. `menvae.pictures.drawing` holds the pure functions from arrays to figures;
-matplotlib is imported only when something is drawn.
+A run draws every registered picture whose needs it meets, those of installed plugins included; the report and
+comparisons show it in its declared section and order. `menvae.pictures.drawing` holds the pure functions from arrays to
+figures. matplotlib is imported only when something is drawn.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast, get_args
 
 from menvae.errors import UserError
-from menvae.registry import Bound, bind, lookup, parts_of
+from menvae.registry import build, lookup, parts_of
 
 if TYPE_CHECKING:  # only for annotations: a comparison lists pictures without torch
     from pathlib import Path
@@ -156,12 +157,12 @@ class Picture(ABC):
         caption: how to read it; often empty, because a figure has a title of its own.
     """
 
-    file: ClassVar[str]
+    file: ClassVar[str] = ""
     when: ClassVar[When] = "after_training"
-    needs: ClassVar[frozenset[str]]
+    needs: ClassVar[frozenset[str]] = frozenset()
     section: ClassVar[Section] = "latent"
     order: ClassVar[int] = 100
-    alt: ClassVar[str]
+    alt: ClassVar[str] = ""
     caption: ClassVar[str] = ""
 
     @abstractmethod
@@ -170,48 +171,79 @@ class Picture(ABC):
 
 
 def registered_pictures() -> dict[str, type[Picture]]:
-    """Return every registered picture by name, in the order of the report."""
-    found = {part.name: cast("type[Picture]", part.factory) for part in parts_of("picture")}
+    """Return every registered picture by name, in the order of the report.
+
+    Raises:
+        UserError: a picture of a plugin that declares something wrong, or the file of another picture.
+    """
+    found: dict[str, type[Picture]] = {}
+    of_file: dict[str, str] = {}
+    for part in parts_of("picture"):
+        kind = cast("type[Picture]", part.factory)
+        fault = _fault(kind)
+        if not fault and of_file.setdefault(kind.file, part.name) != part.name:
+            fault = f"picture '{of_file[kind.file]}' has the same file '{kind.file}'"
+        if fault:
+            raise UserError(f"picture '{part.name}': {fault}; mend or uninstall package '{part.origin}'")
+        found[part.name] = kind
     return dict(sorted(found.items(), key=lambda item: (SECTIONS.index(item[1].section), item[1].order, item[0])))
 
 
-def bound_pictures(settings: Mapping[str, Mapping[str, Any] | None]) -> list[Bound]:
-    """Return the pictures of a run, ready to be built.
+def _fault(kind: type[Picture]) -> str:
+    """Return what is wrong with the declarations of a picture, or nothing."""
+    if not (isinstance(kind, type) and issubclass(kind, Picture)):
+        return "it is not a subclass of menvae.pictures.Picture"
+    if not re.fullmatch(r"[\w-]+\.png", kind.file):
+        return f"file: {kind.file!r} is not the name of a PNG file"
+    if kind.when not in KNOWN_WHEN:
+        return f"when: {kind.when!r} is not allowed; choose from {', '.join(KNOWN_WHEN)}"
+    if kind.section not in SECTIONS:
+        return f"section: {kind.section!r} is not allowed; choose from {', '.join(SECTIONS)}"
+    if unknown := sorted(kind.needs - KNOWN_WHEN[kind.when]):
+        known = ", ".join(sorted(KNOWN_WHEN[kind.when]))
+        return f"needs: {', '.join(unknown)} is not known {kind.when.replace('_', ' ')}; choose from {known}"
+    return ""
+
+
+def build_pictures(settings: Mapping[str, Mapping[str, Any] | None]) -> list[Picture]:
+    """Build the pictures of a run, in the order of the report.
 
     Args:
         settings: name of a picture -> its configuration where that deviates from the defaults, or None to leave it out.
 
     Raises:
-        UserError: a name that is not registered, or a configuration that the part refuses.
+        UserError: a name that is not registered, a configuration that the part refuses, or a wrong declaration.
     """
     for name, config in settings.items():
         path = f"pictures.parts.{name}"
         lookup("picture", name, path)
         if config is not None and config.get("name") != name:
             raise UserError(f"{path}.name: {config.get('name')!r} is not allowed; it must be '{name}', like the key")
-    configs = {part.name: settings.get(part.name, {"name": part.name}) for part in parts_of("picture")}
-    return [bind("picture", config, f"pictures.parts.{name}") for name, config in configs.items() if config is not None]
+    configs = {name: settings.get(name, {"name": name}) for name in registered_pictures()}
+    return [
+        build("picture", config, path=f"pictures.parts.{name}")
+        for name, config in configs.items()
+        if config is not None
+    ]
 
 
-def draw_pictures(pictures: Sequence[Bound], context: PictureContext, when: When, folder: Path) -> None:
-    """Draw and save the pictures whose time it is and whose needs are met.
+def draw_pictures(pictures: Sequence[Picture], context: PictureContext, when: When, folder: Path) -> None:
+    """Draw and save the pictures that are due now and whose needs are met.
 
-    A picture that fails is left out with a warning: it must not cost the results of a run that is trained.
+    A picture that fails is left out with a warning, so that it does not cost a trained run its results.
 
     Args:
-        pictures: see `bound_pictures`.
+        pictures: see `build_pictures`.
         context: what is known.
-        when: which of them.
+        when: which pictures are due.
         folder: for the PNG files.
     """
     from menvae.presentation.figures import save_figure
 
-    for bound in pictures:
-        picture: Picture = bound()
+    for picture in pictures:
         if picture.when != when or not context.has(picture.needs):
             continue
         try:
             save_figure(picture.draw(context), folder / picture.file)
         except Exception:  # noqa: BLE001 - code of somebody else
-            words = "picture '%s' of package '%s' cannot be drawn"
-            _log.warning(words, bound.part.name, bound.part.origin, exc_info=True)
+            _log.warning("%s of %s cannot be drawn", picture.file, type(picture).__module__, exc_info=True)
