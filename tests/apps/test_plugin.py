@@ -42,6 +42,31 @@ class Leaky(ProjectionEncoder):
 class Misread(Leaky):
     """Its file says something else than its constructor."""
 '''
+COUNTS = '''"""An observer that counts the steps of every epoch."""
+
+from menvae.registry import register
+from menvae.types import Observation, Observer
+
+
+@register("observer", "steps")
+class Steps(Observer):
+    """Counts the steps of every epoch."""
+
+    order = 20
+
+    def __init__(self, context, *, unit: float = 1.0) -> None:
+        self.unit, self.steps = unit, 0
+
+    def on_epoch_start(self, epoch) -> None:
+        self.steps = 0
+
+    def on_train_step(self, batch, output) -> None:
+        self.steps += 1
+
+    def on_validation_end(self, epoch, metrics) -> Observation:
+        assert "diag/kl" in str(metrics)  # those of menvae come first
+        return Observation({"example/steps": self.steps / self.unit})
+'''
 SUITE = """from menvae.conformance import EncoderConformance
 
 
@@ -66,6 +91,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     write_package(site, "wrongplugin", "encoders", files)
     (site / "test_wrong.py").write_text(SUITE)
+    watching = {"steps.py": COUNTS, "conf/observer/steps.yaml": "name: steps\nunit: 1.0\n"}
+    write_package(site, "watchingplugin", "steps", watching)
     return site
 
 
@@ -110,7 +137,7 @@ def test_help_offers_them(site: Path) -> None:
 
 def test_parts_tells_their_origin(site: Path) -> None:
     text = run(site, "-c", "from menvae.apps.parts import main; main()").stdout
-    for name in ("folder_queue", "webhook"):
+    for name in ("folder_queue", "latent_spectrum", "webhook"):
         assert f"\n  {name}  (menvae_example)  " in text
     for name in ("projections", "gradient_difference", "effective_dimensions"):
         entry = text.split(f"\n  {name}  (menvae_example)  ")[1]
@@ -127,13 +154,22 @@ def test_a_typo_in_a_key_is_told_in_one_sentence(site: Path, tmp_path: Path) -> 
 
 def test_a_run_is_trained_with_them(site: Path, tmp_path: Path, prepared_cache: Path) -> None:
     (tmp_path / "cache").symlink_to(prepared_cache)
-    train(tmp_path, "encoder=projections", "loss=sharp", "+gates=spread", site=site)
+    added = ["+gates=spread", "+observer@observers.mine=steps", "observers.mine.unit=2"]
+    added += ["+picture@pictures.parts.latent_spectrum=latent_spectrum", "+pictures.parts.regression=null"]
+    train(tmp_path, "encoder=projections", "loss=sharp", *added, site=site)
     history = [json.loads(line) for line in (only_run(tmp_path) / "metrics.jsonl").read_text().splitlines()]
     assert len(history) == 3
     assert all(row["train_epoch/gradient_difference"] > 0.0 for row in history)
     gate = gates(only_run(tmp_path))["effective_dimensions"]
     assert gate["target"] == 8.0
     assert gate["value"] == pytest.approx(history[-1]["diag/effective_dimensions"], rel=0.5)  # of the best epoch
+    assert [row["example/steps"] for row in history] == [1.0, 1.0, 1.0]  # two steps of four subjects, in units of two
+    assert (only_run(tmp_path) / "pictures" / "latent_spectrum.png").is_file()
+    assert not (only_run(tmp_path) / "pictures" / "regression.png").exists()
+    page = (only_run(tmp_path) / "report.html").read_text()
+    captions = ("first two principal components", "How much of the latents", "What each partition knows")
+    places = [page.index(caption) for caption in captions]
+    assert places == sorted(places)
     weights = torch.load(only_run(tmp_path) / "checkpoints" / "best.ckpt", weights_only=True)["model"]
     assert any(name.startswith("encoder.views.sagittal.") for name in weights)
 
@@ -187,6 +223,7 @@ def test_its_own_tests_pass(site: Path) -> None:
     assert "TestGradientDifference::test_gradient_is_the_derivative[gradient_difference-exponent=2.0]" in outcomes
     assert "test_two_ranks_are_one" in outcomes
     assert "TestEffectiveDimensions::test_ranks_do_not_matter[effective_dimensions]" in outcomes
+    assert "TestLatentSpectrum::test_draws_data_and_says_what_it_shows[latent_spectrum-num_directions=2]" in outcomes
     assert "TestFolderQueue::test_every_job_runs_once_and_is_never_lost[folder_queue]" in outcomes
     assert any(name.startswith("TestWebhook::test_the_next_process_sends_the_rest[") for name in outcomes)
 

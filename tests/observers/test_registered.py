@@ -80,8 +80,11 @@ def test_settings_reach_them(context: ObserverContext) -> None:
     [
         ([], "observers: [] is not allowed; add one with +observer@observers.<name>=<name>"),
         ({"mine": {"name": "countr"}}, "observers.mine: 'countr' is not registered; did you mean 'counter'?"),
-        ({"mine": {"name": "counter", "evry": 1}}, "observers.mine.evry: no such key; did you mean 'every'?"),
-        ({"mine": None}, "observers.mine: None is not allowed; choose a observer with observer@observers.mine=<name>"),
+        (
+            {"mine": {"name": "counter", "evry": 1}},
+            "observers.mine.evry: no such key of 'counter'; did you mean 'every'?",
+        ),
+        ({"mine": None}, "observers.mine: None is not allowed; choose a"),
         (
             {"mine": {"name": "metrics"}},
             "observers.mine: 'metrics' is an observer of menvae, which watches every run; remove it",

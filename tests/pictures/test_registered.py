@@ -31,8 +31,9 @@ def registered() -> Iterator[Register]:
         def blank(_: object, context: PictureContext) -> Figure:
             return draw(context) if draw is not None else new_figure(3.0, 1.0, name)
 
-        declared = {"file": f"{name}.png", "needs": frozenset({"val"}), "alt": name, "__doc__": "A picture."}
-        kind = type("Kind", (Picture,), {**declared, **constants, "draw": blank})
+        declared = {"file": f"{name}.png", "needs": frozenset({"val"}), "alt": name}
+        own = {"__module__": __name__, "__doc__": "A picture.", "draw": blank}
+        kind = type("Kind", (Picture,), {**declared, **constants, **own})
         names.append(name)
         register("picture", name)(kind)
         return kind
