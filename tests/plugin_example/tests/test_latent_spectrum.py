@@ -1,7 +1,4 @@
-"""The contract of every picture, and the heights of the bars for latents made by hand."""
-
-from dataclasses import replace
-from typing import ClassVar
+"""The contract of every picture, and what this one draws."""
 
 import numpy as np
 import pytest
@@ -15,30 +12,21 @@ from menvae.registry import build
 
 class TestLatentSpectrum(PictureConformance):
     names = ("latent_spectrum",)
-    variants: ClassVar = {"latent_spectrum": [{}, {"num_directions": 2}]}
 
 
-def context(mean):
-    record = SplitRecord(tuple(map(str, range(len(mean)))), {"mean": np.array(mean)})
-    return replace(PictureContext(layout=LatentLayout({"a": len(mean[0])}), supervision={}), val=record)
-
-
-@pytest.mark.parametrize(
-    ("mean", "num_directions", "expected"),
-    [
-        ([[2.0, 5.0], [-2.0, 5.0], [0.0, 6.0], [0.0, 4.0]], 16, [0.8, 0.2]),  # variances 4 : 1
-        ([[2.0, 5.0], [-2.0, 5.0], [0.0, 6.0], [0.0, 4.0]], 1, [0.8]),
-        ([[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]], 16, [1.0, 0.0]),
-    ],
-    ids=["an ellipse", "its first direction", "a line"],
-)
-def test_bars_are_shares_of_the_variance(mean, num_directions, expected):
-    picture = build("picture", {"name": "latent_spectrum", "num_directions": num_directions})
-    (axes,) = picture.draw(context(mean)).axes
-    assert [bar.get_height() for bar in axes.patches] == pytest.approx(expected, abs=1e-12)
+def test_lines_are_the_shares_of_the_eigenvalues():
+    mean = np.array([[3.0, 0.0, 1.0], [-3.0, 0.0, 1.0], [0.0, 1.0, 1.0], [0.0, -1.0, 1.0]])
+    layout = LatentLayout({"vol": 2, "residual": 1})
+    context = PictureContext(layout=layout, supervision={}, val=SplitRecord(tuple("abcd"), {"mean": mean}))
+    figure = build("picture", {"name": "latent_spectrum"}).draw(context)
+    (line,) = figure.axes[0].lines  # the residual does not vary
+    assert line.get_label() == "vol"
+    assert line.get_ydata() == pytest.approx([0.9, 0.1])
 
 
 def test_latents_that_do_not_vary_are_named():
-    (axes,) = build("picture", {"name": "latent_spectrum"}).draw(context([[1.0, 2.0], [1.0, 2.0]])).axes
-    assert not axes.patches
-    assert axes.texts[0].get_text() == "the latents of all subjects are the same"
+    record = SplitRecord(("a", "b"), {"mean": np.ones((2, 3))})
+    context = PictureContext(layout=LatentLayout({"vol": 3}), supervision={}, val=record)
+    (axes,) = build("picture", {"name": "latent_spectrum"}).draw(context).axes
+    assert not axes.lines
+    assert axes.texts[0].get_text() == "no partition varies"

@@ -1,45 +1,45 @@
-"""A picture: along how many directions latents vary."""
+"""A picture: how the variance of the latents spreads over their directions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from menvae.pictures import Picture, PictureContext
-from menvae.registry import Field, register
+from menvae.registry import register
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # matplotlib is imported where something is drawn: every command imports this module
     from matplotlib.figure import Figure
 
 
 @register("picture", "latent_spectrum")
 class LatentSpectrumPicture(Picture):
-    """Share of the variance of the posterior means along each of their principal directions."""
+    """Eigenvalues of the covariance of the posterior means of each partition, as shares, on a logarithmic axis."""
 
     file = "latent_spectrum.png"
     needs = frozenset({"val"})
-    order = 15  # below the latent scatter of menvae, which is at 10
-    alt = "spectrum of the latents"
-    caption = "How much of the latents' variance each principal direction holds; equal bars use all dimensions alike."
-
-    def __init__(self, *, num_directions: Annotated[int, Field(ge=1)] = 16) -> None:
-        """Args: num_directions: drawn at most."""
-        self.num_directions = num_directions
+    order = 15
+    alt = "share of the variance by direction"
+    caption = "A partition that fills its dimensions falls slowly; a cliff is a partition with fewer than it was given."
 
     def draw(self, context: PictureContext) -> Figure:
-        """Draw one bar per direction, the largest first."""
-        from menvae.presentation.figures import COLOURS, Layout, empty_panel, panel_grid, style_axes
+        """Draw one line a partition; a partition that does not vary has none."""
+        from menvae.presentation.figures import COLOURS, empty_panel, new_figure, style_axes
 
         assert context.val is not None  # declared in `needs`
-        mean = context.val.arrays["mean"]
-        variances = np.linalg.svd(mean - mean.mean(axis=0), compute_uv=False) ** 2
-        layout = Layout(panel=(4.5, 2.4), left=0.8)
-        figure, (axes,) = panel_grid(1, 1, layout, "Spectrum of the latents", "Posterior means, validation split")
-        if not variances.sum() > 0.0:
-            empty_panel(axes, "the latents of all subjects are the same")
+        figure = new_figure(6.0, 4.0, "Share of the variance by direction", "eigenvalues of each partition's means")
+        axes = figure.add_axes((0.13, 0.14, 0.83, 0.68))
+        for number, name in enumerate(context.layout):
+            means = context.val.arrays["mean"][:, slice(*context.layout.bounds(name))]
+            values = np.linalg.svd(means - means.mean(axis=0), compute_uv=False) ** 2
+            if values.sum() > 0.0:
+                colour, directions = COLOURS[number % len(COLOURS)], np.arange(1, len(values) + 1)
+                axes.plot(directions, values / values.sum(), color=colour, marker="o", markersize=3, label=name)
+        if not axes.lines:
+            empty_panel(axes, "no partition varies")
             return figure
-        shares = (variances / variances.sum())[: self.num_directions]
-        axes.bar(np.arange(1, len(shares) + 1), shares, color=COLOURS[0])
-        style_axes(axes, xlabel="principal direction", ylabel="share of the variance")
+        axes.set_yscale("log")
+        style_axes(axes, xlabel="direction, largest first", ylabel="share")
+        axes.legend(frameon=False)
         return figure
