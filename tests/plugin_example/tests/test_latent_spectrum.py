@@ -24,6 +24,15 @@ def test_lines_are_the_shares_of_the_eigenvalues():
     assert line.get_ydata() == pytest.approx([0.9, 0.1])
 
 
+def test_directions_that_only_rounding_fills_are_not_drawn():
+    mean = np.random.default_rng(0).normal(size=(4, 8))
+    context = PictureContext(
+        layout=LatentLayout({"vol": 8}), supervision={}, val=SplitRecord(tuple("abcd"), {"mean": mean})
+    )
+    (line,) = build("picture", {"name": "latent_spectrum"}).draw(context).axes[0].lines
+    assert list(line.get_xdata()) == [1, 2, 3]  # four centred rows span three directions
+
+
 def test_latents_that_do_not_vary_are_named():
     record = SplitRecord(("a", "b"), {"mean": np.ones((2, 3))})
     context = PictureContext(layout=LatentLayout({"vol": 3}), supervision={}, val=record)

@@ -25,7 +25,7 @@ class LatentSpectrumPicture(Picture):
 
     def draw(self, context: PictureContext) -> Figure:
         """Draw one line a partition; a partition that does not vary has none."""
-        from menvae.presentation.figures import COLOURS, empty_panel, new_figure, style_axes
+        from menvae.presentation.figures import COLOURS, empty_panel, new_figure, style_axes, tick_locator
 
         assert context.val is not None  # declared in `needs`
         figure = new_figure(6.0, 4.0, "Share of the variance by direction", "eigenvalues of each partition's means")
@@ -33,7 +33,8 @@ class LatentSpectrumPicture(Picture):
         for number, name in enumerate(context.layout):
             means = context.val.arrays["mean"][:, slice(*context.layout.bounds(name))]
             values = np.linalg.svd(means - means.mean(axis=0), compute_uv=False) ** 2
-            if values.sum() > 0.0:
+            values = values[values > 1e-12 * values.sum()]  # N centred rows span N - 1 directions; others are rounding
+            if values.size:
                 colour, directions = COLOURS[number % len(COLOURS)], np.arange(1, len(values) + 1)
                 axes.plot(directions, values / values.sum(), color=colour, marker="o", markersize=3, label=name)
         if not axes.lines:
@@ -41,5 +42,6 @@ class LatentSpectrumPicture(Picture):
             return figure
         axes.set_yscale("log")
         style_axes(axes, xlabel="direction, largest first", ylabel="share")
-        axes.legend(frameon=False)
+        axes.xaxis.set_major_locator(tick_locator(8, integer=True))
+        axes.legend(frameon=False, fontsize=8)
         return figure
