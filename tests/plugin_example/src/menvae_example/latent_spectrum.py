@@ -41,6 +41,9 @@ class LatentSpectrumPicture(Picture):
             empty_panel(axes, "no partition varies")
             return figure
         axes.set_yscale("log")
+        axes.set_ylim(min(0.01, axes.get_ylim()[0]), 1.0)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
         style_axes(axes, xlabel="direction, largest first", ylabel="share")
         axes.xaxis.set_major_locator(tick_locator(8, integer=True))
         axes.legend(frameon=False, fontsize=8)
