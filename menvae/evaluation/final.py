@@ -88,6 +88,7 @@ def draw_targets(
     evaluation: FinalEvaluation,
     normalizer: TargetNormalizer,
     raw_targets: Mapping[str, Mapping[str, float | None]],
+    units: Mapping[str, str],
     pictures: Path,
 ) -> None:
     """Draw what the latent space says of the targets: leak matrix and regression.
@@ -96,7 +97,8 @@ def draw_targets(
         model: with the best weights.
         evaluation: of these weights.
         normalizer: to read predictions in physical units.
-        raw_targets: subject -> raw features.
+        raw_targets: subject -> raw targets.
+        units: target -> its unit.
         pictures: folder.
     """
     supervision = model.supervision
@@ -106,7 +108,7 @@ def draw_targets(
     title = "What each partition alone predicts (ridge, validation R2)"
     drawn = draw_leak_matrix(leaks(model, evaluation), list(model.layout), features, title, own=supervision)
     save_figure(drawn, pictures / "leak_matrix.png")
-    true, predicted, units = in_physical_units(evaluation.val, normalizer, supervision, raw_targets)
+    true, predicted = in_physical_units(evaluation.val, normalizer, supervision, raw_targets)
     scores = {name: evaluation.metrics.get(f"sem/{name}_r2") for name in true}
     save_figure(draw_regression(true, predicted, units, scores), pictures / "regression.png")
 
@@ -184,17 +186,17 @@ def in_physical_units(
     normalizer: TargetNormalizer,
     supervision: Mapping[str, Sequence[str]],
     raw_targets: Mapping[str, Mapping[str, float | None]],
-) -> tuple[dict[str, Floats], dict[str, Floats], dict[str, str]]:
-    """Return true and predicted values of each target, both in physical units, and these units.
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Return true and predicted values of each target, both in physical units.
 
     Args:
         record: of a split.
         normalizer: that made the targets.
         supervision: partition -> names of its targets.
-        raw_targets: subject -> raw features.
+        raw_targets: subject -> raw targets.
 
     Returns:
-        Three mappings by target: true values [n] and predicted values [n] of the subjects that have both, and the unit.
+        Two mappings by target: true values [n] and predicted values [n] of the subjects that have both.
     """
     predictions = record.by_partition("predictions")
     columns = {
@@ -215,12 +217,4 @@ def in_physical_units(
         known = [(a, b) for a, b in pairs if a is not None and b is not None]
         true[name] = np.array([a for a, _ in known], dtype=np.float64)
         predicted[name] = np.array([b for _, b in known], dtype=np.float64)
-    return true, predicted, {name: _unit(name) for name in columns}
-
-
-def _unit(feature: str) -> str:
-    if feature.startswith("vol_"):
-        return "ln(mm³ + 1)"
-    if feature.startswith("surface_area_"):
-        return "ln(mm² + 1)"
-    return "share of box" if feature.startswith("loc_") else "ratio"
+    return true, predicted

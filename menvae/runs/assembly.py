@@ -171,14 +171,13 @@ class AssembledRun:
 
     def _draw_results(self, evaluation: FinalEvaluation, pictures: Path) -> None:
         draw_latent_space(self.model, evaluation, self.data.classes, pictures)
-        volumes = self.data.volumes
-        if volumes is None:
-            return
-        cohort = volumes.cohort
-        raw_targets = {subject.subject_id: subject.features for subject in cohort.subjects}
-        draw_targets(self.model, evaluation, volumes.normalizer, raw_targets, pictures)
-        means, path = evaluation.val.arrays["mean"], pictures / "traversals.png"
-        draw_traversals(self.model, means, volumes.modalities[0], cohort.spacing_mm, path)
+        targets, volumes = self.data.targets, self.data.volumes
+        if targets is not None:
+            units = {name: target.unit for name, target in self.experiment.source.targets.items()}
+            draw_targets(self.model, evaluation, targets.normalizer, targets.raw, units, pictures)
+        if volumes is not None:
+            means, path = evaluation.val.arrays["mean"], pictures / "traversals.png"
+            draw_traversals(self.model, means, volumes.modalities[0], volumes.cohort.spacing_mm, path)
 
 
 def _count_parameters(model: Model) -> dict[str, int]:

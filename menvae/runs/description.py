@@ -11,7 +11,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from menvae.composition.experiment import Experiment
-from menvae.data.source import Data, Volumes
+from menvae.data.source import Data, FittedTargets
 from menvae.data.targets.correlation import entangled_words, target_correlation
 from menvae.files import write_json, write_table, write_text
 from menvae.runs.directory import RunDirectory
@@ -27,8 +27,7 @@ _log = logging.getLogger(__name__)
 def datasets_of(experiment: Experiment, data: Data) -> list[DatasetInput]:
     """Return what the run trains on, for its tracker."""
     part = experiment.parts["data"]
-    place_of_data = part.settings.get("root") or part.settings.get("path") or experiment.output_dir / "cache"
-    source = str(place_of_data)
+    source = experiment.source.location or str(experiment.output_dir / "cache")
     return [DatasetInput(part.part.name, data.data_hash[:36], source, "training")]
 
 
@@ -46,17 +45,17 @@ def describe(experiment: Experiment, data: Data, here: Place, directory: RunDire
     for sentence in experiment.advice:
         _log.warning("%s", sentence)
     save_figure(draw_schedule(*_schedule_curves(experiment)), directory.pictures / "schedule.png")
-    if data.volumes is not None:
-        _draw_target_correlation(experiment, data.volumes, directory.pictures / "target_correlation.png")
+    if data.targets is not None:
+        _draw_target_correlation(experiment, data.targets, directory.pictures / "target_correlation.png")
 
 
-def _draw_target_correlation(experiment: Experiment, volumes: Volumes, picture: Path) -> None:
+def _draw_target_correlation(experiment: Experiment, targets: FittedTargets, picture: Path) -> None:
     """Draw which targets correlate, and warn of those that no loss can separate."""
     from menvae.pictures.drawing.matrices import draw_target_correlation
     from menvae.presentation.figures import save_figure
 
-    features = [subject.features for subject in volumes.training]
-    found = target_correlation(features, volumes.normalizer, experiment.supervision)
+    training = [targets.raw[subject_id] for subject_id in targets.training]
+    found = target_correlation(training, targets.normalizer, experiment.supervision)
     save_figure(draw_target_correlation(found.before, found.after, found.partitions), picture)
     if entangled := entangled_words(found):
         _log.warning("%s", entangled)
@@ -85,5 +84,6 @@ def tags_of(experiment: Experiment, data: Data, directory: RunDirectory) -> dict
         "menvae.data_hash": data.data_hash,
         "menvae.targets_hash": data.targets_hash,
         "menvae.code_hash": code_hash(),
+        "menvae.outside_identity": " ".join(sorted(experiment.source.outside_identity)),
         "menvae.git_commit": git["commit"] + (" (modified)" if git["modified"] else "") if git else "unknown",
     }

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,8 @@ class TabularSource(DataSource):
         unsup_run: directory of a run without classes on the same table, whose embeddings ``embeddings.npz`` gets beside
             this run's own; None: only the own.
     """
+
+    outside_identity: ClassVar[frozenset[str]] = frozenset({"unsup_run"})
 
     columns: tuple[str, ...]
     transforms: dict[str, Transform] | None = None
