@@ -43,4 +43,5 @@ class TableSource(TabularSource):
 
     def table(self) -> Table:
         """Read the file."""
-        return read_table(Path(self.path).expanduser(), self.columns, self.label, self.group, self.gaps)
+        path = Path(self.path).expanduser()
+        return read_table(path, self.columns, self.label, self.group, self.gaps, self.target_columns)
