@@ -54,7 +54,7 @@ class Table:
     def hash(self) -> str:
         """Hash of the content, whatever file it came from."""
         arrays = [self.values, self.labels, self.groups]
-        content = [self.columns, self.classes, *map(_hexadecimal, arrays)]
+        content: list[object] = [self.columns, self.classes, *map(_hexadecimal, arrays)]
         if self.targets:
             content.append([[name, _hexadecimal(values)] for name, values in self.targets.items()])
         return digest_of(content)
