@@ -87,7 +87,8 @@ def run(site: Path, *arguments: str, folder: Path | None = None) -> subprocess.C
 def pytest_outcomes(site: Path, *arguments: str, folder: Path | None = None) -> dict[str, str]:
     """Return {name of a test in its module: what became of it}."""
     done = run(site, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rA", *arguments, folder=folder)
-    lines = [line for line in done.stdout.splitlines() if line.startswith(("PASSED", "FAILED", "ERROR", "SKIPPED"))]
+    outcome = re.compile(r"(PASSED|FAILED|ERROR) \S+::|SKIPPED \[")  # messages in the log begin with ERROR too
+    lines = [line for line in done.stdout.splitlines() if outcome.match(line)]
     assert lines, done.stdout + done.stderr
     return {line.split(" - ")[0].split("::", 1)[-1]: line.split(" ", 1)[0] for line in lines}
 
@@ -106,7 +107,7 @@ def test_its_parts_are_configured_by_name_and_nothing_is_imported_for_that(site:
 
 
 def test_help_offers_them(site: Path) -> None:
-    lines = run(site, "-c", TRAIN, "--help").stdout.splitlines()
+    lines = run(site, "-c", TRAIN, "--help").stdout.replace(",\n  ", ", ").splitlines()
     for group, names in (("encoder", {"projections", "resnet"}), ("loss", {"sharp", "dcor"})):
         (offered,) = [line for line in lines if line.strip().startswith(f"{group}: ")]
         assert names <= set(offered.strip().removeprefix(f"{group}: ").split(", "))
@@ -213,14 +214,8 @@ def test_its_source_has_targets_of_its_own_and_its_store_may_move(site: Path, tm
     wrong = train(tmp_path, *chosen, moved, "model.supervision.shape=[aged]", code=2, site=site).stderr
     assert "model.supervision.shape: data=zarr_store has no target 'aged'; did you mean 'age'? known: age, " in wrong
 
-    keys = [
-        "data=zarr_store",
-        moved,
-        "data.roi_size=[16,16,16]",
-        "data.spacing_mm=[10,10,10]",
-        f"output_dir={tmp_path}",
-    ]
-    done = run_prepare(site, *keys)
+    box = ["data.roi_size=[16,16,16]", "data.spacing_mm=[10,10,10]"]
+    done = run_prepare(site, "data=zarr_store", moved, *box, f"output_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     (cohort,) = (tmp_path / "cohorts").iterdir()
     with (cohort / "targets.csv").open(newline="") as file:
