@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -33,10 +32,10 @@ from menvae.files import write_json, write_table, write_text
 from menvae.interruption import StopRequest, stop_requests
 from menvae.layers import set_memory_format
 from menvae.models import Model
+from menvae.naming import foreign_checkpoint, identify, initial_weights
 from menvae.runs.directory import RunDirectory
 from menvae.runs.environment import code_hash, describe_environment, describe_process
 from menvae.runs.failures import FailureLog
-from menvae.runs.identity import run_hash
 from menvae.runs.job import Job, command
 from menvae.runs.trial import TrialReporter
 from menvae.schedules import Schedule
@@ -173,12 +172,6 @@ def _set_status(directory: RunDirectory | None, state: Literal["failed", "interr
         directory.set_status(state, reason=reason, **describe_process())
 
 
-def identify(experiment: Experiment, data: Data, num_ranks: int) -> str:
-    """Return the name of a run, ``<name>_<hash>``: the same for all that leads to the same result."""
-    parts = (experiment.config, data.data_hash, data.targets_hash, num_ranks, _start(experiment))
-    return f"{experiment.config['name']}_{run_hash(*parts)}"
-
-
 def _identity(experiment: Experiment, data: Data, here: Place) -> dict[str, str]:
     """Return what a checkpoint must have in common with a run that goes on from it, under the names users know."""
     supervision = ", ".join(f"{name} [{', '.join(told)}]" for name, told in experiment.supervision.items())
@@ -189,53 +182,6 @@ def _identity(experiment: Experiment, data: Data, here: Place) -> dict[str, str]
         "targets": data.targets_hash,
         "number of ranks": str(here.num_ranks),
     }
-
-
-def _foreign_checkpoint(experiment: Experiment) -> Path | None:
-    """Return the checkpoint that ``trainer.resume`` names, if it names one."""
-    wish: str = experiment.settings["trainer"].resume
-    return None if wish in ("auto", "never") else Path(wish).expanduser()
-
-
-def _initial_weights(experiment: Experiment) -> Path | None:
-    """Return the checkpoint that ``trainer.init_from`` names, if it names one; of a run directory the best."""
-    wish: str | None = experiment.settings["trainer"].init_from
-    if wish is None:
-        return None
-    path = Path(wish).expanduser()
-    return path / "checkpoints" / "best.ckpt" if path.is_dir() else path
-
-
-def _start(experiment: Experiment) -> str:
-    """Return the digest of the checkpoints that the run begins with: they determine the result as the seed does."""
-    resumed, initial = _foreign_checkpoint(experiment), _initial_weights(experiment)
-    if resumed is not None and not resumed.is_file():
-        raise UserError(f"trainer.resume: checkpoint '{resumed}' does not exist; allowed are auto, never and a file")
-    if resumed is None and initial is not None and not initial.is_file():
-        raise UserError(f"trainer.init_from: '{initial}' does not exist; allowed are a run directory and a checkpoint")
-    of_parts = [path for bound in experiment.parts.values() for path in _checkpoints(bound.settings)]
-    digests = []
-    for path in filter(None, (resumed or initial, *of_parts)):
-        for part in _files(path):
-            with part.open("rb") as file:
-                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return " ".join(digests)
-
-
-def _checkpoints(settings: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield the checkpoints that a part and the parts inside it name; it has read them already, so they are there."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _checkpoints(value)
-        elif key == "checkpoint" and value is not None:
-            yield Path(value).expanduser()
-
-
-def _files(path: Path) -> list[Path]:
-    """Return the file itself, or the files that lie in a folder, hidden ones left out."""
-    if not path.is_dir():
-        return [path]
-    return sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
 
 
 def _open_directory(experiment: Experiment, identity: str, job: Job | None) -> RunDirectory:
@@ -471,13 +417,13 @@ class _Run:
 
     def _resume(self) -> None:
         last = self.path / "checkpoints" / "last.ckpt"
-        source = last if last.is_file() else _foreign_checkpoint(self.experiment)
+        source = last if last.is_file() else foreign_checkpoint(self.experiment)
         if source is not None:
             self.trainer.restore(source)
             state = self.trainer.state
             _log.info("going on after epoch %d and %d steps from %s", state.epoch, state.step, source)
             return
-        initial = _initial_weights(self.experiment)
+        initial = initial_weights(self.experiment)
         if initial is not None:
             self.trainer.begin_with(initial, [key for key in _MEANING_OF_WEIGHTS if key in self.trainer.identity])
             _log.info("beginning with the weights of %s", initial)

@@ -5,9 +5,9 @@ from menvae.data.cache.prepare import _LIBRARIES as LIBRARIES_OF_KEYS
 from menvae.data.cache.prepare import prepare
 from menvae.data.sources.phantom import PhantomSource
 from menvae.experiment import Experiment
+from menvae.naming import identify
 from menvae.registry import configuration_folder
 from menvae.run import _identity as checkpoint_identity
-from menvae.run import identify
 from menvae.runs.identity import run_hash
 from menvae.training.place import Place
 from menvae.types import LossReport, ModelOutput, Progress

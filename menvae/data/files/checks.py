@@ -15,9 +15,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from nibabel.orientations import inv_ornt_aff
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from menvae.data.files.findings import Finding
@@ -99,6 +96,9 @@ def inspect_content(content: bytes, name: str, *, is_mask: bool) -> Volume | Unr
         return Unreadable(
             f"{is_named} named .nii.gz but is {other}", f"name it {ending} if it is a whole NIfTI file, else replace it"
         )
+    from nibabel.spatialimages import HeaderDataError  # not where nothing is read: this module is part of every start
+    from nibabel.wrapstruct import WrapStructError
+
     try:
         volume = read_volume(content, is_packed=is_packed)
     except EOFError:
@@ -316,6 +316,8 @@ _Place = tuple[tuple[int, ...], NDArray[np.float64]]
 
 def _as_ras(volume: Volume) -> _Place:
     """Return shape and affine of the volume with its axes in the order and direction of R, A, S."""
+    from nibabel.orientations import inv_ornt_aff
+
     affine = np.array(volume.affine)
     axes = ras_axes(affine)
     shape = [0, 0, 0]

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import deflate
-import nibabel
 import numpy as np
-from nibabel.orientations import apply_orientation, io_orientation
 from numpy.typing import NDArray
 
 _UNHEARD = logging.Logger("of nibabel")
@@ -61,12 +59,16 @@ class NiftiVolume:
 
     def values_ras(self) -> NDArray[Any]:
         """Return the values [D, H, W] with their axes in the order and direction of R, A, S; a view where it can be."""
+        from nibabel.orientations import apply_orientation  # not where nothing is read
+
         values = self.values
         return apply_orientation(values.reshape(values.shape[:3]), ras_axes(self.affine))  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
 
 
 def ras_axes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return nibabel's orientation [3, 2] of a volume: for each of its axes, which of R, A, S it is, and its sign."""
+    from nibabel.orientations import io_orientation
+
     axes: NDArray[np.float64] = io_orientation(affine)  # type: ignore[no-untyped-call, unused-ignore]
     return axes
 
@@ -119,6 +121,8 @@ def _header(unpacked: bytes | bytearray) -> Any:
 
 
 def _form(unpacked: bytes | bytearray) -> Any:
+    import nibabel
+
     return nibabel.Nifti2Header if bytes(unpacked[:4]) in _NIFTI2_SIZES else nibabel.Nifti1Header
 
 

@@ -130,6 +130,10 @@ class TabularSource(DataSource):
             ),
         )
 
+    def find(self, request: DataRequest) -> Data:
+        """Load: rows need no preparation."""
+        return self.load(request)
+
     def _labels_to_learn(self, table: Table, training: NDArray[np.intp]) -> NDArray[np.int64]:
         """Return the labels, hidden (-1) in a share of the training rows; say which classes nobody can learn."""
         labels = table.labels.copy()

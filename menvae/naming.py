@@ -1,0 +1,75 @@
+"""What a run is called: its name, and a hash of its configuration, its data and the weights it begins with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from menvae.data.source import Data
+from menvae.errors import UserError
+from menvae.experiment import Experiment
+from menvae.runs.identity import run_hash
+
+
+def identify(experiment: Experiment, data: Data, num_ranks: int) -> str:
+    """Return the name of a run, ``<name>_<hash>``: the same for all that leads to the same result."""
+    return run_name(experiment, data.data_hash, data.targets_hash, num_ranks)
+
+
+def run_name(experiment: Experiment, data_hash: str, targets_hash: str, num_ranks: int) -> str:
+    """Return the same from the hashes of the data alone; both are empty where the data are not known.
+
+    Raises:
+        UserError: a checkpoint that does not exist.
+    """
+    parts = (experiment.config, data_hash, targets_hash, num_ranks, start_digest(experiment))
+    return f"{experiment.config['name']}_{run_hash(*parts)}"
+
+
+def foreign_checkpoint(experiment: Experiment) -> Path | None:
+    """Return the checkpoint that ``trainer.resume`` names, if it names one."""
+    wish: str = experiment.settings["trainer"].resume
+    return None if wish in ("auto", "never") else Path(wish).expanduser()
+
+
+def initial_weights(experiment: Experiment) -> Path | None:
+    """Return the checkpoint that ``trainer.init_from`` names, if it names one; of a run directory the best."""
+    wish: str | None = experiment.settings["trainer"].init_from
+    if wish is None:
+        return None
+    path = Path(wish).expanduser()
+    return path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+
+
+def start_digest(experiment: Experiment) -> str:
+    """Return the digest of the checkpoints that the run begins with: they determine the result as the seed does."""
+    resumed, initial = foreign_checkpoint(experiment), initial_weights(experiment)
+    if resumed is not None and not resumed.is_file():
+        raise UserError(f"trainer.resume: checkpoint '{resumed}' does not exist; allowed are auto, never and a file")
+    if resumed is None and initial is not None and not initial.is_file():
+        raise UserError(f"trainer.init_from: '{initial}' does not exist; allowed are a run directory and a checkpoint")
+    of_parts = [path for bound in experiment.parts.values() for path in _checkpoints(bound.settings)]
+    digests = []
+    for path in filter(None, (resumed or initial, *of_parts)):
+        for part in _files(path):
+            with part.open("rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return " ".join(digests)
+
+
+def _checkpoints(settings: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield the checkpoints that a part and the parts inside it name; it has read them already, so they are there."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _checkpoints(value)
+        elif key == "checkpoint" and value is not None:
+            yield Path(value).expanduser()
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the file itself, or the files that lie in a folder, hidden ones left out."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
