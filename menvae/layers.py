@@ -140,8 +140,8 @@ class OutputActivation(nn.Module):
     """What a decoder does to the output of its last convolution.
 
     It says which values it can reach, so that a pairing with intensities beyond them is refused when an experiment is
-    built (`menvae.experiment.Experiment.build`): z-scores of about -1 to 10 behind a tanh are a floor of 0.15 in the
-    mean squared error.
+    built (`menvae.composition.compatibility.check_reach`): z-scores of about -1 to 10 behind a tanh leave a floor of
+    0.15 in the mean squared error.
 
     Attributes:
         name: ``linear`` or ``tanh``.

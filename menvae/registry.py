@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 __all__ = ["GROUPS", "Annotated", "Bound", "Field", "Part", "bind", "build", "configuration_folder", "discover"]
-__all__ += ["known", "lookup", "own_keys", "parts", "register", "unregister", "validated"]
+__all__ += ["folder_of", "known", "lookup", "own_keys", "parts", "register", "unregister", "validated"]
 
 ENTRY_POINT_GROUP = "menvae.parts"
 
@@ -54,6 +54,8 @@ GROUPS: Mapping[str, str] = {
     "update": "menvae.updates",
     "metric": "menvae.metrics",
     "data": "menvae.data.sources",
+    "runner": "menvae.sweeps.runners",
+    "tracker": "menvae.tracking",
 }
 """Registry group -> package whose modules register its built-in parts."""
 
@@ -73,7 +75,7 @@ class Part:
     """One registered part.
 
     Attributes:
-        group: registry group, also the folder of ``conf/``.
+        group: registry group; see `folder_of` for its folder in ``conf/``.
         name: the name that configurations use.
         factory: the class or function itself.
         origin: top-level package that registered it (``menvae`` or a plugin).
@@ -117,7 +119,7 @@ def register(group: str, name: str, *, reference: str = "") -> Callable[[T], T]:
 
     Args:
         group: one of `GROUPS`.
-        name: name used by configurations; also the name of its file in ``conf/<group>/``.
+        name: name used by configurations; also the name of its file in the folder of the group.
         reference: paper, report or specification section behind the part.
 
     Raises:
@@ -153,10 +155,8 @@ def discover() -> None:
     Raises:
         UserError: a plugin that cannot be imported, whatever the fault is, or takes the name of another part.
     """
-    for package_name in GROUPS.values():
-        package = importlib.import_module(package_name)
-        for module in pkgutil.iter_modules(package.__path__, package_name + "."):
-            importlib.import_module(module.name)
+    for package in GROUPS.values():
+        _import_modules(package)
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         before = dict(_parts)
         try:
@@ -168,6 +168,11 @@ def discover() -> None:
             raise UserError(
                 f"plugin '{entry_point.value}' cannot be imported: {_reason(error)}; mend or uninstall {owner}"
             ) from error
+
+
+def _import_modules(package: str) -> None:
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+        importlib.import_module(module.name)
 
 
 def configuration_folder(package: str) -> Path | None:
@@ -182,6 +187,11 @@ def configuration_folder(package: str) -> Path | None:
     if package == "menvae":
         folders.append(Path(__file__).resolve().parents[1] / "conf")
     return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def folder_of(group: str) -> str:
+    """Return the folder of ``conf/`` that holds the files of a group: Hydra has a name of its own for runners."""
+    return "hydra/launcher" if group == "runner" else group
 
 
 def known(group: str) -> list[str]:
@@ -203,6 +213,10 @@ def lookup(group: str, name: str, path: str | None = None) -> Part:
     Raises:
         UserError: unknown name; the message lists the known and the nearest.
     """
+    if (group, name) not in _parts and group in GROUPS:
+        _import_modules(GROUPS[group])  # alone: menvae-sweep status needs a runner, and not torch
+    if (group, name) in _parts:
+        return _parts[group, name]
     names = known(group)
     if name not in names:
         raise UserError(f"{path or group}: '{name}' is not registered; {nearest(name, names)}")

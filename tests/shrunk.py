@@ -9,7 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from menvae.experiment import Experiment
+from menvae.composition.experiment import Experiment
 from menvae.registry import configuration_folder
 from menvae.training.place import Place
 from menvae.training.trainer import Ingredients, Trainer

@@ -12,11 +12,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from shrunk import CONF, TINY, TINY_TABLE, TINY_VISITS, Losses, names, of_rows, trainer_of
 
+from menvae.composition.experiment import _PARTS, _SETTINGS, Experiment
+from menvae.composition.settings import SweepSettings
 from menvae.data.tables.tabular import TabularSource
 from menvae.errors import UserError
-from menvae.experiment import _PARTS, _SETTINGS, Experiment
-from menvae.registry import GROUPS, known, validated
-from menvae.sweeps.sweep import SweepSettings
+from menvae.registry import GROUPS, folder_of, known, lookup, validated
 from menvae.types import Batch
 
 Compose = Callable[..., DictConfig]
@@ -33,9 +33,10 @@ def composed_small(compose_train: Compose, *overrides: str) -> DictConfig:
 
 
 def test_every_folder_is_a_group_and_every_file_a_part() -> None:
-    assert {path.name for path in CONF.iterdir() if path.is_dir()} == set(GROUPS) | OWN
+    folders = {Path(folder_of(group)).parts[0] for group in GROUPS}
+    assert {path.name for path in CONF.iterdir() if path.is_dir()} == folders | OWN
     for group in GROUPS:
-        assert set(names(group)) <= set(known(group))
+        assert set(names(folder_of(group))) <= set(known(group))
 
 
 @pytest.mark.parametrize("name", names("loss"))
@@ -212,8 +213,11 @@ def test_every_search_has_a_space_that_can_be_searched(name: str, compose_train:
 def test_every_site_says_what_the_launcher_knows(name: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("train", ["hydra/launcher=slurm", f"site={name}"], return_hydra_config=True)
-    assert composed.hydra.launcher._target_.endswith("SlurmLauncher")
-    assert composed.hydra.launcher.partition == "gpu"
+    assert composed.hydra.launcher.runner == "slurm"
+    launcher = OmegaConf.to_container(composed.hydra.launcher)
+    assert isinstance(launcher, dict)
+    keys = {str(key): value for key, value in launcher.items() if key not in ("_target_", "runner")}
+    assert validated(lookup("runner", "slurm").factory, keys, "hydra.launcher").partition == "gpu"
 
 
 TANH = ("decoder.activation=tanh", "auxiliary_decoder.activation=tanh")

@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from pretrained import pretrained, transformer, write, write_transformer
 
+from menvae.composition.experiment import Experiment
 from menvae.errors import UserError
-from menvae.experiment import Experiment
 from menvae.registry import configuration_folder
 
 CONF = configuration_folder("menvae") or Path()

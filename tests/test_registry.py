@@ -11,6 +11,7 @@ from menvae.registry import (
     bind,
     build,
     configuration_folder,
+    folder_of,
     known,
     lookup,
     parts,
@@ -196,7 +197,7 @@ def test_every_group_has_built_in_parts_and_a_configuration_folder() -> None:
     assert {part.group for part in parts() if part.origin == "menvae"} == set(GROUPS)
     for group in GROUPS:
         assert known(group)
-        assert (folder / group).is_dir()
+        assert (folder / folder_of(group)).is_dir()
 
 
 def test_package_without_configuration_has_no_folder() -> None:

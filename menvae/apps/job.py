@@ -61,7 +61,7 @@ def _run(path: Path) -> tuple[int, str]:
             with stop_requests():  # importing takes seconds
                 from omegaconf import OmegaConf
 
-                from menvae.run import train
+                from menvae.runs.train import train
             return train(OmegaConf.create(dict(job.config)), job)
         except RunInterruptedError as interruption:
             stopped_by = interruption.reason

@@ -9,7 +9,7 @@ from menvae.apps import hydra_application
 
 def task(config: DictConfig) -> int:
     """Train one run; the heavy imports wait until here."""
-    from menvae.run import train
+    from menvae.runs.train import train
 
     return train(config)
 

@@ -17,18 +17,35 @@ from __future__ import annotations
 
 import pytest
 
-_MODULES = ("suite", "encoders", "decoders", "heads", "models", "terms", "schedules", "optimizers", "updates", "data")
+_MODULES = (
+    "suite",
+    "encoders",
+    "decoders",
+    "heads",
+    "models",
+    "terms",
+    "schedules",
+    "optimizers",
+    "updates",
+    "data",
+    "metrics",
+    "runners",
+    "trackers",
+)
 pytest.register_assert_rewrite(*(f"menvae.conformance.{module}" for module in _MODULES))  # before they are imported
 
 from menvae.conformance.data import DataConformance, TableConformance  # noqa: E402
 from menvae.conformance.decoders import DecoderConformance, RowDecoderConformance  # noqa: E402
 from menvae.conformance.encoders import EncoderConformance, RowEncoderConformance  # noqa: E402
 from menvae.conformance.heads import HeadConformance  # noqa: E402
+from menvae.conformance.metrics import MetricConformance, SplitExample  # noqa: E402
 from menvae.conformance.models import ModelConformance, RowModelConformance  # noqa: E402
 from menvae.conformance.optimizers import OptimizerConformance  # noqa: E402
+from menvae.conformance.runners import RunnerConformance  # noqa: E402
 from menvae.conformance.schedules import ScheduleConformance  # noqa: E402
 from menvae.conformance.suite import Case, PartConformance, VolumeConformance  # noqa: E402
 from menvae.conformance.terms import TermConformance  # noqa: E402
+from menvae.conformance.trackers import TrackerConformance  # noqa: E402
 from menvae.conformance.updates import UpdateConformance  # noqa: E402
 
 __all__ = [
@@ -37,15 +54,19 @@ __all__ = [
     "DecoderConformance",
     "EncoderConformance",
     "HeadConformance",
+    "MetricConformance",
     "ModelConformance",
     "OptimizerConformance",
     "PartConformance",
     "RowDecoderConformance",
     "RowEncoderConformance",
     "RowModelConformance",
+    "RunnerConformance",
     "ScheduleConformance",
+    "SplitExample",
     "TableConformance",
     "TermConformance",
+    "TrackerConformance",
     "UpdateConformance",
     "VolumeConformance",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from menvae.errors import UserError
-from menvae.registry import Bound, Part, bind, configuration_folder, parts
+from menvae.registry import Bound, Part, bind, configuration_folder, folder_of, parts
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class PartConformance:
             if default is ...:
                 assert OmegaConf.is_missing(config, key), f"{key} has no default: write '{key}: ???'"
             else:
-                assert _plain(config[key]) == _plain(default), key
+                assert plain(config[key]) == plain(default), key
 
     def test_configuration_is_accepted(self, case: Case) -> None:
         assert set(case.bound().settings) == set(case.part.tunables)
@@ -157,13 +158,19 @@ class RowConformance(VolumeConformance):
     batch_size: ClassVar[int] = 16
 
 
+def configuration_file(part: Part) -> Path:
+    """Return the YAML file of a part, in the package that registered it."""
+    own = configuration_folder(part.origin)
+    assert own is not None, f"package '{part.origin}' has no folder conf"
+    path = own / folder_of(part.group) / f"{part.name}.yaml"
+    assert path.is_file(), f"{path} does not exist"
+    return path
+
+
 @functools.cache
 def composed(part: Part) -> DictConfig:
     """Return ``conf/<group>/<name>.yaml`` of the package that registered a part, its defaults list resolved."""
-    own, common = configuration_folder(part.origin), configuration_folder("menvae")
-    assert own is not None, f"package '{part.origin}' has no folder conf"
-    path = own / part.group / f"{part.name}.yaml"
-    assert path.is_file(), f"{path} does not exist"
+    own, common = configuration_file(part).parents[1], configuration_folder("menvae")
     with initialize_config_dir(str(own), version_base="1.3"):
         config = compose(f"{part.group}/{part.name}", [f"hydra.searchpath=[file://{common}]"])
     group = config[part.group]
@@ -171,12 +178,12 @@ def composed(part: Part) -> DictConfig:
     return group
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a value with mappings and sequences of any kind as lists, order kept."""
     if isinstance(value, Mapping):
-        return [(key, _plain(item)) for key, item in value.items()]
+        return [(key, plain(item)) for key, item in value.items()]
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 

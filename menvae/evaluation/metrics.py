@@ -170,5 +170,5 @@ def _mse(image: Tensor, reconstruction: Tensor, available: Tensor | None) -> Ten
     squares = (image - reconstruction.float()).square()
     if available is None:
         return squares.flatten(1).mean(dim=1)
-    of_channels = squares.flatten(2).mean(dim=2).masked_fill(~available, 0.0)
+    of_channels = squares.reshape(*available.shape, -1).mean(dim=2).masked_fill(~available, 0.0)
     return of_channels.sum(dim=1) / available.sum(dim=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,6 +69,12 @@ class RunDirectory:
     def set_status(self, state: State, **details: str | float | bool) -> None:
         """Write ``status.json``."""
         write_json(self.path / "status.json", {"state": state, **details})
+
+
+def trackers_of(status: Mapping[str, Any]) -> frozenset[str]:
+    """Return the keys of the trackers that have all of a run, from its ``status.json``."""
+    only_mlflow = ["mlflow"] if status.get("tracked", False) else []  # by versions that had no other
+    return frozenset(status.get("trackers", only_mlflow))
 
 
 def free_name(runs: Path, identity: str, taken: Collection[str] = ()) -> str:

@@ -14,6 +14,9 @@ from menvae.runs.environment import describe_process
 
 PrunerName = Literal["none", "median"]
 
+APPLICATION = "menvae.apps.job"
+"""Module that trains a job; it imports everything, so whatever starts a job only names it."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -87,4 +90,4 @@ class Job:
 
 def command(path: Path) -> list[str]:
     """Return the command line of a process that trains the job in a file."""
-    return [sys.executable, "-m", "menvae.apps.job", str(path)]
+    return [sys.executable, "-m", APPLICATION, str(path)]

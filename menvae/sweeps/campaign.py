@@ -8,8 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -19,42 +18,17 @@ from menvae.errors import RunInterruptedError, UserError
 from menvae.files import FolderIsLockedError, FolderLock, write_json
 from menvae.interruption import StopRequest
 from menvae.sweeps.plan import PlannedPoint
-from menvae.sweeps.status import Fate, PointStatus, sweep_status
+from menvae.sweeps.runners import Fate, Runner
+from menvae.sweeps.status import PointStatus, sweep_status
 from menvae.sweeps.sweep import Point, Submission, Sweep, label_of
 from menvae.tracking.local import LocalLog
-from menvae.tracking.mlflow.store import tracking_uri, without_password
-from menvae.tracking.mlflow.tracker import MLflowTracker
-from menvae.tracking.tracker import ParentRun, Status, TrackingSettings
+from menvae.tracking.tracker import ParentRun, Status, TrackerContext, TrackingSettings
+from menvae.tracking.trackers import Trackers
 
 _log = logging.getLogger(__name__)
 
 _TOLD = "tracked.json"
 _SECONDS_UNTIL_LOST = 90.0  # network file systems may be that late
-
-
-class Runner(Protocol):
-    """What runs jobs: SLURM, or processes of this machine.
-
-    Attributes:
-        name: as in `menvae.sweeps.sweep.Submission.launcher`.
-        poll_s: seconds between two looks.
-    """
-
-    name: str
-    poll_s: float
-
-    def submit(self, jobs: Mapping[str, Path]) -> dict[str, Submission]:
-        """Take {run: job file}; return what was submitted at once, the rest comes from `advance`."""
-
-    def advance(self) -> dict[str, Submission]:
-        """Do what is due since the last call; return what was submitted in it."""
-
-    @property
-    def num_open(self) -> int:
-        """How many jobs it has to start yet, or to wait for."""
-
-    def stop(self) -> None:
-        """The launching process ends early: end what cannot live without it."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +55,7 @@ class Campaign:
         Args:
             planned: all points of this launch.
             stop: looked at while waiting.
-            tags: further tags of the sweep's MLflow run.
+            tags: further tags of the sweep's run in trackers.
 
         Returns:
             The status of every point that can be; none without ``wait``.
@@ -100,7 +74,7 @@ class Campaign:
             raise UserError(f"sweep '{self.sweep.name}' is being launched by {error}; wait for it") from None
         try:
             statuses = [point.status for point in planned if point.status]
-            is_told = all(status.is_tracked for status in statuses) or not self.tracking.enabled
+            is_told = all(self.tracking.active <= status.trackers for status in statuses)
             if is_told and self._end(planned, statuses, tags) == self._told():
                 return self._run(planned, stop)
             return self._run_tracked(planned, stop, tags)
@@ -111,9 +85,8 @@ class Campaign:
         self, planned: Sequence[PlannedPoint], stop: StopRequest, tags: Mapping[str, str]
     ) -> list[PointStatus]:
         (self.sweep.path / _TOLD).unlink(missing_ok=True)
-        parent = ParentRun(self.sweep.path, self.sweep.name)
-        tracker = MLflowTracker(self.tracking, self.sweep.output_dir, parent.folder, parent.name)
-        tracker.start({}, {**parent.tags, **tags}, LocalLog(self.sweep.path))
+        trackers = self._trackers()
+        trackers.start({}, {**ParentRun(self.sweep.path, self.sweep.name).tags, **tags}, LocalLog(self.sweep.path))
         state: Status = "KILLED"
         try:
             statuses = self._run(planned, stop)
@@ -121,20 +94,30 @@ class Campaign:
             state = end["state"]
             return statuses
         finally:
-            if (self.wait or state == "KILLED") and tracker.finish(state) and state == "FINISHED":
+            ends = self.wait or state == "KILLED"
+            if ends and trackers.finish(state) >= self.tracking.active and state == "FINISHED":
                 write_json(self.sweep.path / _TOLD, end)
 
     def _end(
         self, planned: Sequence[PlannedPoint], statuses: Sequence[PointStatus], tags: Mapping[str, str]
     ) -> dict[str, Any]:
-        """Return what MLflow is told of a sweep whose points are like that."""
+        """Return what trackers are told of a sweep whose points are like that."""
         is_done = all(status.fate.is_final for status in statuses) and not any(point.problem for point in planned)
-        uri = without_password(tracking_uri(self.tracking, self.sweep.output_dir))
-        where = {"enabled": self.tracking.enabled, "uri": uri, "experiment": self.tracking.experiment}
-        return {"state": "FINISHED" if is_done else "FAILED", **where, "tags": dict(tags)}
+        return {
+            "state": "FINISHED" if is_done else "FAILED",
+            "trackers": self._trackers().addresses,
+            "tags": dict(tags),
+        }
+
+    def _trackers(self) -> Trackers:
+        """Return the trackers of the sweep's own run, the parent of its points' runs."""
+        sweep = self.sweep
+        return Trackers.of(
+            TrackerContext(settings=self.tracking, output_dir=sweep.output_dir, run_dir=sweep.path, run_name=sweep.name)
+        )
 
     def _told(self) -> dict[str, Any] | None:
-        """Return what MLflow was told last, if it was that all is finished."""
+        """Return what trackers were told last, if it was that all is finished."""
         path = self.sweep.path / _TOLD
         told: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
         return told
@@ -150,10 +133,10 @@ class Campaign:
         untracked = {
             status.point.run: point
             for point in planned
-            if (status := point.status) is not None and status.fate.is_final and not status.is_tracked
+            if (status := point.status) is not None and status.fate.is_final and self.tracking.active - status.trackers
         }
-        if untracked and self.tracking.enabled:
-            _log.info("%d finished runs that MLflow does not have are handed to it", len(untracked))
+        if untracked:
+            _log.info("%d finished runs are sent to trackers that lack them", len(untracked))
             todo |= untracked
         jobs = {run: self.sweep.prepare(_point(point), point.config, point.trial) for run, point in todo.items()}
         points = {run: status.point for run, status in statuses.items()}

@@ -10,11 +10,13 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from menvae.composition.settings import SweepSettings
 from menvae.errors import UserError
 from menvae.runs.directory import free_name, newest_name
 from menvae.runs.job import Trial
-from menvae.sweeps.status import Fate, PointStatus, sweep_status
-from menvae.sweeps.sweep import Point, Sweep, SweepSettings
+from menvae.sweeps.runners import Fate
+from menvae.sweeps.status import PointStatus, sweep_status
+from menvae.sweeps.sweep import Point, Sweep
 
 Identify = Callable[[Mapping[str, Any]], str]
 """Composed configuration -> name of its run; raises `UserError` for a configuration that cannot be."""

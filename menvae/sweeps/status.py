@@ -1,65 +1,19 @@
-"""The fate of every point of a sweep, from its run directory, its last process, and SLURM."""
+"""The fate of every point of a sweep, from its run directory, its last process, and the runner that has its job."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from menvae.errors import ExitCode
+from menvae.errors import ExitCode, UserError
 from menvae.files import FolderLock
-from menvae.sweeps import scheduler
-from menvae.sweeps.sweep import Point, Sweep
-
-
-class Fate(StrEnum):
-    """What became of a point."""
-
-    FINISHED = "finished"
-    COLLAPSED = "collapsed"
-    PRUNED = "pruned"
-    RUNNING = "running"
-    PENDING = "pending"
-    UNKNOWN = "unknown"
-    NOT_STARTED = "not started"
-    INTERRUPTED = "interrupted"
-    TIMED_OUT = "timed out"
-    PREEMPTED = "preempted"
-    CANCELLED = "cancelled"
-    OUT_OF_MEMORY = "out of memory"
-    NODE_FAILED = "node failed"
-    FAILED = "failed"
-    LOST = "lost"
-
-    @property
-    def is_final(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self in (Fate.FINISHED, Fate.COLLAPSED, Fate.PRUNED)
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether it was begun and did not come to its end."""
-        return not (self.is_final or self.is_active or self == Fate.NOT_STARTED)
-
-    @property
-    def is_active(self) -> bool:
-        """Whether something is being done, or will be without anybody's help."""
-        return self in (Fate.RUNNING, Fate.PENDING, Fate.UNKNOWN)
-
-
-_BY_SLURM_STATE = {
-    "TIMEOUT": Fate.TIMED_OUT,
-    "DEADLINE": Fate.TIMED_OUT,
-    "CANCELLED": Fate.CANCELLED,
-    "PREEMPTED": Fate.PREEMPTED,
-    "OUT_OF_MEMORY": Fate.OUT_OF_MEMORY,
-    "NODE_FAIL": Fate.NODE_FAILED,
-    "BOOT_FAIL": Fate.NODE_FAILED,
-}
+from menvae.registry import lookup
+from menvae.runs.directory import trackers_of
+from menvae.sweeps.runners import Fate, JobState, Runner
+from menvae.sweeps.sweep import Point, Submission, Sweep
 
 
 @dataclass(frozen=True)
@@ -73,7 +27,7 @@ class PointStatus:
         run_dir: its run directory, or None before it has one.
         epochs: finished epochs.
         max_epochs: of how many; None before it has started.
-        is_tracked: whether MLflow has all of its run.
+        trackers: keys of the trackers that have all of its run.
     """
 
     point: Point
@@ -82,52 +36,67 @@ class PointStatus:
     run_dir: Path | None
     epochs: int
     max_epochs: int | None
-    is_tracked: bool = False
+    trackers: frozenset[str] = frozenset()
 
 
 def sweep_status(sweep: Sweep, points: Iterable[Point] | None = None) -> list[PointStatus]:
-    """Return the status of the points of a sweep, all by default; asks SLURM once if any of them was sent there."""
+    """Return the status of the points of a sweep, all by default; asks each runner once about all its jobs."""
     chosen = sweep.points() if points is None else list(points)
-    last = [point.submissions[-1] for point in chosen if point.submissions]
-    states = scheduler.job_states(submission.job for submission in last if submission.launcher == "slurm")
-    return [_point_status(sweep, point, states) for point in chosen]
+    jobs = _job_states({point.run: point.submissions[-1] for point in chosen if point.submissions})
+    return [_point_status(sweep, point, jobs.get(point.run)) for point in chosen]
 
 
-def _point_status(sweep: Sweep, point: Point, slurm_states: Mapping[str, str] | None) -> PointStatus:
+def _job_states(submissions: Mapping[str, Submission]) -> dict[str, JobState]:
+    states: dict[str, JobState] = {}
+    for launcher in dict.fromkeys(submission.launcher for submission in submissions.values()):
+        own = {run: submission for run, submission in submissions.items() if submission.launcher == launcher}
+        states |= _answers(launcher, own)
+    return states
+
+
+def _answers(launcher: str, submissions: Mapping[str, Submission]) -> Mapping[str, JobState]:
+    """Return what a runner says of its jobs; one that cannot be asked may still have them."""
+    try:
+        runner = cast(type[Runner], lookup("runner", launcher).factory)
+        return runner.states(submissions)
+    except UserError as error:  # of a plugin that is not installed here
+        reason = str(error)
+    except Exception as error:  # noqa: BLE001 - a runner of somebody else must not end a launch of days
+        reason = f"runner '{launcher}' does not answer: {type(error).__name__}: {error}"
+    return dict.fromkeys(submissions, JobState(Fate.UNKNOWN, reason))
+
+
+def _point_status(sweep: Sweep, point: Point, job_state: JobState | None) -> PointStatus:
     run_dir = sweep.runs / point.run
     run = _read(run_dir / "status.json")
     outcome = _read(sweep.folder(point) / "outcome.json")
-    fate, reason = _fate(point, run, outcome, slurm_states, FolderLock.is_held(run_dir))
+    fate, reason = _fate(point, run, outcome, job_state, FolderLock.is_held(run_dir))
     if not reason and fate in (Fate.FAILED, Fate.LOST) and point.submissions:
         reason = _last_line(Path(point.submissions[-1].log))
     epochs = sum(1 for _ in (run_dir / "metrics.jsonl").open()) if (run_dir / "metrics.jsonl").is_file() else 0
     job = _read(sweep.job_file(point))
     max_epochs = job["config"]["trainer"]["max_epochs"] if job else None
-    is_tracked = bool(run.get("tracked", False))
-    return PointStatus(point, fate, reason, run_dir if run_dir.is_dir() else None, epochs, max_epochs, is_tracked)
+    return PointStatus(point, fate, reason, run_dir if run_dir.is_dir() else None, epochs, max_epochs, trackers_of(run))
 
 
 def _fate(
     point: Point,
     run: Mapping[str, Any],
     outcome: Mapping[str, Any],
-    slurm_states: Mapping[str, str] | None,
+    job: JobState | None,
     run_is_held: bool,
 ) -> tuple[Fate, str]:
     state, reason = run.get("state", "new"), str(run.get("reason", ""))
     if state in ("finished", "collapsed", "pruned"):
         return Fate(state), reason
-    last = point.submissions[-1] if point.submissions else None
-    is_in_slurm = last is not None and last.launcher == "slurm"
-    if is_in_slurm and slurm_states is None and not run_is_held:
-        return Fate.UNKNOWN, "SLURM does not answer"
-    slurm_state = (slurm_states or {}).get(last.job, "") if last is not None and is_in_slurm else ""
-    if slurm_state in scheduler.WAITING:
-        return Fate.PENDING, f"again, after {reason}" if state == "interrupted" else ""
-    if run_is_held or slurm_state in scheduler.RUNNING or _has_process(point):
+    if job is not None and job.fate == Fate.UNKNOWN and not run_is_held:
+        return job
+    if job is not None and job.fate == Fate.PENDING:
+        return job.fate, f"again, after {reason}" if state == "interrupted" else job.reason
+    if run_is_held or (job is not None and job.fate == Fate.RUNNING):
         return Fate.RUNNING, ""
-    if slurm_state in _BY_SLURM_STATE:
-        return _BY_SLURM_STATE[slurm_state], reason if state == "interrupted" else ""
+    if job is not None and job.fate.has_failed:
+        return job.fate, reason if state == "interrupted" else job.reason
     if reason == "out of memory":
         return Fate.OUT_OF_MEMORY, ""
     code = outcome.get("exit_code")
@@ -136,24 +105,9 @@ def _fate(
     if state == "interrupted" or code == ExitCode.INTERRUPTED:
         ran_out = reason.startswith(("SIGUSR2", "time limit"))
         return (Fate.TIMED_OUT if ran_out else Fate.INTERRUPTED), reason
-    if last is None:
+    if not point.submissions:
         return (Fate.LOST if state == "running" else Fate.NOT_STARTED), ""
     return (Fate.LOST if code is None else Fate.FAILED), ""
-
-
-def _has_process(point: Point) -> bool:
-    """Whether the process that the local launcher started last for a point is there."""
-    last = point.submissions[-1] if point.submissions else None
-    if last is None or last.launcher != "local":
-        return False
-    try:
-        os.kill(int(last.job), 0)
-        if not Path("/proc/self/cmdline").exists():
-            return True
-        command = Path(f"/proc/{last.job}/cmdline").read_bytes()  # a number may be that of another process now
-    except OSError:  # also where it ended between these lines
-        return False
-    return f"/{point.run}/job.json".encode() in command
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 ``<output_dir>/sweeps/<name>/`` holds ``sweep.json`` (the command) and ``points/<run>/``: ``point.json`` (overrides and
 submissions), ``job.json`` (what its process trains), ``outcome.json`` (how that process ended). ``tracked.json`` says
-what MLflow knows of a sweep that is finished. Results are in the run directory ``<output_dir>/runs/<run>/``.
+what trackers know of a sweep that is finished. Results are in the run directory ``<output_dir>/runs/<run>/``.
 """
 
 from __future__ import annotations
@@ -13,36 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from menvae.errors import UserError, nearest
 from menvae.files import write_json
 from menvae.runs.job import Job, Trial
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepSettings:
-    """Keys of ``sweep.*``.
-
-    Attributes:
-        name: folder of the sweep and name of its MLflow run; None derives it from the run's name, what is swept, and
-            the other overrides, so that a value more is the same sweep and a key more another one.
-        on_code_change: what to do about a point that other code has finished: ``warn`` keeps it, ``rerun`` runs it
-            again.
-        action: ``run`` what is left to do, ``plan`` it only, or ``retry`` what failed and nothing else.
-        cost: whether ``plan`` says how long the points take: it times a step, and prepares what the cache lacks.
-        space: {key: what is searched there}, as it is typed for ``-m``: ``choice(8,16,24)``, ``range(8,33,8)``,
-            ``interval(0,10)``, ``tag(log,interval(1e-4,1e-2))``; for sweepers that search.
-        objectives: {metric: ``maximize`` or ``minimize``}; a key of ``metrics.jsonl``, at the best epoch, or
-            ``gate/<name>``.
-    """
-
-    name: str | None = None
-    on_code_change: Literal["warn", "rerun"] = "warn"
-    action: Literal["run", "plan", "retry"] = "run"
-    cost: bool = False
-    space: Mapping[str, str] = field(default_factory=dict)
-    objectives: Mapping[str, Literal["maximize", "minimize"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,8 +25,8 @@ class Submission:
     """One time that a point was handed to something that runs it.
 
     Attributes:
-        launcher: ``slurm`` or ``local``.
-        job: SLURM's job id such as ``812_3``, or the process id.
+        launcher: registered name of the runner.
+        job: how the runner finds the job again, in any process: SLURM's job id such as ``812_3``, a process id.
         log: path of its output.
         time: when, in UTC, ISO 8601.
     """

@@ -1,1 +1,1 @@
-"""What a run leaves behind: the local log (first and complete), MLflow (a copy of it), a progress line, messages."""
+"""Where runs are written down: the local log first, then trackers, which are parts of the group ``tracker``."""

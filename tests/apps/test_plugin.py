@@ -7,12 +7,14 @@ import json
 import re
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
 from plugins import install_example, write_package
-from runs import environment, only_run, train
+from runs import TRACKED, environment, gates, only_run, train
 
 from menvae.errors import UserError
 from menvae.registry import NameTakenError, discover
@@ -108,7 +110,9 @@ def test_help_offers_them(site: Path) -> None:
 
 def test_parts_tells_their_origin(site: Path) -> None:
     text = run(site, "-c", "from menvae.apps.parts import main; main()").stdout
-    for name in ("projections", "gradient_difference"):
+    for name in ("folder_queue", "webhook"):
+        assert f"\n  {name}  (menvae_example)  " in text
+    for name in ("projections", "gradient_difference", "effective_dimensions"):
         entry = text.split(f"\n  {name}  (menvae_example)  ")[1]
         about = re.split(r"\n(?! {6})", entry)[0]  # until a line that is indented less
         assert "\n      reference: " in about
@@ -123,12 +127,54 @@ def test_a_typo_in_a_key_is_told_in_one_sentence(site: Path, tmp_path: Path) -> 
 
 def test_a_run_is_trained_with_them(site: Path, tmp_path: Path, prepared_cache: Path) -> None:
     (tmp_path / "cache").symlink_to(prepared_cache)
-    train(tmp_path, "encoder=projections", "loss=sharp", site=site)
+    train(tmp_path, "encoder=projections", "loss=sharp", "+gates=spread", site=site)
     history = [json.loads(line) for line in (only_run(tmp_path) / "metrics.jsonl").read_text().splitlines()]
     assert len(history) == 3
     assert all(row["train_epoch/gradient_difference"] > 0.0 for row in history)
+    gate = gates(only_run(tmp_path))["effective_dimensions"]
+    assert gate["target"] == 8.0
+    assert gate["value"] == pytest.approx(history[-1]["diag/effective_dimensions"], rel=0.5)  # of the best epoch
     weights = torch.load(only_run(tmp_path) / "checkpoints" / "best.ckpt", weights_only=True)["model"]
     assert any(name.startswith("encoder.views.sagittal.") for name in weights)
+
+
+def test_its_tracker_hears_of_a_run_and_one_that_nobody_answers_costs_nothing(
+    site: Path, tmp_path: Path, prepared_cache: Path
+) -> None:
+    messages = []
+
+    class Keep(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+    (tmp_path / "cache").symlink_to(prepared_cache)
+    trackers = [TRACKED, "~tracker@tracking.trackers.mlflow"]
+    for key in ("chat", "nobody"):
+        trackers += [f"+tracker@tracking.trackers.{key}=webhook"]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Keep) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"tracking.trackers.chat.url=http://127.0.0.1:{server.server_port}"
+        said = train(
+            tmp_path,
+            *trackers,
+            url,
+            "tracking.trackers.nobody.url=http://127.0.0.1:9/",
+            "trainer.max_epochs=1",
+            site=site,
+        ).stderr
+        server.shutdown()
+    assert said.count("tracker 'nobody' failed: URLError: ") == 1
+    run = only_run(tmp_path)
+    assert [(message["run"], message["status"]) for message in messages] == [
+        (run.name, "RUNNING"),
+        (run.name, "FINISHED"),
+    ]
+    values = {f"gate/{name}": gate["value"] for name, gate in gates(run).items() if gate["value"] is not None}
+    assert values.items() <= messages[-1]["metrics"].items()
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["trackers"], status["tracked"]) == ("finished", ["chat"], False)
 
 
 def test_its_own_tests_pass(site: Path) -> None:
@@ -140,6 +186,9 @@ def test_its_own_tests_pass(site: Path) -> None:
     )
     assert "TestGradientDifference::test_gradient_is_the_derivative[gradient_difference-exponent=2.0]" in outcomes
     assert "test_two_ranks_are_one" in outcomes
+    assert "TestEffectiveDimensions::test_ranks_do_not_matter[effective_dimensions]" in outcomes
+    assert "TestFolderQueue::test_every_job_runs_once_and_is_never_lost[folder_queue]" in outcomes
+    assert any(name.startswith("TestWebhook::test_the_next_process_sends_the_rest[") for name in outcomes)
 
 
 def test_suites_find_what_is_wrong(site: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
-from menvae.experiment import Experiment
+from menvae.composition.experiment import Experiment
 from menvae.models import Model
 from menvae.registry import configuration_folder
 from menvae.types import Batch, Progress

@@ -8,15 +8,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 import pytest
 import stores
 
-from menvae.tracking.mlflow import tracker as tracking
+from menvae.tracking.mlflow import store
+from menvae.tracking.tracker import TrackingSettings
 
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store without runs: creating one takes seconds."""
     output_dir = tmp_path_factory.mktemp("empty")
-    settings = tracking.TrackingSettings()
-    tracking.open_experiment(tracking.tracking_uri(settings, output_dir), "other", output_dir)
+    settings = TrackingSettings()
+    store.open_experiment(store.tracking_uri(settings, output_dir), "other", output_dir)
     return output_dir / "mlflow.db"
 
 

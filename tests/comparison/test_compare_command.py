@@ -36,7 +36,7 @@ def test_keys_are_those_of_the_settings_with_the_same_defaults() -> None:
     assert isinstance(config, dict)
     defaults = {field.name: field.default for field in fields(ComparisonSettings)}
     defaults["sweep"] = {"name": defaults["sweep"]}
-    tracking = {field.name: field.default for field in fields(TrackingSettings) if field.name != "enabled"}
+    tracking = {field.name: field.default for field in fields(TrackingSettings) if field.name in ("uri", "experiment")}
     assert {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()} == {
         "output_dir": "./outputs",
         "html": "./outputs/comparison/index.html",

@@ -10,11 +10,13 @@ from menvae.conformance import (
     DecoderConformance,
     EncoderConformance,
     HeadConformance,
+    MetricConformance,
     ModelConformance,
     OptimizerConformance,
     RowDecoderConformance,
     RowEncoderConformance,
     RowModelConformance,
+    RunnerConformance,
     ScheduleConformance,
     TableConformance,
     TermConformance,
@@ -183,6 +185,13 @@ class TestTables(TableConformance):
     }
 
 
+class TestRunners(RunnerConformance):
+    others = ("slurm",)  # in tests/slurm
+    variants: ClassVar = {"local": [{}, {"num_parallel": 2}]}
+
+
 def test_every_group_has_a_suite() -> None:
+    """Those of metrics are in test_metrics.py, those of trackers in tests/tracking."""
     suites = (TestEncoders, TestDecoders, TestHeads, TestModels, TestTerms, TestSchedules, TestOptimizers)
-    assert {suite.group for suite in (*suites, TestUpdates, TestData)} == set(GROUPS)
+    others = (TestUpdates, TestData, TestRunners, MetricConformance)
+    assert {suite.group for suite in (*suites, *others)} | {"tracker"} == set(GROUPS)

@@ -32,8 +32,8 @@ import sys
 import numpy as np, torch
 from omegaconf import OmegaConf
 from pathlib import Path
-from menvae.evaluation.embeddings import embed
-from menvae.experiment import Experiment
+from menvae.runs.embeddings import embed
+from menvae.composition.experiment import Experiment
 from menvae.training import checkpoint
 from menvae.training.place import Place
 run, key = Path(sys.argv[1]), sys.argv[2]

@@ -15,14 +15,14 @@ from pretrained import transformer, write, write_transformer
 from runs import only_run, train
 from torch import Tensor
 
+from menvae.composition.experiment import Experiment
 from menvae.encoders.frozen_features import FrozenProjection
 from menvae.encoders.frozen_slices import FrozenSlices
 from menvae.errors import UserError
-from menvae.experiment import Experiment
 from menvae.latent import LatentLayout
-from menvae.naming import start_digest
 from menvae.presentation.planes import AXIAL, displayed_slice
 from menvae.registry import bind
+from menvae.runs.start import _start
 
 LAYOUT = LatentLayout({"vol": 2, "residual": 3, "loc": 1})
 SIZE = (16, 32, 48)
@@ -294,11 +294,11 @@ def test_package_that_is_not_installed_is_told(folder: Path, monkeypatch: pytest
 def test_weights_determine_the_run(compose_train: Callable[..., DictConfig], folder: Path, part: str) -> None:
     key = "encoder.expert.checkpoint" if "expert" in part else "encoder.checkpoint"
     experiment = Experiment.from_config(compose_train(*part.split(), f"{key}={folder}", "data.roi_size=[32,32,32]"))
-    before = start_digest(experiment)
+    before = _start(experiment)
     (folder / ".hidden").write_text("of no account")
-    assert start_digest(experiment) == before != ""
+    assert _start(experiment) == before != ""
     write_transformer(folder, transformer(seed=8))
-    assert start_digest(experiment) != before
+    assert _start(experiment) != before
 
 
 def test_a_run_trains_and_is_known_again(folder: Path, tmp_path: Path) -> None:

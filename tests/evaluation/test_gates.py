@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from menvae.composition.experiment import Experiment
 from menvae.errors import UserError
 from menvae.evaluation.gates import Gate, GateTable, evaluate_gates
 from menvae.evaluation.metrics import build_metrics
-from menvae.experiment import Experiment
 from menvae.gates import NUMBERS, GateSettings, canonical
 from menvae.latent import LatentLayout
 from menvae.metrics import MetricContext

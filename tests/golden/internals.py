@@ -1,14 +1,14 @@
 """Everything that the golden tests take from menvae, and where it lies: a move changes lines of this file alone."""
 
 from menvae import __version__
+from menvae.composition.experiment import Experiment
 from menvae.data.cache.prepare import _LIBRARIES as LIBRARIES_OF_KEYS
 from menvae.data.cache.prepare import prepare
 from menvae.data.sources.phantom import PhantomSource
-from menvae.experiment import Experiment
-from menvae.naming import identify
 from menvae.registry import configuration_folder
-from menvae.run import _identity as checkpoint_identity
 from menvae.runs.identity import run_hash
+from menvae.runs.start import checkpoint_identity as checkpoint_identity
+from menvae.runs.start import identify
 from menvae.training.place import Place
 from menvae.types import LossReport, ModelOutput, Progress
 from menvae.updates import Side, Stepper, Update

@@ -5,8 +5,8 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from menvae.composition.experiment import Experiment
 from menvae.errors import UserError
-from menvae.experiment import Experiment
 from menvae.models import Blueprint
 from menvae.registry import bind
 from menvae.types import Batch

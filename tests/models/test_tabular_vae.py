@@ -8,8 +8,8 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from menvae.composition.experiment import Experiment
 from menvae.errors import UserError
-from menvae.experiment import Experiment
 from menvae.models.tabular_vae import TabularVAE
 from menvae.types import Batch
 

@@ -7,7 +7,7 @@ import pytest
 from figures import assert_figures
 from omegaconf import DictConfig
 
-from menvae.experiment import Experiment
+from menvae.composition.experiment import Experiment
 from menvae.models.semivae import SemiVAE
 from menvae.types import Progress
 

@@ -7,7 +7,7 @@ import pytest
 from figures import assert_figures
 from omegaconf import DictConfig, OmegaConf
 
-from menvae.experiment import Loss
+from menvae.composition.loss import Loss
 from menvae.latent import LatentLayout
 from menvae.objective import Objective
 from menvae.terms import TermContext

@@ -13,7 +13,8 @@ import pytest
 from plugins import trouble, write_trouble
 from runs import TRACKED, command, environment, finished_sweep_in_mlflow, menvae_sweep
 
-from menvae.sweeps.status import Fate, PointStatus, sweep_status
+from menvae.sweeps.runners import Fate
+from menvae.sweeps.status import PointStatus, sweep_status
 from menvae.sweeps.sweep import find_sweep
 
 TWO_TASKS = ("hydra/launcher=slurm", "hydra.launcher.tasks_per_node=2", "hydra.launcher.poll_s=1")

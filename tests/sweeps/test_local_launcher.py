@@ -11,15 +11,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hydra_plugins.menvae_launchers.local import LocalRunner
+import torch
 from plugins import trouble, write_trouble
 from runs import TRACKED, command, environment, finished_sweep_in_mlflow, menvae_sweep, train
 
-from menvae.sweeps.status import Fate, PointStatus, sweep_status
-from menvae.sweeps.sweep import Sweep, find_sweep
+from menvae.errors import UserError
+from menvae.sweeps.runners import Fate
+from menvae.sweeps.runners.local import LocalRunner
+from menvae.sweeps.status import PointStatus, sweep_status
+from menvae.sweeps.sweep import find_sweep
 
 SHORT = ("data.num_subjects=13", "trainer.batch_size=2", "trainer.max_epochs=2")
 TWO_AT_A_TIME = "hydra.launcher.num_parallel=2"
+ONE_RANK = {"trainer": {"devices": None}}
 
 
 class Machine:
@@ -151,10 +155,10 @@ def test_mlflow_gets_a_sweep_that_ran_without_it(machine: Machine) -> None:
     store = machine.output_dir / "mlflow.db"
     assert not store.exists()
     told = machine.launch(*overrides, TRACKED)
-    assert "2 finished runs that MLflow does not have are handed to it" in told
+    assert "2 finished runs are sent to trackers that lack them" in told
     finished_sweep_in_mlflow(machine.output_dir, 2)
     written = store.stat().st_mtime_ns
-    assert "handed" not in machine.launch(*overrides, TRACKED)
+    assert "are sent" not in machine.launch(*overrides, TRACKED)
     assert store.stat().st_mtime_ns == written, "nothing was left to do"
 
 
@@ -204,12 +208,20 @@ def _check_stopped(machine: Machine, step: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("launcher", "number", "smallest"), [("local", "num_parallel=0", "1"), ("slurm", "poll_s=-1", "0.1")]
+    ("launcher", "number", "smallest"), [("local", "num_parallel=0", "1"), ("slurm", "poll_s=-1.0", "0.1")]
 )
 def test_numbers_that_cannot_be_are_refused(tmp_path: Path, launcher: str, number: str, smallest: str) -> None:
-    number = f"hydra.launcher.{number}"
-    told = train(tmp_path, "-m", "loss.lambda_dcor=1,2", f"hydra/launcher={launcher}", number, code=2).stderr
-    assert told == f"menvae-train: {number} is not allowed; it must be {smallest} or larger\n"
+    override = f"hydra.launcher.{number}"
+    told = train(tmp_path, "-m", "loss.lambda_dcor=1,2", f"hydra/launcher={launcher}", override, code=2).stderr
+    key, _, value = override.partition("=")
+    assert told == f"menvae-train: {key}: {value} is not allowed; it should be greater than or equal to {smallest}\n"
+
+
+def test_a_launcher_whose_runner_is_not_registered_is_refused(tmp_path: Path) -> None:
+    told = train(tmp_path, "-m", "loss.lambda_dcor=1,2", "hydra.launcher.runner=slurn", code=2).stderr
+    assert told == (
+        "menvae-train: hydra.launcher.runner: 'slurn' is not registered; did you mean 'slurm'? known: local, slurm\n"
+    )
 
 
 def test_two_slots_are_never_idle_and_a_stop_reaches_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,8 +234,9 @@ def test_two_slots_are_never_idle_and_a_stop_reaches_what_runs(tmp_path: Path, m
             (tmp_path / name / "job.json").write_text(script)
         return set(runner.submit({name: tmp_path / name / "job.json" for name in scripts}))
 
-    monkeypatch.setattr("menvae.runs.job.command", shell)
-    runner = LocalRunner(Sweep(tmp_path), [[], []])
+    monkeypatch.setattr("menvae.sweeps.runners.local.command", shell)
+    runner = LocalRunner(num_parallel=2)
+    runner.prepare(tmp_path, ONE_RANK)
     obey = "trap 'echo stopped; exit 75' TERM; echo begun; while true; do sleep 0.05; done"
     assert submit(runner, {"short": "echo begun; exit 1", "long": obey, "later": obey, "never": obey}) == {
         "short",
@@ -248,8 +261,13 @@ def test_two_slots_are_never_idle_and_a_stop_reaches_what_runs(tmp_path: Path, m
 
 
 def test_gpus_are_dealt_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("menvae.runs.job.command", lambda _: ["sh", "-c", "echo GPUs $CUDA_VISIBLE_DEVICES"])
-    runner = LocalRunner(Sweep(tmp_path), [["0", "1"], ["GPU-7", "3"]])
+    monkeypatch.setattr(
+        "menvae.sweeps.runners.local.command", lambda _: ["sh", "-c", "echo GPUs $CUDA_VISIBLE_DEVICES"]
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,GPU-7,3")
+    runner = LocalRunner()
+    runner.prepare(tmp_path, {"trainer": {"devices": 2}})
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     runner.submit({name: tmp_path / name / "job.json" for name in ("a", "b")})
@@ -260,3 +278,10 @@ def test_gpus_are_dealt_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     runner.stop()
     assert (tmp_path / "a" / "output.log").read_text() == "GPUs 0,1\n"
     assert (tmp_path / "b" / "output.log").read_text() == "GPUs GPU-7,3\n"
+
+
+def test_more_gpus_than_there_are_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    with pytest.raises(UserError, match="num_parallel=2 runs with 2 GPUs each need more than the 3 GPUs"):
+        LocalRunner(num_parallel=2, gpus_per_run=2).prepare(tmp_path, ONE_RANK)

@@ -15,8 +15,8 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from plugins import trouble, write_trouble
 from runs import command, environment, train
 
+from menvae.composition.settings import SweepSettings
 from menvae.runs.trial import open_storage
-from menvae.sweeps.sweep import SweepSettings
 
 SEARCH = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.batch=2", "hydra.launcher.num_parallel=2")
 SPACE = ("loss.lambda_vol=tag(log,interval(1,16))", "model.partitions.vol=choice(2,3,4)")
@@ -94,7 +94,7 @@ def test_a_trial_that_fails_is_told_as_failed(output_dir: Path, tmp_path: Path) 
         (["sweep=volumes", "hydra.sweeper.sampler=tpee"], "did you mean 'tpe'?"),
         (["sweep=volumes", "hydra.sweeper.n_trials=0"], "n_trials and batch must be 1 or larger"),
         (["sweep=volumes", "loss.lambda_vol=interval(5,1)"], "cannot be searched"),
-        (["sweep=volumes", "hydra/launcher=basic"], "needs hydra/launcher=local or slurm"),
+        (["sweep=volumes", "hydra/launcher=basic"], "needs hydra/launcher=local, slurm, or another"),
     ],
 )
 def test_what_cannot_be_searched(tmp_path: Path, overrides: list[str], sentence: str) -> None:

@@ -12,11 +12,12 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from menvae.composition.settings import SweepSettings
 from menvae.errors import UserError
-from menvae.launching import loss_effect
 from menvae.runs.identity import run_hash
+from menvae.sweeps.launch import loss_effect
 from menvae.sweeps.plan import LossEffect, PlannedPoint, dead_knobs, plan_points, plan_table
-from menvae.sweeps.sweep import Point, Sweep, SweepSettings
+from menvae.sweeps.sweep import Point, Sweep
 
 TODAY = "code of today"
 

@@ -9,14 +9,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from menvae.errors import UserError
-from menvae.sweeps.status import Fate, PointStatus, sweep_status
+from menvae.registry import register, unregister
+from menvae.sweeps.runners import Fate, JobState
+from menvae.sweeps.status import PointStatus, sweep_status
 from menvae.sweeps.sweep import Point, Submission, Sweep, find_sweep
 
 RUN = "semivae_0123456789"
@@ -346,3 +348,73 @@ def test_finding_a_sweep(tmp_path: Path) -> None:
     assert find_sweep(tmp_path, "first").name == "first"
     with pytest.raises(UserError, match="did you mean 'first'"):
         find_sweep(tmp_path, "frist")
+
+
+def test_a_runner_that_is_not_installed_may_still_have_its_jobs(sweep: Sweep, start: Start) -> None:
+    """Such points are neither lost nor submitted again; what their runs say of themselves counts."""
+    _write_point(sweep, "somebodys", "812_3")
+    assert _fate(sweep) == (
+        Fate.UNKNOWN,
+        "runner: 'somebodys' is not registered; known: local, slurm",
+    )
+    run_dir = _write_run(sweep, RUNNING)
+    process = start(f"import fcntl; file = open({str(run_dir / '.lock')!r}, 'w'); fcntl.flock(file, fcntl.LOCK_EX)")
+    assert _fate(sweep) == (Fate.RUNNING, "")
+    process.kill()
+    process.wait()
+    assert _status(sweep).fate == Fate.UNKNOWN
+    _write_run(sweep, {"state": "finished"})
+    assert _fate(sweep) == (Fate.FINISHED, "")
+
+
+class Register:
+    """Takes every run for what its job is called."""
+
+    @staticmethod
+    def states(submissions: Mapping[str, Submission]) -> dict[str, JobState]:
+        if any(submission.job == "away" for submission in submissions.values()):
+            raise ConnectionError("no route to host")
+        told = {run: submission.job.partition(": ") for run, submission in submissions.items()}
+        return {run: JobState(Fate(fate), reason) for run, (fate, _, reason) in told.items() if fate != "forgotten"}
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    register("runner", "register")(Register)
+    yield
+    unregister("runner", "register")
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(
+    ("job", "run", "fate", "reason"),
+    [
+        ("pending: third in the queue", NO_RUN, Fate.PENDING, "third in the queue"),
+        ("pending: third in the queue", STOPPED, Fate.PENDING, "again, after SIGTERM in epoch 2"),
+        ("running", FAILED, Fate.RUNNING, ""),
+        ("preempted: by somebody", NO_RUN, Fate.PREEMPTED, "by somebody"),
+        ("preempted: by somebody", STOPPED, Fate.PREEMPTED, "SIGTERM in epoch 2"),
+        ("unknown: it does not answer", STOPPED, Fate.UNKNOWN, "it does not answer"),
+        ("away", STOPPED, Fate.UNKNOWN, "runner 'register' does not answer: ConnectionError: no route to host"),
+        ("forgotten", STOPPED, Fate.INTERRUPTED, "SIGTERM in epoch 2"),
+        ("forgotten", NO_RUN, Fate.LOST, ""),
+        ("finished", RUNNING, Fate.LOST, ""),  # which only its run directory can say
+        ("running", {"state": "finished"}, Fate.FINISHED, ""),
+    ],
+)
+def test_a_runner_says_how_its_jobs_are(sweep: Sweep, job: str, run: dict[str, str], fate: Fate, reason: str) -> None:
+    _write_point(sweep, "register", job)
+    if run:
+        _write_run(sweep, run)
+    assert _fate(sweep) == (fate, reason)
+
+
+def test_status_needs_no_torch_for_a_runner_of_menvae(sweep: Sweep, process_that_ended: str) -> None:
+    _write_point(sweep, "local", process_that_ended)
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom menvae.sweeps.status import sweep_status\n"
+        "from menvae.sweeps.sweep import Sweep\n(status,) = sweep_status(Sweep(Path(sys.argv[1])))\n"
+        "print(status.fate, 'torch' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", program, sweep.path], capture_output=True, text=True, check=True)
+    assert told.stdout == "lost False\n"

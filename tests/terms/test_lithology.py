@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from menvae.experiment import Experiment
+from menvae.composition.experiment import Experiment
 from menvae.latent import LatentLayout
 from menvae.registry import build
 from menvae.terms import TermContext

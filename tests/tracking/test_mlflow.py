@@ -19,11 +19,13 @@ from urllib.request import urlopen
 
 import pytest
 
+from menvae.conformance import Case, TrackerConformance
 from menvae.errors import UserError
 from menvae.tracking.local import LocalLog
 from menvae.tracking.mlflow import tracker as tracking
 from menvae.tracking.mlflow.tracker import MLflowTracker
-from menvae.tracking.tracker import TrackingSettings
+from menvae.tracking.tracker import TrackerContext, TrackingSettings
+from menvae.tracking.trackers import Trackers
 
 VICTIM = Path(__file__).with_name("victim.py")
 
@@ -61,10 +63,14 @@ def expected_points(log: LocalLog) -> list[tuple[str, int, float]]:
     )
 
 
+def context(output_dir: Path, settings: TrackingSettings) -> TrackerContext:
+    return TrackerContext(settings=settings, output_dir=output_dir, run_dir=output_dir / "run", run_name="a_run")
+
+
 def begin(
     output_dir: Path, log: LocalLog, params: dict[str, Any] | None = None, settings: TrackingSettings | None = None
 ) -> MLflowTracker:
-    tracker = MLflowTracker(settings or TrackingSettings(), output_dir, output_dir / "run", "a_run")
+    tracker = MLflowTracker(context(output_dir, settings or TrackingSettings()))
     tracker.start(params or {}, {}, log)
     return tracker
 
@@ -81,6 +87,23 @@ def add(log: LocalLog, epochs: range, tracker: MLflowTracker | None = None) -> N
 @pytest.fixture
 def log(output_dir: Path) -> LocalLog:
     return LocalLog(output_dir / "run")
+
+
+class TestMLflow(TrackerConformance):
+    names = ("mlflow",)
+
+    @pytest.fixture
+    def output_dir(self, tmp_path: Path, empty_store: Path) -> Path:
+        (tmp_path / "outputs").mkdir()
+        shutil.copy(empty_store, tmp_path / "outputs" / "mlflow.db")
+        return tmp_path / "outputs"
+
+    def values(self, case: Case, context: TrackerContext) -> dict[str, float]:
+        last = (
+            "select key, value from latest_metrics join runs using (run_uuid) "
+            f"where name = '{context.run_name}' and is_nan = 0"
+        )
+        return dict(query(context.output_dir / "mlflow.db", last))
 
 
 def run_script(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -473,7 +496,7 @@ def test_server_that_is_away_in_the_middle_of_a_run_gets_all_of_it(
 )
 def test_impossible_uri_is_the_users_error(tmp_path: Path, uri: str) -> None:
     with pytest.raises(UserError, match=r"^tracking\.uri="):
-        MLflowTracker(TrackingSettings(uri=uri), tmp_path, tmp_path / "run", "name")
+        MLflowTracker(context(tmp_path, TrackingSettings(uri=uri)))
 
 
 @pytest.mark.parametrize("uri", [None, "https://host", "postgresql+psycopg2://u:p@h/db", "mysql://h/db"])
@@ -483,12 +506,11 @@ def test_possible_uri(tmp_path: Path, uri: str | None) -> None:
 
 
 def test_disabled_does_nothing(tmp_path: Path) -> None:
-    tracker = MLflowTracker(TrackingSettings(enabled=False), tmp_path, tmp_path / "run", "name")
-    tracker.start({}, {}, LocalLog(tmp_path / "run"))
-    tracker.log(1, {"a": 1.0}, {})
-    tracker.log_artifacts([])
-    tracker.finish("FINISHED")
-    assert tracker.run_id is None
+    trackers = Trackers.of(context(tmp_path, TrackingSettings(enabled=False)))
+    trackers.start({}, {}, LocalLog(tmp_path / "run"))
+    trackers.log(1, {"a": 1.0}, {})
+    trackers.log_artifacts([])
+    assert trackers.finish("FINISHED") == frozenset()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from menvae.tracking.local import LocalLog
 from menvae.tracking.mlflow.tracker import MLflowTracker
-from menvae.tracking.tracker import ParentRun, TrackingSettings
+from menvae.tracking.tracker import ParentRun, TrackerContext, TrackingSettings
 
 NUM_EPOCHS = 12
 PARAMS = {"seed": 1, "loss.lambda_dcor": 0.5, "data.modalities": ["t1", "flair"], "note": "x" * 5000}
@@ -48,7 +48,11 @@ def train(
     done = int(checkpoint.read_text()) if checkpoint.exists() else 0
     log = LocalLog(run_dir)
     log.rewind(done)
-    tracker = MLflowTracker(TrackingSettings(), output_dir, run_dir, run_name, parent)
+    tracker = MLflowTracker(
+        TrackerContext(
+            settings=TrackingSettings(), output_dir=output_dir, run_dir=run_dir, run_name=run_name, parent=parent
+        )
+    )
     tracker.start(PARAMS, {"host": "here"}, log)
     deadline = time.monotonic() + 30
     while wait_for_store and tracker.run_id is None and time.monotonic() < deadline:

@@ -10,18 +10,25 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from hydra_plugins.menvae_launchers.sweep_launcher import SweepLauncher
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     import optuna
+    from hydra_plugins.menvae_launchers.sweep_launcher import SweepLauncher
 
-    from menvae.launching import Result
-    from menvae.sweeps.sweep import SweepSettings
+    from menvae.composition.settings import SweepSettings
+    from menvae.sweeps.launch import Result
 
 _OVERRIDES = "overrides"
 _SAMPLERS = ("tpe", "random", "grid", "cmaes", "nsga2")
 _PRUNERS = ("none", "median")
+
+
+def _launcher_class() -> type[SweepLauncher]:
+    """Return the class as it is now: Hydra loads each plugin module again, which makes a second one of that name."""
+    from hydra_plugins.menvae_launchers.sweep_launcher import SweepLauncher
+
+    return SweepLauncher
 
 
 class OptunaSweeper(Sweeper):
@@ -47,14 +54,14 @@ class OptunaSweeper(Sweeper):
         Raises:
             UserError: what cannot be searched, or how.
         """
+        from menvae.composition.settings import SweepSettings
         from menvae.errors import UserError
         from menvae.files import FolderIsLockedError, FolderLock
-        from menvae.launching import sweep_of
         from menvae.registry import validated
-        from menvae.sweeps.sweep import SweepSettings
+        from menvae.sweeps.launch import sweep_of
 
-        if not isinstance(self.launcher, SweepLauncher):
-            raise UserError("hydra/sweeper=optuna needs hydra/launcher=local or slurm")
+        if not isinstance(self.launcher, _launcher_class()):
+            raise UserError("hydra/sweeper=optuna needs hydra/launcher=local, slurm, or another that names a runner")
         content = OmegaConf.to_container(self.config.sweep, resolve=True)
         assert isinstance(content, dict)
         settings = validated(SweepSettings, {str(key): value for key, value in content.items()}, "sweep")
@@ -120,7 +127,7 @@ class OptunaSweeper(Sweeper):
     ) -> None:
         from menvae.runs.job import Trial
 
-        assert isinstance(self.launcher, SweepLauncher)
+        assert isinstance(self.launcher, _launcher_class())
         options = (self.settings["pruner"], self.settings["startup_trials"], self.settings["warmup_epochs"])
         metric = next(iter(settings.objectives)) if len(settings.objectives) == 1 else ""
         self.launcher.trials = [Trial(storage, study.study_name, number, metric, *options) for number, _ in batch]
@@ -134,7 +141,7 @@ class OptunaSweeper(Sweeper):
         import optuna
 
         from menvae.runs.trial import objective_values
-        from menvae.sweeps.status import Fate
+        from menvae.sweeps.runners import Fate
 
         state = optuna.trial.TrialState
         status = result.status
@@ -235,7 +242,7 @@ class OptunaSweeper(Sweeper):
 
         from menvae.console import logs
 
-        assert isinstance(self.launcher, SweepLauncher)
+        assert isinstance(self.launcher, _launcher_class())
         table = Table(box=None, pad_edge=False, header_style="bold", title=None)
         table.add_column("key")
         table.add_column("searched")

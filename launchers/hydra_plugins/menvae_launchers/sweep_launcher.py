@@ -1,11 +1,13 @@
-"""What both launchers share: from Hydra's job overrides to a campaign, and back to Hydra's results."""
+"""Every launcher of menvae: from Hydra's job overrides to a campaign, and back to Hydra's results.
+
+``conf/hydra/launcher/<name>.yaml`` names this class as its target, a registered runner, and the keys of that runner.
+"""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
@@ -14,23 +16,21 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
-    from menvae.launching import Command
     from menvae.runs.job import Trial
-    from menvae.sweeps.campaign import Runner
-    from menvae.sweeps.sweep import Sweep
+    from menvae.sweeps.launch import Command
 
 
 class SweepLauncher(Launcher):
-    """Launches the points of a sweep of ``menvae-train``, each once, and each known by its run.
+    """Launches the points of a sweep of ``menvae-train``, each once, and each known by its run."""
 
-    Attributes:
-        smallest: {setting: the smallest number that it can be}.
-    """
+    def __init__(self, *, runner: str, **settings: Any) -> None:
+        """Keep the configuration; nothing of it is checked before a sweep is launched.
 
-    smallest: ClassVar[Mapping[str, float]] = {}
-
-    def __init__(self, **settings: Any) -> None:
-        """Args: settings: fields of the configuration, see `hydra_plugins.menvae_launchers.config`."""
+        Args:
+            runner: registered name of what runs the points.
+            settings: its keys.
+        """
+        self.runner = runner
         self.trials: Sequence[Trial] = ()
         """Of a study, one for each job of the next launch; set by a sweeper that searches."""
         self.swept: Mapping[str, str] | None = None
@@ -44,30 +44,15 @@ class SweepLauncher(Launcher):
         """Keep what Hydra gives; jobs are run by `menvae.apps.job`, not by the task function."""
         self.hydra_context, self.config = hydra_context, config
 
-    @abstractmethod
-    def make_runner(self, sweep: Sweep, config: Mapping[str, Any]) -> Runner:
-        """Return what runs the jobs of a sweep, one of whose composed configurations is ``config``."""
-
-    @property
-    def num_ranks(self) -> int | None:
-        """How many processes of a job train together; None leaves it to ``trainer.devices``."""
-        return None
-
-    @property
-    def wait(self) -> bool:
-        """Whether to wait for the end."""
-        return True
-
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run what is left to do of these points; their exit codes go to `menvae.apps.outcome`."""
         from menvae.apps import outcome
         from menvae.errors import UserError
-        from menvae.launching import launch_points
+        from menvae.registry import lookup, validated
+        from menvae.sweeps.launch import launch_points
 
-        for key, smallest in self.smallest.items():
-            value = self.settings[key]
-            if value is not None and not value >= smallest:
-                raise UserError(f"hydra.launcher.{key}={value:g} is not allowed; it must be {smallest} or larger")
+        factory = lookup("runner", self.runner, "hydra.launcher.runner").factory
+        runner = validated(factory, self.settings, "hydra.launcher")
         command = self.config.hydra.job.config_name
         if command != "train":
             raise UserError(f"hydra/launcher: menvae-{command} has no sweeps; this launcher is for menvae-train")
@@ -75,8 +60,7 @@ class SweepLauncher(Launcher):
             (filter_overrides(overrides), self.composed(overrides, initial_job_idx + index))
             for index, overrides in enumerate(job_overrides)
         ]
-        wait = self.wait or bool(self.trials)
-        results = launch_points(jobs, self.typed(), self.num_ranks, self.make_runner, wait=wait, trials=self.trials)
+        results = launch_points(jobs, self.typed(), runner, self.trials)
         outcome.ended_elsewhere.extend(result.exit_code for result in results)
         returns = [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
         for answer, result in zip_longest(returns, results[: len(returns)]):
@@ -94,7 +78,7 @@ class SweepLauncher(Launcher):
 
     def typed(self) -> Command:
         """Return the command line, with what a searching sweeper sweeps."""
-        from menvae.launching import Command
+        from menvae.sweeps.launch import Command
 
         typed = self.config.hydra.overrides
         sources = self.config.hydra.runtime.config_sources

@@ -19,16 +19,13 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from menvae.registry import register
 from menvae.tracking.local import LocalLog
 from menvae.tracking.mlflow.run import Finish, MetricPoint, OpenRun, RunPlace, open_run, valid_key
 from menvae.tracking.mlflow.store import first_line, open_experiment, silence_mlflow, tracking_uri, without_password
-from menvae.tracking.tracker import DatasetInput, ParentRun, Status, TrackingSettings
-
-if TYPE_CHECKING:
-    pass
-
+from menvae.tracking.tracker import DatasetInput, Status, Tracker, TrackerContext
 
 _logger = logging.getLogger(__name__)
 _MAX_METRICS_PER_BATCH = 1000
@@ -38,42 +35,38 @@ _SILENT_SECONDS = 3.0  # of finishing, before it says what it is waiting for
 _MAX_RETRY_SECONDS = 60.0
 
 
-class MLflowTracker:
-    """Copies a run to MLflow in the background.
+@register("tracker", "mlflow")
+class MLflowTracker(Tracker):
+    """MLflow, in the background, in the store of ``tracking.uri``.
 
     No method but ``finish`` waits, and none raises because of the store: its first failure is one warning, what could
     not be sent is tried again with growing pauses, and whatever is left is sent by the next process of the same run.
 
     Args:
-        settings: the tracking settings.
-        output_dir: holds the SQLite store and the artifacts when no URI is given.
-        run_dir: the run directory; ``mlflow_run_id`` in it remembers the MLflow run.
-        run_name: name of the MLflow run.
-        parent: the sweep that the run is a point of, or None.
+        context: of the run. ``output_dir`` holds the SQLite store and the artifacts when no URI is given;
+            ``mlflow_run_id`` in the run directory remembers the MLflow run.
 
     Raises:
-        UserError: ``settings.uri`` cannot be a tracking store.
+        UserError: ``tracking.uri`` cannot be a tracking store.
     """
 
-    def __init__(
-        self,
-        settings: TrackingSettings,
-        output_dir: Path,
-        run_dir: Path,
-        run_name: str,
-        parent: ParentRun | None = None,
-    ) -> None:
-        self._settings = settings
+    def __init__(self, context: TrackerContext) -> None:
+        self._context = context
         self._place = RunPlace(
-            uri=tracking_uri(settings, output_dir),
-            configured_uri=settings.uri,
-            experiment=settings.experiment,
-            output_dir=output_dir.resolve(),
-            run_dir=run_dir.resolve(),
-            run_name=run_name,
-            parent=parent,
+            uri=tracking_uri(context.settings, context.output_dir),
+            configured_uri=context.settings.uri,
+            experiment=context.settings.experiment,
+            output_dir=context.output_dir.resolve(),
+            run_dir=context.run_dir.resolve(),
+            run_name=context.run_name,
+            parent=context.parent,
         )
         self._worker: _Worker | None = None
+
+    @property
+    def address(self) -> str:
+        """Store and experiment."""
+        return f"{without_password(self._place.uri)} {self._place.experiment}"
 
     @property
     def run_id(self) -> str | None:
@@ -96,8 +89,6 @@ class MLflowTracker:
             log: the local log, rewound to where training goes on.
             datasets: what the run is trained on.
         """
-        if not self._settings.enabled:
-            return
         assert self._worker is None, "start is called once"
         silence_mlflow()
         # Read here, not in the thread: the caller may write to the log as soon as this returns.
@@ -131,7 +122,7 @@ class MLflowTracker:
         Raises:
             ValueError: a path is not in the run directory.
         """
-        relative = [_relative_to(self._place.run_dir, path) for path in paths]
+        relative = [self._context.relative(path) for path in paths]
         if self._worker is not None:
             self._worker.inbox.put(_Artifacts(relative))
 
@@ -144,7 +135,7 @@ class MLflowTracker:
             patience_s: seconds without any progress; None is 60.
 
         Returns:
-            Whether MLflow has all of the run; False without tracking.
+            Whether MLflow has all of the run.
         """
         if self._worker is None:
             return False
@@ -311,10 +302,3 @@ def _points(row: _Epoch) -> list[MetricPoint]:
         for key, value in row.values.items()
         if key != "epoch" and value is not None and math.isfinite(value)
     ]
-
-
-def _relative_to(run_dir: Path, path: Path) -> Path:
-    resolved = (run_dir / path).resolve()
-    if not resolved.is_relative_to(run_dir):
-        raise ValueError(f"artifact {path} is not in the run directory {run_dir}")
-    return resolved.relative_to(run_dir)

@@ -8,55 +8,51 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from hydra_plugins.menvae_launchers.sweep_launcher import SweepLauncher
-
-if TYPE_CHECKING:
-    from menvae.sweeps.campaign import Runner
-    from menvae.sweeps.sweep import Submission, Sweep
+from menvae.cores import num_cores
+from menvae.errors import UserError
+from menvae.registry import Field, register
+from menvae.runs.job import command
+from menvae.sweeps.runners import Fate, JobState, Runner
+from menvae.sweeps.sweep import Submission
 
 _SECONDS_TO_STOP = 90.0  # for checkpoints of what runs when the launching process is stopped
 
+Count = Annotated[int, Field(ge=1)]
 
-class LocalLauncher(SweepLauncher):
-    """Runs points in processes of this machine."""
 
-    smallest = MappingProxyType({"num_parallel": 1, "gpus_per_run": 1})
+@register("runner", "local")
+class LocalRunner(Runner):
+    """Processes of this machine, each started as soon as a slot is free."""
 
-    def make_runner(self, sweep: Sweep, config: Mapping[str, Any]) -> Runner:
-        """Return a `LocalRunner`; raises `UserError` for numbers that this machine cannot serve."""
-        import torch
+    poll_s = 0.5
 
-        from menvae.errors import UserError
+    def __init__(self, *, num_parallel: Count | None = None, gpus_per_run: Count | None = None) -> None:
+        """Set the number of slots.
 
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
-        gpus = gpus if torch.cuda.is_available() else []
-        gpus_per_run = self.settings["gpus_per_run"] or config["trainer"]["devices"] or 1
-        num_parallel = self.settings["num_parallel"] or max(1, len(gpus) // gpus_per_run)
+        Args:
+            num_parallel: runs at a time; None: as many as there are GPUs for, or 1.
+            gpus_per_run: GPUs that one run sees; None: one for each of ``trainer.devices``.
+        """
+        self._num_parallel, self._gpus_per_run = num_parallel, gpus_per_run
+        self._slots: list[list[str]] = []  # GPUs of each run that may run at a time
+        self._waiting: list[tuple[str, Path]] = []
+        self._running: dict[int, tuple[subprocess.Popen[bytes], Path]] = {}  # by slot
+        self._shown = 0  # bytes of the log of the one run, if there is one at a time
+
+    def prepare(self, folder: Path, config: Mapping[str, Any]) -> None:
+        """Deal out the GPUs; raises `UserError` where there are too few."""
+        super().prepare(folder, config)
+        gpus = _visible_gpus()
+        gpus_per_run = self._gpus_per_run or config["trainer"]["devices"] or 1
+        num_parallel = self._num_parallel or max(1, len(gpus) // gpus_per_run)
         if gpus and num_parallel * gpus_per_run > len(gpus):
             raise UserError(
                 f"hydra.launcher.num_parallel={num_parallel} runs with {gpus_per_run} GPUs each need more than the "
                 f"{len(gpus)} GPUs of this machine"
             )
-        dealt = [gpus[slot * gpus_per_run : (slot + 1) * gpus_per_run] for slot in range(num_parallel)]
-        return LocalRunner(sweep, dealt)
-
-
-class LocalRunner:
-    """Starts a process for every job, as soon as a slot is free; see `menvae.sweeps.campaign.Runner`."""
-
-    name = "local"
-    poll_s = 0.5
-
-    def __init__(self, sweep: Sweep, slots: list[list[str]]) -> None:
-        """Args: sweep: for logs. slots: the GPUs of each run that may run at a time, empty without GPUs."""
-        self._sweep, self._slots = sweep, slots
-        self._waiting: list[tuple[str, Path]] = []
-        self._running: dict[int, tuple[subprocess.Popen[bytes], Path]] = {}  # by slot
-        self._shown = 0  # bytes of the log of the one run, if there is one at a time
+        self._slots = [gpus[slot * gpus_per_run : (slot + 1) * gpus_per_run] for slot in range(num_parallel)]
 
     def submit(self, jobs: Mapping[str, Path]) -> dict[str, Submission]:
         """Take jobs and start what fits."""
@@ -97,11 +93,12 @@ class LocalRunner:
             except subprocess.TimeoutExpired:
                 process.kill()
 
-    def _start(self, slot: int, job: Path, gpus: list[str]) -> Submission:
-        from menvae.cores import num_cores
-        from menvae.runs.job import command
-        from menvae.sweeps.sweep import Submission
+    @staticmethod
+    def states(submissions: Mapping[str, Submission]) -> dict[str, JobState]:
+        """Return the jobs whose processes are there."""
+        return {run: JobState(Fate.RUNNING) for run, last in submissions.items() if _has_process(last.job, run)}
 
+    def _start(self, slot: int, job: Path, gpus: list[str]) -> Submission:
         threads = str(max(1, num_cores() // len(self._slots)))
         environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
         if gpus:
@@ -118,7 +115,7 @@ class LocalRunner:
                 process_group=0,
             )
         self._running[slot] = (process, log)
-        return Submission(self.name, str(process.pid), str(log))
+        return Submission("local", str(process.pid), str(log))
 
     def _show(self, log: Path) -> None:
         with log.open("rb") as file:
@@ -126,3 +123,23 @@ class LocalRunner:
             news = file.read()
         self._shown += len(news)
         sys.stderr.write(news.decode(errors="replace"))
+
+
+def _visible_gpus() -> list[str]:
+    import torch  # takes seconds, and nothing else here needs it
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+    return gpus if torch.cuda.is_available() else []
+
+
+def _has_process(process: str, run: str) -> bool:
+    """Whether the process that was started for a run is there."""
+    try:
+        os.kill(int(process), 0)
+        if not Path("/proc/self/cmdline").exists():
+            return True
+        arguments = Path(f"/proc/{process}/cmdline").read_bytes()  # a number may be that of another process now
+    except OSError:  # also where it ended between these lines
+        return False
+    return f"/{run}/job.json".encode() in arguments

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from menvae.evaluation.report import gates_table, write_report
+from menvae.runs.gates_table import gates_table
+from menvae.runs.report import write_report
 
 HOSTILE = "</pre><script>alert('x')</script><img src=x onerror=alert(1)> \"quoted\" & {{ 7 * 7 }}"
 CONFIG = """

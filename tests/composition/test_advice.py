@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import pytest
 from omegaconf import DictConfig, open_dict
 
+from menvae.composition.experiment import Experiment
 from menvae.decoders.transposed import TransposedDecoder
 from menvae.errors import UserError
-from menvae.experiment import Experiment
 from menvae.registry import register, unregister
 from menvae.terms import Term, TermContext, Unit
 

@@ -1,4 +1,4 @@
-"""What a run is called: its name, and a hash of its configuration, its data and the weights it begins with."""
+"""Where a run starts from, and the name that identifies it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from menvae.composition.experiment import Experiment
 from menvae.data.source import Data
 from menvae.errors import UserError
-from menvae.experiment import Experiment
 from menvae.runs.identity import run_hash
+from menvae.training.place import Place
+
+MEANING_OF_WEIGHTS = ("data.modalities", "data.columns", "model.partitions", "model.supervision")
+"""What a run must have in common with one whose weights it begins with, if it has it, beside names and shapes."""
 
 
 def identify(experiment: Experiment, data: Data, num_ranks: int) -> str:
@@ -19,13 +23,25 @@ def identify(experiment: Experiment, data: Data, num_ranks: int) -> str:
 
 
 def run_name(experiment: Experiment, data_hash: str, targets_hash: str, num_ranks: int) -> str:
-    """Return the same from the hashes of the data alone; both are empty where the data are not known.
+    """Return the same from the hashes of the data alone, which are empty where the data are not known.
 
     Raises:
         UserError: a checkpoint that does not exist.
     """
-    parts = (experiment.config, data_hash, targets_hash, num_ranks, start_digest(experiment))
+    parts = (experiment.config, data_hash, targets_hash, num_ranks, _start(experiment))
     return f"{experiment.config['name']}_{run_hash(*parts)}"
+
+
+def checkpoint_identity(experiment: Experiment, data: Data, here: Place) -> dict[str, str]:
+    """Return what a checkpoint must have in common with a run that goes on from it, under the names users know."""
+    supervision = ", ".join(f"{name} [{', '.join(told)}]" for name, told in experiment.supervision.items())
+    return {
+        **experiment.source.identity,
+        **({"model.supervision": supervision} if supervision else {}),
+        "model.partitions": ", ".join(f"{name} {size}" for name, size in experiment.layout.sizes.items()),
+        "targets": data.targets_hash,
+        "number of ranks": str(here.num_ranks),
+    }
 
 
 def foreign_checkpoint(experiment: Experiment) -> Path | None:
@@ -43,7 +59,7 @@ def initial_weights(experiment: Experiment) -> Path | None:
     return path / "checkpoints" / "best.ckpt" if path.is_dir() else path
 
 
-def start_digest(experiment: Experiment) -> str:
+def _start(experiment: Experiment) -> str:
     """Return the digest of the checkpoints that the run begins with: they determine the result as the seed does."""
     resumed, initial = foreign_checkpoint(experiment), initial_weights(experiment)
     if resumed is not None and not resumed.is_file():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,30 +12,30 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from menvae.composition.experiment import CheckedModels, Experiment
+from menvae.composition.settings import SweepSettings
 from menvae.console import logs
 from menvae.data.source import Data
 from menvae.errors import ExitCode, UserError
-from menvae.experiment import CheckedModels, Experiment
 from menvae.interruption import StopRequest, stop_requests
-from menvae.naming import run_name
 from menvae.registry import validated
 from menvae.runs.environment import code_hash
 from menvae.runs.identity import is_outside
 from menvae.runs.job import Trial
-from menvae.sweeps.campaign import Campaign, Runner
+from menvae.runs.start import run_name
+from menvae.sweeps.campaign import Campaign
 from menvae.sweeps.plan import LossEffect, PlannedPoint, ProvisionalName, dead_knobs, plan_points, plan_table
-from menvae.sweeps.status import Fate, PointStatus, sweep_status
-from menvae.sweeps.sweep import Sweep, SweepSettings, sweep_name
+from menvae.sweeps.runners import Fate, Runner
+from menvae.sweeps.status import PointStatus, sweep_status
+from menvae.sweeps.sweep import Sweep, sweep_name
 from menvae.tracking.tracker import TrackingSettings
+from menvae.tracking.trackers import bind_trackers
 from menvae.training.place import Place
 
 _log = logging.getLogger(__name__)
 
 Composed = tuple[Sequence[str], Mapping[str, Any]]
 """Overrides of a point, and its composed configuration."""
-
-MakeRunner = Callable[[Sweep, Mapping[str, Any]], Runner]
-"""Makes what runs the jobs of a sweep, one of whose composed configurations is given."""
 
 
 @dataclass(frozen=True)
@@ -127,19 +127,25 @@ class Identifier:
 
 def sweep_of(config: Mapping[str, Any], typed: Command) -> Sweep:
     """Return the sweep of a command line; ``config`` is the composed configuration of one of its points."""
-    telling = [text for text in typed.fixed if not is_outside(text.partition("=")[0].lstrip("+~"))]
+    telling = [text for text in typed.fixed if not is_outside(_key_of(text))]
     telling += [f"{metric} {direction}" for metric, direction in config["sweep"]["objectives"].items()]
     name = config["sweep"]["name"] or sweep_name(config["name"], list(typed.swept), telling)
     return Sweep(Path(config["output_dir"]).expanduser().resolve() / "sweeps" / name)
 
 
+def _key_of(override: str) -> str:
+    """Return the key that an override sets, without the group of an option.
+
+    >>> _key_of("+tracker@tracking.trackers.files=files"), _key_of("seed=1")
+    ('tracking.trackers.files', 'seed')
+    """
+    return override.partition("=")[0].lstrip("+~").rpartition("@")[2]
+
+
 def launch_points(
     jobs: Sequence[Composed],
     typed: Command,
-    num_ranks: int | None,
-    make_runner: MakeRunner,
-    *,
-    wait: bool = True,
+    runner: Runner,
     trials: Sequence[Trial] = (),
 ) -> list[Result]:
     """Do with some points of a sweep what ``sweep.action`` says: run what is left to do, plan it, or retry what failed.
@@ -147,13 +153,11 @@ def launch_points(
     Args:
         jobs: the points; to be retried are those of the whole sweep instead.
         typed: the command line.
-        num_ranks: see `Identifier`.
-        make_runner: makes what runs the jobs, from the sweep and a composed configuration of it.
-        wait: whether to wait for the end.
-        trials: of a study, one for each job, if they are.
+        runner: runs the jobs.
+        trials: of a study, one for each job, if they are; their end is waited for in any case.
 
     Returns:
-        One result a job, in their order; without ``wait`` and for a plan only of jobs that cannot be.
+        One result a job, in their order; without `Runner.wait` and for a plan only of jobs that cannot be.
 
     Raises:
         UserError: the sweep's own settings are wrong, or another process launches it.
@@ -162,8 +166,9 @@ def launch_points(
     logs.configure(None)
     settings = validated(SweepSettings, jobs[0][1]["sweep"], "sweep")
     tracking = _tracking(jobs)  # before anything is written
-    identifier = Identifier(num_ranks, prepares=settings.action != "plan" or settings.cost)
-    launch = _Launch(sweep_of(jobs[0][1], typed), settings, typed, identifier, make_runner, wait)
+    wait = runner.wait or bool(trials)
+    identifier = Identifier(runner.num_ranks, prepares=settings.action != "plan" or settings.cost)
+    launch = _Launch(sweep_of(jobs[0][1], typed), settings, typed, identifier, runner, wait)
     with stop_requests() as stop:
         _log.info("sweep %s", launch.sweep.path)
         match settings.action:
@@ -183,7 +188,7 @@ class _Launch:
     settings: SweepSettings
     typed: Command
     identifier: Identifier
-    make_runner: MakeRunner
+    runner: Runner
     wait: bool
 
     def plan(self, jobs: Sequence[Composed], *, searching: bool) -> list[Result]:
@@ -201,10 +206,10 @@ class _Launch:
         planned = self._planned(jobs, searching=bool(trials))
         if trials:
             planned = [replace(point, trial=trial) for point, trial in zip(planned, trials, strict=True)]
-        runner = self.make_runner(self.sweep, jobs[0][1])
+        self.runner.prepare(self.sweep.path, jobs[0][1])
         swept = [f"{key}={values}" for key, values in self.typed.swept.items()]
         self.sweep.describe([*self.typed.fixed, *swept], self.typed.launcher)
-        return self._carry_out(planned, runner, tracking, stop)
+        return self._carry_out(planned, tracking, stop)
 
     def retry(self, stop: StopRequest) -> list[Result]:
         """Run again, as they were, the points that were begun and have not come to their end."""
@@ -214,7 +219,8 @@ class _Launch:
             return []
         jobs = [(point.overrides, self.sweep.config(point)) for point in failed]
         planned = self._planned(jobs, [point.run for point in failed])
-        return self._carry_out(planned, self.make_runner(self.sweep, jobs[0][1]), _tracking(jobs), stop)
+        self.runner.prepare(self.sweep.path, jobs[0][1])
+        return self._carry_out(planned, _tracking(jobs), stop)
 
     def _planned(
         self, jobs: Sequence[Composed], runs: Sequence[str] = (), *, searching: bool = False
@@ -222,18 +228,20 @@ class _Launch:
         return plan_points(self.sweep, jobs, self.identifier, self.settings, code_hash(), runs, searching=searching)
 
     def _carry_out(
-        self, planned: Sequence[PlannedPoint], runner: Runner, tracking: TrackingSettings, stop: StopRequest
+        self, planned: Sequence[PlannedPoint], tracking: TrackingSettings, stop: StopRequest
     ) -> list[Result]:
         tags = {f"menvae.sweep.{key}": values for key, values in self.typed.swept.items()}
         with stop.deferred():
-            statuses = Campaign(self.sweep, runner, tracking, self.wait).carry_out(planned, stop, tags)
+            statuses = Campaign(self.sweep, self.runner, tracking, self.wait).carry_out(planned, stop, tags)
         by_run = {status.point.run: status for status in statuses}
         return [_result(planned, index, by_run) for index in range(len(planned))] if self.wait else _impossible(planned)
 
 
 def _tracking(jobs: Sequence[Composed]) -> TrackingSettings:
     """Return the settings that all points of a sweep share."""
-    return validated(TrackingSettings, jobs[0][1]["tracking"], "tracking")
+    settings = validated(TrackingSettings, jobs[0][1]["tracking"], "tracking")
+    bind_trackers(settings)
+    return settings
 
 
 def _impossible(planned: Sequence[PlannedPoint]) -> list[Result]:
@@ -279,7 +287,7 @@ def _show_plan(
     if not cost:
         _log.info("%d of %d points to run; sweep.cost=true says how long they take", len(todo), len(planned))
         return
-    from menvae.run import seconds_per_step  # what trains is not imported for a plan without
+    from menvae.runs.assembly import seconds_per_step  # what trains is not imported for a plan without
 
     experiment = identifier.experiment(todo[0].config)
     data = identifier.data(experiment)

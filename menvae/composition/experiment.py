@@ -12,8 +12,10 @@ from typing import Any, cast
 import numpy as np
 from omegaconf import DictConfig
 
-from menvae.advice import Circumstances, advice
-from menvae.compatibility import check_needs, check_reach, check_supervision
+from menvae.composition.advice import Circumstances, advice
+from menvae.composition.compatibility import check_needs, check_reach, check_supervision
+from menvae.composition.loss import Loss, section
+from menvae.composition.settings import SweepSettings
 from menvae.configuration import plain_values
 from menvae.console.progress import progress_bar
 from menvae.data.batches.augmentation import AugmentationSettings
@@ -22,7 +24,7 @@ from menvae.data.source import Data, DataRequest, DataSource
 from menvae.data.targets.normalizer import TargetSettings
 from menvae.data.workers import unseen
 from menvae.encoders.pretrained import check_inputs
-from menvae.errors import UserError, about, nearest
+from menvae.errors import UserError, nearest
 from menvae.evaluation.collapse import WatchSettings
 from menvae.evaluation.gates import unjudged_partitions, unjudged_words
 from menvae.evaluation.metrics import build_metrics
@@ -32,12 +34,11 @@ from menvae.latent import LatentLayout
 from menvae.layers import recompute_activations, without_weights
 from menvae.metrics import Metric, MetricContext
 from menvae.models import Blueprint, Model
-from menvae.objective import WEIGHT_PREFIX, Objective
+from menvae.objective import Objective
 from menvae.registry import Bound, bind, own_keys, validated
-from menvae.schedules import Schedule
-from menvae.sweeps.sweep import SweepSettings
-from menvae.terms import Term, TermContext
+from menvae.terms import TermContext
 from menvae.tracking.tracker import TrackingSettings
+from menvae.tracking.trackers import bind_trackers
 from menvae.training.curriculum import Curriculum
 from menvae.training.determinism import seed_everything
 from menvae.training.place import Place, num_ranks_started
@@ -72,42 +73,6 @@ _SETTINGS = {
 
 CheckedModels = MutableMapping[tuple[object, ...], Model]
 """Models that were built for checks, by what they were built from."""
-
-
-@dataclass(frozen=True)
-class Loss:
-    """The checked ``loss`` section: terms and schedules ready to be built, and the weights."""
-
-    terms: Mapping[str, Bound]
-    schedules: Mapping[str, Bound]
-    weights: Mapping[str, float]
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Loss:
-        """Check ``loss.*``; raises `UserError`."""
-        weights, terms, schedules = {}, _section(config, "terms"), _section(config, "schedules")
-        for key, value in config.items():
-            if key in ("terms", "schedules"):
-                continue
-            if not key.startswith(WEIGHT_PREFIX):
-                raise UserError(f"loss.{key}: no such key; known: terms, schedules, {WEIGHT_PREFIX}<scalar>")
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise UserError(f"loss.{key}: {value!r} is not allowed; a weight is a number, 0 or larger")
-            weights[key.removeprefix(WEIGHT_PREFIX)] = float(value)
-        return cls(
-            {key: bind("term", term, f"loss.terms.{key}") for key, term in terms.items()},
-            {key: bind("schedule", part, f"loss.schedules.{key}") for key, part in schedules.items()},
-            weights,
-        )
-
-    def build(self, context: TermContext) -> Objective:
-        """Build the objective of a run."""
-        terms: dict[str, Term] = {}
-        for key, bound in self.terms.items():
-            with about(f"loss.terms.{key}"):
-                terms[key] = bound(context)
-        schedules: dict[str, Schedule] = {key: bound() for key, bound in self.schedules.items()}
-        return Objective(terms, self.weights, schedules)
 
 
 @dataclass(frozen=True)
@@ -156,6 +121,7 @@ class Experiment:
         config["gates"] = canonical(config["gates"])
         if not config.get("metrics"):
             config.pop("metrics", None)  # as in configurations from before there was the key
+        bind_trackers(settings["tracking"])
         latent = parts["model"].settings
         layout = LatentLayout.from_config(latent["z_dim"], latent["partitions"])
         experiment = cls(config, parts, settings, Loss.from_config(config["loss"]), layout, tuple(left_out))
@@ -319,18 +285,11 @@ class Experiment:
         return [f"gates: {unjudged_words(found)}"] if found else []
 
 
-def _section(loss: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = loss.get(name, {})
-    if not isinstance(found, Mapping):
-        raise UserError(f"loss.{name}: {found!r} is not allowed; set its keys, loss.{name}.<key>=...")
-    return found
-
-
 def _leave_out_keys_of_others(config: dict[str, Any]) -> list[str]:
     """Take keys out of a configuration that an experiment has for a part which another has replaced; say which."""
     slots = [(config, key, group, key) for key, group in _PARTS.items()]
     for group in ("term", "schedule"):
-        chosen = cast(dict[str, Any], _section(config["loss"], f"{group}s"))
+        chosen = cast(dict[str, Any], section(config["loss"], f"{group}s"))
         slots += [(chosen, key, group, f"loss.{group}s.{key}") for key in chosen]
     sentences = []
     for holder, key, group, path in slots:

@@ -1,0 +1,188 @@
+"""A run put together on every rank: model, objective, trainer, observers; its training and its results."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from menvae.composition.experiment import Experiment
+from menvae.data.source import Data
+from menvae.evaluation.collapse import CollapseWatch
+from menvae.evaluation.final import FinalEvaluation, draw_latent_space, draw_targets, draw_traversals, evaluate_model
+from menvae.evaluation.gates import GateTable, evaluate_gates
+from menvae.evaluation.metrics import SplitRecorder
+from menvae.evaluation.reconstructions import ReconstructionPictures
+from menvae.files import write_json
+from menvae.interruption import StopRequest
+from menvae.layers import set_memory_format
+from menvae.models import Model
+from menvae.runs.embeddings import write_embeddings
+from menvae.runs.environment import code_hash
+from menvae.runs.job import Job
+from menvae.runs.recorder import RunRecorder
+from menvae.runs.start import MEANING_OF_WEIGHTS, checkpoint_identity, foreign_checkpoint, initial_weights
+from menvae.runs.trial import TrialReporter
+from menvae.tracking.local import LocalLog
+from menvae.training.place import Place
+from menvae.training.settings import TrainerSettings
+from menvae.training.trainer import Ingredients, Trainer
+
+_log = logging.getLogger(__name__)
+
+
+def seconds_per_step(experiment: Experiment, data: Data, num_steps: int = 3) -> float:
+    """Return how long a training step takes on this machine, from a few that are thrown away."""
+    here = Place(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"), 0, 1)
+    with tempfile.TemporaryDirectory(prefix="menvae-") as folder:
+        return AssembledRun(experiment, data, here, Path(folder), StopRequest()).trainer.seconds_per_step(num_steps)
+
+
+class AssembledRun:
+    """Everything of one run that every rank has."""
+
+    def __init__(
+        self, experiment: Experiment, data: Data, here: Place, path: Path, stop: StopRequest, job: Job | None = None
+    ) -> None:
+        self.experiment, self.data, self.here, self.path = experiment, data, here, path
+        settings, parts = experiment.settings, experiment.parts
+        trainer: TrainerSettings = settings["trainer"]
+        trial = job.trial if job is not None else None
+        self.metrics = experiment.build_metrics()
+        self.model, objective = experiment.build(data.num_training_subjects, len(data.classes))
+        memory_format = torch.channels_last_3d if trainer.channels_last else torch.contiguous_format
+        self.model.to(here.device)
+        set_memory_format(self.model, memory_format)
+        ingredients = Ingredients(
+            model=self.model,
+            objective=objective,
+            optimizer=parts["optimizer"](self.model.parameters()),
+            update=parts["update"](),
+            learning_rate=parts["learning_rate"](),
+            curriculum=settings["curriculum"],
+            train=data.train,
+            val=data.val,
+        )
+        self.artists = (
+            [
+                ReconstructionPictures(
+                    settings["pictures"],
+                    path / "pictures",
+                    data.volumes.modalities,
+                    data.volumes.cohort.spacing_mm,
+                    trainer.max_epochs,
+                )
+            ]
+            if here.is_main and data.volumes is not None
+            else []
+        )
+        self.trainer = Trainer(
+            ingredients,
+            trainer,
+            here,
+            seed=experiment.config["seed"],
+            checkpoints=path / "checkpoints",
+            identity=checkpoint_identity(experiment, data, here),
+            observers=[
+                SplitRecorder(self.model, self.metrics),
+                CollapseWatch(settings["watch"], trainer.max_epochs),
+                *([TrialReporter(trial)] if trial is not None and trial.metric else []),
+                *self.artists,
+            ],
+            stop=stop,
+        )
+        self._resume()
+
+    def _resume(self) -> None:
+        last = self.path / "checkpoints" / "last.ckpt"
+        source = last if last.is_file() else foreign_checkpoint(self.experiment)
+        if source is not None:
+            self.trainer.restore(source)
+            state = self.trainer.state
+            _log.info("going on after epoch %d and %d steps from %s", state.epoch, state.step, source)
+            return
+        initial = initial_weights(self.experiment)
+        if initial is not None:
+            self.trainer.begin_with(initial, [key for key in MEANING_OF_WEIGHTS if key in self.trainer.identity])
+            _log.info("beginning with the weights of %s", initial)
+
+    def train_and_evaluate(self, recorder: RunRecorder | None) -> dict[str, Any]:
+        """Train to the end, judge the best weights, and (on the main rank) write gates, pictures and report."""
+        state = self.trainer.fit(recorder)
+        self.trainer.load_best()
+        evaluation = evaluate_model(
+            self.model, self.trainer.inputs(self.data.train), self.trainer.outputs(self.data.val), self.metrics
+        )
+        gates = evaluate_gates(
+            evaluation.metrics,
+            self.experiment.settings["gates"].targets,
+            self.metrics,
+            self.experiment.supervision,
+            len(evaluation.val.subject_id),
+        )
+        status = {
+            "state": "pruned" if state.pruned else "collapsed" if state.stopped else "finished",
+            "reason": state.stopped,
+            "epochs": state.epoch,
+            "best_epoch": state.best_epoch or state.epoch,
+            "gates_passed": gates.passed,
+            "code": code_hash(),
+        }
+        if recorder is not None:
+            self._write_results(recorder.local, evaluation, gates, status)
+        return status
+
+    def _write_results(
+        self,
+        local: LocalLog,
+        evaluation: FinalEvaluation,
+        gates: GateTable,
+        status: Mapping[str, Any],
+    ) -> None:
+        from menvae.pictures.drawing.curves import draw_training_curves
+        from menvae.presentation.figures import save_figure
+        from menvae.runs.report import write_report
+
+        write_json(self.path / "gates.json", gates.as_dict())
+        clock = ("time/train_s", "time/validate_s")  # of all processes of the run, not of this one alone
+        seconds = sum(row[key] or 0.0 for row in local.timings() for key in clock)
+        summary = {
+            **status,
+            "collapsed": status["state"] == "collapsed",
+            "parameters": _count_parameters(self.model),
+            "seconds": round(seconds, 1),
+        }
+        write_json(self.path / "summary.json", summary)
+        pictures = self.path / "pictures"
+        targets = {gate.name: gate.target for gate in gates.gates}
+        save_figure(draw_training_curves(local.metrics(), targets), pictures / "training_curves.png")
+        self._draw_results(evaluation, pictures)
+        for artist in self.artists:
+            outputs = chain(self.trainer.outputs(self.data.val), self.trainer.outputs(self.data.train))
+            artist.draw(outputs, status["best_epoch"])  # a tiny validation split is filled up from training
+        if self.data.embedded is not None:
+            write_embeddings(self.path / "embeddings.npz", self.model, self.data, self.here.device)
+        write_report(self.path)
+
+    def _draw_results(self, evaluation: FinalEvaluation, pictures: Path) -> None:
+        draw_latent_space(self.model, evaluation, self.data.classes, pictures)
+        volumes = self.data.volumes
+        if volumes is None:
+            return
+        cohort = volumes.cohort
+        raw_targets = {subject.subject_id: subject.features for subject in cohort.subjects}
+        draw_targets(self.model, evaluation, volumes.normalizer, raw_targets, pictures)
+        means, path = evaluation.val.arrays["mean"], pictures / "traversals.png"
+        draw_traversals(self.model, means, volumes.modalities[0], cohort.spacing_mm, path)
+
+
+def _count_parameters(model: Model) -> dict[str, int]:
+    counts = {
+        name: sum(parameter.numel() for parameter in child.parameters()) for name, child in model.named_children()
+    }
+    return {**counts, "total": sum(counts.values())}

@@ -1,0 +1,89 @@
+"""What is known of a run before it trains: files in its directory, parameters and tags of its tracker."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from menvae.composition.experiment import Experiment
+from menvae.data.source import Data, Volumes
+from menvae.data.targets.correlation import entangled_words, target_correlation
+from menvae.files import write_json, write_table, write_text
+from menvae.runs.directory import RunDirectory
+from menvae.runs.environment import code_hash, describe_environment
+from menvae.runs.facts import flat
+from menvae.schedules import Schedule
+from menvae.tracking.tracker import DatasetInput
+from menvae.training.place import Place
+
+_log = logging.getLogger(__name__)
+
+
+def datasets_of(experiment: Experiment, data: Data) -> list[DatasetInput]:
+    """Return what the run trains on, for its tracker."""
+    part = experiment.parts["data"]
+    place_of_data = part.settings.get("root") or part.settings.get("path") or experiment.output_dir / "cache"
+    source = str(place_of_data)
+    return [DatasetInput(part.part.name, data.data_hash[:36], source, "training")]
+
+
+def describe(experiment: Experiment, data: Data, here: Place, directory: RunDirectory) -> None:
+    """Write what is known before training: configuration, environment, targets, splits, schedules, correlations."""
+    from menvae.pictures.drawing.curves import draw_schedule
+    from menvae.presentation.figures import save_figure
+
+    write_text(directory.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config))))
+    write_json(directory.path / "environment.json", describe_environment(str(here.device), here.num_ranks))
+    write_json(directory.path / "targets.json", {"data_hash": data.data_hash, **data.description})
+    write_table(directory.path / "splits.csv", data.split_columns, data.split_rows)
+    for sentence in experiment.left_out:
+        _log.info("%s", sentence)
+    for sentence in experiment.advice:
+        _log.warning("%s", sentence)
+    save_figure(draw_schedule(*_schedule_curves(experiment)), directory.pictures / "schedule.png")
+    if data.volumes is not None:
+        _draw_target_correlation(experiment, data.volumes, directory.pictures / "target_correlation.png")
+
+
+def _draw_target_correlation(experiment: Experiment, volumes: Volumes, picture: Path) -> None:
+    """Draw which targets correlate, and warn of those that no loss can separate."""
+    from menvae.pictures.drawing.matrices import draw_target_correlation
+    from menvae.presentation.figures import save_figure
+
+    features = [subject.features for subject in volumes.training]
+    found = target_correlation(features, volumes.normalizer, experiment.supervision)
+    save_figure(draw_target_correlation(found.before, found.after, found.partitions), picture)
+    if entangled := entangled_words(found):
+        _log.warning("%s", entangled)
+
+
+def _schedule_curves(experiment: Experiment) -> tuple[dict[str, tuple[Any, Any]], tuple[Any, Any]]:
+    positions = experiment.positions(501)
+    epochs = np.linspace(0.0, experiment.settings["trainer"].max_epochs, len(positions))
+    weights = experiment.build_objective(num_training_subjects=1).weight_curves(positions)
+    curves = {f"lambda_{name}": (epochs, curve) for name, curve in weights.items()}
+    factor: Schedule = experiment.parts["learning_rate"]()
+    peak = experiment.parts["optimizer"].settings["learning_rate"]
+    return curves, (epochs, np.array([peak * factor(position) for position in positions]))
+
+
+def params_of(experiment: Experiment, here: Place) -> dict[str, Any]:
+    """Return {dotted key: value} of the configuration, and the number of ranks."""
+    return {**dict(flat(experiment.config)), "num_ranks": here.num_ranks}
+
+
+def tags_of(experiment: Experiment, data: Data, directory: RunDirectory) -> dict[str, str]:
+    """Return the tags that identify a run: its name, and hashes of data, targets and code."""
+    git = json.loads((directory.path / "environment.json").read_text())["git"]
+    return {
+        "menvae.run": directory.path.name,
+        "menvae.data_hash": data.data_hash,
+        "menvae.targets_hash": data.targets_hash,
+        "menvae.code_hash": code_hash(),
+        "menvae.git_commit": git["commit"] + (" (modified)" if git["modified"] else "") if git else "unknown",
+    }

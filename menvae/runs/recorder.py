@@ -1,0 +1,78 @@
+"""Who writes a run down: local log, tracker, progress bar."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from menvae.composition.experiment import Experiment
+from menvae.console.progress import TrainingProgress
+from menvae.runs.directory import RunDirectory, trackers_of
+from menvae.runs.job import Job
+from menvae.tracking.local import LocalLog
+from menvae.tracking.tracker import ParentRun, TrackerContext, TrackingSettings
+from menvae.tracking.trackers import Trackers
+
+_ARTIFACTS = {
+    "train.log",
+    "config.yaml",
+    "environment.json",
+    "metrics.jsonl",
+    "metrics.csv",
+    "gates.json",
+    "targets.json",
+    "splits.csv",
+    "summary.json",
+    "pictures",
+    "report.html",
+    "embeddings.npz",
+    "error.txt",
+}
+"""What trackers get of a run directory, beside the best weights."""
+
+
+class RunRecorder:
+    """Writes a run down on the main rank: local log first, then trackers, then the progress bar."""
+
+    def __init__(self, local: LocalLog, trackers: Trackers, progress: TrainingProgress) -> None:
+        """Args: local: log on disk. trackers: MLflow and others. progress: bar or lines."""
+        self.local, self.trackers, self.progress = local, trackers, progress
+
+    def step(self, epoch: int, step: int, losses: Callable[[], Mapping[str, float]]) -> None:
+        """Show a step."""
+        self.progress.step(epoch, step, losses)
+
+    def epoch_end(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
+        """Write, send and show an epoch."""
+        self.local.append(epoch, metrics, timings)
+        self.trackers.log(epoch, metrics, timings)
+        self.progress.epoch_end(epoch, metrics, sum(value for key, value in timings.items() if key.startswith("time/")))
+
+
+def run_trackers(
+    experiment: Experiment, directory: RunDirectory, job: Job | None, only: Collection[str] | None = None
+) -> Trackers:
+    """Return the trackers of a run, below the run of its sweep if it has one; ``only`` those with these names."""
+    sweep = job.sweep if job else None
+    context = TrackerContext(
+        settings=experiment.settings["tracking"],
+        output_dir=experiment.output_dir,
+        run_dir=directory.path,
+        run_name=directory.path.name,
+        parent=ParentRun(sweep, sweep.name) if sweep else None,
+    )
+    return Trackers.of(context, only)
+
+
+def hand_over(trackers: Trackers, settings: TrackingSettings, directory: RunDirectory, status: dict[str, Any]) -> None:
+    """Give trackers the end of the run, and add to the status which of them have all of it."""
+    table = json.loads((directory.path / "gates.json").read_text())
+    values = {f"gate/{gate['name']}": gate["value"] for gate in table["gates"]}
+    trackers.log(status["epochs"], {**values, "gate/passed": float(table["passed"])}, {})
+    trackers.log_artifacts([path for path in sorted(directory.path.iterdir()) if path.name in _ARTIFACTS])
+    trackers.log_artifacts([directory.checkpoints / "best.ckpt"])
+    tags = {"menvae.state": status["state"], "menvae.gates_passed": str(status["gates_passed"])}
+    have_all = trackers_of(status) | trackers.finish("FINISHED", tags)
+    status["trackers"] = sorted(have_all)
+    status["tracked"] = bool(settings.active) and settings.active <= have_all

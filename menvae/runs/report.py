@@ -1,0 +1,257 @@
+"""The report of a run: one self-contained HTML page, and the table of gates for the terminal.
+
+The page is written from what lies in the run directory, so it can be written again at any time. Whatever is missing is
+named on the page: a run that was stopped half-way has a report too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from menvae.files import write_text
+from menvae.presentation.page import Album, Picture, render
+from menvae.presentation.text import LATENT_PICTURES, significant
+from menvae.runs.facts import (
+    flat,
+    plain_text,
+    read_mapping,
+    read_metrics,
+    read_text,
+    split_sizes,
+    summary_facts,
+    trained_facts,
+    value_at,
+)
+from menvae.runs.gates_table import gate_row
+
+IGNORED_RATIO: Final = 1.05
+"""Below this ratio of errors a decoder ignores its latent space: the difference is no more than noise."""
+LONGEST_TEXT: Final = 40_000
+
+OTHER_KNOWN: Final = {"schedule.png", "training_curves.png", "target_correlation.png"}
+
+
+@dataclass(frozen=True)
+class _Banner:
+    kind: str
+    headline: str
+    text: str
+
+
+def _overall_banner(gates: Sequence[Mapping[str, Any]]) -> _Banner:
+    met = [gate for gate in gates if gate.get("passed") is True]
+    rows = [gate_row(gate) for gate in gates if gate.get("passed") is not True]
+    if not rows:
+        return _Banner("good", f"The run passed: all {len(met)} gates are met.", "")
+    failed = ", ".join(f"{row.name} {row.value} (wanted {row.target})" for row in rows if row.kind == "bad")
+    unknown = ", ".join(row.name for row in rows if row.kind == "odd")
+    sentences = [f"Not met: {failed}."] * bool(failed) + [f"Not computed: {unknown}."] * bool(unknown)
+    headline = f"The run did not pass: {len(met)} of {len(gates)} gates are met."
+    return _Banner("bad" if failed else "odd", headline, " ".join(sentences))
+
+
+def _decoder_banner(gates: Sequence[Mapping[str, Any]], collapsed: bool) -> _Banner | None:
+    """Say whether the decoder uses its latent space: a good picture does not show it."""
+    found = {str(gate.get("name")): gate for gate in gates}
+    phrases = {
+        "mean_z_ratio": "when z is replaced by the mean training latent",
+        "shuffled_ratio": "when z is shuffled between subjects",
+    }
+    decoder = {name: found[name] for name in phrases if name in found}
+    if not decoder and not collapsed:
+        return None
+    ratios = {
+        name: float(gate["value"])
+        for name, gate in decoder.items()
+        if isinstance(gate.get("value"), int | float) and math.isfinite(gate["value"])
+    }
+    measured = " and ".join(f"{significant(ratio)} times as large {phrases[name]}" for name, ratio in ratios.items())
+    evidence = f"The reconstruction error is {measured}." if measured else ""
+    if collapsed or (ratios and max(ratios.values()) < IGNORED_RATIO):
+        advice = (
+            "Its pictures are a template, however good they look: read nothing into the latent space. "
+            "Weigh the reconstruction more (the calibrated likelihood does) or the KL less."
+        )
+        headline = "Warning, posterior collapse: the decoder ignores its latent space."
+        return _Banner("bad", headline, f"{evidence} {advice}".strip())
+    if not ratios:
+        return _Banner("odd", "It is not known whether the decoder uses its latent space.", "No ratio was computed.")
+    if all(gate.get("passed") is True for gate in decoder.values()):
+        return _Banner("good", "The decoder uses its latent space.", evidence)
+    return _Banner("odd", "The decoder uses its latent space, but less than wanted.", evidence)
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    epoch: int
+    pictures: list[Picture]
+    note: str
+
+
+def _epochs(pictures: Path, album: Album) -> tuple[list[_Epoch], str]:
+    """Embed the reconstructions, the newest epoch first, as long as there is room."""
+    folders = {
+        int(found.group(1)): folder
+        for folder in pictures.glob("epoch_*")
+        if (found := re.fullmatch(r"epoch_(\d+)", folder.name)) and folder.is_dir()
+    }
+    epochs: list[_Epoch] = []
+    skipped = []
+    for epoch in sorted(folders, reverse=True):
+        files = sorted(folders[epoch].glob("*.png"))
+        if not files:
+            continue
+        shown = [
+            picture
+            for place, file in enumerate(files)
+            if (picture := album.embed(file, f"{file.stem}, epoch {epoch}", always=not epochs and place == 0))
+        ]
+        missing = len(files) - len(shown)
+        if shown:
+            note = (
+                f"{missing} more in pictures/{folders[epoch].name}/, left out to keep this page small."
+                if missing
+                else ""
+            )
+            epochs.append(_Epoch(epoch, shown, note))
+        else:
+            skipped.append(epoch)
+    listing = ", ".join(str(epoch) for epoch in sorted(skipped))
+    return epochs, f"Not shown here, to keep this page small: epoch {listing} (in pictures/)." if skipped else ""
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write ``report.html`` from what lies in a run directory.
+
+    Args:
+        run_dir: holds any of ``gates.json``, ``metrics.jsonl``, ``config.yaml``, ``environment.json``, ``splits.csv``,
+            ``targets.json``, ``summary.json`` and ``pictures/``.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: ``run_dir`` is not a directory.
+    """
+    if not run_dir.is_dir():
+        raise ValueError(f"run_dir is {str(run_dir)!r}, which is not a directory")
+    page = render(Path(__file__).with_name("templates") / "report.html", _page(run_dir))
+    return write_text(run_dir / "report.html", page)
+
+
+def _page(run_dir: Path) -> dict[str, Any]:
+    """Collect what the template shows."""
+    config, summary = read_mapping(run_dir / "config.yaml"), read_mapping(run_dir / "summary.json")
+    metrics = read_metrics(run_dir / "metrics.jsonl")
+    experiment = value_at(config, "experiment.name") or config.get("experiment") or config.get("name")
+    subtitle = f"Experiment {experiment}" if isinstance(experiment, str) else "Report of a training run"
+    return {
+        "title": run_dir.resolve().name,
+        "subtitle": subtitle,
+        **_passed(read_mapping(run_dir / "gates.json"), summary, metrics),
+        "trained": trained_facts(config, split_sizes(run_dir / "splits.csv")) if config else [],
+        "summary": summary_facts(summary),
+        "targets": _clipped(_pretty(read_mapping(run_dir / "targets.json"))),
+        **_metrics(metrics),
+        **_pictures(run_dir / "pictures", _not_drawn(config)),
+        "columns": _column_errors(config, metrics),
+        **_reproduction(read_mapping(run_dir / "environment.json")),
+        "config": _clipped(read_text(run_dir / "config.yaml")),
+    }
+
+
+def _passed(
+    loaded: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    listed = loaded.get("gates")
+    gates = [gate for gate in listed if isinstance(gate, Mapping)] if isinstance(listed, list) else []
+    # A run that the collapse watch stopped has no gates, but its last epoch says why it was stopped.
+    watched = not gates and bool(metrics) and metrics[-1].get("diag/collapsed") == 1
+    collapsed = summary.get("collapsed") is True or watched
+    banners = [_overall_banner(gates)] if gates else []
+    decoder = _decoder_banner(gates, collapsed)
+    return {
+        "gates": [gate_row(gate) for gate in gates],
+        "gates_note": str(loaded.get("note") or ""),
+        "banners": [*banners, *([decoder] if decoder else [])],
+    }
+
+
+def _metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    last: Mapping[str, Any] = rows[-1] if rows else {}
+    count = f"{len(rows)} epoch{'s' * (len(rows) != 1)} recorded." if rows else ""
+    return {
+        "training_note": count,
+        "metrics_epoch": last.get("epoch", "unknown"),
+        "metrics": [(name, significant(value)) for name, value in sorted(last.items()) if name != "epoch"],
+    }
+
+
+def _not_drawn(config: Mapping[str, Any]) -> set[str]:
+    """Return the pictures that a run of this configuration does not draw, and that are not missing."""
+    model = config.get("model")
+    supervision = model.get("supervision") if isinstance(model, Mapping) else True
+    names = set() if supervision else {"leak_matrix.png", "regression.png"}
+    return names | {"traversals.png"} if value_at(config, "data.columns") else names
+
+
+def _column_errors(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return what a run on a table has in place of pictures: the squared error of each column at the end."""
+    columns = value_at(config, "data.columns")
+    last: Mapping[str, Any] = rows[-1] if rows else {}
+    names = columns if isinstance(columns, list) else []
+    return [(str(name), significant(last.get(f"val_epoch/mse_{name}"))) for name in names]
+
+
+def _pictures(pictures: Path, not_drawn: Collection[str]) -> dict[str, Any]:
+    album = Album()
+
+    def main(name: str, alt: str, caption: str = "") -> Picture | None:
+        return album.embed(pictures / name, alt, caption, always=True)
+
+    # The pictures that a report always shows come first, so that reconstructions get what is left of the budget.
+    shown = {
+        "curves": main("training_curves.png", "Curves of the metrics against the epoch"),
+        "schedule": main(
+            "schedule.png", "Curriculum", "When each term of the objective acted, as planned before training began."
+        ),
+        "correlation": main(
+            "target_correlation.png",
+            "Correlation of the targets",
+            "Partitions whose targets are strongly correlated cannot be independent, whatever the objective.",
+        ),
+        "latent": [
+            (name, main(name, name.removesuffix(".png").replace("_", " "), caption))
+            for name, caption in LATENT_PICTURES.items()
+            if name not in not_drawn
+        ],
+    }
+    epochs, note = _epochs(pictures, album)
+    more = [path for path in sorted(pictures.glob("*.png")) if path.name not in OTHER_KNOWN | LATENT_PICTURES.keys()]
+    others = [picture for path in more if (picture := album.embed(path, path.stem, path.stem.replace("_", " ")))]
+    return {**shown, "epochs": epochs, "epochs_note": note, "others": others}
+
+
+def _reproduction(environment: Mapping[str, Any]) -> dict[str, Any]:
+    command = environment.get("command")
+    text = shlex.join(map(str, command)) if isinstance(command, list) else str(command or "")
+    rows = [(key, value) for key, value in flat(environment) if key != "command"]
+    return {"command": text, "environment": [(name, plain_text(value)) for name, value in rows if value is not None]}
+
+
+def _pretty(mapping: Mapping[str, Any]) -> str:
+    return json.dumps(mapping, indent=2, ensure_ascii=False) if mapping else ""
+
+
+def _clipped(text: str) -> str:
+    """Keep a page readable when a file is very long."""
+    return (
+        text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}\n… ({len(text) - LONGEST_TEXT} more characters)"
+    )

@@ -1,0 +1,203 @@
+"""The life of one run: where it lives, training with everything written down, its results, its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from omegaconf import DictConfig
+
+from menvae import collectives
+from menvae.composition.experiment import Experiment
+from menvae.configuration import check_writable
+from menvae.console import logs
+from menvae.console.progress import TrainingProgress
+from menvae.data.source import Data
+from menvae.errors import ExitCode, OtherRankFailedError, RunInterruptedError, UserError
+from menvae.interruption import StopRequest, stop_requests
+from menvae.runs.assembly import AssembledRun
+from menvae.runs.description import datasets_of, describe, params_of, tags_of
+from menvae.runs.directory import RunDirectory, trackers_of
+from menvae.runs.embeddings import add_others
+from menvae.runs.environment import describe_process
+from menvae.runs.failures import FailureLog
+from menvae.runs.job import Job, command
+from menvae.runs.recorder import RunRecorder, hand_over, run_trackers
+from menvae.runs.start import identify
+from menvae.tracking.local import LocalLog
+from menvae.tracking.tracker import TrackingSettings
+from menvae.training import checkpoint
+from menvae.training.determinism import make_deterministic
+from menvae.training.place import Place, num_ranks_started, place
+from menvae.training.ranks import run_ranks
+from menvae.training.settings import TrainerSettings
+
+_log = logging.getLogger(__name__)
+
+_PATIENCE_OF_JOBS_S = 60.0  # for the lock of a run: the process before may be writing its last checkpoint
+_PATIENCE_WHEN_STOPPED_S = 10.0  # for trackers: schedulers kill 30 s after their signal
+
+
+def train(composed: DictConfig, job: Job | None = None) -> int:
+    """Train, evaluate and report one run; go on with it if it was begun, only report it if it is finished.
+
+    With ``trainer.devices`` larger than 1 this process starts the ranks and waits for them, unless it is one.
+
+    Args:
+        composed: configuration of ``conf/train.yaml``.
+        job: the same with its place in a sweep, if it is a job of one.
+
+    Returns:
+        An exit code: ``DONE``, ``GATES_NOT_MET`` with ``gates.strict``, ``COLLAPSED`` where the watch ended the run, or
+        what `run_ranks` returns.
+
+    Raises:
+        UserError: configuration or data are wrong.
+        TrainingDivergedError: a loss or gradient is not finite.
+        RunInterruptedError: a signal or the time limit ended it; a checkpoint of every step done is written.
+    """
+    experiment = Experiment.from_config(composed)
+    settings: TrainerSettings = experiment.settings["trainer"]
+    if settings.devices is not None and settings.devices > 1 and num_ranks_started() is None:
+        with tempfile.TemporaryDirectory(prefix="menvae-") as folder:
+            file = Path(folder) / "job.json"
+            (job or Job(experiment.config)).write(file)
+            return run_ranks(command(file), settings.devices)
+    with stop_requests(settings.time_limit_min) as stop, place(settings.devices) as here:
+        make_deterministic(here.device)
+        logs.configure(None, only_errors=not here.is_main)
+        try:
+            return _train_here(experiment, job, here, stop)
+        finally:
+            logs.release()
+
+
+def _train_here(experiment: Experiment, job: Job | None, here: Place, stop: StopRequest) -> ExitCode:
+    """Be one rank of a run; on the main rank ``status.json`` says how it went, whatever happens."""
+    check_writable(experiment.output_dir)
+    data = experiment.load_data(here)
+    directory = _open_directory(experiment, identify(experiment, data, here.num_ranks), job) if here.is_main else None
+    path = collectives.from_rank_zero(directory.path if directory else Path())
+    status = collectives.from_rank_zero(directory.status() if directory else {})
+    failures = FailureLog(path)
+    try:
+        if status["state"] == "pruned" and (job is None or job.trial is None):
+            raise UserError(f"run '{path.name}' was {status['reason']}; trainer.resume=never trains it to its end")
+        if status["state"] in ("finished", "collapsed", "pruned"):
+            _log.info("run %s is %s already: nothing to train", path.name, status["state"])
+            if directory is not None:
+                _complete(experiment, data, here, directory, status, job)
+        elif directory is not None:
+            status = _main_rank_run(experiment, data, here, directory, stop, job)
+        else:
+            status = AssembledRun(experiment, data, here, path, stop, job).train_and_evaluate(None)
+        collectives.patient_barrier()  # rank 0 writes results: launchers end ranks that outlive the first
+        return _conclude(experiment, directory, status)
+    except Exception as error:
+        if stop.reason and here.num_ranks > 1:  # another rank obeyed first, and this one lost its connection
+            _set_status(directory, "interrupted", stop.reason)
+            raise RunInterruptedError(stop.reason) from error
+        if not isinstance(error, OtherRankFailedError):
+            failures.append(error, here.rank, here.num_ranks)
+        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        _set_status(directory, "failed", "out of memory" if out_of_memory else failures.cause())
+        raise
+    except (RunInterruptedError, KeyboardInterrupt) as interruption:
+        _set_status(directory, "interrupted", str(interruption) or "Ctrl-C twice")
+        raise
+    finally:
+        if directory is not None:
+            directory.release()
+
+
+def _set_status(directory: RunDirectory | None, state: Literal["failed", "interrupted"], reason: str) -> None:
+    """Write down how a run that had begun ended early."""
+    if directory is not None and directory.status()["state"] == "running":
+        directory.set_status(state, reason=reason, **describe_process())
+
+
+def _open_directory(experiment: Experiment, identity: str, job: Job | None) -> RunDirectory:
+    runs = experiment.output_dir / "runs"
+    if job is not None and job.run is not None:
+        if not job.run.startswith(identity):
+            raise UserError(
+                f"this job was to be run '{job.run}', and with today's data it is '{identity}': the data changed after "
+                "the sweep was launched; launch it again"
+            )
+        return RunDirectory(runs / job.run, _PATIENCE_OF_JOBS_S)
+    return RunDirectory.choose(runs, identity, new=experiment.settings["trainer"].resume == "never")
+
+
+def _conclude(experiment: Experiment, directory: RunDirectory | None, status: Mapping[str, Any]) -> ExitCode:
+    """Show the gates on the main rank and turn the run's end into an exit code."""
+    if directory is not None:
+        from menvae.runs.gates_table import gates_table
+
+        table = json.loads((directory.path / "gates.json").read_text())
+        logs.show(gates_table(table["gates"], table["note"]))
+        _log.info("report: %s", directory.path / "report.html")
+    if status["state"] == "collapsed":
+        _log.error("%s", status["reason"])
+        return ExitCode.COLLAPSED
+    strict = experiment.settings["gates"].strict
+    return ExitCode.GATES_NOT_MET if strict and not status["gates_passed"] else ExitCode.DONE
+
+
+def _main_rank_run(
+    experiment: Experiment, data: Data, here: Place, directory: RunDirectory, stop: StopRequest, job: Job | None
+) -> dict[str, Any]:
+    """Train with everything written down; status and trackers learn of the end, however it comes."""
+    logs.configure(directory.path)
+    _log.info("run %s", directory.path)
+    directory.set_status("running", **describe_process())
+    trackers = run_trackers(experiment, directory, job)
+    try:
+        describe(experiment, data, here, directory)
+        local = LocalLog(directory.path)
+        run = AssembledRun(experiment, data, here, directory.path, stop, job)
+        local.rewind(run.trainer.state.epoch)
+        facts = (params_of(experiment, here), tags_of(experiment, data, directory))
+        trackers.start(*facts, local, datasets_of(experiment, data))
+        first_epoch = run.trainer.state.epoch + 1
+        max_epochs = experiment.settings["trainer"].max_epochs
+        with TrainingProgress(max_epochs, data.train.steps_per_epoch, first_epoch) as progress:
+            status = run.train_and_evaluate(RunRecorder(local, trackers, progress))
+    except (RunInterruptedError, KeyboardInterrupt) as interruption:
+        reason = str(interruption) or "Ctrl-C twice"
+        _log.info("stopped by %s", reason)
+        _set_status(directory, "interrupted", reason)  # first: schedulers kill soon after their signal
+        trackers.finish("KILLED", {"menvae.state": "interrupted"}, patience_s=_PATIENCE_WHEN_STOPPED_S)
+        raise
+    except BaseException:
+        trackers.finish("FAILED", {"menvae.state": "failed"})
+        raise
+    hand_over(trackers, experiment.settings["tracking"], directory, status)
+    directory.set_status(**status)  # only now: a run that was killed before is taken up again and ends the same
+    _prune(experiment, directory)
+    return status
+
+
+def _prune(experiment: Experiment, directory: RunDirectory) -> None:
+    if not experiment.settings["trainer"].keep_optimizer:
+        checkpoint.without_optimizer(directory.checkpoints / "last.ckpt")
+
+
+def _complete(
+    experiment: Experiment, data: Data, here: Place, directory: RunDirectory, status: dict[str, Any], job: Job | None
+) -> None:
+    """Do what was left when a run ended: a tracker was away or off, or the process was killed at the very end."""
+    if data.embedded is not None:
+        add_others(directory.path / "embeddings.npz", data)
+    settings: TrackingSettings = experiment.settings["tracking"]
+    if lacking := settings.active - trackers_of(status):
+        trackers = run_trackers(experiment, directory, job, lacking)
+        facts = (params_of(experiment, here), tags_of(experiment, data, directory))
+        trackers.start(*facts, LocalLog(directory.path), datasets_of(experiment, data))
+        hand_over(trackers, settings, directory, status)
+        directory.set_status(**status)
+    _prune(experiment, directory)

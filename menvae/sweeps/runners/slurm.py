@@ -1,0 +1,210 @@
+"""``hydra/launcher=slurm``: every point a job of one array, sent with submitit.
+
+SLURM is asked about jobs with ``squeue``, for those it still knows, and ``sacct``, where there is accounting, for all.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+from menvae.errors import UserError
+from menvae.registry import Field, register
+from menvae.runs.job import APPLICATION
+from menvae.sweeps.runners import Fate, JobState, Runner
+from menvae.sweeps.sweep import Submission
+
+_log = logging.getLogger(__name__)
+
+_WAITING = frozenset(
+    {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "SUSPENDED"}
+)
+_RUNNING = frozenset({"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING", "STOPPED"})
+_FATES: Mapping[str, Fate] = {
+    **dict.fromkeys(_WAITING, Fate.PENDING),
+    **dict.fromkeys(_RUNNING, Fate.RUNNING),
+    "TIMEOUT": Fate.TIMED_OUT,
+    "DEADLINE": Fate.TIMED_OUT,
+    "CANCELLED": Fate.CANCELLED,
+    "PREEMPTED": Fate.PREEMPTED,
+    "OUT_OF_MEMORY": Fate.OUT_OF_MEMORY,
+    "NODE_FAIL": Fate.NODE_FAILED,
+    "BOOT_FAIL": Fate.NODE_FAILED,
+}
+"""State of a job -> fate. FAILED and COMPLETED are left out: the run's own files say more."""
+
+_OWN = ("max_num_timeout", "modules", "environment", "setup", "wait", "poll_s", "srun_args", "additional_parameters")
+_SHARED = ("timeout_min", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "name")
+_SECONDS_AFTER_FIRST_TASK = 45  # all tasks of a run leave together; one that is left is waiting for one that failed
+_SECONDS_TO_ANSWER = 60
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Word = str | int
+"""Text, which YAML and Hydra read as a number where it is one: ``account=4711``."""
+
+
+@register("runner", "slurm")
+@dataclass(kw_only=True)
+class SlurmRunner(Runner):
+    """A SLURM cluster, through submitit; keys are those of hydra-submitit-launcher where it has them.
+
+    Attributes:
+        timeout_min: time limit of a job, in minutes.
+        signal_delay_s: how long before the limit SLURM asks the job to write its checkpoint.
+        max_num_timeout: how often a job whose time ran out is queued again; restarts after a preemption or a lost node
+            count, too.
+        nodes, tasks_per_node, gpus_per_node, cpus_per_task, mem_gb: what a job gets; all its tasks train one run. 0 GB
+            are all that a node has.
+        array_parallelism: jobs at a time.
+        partition, account, qos, constraint, exclude, nodelist, comment, gres: as sbatch has them.
+        additional_parameters: further options of sbatch.
+        srun_args: further options of srun.
+        modules: environment modules to load before.
+        environment: variables to set before.
+        setup: shell commands to run before.
+        name: of the jobs.
+        wait: False returns after submitting.
+        poll_s: seconds between two looks at the queue.
+    """
+
+    timeout_min: Positive = 1440
+    signal_delay_s: Count = 120
+    max_num_timeout: Count = 20
+    nodes: Positive = 1
+    tasks_per_node: Positive = 1
+    gpus_per_node: Count | None = None
+    cpus_per_task: Positive | None = None
+    mem_gb: Annotated[float, Field(ge=0.0)] | None = None
+    array_parallelism: Positive = 256
+    partition: Word | None = None
+    account: Word | None = None
+    qos: Word | None = None
+    constraint: Word | None = None
+    exclude: Word | None = None
+    nodelist: Word | None = None
+    comment: Word | None = None
+    gres: Word | None = None
+    additional_parameters: dict[str, Any] = field(default_factory=dict)
+    srun_args: list[str] = field(default_factory=list)
+    modules: list[str] = field(default_factory=list)
+    environment: dict[str, str | int | float] = field(default_factory=dict)
+    setup: list[str] = field(default_factory=list)
+    name: Word = "menvae"
+    wait: bool = True
+    poll_s: Annotated[float, Field(ge=0.1)] = 5.0
+
+    @property
+    def num_ranks(self) -> int | None:
+        """All tasks of a job train together; a single one may start its own ranks."""
+        num_tasks = self.nodes * self.tasks_per_node
+        return num_tasks if num_tasks > 1 else None
+
+    def prepare(self, folder: Path, config: Mapping[str, Any]) -> None:
+        """Look for SLURM; raises `UserError` where there is none, and for limits that cannot be."""
+        super().prepare(folder, config)
+        if shutil.which("sbatch") is None or shutil.which("srun") is None:
+            raise UserError(
+                "hydra/launcher=slurm: sbatch and srun are not on the path; launch from a node of the cluster"
+            )
+        if self.signal_delay_s >= 60 * self.timeout_min:
+            raise UserError(
+                f"hydra.launcher.signal_delay_s={self.signal_delay_s} must be shorter than "
+                f"hydra.launcher.timeout_min={self.timeout_min} minutes, or jobs are stopped at once"
+            )
+
+    def submit(self, jobs: Mapping[str, Path]) -> dict[str, Submission]:
+        """Submit all jobs as one array, which lives without the launching process."""
+        from submitit.core.utils import FailedJobError, FailedSubmissionError  # only where jobs are submitted
+
+        executor = self._executor()
+        try:
+            with executor.batch():
+                submitted = {run: executor.submit(_task, str(job), self.max_num_timeout) for run, job in jobs.items()}
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise UserError(f"hydra/launcher=slurm: sbatch refuses the jobs: {' '.join(str(error).split())}") from error
+        return {run: Submission("slurm", job.job_id, str(job.paths.stdout)) for run, job in submitted.items()}
+
+    def stop(self) -> None:
+        """Leave the jobs to SLURM."""
+
+    @staticmethod
+    def states(submissions: Mapping[str, Submission]) -> dict[str, JobState]:
+        """Return the jobs that SLURM knows and has not ended as failed or completed."""
+        states = _job_states(submission.job for submission in submissions.values())
+        if states is None:
+            return dict.fromkeys(submissions, JobState(Fate.UNKNOWN, "SLURM does not answer"))
+        fates = {run: _FATES.get(states.get(submission.job, "")) for run, submission in submissions.items()}
+        return {run: JobState(fate) for run, fate in fates.items() if fate is not None}
+
+    def _executor(self) -> Any:
+        import submitit  # only where jobs are submitted
+
+        settings = {each.name: getattr(self, each.name) for each in fields(self)}
+        shared = {key: settings[key] for key in _SHARED if settings[key] is not None}
+        slurm = {key: value for key, value in settings.items() if key not in (*_OWN, *_SHARED) and value is not None}
+        executor = submitit.AutoExecutor(folder=self.folder / "slurm" / "%j", cluster="slurm")
+        executor.update_parameters(
+            **shared,
+            **{f"slurm_{key}": value for key, value in slurm.items()},
+            stderr_to_stdout=True,
+            slurm_setup=self._commands(),
+            slurm_srun_args=[f"--wait={_SECONDS_AFTER_FIRST_TASK}", *self.srun_args],
+            slurm_additional_parameters={"requeue": True, **self.additional_parameters},
+        )
+        return executor
+
+    def _commands(self) -> list[str]:
+        loads = [f"module load {shlex.quote(module)}" for module in self.modules]
+        exports = [f"export {name}={shlex.quote(str(value))}" for name, value in self.environment.items()]
+        return [*loads, *exports, *self.setup]
+
+
+def _task(path: str, max_num_timeout: int) -> None:
+    """Be one task of a SLURM job; the application is known by name only, as in a command line."""
+    importlib.import_module(APPLICATION).run_slurm_task(path, max_num_timeout)
+
+
+def _job_states(jobs: Iterable[str]) -> dict[str, str] | None:
+    """Return {job id such as ``812_3``: state such as ``RUNNING``, ``TIMEOUT``, ``OUT_OF_MEMORY``}.
+
+    Jobs that SLURM does not know any more are left out, all of them where there is no SLURM. None: it does not answer.
+    """
+    wanted = set(jobs)
+    queued = _ask(["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T", "-j", _arrays(wanted)], "Invalid job id")
+    if queued is None:
+        return None
+    older = wanted - queued.keys()
+    ended = _ask(["sacct", "-X", "-n", "-P", "--array", "-o", "JobID,State", "-j", _arrays(older)], "") if older else {}
+    return {job: state for job, state in ((ended or {}) | queued).items() if job in wanted}
+
+
+def _arrays(jobs: Iterable[str]) -> str:
+    return ",".join(sorted({job.partition("_")[0] for job in jobs}))
+
+
+def _ask(command: list[str], harmless: str) -> dict[str, str] | None:
+    """Return {job: state}, or None where the command fails for another reason than ``harmless``."""
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS_TO_ANSWER, check=False)
+    except FileNotFoundError:
+        return {}
+    except (OSError, subprocess.TimeoutExpired) as error:
+        _log.debug("%s: %s", command[0], error)
+        return None
+    if answer.returncode and not (harmless and harmless in answer.stderr):
+        _log.debug("%s: %s", command[0], answer.stderr)
+        return None
+    states = {}
+    for line in answer.stdout.splitlines():
+        job, separator, state = line.strip().partition("|")
+        if separator:
+            states[job] = state.split()[0] if state else ""  # "CANCELLED by 0"
+    return states

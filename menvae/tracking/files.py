@@ -1,0 +1,127 @@
+"""Plain files as a tracker: one JSON file a run, and one table of all runs.
+
+The table ``runs.csv`` has a row for each run and sweep. Its columns are those of ``mlflow.search_runs``: ``name``,
+``status``, ``params.<key>``, ``metrics.<key>`` (the last value), ``tags.<key>``; ``pandas.read_csv`` reads it.
+Artifacts stay in the run directory, which the row names.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from menvae.files import FolderLock, write_json, write_table
+from menvae.registry import register
+from menvae.tracking.local import LocalLog
+from menvae.tracking.tracker import DatasetInput, Status, Tracker, TrackerContext
+
+_TABLE = "runs.csv"
+_SECTIONS = ("params", "metrics", "tags")
+_PATIENCE_S = 60.0  # for other processes that write the table, milliseconds each
+
+
+@register("tracker", "files")
+class FilesTracker(Tracker):
+    """A table of all runs in a folder, without a database."""
+
+    def __init__(self, context: TrackerContext, *, folder: str | None = None) -> None:
+        """Choose the folder.
+
+        Args:
+            context: of the run.
+            folder: path; None: ``tracked`` in ``output_dir``. Runs of several output directories may share it.
+        """
+        self._context = context
+        self._folder = Path(folder).expanduser().resolve() if folder else context.output_dir / "tracked"
+        self._file = self._folder / f"{context.run_name}.json"
+        self._run: dict[str, Any] = {}
+
+    @property
+    def address(self) -> str:
+        """The folder."""
+        return str(self._folder)
+
+    def start(
+        self,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        log: LocalLog,
+        datasets: Sequence[DatasetInput] = (),
+    ) -> None:
+        """Write the run with what the local log holds."""
+        before = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        self._run = {
+            "name": self._context.run_name,
+            "status": "RUNNING",
+            "sweep": self._context.parent.name if self._context.parent else None,
+            "start_time": before.get("start_time", _now()),
+            "end_time": None,
+            "run_dir": str(self._context.run_dir),
+            "params": dict(params),
+            "metrics": {},
+            "tags": {**before.get("tags", {}), **tags},
+            "datasets": [asdict(dataset) for dataset in datasets],
+            "artifacts": before.get("artifacts", []),
+        }
+        for row in sorted(log.metrics() + log.timings(), key=lambda row: row["epoch"] or 0):
+            self._take({key: value for key, value in row.items() if key != "epoch"})
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._write()
+        self._write_table()
+
+    def log(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
+        """Write the last values of the run; the table follows when the run ends."""
+        self._take({**metrics, **timings})
+        self._write()
+
+    def log_artifacts(self, paths: Sequence[Path]) -> None:
+        """Write down where they are."""
+        relative = [self._context.relative(path).as_posix() for path in paths]
+        self._run["artifacts"] = list(dict.fromkeys([*self._run["artifacts"], *relative]))
+
+    def finish(self, status: Status, tags: Mapping[str, str] | None = None, *, patience_s: float | None = None) -> bool:
+        """Write the end of the run, and the table."""
+        self._run |= {"status": status, "end_time": _now(), "tags": {**self._run["tags"], **(tags or {})}}
+        self._write()
+        self._write_table(patience_s)
+        return True
+
+    def _take(self, values: Mapping[str, float | None]) -> None:
+        finite = {key: float(value) for key, value in values.items() if value is not None and math.isfinite(value)}
+        self._run["metrics"] |= finite
+
+    def _write(self) -> None:
+        write_json(self._file, self._run)
+
+    def _write_table(self, patience_s: float | None = None) -> None:
+        """Write the table anew, from the files of all runs; whoever comes last has all of them."""
+        lock = FolderLock(self._folder, _PATIENCE_S if patience_s is None else patience_s)
+        try:
+            runs = [json.loads(path.read_text()) for path in sorted(self._folder.glob("*.json"))]
+            rows = [_row(run) for run in sorted(runs, key=lambda run: (run["start_time"], run["name"]))]
+            columns = dict.fromkeys(column for row in rows for column in row)
+            order = sorted(columns, key=lambda column: column.partition(".")[0] in _SECTIONS)
+            write_table(self._folder / _TABLE, order, [[row.get(column) for column in order] for row in rows])
+        finally:
+            lock.release()
+
+
+def _row(run: Mapping[str, Any]) -> dict[str, Any]:
+    row = {key: run[key] for key in ("name", "status", "sweep", "start_time", "end_time", "run_dir")}
+    for section in _SECTIONS:
+        row |= {f"{section}.{key}": _text(value) for key, value in run[section].items()}
+    return row
+
+
+def _text(value: Any) -> Any:
+    """Return a value as it stands in a cell; parameters as MLflow has them: strings as they are, others as JSON."""
+    return value if isinstance(value, str | float) else json.dumps(value)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,91 @@
+"""All trackers of a run at once: one that fails costs neither the run nor the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from menvae.registry import Bound, bind
+from menvae.tracking.local import LocalLog
+from menvae.tracking.tracker import DatasetInput, Status, Tracker, TrackerContext, TrackingSettings
+
+_log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+
+def bind_trackers(settings: TrackingSettings) -> dict[str, Bound]:
+    """Return the checked trackers of a configuration by their keys; raises `UserError`."""
+    return {key: bind("tracker", config, f"tracking.trackers.{key}") for key, config in settings.trackers.items()}
+
+
+class Trackers:
+    """The trackers of one run; methods are those of `Tracker`.
+
+    Args:
+        trackers: {key: tracker}.
+    """
+
+    def __init__(self, trackers: Mapping[str, Tracker]) -> None:
+        self._working = dict(trackers)
+
+    @classmethod
+    def of(cls, context: TrackerContext, only: Collection[str] | None = None) -> Trackers:
+        """Build the trackers of a run.
+
+        Args:
+            context: of the run.
+            only: keys; None: all that are on.
+
+        Raises:
+            UserError: a tracker refuses its configuration.
+        """
+        keys = context.settings.active if only is None else context.settings.active & set(only)
+        bound = bind_trackers(context.settings)
+        return cls({key: bound[key](context) for key in bound if key in keys})
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where each sends the run."""
+        return {key: tracker.address for key, tracker in self._working.items()}
+
+    def start(
+        self,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        log: LocalLog,
+        datasets: Sequence[DatasetInput] = (),
+    ) -> None:
+        """Open the run everywhere."""
+        self._ask_each(lambda tracker: tracker.start(params, tags, log, datasets))
+
+    def log(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
+        """Send one epoch."""
+        self._ask_each(lambda tracker: tracker.log(epoch, metrics, timings))
+
+    def log_artifacts(self, paths: Sequence[Path]) -> None:
+        """Send files of the run directory."""
+        self._ask_each(lambda tracker: tracker.log_artifacts(paths))
+
+    def finish(
+        self, status: Status, tags: Mapping[str, str] | None = None, *, patience_s: float | None = None
+    ) -> frozenset[str]:
+        """Close the run everywhere; return the keys of the trackers that have all of it."""
+        answers = self._ask_each(lambda tracker: tracker.finish(status, tags, patience_s=patience_s))
+        return frozenset(key for key, has_all in answers.items() if has_all)
+
+    def _ask_each(self, call: Callable[[Tracker], Answer]) -> dict[str, Answer]:
+        answers = {}
+        for key, tracker in list(self._working.items()):
+            try:
+                answers[key] = call(tracker)
+            except Exception as error:  # noqa: BLE001 - code or a store of somebody else must not stop the training
+                del self._working[key]
+                _log.warning(
+                    "tracker '%s' failed: %s: %s; the run goes on without it, and the same command sends it the rest",
+                    *(key, type(error).__name__, str(error).strip().partition("\n")[0] or "no message"),
+                )
+                _log.debug("tracker '%s'", key, exc_info=True)
+        return answers

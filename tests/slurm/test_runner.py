@@ -1,0 +1,18 @@
+"""The contract of every runner, on a real SLURM."""
+
+from __future__ import annotations
+
+import pytest
+
+from menvae.conformance import RunnerConformance
+
+
+@pytest.fixture
+def _cluster(cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CONF", cluster["SLURM_CONF"])
+
+
+@pytest.mark.usefixtures("_cluster")
+class TestSlurm(RunnerConformance):
+    names = ("slurm",)
+    num_jobs = 2
