@@ -225,7 +225,7 @@ class _Launch:
     def _planned(
         self, jobs: Sequence[Composed], runs: Sequence[str] = (), *, searching: bool = False
     ) -> list[PlannedPoint]:
-        return plan_points(self.sweep, jobs, self.identifier, self.settings, code_hash(), runs, searching=searching)
+        return plan_points(self.sweep, jobs, self.identifier, self.settings, code_hash, runs, searching=searching)
 
     def _carry_out(
         self, planned: Sequence[PlannedPoint], tracking: TrackingSettings, stop: StopRequest

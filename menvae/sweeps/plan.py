@@ -63,7 +63,7 @@ def plan_points(
     jobs: Sequence[tuple[Sequence[str], Mapping[str, Any]]],
     identify: Identify,
     settings: SweepSettings,
-    code_hash: str,
+    code_hash: Callable[[], str],
     runs: Sequence[str] = (),
     *,
     searching: bool = False,
@@ -75,7 +75,7 @@ def plan_points(
         jobs: (overrides, composed configuration) of each.
         identify: gives the name of a run.
         settings: what to do about code that changed.
-        code_hash: of the code as it is now.
+        code_hash: of the code as it is now, asked for where a run is finished.
         searching: whether the jobs are trials of a study, for which a pruned run has come to its end.
         runs: names of the runs that these jobs are to go on with, if they were submitted before.
     """
@@ -118,7 +118,7 @@ def _run_of(
     identity: str,
     config: Mapping[str, Any],
     settings: SweepSettings,
-    code_hash: str,
+    code_hash: Callable[[], str],
     taken: Mapping[str, int],
     searching: bool,
 ) -> tuple[str, bool]:
@@ -128,7 +128,8 @@ def _run_of(
     newest = newest_name(sweep.runs, identity)
     path = sweep.runs / newest / "status.json"
     status = json.loads(path.read_text()) if path.is_file() else {}
-    other_code = status.get("state") == Fate.FINISHED and status.get("code", code_hash) != code_hash
+    made_with = status.get("code") if status.get("state") == Fate.FINISHED else None
+    other_code = made_with is not None and made_with != code_hash()
     if status.get("state") == "pruned" and not searching:
         return free_name(sweep.runs, identity, taken), False
     if other_code and settings.on_code_change == "rerun":

@@ -42,6 +42,8 @@ class Composer:
 
     def _quickly(self, overrides: Sequence[str]) -> DictConfig | None:
         """Return what Hydra would compose; None where only Hydra can say, such as what is wrong."""
+        if any("${hydra" in text for text in overrides):
+            return None
         parsed = self._parser.parse_overrides(list(overrides))
         choices = tuple(text for text, one in zip(overrides, parsed, strict=True) if not self._sets_value(one))
         try:
