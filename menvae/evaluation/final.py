@@ -15,10 +15,6 @@ from menvae.evaluation.metrics import SplitRecorder
 from menvae.evaluation.regression import leak_matrix
 from menvae.metrics import Floats, Metric, SplitRecord, measure
 from menvae.models import Model
-from menvae.pictures.drawing.latent import draw_latent_scatter, draw_regression
-from menvae.pictures.drawing.matrices import draw_leak_matrix
-from menvae.pictures.drawing.volumes import draw_traversals as draw_traversal_rows
-from menvae.presentation.figures import save_figure
 from menvae.types import Batch, ModelOutput
 
 TRAVERSAL_STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
@@ -74,6 +70,9 @@ def draw_latent_space(model: Model, evaluation: FinalEvaluation, classes: Sequen
         classes: names of the classes, if subjects have labels.
         pictures: folder.
     """
+    from menvae.pictures.drawing.latent import draw_latent_scatter  # matplotlib, when training has ended
+    from menvae.presentation.figures import save_figure
+
     scored = _targets(evaluation.val, model.supervision)
     colours = {partition: (f"{names[0]} (z-score)", scored[names[0]]) for partition, names in model.supervision.items()}
     labels = evaluation.val.arrays.get("labels")
@@ -99,6 +98,10 @@ def draw_targets(
         raw_targets: subject -> raw features.
         pictures: folder.
     """
+    from menvae.pictures.drawing.latent import draw_regression
+    from menvae.pictures.drawing.matrices import draw_leak_matrix
+    from menvae.presentation.figures import save_figure
+
     supervision = model.supervision
     features = [name for names in supervision.values() for name in names]
     if not features:
@@ -141,6 +144,9 @@ def draw_traversals(
         spacing_mm: voxel size.
         path: the PNG file to write.
     """
+    from menvae.pictures.drawing.volumes import draw_traversals as draw_traversal_rows
+    from menvae.presentation.figures import save_figure
+
     title = "Decoded along the leading direction of each partition (standard deviations)"
     rows = traversals(model, means)
     save_figure(draw_traversal_rows(rows, list(model.layout), TRAVERSAL_STEPS, modality, title, spacing_mm), path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from omegaconf import OmegaConf
 
 from menvae.composition.experiment import Experiment
 from menvae.data.source import Data, Volumes
-from menvae.data.targets.correlation import entangled_words, target_correlation
+from menvae.data.targets.correlation import TargetCorrelation, entangled_words, target_correlation
 from menvae.files import write_json, write_table, write_text
 from menvae.runs.directory import RunDirectory
 from menvae.runs.environment import code_hash, describe_environment
@@ -32,11 +34,12 @@ def datasets_of(experiment: Experiment, data: Data) -> list[DatasetInput]:
     return [DatasetInput(part.part.name, data.data_hash[:36], source, "training")]
 
 
-def describe(experiment: Experiment, data: Data, here: Place, directory: RunDirectory) -> None:
-    """Write what is known before training: configuration, environment, targets, splits, schedules, correlations."""
-    from menvae.pictures.drawing.curves import draw_schedule
-    from menvae.presentation.figures import save_figure
+def describe(experiment: Experiment, data: Data, here: Place, directory: RunDirectory) -> Callable[[], None]:
+    """Write what is known before training: configuration, environment, targets, splits; warn of what is unwise.
 
+    Returns:
+        Draws the pictures of it, schedules and correlations, which training need not wait for.
+    """
     write_text(directory.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config))))
     write_json(directory.path / "environment.json", describe_environment(str(here.device), here.num_ranks))
     write_json(directory.path / "targets.json", {"data_hash": data.data_hash, **data.description})
@@ -45,21 +48,27 @@ def describe(experiment: Experiment, data: Data, here: Place, directory: RunDire
         _log.info("%s", sentence)
     for sentence in experiment.advice:
         _log.warning("%s", sentence)
-    save_figure(draw_schedule(*_schedule_curves(experiment)), directory.pictures / "schedule.png")
-    if data.volumes is not None:
-        _draw_target_correlation(experiment, data.volumes, directory.pictures / "target_correlation.png")
+    found = None if data.volumes is None else _target_correlation(experiment, data.volumes)
+    if found is not None and (entangled := entangled_words(found)):
+        _log.warning("%s", entangled)
+    return partial(_draw, experiment, found, directory.pictures)
 
 
-def _draw_target_correlation(experiment: Experiment, volumes: Volumes, picture: Path) -> None:
-    """Draw which targets correlate, and warn of those that no loss can separate."""
+def _target_correlation(experiment: Experiment, volumes: Volumes) -> TargetCorrelation:
+    features = [subject.features for subject in volumes.training]
+    return target_correlation(features, volumes.normalizer, experiment.supervision)
+
+
+def _draw(experiment: Experiment, found: TargetCorrelation | None, pictures: Path) -> None:
+    """Draw the schedules, and which targets correlate."""
+    from menvae.pictures.drawing.curves import draw_schedule
     from menvae.pictures.drawing.matrices import draw_target_correlation
     from menvae.presentation.figures import save_figure
 
-    features = [subject.features for subject in volumes.training]
-    found = target_correlation(features, volumes.normalizer, experiment.supervision)
-    save_figure(draw_target_correlation(found.before, found.after, found.partitions), picture)
-    if entangled := entangled_words(found):
-        _log.warning("%s", entangled)
+    save_figure(draw_schedule(*_schedule_curves(experiment)), pictures / "schedule.png")
+    if found is not None:
+        drawn = draw_target_correlation(found.before, found.after, found.partitions)
+        save_figure(drawn, pictures / "target_correlation.png")
 
 
 def _schedule_curves(experiment: Experiment) -> tuple[dict[str, tuple[Any, Any]], tuple[Any, Any]]:
