@@ -26,7 +26,8 @@ class Cluster:
 
     def __init__(self, slurm: dict[str, str], output_dir: Path, site: Path) -> None:
         self.output_dir, self.site = output_dir, site
-        self.environment = {**environment(site=site), **slurm}
+        ours = environment(site=site)
+        self.environment = {**ours, **slurm, "PYTHONPATH": ours["PYTHONPATH"]}
 
     def start(self, *overrides: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
