@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 __all__ = ["GROUPS", "Annotated", "Bound", "Field", "Part", "bind", "build", "configuration_folder", "discover"]
-__all__ += ["folder_of", "known", "lookup", "own_keys", "parts", "register", "unregister", "validated"]
+__all__ += ["folder_of", "known", "lookup", "own_keys", "parts", "parts_of", "register", "unregister", "validated"]
 
 ENTRY_POINT_GROUP = "menvae.parts"
 
@@ -56,6 +56,8 @@ GROUPS: Mapping[str, str] = {
     "data": "menvae.data.sources",
     "runner": "menvae.sweeps.runners",
     "tracker": "menvae.tracking",
+    "observer": "menvae.observers",
+    "picture": "menvae.pictures",
 }
 """Registry group -> package whose modules register its built-in parts."""
 
@@ -157,6 +159,10 @@ def discover() -> None:
     """
     for package in GROUPS.values():
         _import_modules(package)
+    _import_plugins()
+
+
+def _import_plugins() -> None:
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         before = dict(_parts)
         try:
@@ -205,6 +211,14 @@ def parts() -> list[Part]:
     discover()
     order = list(GROUPS)
     return sorted(_parts.values(), key=lambda part: (order.index(part.group), part.name))
+
+
+def parts_of(group: str) -> list[Part]:
+    """Return the registered parts of one group, sorted by name, without importing the parts of other groups."""
+    if not discover.cache_info().currsize:
+        _import_modules(GROUPS[group])
+        _import_plugins()
+    return sorted((part for part in _parts.values() if part.group == group), key=lambda part: part.name)
 
 
 def lookup(group: str, name: str, path: str | None = None) -> Part:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -235,8 +235,15 @@ class Observer:
     """Someone who watches training without taking part; every method may be left out.
 
     The trainer calls observers in their order, on all ranks; those that gather over ranks do it in
-    ``on_validation_end``, which every rank reaches.
+    ``on_validation_end``, which every rank reaches. Checkpoints keep ``epoch_state`` under the name of the class.
+
+    Attributes:
+        order: place among the observers of a run; those with a smaller one are called first, and their metrics are
+            known to the others. The metrics of menvae are at 0, the collapse watch at 10, and the report to a study,
+            which may be of any metric, at 90.
     """
+
+    order: ClassVar[int] = 50
 
     def on_epoch_start(self, epoch: int) -> None:
         """Before the first step of an epoch; ``epoch`` counts finished epochs."""
@@ -260,3 +267,11 @@ class Observer:
     def on_validation_end(self, epoch: int, metrics: Mapping[str, float | None]) -> Observation:
         """After a validation; ``metrics`` holds what is known of this epoch so far, other observers' included."""
         return Observation()
+
+    def on_training_end(self, epoch: int, outputs: Iterable[tuple[Batch, ModelOutput]]) -> None:
+        """After training, on the main rank only, with the weights of the best epoch in evaluation mode.
+
+        Args:
+            epoch: that the weights are of.
+            outputs: batches of the validation split, then of the training split, computed as they are read.
+        """

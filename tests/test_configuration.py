@@ -103,7 +103,17 @@ def test_every_section_of_settings_says_the_same_as_its_dataclass(compose_train:
 
 
 def test_every_section_is_read_by_something(compose_train: Compose) -> None:
-    assert set(compose_train()) == {"name", "seed", "output_dir", "loss", "gates", "metrics", *_PARTS, *_SETTINGS}
+    assert set(compose_train()) == {
+        "name",
+        "seed",
+        "output_dir",
+        "loss",
+        "gates",
+        "metrics",
+        "observers",
+        *_PARTS,
+        *_SETTINGS,
+    }
 
 
 def test_keys_that_stay(compose_train: Compose) -> None:

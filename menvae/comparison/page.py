@@ -35,12 +35,12 @@ from menvae.comparison.words import (
     wanted,
 )
 from menvae.files import write_text
+from menvae.pictures import registered_pictures
 from menvae.presentation.figures import save_figure
 from menvae.presentation.page import Album, Picture, render
 from menvae.presentation.sortable import Cell, Column, Table, number_cell, sorting_script
-from menvae.presentation.text import LATENT_PICTURES, broken, gate_meaning
+from menvae.presentation.text import broken, gate_meaning
 
-BEST_RUN_PICTURES: Final = {"training_curves.png": "How its training went.", **LATENT_PICTURES}
 READING: Final = (
     ("Configuration", "Runs that differ in nothing but their seed. Its numbers are means over the seeds."),
     (
@@ -337,7 +337,8 @@ def _pictures_of(folder: Path, album: Album) -> list[Picture]:
         if (found := re.fullmatch(r"epoch_(\d+)", path.name)) and path.is_dir()
     }
     last = epochs[max(epochs)] if epochs else folder / "epoch_0"
-    wanted_files = [(folder / name, caption) for name, caption in BEST_RUN_PICTURES.items()]
+    kinds = [kind for kind in registered_pictures().values() if kind.when == "after_training"]
+    wanted_files = [(folder / kind.file, kind.caption or kind.alt) for kind in kinds]
     wanted_files += [(path, f"A subject, {last.name.replace('_', ' ')}.") for path in sorted(last.glob("*.png"))[:1]]
     shown = [album.embed(path, path.stem.replace("_", " "), caption) for path, caption in wanted_files]
     return [picture for picture in shown if picture is not None]

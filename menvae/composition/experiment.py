@@ -28,13 +28,15 @@ from menvae.errors import UserError, nearest
 from menvae.evaluation.collapse import WatchSettings
 from menvae.evaluation.gates import unjudged_partitions, unjudged_words
 from menvae.evaluation.metrics import build_metrics
-from menvae.evaluation.reconstructions import PictureSettings
 from menvae.gates import GateSettings, canonical, check_gates
 from menvae.latent import LatentLayout
 from menvae.layers import recompute_activations, without_weights
 from menvae.metrics import Metric, MetricContext
 from menvae.models import Blueprint, Model
 from menvae.objective import Objective
+from menvae.observers import bound_observers
+from menvae.observers.reconstructions import PictureSettings
+from menvae.pictures import bound_pictures
 from menvae.registry import Bound, bind, own_keys, validated
 from menvae.terms import TermContext
 from menvae.tracking.tracker import TrackingSettings
@@ -71,6 +73,9 @@ _SETTINGS = {
 }
 """Configuration key -> dataclass of settings."""
 
+_OPTIONAL = ("metrics", "observers")
+"""Keys that configurations of older runs do not have; empty, they are left out of a run's configuration."""
+
 CheckedModels = MutableMapping[tuple[object, ...], Model]
 """Models that were built for checks, by what they were built from."""
 
@@ -85,6 +90,8 @@ class Experiment:
         settings: configuration key -> dataclass of settings.
         loss: the checked loss.
         layout: the partitions of z.
+        observers: who watches training, by key.
+        pictures: what is drawn of the run.
         left_out: which keys of other parts were left out, in sentences.
         advice: what is legal in it and seldom wise, in sentences.
     """
@@ -94,6 +101,8 @@ class Experiment:
     settings: Mapping[str, Any]
     loss: Loss
     layout: LatentLayout
+    observers: Mapping[str, Bound]
+    pictures: Sequence[Bound]
     left_out: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
 
@@ -109,7 +118,8 @@ class Experiment:
         Raises:
             UserError: the first thing that is wrong.
         """
-        config = plain_values(composed, {"name", "seed", "output_dir", "loss", "gates", "metrics", *_PARTS, *_SETTINGS})
+        own = {"name", "seed", "output_dir", "loss", "gates"}
+        config = plain_values(composed, {*own, *_OPTIONAL, *_PARTS, *_SETTINGS})
         if isinstance(config["seed"], bool) or not isinstance(config["seed"], int) or config["seed"] < 0:
             raise UserError(f"seed: {config['seed']!r} is not allowed; it should be a whole number, 0 or larger")
         if not isinstance(config["loss"], Mapping):
@@ -119,12 +129,14 @@ class Experiment:
         settings = {key: validated(settings_class, config[key], key) for key, settings_class in _SETTINGS.items()}
         settings["gates"] = GateSettings.from_config(config["gates"])
         config["gates"] = canonical(config["gates"])
-        if not config.get("metrics"):
-            config.pop("metrics", None)  # as in configurations from before there was the key
+        bound = bound_observers(config.get("observers") or {}), bound_pictures(settings["pictures"].parts)
+        for key in _OPTIONAL:
+            if not config.get(key):
+                config.pop(key, None)  # as in configurations from before there was the key
         bind_trackers(settings["tracking"])
         latent = parts["model"].settings
         layout = LatentLayout.from_config(latent["z_dim"], latent["partitions"])
-        experiment = cls(config, parts, settings, Loss.from_config(config["loss"]), layout, tuple(left_out))
+        experiment = cls(config, parts, settings, Loss.from_config(config["loss"]), layout, *bound, tuple(left_out))
         _check_features(experiment.supervision)
         check_gates(settings["gates"].targets, experiment.build_metrics())
         model, objective = experiment._checked({} if known is None else known)

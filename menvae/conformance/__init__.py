@@ -29,6 +29,8 @@ _MODULES = (
     "updates",
     "data",
     "metrics",
+    "observers",
+    "pictures",
     "runners",
     "trackers",
 )
@@ -40,7 +42,9 @@ from menvae.conformance.encoders import EncoderConformance, RowEncoderConformanc
 from menvae.conformance.heads import HeadConformance  # noqa: E402
 from menvae.conformance.metrics import MetricConformance, SplitExample  # noqa: E402
 from menvae.conformance.models import ModelConformance, RowModelConformance  # noqa: E402
+from menvae.conformance.observers import ObserverConformance  # noqa: E402
 from menvae.conformance.optimizers import OptimizerConformance  # noqa: E402
+from menvae.conformance.pictures import PictureConformance  # noqa: E402
 from menvae.conformance.runners import RunnerConformance  # noqa: E402
 from menvae.conformance.schedules import ScheduleConformance  # noqa: E402
 from menvae.conformance.suite import Case, PartConformance, VolumeConformance  # noqa: E402
@@ -56,8 +60,10 @@ __all__ = [
     "HeadConformance",
     "MetricConformance",
     "ModelConformance",
+    "ObserverConformance",
     "OptimizerConformance",
     "PartConformance",
+    "PictureConformance",
     "RowDecoderConformance",
     "RowEncoderConformance",
     "RowModelConformance",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from menvae.registry import Field
 from menvae.types import Observation, Observer
@@ -35,6 +35,8 @@ class CollapseWatch(Observer):
 
     Active units are no alarm: free bits alone keep them active. The error that grows when z is replaced is one.
     """
+
+    order: ClassVar[int] = 10
 
     def __init__(self, settings: WatchSettings, max_epochs: int) -> None:
         """Args: settings: thresholds. max_epochs: length of the run."""

@@ -1,20 +1,21 @@
-"""What is measured and drawn when training has ended, from the best weights."""
+"""What is measured when training has ended, from the best weights, and what pictures are drawn from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from menvae.data.source import Volumes
 from menvae.data.targets.normalizer import TargetNormalizer
 from menvae.evaluation.metrics import SplitRecorder
 from menvae.evaluation.regression import leak_matrix
 from menvae.metrics import Floats, Metric, SplitRecord, measure
 from menvae.models import Model
+from menvae.pictures import PhysicalTargets, PictureContext, Traversals, VolumeFacts
 from menvae.types import Batch, ModelOutput
 
 TRAVERSAL_STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
@@ -61,57 +62,42 @@ def evaluate_model(
     return FinalEvaluation(measure(metrics, val_record), train_record, val_record)
 
 
-def draw_latent_space(model: Model, evaluation: FinalEvaluation, classes: Sequence[str], pictures: Path) -> None:
-    """Draw every partition on its own first two principal components, coloured by a target or by class.
+def results(
+    model: Model, evaluation: FinalEvaluation, volumes: Volumes | None, classes: Sequence[str]
+) -> PictureContext:
+    """Return what pictures after training are drawn from, apart from what was written down while it went on.
 
     Args:
         model: with the best weights.
         evaluation: of these weights.
+        volumes: what pictures of volumes and their targets need, or None.
         classes: names of the classes, if subjects have labels.
-        pictures: folder.
     """
-    from menvae.pictures.drawing.latent import draw_latent_scatter  # matplotlib, when training has ended
-    from menvae.presentation.figures import save_figure
+    supervised = any(model.supervision.values())
+    context = PictureContext(
+        layout=model.layout,
+        supervision=model.supervision,
+        classes=classes,
+        model=model,
+        train=evaluation.train,
+        val=evaluation.val,
+        leaks=leaks(model, evaluation) if supervised else None,
+    )
+    if volumes is None:
+        return context
+    return replace(
+        context,
+        volumes=VolumeFacts(volumes.modalities, volumes.cohort.spacing_mm),
+        targets=physical_targets(model, evaluation, volumes) if supervised else None,
+        traversals=Traversals(TRAVERSAL_STEPS, traversals(model, evaluation.val.arrays["mean"])),
+    )
 
-    scored = _targets(evaluation.val, model.supervision)
-    colours = {partition: (f"{names[0]} (z-score)", scored[names[0]]) for partition, names in model.supervision.items()}
-    labels = evaluation.val.arrays.get("labels")
-    if labels is not None:
-        of_classes = (f"class, of {len(classes)} in their order", np.where(labels < 0, np.nan, labels))
-        colours = {partition: colours.get(partition, of_classes) for partition in model.layout}
-    save_figure(draw_latent_scatter(_by_partition(evaluation.val, model), colours), pictures / "latent_scatter.png")
 
-
-def draw_targets(
-    model: Model,
-    evaluation: FinalEvaluation,
-    normalizer: TargetNormalizer,
-    raw_targets: Mapping[str, Mapping[str, float | None]],
-    pictures: Path,
-) -> None:
-    """Draw what the latent space says of the targets: leak matrix and regression.
-
-    Args:
-        model: with the best weights.
-        evaluation: of these weights.
-        normalizer: to read predictions in physical units.
-        raw_targets: subject -> raw features.
-        pictures: folder.
-    """
-    from menvae.pictures.drawing.latent import draw_regression
-    from menvae.pictures.drawing.matrices import draw_leak_matrix
-    from menvae.presentation.figures import save_figure
-
-    supervision = model.supervision
-    features = [name for names in supervision.values() for name in names]
-    if not features:
-        return
-    title = "What each partition alone predicts (ridge, validation R2)"
-    drawn = draw_leak_matrix(leaks(model, evaluation), list(model.layout), features, title, own=supervision)
-    save_figure(drawn, pictures / "leak_matrix.png")
-    true, predicted, units = in_physical_units(evaluation.val, normalizer, supervision, raw_targets)
-    scores = {name: evaluation.metrics.get(f"sem/{name}_r2") for name in true}
-    save_figure(draw_regression(true, predicted, units, scores), pictures / "regression.png")
+def physical_targets(model: Model, evaluation: FinalEvaluation, volumes: Volumes) -> PhysicalTargets:
+    """Return true and predicted targets of the validation split in physical units, with the R2 of the z-scores."""
+    raw = {subject.subject_id: subject.features for subject in volumes.cohort.subjects}
+    true, predicted, units = in_physical_units(evaluation.val, volumes.normalizer, model.supervision, raw)
+    return PhysicalTargets(true, predicted, units, {name: evaluation.metrics.get(f"sem/{name}_r2") for name in true})
 
 
 def leaks(model: Model, evaluation: FinalEvaluation) -> Floats:
@@ -130,26 +116,6 @@ def leaks(model: Model, evaluation: FinalEvaluation) -> Floats:
 
 def _by_partition(record: SplitRecord, model: Model) -> dict[str, Floats]:
     return {name: record.arrays["mean"][:, slice(*model.layout.bounds(name))] for name in model.layout}
-
-
-def draw_traversals(
-    model: Model, means: Floats, modality: str, spacing_mm: tuple[float, float, float], path: Path
-) -> None:
-    """Draw what is decoded along the leading direction of each partition.
-
-    Args:
-        model: with the best weights.
-        means: posterior means of a split [N, Z].
-        modality: name of the first channel, which is shown.
-        spacing_mm: voxel size.
-        path: the PNG file to write.
-    """
-    from menvae.pictures.drawing.volumes import draw_traversals as draw_traversal_rows
-    from menvae.presentation.figures import save_figure
-
-    title = "Decoded along the leading direction of each partition (standard deviations)"
-    rows = traversals(model, means)
-    save_figure(draw_traversal_rows(rows, list(model.layout), TRAVERSAL_STEPS, modality, title, spacing_mm), path)
 
 
 @torch.no_grad()

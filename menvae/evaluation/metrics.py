@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -56,6 +56,8 @@ def build_metrics(config: Mapping[str, Any], context: MetricContext) -> list[Met
 
 class SplitRecorder(Observer):
     """Keeps what metrics need of every validation batch; also decodes latents that are not the subject's own."""
+
+    order: ClassVar[int] = 0
 
     def __init__(self, model: Model, metrics: Sequence[Metric] = ()) -> None:
         """Args: model: to decode with. metrics: to ask."""

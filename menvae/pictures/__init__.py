@@ -1,1 +1,217 @@
-"""Pictures of a run."""
+"""Pictures of a run: registered parts that turn what is known of a run into one figure each.
+
+Every registered picture is drawn for every run that has what the picture needs, and appears in the report and in
+comparisons, in its declared place and order. `menvae.pictures.drawing` holds the pure functions from arrays to figures;
+matplotlib is imported only when something is drawn.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast, get_args
+
+from menvae.errors import UserError
+from menvae.registry import Bound, bind, lookup, parts_of
+
+if TYPE_CHECKING:  # only for annotations: a comparison lists pictures without torch
+    from pathlib import Path
+
+    import numpy as np
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from menvae.data.targets.correlation import TargetCorrelation
+    from menvae.latent import LatentLayout
+    from menvae.metrics import SplitRecord
+    from menvae.models import Model
+
+    Floats = NDArray[np.float64]
+    Curve = tuple[Floats, Floats]
+
+_log = logging.getLogger(__name__)
+
+When = Literal["before_training", "after_training"]
+Section = Literal["trained", "training", "sees", "latent"]
+SECTIONS: Final[tuple[Section, ...]] = get_args(Section)
+"""Sections of the report: what was trained, how training went, what the model sees, what the latent space holds."""
+
+KNOWN_WHEN: Final[Mapping[When, frozenset[str]]] = {
+    "before_training": frozenset({"volumes", "schedules", "correlation"}),
+    "after_training": frozenset(
+        {"volumes", "metrics", "gates", "model", "train", "val", "leaks", "targets", "traversals"}
+    ),
+}
+"""When which fields of a `PictureContext` can be known, beside the layout and the supervision."""
+
+
+@dataclass(frozen=True)
+class VolumeFacts:
+    """What volumes look like.
+
+    Attributes:
+        modalities: names of the C channels.
+        spacing_mm: voxel size along D, H, W.
+    """
+
+    modalities: Sequence[str]
+    spacing_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """The curriculum as planned, in real epochs.
+
+    Attributes:
+        weights: ``lambda_<scalar>`` -> (epochs [E], weight times schedule [E]).
+        learning_rate: (epochs [E], learning rate [E]).
+    """
+
+    weights: Mapping[str, Curve]
+    learning_rate: Curve
+
+
+@dataclass(frozen=True)
+class PhysicalTargets:
+    """Targets of the validation split in physical units, by feature.
+
+    Attributes:
+        true: measured values [n] of the subjects that have them.
+        predicted: predictions [n] for the same subjects.
+        units: unit of each feature.
+        r2: R2 of the z-scores; None where it cannot be computed.
+    """
+
+    true: Mapping[str, Floats]
+    predicted: Mapping[str, Floats]
+    units: Mapping[str, str]
+    r2: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Traversals:
+    """Volumes decoded along the leading direction of each partition.
+
+    Attributes:
+        steps: S distances from the mean in standard deviations.
+        volumes: the first channel [partitions, S, D, H, W].
+    """
+
+    steps: Sequence[float]
+    volumes: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureContext:
+    """What pictures are drawn from; None is what a run does not have, or not yet (see `KNOWN_WHEN`).
+
+    Attributes:
+        layout: the partitions of z.
+        supervision: partition -> names of its targets.
+        classes: names of the classes that labels count; empty without labels.
+        volumes: None where the data are rows of a table.
+        schedules: the curriculum.
+        correlation: of the targets over the training subjects.
+        metrics: lines of ``metrics.jsonl``.
+        gates: gate -> target.
+        model: with the best weights, in evaluation mode.
+        train, val: latents and targets of the training subjects, and everything of the validation subjects.
+        leaks: R2 with which each partition predicts each target [partitions, features]; None without supervision.
+        targets: None where targets have no physical units, or without supervision.
+        traversals: None where the data are rows of a table.
+    """
+
+    layout: LatentLayout
+    supervision: Mapping[str, Sequence[str]]
+    classes: Sequence[str] = ()
+    volumes: VolumeFacts | None = None
+    schedules: Schedules | None = None
+    correlation: TargetCorrelation | None = None
+    metrics: Sequence[Mapping[str, float | None]] | None = None
+    gates: Mapping[str, float] | None = None
+    model: Model | None = None
+    train: SplitRecord | None = None
+    val: SplitRecord | None = None
+    leaks: Floats | None = None
+    targets: PhysicalTargets | None = None
+    traversals: Traversals | None = None
+
+    def has(self, needs: frozenset[str]) -> bool:
+        """Whether all of these fields are known."""
+        return all(getattr(self, need) is not None for need in needs)
+
+
+class Picture(ABC):
+    """A registered part of group ``picture``; its constructor takes tunables only.
+
+    Attributes:
+        file: name of the PNG file in ``pictures/`` of a run directory.
+        when: whether it is drawn before training or after it.
+        needs: fields of the context that it cannot do without; it is not drawn for a run that lacks one.
+        section: of the report.
+        order: place among the pictures of its section; smaller is further up.
+        alt: what it shows, for readers who cannot see it.
+        caption: how to read it; often empty, because a figure has a title of its own.
+    """
+
+    file: ClassVar[str]
+    when: ClassVar[When] = "after_training"
+    needs: ClassVar[frozenset[str]]
+    section: ClassVar[Section] = "latent"
+    order: ClassVar[int] = 100
+    alt: ClassVar[str]
+    caption: ClassVar[str] = ""
+
+    @abstractmethod
+    def draw(self, context: PictureContext) -> Figure:
+        """Return the figure, made without pyplot; it is saved by whoever calls. What it needs is not None."""
+
+
+def registered_pictures() -> dict[str, type[Picture]]:
+    """Return every registered picture by name, in the order of the report."""
+    found = {part.name: cast("type[Picture]", part.factory) for part in parts_of("picture")}
+    return dict(sorted(found.items(), key=lambda item: (SECTIONS.index(item[1].section), item[1].order, item[0])))
+
+
+def bound_pictures(settings: Mapping[str, Mapping[str, Any] | None]) -> list[Bound]:
+    """Return the pictures of a run, ready to be built.
+
+    Args:
+        settings: name of a picture -> its configuration where that deviates from the defaults, or None to leave it out.
+
+    Raises:
+        UserError: a name that is not registered, or a configuration that the part refuses.
+    """
+    for name, config in settings.items():
+        path = f"pictures.parts.{name}"
+        lookup("picture", name, path)
+        if config is not None and config.get("name") != name:
+            raise UserError(f"{path}.name: {config.get('name')!r} is not allowed; it must be '{name}', like the key")
+    configs = {part.name: settings.get(part.name, {"name": part.name}) for part in parts_of("picture")}
+    return [bind("picture", config, f"pictures.parts.{name}") for name, config in configs.items() if config is not None]
+
+
+def draw_pictures(pictures: Sequence[Bound], context: PictureContext, when: When, folder: Path) -> None:
+    """Draw and save the pictures whose time it is and whose needs are met.
+
+    A picture that fails is left out with a warning: it must not cost the results of a run that is trained.
+
+    Args:
+        pictures: see `bound_pictures`.
+        context: what is known.
+        when: which of them.
+        folder: for the PNG files.
+    """
+    from menvae.presentation.figures import save_figure
+
+    for bound in pictures:
+        picture: Picture = bound()
+        if picture.when != when or not context.has(picture.needs):
+            continue
+        try:
+            save_figure(picture.draw(context), folder / picture.file)
+        except Exception:  # noqa: BLE001 - code of somebody else
+            words = "picture '%s' of package '%s' cannot be drawn"
+            _log.warning(words, bound.part.name, bound.part.origin, exc_info=True)

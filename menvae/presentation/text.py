@@ -6,13 +6,6 @@ import math
 import re
 from typing import Final
 
-LATENT_PICTURES: Final = {
-    "latent_scatter.png": "Every partition on its own first two principal components, coloured by a target.",
-    "leak_matrix.png": "What each partition knows. A partition should predict its own targets and nothing else.",
-    "traversals.png": "What the decoder changes along the leading direction of each partition, all else held fixed.",
-    "regression.png": "Predictions of the semantic heads in physical units; a good head lies on the line.",
-}
-"""Pictures that every run has of its latent space, with what they show."""
 _GATE_MEANINGS: Final = {
     "max_dcor": "Largest distance correlation between two partitions: 0 is independent.",
     "residual_active_units": "Share of residual dimensions that vary between subjects.",

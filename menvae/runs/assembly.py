@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,19 @@ import torch
 
 from menvae.composition.experiment import Experiment
 from menvae.data.source import Data
-from menvae.evaluation.collapse import CollapseWatch
-from menvae.evaluation.final import FinalEvaluation, draw_latent_space, draw_targets, draw_traversals, evaluate_model
+from menvae.evaluation.final import FinalEvaluation, evaluate_model, results
 from menvae.evaluation.gates import GateTable, evaluate_gates
-from menvae.evaluation.metrics import SplitRecorder
-from menvae.evaluation.reconstructions import ReconstructionPictures
 from menvae.files import write_json
 from menvae.interruption import StopRequest
 from menvae.layers import set_memory_format
 from menvae.models import Model
+from menvae.observers import ObserverContext, build_observers
+from menvae.pictures import VolumeFacts, draw_pictures
 from menvae.runs.embeddings import write_embeddings
 from menvae.runs.environment import code_hash
 from menvae.runs.job import Job
 from menvae.runs.recorder import RunRecorder
 from menvae.runs.start import MEANING_OF_WEIGHTS, checkpoint_identity, foreign_checkpoint, initial_weights
-from menvae.runs.trial import TrialReporter
 from menvae.tracking.local import LocalLog
 from menvae.training.place import Place
 from menvae.training.settings import TrainerSettings
@@ -52,7 +51,6 @@ class AssembledRun:
         self.experiment, self.data, self.here, self.path = experiment, data, here, path
         settings, parts = experiment.settings, experiment.parts
         trainer: TrainerSettings = settings["trainer"]
-        trial = job.trial if job is not None else None
         self.metrics = experiment.build_metrics()
         self.model, objective = experiment.build(data.num_training_subjects, len(data.classes))
         memory_format = torch.channels_last_3d if trainer.channels_last else torch.contiguous_format
@@ -68,18 +66,17 @@ class AssembledRun:
             train=data.train,
             val=data.val,
         )
-        self.artists = (
-            [
-                ReconstructionPictures(
-                    settings["pictures"],
-                    path / "pictures",
-                    data.volumes.modalities,
-                    data.volumes.cohort.spacing_mm,
-                    trainer.max_epochs,
-                )
-            ]
-            if here.is_main and data.volumes is not None
-            else []
+        volumes = data.volumes
+        context = ObserverContext(
+            model=self.model,
+            metrics=self.metrics,
+            channels=experiment.source.channels,
+            max_epochs=trainer.max_epochs,
+            settings=settings,
+            folder=path,
+            is_main=here.is_main,
+            volumes=None if volumes is None else VolumeFacts(volumes.modalities, volumes.cohort.spacing_mm),
+            trial=job.trial if job is not None else None,
         )
         self.trainer = Trainer(
             ingredients,
@@ -88,12 +85,7 @@ class AssembledRun:
             seed=experiment.config["seed"],
             checkpoints=path / "checkpoints",
             identity=checkpoint_identity(experiment, data, here),
-            observers=[
-                SplitRecorder(self.model, self.metrics),
-                CollapseWatch(settings["watch"], trainer.max_epochs),
-                *([TrialReporter(trial)] if trial is not None and trial.metric else []),
-                *self.artists,
-            ],
+            observers=build_observers(experiment.observers, context),
             stop=stop,
         )
         self._resume()
@@ -144,8 +136,6 @@ class AssembledRun:
         gates: GateTable,
         status: Mapping[str, Any],
     ) -> None:
-        from menvae.pictures.drawing.curves import draw_training_curves
-        from menvae.presentation.figures import save_figure
         from menvae.runs.report import write_report
 
         write_json(self.path / "gates.json", gates.as_dict())
@@ -158,27 +148,18 @@ class AssembledRun:
             "seconds": round(seconds, 1),
         }
         write_json(self.path / "summary.json", summary)
-        pictures = self.path / "pictures"
-        targets = {gate.name: gate.target for gate in gates.gates}
-        save_figure(draw_training_curves(local.metrics(), targets), pictures / "training_curves.png")
-        self._draw_results(evaluation, pictures)
-        for artist in self.artists:
+        context = replace(
+            results(self.model, evaluation, self.data.volumes, self.data.classes),
+            metrics=local.metrics(),
+            gates={gate.name: gate.target for gate in gates.gates},
+        )
+        draw_pictures(self.experiment.pictures, context, "after_training", self.path / "pictures")
+        for observer in self.trainer.observers:
             outputs = chain(self.trainer.outputs(self.data.val), self.trainer.outputs(self.data.train))
-            artist.draw(outputs, status["best_epoch"])  # a tiny validation split is filled up from training
+            observer.on_training_end(status["best_epoch"], outputs)
         if self.data.embedded is not None:
             write_embeddings(self.path / "embeddings.npz", self.model, self.data, self.here.device)
         write_report(self.path)
-
-    def _draw_results(self, evaluation: FinalEvaluation, pictures: Path) -> None:
-        draw_latent_space(self.model, evaluation, self.data.classes, pictures)
-        volumes = self.data.volumes
-        if volumes is None:
-            return
-        cohort = volumes.cohort
-        raw_targets = {subject.subject_id: subject.features for subject in cohort.subjects}
-        draw_targets(self.model, evaluation, volumes.normalizer, raw_targets, pictures)
-        means, path = evaluation.val.arrays["mean"], pictures / "traversals.png"
-        draw_traversals(self.model, means, volumes.modalities[0], cohort.spacing_mm, path)
 
 
 def _count_parameters(model: Model) -> dict[str, int]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 
 from menvae.composition.experiment import Experiment
 from menvae.data.source import Data, Volumes
-from menvae.data.targets.correlation import TargetCorrelation, entangled_words, target_correlation
+from menvae.data.targets.correlation import entangled_words, target_correlation
 from menvae.files import write_json, write_table, write_text
+from menvae.pictures import PictureContext, Schedules, VolumeFacts, draw_pictures
 from menvae.runs.directory import RunDirectory
 from menvae.runs.environment import code_hash, describe_environment
 from menvae.runs.facts import flat
@@ -34,11 +35,11 @@ def datasets_of(experiment: Experiment, data: Data) -> list[DatasetInput]:
     return [DatasetInput(part.part.name, data.data_hash[:36], source, "training")]
 
 
-def describe(experiment: Experiment, data: Data, here: Place, directory: RunDirectory) -> Callable[[], None]:
+def describe(experiment: Experiment, data: Data, here: Place, directory: RunDirectory) -> Callable[[], object]:
     """Write what is known before training: configuration, environment, targets, splits; warn of what is unwise.
 
     Returns:
-        Draws the pictures of it, schedules and correlations, which training need not wait for.
+        Draws the pictures of it, which training need not wait for.
     """
     write_text(directory.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config))))
     write_json(directory.path / "environment.json", describe_environment(str(here.device), here.num_ranks))
@@ -48,37 +49,32 @@ def describe(experiment: Experiment, data: Data, here: Place, directory: RunDire
         _log.info("%s", sentence)
     for sentence in experiment.advice:
         _log.warning("%s", sentence)
-    found = None if data.volumes is None else _target_correlation(experiment, data.volumes)
-    if found is not None and (entangled := entangled_words(found)):
-        _log.warning("%s", entangled)
-    return partial(_draw, experiment, found, directory.pictures)
+    context = _plan(experiment, data.volumes)
+    return partial(draw_pictures, experiment.pictures, context, "before_training", directory.pictures)
 
 
-def _target_correlation(experiment: Experiment, volumes: Volumes) -> TargetCorrelation:
+def _plan(experiment: Experiment, volumes: Volumes | None) -> PictureContext:
+    """Return what pictures before training are drawn from; warn of targets that no loss can separate."""
+    context = PictureContext(
+        layout=experiment.layout, supervision=experiment.supervision, schedules=_schedules(experiment)
+    )
+    if volumes is None:
+        return context
     features = [subject.features for subject in volumes.training]
-    return target_correlation(features, volumes.normalizer, experiment.supervision)
+    found = target_correlation(features, volumes.normalizer, experiment.supervision)
+    if entangled := entangled_words(found):
+        _log.warning("%s", entangled)
+    return replace(context, volumes=VolumeFacts(volumes.modalities, volumes.cohort.spacing_mm), correlation=found)
 
 
-def _draw(experiment: Experiment, found: TargetCorrelation | None, pictures: Path) -> None:
-    """Draw the schedules, and which targets correlate."""
-    from menvae.pictures.drawing.curves import draw_schedule
-    from menvae.pictures.drawing.matrices import draw_target_correlation
-    from menvae.presentation.figures import save_figure
-
-    save_figure(draw_schedule(*_schedule_curves(experiment)), pictures / "schedule.png")
-    if found is not None:
-        drawn = draw_target_correlation(found.before, found.after, found.partitions)
-        save_figure(drawn, pictures / "target_correlation.png")
-
-
-def _schedule_curves(experiment: Experiment) -> tuple[dict[str, tuple[Any, Any]], tuple[Any, Any]]:
+def _schedules(experiment: Experiment) -> Schedules:
     positions = experiment.positions(501)
     epochs = np.linspace(0.0, experiment.settings["trainer"].max_epochs, len(positions))
     weights = experiment.build_objective(num_training_subjects=1).weight_curves(positions)
-    curves = {f"lambda_{name}": (epochs, curve) for name, curve in weights.items()}
     factor: Schedule = experiment.parts["learning_rate"]()
     peak = experiment.parts["optimizer"].settings["learning_rate"]
-    return curves, (epochs, np.array([peak * factor(position) for position in positions]))
+    rates = np.array([peak * factor(position) for position in positions])
+    return Schedules({f"lambda_{name}": (epochs, curve) for name, curve in weights.items()}, (epochs, rates))
 
 
 def params_of(experiment: Experiment, here: Place) -> dict[str, Any]:

@@ -30,6 +30,7 @@ OUTSIDE = (
     "data.missing_modalities",
     "data.refuse_below",
     "data.warn_below",
+    "pictures.parts",
 )
 """Keys that say where results go, how they are kept or how the same ones are computed, and what has a value of its own
 in the hash: the place of the data, whose visits they are and when, whose embeddings stand beside the run's own, which
@@ -61,8 +62,9 @@ def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_r
         node.pop(last, None)
     if isinstance(inside.get("gates"), Mapping):
         inside["gates"] = canonical(inside["gates"])
-    if not inside.get("metrics"):
-        inside.pop("metrics", None)  # the hashes of runs are older than this key
+    for key in ("metrics", "observers"):
+        if not inside.get(key):
+            inside.pop(key, None)  # the hashes of runs are older than this key
     text = json.dumps([as_typed(inside), data_hash, targets_hash, num_ranks, start], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 

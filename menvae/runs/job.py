@@ -7,38 +7,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from menvae.files import write_json
 from menvae.runs.environment import describe_process
-
-PrunerName = Literal["none", "median"]
+from menvae.studies import Trial
 
 APPLICATION = "menvae.apps.job"
 """Module that trains a job; it imports everything, so whatever starts a job only names it."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One trial of a study, as its job finds it.
-
-    Attributes:
-        storage: URL of a database, or path of a journal file.
-        study: name of the study.
-        number: of the trial.
-        metric: reported after every validation; empty where there are several objectives, which Optuna cannot follow.
-        pruner: who decides whether it goes on.
-        startup_trials: finished trials before any is pruned.
-        warmup_epochs: epochs before a trial may be pruned.
-    """
-
-    storage: str
-    study: str
-    number: int
-    metric: str
-    pruner: PrunerName
-    startup_trials: int
-    warmup_epochs: int
 
 
 @dataclass(frozen=True)

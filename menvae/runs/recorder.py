@@ -36,7 +36,7 @@ class RunRecorder:
     """Writes a run down on the main rank: local log first, then trackers, then the progress bar."""
 
     def __init__(
-        self, local: LocalLog, trackers: Trackers, progress: TrainingProgress, draw: Callable[[], None] | None = None
+        self, local: LocalLog, trackers: Trackers, progress: TrainingProgress, draw: Callable[[], object] | None = None
     ) -> None:
         """Set where a run is written down.
 

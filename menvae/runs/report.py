@@ -10,14 +10,15 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from menvae.files import write_text
+from menvae.pictures import SECTIONS, Section, registered_pictures
 from menvae.presentation.page import Album, Picture, render
-from menvae.presentation.text import LATENT_PICTURES, significant
+from menvae.presentation.text import significant
 from menvae.runs.facts import (
     flat,
     plain_text,
@@ -34,8 +35,6 @@ from menvae.runs.gates_table import gate_row
 IGNORED_RATIO: Final = 1.05
 """Below this ratio of errors a decoder ignores its latent space: the difference is no more than noise."""
 LONGEST_TEXT: Final = 40_000
-
-OTHER_KNOWN: Final = {"schedule.png", "training_curves.png", "target_correlation.png"}
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def _page(run_dir: Path) -> dict[str, Any]:
         "summary": summary_facts(summary),
         "targets": _clipped(_pretty(read_mapping(run_dir / "targets.json"))),
         **_metrics(metrics),
-        **_pictures(run_dir / "pictures", _not_drawn(config)),
+        **_pictures(run_dir / "pictures", config),
         "columns": _column_errors(config, metrics),
         **_reproduction(read_mapping(run_dir / "environment.json")),
         "config": _clipped(read_text(run_dir / "config.yaml")),
@@ -194,12 +193,20 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _not_drawn(config: Mapping[str, Any]) -> set[str]:
-    """Return the pictures that a run of this configuration does not draw, and that are not missing."""
+def _lacks(config: Mapping[str, Any]) -> set[str]:
+    """Return what a run of this configuration does not have for its pictures (see `PictureContext`)."""
     model = config.get("model")
     supervision = model.get("supervision") if isinstance(model, Mapping) else True
-    names = set() if supervision else {"leak_matrix.png", "regression.png"}
-    return names | {"traversals.png"} if value_at(config, "data.columns") else names
+    of_volumes = {"volumes", "traversals", "targets", "correlation"}
+    return (set() if supervision else {"leaks", "targets"}) | (
+        of_volumes if value_at(config, "data.columns") else set()
+    )
+
+
+def _left_out(config: Mapping[str, Any]) -> set[str]:
+    """Return the names of the pictures that the configuration leaves out."""
+    parts = value_at(config, "pictures.parts")
+    return {str(name) for name, part in parts.items() if part is None} if isinstance(parts, Mapping) else set()
 
 
 def _column_errors(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -210,33 +217,24 @@ def _column_errors(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]])
     return [(str(name), significant(last.get(f"val_epoch/mse_{name}"))) for name in names]
 
 
-def _pictures(pictures: Path, not_drawn: Collection[str]) -> dict[str, Any]:
+def _pictures(pictures: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Embed the pictures of every section, in their order, with the names of those that are missing."""
     album = Album()
-
-    def main(name: str, alt: str, caption: str = "") -> Picture | None:
-        return album.embed(pictures / name, alt, caption, always=True)
-
-    # The pictures that a report always shows come first, so that reconstructions get what is left of the budget.
-    shown = {
-        "curves": main("training_curves.png", "Curves of the metrics against the epoch"),
-        "schedule": main(
-            "schedule.png", "Curriculum", "When each term of the objective acted, as planned before training began."
-        ),
-        "correlation": main(
-            "target_correlation.png",
-            "Correlation of the targets",
-            "Partitions whose targets are strongly correlated cannot be independent, whatever the objective.",
-        ),
-        "latent": [
-            (name, main(name, name.removesuffix(".png").replace("_", " "), caption))
-            for name, caption in LATENT_PICTURES.items()
-            if name not in not_drawn
-        ],
-    }
+    lacking, left_out = _lacks(config), _left_out(config)
+    # The registered pictures come first, so that reconstructions get what is left of the budget.
+    sections: dict[Section, list[tuple[str, Picture | None]]] = {section: [] for section in SECTIONS}
+    known = registered_pictures()
+    for name, kind in known.items():
+        if name in left_out:
+            continue
+        shown = album.embed(pictures / kind.file, kind.alt, kind.caption, always=True)
+        if shown or not kind.needs & lacking:
+            sections[kind.section].append((kind.file, shown))
     epochs, note = _epochs(pictures, album)
-    more = [path for path in sorted(pictures.glob("*.png")) if path.name not in OTHER_KNOWN | LATENT_PICTURES.keys()]
+    files = {kind.file for kind in known.values()}
+    more = [path for path in sorted(pictures.glob("*.png")) if path.name not in files]
     others = [picture for path in more if (picture := album.embed(path, path.stem, path.stem.replace("_", " ")))]
-    return {**shown, "epochs": epochs, "epochs_note": note, "others": others}
+    return {"pictures": sections, "epochs": epochs, "epochs_note": note, "others": others}
 
 
 def _reproduction(environment: Mapping[str, Any]) -> dict[str, Any]:

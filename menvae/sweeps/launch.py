@@ -21,8 +21,8 @@ from menvae.interruption import StopRequest, stop_requests
 from menvae.registry import validated
 from menvae.runs.environment import code_hash
 from menvae.runs.identity import is_outside
-from menvae.runs.job import Trial
 from menvae.runs.start import run_name
+from menvae.studies import Trial
 from menvae.sweeps.campaign import Campaign
 from menvae.sweeps.plan import LossEffect, PlannedPoint, ProvisionalName, dead_knobs, plan_points, plan_table
 from menvae.sweeps.runners import Fate, Runner

@@ -13,7 +13,7 @@ from rich.text import Text
 from menvae.composition.settings import SweepSettings
 from menvae.errors import UserError
 from menvae.runs.directory import free_name, newest_name
-from menvae.runs.job import Trial
+from menvae.studies import Trial
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.status import PointStatus, sweep_status
 from menvae.sweeps.sweep import Point, Sweep

@@ -17,7 +17,8 @@ from typing import Any
 
 from menvae.errors import UserError, nearest
 from menvae.files import write_json
-from menvae.runs.job import Job, Trial
+from menvae.runs.job import Job
+from menvae.studies import Trial
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def test_help_offers_them(site: Path) -> None:
 
 def test_parts_tells_their_origin(site: Path) -> None:
     text = run(site, "-c", "from menvae.apps.parts import main; main()").stdout
-    for name in ("folder_queue", "webhook"):
+    for name in ("folder_queue", "webhook", "latent_spectrum"):
         assert f"\n  {name}  (menvae_example)  " in text
     for name in ("projections", "gradient_difference", "effective_dimensions"):
         entry = text.split(f"\n  {name}  (menvae_example)  ")[1]
@@ -134,6 +134,8 @@ def test_a_run_is_trained_with_them(site: Path, tmp_path: Path, prepared_cache: 
     gate = gates(only_run(tmp_path))["effective_dimensions"]
     assert gate["target"] == 8.0
     assert gate["value"] == pytest.approx(history[-1]["diag/effective_dimensions"], rel=0.5)  # of the best epoch
+    assert (only_run(tmp_path) / "pictures" / "latent_spectrum.png").is_file()
+    assert "share of the variance by direction" in (only_run(tmp_path) / "report.html").read_text()
     weights = torch.load(only_run(tmp_path) / "checkpoints" / "best.ckpt", weights_only=True)["model"]
     assert any(name.startswith("encoder.views.sagittal.") for name in weights)
 
@@ -187,6 +189,7 @@ def test_its_own_tests_pass(site: Path) -> None:
     assert "TestGradientDifference::test_gradient_is_the_derivative[gradient_difference-exponent=2.0]" in outcomes
     assert "test_two_ranks_are_one" in outcomes
     assert "TestEffectiveDimensions::test_ranks_do_not_matter[effective_dimensions]" in outcomes
+    assert "TestLatentSpectrum::test_needs_no_more_than_it_declares[latent_spectrum]" in outcomes
     assert "TestFolderQueue::test_every_job_runs_once_and_is_never_lost[folder_queue]" in outcomes
     assert any(name.startswith("TestWebhook::test_the_next_process_sends_the_rest[") for name in outcomes)
 

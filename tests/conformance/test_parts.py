@@ -12,7 +12,9 @@ from menvae.conformance import (
     HeadConformance,
     MetricConformance,
     ModelConformance,
+    ObserverConformance,
     OptimizerConformance,
+    PictureConformance,
     RowDecoderConformance,
     RowEncoderConformance,
     RowModelConformance,
@@ -167,6 +169,14 @@ class TestUpdates(UpdateConformance):
     pass
 
 
+class TestObservers(ObserverConformance):
+    pass
+
+
+class TestPictures(PictureConformance):
+    pass
+
+
 class TestData(DataConformance):
     others = ("table", "lithology")
     variants: ClassVar = {
@@ -193,5 +203,5 @@ class TestRunners(RunnerConformance):
 def test_every_group_has_a_suite() -> None:
     """Those of metrics are in test_metrics.py, those of trackers in tests/tracking."""
     suites = (TestEncoders, TestDecoders, TestHeads, TestModels, TestTerms, TestSchedules, TestOptimizers)
-    others = (TestUpdates, TestData, TestRunners, MetricConformance)
+    others = (TestUpdates, TestData, TestRunners, TestObservers, TestPictures, MetricConformance)
     assert {suite.group for suite in (*suites, *others)} | {"tracker"} == set(GROUPS)

@@ -16,7 +16,7 @@ from plugins import trouble, write_trouble
 from runs import command, environment, train
 
 from menvae.composition.settings import SweepSettings
-from menvae.runs.trial import open_storage
+from menvae.studies import open_storage
 
 SEARCH = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.batch=2", "hydra.launcher.num_parallel=2")
 SPACE = ("loss.lambda_vol=tag(log,interval(1,16))", "model.partitions.vol=choice(2,3,4)")

@@ -125,7 +125,7 @@ class OptunaSweeper(Sweeper):
         fixed: Sequence[str],
         settings: SweepSettings,
     ) -> None:
-        from menvae.runs.job import Trial
+        from menvae.studies import Trial
 
         assert isinstance(self.launcher, _launcher_class())
         options = (self.settings["pruner"], self.settings["startup_trials"], self.settings["warmup_epochs"])
@@ -140,7 +140,7 @@ class OptunaSweeper(Sweeper):
     def _tell(study: optuna.Study, number: int, result: Result, settings: SweepSettings) -> None:
         import optuna
 
-        from menvae.runs.trial import objective_values
+        from menvae.studies import objective_values
         from menvae.sweeps.runners import Fate
 
         state = optuna.trial.TrialState
@@ -164,7 +164,7 @@ class OptunaSweeper(Sweeper):
         import optuna
 
         from menvae.errors import UserError
-        from menvae.runs.trial import open_storage
+        from menvae.studies import open_storage
 
         study = optuna.create_study(
             storage=open_storage(storage),

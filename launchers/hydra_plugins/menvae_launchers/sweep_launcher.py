@@ -17,7 +17,7 @@ from hydra_plugins.menvae_launchers.composing import Composer
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
-    from menvae.runs.job import Trial
+    from menvae.studies import Trial
     from menvae.sweeps.launch import Command
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
-from menvae.registry import Field
+from menvae.observers import ObserverContext
+from menvae.pictures import VolumeFacts
+from menvae.registry import Field, register
 from menvae.types import Batch, ModelOutput, Observation, Observer
 
 
@@ -19,34 +21,38 @@ class PictureSettings:
     Attributes:
         every_epochs: how often reconstructions are drawn; the last epoch always is.
         num_subjects: how many validation subjects are drawn.
+        parts: name of a registered picture -> its configuration, or None to leave it out.
     """
 
     every_epochs: Annotated[int, Field(ge=1)] = 10
     num_subjects: Annotated[int, Field(ge=1)] = 2
+    parts: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
+
+
+@register("observer", "reconstructions")
+def reconstructions(context: ObserverContext) -> ReconstructionPictures | None:
+    """Draws input, reconstruction and difference of a few validation subjects, as ``pictures.*`` says."""
+    if context.volumes is None or not context.is_main:
+        return None
+    settings: PictureSettings = context.settings["pictures"]
+    return ReconstructionPictures(settings, context.folder / "pictures", context.volumes, context.max_epochs)
 
 
 class ReconstructionPictures(Observer):
     """Draws the first validation subjects into ``pictures/epoch_<E>/``."""
 
-    def __init__(
-        self,
-        settings: PictureSettings,
-        pictures: Path,
-        modalities: Sequence[str],
-        spacing_mm: tuple[float, float, float],
-        max_epochs: int,
-    ) -> None:
+    order: ClassVar[int] = 95
+
+    def __init__(self, settings: PictureSettings, folder: Path, volumes: VolumeFacts, max_epochs: int) -> None:
         """Prepare to draw.
 
         Args:
             settings: how many and how often.
-            pictures: folder.
-            modalities: names of the channels.
-            spacing_mm: voxel size along R, A, S.
+            folder: for the pictures.
+            volumes: what they look like.
             max_epochs: of the run.
         """
-        self.settings, self.pictures, self.max_epochs = settings, pictures, max_epochs
-        self.modalities, self.spacing_mm = modalities, spacing_mm
+        self.settings, self.folder, self.volumes, self.max_epochs = settings, folder, volumes, max_epochs
         self._pending: list[tuple[Batch, ModelOutput]] = []
         self._due = False
 
@@ -62,25 +68,28 @@ class ReconstructionPictures(Observer):
 
     def on_validation_end(self, epoch: int, metrics: Mapping[str, float | None]) -> Observation:
         """Draw what was kept."""
-        self.draw(self._pending, epoch)
+        self._draw(self._pending, epoch)
         self._pending = []
         return Observation()
 
-    def draw(self, batches: Iterable[tuple[Batch, ModelOutput]], epoch: int) -> None:
-        """Draw the first ``num_subjects`` subjects of some batches as pictures of ``epoch``."""
+    def on_training_end(self, epoch: int, outputs: Iterable[tuple[Batch, ModelOutput]]) -> None:
+        """Draw the best epoch; a tiny validation split is filled up from training."""
+        self._draw(outputs, epoch)
+
+    def _draw(self, batches: Iterable[tuple[Batch, ModelOutput]], epoch: int) -> None:
         from menvae.pictures.drawing.volumes import draw_reconstruction
         from menvae.presentation.figures import save_figure
 
         subjects = ((batch, output, row) for batch, output in batches for row in range(len(batch)))
         for batch, output, row in islice(subjects, self.settings.num_subjects):
             subject = batch.subject_id[row]
-            drawn = draw_reconstruction(
+            figure = draw_reconstruction(
                 batch.inputs[row].float().cpu().numpy(),
                 output.reconstruction[row].float().cpu().numpy(),
                 None if batch.mask is None else batch.mask[row, 0].cpu().numpy(),
-                self.modalities,
+                self.volumes.modalities,
                 f"{subject}, epoch {epoch}",
-                self.spacing_mm,
+                self.volumes.spacing_mm,
                 available=None if batch.available is None else batch.available[row].tolist(),
             )
-            save_figure(drawn, self.pictures / f"epoch_{epoch}" / f"{subject}.png")
+            save_figure(figure, self.folder / f"epoch_{epoch}" / f"{subject}.png")

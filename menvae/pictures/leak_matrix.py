@@ -1,0 +1,31 @@
+"""What each partition gives away."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from menvae.pictures import Picture, PictureContext
+from menvae.registry import register
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@register("picture", "leak_matrix")
+class LeakMatrixPicture(Picture):
+    """How well each partition alone predicts each target."""
+
+    file = "leak_matrix.png"
+    needs = frozenset({"leaks"})
+    order = 20
+    alt = "leak matrix"
+    caption = "What each partition knows. A partition should predict its own targets and nothing else."
+
+    def draw(self, context: PictureContext) -> Figure:
+        """Draw a heat map, the cells of a partition's own targets framed."""
+        from menvae.pictures.drawing.matrices import draw_leak_matrix
+
+        assert context.leaks is not None
+        features = [name for names in context.supervision.values() for name in names]
+        title = "What each partition alone predicts (ridge, validation R2)"
+        return draw_leak_matrix(context.leaks, list(context.layout), features, title, own=context.supervision)
