@@ -64,7 +64,7 @@ def as_of_a_run(encoder: object) -> dict[str, object]:
     return {f"encoder.{name}": value for name, value in encoder.state_dict().items()}  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("loss", [name for name in names("loss") if not name.startswith("lithology")])
+@pytest.mark.parametrize("loss", [name for name in names("loss") if not name.startswith(("lithology", "table"))])
 def test_what_fits_is_built_and_the_rest_is_refused(loss: str, parts: dict[tuple[str, str], DictConfig]) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         base = compose("train", [f"loss={loss}", *TINY])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from menvae.comparison.tracked_runs import TrackedRun
 from menvae.errors import UserError, nearest
-from menvae.runs.identity import as_typed, is_outside
+from menvae.runs.identity import OUTSIDE, as_typed, is_outside, outside_keys
 
 ABSENT = ""
 """Value of a key that a run does not have."""
@@ -103,7 +103,17 @@ def setting(run: TrackedRun, key: str) -> str:
     value = canonical(run.params[key]) if key in run.params else ABSENT
     if key == "trainer.resume":  # a run that begins with the weights of another is another configuration
         return ABSENT if value in ("auto", "never") else value
-    return ABSENT if is_outside(key) else value
+    return ABSENT if is_outside(key, _outside(run)) else value
+
+
+def _outside(run: TrackedRun) -> Sequence[str]:
+    """Return the keys outside the identity of a run, as it kept them itself: its source need not be installed here."""
+    if run.outside_identity is not None:
+        return [*OUTSIDE, *(f"data.{key}" for key in run.outside_identity)]
+    try:
+        return outside_keys(run.params["data.name"]) if "data.name" in run.params else OUTSIDE
+    except UserError:
+        return OUTSIDE
 
 
 def _in_order(keys: Iterable[str]) -> list[str]:

@@ -72,6 +72,8 @@ class TrackedRun:
         targets_hash: of normaliser and residualiser.
         git_commit: of the code.
         artifact_uri: where MLflow keeps its files.
+        outside_identity: keys of ``data.*`` that its source declared to say nothing about the result; None for a run
+            from before runs kept them.
     """
 
     run_id: str
@@ -84,6 +86,7 @@ class TrackedRun:
     targets_hash: str = ""
     git_commit: str = ""
     artifact_uri: str = ""
+    outside_identity: tuple[str, ...] | None = None
 
     @property
     def seed(self) -> str:
@@ -294,6 +297,7 @@ def _tracked(run: Run, gates: Mapping[str, GateValue]) -> TrackedRun:
         targets_hash=tags.get("menvae.targets_hash", ""),
         git_commit=tags.get("menvae.git_commit", ""),
         artifact_uri=run.info.artifact_uri or "",
+        outside_identity=tuple(outside.split()) if (outside := tags.get("menvae.outside_identity")) else None,
     )
 
 

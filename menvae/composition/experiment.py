@@ -19,12 +19,12 @@ from menvae.composition.settings import SweepSettings
 from menvae.configuration import plain_values
 from menvae.console.progress import progress_bar
 from menvae.data.batches.augmentation import AugmentationSettings
-from menvae.data.masks.features import FEATURES
 from menvae.data.source import Data, DataRequest, DataSource
+from menvae.data.targets.declaration import applicable, check_supervised
 from menvae.data.targets.normalizer import TargetSettings
 from menvae.data.workers import unseen
 from menvae.encoders.pretrained import check_inputs
-from menvae.errors import UserError, nearest
+from menvae.errors import UserError
 from menvae.evaluation.collapse import WatchSettings
 from menvae.evaluation.gates import unjudged_partitions, unjudged_words
 from menvae.evaluation.metrics import build_metrics
@@ -126,6 +126,7 @@ class Experiment:
             raise UserError(f"loss: {config['loss']!r} is not allowed; choose an objective with loss=<name>")
         left_out = _leave_out_keys_of_others(config)
         parts = {key: bind(group, config[key], key) for key, group in _PARTS.items()}
+        config["data"] = cast(type[DataSource], parts["data"].part.factory).canonical(config["data"])
         settings = {key: validated(settings_class, config[key], key) for key, settings_class in _SETTINGS.items()}
         settings["gates"] = GateSettings.from_config(config["gates"])
         config["gates"] = canonical(config["gates"])
@@ -137,7 +138,7 @@ class Experiment:
         latent = parts["model"].settings
         layout = LatentLayout.from_config(latent["z_dim"], latent["partitions"])
         experiment = cls(config, parts, settings, Loss.from_config(config["loss"]), layout, *bound, tuple(left_out))
-        _check_features(experiment.supervision)
+        experiment._check_targets()
         check_gates(settings["gates"].targets, experiment.build_metrics())
         model, objective = experiment._checked({} if known is None else known)
         sentences = [*advice(model, objective, experiment._circumstances(objective)), *experiment._unjudged()]
@@ -220,7 +221,7 @@ class Experiment:
             weights=objective.weight_curves(self.positions(501)),
             num_rows=trainer.batch_size * (trainer.devices or num_ranks_started() or 1),
             channels=self.source.channels,
-            draws_pairs=bool(self.parts["data"].settings.get("pairs", False)),
+            draws_pairs=self.source.draws_pairs,
         )
 
     def build(self, num_training_subjects: int, num_classes: int | None = None) -> tuple[Model, Objective]:
@@ -290,6 +291,12 @@ class Experiment:
         if trainer.activation_checkpointing:
             recompute_activations(model, compiled=trainer.compile)
 
+    def _check_targets(self) -> None:
+        """Refuse targets that the source does not have, before a cohort is prepared."""
+        source, name = self.source, f"data={self.parts['data'].part.name}"
+        check_supervised(self.supervision, source.targets, name)
+        applicable(self.settings["targets"], source.targets, name)
+
     def _unjudged(self) -> list[str]:
         """Say which supervised partitions have no gate."""
         judged = [target.metric for target in self.settings["gates"].targets.values()]
@@ -310,13 +317,3 @@ def _leave_out_keys_of_others(config: dict[str, Any]) -> list[str]:
             if foreign:
                 sentences.append(f"{path}={holder[key]['name']} has no {', '.join(foreign)}: left out")
     return sentences
-
-
-def _check_features(supervision: Mapping[str, Sequence[str]]) -> None:
-    """Refuse targets that do not exist before a cohort is prepared."""
-    for partition, features in supervision.items():
-        for feature in features:
-            if feature not in FEATURES:
-                raise UserError(
-                    f"model.supervision.{partition}: feature '{feature}' does not exist; {nearest(feature, FEATURES)}"
-                )

@@ -36,7 +36,7 @@ _MODULES = (
 )
 pytest.register_assert_rewrite(*(f"menvae.conformance.{module}" for module in _MODULES))  # before they are imported
 
-from menvae.conformance.data import DataConformance, TableConformance  # noqa: E402
+from menvae.conformance.data import DataConformance, SourceConformance, TableConformance  # noqa: E402
 from menvae.conformance.decoders import DecoderConformance, RowDecoderConformance  # noqa: E402
 from menvae.conformance.encoders import EncoderConformance, RowEncoderConformance  # noqa: E402
 from menvae.conformance.heads import HeadConformance  # noqa: E402
@@ -69,6 +69,7 @@ __all__ = [
     "RowModelConformance",
     "RunnerConformance",
     "ScheduleConformance",
+    "SourceConformance",
     "SplitExample",
     "TableConformance",
     "TermConformance",

@@ -3,25 +3,163 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
+import numpy as np
 import pytest
 import torch
 
-from menvae.conformance.suite import Case, PartConformance
+from menvae.conformance.suite import Case, PartConformance, plain
 from menvae.data.batches.augmentation import AugmentationSettings
 from menvae.data.geometry.transforms import Geometry
-from menvae.data.source import Data, DataRequest
+from menvae.data.source import Data, DataRequest, DataSource
 from menvae.data.tables.tabular import TabularSource
+from menvae.data.targets.declaration import by_group
 from menvae.data.targets.normalizer import TargetSettings
 from menvae.data.volumes import VolumeSource
+from menvae.runs.identity import run_hash
+
+UNTOUCHED = TargetSettings(residualise={})
+"""Targets that are z-scored and nothing else."""
 
 
-class DataConformance(PartConformance):
-    """A frozen dataclass of keys that knows its geometry and finds its subjects, which are volumes."""
+def source_of(case: Case) -> DataSource:
+    """Return the source with the settings of a case."""
+    source: DataSource = case.bound()()
+    return source
+
+
+def class_of(case: Case) -> type[DataSource]:
+    """Return the class of the source of a case."""
+    return cast(type[DataSource], case.part.factory)
+
+
+class SourceConformance(PartConformance):
+    """What volumes and tables have in common: what a source declares, and that its batches keep to it.
+
+    Attributes:
+        loadable: {part name: deviations from its YAML file that give a small cohort}; data of parts that are not named
+            are not loaded.
+    """
 
     group = "data"
+    loadable: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def load(self, case: Case, folder: Path, **more: Any) -> Data:
+        """Return the data of a run with every declared target, one partition a group."""
+        source = source_of(case)
+        wishes = {"supervision": by_group(source.targets), "targets": UNTOUCHED, "batch_size": 4, "seed": 0}
+        return source.load(DataRequest(**{"cache": folder, "augmentation": AugmentationSettings(), **wishes, **more}))
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run a test that takes ``small`` once a small cohort."""
+        super().pytest_generate_tests(metafunc)
+        if "small" in metafunc.fixturenames:
+            metafunc.parametrize("small", self.small_cases(), ids=str)
+
+    @classmethod
+    def small_cases(cls) -> list[Case]:
+        """Return what tests load."""
+        return [Case(part, cls.loadable[part.name]) for part in cls.parts() if part.name in cls.loadable]
+
+    def test_is_frozen(self, case: Case) -> None:
+        source = cast(Any, source_of(case))
+        assert type(source).__dataclass_params__.frozen
+        assert dataclasses.replace(source) == source
+
+    def test_keys_that_it_declares_are_keys(self, case: Case) -> None:
+        assert class_of(case).outside_identity <= set(case.part.tunables)
+        for key, value in class_of(case).added_keys.items():
+            assert plain(case.part.tunables[key][1]) == plain(value), f"{key}: its default leaves runs as they were"
+
+    def test_hash_of_a_run_depends_on_the_keys_that_belong_to_its_identity(self, case: Case) -> None:
+        config = case.config()
+        before = run_hash({"data": config}, "data", "targets")
+        for key in case.part.tunables:
+            changed = run_hash({"data": {**config, key: "another"}}, "data", "targets")
+            assert (changed == before) == (key in class_of(case).outside_identity), key
+        old = {key: value for key, value in config.items() if key not in class_of(case).added_keys}
+        if all(plain(config[key]) == plain(value) for key, value in class_of(case).added_keys.items()):
+            assert run_hash({"data": old}, "data", "targets") == before
+
+    def test_place_of_the_data_is_outside_of_the_identity(self, case: Case) -> None:
+        location = source_of(case).location
+        if location is not None:
+            assert _keys_of_place(case), "`location` is the value of a key"
+            assert set(_keys_of_place(case)) <= class_of(case).outside_identity
+
+    def test_targets_are_declared_with_units_and_groups(self, case: Case) -> None:
+        for name, target in source_of(case).targets.items():
+            assert name
+            assert target.unit
+            assert target.group
+            assert target.axis in (None, *range(len(source_of(case).size)))
+
+    def test_data_that_moved_are_the_same(self, small: Case, tmp_path: Path) -> None:
+        location = source_of(small).location
+        if location is None:
+            return
+        old, new = Path(location), tmp_path / "elsewhere" / Path(location).name
+        new.parent.mkdir()
+        if old.is_dir():
+            shutil.copytree(old, new)
+        else:
+            shutil.copy(old, new)
+        moved = Case(small.part, {**small.settings, **dict.fromkeys(_keys_of_place(small), str(new))})
+        hashes = set()
+        for one in (small, moved):
+            data = self.load(one, tmp_path / "cache")
+            hashes.add(run_hash({"data": one.config()}, data.data_hash, data.targets_hash))
+        assert len(hashes) == 1
+
+    def test_batches_hold_targets_and_say_which_are_observed(self, small: Case, tmp_path: Path) -> None:
+        supervision, data = by_group(source_of(small).targets), self.load(small, tmp_path)
+        assert (data.targets is not None) or not supervision
+        for loader, split in ((data.train, "train"), (data.val, "val")):
+            batches = list(loader.epoch(0))
+            names = {name for batch in batches for name in batch.subject_id}
+            assert names == {name for name, of in data.splits.items() if of == split}
+            for batch in batches:
+                assert set(batch.targets) == set(batch.observed) == set(supervision)
+                for partition, targets in supervision.items():
+                    values, observed = batch.targets[partition], batch.observed[partition]
+                    assert values.shape == observed.shape == (len(batch), len(targets))
+                    assert (values.dtype, observed.dtype) == (torch.float32, torch.bool)
+                    assert torch.isfinite(values).all()
+                    assert not values[~observed].any(), "what is not observed is 0"
+                    assert data.targets is not None
+                    raw = [[data.targets.raw[name][target] for target in targets] for name in batch.subject_id]
+                    there = torch.tensor([[value is not None for value in row] for row in raw])
+                    assert (observed <= there).all(), "what was not measured is not observed"
+                    if split == "train":
+                        assert torch.equal(observed, there)
+
+    def test_targets_are_standardised_by_the_training_subjects(self, small: Case, tmp_path: Path) -> None:
+        supervision, data = by_group(source_of(small).targets), self.load(small, tmp_path)
+        values: dict[str, dict[str, float]] = {}
+        for batch in data.train.epoch(0):
+            for partition, targets in supervision.items():
+                for row, name in enumerate(batch.subject_id):
+                    for column, target in enumerate(targets):
+                        if batch.observed[partition][row, column]:
+                            values.setdefault(target, {})[name] = float(batch.targets[partition][row, column])
+        for target, scores in values.items():
+            assert abs(np.mean(list(scores.values()))) < 1e-4, target
+            sd = np.std(list(scores.values()))
+            assert abs(sd - 1.0) < 1e-4 or sd < 1e-4, target
+
+
+def _keys_of_place(case: Case) -> list[str]:
+    location = source_of(case).location
+    return [key for key, value in case.config().items() if key != "name" and value == location]
+
+
+class DataConformance(SourceConformance):
+    """A frozen dataclass of keys that knows its geometry and finds its subjects, which are volumes."""
+
     shared_keys: ClassVar[frozenset[str]] = frozenset(
         {"roi_size", "spacing_mm", "modalities", "label_map", "val_fraction", "test_fraction", "split_seed", "on_error"}
         | {"box", "refuse_below", "warn_below", "cache_format", "normalisation", "missing_modalities", "pairs"}
@@ -30,11 +168,11 @@ class DataConformance(PartConformance):
     def test_has_the_keys_that_every_source_has(self, case: Case) -> None:
         assert self.shared_keys <= set(case.part.tunables)
 
-    def test_is_a_frozen_source(self, case: Case) -> None:
-        source = case.bound()()
+    def test_can_be_prepared(self, case: Case) -> None:
+        source = source_of(case)
         assert isinstance(source, VolumeSource)
-        assert type(source).__dataclass_params__.frozen  # type: ignore[attr-defined]
-        assert dataclasses.replace(source) == source
+        assert source.cohort is not None
+        assert len(source.size) == 3
 
     def test_geometry_follows_the_configuration(self, case: Case) -> None:
         settings = {
@@ -50,29 +188,44 @@ class DataConformance(PartConformance):
         assert all(side > 0 for side in default.roi_size)
         assert all(spacing > 0.0 for spacing in default.spacing_mm or ())
 
+    def test_augmentation_moves_locations_and_nothing_else(self, small: Case, tmp_path: Path) -> None:
+        targets = source_of(small).targets
+        settings = [AugmentationSettings(flip=flip) for flip in (0.0, 1.0)]
+        plain_, mirrored = (self.load(small, tmp_path, augmentation=one, batch_size=1000) for one in settings)
+        (before,), (after,) = (list(data.train.epoch(1)) for data in (plain_, mirrored))
+        assert before.subject_id == after.subject_id
+        torch.testing.assert_close(after.inputs, before.inputs.flip(2))
+        assert plain_.targets is not None
+        for partition, names in by_group(targets).items():
+            for column, name in enumerate(names):
+                z_scores = [batch.targets[partition][:, column] for batch in (before, after)]
+                if targets[name].axis == 0:
+                    statistics = plain_.targets.normalizer.statistics[name]
+                    assert statistics.mean is not None
+                    first, second = (z_score * statistics.sd + statistics.mean for z_score in z_scores)
+                    observed = before.observed[partition][:, column]
+                    torch.testing.assert_close(second[observed], 1.0 - first[observed], rtol=1e-4, atol=1e-4)
+                else:
+                    assert torch.equal(*z_scores), name
 
-class TableConformance(PartConformance):
+
+class TableConformance(SourceConformance):
     """A frozen dataclass of keys that gives the rows of a table; its variants must be loadable."""
 
-    group = "data"
+    @classmethod
+    def small_cases(cls) -> list[Case]:
+        """Return every variant."""
+        return cls.cases()
 
-    def load(self, case: Case, **more: Any) -> Data:
+    def load(self, case: Case, folder: Path = Path(), **more: Any) -> Data:
         """Return the data of a run."""
-        wishes = {
-            "cache": Path(),
-            "supervision": {},
-            "targets": TargetSettings(),
-            "augmentation": AugmentationSettings(),
-        }
-        source: TabularSource = case.bound()()
-        return source.load(DataRequest(**{**wishes, "batch_size": 8, "seed": 0, **more}))
+        return super().load(case, folder, **{"batch_size": 8, **more})
 
-    def test_is_a_frozen_source_of_rows(self, case: Case) -> None:
-        source = case.bound()()
+    def test_is_a_source_of_rows_that_need_no_preparation(self, case: Case) -> None:
+        source = source_of(case)
         assert isinstance(source, TabularSource)
-        assert type(source).__dataclass_params__.frozen  # type: ignore[attr-defined]
-        assert dataclasses.replace(source) == source
         assert source.size == ()
+        assert source.cohort is None
 
     def test_batches_hold_every_training_row_once(self, case: Case) -> None:
         data, source = self.load(case), case.bound()()

@@ -2,7 +2,8 @@
 
 A file is read for it once, and again when its path, its inode, its size, or the times of its content or of its inode
 change. The second of these times cannot be set, so a file that was replaced by one of the same size and date is
-noticed; what is not noticed is a second change within one tick of the file system's clock (milliseconds).
+noticed; what is not noticed is a second change within one tick of the file system's clock (milliseconds). The content
+of a folder is that of all its files, hidden ones too.
 """
 
 from __future__ import annotations
@@ -20,16 +21,21 @@ def digest_of(value: object) -> str:
 
 
 def file_digest(path: Path, cache: Path) -> str:
-    """Return 32 hexadecimal digits that stand for the content of a file.
+    """Return 32 hexadecimal digits that stand for the content of a file or folder.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: a file cannot be read.
     """
+    if path.is_dir():
+        return digest_of([[name, file_digest(file, cache)] for name, file in _files(path)])
     return remembered_digest(path, cache) or remember_digest(digest_memo(path, cache), path.read_bytes())
 
 
 def remembered_digest(path: Path, cache: Path) -> str | None:
-    """Return the digest of a file if it is known without reading it."""
+    """Return the digest of a file or folder if it is known without reading it; raises OSError if it does not exist."""
+    if path.is_dir():
+        known = [[name, remembered_digest(file, cache)] for name, file in _files(path)]
+        return None if any(digest is None for _, digest in known) else digest_of(known)
     memo = digest_memo(path, cache)
     try:
         remembered = memo.read_bytes()
@@ -37,6 +43,12 @@ def remembered_digest(path: Path, cache: Path) -> str | None:
         return None
     digest = remembered[:32].decode("ascii", "replace")
     return digest if remembered == _sealed(digest, memo) else None
+
+
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    """Return the files of a folder and of those in it, by their path from there."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return sorted((file.relative_to(folder).as_posix(), file) for file in files)
 
 
 def digest_memo(path: Path, cache: Path) -> Path:

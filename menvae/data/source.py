@@ -1,7 +1,8 @@
 """What a run asks of a source of data, whatever it holds: volumes, the rows of a table, or something of a plugin.
 
-A source knows the shape of one subject, what a batch of it offers, and how to load itself. Everything behind the
-loading (files, caches, targets, scaling) is its own business.
+A source declares the shape of one subject, what a batch of it offers, its targets, where its data lie and which of its
+keys do not change a result; and it loads itself. Everything behind the loading (files, caches, scaling) is its own
+business.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from menvae.data.batches.augmentation import AugmentationSettings
 from menvae.data.batches.splits import Split
-from menvae.data.cache.cohort import Cohort, PreparedSubject
-from menvae.data.targets.normalizer import TargetNormalizer, TargetSettings
+from menvae.data.cache.cohort import Cohort
+from menvae.data.cache.prepare import Preparable
+from menvae.data.targets.declaration import Target
+from menvae.data.targets.normalizer import RawTargets, TargetNormalizer, TargetSettings
 from menvae.data.workers import ShowProgress, unseen
+from menvae.statistics.gompertz import Gompertz
 from menvae.types import EpochLoader
 
 
@@ -57,19 +62,30 @@ class DataRequest:
 
 
 @dataclass(frozen=True)
+class FittedTargets:
+    """The targets of all subjects as they were measured, and how a model sees them.
+
+    Attributes:
+        normalizer: fitted on the training subjects.
+        raw: subject -> {target: value in its unit, None where it was not observed}, of every split.
+        training: identifiers of the training subjects.
+    """
+
+    normalizer: TargetNormalizer
+    raw: Mapping[str, RawTargets]
+    training: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Volumes:
-    """What pictures of volumes and of their targets are drawn from.
+    """What pictures of volumes are drawn from.
 
     Attributes:
         cohort: all prepared subjects.
-        normalizer: of the targets, fitted on the training subjects.
-        training: the training subjects.
         modalities: names of the channels.
     """
 
     cohort: Cohort
-    normalizer: TargetNormalizer
-    training: Sequence[PreparedSubject]
     modalities: Sequence[str]
 
 
@@ -104,6 +120,7 @@ class Data:
         split_rows: of ``splits.csv``, one a subject.
         train, val: batches of this rank.
         classes: names of the classes that labels count; empty without labels.
+        targets: of all subjects, or None where the source has none.
         volumes: what pictures of volumes need, or None.
         embedded: rows to embed at the end, or None.
     """
@@ -118,6 +135,7 @@ class Data:
     train: EpochLoader
     val: EpochLoader
     classes: tuple[str, ...] = ()
+    targets: FittedTargets | None = None
     volumes: Volumes | None = None
     embedded: RowsToEmbed | None = None
 
@@ -127,8 +145,57 @@ class Data:
         return sum(split == "train" for split in self.splits.values())
 
 
+class CohortSource(Preparable, Protocol):
+    """What ``menvae-prepare`` describes: a source of volumes; `menvae.data.volumes.VolumeSource` explains the keys."""
+
+    @property
+    def roi_size(self) -> tuple[int, int, int]:
+        """(D, H, W) of the training box in voxels."""
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the modalities."""
+
+    @property
+    def val_fraction(self) -> float:
+        """Share of the patients for validation."""
+
+    @property
+    def test_fraction(self) -> float:
+        """Share of the patients for test."""
+
+    @property
+    def split_seed(self) -> int:
+        """Seed of the random split."""
+
+    @property
+    def targets(self) -> Mapping[str, Target]:
+        """Name -> what it is."""
+
+    @property
+    def curves(self) -> Mapping[str, Gompertz]:
+        """Patient -> the curve that its tumour is known to follow; usually none."""
+
+
 class DataSource(ABC):
-    """A registered part of group ``data``: a frozen dataclass of keys that can load itself."""
+    """A registered part of group ``data``: a frozen dataclass of keys that can load itself.
+
+    Attributes:
+        outside_identity: keys that do not change the result of a run, and so not its hash: where the data lie, and what
+            the hash of the data covers. The path of a store belongs here, so that a store may move.
+        added_keys: key -> value that leaves a run as it was before the source had the key; a run with this value keeps
+            the hash of the runs from before.
+    """
+
+    outside_identity: ClassVar[frozenset[str]] = frozenset()
+    added_keys: ClassVar[Mapping[str, object]] = MappingProxyType({})
+
+    @classmethod
+    def canonical(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a configuration ``data`` without `added_keys` that have the value of before."""
+        return {
+            key: value for key, value in config.items() if key not in cls.added_keys or value != cls.added_keys[key]
+        }
 
     @property
     @abstractmethod
@@ -154,6 +221,26 @@ class DataSource(ABC):
     @abstractmethod
     def identity(self) -> Mapping[str, str]:
         """What a checkpoint must have in common with a run that goes on from it, under the names users know."""
+
+    @property
+    def targets(self) -> Mapping[str, Target]:
+        """Name -> what it is, of everything that ``model.supervision`` may name; none by default."""
+        return {}
+
+    @property
+    def location(self) -> str | None:
+        """Where the data lie, as the user wrote it; None where the source draws them."""
+        return None
+
+    @property
+    def draws_pairs(self) -> bool:
+        """Whether visits of one patient meet in a batch, whose rows are then not independent draws."""
+        return False
+
+    @property
+    def cohort(self) -> CohortSource | None:
+        """What ``menvae-prepare`` prepares and describes; None where a run needs no preparation."""
+        return None
 
     @abstractmethod
     def load(self, request: DataRequest) -> Data:

@@ -20,7 +20,8 @@ from menvae.data.cache.storage import CacheFormat, Normalisation
 from menvae.data.files.subjects import MODALITIES, Modality, Region, SubjectFiles
 from menvae.data.geometry.box import BoxStrategy, KeptShares
 from menvae.data.geometry.transforms import Geometry
-from menvae.data.source import Data, DataRequest, DataSource, Volumes
+from menvae.data.source import CohortSource, Data, DataRequest, DataSource, FittedTargets, Volumes
+from menvae.data.targets.declaration import MASK_TARGETS, Target, location_axes
 from menvae.data.targets.fit import fit_targets
 from menvae.data.workers import ShowProgress, unseen
 from menvae.errors import UserError
@@ -62,6 +63,14 @@ class VolumeSource(DataSource):
     """
 
     checks_files: ClassVar[bool] = True
+    outside_identity: ClassVar[frozenset[str]] = frozenset(
+        {
+            "on_error",
+            "missing_modalities",
+            "refuse_below",
+            "warn_below",
+        }  # which subjects there are is in the data's hash
+    )
 
     roi_size: tuple[Side, Side, Side]
     modalities: tuple[Modality, ...] = MODALITIES
@@ -131,6 +140,21 @@ class VolumeSource(DataSource):
             "data.normalisation": self.normalisation,
         }
 
+    @property
+    def targets(self) -> Mapping[str, Target]:
+        """What the mask is measured for; a source that knows more of its subjects adds it."""
+        return MASK_TARGETS
+
+    @property
+    def draws_pairs(self) -> bool:
+        """As configured."""
+        return self.pairs
+
+    @property
+    def cohort(self) -> CohortSource:
+        """Itself."""
+        return self
+
     def load(self, request: DataRequest) -> Data:
         """Prepare, split, fit the targets, make loaders."""
         return load_volumes(self, request)
@@ -159,12 +183,12 @@ class VolumeSource(DataSource):
         """
 
     def found_subjects(self, cache: Path) -> list[SubjectFiles] | None:
-        """Return all subjects without making any file; None if files are to be made.
+        """Return all subjects without making any file; None if files are to be made, or a source cannot say.
 
         Raises:
             UserError: as `subjects`.
         """
-        return self.subjects(cache, unseen)
+        return self.subjects(cache, unseen) if self.checks_files else None
 
 
 def load_volumes(source: VolumeSource, request: DataRequest) -> Data:
@@ -179,7 +203,8 @@ def load_volumes(source: VolumeSource, request: DataRequest) -> Data:
             cohort = prepare(source, request.cache, show=request.show)
     splits = split_cohort(cohort, source.val_fraction, source.test_fraction, source.split_seed)
     by_split = {"train": subjects_of(cohort, splits, "train"), "val": subjects_of(cohort, splits, "val")}
-    normalizer = fit_targets(by_split["train"], request.targets, request.supervision)
+    training = [subject.features for subject in by_split["train"]]
+    normalizer = fit_targets(training, request.targets, request.supervision, source.targets)
     patients = [subject.patient_id for subject in by_split["train"]] if source.pairs else None
     if patients is not None:
         check_pairs(patients, request.batch_size, request.num_ranks)
@@ -187,7 +212,13 @@ def load_volumes(source: VolumeSource, request: DataRequest) -> Data:
     for split, subjects in by_split.items():
         augmentation = request.augmentation if split == "train" else None
         dataset = SubjectDataset(
-            subjects, normalizer, request.supervision, augmentation, request.seed, source.normalisation
+            subjects,
+            normalizer,
+            request.supervision,
+            augmentation,
+            request.seed,
+            source.normalisation,
+            location_axes=location_axes(source.targets),
         )
         batches = EpochBatches(
             len(subjects),
@@ -209,5 +240,10 @@ def load_volumes(source: VolumeSource, request: DataRequest) -> Data:
         split_rows=split_rows(cohort, splits),
         train=loaders["train"],
         val=loaders["val"],
-        volumes=Volumes(cohort, normalizer, by_split["train"], source.modalities),
+        targets=FittedTargets(
+            normalizer,
+            {subject.subject_id: subject.features for subject in cohort.subjects},
+            [subject.subject_id for subject in by_split["train"]],
+        ),
+        volumes=Volumes(cohort, source.modalities),
     )

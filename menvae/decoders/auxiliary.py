@@ -8,7 +8,7 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from menvae.decoders import Decoder
-from menvae.layers import Activation, OutputActivation, Upsampling, conv, up_blocks
+from menvae.layers import Activation, OutputActivation, Upsampling, conv, only_volumes, up_blocks
 from menvae.registry import Field, register
 
 _START = 4
@@ -51,8 +51,12 @@ class AuxiliaryDecoder(Decoder):
                 folded into one) or ``transposed``.
             activation: of the output: ``linear``, or ``tanh`` for intensities in [-1, 1].
             spectral_norm: on every convolution.
+
+        Raises:
+            UserError: inputs that are rows of a table.
         """
         super().__init__()
+        only_volumes(size, "decoder=auxiliary")
         side = auxiliary_side(size)
         self.output_size = (side, side, side)
         num_blocks = int(math.log2(side // _START))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from menvae.data.source import Volumes
+from menvae.data.source import Data, FittedTargets
 from menvae.data.targets.normalizer import TargetNormalizer
 from menvae.evaluation.metrics import SplitRecorder
 from menvae.evaluation.regression import leak_matrix
@@ -62,41 +62,40 @@ def evaluate_model(
     return FinalEvaluation(measure(metrics, val_record), train_record, val_record)
 
 
-def results(
-    model: Model, evaluation: FinalEvaluation, volumes: Volumes | None, classes: Sequence[str]
-) -> PictureContext:
+def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mapping[str, str]) -> PictureContext:
     """Return what pictures after training are drawn from, apart from what was written down while it went on.
 
     Args:
         model: with the best weights.
         evaluation: of these weights.
-        volumes: what pictures of volumes and their targets need, or None.
-        classes: names of the classes, if subjects have labels.
+        data: of the run.
+        units: target -> its unit.
     """
     supervised = any(model.supervision.values())
     context = PictureContext(
         layout=model.layout,
         supervision=model.supervision,
-        classes=classes,
+        classes=data.classes,
         model=model,
         train=evaluation.train,
         val=evaluation.val,
         leaks=leaks(model, evaluation) if supervised else None,
+        targets=physical_targets(model, evaluation, data.targets, units) if supervised and data.targets else None,
     )
-    if volumes is None:
+    if data.volumes is None:
         return context
     return replace(
         context,
-        volumes=VolumeFacts(volumes.modalities, volumes.cohort.spacing_mm),
-        targets=physical_targets(model, evaluation, volumes) if supervised else None,
+        volumes=VolumeFacts(data.volumes.modalities, data.volumes.cohort.spacing_mm),
         traversals=Traversals(TRAVERSAL_STEPS, traversals(model, evaluation.val.arrays["mean"])),
     )
 
 
-def physical_targets(model: Model, evaluation: FinalEvaluation, volumes: Volumes) -> PhysicalTargets:
+def physical_targets(
+    model: Model, evaluation: FinalEvaluation, targets: FittedTargets, units: Mapping[str, str]
+) -> PhysicalTargets:
     """Return true and predicted targets of the validation split in physical units, with the R2 of the z-scores."""
-    raw = {subject.subject_id: subject.features for subject in volumes.cohort.subjects}
-    true, predicted, units = in_physical_units(evaluation.val, volumes.normalizer, model.supervision, raw)
+    true, predicted = in_physical_units(evaluation.val, targets.normalizer, model.supervision, targets.raw)
     return PhysicalTargets(true, predicted, units, {name: evaluation.metrics.get(f"sem/{name}_r2") for name in true})
 
 
@@ -156,17 +155,17 @@ def in_physical_units(
     normalizer: TargetNormalizer,
     supervision: Mapping[str, Sequence[str]],
     raw_targets: Mapping[str, Mapping[str, float | None]],
-) -> tuple[dict[str, Floats], dict[str, Floats], dict[str, str]]:
-    """Return true and predicted values of each target, both in physical units, and these units.
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Return true and predicted values of each target, both in physical units.
 
     Args:
         record: of a split.
         normalizer: that made the targets.
         supervision: partition -> names of its targets.
-        raw_targets: subject -> raw features.
+        raw_targets: subject -> raw targets.
 
     Returns:
-        Three mappings by target: true values [n] and predicted values [n] of the subjects that have both, and the unit.
+        Two mappings by target: true values [n] and predicted values [n] of the subjects that have both.
     """
     predictions = record.by_partition("predictions")
     columns = {
@@ -187,12 +186,4 @@ def in_physical_units(
         known = [(a, b) for a, b in pairs if a is not None and b is not None]
         true[name] = np.array([a for a, _ in known], dtype=np.float64)
         predicted[name] = np.array([b for _, b in known], dtype=np.float64)
-    return true, predicted, {name: _unit(name) for name in columns}
-
-
-def _unit(feature: str) -> str:
-    if feature.startswith("vol_"):
-        return "ln(mm³ + 1)"
-    if feature.startswith("surface_area_"):
-        return "ln(mm² + 1)"
-    return "share of box" if feature.startswith("loc_") else "ratio"
+    return true, predicted

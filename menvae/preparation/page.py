@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from menvae.console.progress import progress_bar
-from menvae.data.masks.features import FEATURES
 from menvae.files import write_text
 from menvae.preparation.quality import SubjectQuality, meanings, millilitres
 from menvae.preparation.summary import (
@@ -166,29 +165,29 @@ def _subjects(found: Findings) -> Table:
         columns += [_column("patient"), Column("day")]
     columns += [_column("split"), Column("verdict", is_number=False, first="descending", title="sorts by severity")]
     columns += [Column(broken(name, 7), title=title) for name, title in _BOX_COLUMNS]
-    columns += [_column("why"), *(Column(broken(name)) for name in FEATURES)]
+    columns += [_column("why"), *(Column(broken(name)) for name in found.targets)]
     caption = (
         "Volumes are ln(mm\N{SUPERSCRIPT THREE} + 1), areas ln(mm\N{SUPERSCRIPT TWO} + 1), locations shares of the "
         "box. Click on a head to sort."
     )
-    return Table("subjects-table", columns, [_subject(row, found.has_visits) for row in found.rows], caption)
+    return Table("subjects-table", columns, [_subject(row, found) for row in found.rows], caption)
 
 
 def _column(name: str) -> Column:
     return Column(name, is_number=False)
 
 
-def _subject(row: SubjectQuality, has_visits: bool) -> list[Cell]:
+def _subject(row: SubjectQuality, found: Findings) -> list[Cell]:
     subject = row.prepared
     cells, why = [Cell(row.subject_id, row.subject_id, "name-cell")], Cell(row.words, row.words, "why-cell")
-    if has_visits:
+    if found.has_visits:
         patient = subject.patient_id if subject else ""
         cells += [Cell(patient, patient, ""), number_cell(subject.days if subject else None, shown_day(subject))]
     split = row.split or ""
     cells.append(Cell(split, split, ""))
     cells += [Cell(row.verdict, repr(row.severity), f"verdict-{_KINDS[row.verdict]}")]
     if subject is None:
-        cells += [*(Cell("") for _ in _BOX_COLUMNS), why, *(Cell("") for _ in FEATURES)]
+        cells += [*(Cell("") for _ in _BOX_COLUMNS), why, *(Cell("") for _ in found.targets)]
     else:
         held = subject.box
         values = (
@@ -196,5 +195,5 @@ def _subject(row: SubjectQuality, has_visits: bool) -> list[Cell]:
             *(held.tumour_kept, held.brain_kept),
         )
         cells += [number_cell(value, text) for value, text in zip(values, shown_box(subject), strict=True)]
-        cells += [why, *(number_cell(subject.features[name]) for name in FEATURES)]
+        cells += [why, *(number_cell(subject.features[name]) for name in found.targets)]
     return cells

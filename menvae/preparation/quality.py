@@ -19,7 +19,6 @@ from menvae.data.cache.cohort import Cohort, PreparedSubject
 from menvae.data.files.findings import Finding
 from menvae.data.files.subjects import REGION_CODES
 from menvae.data.geometry.box import MOST_VOLUME_CHANGE, SMALL_TUMOUR_MM3, Problem
-from menvae.data.masks.features import FEATURES
 from menvae.preparation.intensities import LARGEST_PLATEAU, ChannelIntensities
 
 MOST_ROBUST_Z: Final = 5.0
@@ -243,7 +242,7 @@ def _amount(value: float) -> float:
 def _distances(subjects: Sequence[PreparedSubject]) -> dict[str, dict[str, float]]:
     """Return subject -> {feature: robust z-score}, for features that enough subjects have."""
     scores: dict[str, dict[str, float]] = {subject.subject_id: {} for subject in subjects}
-    for feature in FEATURES:
+    for feature in subjects[0].features if subjects else ():
         known = [
             (subject.subject_id, value) for subject in subjects if (value := subject.features[feature]) is not None
         ]

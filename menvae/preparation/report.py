@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from omegaconf import DictConfig
 
@@ -18,11 +18,11 @@ from menvae.data.batches.splits import Split
 from menvae.data.cache.cohort import Cohort
 from menvae.data.cache.prepare import prepare
 from menvae.data.cache.trajectories import trajectories
-from menvae.data.masks.features import LOCATION_FEATURES, SHAPE_FEATURES, VOLUME_FEATURES
+from menvae.data.source import CohortSource, DataSource
 from menvae.data.targets.correlation import TargetCorrelation, target_correlation
+from menvae.data.targets.declaration import applicable, by_group
 from menvae.data.targets.fit import fit_targets
 from menvae.data.targets.normalizer import TargetNormalizer, TargetSettings
-from menvae.data.volumes import VolumeSource
 from menvae.errors import ExitCode, UserError
 from menvae.files import write_json
 from menvae.layers import STRIDE
@@ -33,9 +33,6 @@ from menvae.preparation.table import answers, write_tables
 from menvae.registry import Bound, Field, bind, validated
 
 _log = logging.getLogger(__name__)
-
-PARTITIONS: Final = {"vol": VOLUME_FEATURES, "loc": LOCATION_FEATURES, "shape": SHAPE_FEATURES}
-"""All features, in the partitions that they are made for; a model may choose others, ``model.supervision``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +90,11 @@ def examine(data: Bound, targets: TargetSettings, cache: Path, num_workers: int 
     Raises:
         UserError: what is wrong with the source, its subjects or the targets.
     """
-    source = data()
-    if not isinstance(source, VolumeSource):
-        raise UserError(
-            f"data: '{data.part.name}' is a table, which needs no preparation; give it to menvae-train as it is"
-        )
+    built: DataSource = data()
+    source = built.cohort
+    if source is None:
+        raise UserError(f"data: '{data.part.name}' needs no preparation; give it to menvae-train as it is")
+    targets = applicable(targets, source.targets, f"data={data.part.name}")
     if any(side % STRIDE for side in source.roi_size):
         _log.warning(
             "data.roi_size: %s is prepared, but encoders and decoders halve a box four times: to train, every "
@@ -107,14 +104,15 @@ def examine(data: Bound, targets: TargetSettings, cache: Path, num_workers: int 
     limits = Limits(source.warn_below.get("tumour", 0.0), source.warn_below.get("brain", 0.0))
     cohort = prepare(source, cache, num_workers, progress_bar, all_notes=True)
     splits, no_splits = _splits(cohort, source)
-    normalizer, correlation = _targets(cohort, splits, targets)
+    normalizer, correlation = _targets(cohort, splits, source, targets)
     intensities = cohort_intensities(cohort.subjects, cache, num_workers, progress_bar)
     return Findings(
         name=data.part.name,
         cohort=cohort,
         roi_size=source.roi_size,
-        modalities=source.modalities,
-        rows=judge_cohort(cohort, splits, intensities, source.modalities, limits),
+        modalities=source.channels,
+        targets=tuple(source.targets),
+        rows=judge_cohort(cohort, splits, intensities, source.channels, limits),
         splits=splits,
         no_splits=no_splits,
         normalizer=normalizer,
@@ -124,7 +122,7 @@ def examine(data: Bound, targets: TargetSettings, cache: Path, num_workers: int 
     )
 
 
-def _splits(cohort: Cohort, source: VolumeSource) -> tuple[dict[str, Split] | None, str]:
+def _splits(cohort: Cohort, source: CohortSource) -> tuple[dict[str, Split] | None, str]:
     """Return the splits, or why there are none: a cohort too small to train on can still be looked at."""
     try:
         return split_cohort(cohort, source.val_fraction, source.test_fraction, source.split_seed), ""
@@ -133,13 +131,14 @@ def _splits(cohort: Cohort, source: VolumeSource) -> tuple[dict[str, Split] | No
 
 
 def _targets(
-    cohort: Cohort, splits: Mapping[str, Split] | None, settings: TargetSettings
+    cohort: Cohort, splits: Mapping[str, Split] | None, source: CohortSource, settings: TargetSettings
 ) -> tuple[TargetNormalizer | None, TargetCorrelation | None]:
     if splits is None:
         return None, None
-    training = subjects_of(cohort, splits, "train")
-    normalizer = fit_targets(training, settings, PARTITIONS)
-    return normalizer, target_correlation([subject.features for subject in training], normalizer, PARTITIONS)
+    training = [subject.features for subject in subjects_of(cohort, splits, "train")]
+    groups = by_group(source.targets)
+    normalizer = fit_targets(training, settings, groups, source.targets)
+    return normalizer, target_correlation(training, normalizer, groups)
 
 
 def write_folder(found: Findings, folder: Path, settings: PreparationSettings) -> Path:

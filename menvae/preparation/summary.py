@@ -30,6 +30,7 @@ class Findings:
         cohort: as prepared.
         roi_size: (D, H, W) of the box of training in voxels.
         modalities: the channels.
+        targets: names of what is known of every subject.
         rows: one a subject, the worst first.
         splits: subject -> split; None if the cohort cannot be split.
         no_splits: why not, or empty.
@@ -43,6 +44,7 @@ class Findings:
     cohort: Cohort
     roi_size: tuple[int, int, int]
     modalities: Sequence[str]
+    targets: Sequence[str]
     rows: Sequence[SubjectQuality]
     splits: Mapping[str, Split] | None
     no_splits: str

@@ -14,7 +14,6 @@ from rich.text import Text
 
 from menvae.data.batches.cohort_splits import SPLIT_COLUMNS, split_rows
 from menvae.data.cache.cohort import PreparedSubject
-from menvae.data.masks.features import FEATURES
 from menvae.files import write_table
 from menvae.preparation.quality import SubjectQuality, millilitres
 from menvae.preparation.summary import Findings, correlation_words, region_words, split_words, verdict_words
@@ -110,13 +109,13 @@ def write_tables(found: Findings, folder: Path) -> list[Path]:
 
 def _write_quality(found: Findings, path: Path) -> Path:
     columns = ["subject_id", "patient_id", "days", "split", "verdict", "severity", "largest_robust_z", "reasons"]
-    columns += ["native_volume_ml", "resampled_volume_ml", "box_volume_ml", "tumour_kept", "brain_kept", *FEATURES]
+    columns += ["native_volume_ml", "resampled_volume_ml", "box_volume_ml", "tumour_kept", "brain_kept", *found.targets]
     columns += [f"{name}_{fact}" for name in found.modalities for fact in ("coverage", "plateau")]
-    rows = [_quality_row(row, found.modalities) for row in found.rows]
+    rows = [_quality_row(row, found.modalities, found.targets) for row in found.rows]
     return write_table(path, columns, [[*row, *[None] * (len(columns) - len(row))] for row in rows])
 
 
-def _quality_row(row: SubjectQuality, modalities: Sequence[str]) -> list[object]:
+def _quality_row(row: SubjectQuality, modalities: Sequence[str], targets: Sequence[str]) -> list[object]:
     """Return the cells of a row; what a subject that was left out lacks is at the end."""
     subject = row.prepared
     facts: list[object] = [row.split, row.verdict, row.severity, row.farthest, row.words]
@@ -126,19 +125,20 @@ def _quality_row(row: SubjectQuality, modalities: Sequence[str]) -> list[object]
     volumes = [millilitres(one) for one in (held.native_volume_mm3, held.resampled_volume_mm3, held.volume_mm3)]
     of_each = [row.channels.get(name) for name in modalities]
     channels = [fact for one in of_each for fact in ((one.coverage, one.plateau) if one else (None, None))]
-    features = [subject.features[name] for name in FEATURES]
+    features = [subject.features[name] for name in targets]
     visit: list[object] = [row.subject_id, subject.patient_id, subject.days]
     return [*visit, *facts, *volumes, held.tumour_kept, held.brain_kept, *features, *channels]
 
 
 def _write_targets(found: Findings, path: Path) -> Path:
-    columns = ["subject_id", "patient_id", "days", "split", *FEATURES, *(f"native_{name}" for name in FEATURES)]
+    measured = [name for name in found.targets if name in found.cohort.subjects[0].native_features]
+    columns = ["subject_id", "patient_id", "days", "split", *found.targets, *(f"native_{name}" for name in measured)]
     rows = [
         [
             *(subject.subject_id, subject.patient_id, subject.days),
             found.splits[subject.subject_id] if found.splits else None,
-            *(subject.features[name] for name in FEATURES),
-            *(subject.native_features[name] for name in FEATURES),
+            *(subject.features[name] for name in found.targets),
+            *(subject.native_features[name] for name in measured),
         ]
         for subject in found.cohort.subjects
     ]

@@ -148,8 +148,9 @@ class AssembledRun:
             "seconds": round(seconds, 1),
         }
         write_json(self.path / "summary.json", summary)
+        units = {name: target.unit for name, target in self.experiment.source.targets.items()}
         context = replace(
-            results(self.model, evaluation, self.data.volumes, self.data.classes),
+            results(self.model, evaluation, self.data, units),
             metrics=local.metrics(),
             gates={gate.name: gate.target for gate in gates.gates},
         )

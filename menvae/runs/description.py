@@ -13,7 +13,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from menvae.composition.experiment import Experiment
-from menvae.data.source import Data, Volumes
+from menvae.data.source import Data
 from menvae.data.targets.correlation import entangled_words, target_correlation
 from menvae.files import write_json, write_table, write_text
 from menvae.pictures import PictureContext, Schedules, VolumeFacts, draw_pictures
@@ -30,8 +30,7 @@ _log = logging.getLogger(__name__)
 def datasets_of(experiment: Experiment, data: Data) -> list[DatasetInput]:
     """Return what the run trains on, for its tracker."""
     part = experiment.parts["data"]
-    place_of_data = part.settings.get("root") or part.settings.get("path") or experiment.output_dir / "cache"
-    source = str(place_of_data)
+    source = experiment.source.location or str(experiment.output_dir / "cache")
     return [DatasetInput(part.part.name, data.data_hash[:36], source, "training")]
 
 
@@ -49,22 +48,24 @@ def describe(experiment: Experiment, data: Data, here: Place, directory: RunDire
         _log.info("%s", sentence)
     for sentence in experiment.advice:
         _log.warning("%s", sentence)
-    context = _plan(experiment, data.volumes)
+    context = _plan(experiment, data)
     return partial(draw_pictures, experiment.pictures, context, "before_training", directory.pictures)
 
 
-def _plan(experiment: Experiment, volumes: Volumes | None) -> PictureContext:
+def _plan(experiment: Experiment, data: Data) -> PictureContext:
     """Return what pictures before training are drawn from; warn of targets that no loss can separate."""
     context = PictureContext(
         layout=experiment.layout, supervision=experiment.supervision, schedules=_schedules(experiment)
     )
-    if volumes is None:
+    if data.volumes is not None:
+        context = replace(context, volumes=VolumeFacts(data.volumes.modalities, data.volumes.cohort.spacing_mm))
+    if data.targets is None:
         return context
-    features = [subject.features for subject in volumes.training]
-    found = target_correlation(features, volumes.normalizer, experiment.supervision)
+    training = [data.targets.raw[subject_id] for subject_id in data.targets.training]
+    found = target_correlation(training, data.targets.normalizer, experiment.supervision)
     if entangled := entangled_words(found):
         _log.warning("%s", entangled)
-    return replace(context, volumes=VolumeFacts(volumes.modalities, volumes.cohort.spacing_mm), correlation=found)
+    return replace(context, correlation=found)
 
 
 def _schedules(experiment: Experiment) -> Schedules:
@@ -90,5 +91,6 @@ def tags_of(experiment: Experiment, data: Data, directory: RunDirectory) -> dict
         "menvae.data_hash": data.data_hash,
         "menvae.targets_hash": data.targets_hash,
         "menvae.code_hash": code_hash(),
+        "menvae.outside_identity": " ".join(sorted(experiment.source.outside_identity)),
         "menvae.git_commit": git["commit"] + (" (modified)" if git["modified"] else "") if git else "unknown",
     }

@@ -5,10 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from menvae.gates import canonical
+from menvae.registry import lookup
+
+if TYPE_CHECKING:
+    from menvae.data.source import DataSource  # and with it torch, which menvae-compare does not need
 
 OUTSIDE = (
     "output_dir",
@@ -21,20 +25,30 @@ OUTSIDE = (
     "trainer.devices",
     "trainer.time_limit_min",
     "gates.strict",
-    "data.root",
-    "data.path",
-    "data.unsup_run",
-    "data.patient_pattern",
-    "data.dates",
-    "data.on_error",
-    "data.missing_modalities",
-    "data.refuse_below",
-    "data.warn_below",
     "pictures.parts",
 )
 """Keys that say where results go, how they are kept or how the same ones are computed, and what has a value of its own
-in the hash: the place of the data, whose visits they are and when, whose embeddings stand beside the run's own, which
-subjects are faulty or lack files and what becomes of them, and the number of processes that train together."""
+in the hash: the number of processes that train together. Those of ``data.*`` are the source's to declare."""
+
+
+def source_class(name: str) -> type[DataSource]:
+    """Return the class of a registered source of data; raises `UserError` for an unknown name."""
+    return cast("type[DataSource]", lookup("data", name, "data").factory)
+
+
+def outside_keys(source: str) -> tuple[str, ...]:
+    """Return the dotted keys that do not belong to the identity of a run.
+
+    Args:
+        source: name of the source of its data, which declares some (`menvae.data.source.DataSource.outside_identity`).
+
+    Raises:
+        UserError: no such source is installed.
+
+    >>> set(outside_keys("table")) - set(OUTSIDE) == {"data.path", "data.unsup_run"}
+    True
+    """
+    return (*OUTSIDE, *sorted(f"data.{key}" for key in source_class(source).outside_identity))
 
 
 def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_ranks: int = 1, start: str = "") -> str:
@@ -54,7 +68,12 @@ def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_r
     True
     """
     inside = copy.deepcopy(dict(config))
-    for key in OUTSIDE:
+    outside: tuple[str, ...] = OUTSIDE
+    if "data" in inside:
+        source = inside["data"]["name"]
+        inside["data"] = source_class(source).canonical(inside["data"])
+        outside = outside_keys(source)
+    for key in outside:
         *parents, last = key.split(".")
         node: Any = inside
         for parent in parents:
@@ -69,13 +88,17 @@ def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_r
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def is_outside(key: str) -> bool:
+def is_outside(key: str, outside: Iterable[str]) -> bool:
     """Whether a dotted key says nothing about the result of a run.
 
-    >>> is_outside("tracking.uri"), is_outside("data.warn_below.brain"), is_outside("trainer.max_epochs")
-    (True, True, False)
+    Args:
+        key: of the configuration.
+        outside: the keys that do not belong to the identity of the run.
+
+    >>> [is_outside(key, outside_keys("brats")) for key in ("tracking.uri", "data.warn_below.brain", "seed")]
+    [True, True, False]
     """
-    return any(key == outside or key.startswith(f"{outside}.") for outside in OUTSIDE)
+    return any(key == one or key.startswith(f"{one}.") for one in outside)
 
 
 def as_typed(value: Any) -> Any:

@@ -20,7 +20,7 @@ from menvae.errors import ExitCode, UserError
 from menvae.interruption import StopRequest, stop_requests
 from menvae.registry import validated
 from menvae.runs.environment import code_hash
-from menvae.runs.identity import is_outside
+from menvae.runs.identity import is_outside, outside_keys
 from menvae.runs.start import run_name
 from menvae.studies import Trial
 from menvae.sweeps.campaign import Campaign
@@ -127,7 +127,8 @@ class Identifier:
 
 def sweep_of(config: Mapping[str, Any], typed: Command) -> Sweep:
     """Return the sweep of a command line; ``config`` is the composed configuration of one of its points."""
-    telling = [text for text in typed.fixed if not is_outside(_key_of(text))]
+    outside = outside_keys(config["data"]["name"])
+    telling = [text for text in typed.fixed if not is_outside(_key_of(text), outside)]
     telling += [f"{metric} {direction}" for metric, direction in config["sweep"]["objectives"].items()]
     name = config["sweep"]["name"] or sweep_name(config["name"], list(typed.swept), telling)
     return Sweep(Path(config["output_dir"]).expanduser().resolve() / "sweeps" / name)

@@ -1,4 +1,4 @@
-"""Reconstruction of a small cube from the residual partition alone."""
+"""Reconstruction of a small cube, or of the row of a table, from the residual partition alone."""
 
 from __future__ import annotations
 
@@ -26,5 +26,7 @@ class AuxiliaryReconstruction(Term):
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Return ``aux_recon``."""
         small = output.extras["auxiliary_reconstruction"]
-        target = interpolate(batch.inputs.float(), size=small.shape[2:], mode="area")
+        target = batch.inputs.float()
+        if small.shape != target.shape:  # rows of a table have no smaller size
+            target = interpolate(target, size=small.shape[2:], mode="area")
         return {"aux_recon": mean_squared_error(batch, small, target)}

@@ -3,6 +3,7 @@
 ``tests/plugin_example`` is one to copy from, and is installed by pip; beside it lies one that breaks the contract.
 """
 
+import csv
 import json
 import re
 import subprocess
@@ -11,11 +12,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
 import pytest
 import torch
+import zarr
 from plugins import install_example, write_package
 from runs import TRACKED, environment, gates, only_run, train
 
+from menvae.data.files.subjects import MODALITIES
 from menvae.errors import UserError
 from menvae.registry import NameTakenError, discover
 
@@ -83,7 +87,8 @@ def run(site: Path, *arguments: str, folder: Path | None = None) -> subprocess.C
 def pytest_outcomes(site: Path, *arguments: str, folder: Path | None = None) -> dict[str, str]:
     """Return {name of a test in its module: what became of it}."""
     done = run(site, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rA", *arguments, folder=folder)
-    lines = [line for line in done.stdout.splitlines() if line.startswith(("PASSED", "FAILED", "ERROR", "SKIPPED"))]
+    outcome = re.compile(r"(PASSED|FAILED|ERROR) \S+::|SKIPPED \[")  # messages in the log begin with ERROR too
+    lines = [line for line in done.stdout.splitlines() if outcome.match(line)]
     assert lines, done.stdout + done.stderr
     return {line.split(" - ")[0].split("::", 1)[-1]: line.split(" ", 1)[0] for line in lines}
 
@@ -102,7 +107,7 @@ def test_its_parts_are_configured_by_name_and_nothing_is_imported_for_that(site:
 
 
 def test_help_offers_them(site: Path) -> None:
-    lines = run(site, "-c", TRAIN, "--help").stdout.splitlines()
+    lines = run(site, "-c", TRAIN, "--help").stdout.replace(",\n  ", ", ").splitlines()
     for group, names in (("encoder", {"projections", "resnet"}), ("loss", {"sharp", "dcor"})):
         (offered,) = [line for line in lines if line.strip().startswith(f"{group}: ")]
         assert names <= set(offered.strip().removeprefix(f"{group}: ").split(", "))
@@ -179,6 +184,53 @@ def test_its_tracker_hears_of_a_run_and_one_that_nobody_answers_costs_nothing(
     assert (status["state"], status["trackers"], status["tracked"]) == ("finished", ["chat"], False)
 
 
+def write_store(store: Path, num_subjects: int = 8) -> None:
+    """Write a Zarr store of subjects whose tumour grows with their age, which is not known of the first."""
+    root = zarr.create_group(store)
+    for number in range(num_subjects):
+        random = np.random.default_rng(number)
+        mask = np.zeros((16, 16, 16), np.uint8)
+        mask[3 : 6 + number // 2, 4:9, 4:9] = 2
+        mask[4:6, 5:7, 5:7] = 3
+        arrays = {name: random.integers(1, 900, mask.shape).astype(np.int16) for name in MODALITIES} | {"seg": mask}
+        group = root.create_group(f"s{number}", attributes={"age_years": 40.0 + 5.0 * number if number else None})
+        for name, values in arrays.items():
+            array = group.create_array(name, data=values, chunks=(8, 8, 8))
+            array.attrs["affine"] = np.diag([10.0, 10.0, 10.0, 1.0]).tolist()
+
+
+def test_its_source_has_targets_of_its_own_and_its_store_may_move(site: Path, tmp_path: Path) -> None:
+    write_store(tmp_path / "heads.zarr")
+    chosen = ["data=zarr_store", "~data.num_subjects", "model.supervision.shape=[sphericity_total,age]"]
+    train(tmp_path, *chosen, f"data.store={tmp_path / 'heads.zarr'}", site=site)
+    run = only_run(tmp_path)
+    statistics = json.loads((run / "targets.json").read_text())["statistics"]
+    assert 4 <= statistics["age"]["num_observed"] <= 5, "of 5 training subjects, one may be the first"
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert "sem/age_r2" in last
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "heads.zarr").rename(tmp_path / "elsewhere" / "moved.zarr")
+    moved = f"data.store={tmp_path / 'elsewhere' / 'moved.zarr'}"
+    train(tmp_path, *chosen, moved, site=site)
+    assert only_run(tmp_path) == run
+    wrong = train(tmp_path, *chosen, moved, "model.supervision.shape=[aged]", code=2, site=site).stderr
+    assert "model.supervision.shape: data=zarr_store has no target 'aged'; did you mean 'age'? known: age, " in wrong
+
+    box = ["data.roi_size=[16,16,16]", "data.spacing_mm=[10,10,10]"]
+    done = run_prepare(site, "data=zarr_store", moved, *box, f"output_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    (cohort,) = (tmp_path / "cohorts").iterdir()
+    with (cohort / "targets.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["age"] for row in rows] == ["", *(str(40.0 + 5.0 * number) for number in range(1, 8))]
+    assert "native_age" not in rows[0]
+    assert "native_vol_total" in rows[0]
+
+
+def run_prepare(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(site, "-c", "from menvae.apps.prepare import main; main()", *arguments)
+
+
 def test_its_own_tests_pass(site: Path) -> None:
     outcomes = pytest_outcomes(site, folder=Path(__file__).parents[1] / "plugin_example")
     assert set(outcomes.values()) == {"PASSED"}, outcomes
@@ -191,6 +243,7 @@ def test_its_own_tests_pass(site: Path) -> None:
     assert "TestEffectiveDimensions::test_ranks_do_not_matter[effective_dimensions]" in outcomes
     assert "TestLatentSpectrum::test_needs_no_more_than_it_declares[latent_spectrum]" in outcomes
     assert "TestFolderQueue::test_every_job_runs_once_and_is_never_lost[folder_queue]" in outcomes
+    assert any(name.startswith("TestZarrStore::test_data_that_moved_are_the_same[zarr_store-") for name in outcomes)
     assert any(name.startswith("TestWebhook::test_the_next_process_sends_the_rest[") for name in outcomes)
 
 

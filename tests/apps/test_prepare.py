@@ -18,7 +18,8 @@ from runs import only_run, train
 
 from menvae.apps import prepare
 from menvae.data.phantom.head import phantom_subject, write_subject
-from menvae.preparation.report import PARTITIONS, PreparationSettings
+from menvae.data.targets.declaration import MASK_TARGETS, by_group
+from menvae.preparation.report import PreparationSettings
 from menvae.registry import configuration_folder
 
 SPACING = (10.0, 10.0, 10.0)
@@ -57,7 +58,7 @@ def test_keys_are_those_of_train_and_of_the_settings() -> None:
         supervision = OmegaConf.to_container(compose("train").model.supervision)
     settings = {field.name: field.default for field in fields(PreparationSettings)}
     assert {key: value for key, value in own.items() if key not in ("data", "targets")} == settings
-    assert supervision == {partition: list(names) for partition, names in PARTITIONS.items()}
+    assert supervision == {partition: list(names) for partition, names in by_group(MASK_TARGETS).items()}
 
 
 def test_train_prepares_nothing_afterwards_and_has_the_same_targets(
@@ -154,8 +155,8 @@ def test_volumes_are_those_of_the_mask(monkeypatch: pytest.MonkeyPatch, tmp_path
         (["num_workers=0"], "num_workers: 0 is not allowed"),
         (["+more=1"], "more: no such key; known: data, num_workers, output_dir, targets, thumbnails"),
         (["targets.missing=none"], "targets.missing: 'none' is not allowed"),
-        (["+targets.residualise.vol=[vol_total]"], "targets: feature 'vol' does not exist"),
-        (["targets.residualise.solidity_total=[volume]"], "targets: feature 'volume' does not exist"),
+        (["+targets.residualise.vol=[vol_total]"], "targets.residualise: data=phantom has no target 'vol'"),
+        (["targets.residualise.solidity_total=[volume]"], "targets.residualise: data=phantom has no target 'volume'"),
         (["output_dir=/proc/nowhere"], "output_dir: nothing can be written to '/proc/nowhere'"),
         (["output_dir=null"], "output_dir: None is not allowed"),
         (["trainer.max_epochs=3"], "trainer"),

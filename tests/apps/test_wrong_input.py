@@ -87,7 +87,7 @@ WRONG = [
     (["loss.terms=3"], "loss.terms: 3 is not allowed"),
     (
         ["model.supervision.vol=[vol_totl]"],
-        "model.supervision.vol: feature 'vol_totl' does not exist; did you mean 'vol_total'?",
+        "model.supervision.vol: data=phantom has no target 'vol_totl'; did you mean 'vol_total'?",
     ),
     (["model.inverse_heads.vol.dropout=7"], "model.inverse_heads.vol.dropout: 7 is not allowed"),
     (["+model.inverse_heads.vol.typo=3"], "model.inverse_heads.vol.typo: no such key of 'mlp'; known: dropout"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,7 +26,17 @@ def test_values_in_their_order_and_equal_numbers_are_equal() -> None:
 
 def test_neither_seed_nor_place_is_swept() -> None:
     outside = {"output_dir": "/b", "tracking.uri": "http://b", "trainer.resume": "never", "data.root": "/b"}
-    assert keys({"data.root": "/a"}, {"seed": 1, **outside}) == {}
+    brats = {"data.name": "brats"}
+    assert keys({**brats, "data.root": "/a"}, {**brats, "seed": 1, **outside}) == {}
+
+
+def test_where_the_data_of_a_plugin_lie_is_not_swept_though_it_is_not_installed() -> None:
+    params = [{"data.name": "no_such_source", "data.store": place, "data.size": place} for place in ("/a", "/b")]
+    kept = [replace(tracked(one), outside_identity=("store",)) for one in params]
+    assert [key.name for key in swept_keys(kept)] == ["data.size"]
+    assert [(key.name, key.followers) for key in swept_keys([tracked(one) for one in params])] == [
+        ("data.store", ("data.size",))
+    ]
 
 
 def test_a_run_that_begins_with_weights_of_another_is_another_configuration() -> None:

@@ -26,6 +26,8 @@ from menvae.conformance import (
 )
 from menvae.registry import GROUPS
 
+(BRATS,) = (Path(__file__).parents[1] / "golden" / "artefacts").glob("0.1.0/cohort/cache/phantom/*")
+BOX = {"roi_size": [16, 16, 16], "spacing_mm": [10.0, 10.0, 10.0], "val_fraction": 0.25}
 TABLE = Path(__file__).parents[1] / "data" / "table.csv"
 
 
@@ -182,6 +184,11 @@ class TestData(DataConformance):
     variants: ClassVar = {
         "brats": [{"root": "/nowhere"}, {"root": "/nowhere", "patient_pattern": r"(\w+)_\d", "dates": "/nowhere.csv"}]
     }
+    loadable: ClassVar = {
+        "brats": {"root": str(BRATS), **BOX},
+        "phantom": {"num_subjects": 8, **BOX},
+        "phantom_growth": {"num_patients": 6, "visits": [1, 2], **BOX},
+    }
 
 
 class TestTables(TableConformance):
@@ -190,6 +197,7 @@ class TestTables(TableConformance):
         "lithology": [{"num_rows": 203, "num_holes": 20}, {"num_rows": 40, "num_holes": 4, "labelled_fraction": 0.2}],
         "table": [
             {"path": str(TABLE), "columns": ["density", "gamma"], "transforms": {"gamma": "log1p"}},
+            {"path": str(TABLE), "columns": ["density"], "target_columns": ["gamma", "density"]},
             {"path": str(TABLE), "columns": ["gamma"], "label": "rock", "group": "hole", "val_fraction": 0.3},
         ],
     }

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import runs
 import torch
@@ -133,6 +134,36 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> N
     assert np.array_equal(whole["semisup"], halves["semisup"])
 
 
+def test_targets_of_a_table_are_learnt_and_judged(tmp_path: Path) -> None:
+    """Columns that are no inputs, of which a third is missing; nobody can predict the noise."""
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(400, 3))
+    grade, noise = np.exp(1.0 + inputs[:, 0]), random.normal(size=400)
+    grade[random.random(400) < 0.3] = np.nan
+    content = {**{name: inputs[:, place] for place, name in enumerate("abc")}, "grade": grade, "noise": noise}
+    pd.DataFrame(content).to_csv(tmp_path / "rows.csv", index=False)
+    chosen = ["experiment=table_semivae", "data=table", "data.columns=[a,b,c]", "data.target_columns=[grade,noise]"]
+    chosen += ["data.transforms={grade:log1p}", "trainer.max_epochs=40", "trainer.batch_size=32"]
+    chosen += [f"data.path={tmp_path / 'rows.csv'}", f"output_dir={tmp_path}", "tracking.enabled=false"]
+    runs._run("train", chosen, runs.environment(), 0)
+    run = only_run(tmp_path)
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["sem/grade_r2"] > 0.8
+    assert last["sem/noise_r2"] < 0.3
+    assert gates(run)["target_r2"]["value"] is not None
+    written = json.loads((run / "targets.json").read_text())
+    assert written["statistics"]["grade"]["num_observed"] < 0.8 * 320
+    assert written["scaler"]["columns"] == ["a", "b", "c"]
+    for name in ("target_correlation", "leak_matrix", "regression", "latent_scatter"):
+        assert (run / "pictures" / f"{name}.png").stat().st_size > 0
+    assert "is missing" not in (run / "report.html").read_text()
+    moved = tmp_path / "elsewhere" / "rows.parquet"
+    moved.parent.mkdir()
+    pd.DataFrame(content).to_parquet(moved)
+    runs._run("train", [*chosen, f"data.path={moved}"], runs.environment(), 0)
+    assert only_run(tmp_path) == run, "the run is found again where the table moved"
+
+
 def test_menvae_prepare_says_that_a_table_needs_none(tmp_path: Path) -> None:
     result = runs._run("prepare", ["data=lithology", f"output_dir={tmp_path}"], runs.environment(), 2)
-    assert "'lithology' is a table, which needs no preparation" in result.stderr
+    assert "'lithology' needs no preparation; give it to menvae-train" in result.stderr

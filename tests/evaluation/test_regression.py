@@ -12,6 +12,7 @@ from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.metrics import r2_score
 
 from menvae.data.masks.features import FEATURES
+from menvae.data.targets.declaration import MASK_TARGETS
 from menvae.data.targets.normalizer import TargetNormalizer, TargetSettings
 from menvae.evaluation.final import FinalEvaluation, in_physical_units, leaks
 
@@ -168,7 +169,7 @@ def test_predictions_in_physical_units_are_inverted_by_hand() -> None:
     predictions = {"vol": z_scores[:, :1], "shape": z_scores[:, 1:]}
     seen = {name: np.ones(values.shape, bool) for name, values in zeros.items()}
     whole = split(model, np.zeros((6, 3)), targets=zeros, observed=seen, predictions=predictions)
-    true, predicted, units = in_physical_units(recorded(model, whole), normalizer, supervision, raw)
+    true, predicted = in_physical_units(recorded(model, whole), normalizer, supervision, raw)
 
     volumes, areas, places = (np.array([one[name] for one in training], dtype=float) for name in names)
     volume = z_scores[:, 0] * volumes.std() + volumes.mean()
@@ -182,4 +183,5 @@ def test_predictions_in_physical_units_are_inverted_by_hand() -> None:
     np.testing.assert_allclose(predicted["loc_x"], place, rtol=1e-5)
     assert true["vol_total"].tolist() == [one["vol_total"] for one in raw.values()]
     assert true["surface_area_total"].tolist() == [list(raw.values())[row]["surface_area_total"] for row in known]
+    units = {name: MASK_TARGETS[name].unit for name in names}
     assert units == {"vol_total": "ln(mm³ + 1)", "surface_area_total": "ln(mm² + 1)", "loc_x": "share of box"}

@@ -22,10 +22,11 @@ from menvae.data.cache.storage import StoredSubject
 from menvae.data.files.findings import Finding
 from menvae.data.masks.features import FEATURES
 from menvae.data.targets.correlation import target_correlation
+from menvae.data.targets.declaration import MASK_TARGETS, by_group
 from menvae.data.targets.fit import fit_targets
 from menvae.data.targets.normalizer import TargetSettings
 from menvae.preparation.quality import Limits, judge_cohort
-from menvae.preparation.report import PARTITIONS, PreparationSettings, write_folder
+from menvae.preparation.report import PreparationSettings, write_folder
 from menvae.preparation.summary import Findings
 from menvae.preparation.table import MOST_ROWS, answers, write_tables
 
@@ -56,20 +57,21 @@ def made(num: int = 12, *more: PreparedSubject, split: bool = True, findings: tu
     if split:
         splits = {one.subject_id: "val" if place % 5 == 0 else "train" for place, one in enumerate(cohort.subjects)}
     training = subjects_of(cohort, splits, "train") if splits else []
-    normalizer = fit_targets(training, TargetSettings(), PARTITIONS) if splits else None
+    features = [one.features for one in training]
+    groups = by_group(MASK_TARGETS)
+    normalizer = fit_targets(features, TargetSettings(), groups, MASK_TARGETS) if splits else None
     rows = judge_cohort(cohort, splits, {one.subject_id: [CHANNEL] for one in cohort.subjects}, ("t1c",), Limits())
     return Findings(
         name="made",
         cohort=cohort,
         roi_size=(12, 12, 12),
         modalities=("t1c",),
+        targets=FEATURES,
         rows=rows,
         splits=splits,
         no_splits="" if split else "1 subject cannot give any for training",
         normalizer=normalizer,
-        correlation=target_correlation([one.features for one in training], normalizer, PARTITIONS)
-        if normalizer
-        else None,
+        correlation=target_correlation(features, normalizer, groups) if normalizer else None,
         limits=Limits(),
     )
 

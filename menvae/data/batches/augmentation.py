@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from menvae.data.cache.storage import StoredSubject
-from menvae.data.masks.features import LOCATION_FEATURES, bounding_box
+from menvae.data.masks.features import bounding_box
+from menvae.data.targets.declaration import MASK_TARGETS, location_axes
 from menvae.registry import Field
 
 Count = Annotated[int, Field(ge=0)]
 Deviation = Annotated[float, Field(ge=0.0)]
+LOCATION_AXES = location_axes(MASK_TARGETS)
 Kind = TypeVar("Kind", bound=np.generic)
 
 
@@ -48,7 +50,7 @@ class AugmentationSettings:
 
 
 class Augmented(NamedTuple):
-    """A subject after augmentation, and the raw features that its mask then has."""
+    """A subject after augmentation, and the raw targets that it then has."""
 
     subject: StoredSubject
     features: Mapping[str, float | None]
@@ -59,27 +61,31 @@ def augment(
     features: Mapping[str, float | None],
     settings: AugmentationSettings,
     random: np.random.Generator,
+    axes: Mapping[str, int] = LOCATION_AXES,
 ) -> Augmented:
     """Return an augmented copy of one subject; of its intensities only what makes z-scores of them is changed.
 
     Args:
         subject: as it is stored.
-        features: raw features of the mask, as `menvae.data.masks.features.mask_features` gives them.
+        features: raw targets.
         settings: what is drawn.
         random: where from; the same state gives the same subject.
+        axes: target that is a location -> the axis of the box that it is a share of.
     """
     moved = dict(features)
     image, mask = subject.image, subject.mask
     if random.random() < settings.flip:
         image, mask = image[:, ::-1], mask[::-1]
-        if moved["loc_x"] is not None:
-            moved["loc_x"] = 1.0 - moved["loc_x"]
+        for name, axis in axes.items():
+            value = moved[name]
+            if axis == 0 and value is not None:
+                moved[name] = 1.0 - value
     steps = _draw_shift(mask, settings.max_shift, random)
     if any(steps):
         image, mask = _shifted(image, (0, *steps)), _shifted(mask, steps)
-        for name, step, extent in zip(LOCATION_FEATURES, steps, mask.shape, strict=True):
+        for name, axis in axes.items():
             value = moved[name]
-            moved[name] = None if value is None else value + step / extent
+            moved[name] = None if value is None else value + steps[axis] / mask.shape[axis]
     mean, sd = np.array(subject.mean), np.array(subject.sd)
     if settings.contrast or settings.brightness:
         factors = np.exp(settings.contrast * random.standard_normal(len(image)))

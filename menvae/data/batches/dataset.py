@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from menvae.data.batches.augmentation import AugmentationSettings, augment
+from menvae.data.batches.augmentation import LOCATION_AXES, AugmentationSettings, augment
 from menvae.data.batches.order import Draw, EpochBatches
 from menvae.data.cache.cohort import PreparedSubject
 from menvae.data.cache.storage import Normalisation
@@ -57,6 +57,7 @@ class SubjectDataset(Dataset[Sample]):
         augmentation: AugmentationSettings | None = None,
         seed: int = 0,
         normalisation: Normalisation = "zscore",
+        location_axes: Mapping[str, int] = LOCATION_AXES,
     ) -> None:
         """Prepare the targets.
 
@@ -67,7 +68,9 @@ class SubjectDataset(Dataset[Sample]):
             augmentation: what is done to subjects in training; None: nothing.
             seed: of the augmentation, which depends on it, the epoch and the subject alone.
             normalisation: of intensities.
+            location_axes: target that is a location -> the axis of the box that it is a share of.
         """
+        self._location_axes = location_axes
         self._normalisation: Normalisation = normalisation
         self.subjects = list(subjects)
         self._normalizer, self._supervision, self._seed = normalizer, supervision, seed
@@ -90,7 +93,7 @@ class SubjectDataset(Dataset[Sample]):
         stored = subject.load().scaled(self._normalisation)
         if self._augmentation is not None and draw.epoch > 0:
             random = np.random.default_rng([self._seed, draw.epoch, draw.number])
-            stored, features = augment(stored, subject.features, self._augmentation, random)
+            stored, features = augment(stored, subject.features, self._augmentation, random, self._location_axes)
             targets = self._normalised(features)
         return Sample(
             subject.subject_id,

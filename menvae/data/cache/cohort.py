@@ -22,8 +22,8 @@ class PreparedSubject:
         subject_id: as in the source.
         folder: where the arrays lie.
         key: content hash.
-        features: raw targets in the geometry of training; None where not observed.
-        native_features: the same at native resolution.
+        features: raw targets in the geometry of training, and what the source knows besides; None where not observed.
+        native_features: those of the mask at native resolution.
         box: how much of the subject the box of training holds.
         spacing_mm: voxel size of the arrays.
         arrays: how they are stored.
@@ -59,7 +59,8 @@ class Cohort:
 
     Attributes:
         subjects: the entries.
-        data_hash: hash of all entries' keys, identifiers, patients and days: splits and times follow from them.
+        data_hash: hash of all entries' keys, identifiers, patients and days, from which splits and times follow, and of
+            what the source knows besides.
         findings: what is to be said about the files and boxes of subjects, those that were left out included.
     """
 

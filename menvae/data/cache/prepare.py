@@ -1,4 +1,4 @@
-"""NIfTI -> cache: orientation, spacing, box, what makes z-scores, and the targets of the mask.
+"""Files -> cache: orientation, spacing, box, what makes z-scores, and the targets of the mask.
 
 One entry a subject: ``<cache>/prepared/<key>/`` with image and mask in one of the formats of
 `menvae.data.cache.storage`, and ``subject.json``.
@@ -169,7 +169,10 @@ def _cohort(
     entries = [_read_entry(cache / "prepared" / key, subject) for subject, key in keyed]
     of_boxes = _judge_boxes(entries, source)
     entries = without_faulty(entries, of_boxes, leave_out=source.on_error == "skip")
-    identity = [[entry.subject_id, entry.key, entry.patient_id, entry.days] for entry in entries]
+    own = {subject.subject_id: [dict(subject.targets)] if subject.targets else [] for subject, _ in keyed}
+    identity = [
+        [entry.subject_id, entry.key, entry.patient_id, entry.days, *own[entry.subject_id]] for entry in entries
+    ]
     return Cohort(tuple(entries), digest_of(identity), (*findings, *of_boxes))
 
 
@@ -269,7 +272,7 @@ def _read_entry(entry: Path, subject: SubjectFiles) -> PreparedSubject:
         subject.subject_id,
         entry,
         entry.name,
-        description["features"],
+        {**description["features"], **subject.targets},
         description["native_features"],
         BoxReport(**description["box"]),
         tuple(description["spacing_mm"]),
@@ -302,7 +305,8 @@ def _key_of_entry(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> str | 
 
 
 def _key_of(subject: SubjectFiles, digests: Mapping[str, str], recipe: _Recipe) -> str:
-    made_by = {"menvae": PREPARATION_VERSION, "codes": dict(REGION_CODES)} | _library_versions()
+    made_by = {"menvae": PREPARATION_VERSION, "codes": dict(REGION_CODES)}
+    made_by |= {**_library_versions(), **subject.reader.versions}
     channels = [(name, digests.get(name)) for name in (*subject.images, "seg")]  # a list, to keep their order
     return digest_of([channels, asdict(recipe), made_by])
 

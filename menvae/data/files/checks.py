@@ -1,25 +1,25 @@
 """What is wrong with the files of subjects, found before the first of them is prepared.
 
-A file is read once, to its end, and described (`inspect_content`); what the descriptions of a subject's files mean is
+A file is read to its end, and described (`inspect_file`); what the descriptions of a subject's files mean is
 judged without reading anything (`check_subject`). So a description can be remembered with the file's digest, whatever
 ``data.label_map`` says and whichever modalities are used.
 """
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from menvae.data.files.findings import Finding
-from menvae.data.files.nifti import CutShortError, NiftiVolume, ras_axes, read_volume
-from menvae.data.files.subjects import SubjectFiles
+from menvae.data.files.readers import Reader, UnreadableError
+from menvae.data.files.stored_volume import StoredVolume, ras_axes
+from menvae.data.files.subjects import SUFFIXES, SubjectFiles
 
 CHECKS_VERSION = 2
 """Raise it when a file is described in another way: every remembered description is then made anew."""
@@ -28,8 +28,6 @@ _MOST_SHEAR_DEG = 0.5
 _SAME_PLACE_MM = 0.1  # matrix and quaternion of one affine in a header can differ by 0.07 mm at a corner
 _MOST_LABELS = 8  # listed of a mask; one with more of them is no mask
 _LARGEST = float(np.finfo(np.float32).max)  # images are prepared as float32
-_GZIP_MAGIC = b"\x1f\x8b"
-_COPY_AGAIN = "copy or download it again"
 
 
 @dataclass(frozen=True)
@@ -76,46 +74,30 @@ class Volume:
     fraction: float
 
 
-def inspect_content(content: bytes, name: str, *, is_mask: bool) -> Volume | Unreadable:
-    """Describe a NIfTI file.
+def inspect_file(reader: Reader, path: Path, name: str, *, is_mask: bool) -> Volume | Unreadable:
+    """Describe a volume.
 
     Args:
-        content: all its bytes.
-        name: of the file; it says whether the content should be compressed.
+        reader: of the format.
+        path: its file or folder.
+        name: modality, or ``seg``.
         is_mask: count labels.
 
     Returns:
         The description, or why there is none.
     """
-    is_packed = name.endswith(".gz")
-    if not content:
-        return Unreadable("is empty (0 bytes)", _COPY_AGAIN)
-    if is_packed != content.startswith(_GZIP_MAGIC):
-        is_named, ending = ("is", ".nii") if is_packed else ("is not", ".nii.gz")
-        other = "not compressed with gzip" if is_packed else "compressed with gzip"
-        return Unreadable(
-            f"{is_named} named .nii.gz but is {other}", f"name it {ending} if it is a whole NIfTI file, else replace it"
-        )
-    from nibabel.spatialimages import HeaderDataError  # not where nothing is read: this module is part of every start
-    from nibabel.wrapstruct import WrapStructError
-
     try:
-        volume = read_volume(content, is_packed=is_packed)
-    except EOFError:
-        return Unreadable(f"is cut short, its compressed stream breaks off after {len(content)} bytes", _COPY_AGAIN)
-    except (gzip.BadGzipFile, zlib.error) as error:
-        return Unreadable(f"is damaged ({error})", _COPY_AGAIN)
-    except CutShortError as error:
-        return Unreadable(f"is cut short, {error}", _COPY_AGAIN)
-    except (HeaderDataError, WrapStructError, OSError, ValueError, ArithmeticError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        return Unreadable(f"cannot be read as a NIfTI volume ({reason})", _COPY_AGAIN)
+        volume = reader.read(path, name)
+    except UnreadableError as error:
+        return Unreadable(error.problem, error.remedy)
+    except OSError as error:
+        return Unreadable(f"cannot be read ({error.strerror})", "check its permissions and the disk")
     if volume.voxels.dtype.kind not in "iuf":
         return Unreadable(f"holds voxels of type {volume.voxels.dtype}", "save it with one real number a voxel")
     return _describe(volume, is_mask)
 
 
-def _describe(volume: NiftiVolume, is_mask: bool) -> Volume | Unreadable:
+def _describe(volume: StoredVolume, is_mask: bool) -> Volume | Unreadable:
     voxels = volume.values
     shape = voxels.shape
     while len(shape) > 3 and shape[-1] == 1:
@@ -198,8 +180,10 @@ def _existence(subject: SubjectFiles, files: Mapping[str, object]) -> Iterator[t
     missing = [path.name for name, path in subject.files.items() if name not in files]
     if missing:
         verb, them = ("is missing", "it") if len(missing) == 1 else ("are missing", "them")
-        older = "BraTS up to 2021 has t1ce, t1, flair, t2 for t1c, t1n, t2f, t2w"
-        yield ", ".join(missing), verb, f"add {them}, or rename what is there ({older})", True
+        is_nifti = missing[0].endswith(SUFFIXES)
+        is_nifti = missing[0].endswith(SUFFIXES)
+        older = " (BraTS up to 2021 has t1ce, t1, flair, t2 for t1c, t1n, t2f, t2w)" if is_nifti else ""
+        yield ", ".join(missing), verb, f"add {them}, or rename what is there{older}", True
     for same in subject.doubles:
         yield " and ".join(path.name for path in same), "both exist", "remove one of them", True
 

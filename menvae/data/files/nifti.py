@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import gzip
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import deflate
 import numpy as np
-from numpy.typing import NDArray
+
+from menvae.data.files.stored_volume import StoredVolume
 
 _UNHEARD = logging.Logger("of nibabel")
 _UNHEARD.addHandler(logging.NullHandler())
@@ -22,55 +22,6 @@ _NIFTI2_SIZES = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # 540, the size of its heade
 
 class CutShortError(ValueError):
     """A file holds fewer bytes of voxels than its header announces."""
-
-
-@dataclass(frozen=True)
-class NiftiVolume:
-    """A volume as it lies in its file.
-
-    Attributes:
-        voxels: stored values, [i, j, k] or with further axes; in the memory of the unpacked file.
-        slope: value = slope * stored + intercept.
-        intercept: see above.
-        affine: [4, 4], voxel -> mm in RAS.
-        is_oriented: whether the header says how the volume lies in space.
-    """
-
-    voxels: NDArray[Any]
-    slope: float
-    intercept: float
-    affine: NDArray[np.float64]
-    is_oriented: bool
-
-    @property
-    def values(self) -> NDArray[Any]:
-        """What the file means: stored values, scaled where the header says so (then float64)."""
-        if self.slope == 1.0 and self.intercept == 0.0:
-            return self.voxels
-        return self.voxels.astype(np.float64) * self.slope + self.intercept
-
-    @property
-    def spacing_mm(self) -> tuple[float, float, float]:
-        """Voxel size along R, A, S."""
-        sides = np.linalg.norm(self.affine[:3, :3], axis=0)
-        axes = ras_axes(self.affine)[:, 0].astype(int)
-        along = dict(zip(axes.tolist(), sides.tolist(), strict=True))
-        return along[0], along[1], along[2]
-
-    def values_ras(self) -> NDArray[Any]:
-        """Return the values [D, H, W] with their axes in the order and direction of R, A, S; a view where it can be."""
-        from nibabel.orientations import apply_orientation  # not where nothing is read
-
-        values = self.values
-        return apply_orientation(values.reshape(values.shape[:3]), ras_axes(self.affine))  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
-
-
-def ras_axes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return nibabel's orientation [3, 2] of a volume: for each of its axes, which of R, A, S it is, and its sign."""
-    from nibabel.orientations import io_orientation
-
-    axes: NDArray[np.float64] = io_orientation(affine)  # type: ignore[no-untyped-call, unused-ignore]
-    return axes
 
 
 def unpack(content: bytes) -> bytes | bytearray:
@@ -87,7 +38,7 @@ def unpack(content: bytes) -> bytes | bytearray:
     return unpacked
 
 
-def read_volume(content: bytes, *, is_packed: bool) -> NiftiVolume:
+def read_volume(content: bytes, *, is_packed: bool) -> StoredVolume:
     """Read a NIfTI-1 or NIfTI-2 file.
 
     Args:
@@ -130,7 +81,7 @@ def _num_bytes(header: Any) -> int:
     return int(header.get_data_dtype().itemsize * np.prod(header.get_data_shape(), dtype=object))
 
 
-def _parse(unpacked: bytes | bytearray) -> NiftiVolume | None:
+def _parse(unpacked: bytes | bytearray) -> StoredVolume | None:
     """Return the volume, or None where bytes are missing."""
     if len(unpacked) < _form(unpacked).sizeof_hdr:
         return None
@@ -140,10 +91,10 @@ def _parse(unpacked: bytes | bytearray) -> NiftiVolume | None:
         return None
     voxels = np.frombuffer(unpacked, dtype, int(np.prod(shape, dtype=object)), start)
     slope, intercept = header.get_slope_inter()
-    return NiftiVolume(
+    return StoredVolume(
         voxels.reshape(shape, order="F"),
+        np.asarray(header.get_best_affine(), np.float64),
         1.0 if slope is None else float(slope),
         0.0 if intercept is None else float(intercept),
-        np.asarray(header.get_best_affine(), np.float64),
         bool(header["qform_code"] or header["sform_code"]),
     )

@@ -1,7 +1,7 @@
 """Which subjects of a cohort can be used: their files are checked by several processes.
 
-What a file holds is remembered with the digest of its content, so no file is read twice for that, whether its subject
-could be used or not.
+What a file holds is remembered with the digest of its content, so no file is inspected twice, whether its subject could
+be used or not.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from menvae.data.digests import digest_memo, digest_of, remember_digest, remembered_digest, write_whole
-from menvae.data.files.checks import CHECKS_VERSION, Unreadable, Volume, check_subject, inspect_content
+from menvae.data.digests import digest_of, file_digest, remembered_digest, write_whole
+from menvae.data.files.checks import CHECKS_VERSION, Unreadable, Volume, check_subject, inspect_file
 from menvae.data.files.findings import Finding
+from menvae.data.files.readers import Reader
 from menvae.data.files.subjects import SubjectFiles
 from menvae.data.workers import ShowProgress, run_tasks, unseen
 from menvae.errors import UserError
@@ -69,10 +70,10 @@ def _remembered_files(subject: SubjectFiles, cache: Path) -> _Files | None:
     """Return what is known of the files of a subject that exist; None if one of them must be read."""
     files: _Files = {}
     for name, path in subject.files.items():
-        if not path.is_file():
+        if not subject.reader.exists(path, name):
             continue
         digest = remembered_digest(path, cache)
-        found = None if digest is None else _recall(_description_memo(path, name == "seg", digest, cache))
+        found = None if digest is None else _recall(_description_memo(subject.reader, path, name, digest, cache))
         if found is None:
             return None
         files[name] = found
@@ -84,25 +85,26 @@ def _inspect(task: tuple[SubjectFiles, Path]) -> tuple[str, _Files]:
     subject, cache = task
     files: _Files = {}
     for name, path in subject.files.items():
-        if not path.is_file():
+        if not subject.reader.exists(path, name):
             continue
-        memo_of_digest = digest_memo(path, cache)
         try:
-            content = path.read_bytes()
+            digest = file_digest(path, cache)
         except OSError as error:
             files[name] = Unreadable(f"cannot be read ({error.strerror})", "check its permissions and the disk")
             continue
-        memo = _description_memo(path, name == "seg", remember_digest(memo_of_digest, content), cache)
+        memo = _description_memo(subject.reader, path, name, digest, cache)
         found = _recall(memo)
         if found is None:
-            found = inspect_content(content, path.name, is_mask=name == "seg")
-            write_whole(memo, _DESCRIPTION.dump_json(found))
+            found = inspect_file(subject.reader, path, name, is_mask=name == "seg")
+            if remembered_digest(path, cache) == digest:  # else it has changed meanwhile
+                write_whole(memo, _DESCRIPTION.dump_json(found))
         files[name] = found
     return subject.subject_id, files
 
 
-def _description_memo(path: Path, is_mask: bool, digest: str, cache: Path) -> Path:
-    return cache / "checks" / digest_of([digest, path.suffix, is_mask, _MADE_BY])
+def _description_memo(reader: Reader, path: Path, name: str, digest: str, cache: Path) -> Path:
+    of_format = [name, dict(reader.versions)] if reader.versions else []
+    return cache / "checks" / digest_of([digest, path.suffix, name == "seg", _MADE_BY, *of_format])
 
 
 def _recall(memo: Path) -> Volume | Unreadable | None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from menvae.data.files.readers import NIFTI, Reader
 from menvae.errors import UserError
 
 Region = Literal["ncr", "ed", "et"]
@@ -31,12 +32,15 @@ class SubjectFiles:
 
     Attributes:
         subject_id: name of its folder.
-        images: {modality: NIfTI file}, in channel order; whether they exist is found by the checks.
-        mask: NIfTI file of the segmentation.
+        images: {modality: its file or folder}, in channel order; whether they exist is found by the checks.
+        mask: file or folder of the segmentation.
         doubles: files of which only one should be there: those of one modality, packed and not.
         patient_id: whose visit it is; by default the subject is a patient of its own.
         days: time of the visit in days since the patient's first; None where it is not known.
         missing: modalities that the subject does not have and need not have; one at least is left.
+        reader: of their format.
+        targets: what the source knows of the subject besides its mask, None where that is not known; of every subject
+            the same names.
     """
 
     subject_id: str
@@ -46,6 +50,8 @@ class SubjectFiles:
     patient_id: str = ""
     days: float | None = None
     missing: tuple[str, ...] = ()
+    reader: Reader = NIFTI
+    targets: Mapping[str, float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make a subject of which nothing else is said a patient of its own."""
@@ -59,7 +65,9 @@ class SubjectFiles:
 
     def without_missing(self) -> SubjectFiles:
         """Return the subject with the modalities whose files do not exist as missing; without any, unchanged."""
-        missing = tuple(name for name, path in self.images.items() if name in self.missing or not path.is_file())
+        missing = tuple(
+            name for name, path in self.images.items() if name in self.missing or not self.reader.exists(path, name)
+        )
         return self if len(missing) == len(self.images) else replace(self, missing=missing)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from menvae.data.files.checks import label_remedy
-from menvae.data.files.nifti import NiftiVolume, read_volume
+from menvae.data.files.stored_volume import StoredVolume
 from menvae.data.files.subjects import REGION_CODES, Region, SubjectFiles
 from menvae.data.geometry.box import BoxReport, BoxStrategy, cut_out, place_box
 from menvae.data.geometry.resampling import Resampling
@@ -67,7 +67,7 @@ def load_and_resample(subject: SubjectFiles, geometry: Geometry) -> PreparedArra
     """Read a subject, bring it to RAS, to the spacing (images linearly, masks by nearest neighbour) and into the box.
 
     Raises:
-        UserError: a file that is no readable NIfTI volume, or a label that is not mapped. What else may be wrong with
+        UserError: a volume that cannot be read, or a label that is not mapped. What else may be wrong with
             files is found by `menvae.data.files.checks`.
     """
     volumes = {name: _read(subject, name) for name in subject.files}
@@ -87,10 +87,10 @@ def load_and_resample(subject: SubjectFiles, geometry: Geometry) -> PreparedArra
     return PreparedArrays(channels, boxed, resampling.spacing_mm, native_mask, seg.spacing_mm, report)
 
 
-def _read(subject: SubjectFiles, name: str) -> NiftiVolume:
+def _read(subject: SubjectFiles, name: str) -> StoredVolume:
     path = subject.files[name]
     try:
-        return read_volume(path.read_bytes(), is_packed=path.name.endswith(".gz"))
+        return subject.reader.read(path, name)
     except Exception as error:
         raise UserError(f"subject '{subject.subject_id}': {path.name} cannot be read ({error})") from error
 

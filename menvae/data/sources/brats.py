@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from menvae.data.files.subjects import SubjectFiles, discover_subjects
 from menvae.data.files.visits import compiled_patient_pattern, with_times
@@ -31,6 +32,8 @@ class BratsSource(VolumeSource):
         box: on the brain: meningiomas sit at the skull, and a box of this size on the middle of the image cuts some.
     """
 
+    outside_identity: ClassVar[frozenset[str]] = VolumeSource.outside_identity | {"root", "patient_pattern", "dates"}
+
     root: str
     patient_pattern: str = r"(BraTS-[A-Za-z]+-\d+)-\d+"
     dates: str | None = None
@@ -54,6 +57,11 @@ class BratsSource(VolumeSource):
     def geometry(self) -> Geometry:
         """As configured."""
         return Geometry(self.roi_size, self.spacing_mm, self.regions, self.box)
+
+    @property
+    def location(self) -> str:
+        """The folder."""
+        return self.root
 
     def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
         """The subjects under ``root``, with their patients and times."""

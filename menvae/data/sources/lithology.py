@@ -54,9 +54,10 @@ class LithologySource(TabularSource):
     def __post_init__(self) -> None:
         """Refuse columns that are not drawn, and more holes than rows."""
         super().__post_init__()
-        unknown = [name for name in self.columns if name not in COLUMNS]
-        if unknown:
-            raise UserError(f"data.columns: '{unknown[0]}' is not drawn; known: {', '.join(COLUMNS)}")
+        for key, names in (("columns", self.columns), ("target_columns", self.target_columns)):
+            unknown = [name for name in names if name not in COLUMNS]
+            if unknown:
+                raise UserError(f"data.{key}: '{unknown[0]}' is not drawn; known: {', '.join(COLUMNS)}")
         if 2 * self.num_holes > self.num_rows:
             raise UserError(
                 f"data.num_holes: {self.num_holes} is not allowed with data.num_rows={self.num_rows}; a hole has at "
@@ -72,7 +73,8 @@ class LithologySource(TabularSource):
         """Draw the table."""
         whole = draw_holes(self.num_rows, self.num_classes, self.num_holes, self.seed)
         chosen = [COLUMNS.index(name) for name in self.columns]
-        return Table(self.columns, whole.values[:, chosen], whole.labels, whole.classes, whole.groups)
+        targets = {name: whole.values[:, COLUMNS.index(name)] for name in self.target_columns}
+        return Table(self.columns, whole.values[:, chosen], whole.labels, whole.classes, whole.groups, targets)
 
 
 def draw_holes(num_rows: int, num_classes: int, num_holes: int, seed: int) -> Table:

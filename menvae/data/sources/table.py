@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from menvae.data.tables.table_file import Gaps, Table, read_table
 from menvae.data.tables.tabular import TabularSource
@@ -23,10 +24,17 @@ class TableSource(TabularSource):
         gaps: what a row that lacks a number does: fail, or be left out (drop).
     """
 
+    outside_identity: ClassVar[frozenset[str]] = TabularSource.outside_identity | {"path"}
+
     path: str
     label: str | None = None
     group: str | None = None
     gaps: Gaps = "fail"
+
+    @property
+    def location(self) -> str:
+        """The file."""
+        return self.path
 
     @property
     def gives(self) -> frozenset[str]:
@@ -35,4 +43,5 @@ class TableSource(TabularSource):
 
     def table(self) -> Table:
         """Read the file."""
-        return read_table(Path(self.path).expanduser(), self.columns, self.label, self.group, self.gaps)
+        path = Path(self.path).expanduser()
+        return read_table(path, self.columns, self.label, self.group, self.gaps, self.target_columns)

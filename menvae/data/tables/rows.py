@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ class RowLoader:
         subject_id: NDArray[np.str_],
         batch_size: int,
         *,
+        targets: Mapping[str, NDArray[np.float32]] | None = None,
         seed: int | None = None,
         rank: int = 0,
         num_ranks: int = 1,
@@ -37,12 +38,16 @@ class RowLoader:
             labels: class indices [N], -1 where not observed, or None.
             subject_id: name of each row [N].
             batch_size: rows a rank and step.
+            targets: partition -> z-scored targets [N, F], NaN where not observed. None: no partition is supervised.
             seed: of the order, new in every epoch; None: as they come.
             rank: of this process.
             num_ranks: processes that train together.
         """
         self._inputs = from_numpy(inputs)
         self._labels: Tensor | None = None if labels is None else from_numpy(labels)
+        known = targets or {}
+        self._observed = {name: from_numpy(~np.isnan(values)) for name, values in known.items()}
+        self._targets = {name: from_numpy(np.nan_to_num(values, nan=0.0)) for name, values in known.items()}
         self._subject_id = subject_id.astype(object)
         self._seed, self._rank, self._num_ranks = seed, rank, num_ranks
         per_rank = -(-len(inputs) // num_ranks)
@@ -59,5 +64,7 @@ class RowLoader:
             yield Batch(
                 inputs=self._inputs[rows],
                 subject_id=tuple(self._subject_id[chosen]),
+                targets={name: values[rows] for name, values in self._targets.items()},
+                observed={name: values[rows] for name, values in self._observed.items()},
                 labels=None if self._labels is None else self._labels[rows],
             )

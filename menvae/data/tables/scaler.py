@@ -61,8 +61,8 @@ class TableScaler:
             columns: F names.
             transforms: of each column.
         """
-        transformed = _transformed(training, transforms)
-        mean, sd = transformed.mean(axis=0), transformed.std(axis=0)
+        values = transformed(training, transforms)
+        mean, sd = values.mean(axis=0), values.std(axis=0)
         constant = sd <= 1e-12 * np.maximum(1.0, np.abs(mean))
         for name in np.array(columns)[constant]:
             _log.warning("column '%s' is constant over %d training rows; its sd is set to 1", name, len(training))
@@ -71,7 +71,7 @@ class TableScaler:
 
     def scaled(self, values: Floats) -> Floats:
         """Values [N, F] -> standardised values [N, F]."""
-        scores: Floats = (_transformed(values, self.transforms) - np.array(self.mean)) / np.array(self.sd)
+        scores: Floats = (transformed(values, self.transforms) - np.array(self.mean)) / np.array(self.sd)
         return scores
 
     def as_dict(self) -> dict[str, Any]:
@@ -110,6 +110,7 @@ def check_domain(values: Floats, columns: Sequence[str], transforms: Sequence[Tr
             )
 
 
-def _transformed(values: Floats, transforms: Sequence[Transform]) -> Floats:
+def transformed(values: Floats, transforms: Sequence[Transform]) -> Floats:
+    """Values [N, F] -> transformed values [N, F]; NaN stays NaN."""
     columns = [_FUNCTIONS[transform](values[:, column]) for column, transform in enumerate(transforms)]
     return np.stack(columns, axis=1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -29,7 +29,7 @@ SUFFIXES = (".csv", ".parquet")
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of numbers, perhaps with classes and groups.
+    """Rows of numbers, perhaps with classes, groups and targets.
 
     Attributes:
         columns: F names.
@@ -37,6 +37,7 @@ class Table:
         labels: index of each row's class, -1 where it is not known [N].
         classes: names of the classes; empty without labels.
         groups: what stays together in a split, such as a drill hole: one number a group [N].
+        targets: column -> its numbers [N], NaN where one is missing.
     """
 
     columns: tuple[str, ...]
@@ -44,6 +45,7 @@ class Table:
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     groups: NDArray[np.int64]
+    targets: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -52,15 +54,29 @@ class Table:
     def hash(self) -> str:
         """Hash of the content, whatever file it came from."""
         arrays = [self.values, self.labels, self.groups]
-        return digest_of([self.columns, self.classes, *(np.ascontiguousarray(a).tobytes().hex() for a in arrays)])
+        content: list[object] = [self.columns, self.classes, *map(_hexadecimal, arrays)]
+        if self.targets:
+            content.append([[name, _hexadecimal(values)] for name, values in self.targets.items()])
+        return digest_of(content)
 
     @cached_property
     def rows_hash(self) -> str:
         """Hash of the numbers alone: the same whether or not classes and groups were read beside them."""
-        return digest_of([self.columns, np.ascontiguousarray(self.values).tobytes().hex()])
+        return digest_of([self.columns, _hexadecimal(self.values)])
 
 
-def read_table(path: Path, columns: Sequence[str], label: str | None, group: str | None, gaps: Gaps) -> Table:
+def _hexadecimal(values: NDArray[np.generic]) -> str:
+    return np.ascontiguousarray(values).tobytes().hex()
+
+
+def read_table(
+    path: Path,
+    columns: Sequence[str],
+    label: str | None,
+    group: str | None,
+    gaps: Gaps,
+    targets: Sequence[str] = (),
+) -> Table:
     """Read the columns that are needed.
 
     Args:
@@ -69,12 +85,13 @@ def read_table(path: Path, columns: Sequence[str], label: str | None, group: str
         label: column of the classes, words or whole numbers, or nothing where one is not known. None: no classes.
         group: column of what stays together; None: every row is on its own.
         gaps: what a row without a number does: ``fail``, or be left out (``drop``).
+        targets: columns whose values are numbers too, of which some may be missing whatever ``gaps`` is.
 
     Raises:
         UserError: no such file or column, a column that stands twice, a value that is no finite number, a row without a
             group, or fewer than 2 classes among the rows that are kept.
     """
-    frame = _read_frame(path, columns, [name for name in (label, group) if name is not None])
+    frame = _read_frame(path, [*columns, *targets], [name for name in (label, group) if name is not None])
     if frame.empty:
         raise UserError(f"data.path: '{path}' holds no row")
     values = np.stack([_numbers(frame[name], name) for name in columns], axis=1)
@@ -89,7 +106,8 @@ def read_table(path: Path, columns: Sequence[str], label: str | None, group: str
     labels, classes = np.full(len(rows), -1), tuple[str, ...]()
     if label is not None:
         labels, classes = _classes(_words(frame[label][kept]), label)
-    return Table(tuple(columns), values[kept], labels.astype(np.int64), classes, groups.astype(np.int64))
+    known = {name: _numbers(frame[name], name)[kept] for name in targets}
+    return Table(tuple(columns), values[kept], labels.astype(np.int64), classes, groups.astype(np.int64), known)
 
 
 def _read_frame(path: Path, columns: Sequence[str], words: Sequence[str]) -> pd.DataFrame:

@@ -1,22 +1,26 @@
-"""What sources of rows have in common: splits of groups, scaling, labels of a share of the rows."""
+"""What sources of rows have in common: splits of groups, scaling, targets, labels of a share of the rows."""
 
 from __future__ import annotations
 
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from menvae.data.source import Data, DataRequest, DataSource, RowsToEmbed
+from menvae.data.digests import digest_of
+from menvae.data.source import Data, DataRequest, DataSource, FittedTargets, RowsToEmbed
 from menvae.data.tables.rows import RowLoader
-from menvae.data.tables.scaler import TableScaler, Transform, check_domain
+from menvae.data.tables.scaler import TableScaler, Transform, check_domain, transformed
 from menvae.data.tables.table_file import Table
+from menvae.data.targets.declaration import Target, check_supervised
+from menvae.data.targets.fit import fit_targets
 from menvae.errors import UserError, nearest
 from menvae.registry import Field
 
@@ -32,6 +36,8 @@ class TabularSource(DataSource):
 
     Attributes:
         columns: F columns of numbers, the inputs.
+        target_columns: columns of numbers that ``model.supervision`` may name as targets; they may be inputs too. A
+            missing value is not observed.
         transforms: column -> what is done to it before it is standardised: ``signed_log``, sign(x) log(1 + |x|);
             ``log1p``; or ``none``, as for columns that are not named. None: none for all.
         val_fraction: share of the groups for validation; at least one group.
@@ -43,7 +49,11 @@ class TabularSource(DataSource):
             this run's own; None: only the own.
     """
 
+    outside_identity: ClassVar[frozenset[str]] = frozenset({"unsup_run"})
+    added_keys: ClassVar[Mapping[str, object]] = MappingProxyType({"target_columns": []})
+
     columns: tuple[str, ...]
+    target_columns: tuple[str, ...] = ()
     transforms: dict[str, Transform] | None = None
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
@@ -53,12 +63,16 @@ class TabularSource(DataSource):
 
     def __post_init__(self) -> None:
         """Refuse what the keys alone show to be wrong."""
-        twice = [name for name in self.columns if self.columns.count(name) > 1]
-        if twice or not self.columns:
-            raise UserError(f"data.columns: {f'{twice[0]} stands twice' if twice else 'at least one is needed'}")
+        for key, names in (("columns", self.columns), ("target_columns", self.target_columns)):
+            twice = [name for name in names if names.count(name) > 1]
+            if twice:
+                raise UserError(f"data.{key}: {twice[0]} appears twice")
+        if not self.columns:
+            raise UserError("data.columns: at least one is needed")
+        used = (*self.columns, *self.target_columns)
         for name in self.transforms or {}:
-            if name not in self.columns:
-                raise UserError(f"data.transforms: '{name}' is no column; {nearest(name, self.columns)}")
+            if name not in used:
+                raise UserError(f"data.transforms: '{name}' is no column; {nearest(name, used)}")
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -77,8 +91,18 @@ class TabularSource(DataSource):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The columns."""
-        return {"data.columns": ", ".join(self.columns)}
+        """The columns, and what is done to those that are targets."""
+        targets = ", ".join(f"{name} ({self._transform(name)})" for name in self.target_columns)
+        return {"data.columns": ", ".join(self.columns), **({"data.target_columns": targets} if targets else {})}
+
+    @property
+    def targets(self) -> Mapping[str, Target]:
+        """The columns that are meant for it; a table does not say in which units they are."""
+        units = {name: self._transform(name) for name in self.target_columns}
+        return {name: Target("as in the table" if unit == "none" else unit, "table") for name, unit in units.items()}
+
+    def _transform(self, column: str) -> Transform:
+        return (self.transforms or {}).get(column, "none")
 
     @abstractmethod
     def table(self) -> Table:
@@ -91,9 +115,9 @@ class TabularSource(DataSource):
     def load(self, request: DataRequest) -> Data:
         """Read, split, fit the scaler on training rows, hide labels, make loaders."""
         _check(request)
+        check_supervised(request.supervision, self.targets)
         table = request.prepared if isinstance(request.prepared, Table) else self.table()
-        by_column = self.transforms or {}
-        transforms = [by_column.get(name, "none") for name in self.columns]
+        transforms = [self._transform(name) for name in self.columns]
         check_domain(table.values, self.columns, transforms)
         splits = split_groups(table.groups, self.val_fraction, self.test_fraction, self.split_seed)
         training = np.flatnonzero(splits == "train")
@@ -102,6 +126,8 @@ class TabularSource(DataSource):
         subject_id = row_names(len(table))
         split_of = dict(zip(subject_id.tolist(), splits.tolist(), strict=True))
         learnt = self._labels_to_learn(table, training)
+        fitted = self._fit_targets(table, training, subject_id, request)
+        z_scores = {} if fitted is None else _z_scores(fitted, request.supervision)
         loaders = {}
         for split in ("train", "val"):
             rows = np.flatnonzero(splits == split)
@@ -110,6 +136,7 @@ class TabularSource(DataSource):
                 learnt[rows] if table.classes else None,
                 subject_id[rows],
                 request.batch_size if split == "train" else max(_LARGE, request.batch_size),
+                targets={partition: values[rows] for partition, values in z_scores.items()},
                 seed=request.seed,  # of validation too: a neighbour's z, from the same hole, would be no other z
                 rank=request.rank,
                 num_ranks=request.num_ranks,
@@ -117,14 +144,17 @@ class TabularSource(DataSource):
         return Data(
             prepared=table,
             data_hash=table.hash,
-            targets_hash=scaler.hash,
-            description=scaler.as_dict(),
+            targets_hash=scaler.hash if fitted is None else _hash_of_both(scaler, fitted),
+            description=scaler.as_dict()
+            if fitted is None
+            else {**fitted.normalizer.as_dict(), **scaler.as_dict(), "hash": _hash_of_both(scaler, fitted)},
             splits=split_of,
             split_columns=("subject_id", "split"),
             split_rows=list(split_of.items()),
             train=loaders["train"],
             val=loaders["val"],
             classes=table.classes,
+            targets=fitted,
             embedded=RowsToEmbed(
                 RowLoader(inputs, None, subject_id, _LARGE), table.labels, table.rows_hash, self._others(table)
             ),
@@ -133,6 +163,23 @@ class TabularSource(DataSource):
     def find(self, request: DataRequest) -> Data:
         """Load: rows need no preparation."""
         return self.load(request)
+
+    def _fit_targets(
+        self, table: Table, training: NDArray[np.intp], subject_id: NDArray[np.str_], request: DataRequest
+    ) -> FittedTargets | None:
+        """Return the targets, fitted on training rows; None where no partition is supervised."""
+        if not any(request.supervision.values()):
+            return None
+        columns = []
+        for name, values in table.targets.items():
+            transform = [self._transform(name)]
+            check_domain(values[:, None], [name], transform)
+            numbers: list[float] = transformed(values[:, None], transform)[:, 0].tolist()
+            columns.append([None if math.isnan(number) else number for number in numbers])
+        raw = [dict(zip(table.targets, row, strict=True)) for row in zip(*columns, strict=True)]
+        normalizer = fit_targets([raw[row] for row in training], request.targets, request.supervision, self.targets)
+        names = subject_id.tolist()
+        return FittedTargets(normalizer, dict(zip(names, raw, strict=True)), [names[row] for row in training])
 
     def _labels_to_learn(self, table: Table, training: NDArray[np.intp]) -> NDArray[np.int64]:
         """Return the labels, hidden (-1) in a share of the training rows; say which classes nobody can learn."""
@@ -163,6 +210,19 @@ class TabularSource(DataSource):
             if str(file["rows_hash"]) != table.rows_hash:
                 raise UserError(f"data.unsup_run: '{path}' is about another table")
             return {"unsup": file["unsup"]}
+
+
+def _z_scores(fitted: FittedTargets, supervision: Mapping[str, Sequence[str]]) -> dict[str, NDArray[np.float32]]:
+    """Return partition -> z-scored targets of all rows [N, F], NaN where not observed."""
+    scores = {}
+    for partition, names in supervision.items():
+        rows = [[fitted.normalizer.normalise(raw, name) for name in names] for raw in fitted.raw.values()]
+        scores[partition] = np.array(rows, dtype=np.float32).reshape(len(rows), len(names))  # None becomes NaN
+    return scores
+
+
+def _hash_of_both(scaler: TableScaler, fitted: FittedTargets) -> str:
+    return digest_of([scaler.hash, fitted.normalizer.hash])[:16]
 
 
 def row_names(num: int) -> NDArray[np.str_]:
@@ -211,7 +271,5 @@ def _check(request: DataRequest) -> None:
     """Refuse what a table has no use for."""
     if request.augmentation.does_something:
         raise UserError("augmentation: rows of a table are not augmented; leave out the keys augmentation.*")
-    if any(request.supervision.values()):
-        raise UserError("model.supervision: a table has no targets for partitions; choose model=tabular_vae")
     if request.batch_size < 2:
         raise UserError("trainer.batch_size: 1 is not allowed for rows of a table; batch normalisation needs 2 or more")

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from menvae.data.masks.features import FEATURES
 from menvae.errors import UserError, nearest
 
 _log = logging.getLogger(__name__)
@@ -47,11 +46,6 @@ class TargetSettings:
 
     residualise: Mapping[str, Sequence[str]] = field(default_factory=lambda: RESIDUALISE)
     missing: Missing = "mask"
-
-    def __post_init__(self) -> None:
-        """Refuse features that do not exist, before anything is prepared."""
-        for name in (*self.residualise, *(name for names in self.residualise.values() for name in names)):
-            _check_feature(name)
 
 
 @dataclass(frozen=True)
@@ -99,8 +93,10 @@ class TargetNormalizer:
         Raises:
             UserError: a feature that does not exist.
         """
-        for name in features:
-            _check_feature(name)
+        known = set().union(*training)
+        for name in (*features, *(one for feature in features for one in settings.residualise.get(feature, ()))):
+            if known and name not in known:
+                raise UserError(f"targets: feature '{name}' does not exist; {nearest(name, known)}")
         filled = [_filled(raw, settings.missing) for raw in training]
         fitted = {name: _fit_feature(name, filled, settings.residualise.get(name, ())) for name in features}
         concerned: dict[str, list[str]] = {}
@@ -132,7 +128,7 @@ class TargetNormalizer:
             z_scores: {feature: predicted z-score} of one subject.
 
         Returns:
-            {feature: value in the units of `menvae.data.masks.features`}, None where a prediction or a volume is
+            {feature: value in its unit}, None where a prediction or a volume is
             missing.
         """
         physical: dict[str, float | None] = {}
@@ -169,11 +165,6 @@ class TargetNormalizer:
         statistics = {name: asdict(value) for name, value in self.statistics.items()}
         canonical = json.dumps([self.missing, statistics], sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def _check_feature(name: str) -> None:
-    if name not in FEATURES:
-        raise UserError(f"targets: feature '{name}' does not exist; {nearest(name, FEATURES)}")
 
 
 def _filled(raw: RawTargets, missing: Missing) -> RawTargets:

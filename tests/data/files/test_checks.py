@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from menvae.data.cache import prepare as preparation
 from menvae.data.cache.prepare import prepare
-from menvae.data.files.checks import Finding, Volume, check_subject, inspect_content
+from menvae.data.files.checks import Finding, Volume, check_subject, inspect_file
+from menvae.data.files.readers import NIFTI
 from menvae.data.files.subjects import MODALITIES, discover_subjects
 from menvae.data.sources.brats import BratsSource
 from menvae.data.sources.phantom import PhantomSource
@@ -205,7 +206,7 @@ FAULTS: dict[str, tuple[str, Spoil, str, str]] = {
 def findings(folder: Path) -> list[Finding]:
     (subject,) = discover_subjects(folder.parent, MODALITIES)
     files = {
-        name: inspect_content(path.read_bytes(), path.name, is_mask=name == "seg")
+        name: inspect_file(NIFTI, path, name, is_mask=name == "seg")
         for name, path in subject.files.items()
         if path.exists()
     }
@@ -255,7 +256,8 @@ def test_float_masks_of_whole_labels_and_headers_without_orientation_are_notes(t
     (note,) = findings(folder)
     assert (note.is_fault, note.problem) == (False, "stores whole labels as float64")
     image = nibabel.nifti1.Nifti1Image(mask_voxels(), None)  # type: ignore[no-untyped-call]
-    found = inspect_content(image.to_bytes(), "a.nii", is_mask=True)
+    (tmp_path / "a.nii").write_bytes(image.to_bytes())
+    found = inspect_file(NIFTI, tmp_path / "a.nii", "seg", is_mask=True)
     assert isinstance(found, Volume)
     assert not found.is_oriented
 

@@ -14,7 +14,8 @@ import pytest
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
-from menvae.data.files.nifti import CutShortError, NiftiVolume, read_volume
+from menvae.data.files.nifti import CutShortError, read_volume
+from menvae.data.files.stored_volume import StoredVolume
 
 AFFINE = np.array([[-1.5, 0, 0, 8], [0, -0.5, 0, 7], [0, 0, 3, -9], [0, 0, 0, 1.0]])
 KINDS = {1: (nibabel.Nifti1Image, nibabel.Nifti1Header), 2: (nibabel.Nifti2Image, nibabel.Nifti2Header)}
@@ -49,7 +50,7 @@ def nibabel_image(content: bytes, form: int = 1) -> Any:
     return KINDS[form][0].from_bytes(content)
 
 
-def assert_as_nibabel(found: NiftiVolume, image: Any) -> None:
+def assert_as_nibabel(found: StoredVolume, image: Any) -> None:
     np.testing.assert_array_equal(found.values, np.asanyarray(image.dataobj))
     np.testing.assert_array_equal(found.affine, image.affine)
     canonical = nibabel.as_closest_canonical(image)

@@ -144,7 +144,7 @@ def test_whole_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
         ({"transforms": {"susceptibility": "log1p"}}, "data.transforms.susceptibility: log1p cannot take -"),
         ({"transforms": {"gama": "log1p"}}, "data.transforms: 'gama' is no column; did you mean 'gamma'"),
         ({"columns": []}, "data.columns: at least one is needed"),
-        ({"columns": ["gamma", "gamma"], "transforms": {}}, "data.columns: gamma stands twice"),
+        ({"columns": ["gamma", "gamma"], "transforms": {}}, "data.columns: gamma appears twice"),
         ({"val_fraction": 0.6, "test_fraction": 0.4}, "40 rows cannot give 24 for validation, 16 for test and any"),
         ({"val_fraction": 0.01}, "the val split has a single row"),
         ({"unsup_run": "nowhere"}, "data.unsup_run: 'nowhere/embeddings.npz' does not exist"),
@@ -347,3 +347,114 @@ def test_drawn_table_is_what_it_says() -> None:
 def test_what_is_not_drawn_is_refused(keys: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         LithologySource(**keys)
+
+
+def with_targets(path: Path, **keys: Any) -> tuple[pd.DataFrame, TableSource]:
+    """A table whose gamma and susceptibility are targets, of which some are missing."""
+    content = frame(60)
+    content.loc[[3, 10, 11], "gamma"] = np.nan
+    content.loc[[10, 40], "susceptibility"] = np.nan
+    chosen: dict[str, Any] = {"columns": ("density",), "target_columns": ("gamma", "susceptibility"), "label": None}
+    return content, source(saved(content, path), **{**chosen, **keys})
+
+
+SUPERVISION = {"target": ["gamma"], "other": ["susceptibility", "gamma"]}
+
+
+def test_targets_are_z_scores_by_the_training_rows_and_what_is_missing_is_not_observed(tmp_path: Path) -> None:
+    content, of = with_targets(tmp_path / "a.csv")
+    data = load(of, supervision=SUPERVISION)
+    split = np.array(list(data.splits.values()))
+    expected = {
+        "gamma": np.log(1.0 + content["gamma"].to_numpy()),
+        "susceptibility": np.sign(content["susceptibility"]) * np.log(1.0 + content["susceptibility"].abs()),
+    }
+    z_scores = {}
+    for name, values in expected.items():
+        training = values[split == "train"]
+        z_scores[name] = (np.asarray(values) - np.nanmean(training)) / np.nanstd(training)
+    rows = {name: number for number, name in enumerate(data.splits)}
+    for loader, wanted in ((data.train, "train"), (data.val, "val")):
+        seen = []
+        for batch in loader.epoch(1):
+            chosen = [rows[name] for name in batch.subject_id]
+            seen += chosen
+            for partition, names in SUPERVISION.items():
+                truth = np.stack([z_scores[name][chosen] for name in names], axis=1)
+                np.testing.assert_array_equal(batch.observed[partition].numpy(), ~np.isnan(truth))
+                np.testing.assert_allclose(batch.targets[partition].numpy(), np.nan_to_num(truth), rtol=1e-5, atol=1e-6)
+        assert sorted(seen) == np.flatnonzero(split == wanted).tolist()
+    assert data.targets is not None
+    assert data.targets.raw["row-11"] == {"gamma": None, "susceptibility": None}
+    assert of.targets["gamma"].unit == "log1p"
+
+
+def test_targets_may_be_residualised(tmp_path: Path) -> None:
+    content, of = with_targets(tmp_path / "a.csv", transforms=None)
+    settings = TargetSettings(residualise={"gamma": ["susceptibility"]})
+    request = DataRequest(
+        cache=tmp_path,
+        supervision={"target": ["gamma"]},
+        targets=settings,
+        augmentation=AugmentationSettings(),
+        batch_size=100,
+        seed=0,
+    )
+    data = of.load(request)
+    both = content[["gamma", "susceptibility"]].notna().all(axis=1).to_numpy()
+    training = both & (np.array(list(data.splits.values())) == "train")
+    slope, intercept = np.polyfit(content["susceptibility"][training], content["gamma"][training], 1)
+    residual = content["gamma"] - slope * content["susceptibility"] - intercept
+    (batch,) = data.train.epoch(0)
+    rows = [int(name.removeprefix("row-")) - 1 for name in batch.subject_id]
+    observed = batch.observed["target"][:, 0].numpy()
+    assert observed.tolist() == both[rows].tolist()
+    found = batch.targets["target"][:, 0].numpy()[observed]
+    np.testing.assert_allclose(found, (residual / residual[training].std(ddof=0)).to_numpy()[rows][observed], atol=1e-5)
+
+
+def test_targets_count_in_the_hashes_and_their_absence_does_not(tmp_path: Path) -> None:
+    content, of = with_targets(tmp_path / "a.csv")
+    without = load(with_targets(tmp_path / "b.csv", target_columns=(), transforms=None)[1])
+    ours = load(of, supervision=SUPERVISION)
+    assert without.targets is None
+    assert ours.data_hash != without.data_hash
+    assert ours.targets_hash != without.targets_hash
+    content.loc[0, "gamma"] += 1.0
+    saved(content, tmp_path / "a.csv")
+    changed = load(of, supervision=SUPERVISION)
+    assert (changed.data_hash == ours.data_hash, changed.targets_hash == ours.targets_hash) == (False, False)
+    identity = with_targets(tmp_path / "c.csv", transforms=None)[1].identity
+    assert identity["data.target_columns"] == "gamma (none), susceptibility (none)"
+    assert set(with_targets(tmp_path / "d.csv", target_columns=(), transforms=None)[1].identity) == {"data.columns"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "supervision", "words"),
+    [
+        ({}, {"target": ["gama"]}, "model.supervision.target: this source has no target 'gama'; did you mean 'gamma'?"),
+        (
+            {"target_columns": (), "transforms": None},
+            {"target": ["gamma"]},
+            "has no target 'gamma'; it has none as configured",
+        ),
+        ({"target_columns": ("gamma", "gamma")}, {}, "data.target_columns: gamma appears twice"),
+        ({"target_columns": ("gold",), "transforms": None}, {"target": ["gold"]}, "has no column 'gold'"),
+        (
+            {"target_columns": ("rock",), "transforms": None},
+            {"target": ["rock"]},
+            "column 'rock' holds '.*' in row 1, which is not a finite",
+        ),
+        ({"transforms": {"gama": "log1p"}}, {}, "data.transforms: 'gama' is no column; did you mean 'gamma'?"),
+        (
+            {"transforms": {"susceptibility": "log1p"}},
+            {"target": ["susceptibility"]},
+            "data.transforms.susceptibility: log1p cannot take",
+        ),
+    ],
+)
+def test_targets_that_cannot_be_are_refused(
+    tmp_path: Path, keys: dict[str, Any], supervision: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        load(with_targets(tmp_path / "a.csv", **keys)[1], supervision=supervision)

@@ -1,0 +1,55 @@
+"""A volume as it lies in its file, whatever the format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from nibabel.orientations import apply_orientation, io_orientation
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class StoredVolume:
+    """A volume as it lies in its file.
+
+    Attributes:
+        voxels: stored values, [i, j, k] or with further axes; perhaps in memory that must not be written to.
+        affine: [4, 4], voxel -> mm in RAS.
+        slope: value = slope * stored + intercept.
+        intercept: see above.
+        is_oriented: whether the file says how the volume lies in space.
+    """
+
+    voxels: NDArray[Any]
+    affine: NDArray[np.float64]
+    slope: float = 1.0
+    intercept: float = 0.0
+    is_oriented: bool = True
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """What the file means: stored values, scaled where the header says so (then float64)."""
+        if self.slope == 1.0 and self.intercept == 0.0:
+            return self.voxels
+        return self.voxels.astype(np.float64) * self.slope + self.intercept
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size along R, A, S."""
+        sides = np.linalg.norm(self.affine[:3, :3], axis=0)
+        axes = ras_axes(self.affine)[:, 0].astype(int)
+        along = dict(zip(axes.tolist(), sides.tolist(), strict=True))
+        return along[0], along[1], along[2]
+
+    def values_ras(self) -> NDArray[Any]:
+        """Return the values [D, H, W] with their axes in the order and direction of R, A, S; a view where it can be."""
+        values = self.values
+        return apply_orientation(values.reshape(values.shape[:3]), ras_axes(self.affine))  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
+
+
+def ras_axes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return nibabel's orientation [3, 2] of a volume: for each of its axes, which of R, A, S it is, and its sign."""
+    axes: NDArray[np.float64] = io_orientation(affine)  # type: ignore[no-untyped-call, unused-ignore]
+    return axes
