@@ -24,6 +24,7 @@ bench: bench-data bench-losses
 	$(BIN)/python tests/benchmarks/phantom_difficulty.py
 	$(BIN)/python tests/benchmarks/overhead.py
 	$(BIN)/python tests/benchmarks/compiled.py
+	$(BIN)/python tests/benchmarks/starting.py
 
 bench-data: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/features.py

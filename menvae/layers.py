@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv_transpose3d
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from menvae.collectives import mean_over_ranks, num_ranks
@@ -73,7 +74,37 @@ def conv(
     it is offered because Run 6 had it, and bounds no Lipschitz constant.
     """
     layer = Conv3d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
-    return spectral_norm(layer) if spectral else layer
+    return with_spectral_norm(layer) if spectral else layer
+
+
+def with_spectral_norm(layer: nn.Module) -> nn.Module:
+    """Return a layer with a spectral norm of its weight, which needs numbers (`without_weights`): ones then."""
+    weight = layer.get_parameter("weight")
+    if weight.is_meta:
+        layer.register_parameter("weight", nn.Parameter(torch.ones(weight.shape, device="cpu")))
+    return spectral_norm(layer)
+
+
+_DRAWS = (Tensor.normal_, Tensor.uniform_)
+
+
+class without_weights(TorchFunctionMode):  # noqa: N801 - a context, as torch.no_grad is
+    """A context in which modules get weights on the meta device, which have shapes and no numbers.
+
+    What else a constructor computes, such as a grid of coordinates, is computed. Under ``torch.device("meta")`` that,
+    and drawing weights, runs in kernels in Python, whose first use imports torch._dynamo and sympy: 1.4 s for a model
+    that takes 0.03 s with weights.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Return what ``func`` does, and an empty tensor without memory."""
+        if func is torch.empty:
+            kwargs = {**(kwargs or {}), "device": "meta"}
+        elif func in _DRAWS and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def set_memory_format(module: nn.Module, memory_format: torch.memory_format) -> None:
@@ -226,10 +257,10 @@ class UpBlock(Recomputable):
             ]
         elif upsampling == "nearest":
             nearest = NearestConv3d(in_channels, out_channels, 3, bias=False)
-            grow = [spectral_norm(nearest) if spectral else nearest]
+            grow = [with_spectral_norm(nearest) if spectral else nearest]
         else:
             transposed = nn.ConvTranspose3d(in_channels, out_channels, 4, stride=2, padding=1, bias=False)
-            grow = [spectral_norm(transposed) if spectral else transposed]
+            grow = [with_spectral_norm(transposed) if spectral else transposed]
         normalise = [norm(out_channels)] if normed else []
         super().__init__()
         self.layers = nn.Sequential(*grow, *normalise, nn.ReLU(inplace=True))

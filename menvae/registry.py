@@ -275,8 +275,8 @@ def own_keys(group: str, config: Mapping[str, Any]) -> tuple[dict[str, Any], lis
     name = config.get("name")
     if name not in known(group):
         return dict(config), []
-    mine = {"name", *_parts[group, str(name)].tunables}
-    others = {key for other in known(group) for key in _parts[group, other].tunables}
+    mine = {"name", *_keyword_names(_parts[group, str(name)].factory)}
+    others = {key for other in known(group) for key in _keyword_names(_parts[group, other].factory)}
     foreign = [key for key in config if key not in mine and key in others]
     return {key: value for key, value in config.items() if key not in foreign}, foreign
 
@@ -313,6 +313,12 @@ def _reason(error: Exception) -> str:
     if words and isinstance(error, ImportError | NameTakenError | UserError):
         return words
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+@functools.cache
+def _keyword_names(factory: Callable[..., Any]) -> tuple[str, ...]:
+    parameters = inspect.signature(factory).parameters.values()
+    return tuple(each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY)
 
 
 def _keyword_only(factory: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:

@@ -5,6 +5,7 @@ Nothing heavy is imported here: help, ``--cfg`` and completion answer from this 
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
@@ -40,7 +41,7 @@ class PluginConfigurations(SearchPathPlugin):
                 search_path.append(provider=package, path=f"file://{folder}")
 
 
-def run(config_name: str, task: Task, command: str | None = None) -> None:
+def run(config_name: str, task: Task, command: str | None = None, *, only_looks: bool = False) -> None:
     """Run ``task`` as a Hydra application and end the process with its exit code.
 
     Wrong input ends with one sentence on standard error and exit code 2, also where Hydra finds it; a sweep in which a
@@ -50,6 +51,7 @@ def run(config_name: str, task: Task, command: str | None = None) -> None:
         config_name: the file in ``conf/``.
         task: what to do with the composed configuration.
         command: ``train`` for ``menvae-train``; None: ``config_name``.
+        only_looks: whether the task starts nothing and keeps nothing that the end of the interpreter would tidy up.
     """
     command = command or config_name
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors over instead of printing them
@@ -71,9 +73,11 @@ def run(config_name: str, task: Task, command: str | None = None) -> None:
             return int(any(code not in (ExitCode.DONE, ExitCode.GATES_NOT_MET) for code in codes + ended_elsewhere))
         return max(codes, default=ExitCode.DONE)
 
+    if only_looks:
+        gc.disable()  # most of it is importing, which makes little garbage
     with _help_within(120):
         code = carry_out(command, application)
-    leave(code)
+    leave(code, at_once=only_looks)
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from menvae.errors import ExitCode, UserError, nearest
 
 _USAGE = """\
 menvae-sweep plan [group=option ...] [key=value,value ...]
-    What menvae-train -m would do with the same arguments: every job with its run, duplicates, dead knobs, and a cost
-    from a measured step. Nothing is trained; data that the cache lacks are prepared.
+    What menvae-train -m would do with the same arguments: every job with its run, duplicates and dead knobs. Nothing is
+    trained or prepared; sweep.cost=true prepares data that the cache lacks, and adds a cost from a measured step.
 
 menvae-sweep status [sweep.name=NAME] [output_dir=./outputs]
     The fate of every point of a sweep (the one launched last): finished, running, pending, failed, timed out, ...
@@ -39,7 +39,8 @@ def main() -> None:
 
 def plan(arguments: list[str]) -> None:
     """Compose a sweep of ``menvae-train``, and have its launcher show it."""
-    _sweep_of_train([*arguments, "sweep.action=plan"])
+    costs = any(argument.startswith("sweep.cost=") for argument in arguments)  # a cost may start processes
+    _sweep_of_train([*arguments, "sweep.action=plan"], only_looks=not costs)
 
 
 def status(arguments: list[str]) -> None:
@@ -104,8 +105,8 @@ def _quoted(value: str) -> str:
     return "'" + value.replace("'", "\\'") + "'"
 
 
-def _sweep_of_train(arguments: list[str]) -> None:
+def _sweep_of_train(arguments: list[str], *, only_looks: bool = False) -> None:
     from menvae.apps.train import task
 
     sys.argv = ["menvae-train", "-m", *arguments]
-    hydra_application.run("train", task, "sweep")
+    hydra_application.run("train", task, "sweep", only_looks=only_looks)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +30,7 @@ from menvae.evaluation.gates import unjudged_partitions, unjudged_words
 from menvae.evaluation.metrics import build_metrics
 from menvae.gates import GateSettings, canonical, check_gates
 from menvae.latent import LatentLayout
-from menvae.layers import recompute_activations
+from menvae.layers import recompute_activations, without_weights
 from menvae.metrics import Metric, MetricContext
 from menvae.models import Blueprint, Model
 from menvae.objective import Objective
@@ -45,6 +46,8 @@ from menvae.training.determinism import seed_everything
 from menvae.training.place import Place, num_ranks_started
 from menvae.training.settings import TrainerSettings
 from menvae.types import Progress
+
+_log = logging.getLogger(__name__)
 
 _PARTS = {
     "model": "model",
@@ -72,6 +75,9 @@ _SETTINGS = {
 
 _OPTIONAL = ("metrics", "observers")
 """Keys that configurations of older runs do not have; empty, they are left out of a run's configuration."""
+
+CheckedModels = MutableMapping[tuple[object, ...], Model]
+"""Models that were built for checks, by what they were built from."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +107,13 @@ class Experiment:
     advice: tuple[str, ...] = ()
 
     @classmethod
-    def from_config(cls, composed: DictConfig) -> Experiment:
+    def from_config(cls, composed: DictConfig, known: CheckedModels | None = None) -> Experiment:
         """Check a composed configuration, and that its parts fit each other.
+
+        Args:
+            composed: the configuration.
+            known: models of earlier checks, which gets the one of this; configurations whose models are the same, such
+                as those that differ in a weight of the loss, then share one.
 
         Raises:
             UserError: the first thing that is wrong.
@@ -131,7 +142,7 @@ class Experiment:
         experiment = cls(config, parts, settings, loss, layout, observers, pictures, tuple(left_out))
         experiment._check_targets()
         check_gates(settings["gates"].targets, experiment.build_metrics())
-        model, objective = experiment.build(num_training_subjects=1)
+        model, objective = experiment._checked({} if known is None else known)
         sentences = [*advice(model, objective, experiment._circumstances(objective)), *experiment._unjudged()]
         return replace(experiment, advice=tuple(sentences))
 
@@ -162,8 +173,15 @@ class Experiment:
         Raises:
             UserError: what is wrong with the data.
         """
+        return self.source.load(self._request(here, prepared))
+
+    def find_data(self, here: Place) -> Data | None:
+        """Load the data of this rank if nothing is to be prepared for it; None otherwise. Raises as `load_data`."""
+        return self.source.find(self._request(here))
+
+    def _request(self, here: Place, prepared: object = None) -> DataRequest:
         trainer: TrainerSettings = self.settings["trainer"]
-        request = DataRequest(
+        return DataRequest(
             cache=self.output_dir / "cache",
             supervision=self.supervision,
             targets=self.settings["targets"],
@@ -177,7 +195,6 @@ class Experiment:
             show=progress_bar if here.is_main else unseen,
             prepared=prepared,
         )
-        return self.source.load(request)
 
     def build_objective(self, num_training_subjects: int) -> Objective:
         """Build the objective; raises `UserError` for a term that this latent space cannot have."""
@@ -219,14 +236,55 @@ class Experiment:
         Raises:
             UserError: parts that do not fit each other.
         """
-        objective = self.build_objective(num_training_subjects)
-        source = self.source
-        check_needs(objective, self.parts, self.supervision, self.layout, source.gives)
+        objective = self._fitting_objective(num_training_subjects)
         seed_everything(self.config["seed"])
         if num_classes is None:
-            num_classes = 2 if "labels" in source.gives else 0
-        blueprint = Blueprint(len(source.channels), source.size, self.parts, objective.requires, num_classes)
+            num_classes = self._assumed_classes
+        model = self._build_model(objective.requires, num_classes)
+        self._check_model(model, objective)
+        return model, objective
+
+    def _checked(self, known: CheckedModels) -> tuple[Model, Objective]:
+        """Do what `build` does, with a model without weights."""
+        objective = self._fitting_objective(num_training_subjects=1)
+        key = (repr(self.parts), objective.requires)
+        model = known.get(key)
+        if model is None:
+            model = known[key] = self._model_without_weights(objective.requires)
+        self._check_model(model, objective)
+        return model, objective
+
+    def _model_without_weights(self, requires: frozenset[str]) -> Model:
+        """Build the model with `without_weights`; as for training, where a part needs the numbers."""
+        try:
+            with without_weights():
+                return self._build_model(requires, self._assumed_classes)
+        except UserError:
+            raise
+        except (RuntimeError, TypeError, ValueError) as error:  # what torch and numpy say where numbers are missing
+            _log.debug("model=%s needs its weights to be built: %s", self.parts["model"].part.name, error)
+        seed_everything(self.config["seed"])
+        return self._build_model(requires, self._assumed_classes)
+
+    @property
+    def _assumed_classes(self) -> int:
+        """How many classes labels count as long as the data are not loaded: some or none."""
+        return 2 if "labels" in self.source.gives else 0
+
+    def _fitting_objective(self, num_training_subjects: int) -> Objective:
+        objective = self.build_objective(num_training_subjects)
+        check_needs(objective, self.parts, self.supervision, self.layout, self.source.gives)
+        return objective
+
+    def _build_model(self, requires: frozenset[str], num_classes: int) -> Model:
+        source = self.source
+        blueprint = Blueprint(len(source.channels), source.size, self.parts, requires, num_classes)
         model: Model = self.parts["model"](blueprint)
+        return model
+
+    def _check_model(self, model: Model, objective: Objective) -> None:
+        """Check what a model gives, and have it compute activations again if it should."""
+        source = self.source
         changes_intensities = self.settings["augmentation"].changes_intensities
         check_reach(model, self.parts, source, changes_intensities=changes_intensities)
         check_inputs(model, source.identity)
@@ -234,7 +292,6 @@ class Experiment:
         trainer: TrainerSettings = self.settings["trainer"]
         if trainer.activation_checkpointing:
             recompute_activations(model, compiled=trainer.compile)
-        return model, objective
 
     def _check_targets(self) -> None:
         """Refuse targets that the source does not have, before a cohort is prepared."""

@@ -55,7 +55,8 @@ def digest_memo(path: Path, cache: Path) -> Path:
     """Return where the digest of a file is remembered, as it is now: take it before reading the file."""
     status = path.stat()
     place = [_resolved(path.parent), path.name, status.st_ino]
-    return cache / "digests" / digest_of([*place, status.st_size, status.st_mtime_ns, status.st_ctime_ns])
+    name = digest_of([*place, status.st_size, status.st_mtime_ns, status.st_ctime_ns])
+    return Path(f"{cache}/digests/{name}")  # joined as text: a cohort has thousands of files
 
 
 @lru_cache(maxsize=8)  # the files of a subject come one after the other, and every step of a path is asked for

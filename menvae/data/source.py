@@ -249,3 +249,13 @@ class DataSource(ABC):
         Raises:
             UserError: what is wrong with the data.
         """
+
+    def find(self, request: DataRequest) -> Data | None:
+        """Load what needs no preparation, for a look at a sweep before it is run; None if something is to be prepared.
+
+        A source that does not say what it has prepared has prepared nothing.
+
+        Raises:
+            UserError: what is wrong with the data.
+        """
+        return None

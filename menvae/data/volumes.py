@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -15,7 +15,7 @@ from menvae.data.batches.dataset import SplitLoader, SubjectDataset
 from menvae.data.batches.order import EpochBatches
 from menvae.data.batches.pairs import check_pairs
 from menvae.data.cache.cohort import Cohort
-from menvae.data.cache.prepare import prepare
+from menvae.data.cache.prepare import find_prepared, prepare
 from menvae.data.cache.storage import CacheFormat, Normalisation
 from menvae.data.files.subjects import MODALITIES, Modality, Region, SubjectFiles
 from menvae.data.geometry.box import BoxStrategy, KeptShares
@@ -23,7 +23,7 @@ from menvae.data.geometry.transforms import Geometry
 from menvae.data.source import CohortSource, Data, DataRequest, DataSource, FittedTargets, Volumes
 from menvae.data.targets.declaration import MASK_TARGETS, Target, location_axes
 from menvae.data.targets.fit import fit_targets
-from menvae.data.workers import ShowProgress
+from menvae.data.workers import ShowProgress, unseen
 from menvae.errors import UserError
 from menvae.registry import Field
 from menvae.statistics.gompertz import Gompertz
@@ -159,6 +159,11 @@ class VolumeSource(DataSource):
         """Prepare, split, fit the targets, make loaders."""
         return load_volumes(self, request)
 
+    def find(self, request: DataRequest) -> Data | None:
+        """Do the same with what is in the cache; None if a subject is to be made, checked or prepared."""
+        cohort = find_prepared(self, request.cache)
+        return None if cohort is None else load_volumes(self, replace(request, prepared=cohort))
+
     @property
     @abstractmethod
     def geometry(self) -> Geometry:
@@ -176,6 +181,14 @@ class VolumeSource(DataSource):
         Raises:
             UserError: no such folder, or no subject in it.
         """
+
+    def found_subjects(self, cache: Path) -> list[SubjectFiles] | None:
+        """Return all subjects without making any file; None if files are to be made, or a source cannot say.
+
+        Raises:
+            UserError: as `subjects`.
+        """
+        return self.subjects(cache, unseen) if self.checks_files else None
 
 
 def load_volumes(source: VolumeSource, request: DataRequest) -> Data:

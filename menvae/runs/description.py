@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,8 +34,12 @@ def datasets_of(experiment: Experiment, data: Data) -> list[DatasetInput]:
     return [DatasetInput(part.part.name, data.data_hash[:36], source, "training")]
 
 
-def describe(experiment: Experiment, data: Data, here: Place, directory: RunDirectory) -> None:
-    """Write what is known before training: configuration, environment, targets, splits, schedules, correlations."""
+def describe(experiment: Experiment, data: Data, here: Place, directory: RunDirectory) -> Callable[[], object]:
+    """Write what is known before training: configuration, environment, targets, splits; warn of what is unwise.
+
+    Returns:
+        Draws the pictures of it, which training need not wait for.
+    """
     write_text(directory.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config))))
     write_json(directory.path / "environment.json", describe_environment(str(here.device), here.num_ranks))
     write_json(directory.path / "targets.json", {"data_hash": data.data_hash, **data.description})
@@ -42,7 +48,8 @@ def describe(experiment: Experiment, data: Data, here: Place, directory: RunDire
         _log.info("%s", sentence)
     for sentence in experiment.advice:
         _log.warning("%s", sentence)
-    draw_pictures(experiment.pictures, _plan(experiment, data), "before_training", directory.pictures)
+    context = _plan(experiment, data)
+    return partial(draw_pictures, experiment.pictures, context, "before_training", directory.pictures)
 
 
 def _plan(experiment: Experiment, data: Data) -> PictureContext:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Collection
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
@@ -16,6 +18,11 @@ from typing import Any
 from menvae.registry import ENTRY_POINT_GROUP
 
 PACKAGES = ("menvae", "torch", "numpy", "scipy", "nibabel", "scikit-image", "hydra-core", "mlflow", "pydantic")
+
+_ASIDE = frozenset(
+    {"apps", "comparison", "conformance", "console", "pictures", "preparation", "presentation", "sweeps", "tracking"}
+)
+"""Packages of menvae that no loss, metric or weight of a run depends on."""
 
 
 def describe_environment(device: str, num_ranks: int) -> dict[str, Any]:
@@ -36,16 +43,49 @@ def describe_environment(device: str, num_ranks: int) -> dict[str, Any]:
 
 @lru_cache
 def code_hash() -> str:
-    """Return a hash of menvae's own code and of the versions of what it computes with and of plugins."""
+    """Return a hash of the code that the results of a run depend on.
+
+    It covers menvae's modules, apart from those that launch, prepare for reading, compare, draw or track (`_ASIDE`),
+    and the versions of the packages that menvae computes with and of plugins. Of a module its syntax tree counts:
+    comments, docstrings and layout do not.
+    """
     package = Path(__file__).resolve().parents[1]
-    sources = {str(path.relative_to(package)): path.read_bytes() for path in package.rglob("*.py")}
-    digest = hashlib.sha256()
-    for name in sorted(sources):
-        digest.update(name.encode() + b"\0" + sources[name] + b"\0")
+    digest = hashlib.sha256(meaning_of_code(package, _ASIDE))
     plugins = {point.module.partition(".")[0] for point in entry_points(group=ENTRY_POINT_GROUP)}
     versions = {name: _version(name) for name in (*PACKAGES, *sorted(plugins))}
     digest.update(json.dumps(versions, sort_keys=True).encode())
     return digest.hexdigest()[:16]
+
+
+def meaning_of_code(package: Path, aside: Collection[str] = ()) -> bytes:
+    """Return a digest of the syntax trees of a package's modules, without docstrings [32 bytes].
+
+    Args:
+        package: its folder.
+        aside: folders directly in it that do not count.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package)
+        if name.parts[0] not in aside:
+            tree = ast.parse(path.read_bytes())
+            _remove_docstrings(tree.body)
+            digest.update(f"{name.as_posix()}\0{ast.dump(tree)}\0".encode())
+    return digest.digest()
+
+
+def _remove_docstrings(statements: list[ast.stmt]) -> None:
+    """Take strings that are statements out of a block and of the blocks inside it, in place."""
+    statements[:] = [
+        each
+        for each in statements
+        if not (
+            isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant) and isinstance(each.value.value, str)
+        )
+    ]
+    for each in statements:
+        for block in ("body", "orelse", "finalbody"):
+            _remove_docstrings(getattr(each, block, []))
 
 
 def describe_process() -> dict[str, Any]:

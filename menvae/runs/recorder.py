@@ -35,13 +35,26 @@ _ARTIFACTS = {
 class RunRecorder:
     """Writes a run down on the main rank: local log first, then trackers, then the progress bar."""
 
-    def __init__(self, local: LocalLog, trackers: Trackers, progress: TrainingProgress) -> None:
-        """Args: local: log on disk. trackers: MLflow and others. progress: bar or lines."""
+    def __init__(
+        self, local: LocalLog, trackers: Trackers, progress: TrainingProgress, draw: Callable[[], object] | None = None
+    ) -> None:
+        """Set where a run is written down.
+
+        Args:
+            local: log on disk.
+            trackers: MLflow and others.
+            progress: bar or lines.
+            draw: draws what is known before training, after the first step, which does not wait for matplotlib.
+        """
         self.local, self.trackers, self.progress = local, trackers, progress
+        self._draw = draw
 
     def step(self, epoch: int, step: int, losses: Callable[[], Mapping[str, float]]) -> None:
         """Show a step."""
         self.progress.step(epoch, step, losses)
+        if self._draw is not None:
+            self._draw()
+            self._draw = None
 
     def epoch_end(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
         """Write, send and show an epoch."""

@@ -19,7 +19,16 @@ MEANING_OF_WEIGHTS = ("data.modalities", "data.columns", "model.partitions", "mo
 
 def identify(experiment: Experiment, data: Data, num_ranks: int) -> str:
     """Return the name of a run, ``<name>_<hash>``: the same for all that leads to the same result."""
-    parts = (experiment.config, data.data_hash, data.targets_hash, num_ranks, _start(experiment))
+    return run_name(experiment, data.data_hash, data.targets_hash, num_ranks)
+
+
+def run_name(experiment: Experiment, data_hash: str, targets_hash: str, num_ranks: int) -> str:
+    """Return the same from the hashes of the data alone, which are empty where the data are not known.
+
+    Raises:
+        UserError: a checkpoint that does not exist.
+    """
+    parts = (experiment.config, data_hash, targets_hash, num_ranks, _start(experiment))
     return f"{experiment.config['name']}_{run_hash(*parts)}"
 
 

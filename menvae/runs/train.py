@@ -157,7 +157,7 @@ def _main_rank_run(
     directory.set_status("running", **describe_process())
     trackers = run_trackers(experiment, directory, job)
     try:
-        describe(experiment, data, here, directory)
+        draw = describe(experiment, data, here, directory)
         local = LocalLog(directory.path)
         run = AssembledRun(experiment, data, here, directory.path, stop, job)
         local.rewind(run.trainer.state.epoch)
@@ -165,8 +165,12 @@ def _main_rank_run(
         trackers.start(*facts, local, datasets_of(experiment, data))
         first_epoch = run.trainer.state.epoch + 1
         max_epochs = experiment.settings["trainer"].max_epochs
+        if run.trainer.state.step:  # another process may have been ended before it drew, and no step may be left
+            draw()
         with TrainingProgress(max_epochs, data.train.steps_per_epoch, first_epoch) as progress:
-            status = run.train_and_evaluate(RunRecorder(local, trackers, progress))
+            status = run.train_and_evaluate(
+                RunRecorder(local, trackers, progress, None if run.trainer.state.step else draw)
+            )
     except (RunInterruptedError, KeyboardInterrupt) as interruption:
         reason = str(interruption) or "Ctrl-C twice"
         _log.info("stopped by %s", reason)

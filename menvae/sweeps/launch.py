@@ -12,20 +12,19 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from menvae.composition.experiment import Experiment
+from menvae.composition.experiment import CheckedModels, Experiment
 from menvae.composition.settings import SweepSettings
 from menvae.console import logs
 from menvae.data.source import Data
 from menvae.errors import ExitCode, UserError
 from menvae.interruption import StopRequest, stop_requests
 from menvae.registry import validated
-from menvae.runs.assembly import seconds_per_step
 from menvae.runs.environment import code_hash
 from menvae.runs.identity import is_outside, outside_keys
-from menvae.runs.start import identify
+from menvae.runs.start import run_name
 from menvae.studies import Trial
 from menvae.sweeps.campaign import Campaign
-from menvae.sweeps.plan import LossEffect, PlannedPoint, dead_knobs, plan_points, plan_table
+from menvae.sweeps.plan import LossEffect, PlannedPoint, ProvisionalName, dead_knobs, plan_points, plan_table
 from menvae.sweeps.runners import Fate, Runner
 from menvae.sweeps.status import PointStatus, sweep_status
 from menvae.sweeps.sweep import Sweep, sweep_name
@@ -68,29 +67,62 @@ class Command:
 
 
 class Identifier:
-    """Composed configuration -> name of its run. Cohorts are prepared here, once, rather than by every job."""
+    """Composed configuration -> name of its run; every distinct model is built, and every cohort loaded, once."""
 
-    def __init__(self, num_ranks: int | None) -> None:
-        """Args: num_ranks: processes that will train together; None: as ``trainer.devices`` says."""
-        self._num_ranks = num_ranks
+    def __init__(self, num_ranks: int | None, *, prepares: bool = True) -> None:
+        """Set what it may do.
+
+        Args:
+            num_ranks: processes that will train together; None: as ``trainer.devices`` says.
+            prepares: whether cohorts that the cache lacks are prepared, here rather than by every job.
+        """
+        self._num_ranks, self._prepares = num_ranks, prepares
+        self._models: CheckedModels = {}
+        self._experiments: dict[str, Experiment] = {}
         self._prepared: dict[str, object] = {}
+        self._data: dict[str, Data | None] = {}
 
     def __call__(self, config: Mapping[str, Any]) -> str:
         """Return the name; raises `UserError` for a configuration or data that are wrong."""
-        experiment = Experiment.from_config(OmegaConf.create(dict(config)))
+        experiment = self.experiment(config)
         asked: int | None = experiment.settings["trainer"].devices
         if self._num_ranks is not None and asked not in (None, self._num_ranks):
             raise UserError(f"trainer.devices={asked}, but the launcher starts {self._num_ranks} processes for a run")
-        return identify(experiment, self.data(experiment), self._num_ranks or asked or 1)
+        num_ranks = self._num_ranks or asked or 1
+        data = self.data(experiment)
+        if data is None:
+            return ProvisionalName(run_name(experiment, "", "", num_ranks))
+        return run_name(experiment, data.data_hash, data.targets_hash, num_ranks)
 
-    def data(self, experiment: Experiment) -> Data:
-        """Return the data of an experiment, as a single process would have them."""
-        key = json.dumps([experiment.config["data"], experiment.config["output_dir"]], sort_keys=True)
-        known = key in self._prepared
-        with logs.only_errors(known):  # what is to be said about a cohort is said once
-            data = experiment.load_data(Place(torch.device("cpu"), 0, 1), self._prepared.get(key))
-        self._prepared[key] = data.prepared
-        return data
+    def experiment(self, config: Mapping[str, Any]) -> Experiment:
+        """Return the checked experiment of a configuration; raises `UserError`."""
+        key = json.dumps(config, sort_keys=True, default=str)
+        if key not in self._experiments:
+            self._experiments[key] = Experiment.from_config(OmegaConf.create(dict(config)), self._models)
+        return self._experiments[key]
+
+    def data(self, experiment: Experiment) -> Data | None:
+        """Return the data of an experiment, as a single process would have them; None: they are not prepared."""
+        cohort = self._key(experiment, "data", "output_dir")
+        key = (
+            cohort + self._key(experiment, "targets", "augmentation", "trainer", "seed") + repr(experiment.supervision)
+        )
+        if key not in self._data:
+            known = cohort in self._prepared
+            here = Place(torch.device("cpu"), 0, 1)
+            with logs.only_errors(known):  # what is to be said about a cohort is said once
+                if self._prepares or known:
+                    data: Data | None = experiment.load_data(here, self._prepared.get(cohort))
+                else:
+                    data = experiment.find_data(here)
+            self._data[key] = data
+            if data is not None:
+                self._prepared[cohort] = data.prepared
+        return self._data[key]
+
+    @staticmethod
+    def _key(experiment: Experiment, *sections: str) -> str:
+        return json.dumps([experiment.config[section] for section in sections], sort_keys=True)
 
 
 def sweep_of(config: Mapping[str, Any], typed: Command) -> Sweep:
@@ -136,7 +168,8 @@ def launch_points(
     settings = validated(SweepSettings, jobs[0][1]["sweep"], "sweep")
     tracking = _tracking(jobs)  # before anything is written
     wait = runner.wait or bool(trials)
-    launch = _Launch(sweep_of(jobs[0][1], typed), settings, typed, Identifier(runner.num_ranks), runner, wait)
+    identifier = Identifier(runner.num_ranks, prepares=settings.action != "plan" or settings.cost)
+    launch = _Launch(sweep_of(jobs[0][1], typed), settings, typed, identifier, runner, wait)
     with stop_requests() as stop:
         _log.info("sweep %s", launch.sweep.path)
         match settings.action:
@@ -162,7 +195,7 @@ class _Launch:
     def plan(self, jobs: Sequence[Composed], *, searching: bool) -> list[Result]:
         """Show what `run` would do."""
         planned = self._planned(jobs, searching=searching)
-        _show_plan(planned, list(self.typed.swept), self.identifier)
+        _show_plan(planned, list(self.typed.swept), self.identifier, cost=self.settings.cost)
         return _impossible(planned)
 
     def run(
@@ -193,7 +226,7 @@ class _Launch:
     def _planned(
         self, jobs: Sequence[Composed], runs: Sequence[str] = (), *, searching: bool = False
     ) -> list[PlannedPoint]:
-        return plan_points(self.sweep, jobs, self.identifier, self.settings, code_hash(), runs, searching=searching)
+        return plan_points(self.sweep, jobs, self.identifier, self.settings, code_hash, runs, searching=searching)
 
     def _carry_out(
         self, planned: Sequence[PlannedPoint], tracking: TrackingSettings, stop: StopRequest
@@ -241,27 +274,40 @@ def _own(jobs: Sequence[Composed], fixed: Sequence[str]) -> list[Composed]:
     ]
 
 
-def _show_plan(planned: Sequence[PlannedPoint], keys: Sequence[str], identifier: Identifier) -> None:
+def _show_plan(
+    planned: Sequence[PlannedPoint], keys: Sequence[str], identifier: Identifier, *, cost: bool = False
+) -> None:
     possible = [point for point in planned if not point.problem]
     logs.show(plan_table(planned))
-    for key in dead_knobs([(point.overrides, loss_effect(point.config)) for point in possible], keys):
+    effects = [(point.overrides, _effect(identifier.experiment(point.config))) for point in possible]
+    for key in dead_knobs(effects, keys):
         _log.warning("%s is a dead knob: its values make no difference in any of these runs", key)
-    todo = [point for point in possible if point.status is not None and not point.status.fate.is_final]
-    if todo:
-        experiment = Experiment.from_config(OmegaConf.create(dict(todo[0].config)))
-        data = identifier.data(experiment)
-        step_s = seconds_per_step(experiment, data)
-        steps = [data.train.steps_per_epoch * point.config["trainer"]["max_epochs"] for point in todo]
-        _log.info(
-            "%d of %d points to run: about %s on this machine, one at a time (%.3g s a step, %d steps; validation and "
-            "results come on top)",
-            *(len(todo), len(planned), _duration(step_s * sum(steps)), step_s, sum(steps)),
-        )
+    todo = [point for point in possible if point.is_to_do]
+    if not todo:
+        return
+    if not cost:
+        _log.info("%d of %d points to run; sweep.cost=true says how long they take", len(todo), len(planned))
+        return
+    from menvae.runs.assembly import seconds_per_step  # what trains is not imported for a plan without
+
+    experiment = identifier.experiment(todo[0].config)
+    data = identifier.data(experiment)
+    assert data is not None  # a plan with its cost prepares what is missing
+    step_s = seconds_per_step(experiment, data)
+    steps = [data.train.steps_per_epoch * point.config["trainer"]["max_epochs"] for point in todo]
+    _log.info(
+        "%d of %d points to run: about %s on this machine, one at a time (%.3g s a step, %d steps; validation and "
+        "results come on top)",
+        *(len(todo), len(planned), _duration(step_s * sum(steps)), step_s, sum(steps)),
+    )
 
 
 def loss_effect(config: Mapping[str, Any]) -> LossEffect:
     """Return what the ``loss`` section of a composed configuration makes of its run."""
-    experiment = Experiment.from_config(OmegaConf.create(dict(config)))
+    return _effect(Experiment.from_config(OmegaConf.create(dict(config))))
+
+
+def _effect(experiment: Experiment) -> LossEffect:
     objective = experiment.build_objective(num_training_subjects=1)
     weights = {name: tuple(curve) for name, curve in objective.weight_curves(experiment.positions(201)).items()}
     active = {key: [s for s in term.scalars if any(weights.get(s, ()))] for key, term in objective.active_terms.items()}

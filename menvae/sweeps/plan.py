@@ -22,6 +22,12 @@ Identify = Callable[[Mapping[str, Any]], str]
 """Composed configuration -> name of its run; raises `UserError` for a configuration that cannot be."""
 
 
+class ProvisionalName(str):
+    """The name of a run whose cohort is not prepared: its hash lacks the data, so it only tells duplicates apart."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class PlannedPoint:
     """One job of a sweep before it is run.
@@ -34,6 +40,7 @@ class PlannedPoint:
         duplicate_of: index of an earlier job that is the same run, or None.
         other_code: whether other code finished it.
         trial: the trial of a study that it is, or None.
+        awaits_data: whether its run is known once the cohort is prepared.
     """
 
     overrides: tuple[str, ...]
@@ -43,6 +50,12 @@ class PlannedPoint:
     duplicate_of: int | None = None
     other_code: bool = False
     trial: Trial | None = None
+    awaits_data: bool = False
+
+    @property
+    def is_to_do(self) -> bool:
+        """Whether something is left to do, as far as is known."""
+        return self.awaits_data or (self.status is not None and not self.status.fate.is_final)
 
 
 def plan_points(
@@ -50,7 +63,7 @@ def plan_points(
     jobs: Sequence[tuple[Sequence[str], Mapping[str, Any]]],
     identify: Identify,
     settings: SweepSettings,
-    code_hash: str,
+    code_hash: Callable[[], str],
     runs: Sequence[str] = (),
     *,
     searching: bool = False,
@@ -62,7 +75,7 @@ def plan_points(
         jobs: (overrides, composed configuration) of each.
         identify: gives the name of a run.
         settings: what to do about code that changed.
-        code_hash: of the code as it is now.
+        code_hash: of the code as it is now, asked for where a run is finished.
         searching: whether the jobs are trials of a study, for which a pruned run has come to its end.
         runs: names of the runs that these jobs are to go on with, if they were submitted before.
     """
@@ -80,6 +93,10 @@ def plan_points(
             continue
         if identity in taken and config["trainer"]["resume"] != "never":
             planned[index] = replace(planned[index], duplicate_of=taken[identity])
+            continue
+        if isinstance(identity, ProvisionalName):
+            taken[identity] = index
+            planned[index] = replace(planned[index], awaits_data=True)
             continue
         if runs and runs[index].startswith(identity):
             run, other_code = runs[index], False
@@ -101,7 +118,7 @@ def _run_of(
     identity: str,
     config: Mapping[str, Any],
     settings: SweepSettings,
-    code_hash: str,
+    code_hash: Callable[[], str],
     taken: Mapping[str, int],
     searching: bool,
 ) -> tuple[str, bool]:
@@ -111,7 +128,8 @@ def _run_of(
     newest = newest_name(sweep.runs, identity)
     path = sweep.runs / newest / "status.json"
     status = json.loads(path.read_text()) if path.is_file() else {}
-    other_code = status.get("state") == Fate.FINISHED and status.get("code", code_hash) != code_hash
+    made_with = status.get("code") if status.get("state") == Fate.FINISHED else None
+    other_code = made_with is not None and made_with != code_hash()
     if status.get("state") == "pruned" and not searching:
         return free_name(sweep.runs, identity, taken), False
     if other_code and settings.on_code_change == "rerun":
@@ -168,12 +186,16 @@ def plan_table(planned: Sequence[PlannedPoint]) -> Table:
         table.add_column(column, overflow="fold")
     for index, point in enumerate(planned):
         status = point.status
-        if status is None:
+        if point.awaits_data:
+            what = "run"
+        elif status is None:
             what = point.problem or f"duplicate of {point.duplicate_of}"
         elif status.fate.is_final or status.fate.is_active:
             what = f"{status.fate}: nothing to do" if status.fate.is_final else str(status.fate)
         else:
             what = "run" if status.fate == Fate.NOT_STARTED else f"run again ({status.fate})"
         run = "" if status is None else status.point.run
+        if point.awaits_data:
+            run = "known once the cohort is prepared"
         table.add_row(*map(Text, (str(index), " ".join(point.overrides), run, what)))
     return table

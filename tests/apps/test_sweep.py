@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -46,3 +47,18 @@ def test_plan_names_a_dead_knob_a_duplicate_and_what_cannot_be_and_runs_nothing(
     assert "4 of 8 points to run" in planned
     assert not (tmp_path / "runs").exists()
     assert not [path for path in tmp_path.glob("sweeps/*") if path.is_dir()]
+
+
+def test_a_plan_prepares_nothing_and_names_runs_where_the_cohort_is_prepared(tmp_path: Path) -> None:
+    arguments = (*TINY, "loss.lambda_dcor=1,1.0,5")
+    planned = menvae_sweep(tmp_path, "plan", *arguments)
+    assert planned.count("known once the cohort is prepared") == 2
+    assert planned.count("duplicate of 0") == 1
+    assert "2 of 3 points to run" in planned
+    assert not (tmp_path / "cache").exists()
+    cost = menvae_sweep(tmp_path, "plan", *arguments, "sweep.cost=true")
+    assert "s a step" in cost
+    again = menvae_sweep(tmp_path, "plan", *arguments)
+    names = re.findall(r"semivae_[0-9a-f]{10}\b", cost.partition("to run: about")[0])
+    assert len(set(names)) == 2
+    assert re.findall(r"semivae_[0-9a-f]{10}\b", again) == names

@@ -16,7 +16,7 @@ from menvae.composition.settings import SweepSettings
 from menvae.errors import UserError
 from menvae.runs.identity import run_hash
 from menvae.sweeps.launch import loss_effect
-from menvae.sweeps.plan import LossEffect, PlannedPoint, dead_knobs, plan_points, plan_table
+from menvae.sweeps.plan import LossEffect, PlannedPoint, ProvisionalName, dead_knobs, plan_points, plan_table
 from menvae.sweeps.sweep import Point, Sweep
 
 TODAY = "code of today"
@@ -36,7 +36,7 @@ def _job(weight: float, resume: str = "auto") -> tuple[list[str], dict[str, Any]
 
 
 def _plan(sweep: Sweep, *jobs: Any, **settings: Any) -> list[PlannedPoint]:
-    return plan_points(sweep, jobs, _name, SweepSettings(**settings), TODAY)
+    return plan_points(sweep, jobs, _name, SweepSettings(**settings), lambda: TODAY)
 
 
 def _points(planned: list[PlannedPoint]) -> list[tuple[int, str, str]]:
@@ -72,7 +72,9 @@ def test_a_job_that_is_an_earlier_one_is_its_duplicate(sweep: Sweep) -> None:
 
 def test_five_is_five_point_zero_for_the_identity_of_runs(sweep: Sweep) -> None:
     jobs = [_job(5), _job(5.0), _job(5.5)]
-    planned = plan_points(sweep, jobs, lambda config: run_hash(config, "data", "targets"), SweepSettings(), TODAY)
+    planned = plan_points(
+        sweep, jobs, lambda config: run_hash(config, "data", "targets"), SweepSettings(), lambda: TODAY
+    )
     assert [point.duplicate_of for point in planned] == [None, 0, None]
 
 
@@ -101,10 +103,10 @@ def test_what_is_retried_goes_on_with_its_own_run(sweep: Sweep) -> None:
         sweep.keep(Point(number, run, ("loss.lambda_dcor=5",)))
     for resume in ("never", "auto"):
         jobs = [_job(5, resume)]
-        assert _points(plan_points(sweep, jobs, _name, SweepSettings(), TODAY, ["run_5_2"])) == [
+        assert _points(plan_points(sweep, jobs, _name, SweepSettings(), lambda: TODAY, ["run_5_2"])) == [
             (1, "run_5_2", "failed")
         ]
-    other_ranks = plan_points(sweep, [_job(9)], _name, SweepSettings(), TODAY, ["run_5_2"])
+    other_ranks = plan_points(sweep, [_job(9)], _name, SweepSettings(), lambda: TODAY, ["run_5_2"])
     assert _points(other_ranks) == [(3, "run_9", "not started")]
 
 
@@ -260,3 +262,16 @@ def test_brackets_of_overrides_are_no_markup() -> None:
     Console(file=output, width=120).print(plan_table([PlannedPoint(("data.roi_size=[bold]",), {}, problem="[red]")]))
     assert "data.roi_size=[bold]" in output.getvalue()
     assert "[red]" in output.getvalue()
+
+
+def test_without_data_a_plan_knows_duplicates_but_no_runs(sweep: Sweep) -> None:
+    _write_run(sweep, "run_0")
+    jobs = [_job(0), _job(5), _job(5.0), _job(-1), _job(5, "never")]
+    planned = plan_points(sweep, jobs, lambda config: ProvisionalName(_name(config)), SweepSettings(), lambda: TODAY)
+    assert [point.awaits_data for point in planned] == [True, True, False, False, True]
+    assert [point.duplicate_of for point in planned] == [None, None, 1, None, None]
+    assert [point.is_to_do for point in planned] == [True, True, False, False, True]
+    assert "not allowed" in planned[3].problem
+    output = StringIO()
+    Console(file=output, width=120).print(plan_table(planned))
+    assert output.getvalue().count("known once the cohort is prepared  run") == 3

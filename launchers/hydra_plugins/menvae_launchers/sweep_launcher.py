@@ -13,7 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra_plugins.menvae_launchers.composing import Composer
+from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     from menvae.studies import Trial
@@ -43,6 +44,7 @@ class SweepLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what Hydra gives; jobs are run by `menvae.apps.job`, not by the task function."""
         self.hydra_context, self.config = hydra_context, config
+        self._composer: Composer | None = None
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run what is left to do of these points; their exit codes go to `menvae.apps.outcome`."""
@@ -69,12 +71,9 @@ class SweepLauncher(Launcher):
 
     def composed(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
         """Return the resolved configuration of a job, without Hydra's own."""
-        composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-        with open_dict(composed):
-            composed.hydra.job.num, composed.hydra.job.id = number, str(number)
-        container = OmegaConf.to_container(composed, resolve=True)
-        assert isinstance(container, dict)
-        return {str(key): value for key, value in container.items() if key != "hydra"}
+        if self._composer is None:
+            self._composer = Composer(self.hydra_context.config_loader, self.config)
+        return self._composer(overrides, number)
 
     def typed(self) -> Command:
         """Return the command line, with what a searching sweeper sweeps."""

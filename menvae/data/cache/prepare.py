@@ -28,7 +28,7 @@ from menvae.data.cache.cohort import Cohort, PreparedSubject
 from menvae.data.cache.storage import CacheFormat, StoredSubject, stored, write_subject
 from menvae.data.digests import digest_of, file_digest, remembered_digest
 from menvae.data.files.findings import Finding
-from menvae.data.files.screening import check_files, note_missing, without_faulty
+from menvae.data.files.screening import check_files, is_checked, note_missing, without_faulty
 from menvae.data.files.subjects import REGION_CODES, Region, SubjectFiles
 from menvae.data.geometry.box import BoxReport, KeptShares, judge_box
 from menvae.data.geometry.transforms import Geometry, load_and_resample
@@ -83,6 +83,9 @@ class Preparable(Protocol):
     def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
         """Return all subjects, sorted by identifier."""
 
+    def found_subjects(self, cache: Path) -> list[SubjectFiles] | None:
+        """Return the same without making any file; None if files are to be made."""
+
 
 def prepare(
     source: Preparable,
@@ -106,9 +109,7 @@ def prepare(
         UserError: what is wrong with the source or with its subjects.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    subjects = source.subjects(cache, show, num_workers)
-    if source.missing_modalities == "allow":
-        subjects = [subject.without_missing() for subject in subjects]
+    subjects = _as_allowed(source.subjects(cache, show, num_workers), source)
     recipe = _Recipe(source.geometry, source.cache_format)
     there = {subject.subject_id: _key_of_entry(subject, recipe, cache) for subject in subjects}
     leave_out, findings = source.on_error == "skip", note_missing(subjects)
@@ -128,10 +129,47 @@ def prepare(
         _sweep_out(cache)
         for _ in show(run_tasks(_prepare_entry, tasks, num_workers=num_workers), "preparing", len(tasks)):
             pass
-    entries = [_read_entry(cache / "prepared" / keys[subject.subject_id], subject) for subject in subjects]
+    return _cohort([(subject, keys[subject.subject_id]) for subject in subjects], findings, source, cache)
+
+
+def find_prepared(source: Preparable, cache: Path) -> Cohort | None:
+    """Return what `prepare` would without making, checking or preparing anything; None if it would have to.
+
+    Subjects that are faulty and left out are known by what the checks remember of them.
+
+    Raises:
+        UserError: as `prepare`.
+    """
+    subjects = source.found_subjects(cache) if cache.is_dir() else None
+    if subjects is None:
+        return None
+    subjects, recipe = _as_allowed(subjects, source), _Recipe(source.geometry, source.cache_format)
+    there = {subject.subject_id: _key_of_entry(subject, recipe, cache) for subject in subjects}
+    unknown = [subject for subject in subjects if there[subject.subject_id] is None]
+    findings = note_missing(subjects)
+    if unknown:
+        if not source.checks_files or not all(is_checked(subject, cache) for subject in unknown):
+            return None
+        findings += check_files(unknown, source.regions, cache)
+        subjects = without_faulty(subjects, findings, leave_out=source.on_error == "skip")
+    keyed = [(subject, key) for subject in subjects if (key := there[subject.subject_id]) is not None]
+    return _cohort(keyed, findings, source, cache) if len(keyed) == len(subjects) else None
+
+
+def _as_allowed(subjects: Sequence[SubjectFiles], source: Preparable) -> list[SubjectFiles]:
+    """Return the subjects, without the modalities that they lack and may lack."""
+    may_lack = source.missing_modalities == "allow"
+    return [subject.without_missing() if may_lack else subject for subject in subjects]
+
+
+def _cohort(
+    keyed: Sequence[tuple[SubjectFiles, str]], findings: Sequence[Finding], source: Preparable, cache: Path
+) -> Cohort:
+    """Read the entries of these subjects, and leave out what the box cuts too much of."""
+    entries = [_read_entry(cache / "prepared" / key, subject) for subject, key in keyed]
     of_boxes = _judge_boxes(entries, source)
-    entries = without_faulty(entries, of_boxes, leave_out=leave_out)
-    own = {subject.subject_id: [dict(subject.targets)] if subject.targets else [] for subject in subjects}
+    entries = without_faulty(entries, of_boxes, leave_out=source.on_error == "skip")
+    own = {subject.subject_id: [dict(subject.targets)] if subject.targets else [] for subject, _ in keyed}
     identity = [
         [entry.subject_id, entry.key, entry.patient_id, entry.days, *own[entry.subject_id]] for entry in entries
     ]

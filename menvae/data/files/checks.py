@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nibabel.orientations import inv_ornt_aff
 from numpy.typing import NDArray
 
 from menvae.data.files.findings import Finding
@@ -301,6 +300,8 @@ _Place = tuple[tuple[int, ...], NDArray[np.float64]]
 
 def _as_ras(volume: Volume) -> _Place:
     """Return shape and affine of the volume with its axes in the order and direction of R, A, S."""
+    from nibabel.orientations import inv_ornt_aff
+
     affine = np.array(volume.affine)
     axes = ras_axes(affine)
     shape = [0, 0, 0]

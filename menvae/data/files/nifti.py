@@ -11,7 +11,6 @@ import logging
 from typing import Any
 
 import deflate
-import nibabel
 import numpy as np
 
 from menvae.data.files.stored_volume import StoredVolume
@@ -73,6 +72,8 @@ def _header(unpacked: bytes | bytearray) -> Any:
 
 
 def _form(unpacked: bytes | bytearray) -> Any:
+    import nibabel
+
     return nibabel.Nifti2Header if bytes(unpacked[:4]) in _NIFTI2_SIZES else nibabel.Nifti1Header
 
 

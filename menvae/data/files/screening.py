@@ -61,6 +61,11 @@ def check_files(
     return findings
 
 
+def is_checked(subject: SubjectFiles, cache: Path) -> bool:
+    """Whether what the files of a subject hold is remembered, so that `check_files` reads none of them."""
+    return _remembered_files(subject, cache) is not None
+
+
 def _remembered_files(subject: SubjectFiles, cache: Path) -> _Files | None:
     """Return what is known of the files of a subject that exist; None if one of them must be read."""
     files: _Files = {}

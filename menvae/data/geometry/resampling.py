@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform
 
 Triple = tuple[float, float, float]
 Kind = TypeVar("Kind", bound=np.generic)
@@ -76,6 +75,8 @@ class Resampling:
         """
         if self.changes_nothing:
             return volume
+        from scipy.ndimage import affine_transform  # not where nothing is resampled
+
         found: NDArray[np.float32] = affine_transform(
             np.ascontiguousarray(volume),
             np.array(self.step),

@@ -13,8 +13,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import ConvexHull  # type: ignore[import-untyped, unused-ignore]
-from skimage.measure import marching_cubes
 
 NUM_CONFIGURATIONS: Final = 256
 FULL: Final = NUM_CONFIGURATIONS - 1
@@ -112,6 +110,8 @@ def _cell_triangles() -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np
 
     Areas are vectors: as long as the triangle is large, and pointing out of the region.
     """
+    from skimage.measure import marching_cubes  # not where nothing is measured: this module is part of every start
+
     configurations, corners = [], []
     for configuration in range(1, FULL):
         vertices, faces, _, _ = marching_cubes(_cell(configuration).astype(np.float32), level=0.5)  # type: ignore[no-untyped-call, unused-ignore]
@@ -164,6 +164,8 @@ def mesh_hull_volume(region: NDArray[np.bool_]) -> float:
     >>> round(mesh_hull_volume(np.ones((1, 1, 1), dtype=np.bool_)), 6)
     0.166667
     """
+    from scipy.spatial import ConvexHull  # type: ignore[import-untyped, unused-ignore]
+
     centres = _extreme_centres(region)
     if np.linalg.matrix_rank(centres - centres[0]) < 3:  # all in one plane: P has no facets, the sum has
         offsets = np.concatenate((np.eye(3), -np.eye(3))) / 2.0
@@ -187,6 +189,8 @@ def _hull_triangles(centres: NDArray[np.float64]) -> NDArray[np.intp]:
     integers, and in a box of 1000 voxels a side they change by less than 1, so none of them changes its sign (some
     become 0, where a plane holds more than three points).
     """
+    from scipy.spatial import ConvexHull  # type: ignore[import-untyped, unused-ignore]
+
     moves = np.random.default_rng(0).uniform(-1e-8, 1e-8, centres.shape)
     triangles: NDArray[np.intp] = ConvexHull(centres + moves).simplices
     return triangles

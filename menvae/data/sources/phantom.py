@@ -91,16 +91,27 @@ class PhantomSource(ProceduralSource):
 
     def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
         """Make the files that ``<cache>/phantom/<version>/`` does not hold yet; return all subjects."""
-        root = cache / "phantom" / self._folder_name(DISTRIBUTIONS_VERSION)
+        root = self._root(cache)
         root.mkdir(parents=True, exist_ok=True)
-        there = {path.name for path in root.iterdir()}
-        tasks = [
-            (self.seed, index, self._voxel_mm, root)
-            for index in range(self.num_subjects)
-            if _subject_id(index) not in there
-        ]
+        tasks = [(self.seed, index, self._voxel_mm, root) for index in self._missing(root)]
         for _ in show(run_tasks(_make, tasks, num_workers=num_workers), "making phantoms", len(tasks)):
             pass
+        return self._all_files(root)
+
+    def found_subjects(self, cache: Path) -> list[SubjectFiles] | None:
+        """Return all subjects if all are made."""
+        root = self._root(cache)
+        return self._all_files(root) if root.is_dir() and not self._missing(root) else None
+
+    def _root(self, cache: Path) -> Path:
+        return cache / "phantom" / self._folder_name(DISTRIBUTIONS_VERSION)
+
+    def _missing(self, root: Path) -> list[int]:
+        """Return the indices of the subjects whose files are to be made."""
+        there = {path.name for path in root.iterdir()}
+        return [index for index in range(self.num_subjects) if _subject_id(index) not in there]
+
+    def _all_files(self, root: Path) -> list[SubjectFiles]:
         return [self._files(root / _subject_id(index)) for index in range(self.num_subjects)]
 
 

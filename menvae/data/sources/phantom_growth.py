@@ -31,7 +31,7 @@ import csv
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -111,20 +111,29 @@ class PhantomGrowthSource(ProceduralSource):
 
     def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
         """Make what ``<cache>/phantom_growth/<version>/`` does not hold yet, and its truth; return all visits."""
-        # cohorts of other sizes have folders of their own, so that growth.csv is that of its folder
-        (fewest, most), (shortest, longest) = self.visits, self.interval_days
-        cohort = f"{self.num_patients}patients_{fewest}-{most}visits_{shortest}-{longest}days"
-        root = cache / "phantom_growth" / f"{self._folder_name(GROWTH_VERSION)}_{cohort}"
-        visits = self._visits()
-        folders = [root / visit.patient_id / visit.subject_id for visit in visits]
-        if not (root / "growth.csv").is_file() or not all(folder.is_dir() for folder in folders):
+        root, visits = self._root(cache), self._visits()
+        if not _is_made(root, visits):
             root.mkdir(parents=True, exist_ok=True)
             tasks = [(self.seed, visit, self._voxel_mm, root) for visit in visits]
             made = dict(show(run_tasks(_make, tasks, num_workers=num_workers), "making phantoms", len(tasks)))
             _write_truth(root / "growth.csv", [_truth(visit) | made[visit.subject_id] for visit in visits])
+        return self._all_files(root, visits)
+
+    def found_subjects(self, cache: Path) -> list[SubjectFiles] | None:
+        """Return all visits if all are made."""
+        root, visits = self._root(cache), self._visits()
+        return self._all_files(root, visits) if _is_made(root, visits) else None
+
+    def _root(self, cache: Path) -> Path:
+        # cohorts of other sizes have folders of their own, so that growth.csv is that of its folder
+        (fewest, most), (shortest, longest) = self.visits, self.interval_days
+        cohort = f"{self.num_patients}patients_{fewest}-{most}visits_{shortest}-{longest}days"
+        return cache / "phantom_growth" / f"{self._folder_name(GROWTH_VERSION)}_{cohort}"
+
+    def _all_files(self, root: Path, visits: Sequence[_Visit]) -> list[SubjectFiles]:
         return [
-            replace(self._files(folder), patient_id=visit.patient_id, days=float(visit.days))
-            for folder, visit in zip(folders, visits, strict=True)
+            replace(self._files(_folder(root, visit)), patient_id=visit.patient_id, days=float(visit.days))
+            for visit in visits
         ]
 
     def _visits(self) -> list[_Visit]:
@@ -135,10 +144,18 @@ class PhantomGrowthSource(ProceduralSource):
         ]
 
 
+def _folder(root: Path, visit: _Visit) -> Path:
+    return root / visit.patient_id / visit.subject_id
+
+
+def _is_made(root: Path, visits: Sequence[_Visit]) -> bool:
+    return (root / "growth.csv").is_file() and all(_folder(root, visit).is_dir() for visit in visits)
+
+
 def _make(task: tuple[int, _Visit, tuple[float, float, float], Path]) -> tuple[str, dict[str, float]]:
     """Make a visit if it is not there; return its identifier and what its mask measures, mm^3."""
     seed, visit, spacing_mm, root = task
-    folder = root / visit.patient_id / visit.subject_id
+    folder = _folder(root, visit)
     if folder.is_dir():
         mask = _written_mask(folder)
     else:

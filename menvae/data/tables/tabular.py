@@ -160,6 +160,10 @@ class TabularSource(DataSource):
             ),
         )
 
+    def find(self, request: DataRequest) -> Data:
+        """Load: rows need no preparation."""
+        return self.load(request)
+
     def _fit_targets(
         self, table: Table, training: NDArray[np.intp], subject_id: NDArray[np.str_], request: DataRequest
     ) -> FittedTargets | None:
