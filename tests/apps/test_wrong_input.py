@@ -78,7 +78,7 @@ WRONG = [
     ),
     (
         ["model=vae"],
-        "loss.terms.vol: partition 'vol' does not exist; known: residual; loss=vae, dip and tcvae are without",
+        "loss.terms.vol: partition 'vol' does not exist; known: residual; use loss=vae, dip or tcvae",
     ),
     (
         ["+model.supervision.residual=[vol_total]"],
@@ -97,7 +97,7 @@ WRONG = [
         "model.heads.foo: partition 'foo' does not exist; known: loc, residual, shape, vol",
     ),
     (["+model.supervision.foo=[vol_total]"], "model.supervision.foo: partition 'foo' does not exist; known: loc, res"),
-    (["decoder=auxiliary"], "decoder=auxiliary draws [16, 16, 16], not data.roi_size=[32, 32, 32]"),
+    (["decoder=auxiliary"], "decoder=auxiliary outputs [16, 16, 16], but data.roi_size is [32, 32, 32]"),
     (["auxiliary_decoder=auxiliary"], "auxiliary_decoder: 'auxiliary' is not allowed; choose a decoder with decoder@"),
     (["loss.terms.kl=kl"], "loss.terms.kl: 'kl' is not allowed; choose a term with term@loss.terms.kl=<name>"),
     (["trainer=3"], "trainer: 3 is not allowed; set its keys, trainer.<key>=..."),
