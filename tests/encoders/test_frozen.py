@@ -115,9 +115,9 @@ def frozen_of_a_run(tmp_path: Path, identity: object) -> FrozenFeatures:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"data.modalities": "t2, t1"}, "data.modalities t1, t2, this configuration has t2, t1"),
-        ({"data.modalities": "t1, flair"}, "data.modalities t1, t2, this configuration has t1, flair"),
-        ({"data.normalisation": "minmax"}, "data.normalisation zscore, this configuration has minmax"),
+        ({"data.modalities": "t2, t1"}, "data.modalities t1, t2, but this configuration has t2, t1"),
+        ({"data.modalities": "t1, flair"}, "data.modalities t1, t2, but this configuration has t1, flair"),
+        ({"data.normalisation": "minmax"}, "data.normalisation zscore, but this configuration has minmax"),
     ],
 )
 def test_inputs_must_mean_what_they_meant_in_pretraining(tmp_path: Path, change: dict[str, str], words: str) -> None:
@@ -143,10 +143,10 @@ class NotPlain:
     ("content", "words"),
     [
         (None, "'.*' does not exist"),
-        ({"a": torch.zeros(1)}, "holds no encoder with the layers of encoder=resnet"),
-        (3, "holds no encoder"),
+        ({"a": torch.zeros(1)}, "contains no encoder with the layers of encoder=resnet"),
+        (3, "contains no encoder"),
         (NotPlain(), "cannot read weights from"),
-        ({f"{i}.{k}": x for i in range(2) for k, x in pretrained().state_dict().items()}, "holds 2 encoders"),
+        ({f"{i}.{k}": x for i in range(2) for k, x in pretrained().state_dict().items()}, "contains 2 encoders"),
         (pretrained(3).state_dict(), "trained on 3 modalities, but data.modalities has 2"),
         (pretrained(3, stem="per_modality").state_dict(), "trained on 3 modalities, but data.modalities has 2"),
         (

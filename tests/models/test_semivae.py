@@ -100,7 +100,7 @@ def test_partition_with_no_targets_is_not_supervised() -> None:
         ({"heads": {"vol": {"name": "mlp"}}}, "model.heads.loc: partition 'loc' is supervised and needs a head"),
         ({"heads": {name: {"name": "mpl"} for name in ("vol", "loc", "shape")}}, "model.heads.vol: 'mpl' is not"),
         ({"z_dim": 9}, "leaves nothing of model.z_dim=9 for residual"),
-        ({"decoder": "auxiliary"}, r"decoder=auxiliary draws \[16, 16, 16\]"),
+        ({"decoder": "auxiliary"}, r"decoder=auxiliary outputs \[16, 16, 16\]"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(changes: dict[str, Any], words: str, monkeypatch: Any) -> None:

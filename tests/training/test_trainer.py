@@ -252,7 +252,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
     assert refusal(wider).endswith(f"does not fit this model: {shapes}")
     assert refusal(more).endswith("does not fit this model: it lacks 'head.weight' (and 1 more)")
     assert refusal(less).endswith("does not fit this model: its 'decoder.bias' does not exist in this model")
-    partitions = "was trained with model.partitions one 2, two 3, this configuration has one 4, two 1"
+    partitions = "was trained with model.partitions one 2, two 3, but this configuration has one 4, two 1"
     assert refusal(other_partitions).endswith(partitions)
 
 
