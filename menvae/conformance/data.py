@@ -90,8 +90,8 @@ class SourceConformance(PartConformance):
     def test_place_of_the_data_is_outside_of_the_identity(self, case: Case) -> None:
         location = source_of(case).location
         if location is not None:
-            assert _keys_of_place(case), "`location` must be the value of a key"
-            assert set(_keys_of_place(case)) <= class_of(case).outside_identity
+            assert _location_keys(case), "`location` must be the value of a key"
+            assert set(_location_keys(case)) <= class_of(case).outside_identity
 
     def test_targets_are_declared_with_units_and_groups(self, case: Case) -> None:
         for name, target in source_of(case).targets.items():
@@ -110,7 +110,7 @@ class SourceConformance(PartConformance):
             shutil.copytree(old, new)
         else:
             shutil.copy(old, new)
-        moved = Case(small.part, {**small.settings, **dict.fromkeys(_keys_of_place(small), str(new))})
+        moved = Case(small.part, {**small.settings, **dict.fromkeys(_location_keys(small), str(new))})
         hashes = set()
         for one in (small, moved):
             data = self.load(one, tmp_path / "cache")
@@ -134,10 +134,10 @@ class SourceConformance(PartConformance):
                     assert not values[~observed].any(), "unobserved targets must be 0"
                     assert data.targets is not None
                     raw = [[data.targets.raw[name][target] for target in targets] for name in batch.subject_id]
-                    there = torch.tensor([[value is not None for value in row] for row in raw])
-                    assert (observed <= there).all(), "missing targets must not be marked as observed"
+                    present = torch.tensor([[value is not None for value in row] for row in raw])
+                    assert (observed <= present).all(), "missing targets must not be marked as observed"
                     if split == "train":
-                        assert torch.equal(observed, there)
+                        assert torch.equal(observed, present)
 
     def test_targets_are_standardised_by_the_training_subjects(self, small: Case, tmp_path: Path) -> None:
         supervision, data = by_group(source_of(small).targets), self.load(small, tmp_path)
@@ -154,7 +154,7 @@ class SourceConformance(PartConformance):
             assert abs(sd - 1.0) < 1e-4 or sd < 1e-4, target
 
 
-def _keys_of_place(case: Case) -> list[str]:
+def _location_keys(case: Case) -> list[str]:
     location = source_of(case).location
     return [key for key, value in case.config().items() if key != "name" and value == location]
 

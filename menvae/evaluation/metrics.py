@@ -25,7 +25,7 @@ def build_metrics(config: Mapping[str, Any], context: MetricContext) -> list[Met
     Args:
         config: ``metrics.*``: key -> configuration of a metric that replaces its defaults, or None to disable the
             metric of that name.
-        context: context of the run.
+        context: run context.
 
     Returns:
         Metrics sorted by key. A metric with a required tunable is built only if configured.

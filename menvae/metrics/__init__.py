@@ -128,7 +128,7 @@ class Metric:
     absent: ClassVar[str] = "the run lacks the data it needs"
 
     def __init__(self, context: MetricContext) -> None:
-        """Args: context: context of the run."""
+        """Args: context: run context."""
         self.context = context
 
     def names(self) -> list[str]:

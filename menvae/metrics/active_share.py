@@ -23,7 +23,7 @@ class ActiveShare(Metric):
         """Set the threshold.
 
         Args:
-            context: context of the run.
+            context: run context.
             threshold: variance of the posterior mean over a split that an active dimension exceeds.
         """
         super().__init__(context)

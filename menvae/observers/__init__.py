@@ -74,7 +74,7 @@ def build_observers(bound: Mapping[str, Bound], context: ObserverContext) -> lis
 
     Args:
         bound: output of `bound_observers`.
-        context: context of the run.
+        context: run context.
 
     Raises:
         UserError: two observers have the same class; a checkpoint stores the state of only one.

@@ -37,7 +37,7 @@ class CalibratedLikelihood(Term):
         """Choose the variances and the weights of voxels.
 
         Args:
-            context: context of the run.
+            context: run context.
             per_modality: estimate one variance per channel, so that the gradient of each scales with its own error.
             tumour_weight: weight of a voxel inside the mask, 1 outside; only 1 needs no mask. The variance is that of
                 the weighted errors.

@@ -49,7 +49,7 @@ class Contrastive(Term):
         """Choose the coordinates to compare.
 
         Args:
-            context: context of the run.
+            context: run context.
             partitions: partitions to compare; None: all. The residual encodes what stays constant as a tumour grows.
             temperature: t; smaller values emphasise the strangers that are hardest to distinguish.
 

@@ -28,7 +28,7 @@ class CrossEntropy(Term):
     unit = "nats_per_subject"
 
     def __init__(self, context: TermContext, *, reduction: Literal["mean", "sum"] = "mean") -> None:
-        """Args: context: context of the run. reduction: see the class."""
+        """Args: context: run context. reduction: see the class."""
         super().__init__()
         self.over_labelled = reduction == "mean"
 

@@ -36,7 +36,7 @@ class CrossPartition(Term):
         """Choose the pairs and the measure.
 
         Args:
-            context: context of the run.
+            context: run context.
             partitions: partitions to make independent of each other; None: all.
             statistic: ``covariance``, which shrinking the means also reduces, or Pearson's ``correlation``, which is
                 invariant to scale and always 1 or -1 for two subjects.

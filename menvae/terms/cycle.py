@@ -27,7 +27,7 @@ class CycleConsistency(Term):
         """Choose the partition and what to train.
 
         Args:
-            context: context of the run.
+            context: run context.
             partition: partition to recover.
             train_encoder: if False, train only the inverse head, for later use, without changing the latent space.
         """

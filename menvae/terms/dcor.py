@@ -50,7 +50,7 @@ class DistanceCorrelation(Term):
         """Choose the pairs and the memory.
 
         Args:
-            context: context of the run.
+            context: run context.
             partitions: partitions to make independent of each other; None: all.
             buffer_size: total number of rows, including the batch; 0: only the batch.
             gradient_scale: ``batch`` is the derivative with respect to the rows of the batch, which shrinks with the

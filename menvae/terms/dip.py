@@ -31,7 +31,7 @@ class DisentangledInferredPrior(Term):
         """Choose the covariance.
 
         Args:
-            context: context of the run.
+            context: run context.
             kind: covariance of the posterior means (``i``), or of the aggregate posterior,
                 Cov(mean) + mean(diag(exp(logvar))) (``ii``).
             partitions: partitions to include; None: all.

@@ -46,7 +46,7 @@ class HilbertSchmidt(Term):
         """Choose the pairs, the kernel and the memory.
 
         Args:
-            context: context of the run.
+            context: run context.
             partitions: partitions to make independent of each other; None: all.
             buffer_size: total number of rows, including the batch; 0: only the batch.
             bandwidth: bandwidth of the Gaussian kernels, in units of z; None: the median distance in each partition

@@ -54,7 +54,7 @@ class KullbackLeibler(Term):
         """Choose the dimensions, the unit, and the free bits or the capacity.
 
         Args:
-            context: context of the run.
+            context: run context.
             scalar: name of the scalar, ``kl`` or ``kl_<something>``.
             partitions: partitions to include; None: all.
             free_bits: floor in nats per dimension (despite the name, which is the paper's): one value for all

@@ -24,7 +24,7 @@ class ManifoldDensity(Term):
     unit = "nats_per_dimension"
 
     def __init__(self, context: TermContext, *, partitions: Sequence[str] | None = None) -> None:
-        """Args: context: context of the run. partitions: partitions to include; None: all."""
+        """Args: context: run context. partitions: partitions to include; None: all."""
         super().__init__()
         self.layout = context.layout
         self.partitions = context.layout.chosen(partitions)

@@ -23,15 +23,15 @@ class MaskedSquaredError(Term):
     unit = "mean_squared_error"
 
     def __init__(self, context: TermContext) -> None:
-        """Args: context: context of the run."""
+        """Args: context: run context."""
         super().__init__()
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Return ``masked``."""
         hidden = output.extras["hidden"].float()
         differences = output.reconstruction.float() - batch.inputs.float()
-        there = present(batch, differences)
-        if there is not None:
-            hidden, differences = hidden * there, differences.masked_fill(~there, 0.0)
+        available = present(batch, differences)
+        if available is not None:
+            hidden, differences = hidden * available, differences.masked_fill(~available, 0.0)
         errors = differences.square() * hidden
         return {"masked": sum_over_ranks(errors.sum()) / sum_over_ranks(hidden.sum()).clamp(min=1.0)}

@@ -44,7 +44,7 @@ class MeanSquaredError(Term):
         """Choose the unit.
 
         Args:
-            context: context of the run.
+            context: run context.
             reduction: ``mean`` over subjects, channels and voxels; ``sum`` over channels and voxels, averaged over the
                 batch, the unit of ``kl``; ``batch_sum`` also over subjects, the unit of ``tcvae`` with ``sum``. All
                 exclude missing modalities.

@@ -62,9 +62,9 @@ def _sums(batch: Batch, reconstruction: Tensor, inputs: Tensor, tumour_weight: f
     if tumour_weight != 1.0:
         assert batch.mask is not None, "experiments reject terms whose batch_requires the data do not provide"
         weights = weights + (tumour_weight - 1.0) * (batch.mask > 0)
-    there = present(batch, differences)
-    if there is not None:
-        weights, differences = weights * there, differences.masked_fill(~there, 0.0)
+    available = present(batch, differences)
+    if available is not None:
+        weights, differences = weights * available, differences.masked_fill(~available, 0.0)
     squares = weights * differences.square()
     errors, totals = (values.transpose(0, 1).flatten(1).sum(dim=1) for values in (squares, weights))
     return sum_over_ranks(errors), sum_over_ranks(totals)

@@ -21,7 +21,7 @@ class Semantic(Term):
         """Choose the partition.
 
         Args:
-            context: context of the run.
+            context: run context.
             partition: partition whose predictions are supervised.
 
         Raises:

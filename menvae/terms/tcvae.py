@@ -55,7 +55,7 @@ class TotalCorrelation(Term):
         """Choose the dimensions, the estimator and the unit.
 
         Args:
-            context: context of the run.
+            context: run context.
             partitions: partitions to include; None: all.
             estimator: minibatch-weighted (``mws``) or minibatch-stratified (``mss``) sampling.
             reduction: ``sum`` over the batch of all ranks, as in the reports, to use with ``mse`` in ``batch_sum``;

@@ -97,7 +97,7 @@ class TrainingStep:
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         if only is not None:
-            self._forget_gradients(beside=only)
+            self._drop_gradients_except(only)
         scaler.unscale_(optimizer)
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -115,11 +115,11 @@ class TrainingStep:
         scaler = self.shared.scaler
         return scaler.is_enabled() and scaler.get_scale() * scaler.get_backoff_factor() >= _SMALLEST_LOSS_SCALE
 
-    def _forget_gradients(self, beside: Side) -> None:
+    def _drop_gradients_except(self, side: Side) -> None:
         """Remove the other side's gradients: optimisers skip such parameters, including moments and weight decay."""
         encoder = {id(parameter) for parameter in self.shared.model.encoder_parameters()}
         for parameter in self.shared.model.parameters():
-            if (id(parameter) in encoder) != (beside == "encoder"):
+            if (id(parameter) in encoder) != (side == "encoder"):
                 parameter.grad = None
 
     def _broken_gradients(self) -> Iterator[str]:
