@@ -101,7 +101,10 @@ def _download(client: MlflowClient, run: Run, folder: Path, place: str) -> Path:
     temporary = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
     try:
         for name in [*sorted(_FILES & there), _CHECKPOINT]:
-            answer(partial(client.download_artifacts, run_id, name, str(temporary)), place)
+            fetched = Path(answer(partial(client.download_artifacts, run_id, name, str(temporary)), place))
+            if fetched != temporary / name:  # some stores keep the folders of an artifact, others do not
+                (temporary / name).parent.mkdir(exist_ok=True)
+                fetched.replace(temporary / name)
         temporary.chmod(0o755)
         temporary.replace(path)
     finally:

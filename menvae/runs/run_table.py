@@ -11,7 +11,7 @@ from menvae.errors import UserError
 from menvae.runs.facts import flat, read_mapping, value_at
 from menvae.runs.finding import RUNS, is_run
 from menvae.runs.recorder import gate_values
-from menvae.tracking.local import LocalLog
+from menvae.tracking.local import LocalLog, finite_values
 from menvae.tracking.mlflow.reading import answer, experiment_id, name_of, open_store, runs_of, value_of
 from menvae.tracking.tracker import TrackingSettings
 
@@ -59,7 +59,7 @@ def _of_folder(output_dir: Path, experiment: str | None) -> Iterator[dict[str, A
         config = read_mapping(path / "config.yaml")
         if experiment in (None, value_at(config, "tracking.experiment")):
             table, metrics = read_mapping(path / "gates.json"), LocalLog(path).last_values()
-            gates = gate_values(table) if table else {}
+            gates = finite_values(gate_values(table)) if table else {}
             state = read_mapping(path / "status.json").get("state", "new")
             yield _row(path.name, state, {"path": str(path)}, dict(flat(config)), {**metrics, **gates})
 
@@ -82,7 +82,7 @@ def _state(run: Run) -> str:
 
 
 def _row(
-    name: str, state: str, place: Mapping[str, str], params: Mapping[str, Any], metrics: Mapping[str, float | None]
+    name: str, state: str, place: Mapping[str, str], params: Mapping[str, Any], metrics: Mapping[str, float]
 ) -> dict[str, Any]:
     cells = {f"params.{key}": json.dumps(value) if isinstance(value, list) else value for key, value in params.items()}
     return {"name": name, "status": state, **place, **cells, **{f"metrics.{key}": metrics[key] for key in metrics}}
