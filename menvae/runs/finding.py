@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 RUNS, DOWNLOADED = "runs", "downloaded"
 """Folders of an output directory. A downloaded run is not among the runs, or `menvae-train` would go on with it."""
 
-_FILES = frozenset(
-    {"config.yaml", "targets.json", "splits.csv", "gates.json", "summary.json", "metrics.jsonl", "environment.json"}
+_NEEDED = frozenset(
+    {"config.yaml", "targets.json", "splits.csv", "gates.json", "summary.json", "metrics.jsonl", "checkpoints"}
 )
-_CHECKPOINT = "checkpoints/best.ckpt"
+"""Files and folders that are downloaded. MLflow keeps the name of a folder, and would lose that of a file's folder."""
 
 
 def find_run(run: str | Path, output_dir: Path, tracking_uri: str | None = None) -> Path:
@@ -100,11 +100,8 @@ def _download(client: MlflowClient, run: Run, folder: Path, place: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
     try:
-        for name in [*sorted(_FILES & there), _CHECKPOINT]:
-            fetched = Path(answer(partial(client.download_artifacts, run_id, name, str(temporary)), place))
-            if fetched != temporary / name:  # some stores keep the folders of an artifact, others do not
-                (temporary / name).parent.mkdir(exist_ok=True)
-                fetched.replace(temporary / name)
+        for name in sorted(_NEEDED & there):
+            answer(partial(client.download_artifacts, run_id, name, str(temporary)), place)
         temporary.chmod(0o755)
         temporary.replace(path)
     finally:

@@ -39,7 +39,7 @@ from menvae.training import checkpoint
 from menvae.training.place import Place
 from menvae.training.settings import TrainerSettings
 from menvae.training.step import autocast
-from menvae.types import Batch, EpochLoader, ModelOutput
+from menvae.types import Batch, ModelOutput
 
 CheckpointName = Literal["best", "last"]
 
@@ -136,7 +136,7 @@ class FinishedRun:
         Raises:
             UserError: the split is empty; as `model` and `data`.
         """
-        loaders: dict[str, EpochLoader | None] = {name: getattr(self.data, name) for name in ("train", "val", "test")}
+        loaders = {"train": self.data.train, "val": self.data.val, "test": self.data.test}
         loader = loaders.get(split)
         if loader is None:
             known = [name for name, loader in loaders.items() if loader is not None]
@@ -198,8 +198,8 @@ class FinishedRun:
         if moved or len(data.splits) != len(self.splits):
             which = f", such as '{moved[0]}'" if moved else ""
             raise UserError(
-                f"run '{self.name}': {len(moved)} subjects are in another split now than in splits.csv{which}; use the "
-                "version of menvae that trained it"
+                f"run '{self.name}': the split of {len(moved)} of {len(data.splits)} subjects differs from that in "
+                f"splits.csv{which}; use the version of menvae that trained the run"
             )
         if known.get("hash") != data.targets_hash and (differs := _first_difference(known, data.description)):
             raise UserError(f"run '{self.name}': the targets fitted now differ from targets.json: {differs}")
