@@ -206,7 +206,9 @@ def test_other_data_are_refused(table: Path) -> None:
 def test_other_splits_are_refused(table: Path) -> None:
     path = only_run(table) / "splits.csv"
     path.write_text(path.read_text().replace("val", "train", 1))
-    with pytest.raises(UserError, match=r"the split of 1 of 42 subjects differs from that in splits.csv, such as 'row-\d+'"):
+    with pytest.raises(
+        UserError, match=r"the split of 1 of 42 subjects differs from that in splits.csv, such as 'row-\d+'"
+    ):
         _ = load_table(table).data
 
 
