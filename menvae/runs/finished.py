@@ -25,7 +25,7 @@ from menvae.composition.experiment import Experiment
 from menvae.data.batches.splits import Split
 from menvae.data.source import Data
 from menvae.data.targets.normalizer import TargetNormalizer
-from menvae.errors import UserError, nearest
+from menvae.errors import UserError, about, nearest
 from menvae.layers import set_memory_format
 from menvae.models import Model
 from menvae.objective import Objective
@@ -260,13 +260,13 @@ def _experiment(path: Path, output_dir: str | Path | None, overrides: Sequence[s
         config["output_dir"] = str(output_dir)
     elif path.parent.name in (RUNS, DOWNLOADED):
         config["output_dir"] = str(path.parent.parent)
-    try:
+    installation = f"run '{path.name}' cannot be loaded by this installation"
+    with about(installation):
         allowed = outside_keys(source)
-        for key, value in _parsed(overrides, allowed):
-            OmegaConf.update(config, key, value, force_add=True)
+    for key, value in _parsed(overrides, allowed):
+        OmegaConf.update(config, key, value, force_add=True)
+    with about(installation):
         return Experiment.from_config(config)
-    except UserError as error:
-        raise UserError(f"run '{path.name}' cannot be loaded by this installation: {error}") from error
 
 
 def _parsed(overrides: Sequence[str], allowed: Collection[str]) -> Iterator[tuple[str, Any]]:

@@ -249,12 +249,12 @@ def test_a_plugin_that_is_missing_is_named(table: Path) -> None:
 
 @pytest.mark.parametrize("override", ["data.columns=[density]", "seed=1", "+data.more=1", "~data.path", "data=phantom"])
 def test_overrides_that_change_the_result_are_refused(table: Path, override: str) -> None:
-    with pytest.raises(UserError, match=r"overrides: .* would change the result of the run; allowed are .*data\.path"):
+    with pytest.raises(UserError, match=r"^overrides: .* would change the result of the run; allowed are .*data\.path"):
         load_table(table, overrides=[override])
 
 
 def test_an_override_that_cannot_be_read_is_refused(table: Path) -> None:
-    with pytest.raises(UserError, match=r"overrides: 'data\.path' cannot be read; write <key>=<value>"):
+    with pytest.raises(UserError, match=r"^overrides: 'data\.path' cannot be read; write <key>=<value>"):
         load_table(table, overrides=["data.path"])
 
 
