@@ -163,17 +163,18 @@ class Experiment:
         supervision: Mapping[str, Sequence[str]] = self.parts["model"].settings.get("supervision", {})
         return supervision
 
-    def load_data(self, here: Place, prepared: object = None) -> Data:
+    def load_data(self, here: Place, prepared: object = None, *, in_order: bool = False) -> Data:
         """Load the data of this rank.
 
         Args:
             here: this process.
             prepared: `Data.prepared` of the same ``data.*``, if it is known.
+            in_order: for a look at them instead of training (see `menvae.data.source.DataRequest`).
 
         Raises:
             UserError: what is wrong with the data.
         """
-        return self.source.load(self._request(here, prepared))
+        return self.source.load(replace(self._request(here, prepared), in_order=in_order))
 
     def find_data(self, here: Place) -> Data | None:
         """Load the data of this rank if nothing is to be prepared for it; None otherwise. Raises as `load_data`."""
