@@ -1,4 +1,4 @@
-"""Conformance suite of pictures."""
+"""Conformance suite of pictures of a run."""
 
 from __future__ import annotations
 

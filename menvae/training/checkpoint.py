@@ -44,16 +44,16 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def load_weights(content: Mapping[str, Any], path: Path, model: nn.Module, objective: nn.Module) -> None:
-    """Put the weights and buffers of a checkpoint into a model and its objective.
+    """Load the weights and buffers of a checkpoint into a model and its objective.
 
     Args:
-        content: as `load` returned it.
-        path: of the checkpoint, for messages.
-        model: of the same architecture.
-        objective: of the same terms.
+        content: output of `load`.
+        path: path of the checkpoint, for messages.
+        model: model of the same architecture.
+        objective: objective with the same terms.
 
     Raises:
-        UserError: a checkpoint of another architecture.
+        UserError: the weights do not fit the model or the objective.
     """
     try:
         model.load_state_dict(content["model"])

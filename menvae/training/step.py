@@ -22,7 +22,7 @@ _SMALLEST_LOSS_SCALE = 1e-4
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the autocast context of a precision (see `menvae.training.settings.TrainerSettings`)."""
+    """Return the autocast context of ``precision`` (see `menvae.training.settings.TrainerSettings`)."""
     dtype = _AUTOCAST.get(precision)
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
