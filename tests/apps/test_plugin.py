@@ -338,7 +338,7 @@ def test_plugin_that_cannot_be_imported_is_named(
         with pytest.raises(UserError) as caught:
             discover()
         assert str(caught.value) == (
-            f"plugin '{name}.parts' cannot be imported: {words}; mend or uninstall package '{name}'"
+            f"plugin '{name}.parts' cannot be imported: {words}; fix or uninstall package '{name}'"
         )
         assert isinstance(caught.value.__cause__, cause)
 

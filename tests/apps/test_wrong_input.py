@@ -22,17 +22,17 @@ WRONG = [
     (["modell=semivae"], "modell: no such key; did you mean 'model'?"),
     (
         ["trainer.max_epochs=[1"],
-        "argument 'trainer.max_epochs=[1' cannot be read: no viable alternative at input '[1'; a",
+        "argument 'trainer.max_epochs=[1' cannot be parsed: no viable alternative at input '[1'; put",
     ),
     (
         ["data.root=/data/M\u00fcller"],
-        "argument 'data.root=/data/M\u00fcller' cannot be read: it holds a character that",
+        "argument 'data.root=/data/M\u00fcller' cannot be parsed: it contains a character that",
     ),
-    (["data.root=/data (3 T)"], "argument 'data.root=/data (3 T)' cannot be read: mismatched input"),
+    (["data.root=/data (3 T)"], "argument 'data.root=/data (3 T)' cannot be parsed: mismatched input"),
     (["encoder.base_filters=${nope}"], "encoder.base_filters: Interpolation key 'nope' not found"),
     (["hydra.launcher.num_parallel=two"], "Error merging override hydra.launcher.num_parallel=two: Value 'two'"),
     (["site=example"], "In 'site/example': hydra.launcher.partition: no such key; known: gpus_per_run, num_parallel"),
-    (["sweep.objectives={loss: minimize}"], "sweep.objectives.loss: no such key; there is none; with a +"),
+    (["sweep.objectives={loss: minimize}"], "sweep.objectives.loss: no such key; the section is empty; put +"),
     # found when the experiment is checked
     (["+spurious=1"], "spurious: no such key"),
     (["+encoder.widht=1"], "encoder.widht: no such key of 'resnet'"),
@@ -105,7 +105,7 @@ WRONG = [
     (["data.label_map.et=2"], "data.label_map: 2 cannot be both ed and et"),
     (["data.on_error=stop"], "data.on_error: 'stop' is not allowed"),
     (["data.modalities=[t1c,t1c]"], "data.modalities: t1c stands twice"),
-    (["output_dir=/proc/nowhere"], "output_dir: nothing can be written to '/proc/nowhere'"),
+    (["output_dir=/proc/nowhere"], "output_dir: cannot write to '/proc/nowhere'"),
     (["seed=x"], "seed: 'x' is not allowed"),
 ]
 
@@ -139,8 +139,8 @@ def test_one_sentence(
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ("loss: {a: ???}", "', line 2, column 11: not YAML: expected the node content"),
-        ("loss:\n  a: 1\n  a: 2", "', line 4, column 3: not YAML: found duplicate key a"),
+        ("loss: {a: ???}", "', line 2, column 11: invalid YAML: expected the node content"),
+        ("loss:\n  a: 1\n  a: 2", "', line 4, column 3: invalid YAML: found duplicate key a"),
     ],
 )
 def test_own_file_that_is_not_yaml(

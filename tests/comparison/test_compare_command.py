@@ -121,7 +121,7 @@ def test_a_narrow_terminal_gets_two_tables(
         (["baseline={loss.lambda_dcor: 0}"], "baseline: 3 configurations are loss.lambda_dcor=0; say more of"),
         (["ignore=[nothing]"], "ignore: no run has a key 'nothing'"),
         (["html=null"], "html: None is not allowed; it should be a path"),
-        (["html=/proc/nowhere/index.html"], "html: nothing can be written to '/proc/nowhere/index.html'"),
+        (["html=/proc/nowhere/index.html"], "html: cannot write to '/proc/nowhere/index.html'"),
         (["sorted=vol_r2"], "sorted: no such key; did you mean 'sort'?"),
         (["+more=1"], "more: no such key of the configuration; "),
     ],

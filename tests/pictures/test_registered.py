@@ -108,7 +108,7 @@ def test_wrong_declarations_are_refused(registered: Register, constants: dict[st
     registered("mine", **constants)
     with pytest.raises(UserError) as caught:
         build_pictures({})
-    assert str(caught.value) == f"picture 'mine': {words}; mend or uninstall package '{__name__.partition('.')[0]}'"
+    assert str(caught.value) == f"picture 'mine': {words}; fix or uninstall package '{__name__.partition('.')[0]}'"
 
 
 def test_what_is_no_picture_is_refused() -> None:

@@ -187,7 +187,7 @@ def test_launching_processes_that_end_early_lose_nothing(machine: Machine) -> No
     os.killpg(again.pid, signal.SIGTERM)  # of no account, since it obeys already
     machine.let_go("2")
     stopped = machine.ended(again, 75)
-    assert "stopped by SIGINT; the same command goes on" in stopped
+    assert "stopped by SIGINT; run the same command again to resume" in stopped
     assert "Traceback" not in stopped
     _check_stopped(machine, "step 2 of 2")
 
