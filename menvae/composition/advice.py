@@ -56,7 +56,7 @@ def advice(model: Model, objective: Objective, run: Circumstances) -> list[str]:
 
 
 def _template(model: Model, objective: Objective) -> Iterator[str]:
-    """Detect a failure that once went unnoticed for 85 epochs: an average image drawn from coordinates, at a good SSIM."""
+    """Detect a failure that once went unnoticed for 85 epochs: an average image from coordinates, with good SSIM."""
     if not any(isinstance(module, Decoder) and module.draws_from_coordinates for module in model.modules()):
         return
     terms = objective.active_terms

@@ -114,7 +114,7 @@ def check_reach(model: Model, parts: Mapping[str, Bound], source: DataSource, *,
 
 
 def _path_of(key: str, module: str, parts: Mapping[str, Bound]) -> str:
-    """Return the configuration path of a key of the part, or of a part nested in it, that owns a module of the model."""
+    """Return the configuration path of a key of the part, or of a part nested in it, that owns a module."""
     part = module.split(".", 1)[0]
     settings = parts[part].settings
     inside = [name for name, value in settings.items() if isinstance(value, Mapping) and key in value]
