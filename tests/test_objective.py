@@ -127,7 +127,7 @@ def test_schedule_metrics_tell_weights_beta_and_constants() -> None:
             {"a": ["kl"]},
             {"kl": 1.0, "kll": 1.0},
             [],
-            "loss.lambda_kll: no term gives a scalar 'kll'; did you mean 'kl'?",
+            "loss.lambda_kll: no term returns a scalar 'kll'; did you mean 'kl'?",
         ),
         (
             {"a": ["kl"]},
@@ -135,7 +135,7 @@ def test_schedule_metrics_tell_weights_beta_and_constants() -> None:
             [],
             "loss.terms.a needs a weight for each of its scalars (0 turns one off): +loss.lambda_kl=NUMBER",
         ),
-        ({"a": ["kl"]}, {"kl": 1.0}, ["vol"], "loss.schedules.vol: no term gives a scalar 'vol'"),
+        ({"a": ["kl"]}, {"kl": 1.0}, ["vol"], "loss.schedules.vol: no term returns a scalar 'vol'"),
         ({"a": ["kl"], "b": ["kl"]}, {"kl": 1.0}, [], "loss.terms.b: loss.terms.a already returns a scalar 'kl'"),
         ({"a": ["kl"]}, {"kl": -1.0}, [], "loss.lambda_kl: -1.0 is not allowed"),
         ({"a": ["kl"]}, {"kl": float("nan")}, [], "loss.lambda_kl: nan is not allowed"),

@@ -160,7 +160,7 @@ def test_message_says_where_the_configuration_stands(example: type[Example]) -> 
 def test_name_taken_twice_names_both_places(example: type[Example]) -> None:
     def other() -> None: ...
 
-    with pytest.raises(ValueError, match=r"encoder 'example' is registered twice: by .*Example and .*other"):
+    with pytest.raises(ValueError, match=r"encoder 'example' is registered twice, by .*Example and by .*other"):
         register("encoder", "example")(other)
     assert lookup("encoder", "example").factory is example
 

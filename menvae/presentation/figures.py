@@ -62,7 +62,7 @@ def new_figure(width: float, height: float, title: str, subtitle: str = "") -> F
 
 
 def panel_grid(count: int, columns: int, layout: Layout, title: str, subtitle: str = "") -> tuple[Figure, list[Axes]]:
-    """Make a figure with ``count`` panels in reading order; computing positions directly is faster than a layout engine.
+    """Make a figure with ``count`` panels in reading order, placed directly, which is faster than a layout engine.
 
     Args:
         count: number of panels.

@@ -108,8 +108,8 @@ def test_a_narrow_terminal_gets_two_tables(
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["output_dir=/nowhere"], "output_dir: there is no tracking store '/nowhere/mlflow.db'"),
-        (["tracking.uri=outputs"], "tracking.uri=outputs is no tracking store"),
+        (["output_dir=/nowhere"], "output_dir: tracking store '/nowhere/mlflow.db' does not exist"),
+        (["tracking.uri=outputs"], "tracking.uri=outputs is not a tracking store"),
         (["tracking.experiment=nobody"], "tracking.experiment: 'nobody' does not exist in "),
         (["tracking.experiment=Default"], "experiment 'Default' in "),
         (["tracking.experiment=3"], "tracking.experiment: 3 is not allowed; it should be a valid string"),
@@ -117,8 +117,8 @@ def test_a_narrow_terminal_gets_two_tables(
         (["sort=vol"], "sort: 'vol' is not a column; did you mean 'vol_r2'"),
         (["sort=[1]"], "sort: [1] is not allowed"),
         (["front=[vol]"], "front: 'vol' is not a gate; did you mean 'vol_r2'"),
-        (["baseline=nobody"], "baseline: no configuration is 'nobody'"),
-        (["baseline={loss.lambda_dcor: 0}"], "baseline: 3 configurations are loss.lambda_dcor=0; say more of"),
+        (["baseline=nobody"], "baseline: no configuration matches 'nobody'"),
+        (["baseline={loss.lambda_dcor: 0}"], "baseline: 3 configurations match loss.lambda_dcor=0; specify more of"),
         (["ignore=[nothing]"], "ignore: no run has a key 'nothing'"),
         (["html=null"], "html: None is not allowed; it should be a path"),
         (["html=/proc/nowhere/index.html"], "html: cannot write to '/proc/nowhere/index.html'"),
