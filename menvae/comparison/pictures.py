@@ -194,9 +194,7 @@ def draw_effect(effect: Effect, cohort: Cohort, gates: Sequence[Objective]) -> F
         top=0.98,
         bottom=0.75 if slanted else 0.5,
     )
-    note = "Dots: runs; line: mean, filled if it meets the target (dashed)" + "; unbalanced" * (
-        not effect.balanced
-    )
+    note = "Dots: runs; line: mean, filled if it meets the target (dashed)" + "; unbalanced" * (not effect.balanced)
     figure, all_axes = panel_grid(len(gates), columns, layout, f"Effect of {effect.key.name}", note)
     dots = _dots(effect, cohort, gates)
     for gate, axes in zip(gates, all_axes, strict=True):

@@ -156,7 +156,10 @@ def test_sorted_by_a_column(sort: str, expected: list[str]) -> None:
         ({"sort": "dcr"}, "sort: 'dcr' is not a column; did you mean 'dcor'"),
         ({"front": ("r2", "cor")}, "front: 'cor' is not a gate; did you mean 'dcor'"),
         ({"baseline": "run_"}, "baseline: no configuration matches 'run_'; .*name or MLflow id"),
-        ({"baseline": {"loss.lambda_dcor": 7}}, r"no configuration matches loss\.lambda_dcor=7; swept keys: .* \(0, 5\)"),
+        (
+            {"baseline": {"loss.lambda_dcor": 7}},
+            r"no configuration matches loss\.lambda_dcor=7; swept keys: .* \(0, 5\)",
+        ),
         ({"baseline": {"model.name": "semivae"}}, "2 configurations match model.name=semivae; specify more of"),
         ({"ignore": ("nothing",)}, "ignore: no run has a key 'nothing'"),
     ],

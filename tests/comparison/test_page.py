@@ -174,7 +174,7 @@ def test_answers_in_the_order_a_reader_asks(swept: tuple[Comparison, Page, Path]
         "Are the differences larger than chance?",
         "paired t",
         "What does the best run look like?",
-        "A run's name leads to its report",
+        "The name of a run links to its report",
         "How to read this page",
     ]
     text = re.sub(r"\s+", " ", swept[1].text)

@@ -111,9 +111,7 @@ class SlurmRunner(Runner):
         """Look for SLURM; raises `UserError` if it is missing, and for contradictory time limits."""
         super().prepare(folder, config)
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
-            raise UserError(
-                "hydra/launcher=slurm: sbatch and srun are not in PATH; launch from a node of the cluster"
-            )
+            raise UserError("hydra/launcher=slurm: sbatch and srun are not in PATH; launch from a node of the cluster")
         if self.signal_delay_s >= 60 * self.timeout_min:
             raise UserError(
                 f"hydra.launcher.signal_delay_s={self.signal_delay_s} must be shorter than "
