@@ -92,7 +92,7 @@ class Part:
 
     @property
     def tunables(self) -> dict[str, tuple[Any, Any]]:
-        """Keyword-only parameters: name -> (annotation, default; ``...`` when there is none)."""
+        """Keyword-only parameters: name -> (annotation, default); the default is ``...`` if there is none."""
         return _keyword_only(self.factory)
 
     @property

@@ -57,7 +57,7 @@ def configure(run_dir: Path | None, *, only_errors: bool = False) -> None:
     for handler in _handlers:
         logger.addHandler(handler)
     logger.setLevel(logging.ERROR if only_errors else logging.INFO)
-    logger.propagate = False  # the root logger may have handlers of its own (Hydra's): no message twice
+    logger.propagate = False  # the root logger may have handlers (Hydra's), which would repeat messages
 
 
 @contextmanager

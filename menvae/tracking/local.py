@@ -40,7 +40,7 @@ class LocalLog:
         self.metrics_path = run_dir / "metrics.jsonl"
         self.csv_path = run_dir / "metrics.csv"
         self.timings_path = run_dir / "timings.jsonl"
-        self._table: _Table | None = None  # what metrics.csv holds; None until this process writes
+        self._table: _Table | None = None  # content of metrics.csv; None until this process writes
 
     def rewind(self, last_epoch: int) -> None:
         """Remove the epochs after ``last_epoch``, and an incomplete last line; atomic for each file.

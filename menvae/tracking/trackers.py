@@ -22,7 +22,7 @@ def bind_trackers(settings: TrackingSettings) -> dict[str, Bound]:
 
 
 class Trackers:
-    """The trackers of one run; methods are those of `Tracker`.
+    """The trackers of one run, with the methods of `Tracker`.
 
     Args:
         trackers: {key: tracker}.

@@ -180,7 +180,7 @@ class OptunaSweeper(Sweeper):
                     f"study '{name}' has other {what} ({before}) than this search ({now}); give it another sweep.name"
                 )
             study.set_user_attr(what, now)
-        seed = self.settings["seed"] + len(study.get_trials(deepcopy=False))  # a study that goes on draws new trials
+        seed = self.settings["seed"] + len(study.get_trials(deepcopy=False))  # a resumed study draws new trials
         samplers = {
             "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True),
             "random": lambda: optuna.samplers.RandomSampler(seed=seed),
