@@ -26,7 +26,7 @@ menvae-sweep retry [sweep.name=NAME] [output_dir=./outputs] [hydra.launcher.KEY=
 
 
 def main() -> None:
-    """Entry point: takes the verb off the command line."""
+    """Entry point: runs the command named by the first argument."""
     verb, arguments = "".join(sys.argv[1:2]), sys.argv[2:]
     verbs = {"plan": plan, "status": status, "retry": retry}
     if verb in ("", "-h", "--help") or {"-h", "--help"} & set(arguments):

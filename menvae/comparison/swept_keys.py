@@ -93,7 +93,7 @@ def _part_that_explains(key: str, columns: Mapping[str, Sequence[str]]) -> str |
         part = ".".join([*parts[:depth], "name"])
         if part in columns and part != key:
             pairs = set(zip(columns[part], columns[key], strict=True))
-            if len(pairs) == len({*columns[part]}):  # each part either has the tunable or has it not
+            if len(pairs) == len({*columns[part]}):  # a part always or never has the tunable
                 return part
     return None
 

@@ -116,9 +116,9 @@ def test_a_grid_to_its_end_and_a_study_that_is_another(output_dir: Path) -> None
     assert states(output_dir) == {"COMPLETE": 2}
     assert "the best trial:" in done.stdout
     wider = train(output_dir, *search, "loss.lambda_dcor=choice(0,5,7)", *one[1:], code=2)
-    assert "has other space" in wider.stderr
+    assert "has different space" in wider.stderr
     other = train(output_dir, *search, one[0], "+sweep.objectives={val_epoch/recon: minimize}", one[2], code=2)
-    assert "has other objectives" in other.stderr
+    assert "has different objectives" in other.stderr
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes", "nsga2"])

@@ -160,7 +160,7 @@ class OptunaSweeper(Sweeper):
         settings: SweepSettings,
         distributions: dict[str, optuna.distributions.BaseDistribution],
     ) -> optuna.Study:
-        """Return the study, new or as it was left, with its sampler; raises `UserError` for one of another search."""
+        """Create or resume the study, and set its sampler; raises `UserError` if it belongs to another search."""
         import optuna
 
         from menvae.errors import UserError
@@ -177,7 +177,7 @@ class OptunaSweeper(Sweeper):
             before = study.user_attrs.get(what, now)
             if before != now:
                 raise UserError(
-                    f"study '{name}' has other {what} ({before}) than this search ({now}); give it another sweep.name"
+                    f"study '{name}' has different {what} ({before}) than this search ({now}); use another sweep.name"
                 )
             study.set_user_attr(what, now)
         seed = self.settings["seed"] + len(study.get_trials(deepcopy=False))  # a resumed study draws new trials
