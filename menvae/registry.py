@@ -258,10 +258,10 @@ def bind(group: str, config: Mapping[str, Any], path: str | None = None) -> Boun
     """
     path = path or group
     if not isinstance(config, Mapping):
-        raise UserError(f"{path}: {config!r} is not allowed; choose a {group} with {group}@{path}=<name>")
+        raise UserError(f"{path}: {config!r} is not allowed; choose one with {group}@{path}=<name>")
     name = config.get("name")
     if not isinstance(name, str):
-        raise UserError(f"{path}.name: {name!r} is not the name of a {group}; {nearest('', known(group))}")
+        raise UserError(f"{path}.name: {name!r} is not a registered {group}; {nearest('', known(group))}")
     part = lookup(group, name, path)
     settings = {key: value for key, value in config.items() if key != "name"}
     return Bound(part, _checked(_schema(part.factory), settings, path, f"'{name}'"))

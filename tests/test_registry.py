@@ -140,7 +140,7 @@ def test_binding_builds_nothing(example: type[Example]) -> None:
         ({"partitions": {"vol": "x"}}, "encoder.partitions.vol: 'x' is not allowed"),
         ({"required": ...}, "encoder.required: a value is required"),
         ({"name": "exmaple"}, "encoder: 'exmaple' is not registered; did you mean 'example'? known: "),
-        ({"name": ...}, "encoder.name: None is not a name of a encoder; known: "),
+        ({"name": ...}, "encoder.name: None is not a registered encoder; known: "),
     ],
 )
 def test_wrong_configuration_is_one_sentence(example: type[Example], changes: dict[str, Any], words: str) -> None:

@@ -113,7 +113,7 @@ def test_a_narrow_terminal_gets_two_tables(
         (["tracking.experiment=nobody"], "tracking.experiment: 'nobody' does not exist in "),
         (["tracking.experiment=Default"], "experiment 'Default' in "),
         (["tracking.experiment=3"], "tracking.experiment: 3 is not allowed; it should be a valid string"),
-        (["sweep.name=nothing"], "sweep: 'nothing' has no run in "),
+        (["sweep.name=nothing"], "sweep.name: 'nothing' has no run in "),
         (["sort=vol"], "sort: 'vol' is not a column; did you mean 'vol_r2'"),
         (["sort=[1]"], "sort: [1] is not allowed"),
         (["front=[vol]"], "front: 'vol' is not a gate; did you mean 'vol_r2'"),

@@ -244,7 +244,7 @@ def test_one_configuration(output_dir: Path, count: int) -> None:
     assert "The runs differ only in their seed" in page.text
     assert "There is only one configuration." in page.text
     assert "No key differs between these runs." in page.text
-    assert "It has no pictures that can be read." in page.text
+    assert "The run has no readable pictures." in page.text
 
 
 def test_every_cohort_has_its_sections(output_dir: Path) -> None:

@@ -73,7 +73,7 @@ def test_only_finished_runs_and_no_parents(output_dir: Path) -> None:
 def test_only_the_points_of_a_sweep(output_dir: Path) -> None:
     fill(output_dir, [MadeRun(values=VALUES, name=name, tags={"menvae.sweep": name[0]}) for name in ("a1", "a2", "b1")])
     assert [run.name for run in read(output_dir, sweep="a")[0]] == ["a1", "a2"]
-    with pytest.raises(UserError, match=r"sweep: 'c' has no run in .*known: a, b"):
+    with pytest.raises(UserError, match=r"sweep.name: 'c' has no run in .*known: a, b"):
         read(output_dir, sweep="c")
 
 

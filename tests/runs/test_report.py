@@ -212,7 +212,7 @@ def test_every_missing_file_is_named(tmp_path: Path) -> None:
         assert name in text
     for name in ("schedule.png", "latent_scatter.png", "leak_matrix.png", "traversals.png", "regression.png"):
         assert f"pictures/{name} is missing." in text
-    assert "There are no reconstructions" in text
+    assert "No reconstructions" in text
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "\x00\xff", '{"gates": 3}', '{"gates": [3, {}]}', ": : :"])
