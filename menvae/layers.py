@@ -98,8 +98,8 @@ class without_weights(TorchFunctionMode):  # noqa: N801 - a context, as torch.no
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call ``func``, but allocate empty tensors on the meta device and skip their random initialisation."""
-        if func is torch.empty:
+        """Call ``func``; empty tensors go to the meta device, unless a device is given, as in `torch.load`."""
+        if func is torch.empty and (kwargs or {}).get("device") is None:
             kwargs = {**(kwargs or {}), "device": "meta"}
         elif func in _DRAWS and args[0].is_meta:
             return args[0]

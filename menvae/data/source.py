@@ -45,6 +45,8 @@ class DataRequest:
         num_ranks: processes that train together.
         show: how to show progress.
         prepared: `Data.prepared` of an earlier call, if nothing needs to be prepared again.
+        in_order: for a look at the data instead of training: every split in the order of ``splits.csv``, without
+            augmentation.
     """
 
     cache: Path
@@ -59,6 +61,7 @@ class DataRequest:
     num_ranks: int = 1
     show: ShowProgress = unseen
     prepared: object = None
+    in_order: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ class Data:
         split_columns: of ``splits.csv``.
         split_rows: of ``splits.csv``, one a subject.
         train, val: batches of this rank.
+        test: the same of the subjects that training never sees, as ``val``; None where there are none.
         classes: names of the classes that labels count; empty without labels.
         targets: of all subjects, or None where the source has none.
         volumes: what pictures of volumes need, or None.
@@ -134,6 +138,7 @@ class Data:
     split_rows: Sequence[Sequence[str]]
     train: EpochLoader
     val: EpochLoader
+    test: EpochLoader | None = None
     classes: tuple[str, ...] = ()
     targets: FittedTargets | None = None
     volumes: Volumes | None = None

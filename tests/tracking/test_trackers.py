@@ -98,7 +98,7 @@ def test_one_that_fails_costs_no_other(
             {"name": "files", "foldr": "x"},
             "tracking.trackers.mine.foldr: no such key of 'files'; did you mean 'folder'",
         ),
-        ({}, "tracking.trackers.mine.name: None is not a name of a tracker"),
+        ({}, "tracking.trackers.mine.name: None is not a registered tracker"),
     ],
 )
 def test_wrong_configurations_are_refused(configuration: dict[str, str], words: str) -> None:
