@@ -58,7 +58,7 @@ class Campaign:
             tags: further tags of the sweep's run in trackers.
 
         Returns:
-            The status of every valid point; empty without ``wait``.
+            The status of every point that can run; empty without ``wait``.
 
         Raises:
             UserError: another process is launching this sweep.
@@ -192,7 +192,7 @@ def _log_plan(planned: Sequence[PlannedPoint], num_todo: int) -> None:
     problems = [point for point in planned if point.problem]
     counts = [f"{count} {fate}" for fate, count in fates.items()]
     counts += [f"{duplicates} duplicate{'s' * (duplicates > 1)}"] if duplicates else []
-    counts += [f"{len(problems)} invalid"] if problems else []
+    counts += [f"{len(problems)} that cannot run"] if problems else []
     _log.info("%d points: %s; %d to run", len(planned), ", ".join(counts), num_todo)
     for point in problems:
         _log.error("%s: %s", label_of(point.overrides), point.problem)

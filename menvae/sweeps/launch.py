@@ -44,7 +44,7 @@ class Result:
 
     Attributes:
         exit_code: exit code as if the job had run in this process.
-        status: status of its point; None for an invalid configuration.
+        status: status of its point; None if it cannot run.
     """
 
     exit_code: int
@@ -162,7 +162,7 @@ def launch_points(
         trials: trials of a study, one per job, or empty; with trials, the launch always waits for the jobs.
 
     Returns:
-        One result per job, in order. For a plan, and without waiting, only the results of invalid jobs.
+        One result per job, in order. For a plan, and without waiting, only the results of jobs that cannot run.
 
     Raises:
         UserError: the settings of the sweep are invalid, or another process is launching it.

@@ -36,8 +36,8 @@ class PlannedPoint:
     Attributes:
         overrides: overrides that distinguish it from other points.
         config: composed configuration, plain values.
-        status: status of its point; None for invalid configurations, duplicates, and points that await data.
-        problem: why the configuration is invalid, or empty.
+        status: status of its point; None for points that cannot run, duplicates, and points that await data.
+        problem: why the point cannot run, or empty.
         duplicate_of: index of an earlier job with the same run, or None.
         other_code: whether a different version of the code finished the run.
         trial: trial of a study that the job carries out, or None.
@@ -116,11 +116,11 @@ def plan_points(
 
 
 def _missing_runner(point: Point) -> str:
-    """Say why this process can neither wait for a point nor submit it again; nothing if it can."""
+    """Return why this process can neither wait for a point nor submit it again, or an empty string."""
     launcher = point.submissions[-1].launcher
     if launcher in known_parts("runner"):
         return ""
-    return f"runner '{launcher}', which may still run it, is not installed; install its package to go on"
+    return f"runner '{launcher}', which may still run it, is not installed; install its package to continue"
 
 
 def _run_of(

@@ -144,8 +144,8 @@ def draw_training_curves(rows: Metrics, gates: Mapping[str, float]) -> Figure:
 
     Args:
         rows: lines of ``metrics.jsonl``, each with ``epoch``; any other key may be missing or None.
-        gates: {metric key: target of its gate}, drawn as dashed lines. ``sem/<name>_r2`` is drawn if it has a gate or if
-            the name has no underscore, so that it is a partition (features have one: ``vol_total``).
+        gates: {metric key: target of its gate}, drawn as dashed lines. ``sem/<name>_r2`` is drawn if it has a gate, or
+            if the name has no underscore, so that it is a partition (features have one: ``vol_total``).
 
     Returns:
         The figure. A panel without values names the keys that it needs.
