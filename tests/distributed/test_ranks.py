@@ -87,7 +87,7 @@ def test_a_stopped_run_of_two_ranks_ends_like_an_uninterrupted_one(finished: Pat
         process.send_signal(number)
         rest = process.stderr.read()
         assert process.wait(timeout=60) == 75, rest
-        assert rest.count("the same command goes on") == 1, rest
+        assert rest.count("run the same command again to resume") == 1, rest
     train(tmp_path, *TWO)
     (expected,) = [run for run in (finished / "runs").iterdir() if run.name == only_run(tmp_path).name]
     assert (only_run(tmp_path) / "metrics.jsonl").read_bytes() == (expected / "metrics.jsonl").read_bytes()

@@ -53,7 +53,7 @@ def test_activation_checkpointing_changes_no_digit(prepared_cache: Path, tmp_pat
 def test_fine_tuning_begins_with_the_weights_of_another_run(base: Path, tmp_path: Path) -> None:
     (source,) = named(base, "base")
     told = train(base, "name=tuned", f"trainer.init_from={source}", "optimizer.learning_rate=1e-12")
-    assert f"beginning with the weights of {source / 'checkpoints' / 'best.ckpt'}" in told.stderr
+    assert f"starting from the weights of {source / 'checkpoints' / 'best.ckpt'}" in told.stderr
     (run,) = named(base, "tuned")
     wanted, found = (
         torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["model"] for folder in (source, run)

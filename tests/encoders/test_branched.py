@@ -132,7 +132,7 @@ def test_z_keeps_the_order_of_the_layout() -> None:
         ),
         (
             {"multi_scale": ["loc", "loc"]},
-            r"encoder\.multi_scale: partitions \['loc', 'loc'\] are not allowed; it needs d",
+            r"encoder\.multi_scale: partitions \['loc', 'loc'\] are not allowed; choose d",
         ),
         ({"order": ["vol", "loc", "residual"]}, r"encoder\.order: .* without encoder\.hierarchical=true"),
         ({"hierarchical": True, "order": ["vol", "lox"]}, r"encoder\.order: partition 'lox' does not exist"),

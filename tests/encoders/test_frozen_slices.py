@@ -283,7 +283,7 @@ def test_less_than_one_is_refused_in_words(folder: Path, key: str) -> None:
 
 
 def test_rows_of_a_table_are_refused_in_words(folder: Path) -> None:
-    with pytest.raises(UserError, match="encoder=frozen_slices is for volumes, and the data are rows of a table"):
+    with pytest.raises(UserError, match="encoder=frozen_slices needs volumes, but the data are rows of a table"):
         FrozenSlices(5, (), LAYOUT, checkpoint=str(folder), trained={"name": "mlp"})  # type: ignore[arg-type]
 
 

@@ -99,7 +99,7 @@ def test_partition_with_no_targets_is_not_supervised() -> None:
         ({"inverse_heads": {"foo": {"name": "mlp"}}}, "^model.inverse_heads.foo: partition 'foo' does not exist"),
         ({"heads": {"vol": {"name": "mlp"}}}, "model.heads.loc: partition 'loc' is supervised and needs a head"),
         ({"heads": {name: {"name": "mpl"} for name in ("vol", "loc", "shape")}}, "model.heads.vol: 'mpl' is not"),
-        ({"z_dim": 9}, "leaves nothing of model.z_dim=9 for residual"),
+        ({"z_dim": 9}, "leaves no dimension of model.z_dim=9 for residual"),
         ({"decoder": "auxiliary"}, r"decoder=auxiliary outputs \[16, 16, 16\]"),
     ],
 )
