@@ -104,7 +104,7 @@ WRONG = [
     (["trainer.channels_last=1"], "trainer.channels_last: 1 is not allowed"),
     (["data.label_map.et=2"], "data.label_map: 2 cannot be both ed and et"),
     (["data.on_error=stop"], "data.on_error: 'stop' is not allowed"),
-    (["data.modalities=[t1c,t1c]"], "data.modalities: t1c stands twice"),
+    (["data.modalities=[t1c,t1c]"], "data.modalities: t1c appears twice"),
     (["output_dir=/proc/nowhere"], "output_dir: cannot write to '/proc/nowhere'"),
     (["seed=x"], "seed: 'x' is not allowed"),
 ]
