@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from menvae.differentiation import first_order
 from menvae.errors import OtherRankFailedError
 
 T = TypeVar("T")
@@ -83,6 +84,7 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat(gathered)
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
@@ -99,6 +101,7 @@ class _SumOverRanks(torch.autograd.Function):
         return total
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)

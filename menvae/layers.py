@@ -99,8 +99,8 @@ class without_weights(TorchFunctionMode):  # noqa: N801 - a context, as torch.no
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Return what ``func`` does, and an empty tensor without memory."""
-        if func is torch.empty:
+        """Call ``func``; an empty tensor gets no memory, unless a device is named, as in `torch.load`."""
+        if func is torch.empty and (kwargs or {}).get("device") is None:
             kwargs = {**(kwargs or {}), "device": "meta"}
         elif func in _DRAWS and args[0].is_meta:
             return args[0]

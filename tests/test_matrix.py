@@ -140,9 +140,10 @@ def test_another_term_or_schedule_takes_its_place_too(experiment: str, swap: str
                 "loss.terms.residual.partition=residual",
                 "+loss.lambda_residual=1",
             ),
+            "+gates.residual_r2={metric: sem/residual_r2, above: 0.5}",
         ],
     ],
-    ids=["a weight of 0", "what the refusal advises"],
+    ids=["a weight of 0", "what the advice says"],
 )
 def test_supervision_that_a_term_could_read_is_no_mistake(overrides: list[str]) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+from typing import Any, cast
 
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
 from menvae.apps import hydra_application
 
@@ -13,8 +15,12 @@ def task(config: DictConfig) -> int:
     """Train one run; the heavy imports wait until here."""
     gc.disable()  # importing makes little garbage, and looking for it takes a tenth of the time
     from menvae.runs.train import train
+    from menvae.sweeps.runners import build_runner
 
     gc.enable()
+    launcher = HydraConfig.get().launcher
+    if "runner" in launcher:  # one of menvae; nothing is launched now, but a wrong key is a mistake all the same
+        build_runner(cast(dict[str, Any], OmegaConf.to_container(launcher, resolve=True)))
     return train(config)
 
 

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any, Literal
 
 from menvae.errors import UserError, nearest
+from menvae.tracking.mlflow.reading import experiment_id, local_path, name_of, open_store, runs_of
 from menvae.tracking.mlflow.run import valid_key
-from menvae.tracking.mlflow.store import first_line, silence_mlflow, sqlite_path, tracking_uri, without_password
 from menvae.tracking.tracker import TrackingSettings
 
 if TYPE_CHECKING:
@@ -29,9 +26,7 @@ if TYPE_CHECKING:
 
 
 Comparison = Literal[">", "<"]
-_T = TypeVar("_T")
 
-_PAGE_SIZE = 200
 _COMPARED_STATES = ("finished", "collapsed")
 """What ``menvae.state`` says of a run that was judged at its own end; another (such as pruned) was cut short."""
 
@@ -119,22 +114,9 @@ class RunStore:
         Raises:
             UserError: there is no such store or experiment, or it cannot be read.
         """
-        uri = tracking_uri(tracking, output_dir)
-        place = without_password(uri) or uri
-        database = sqlite_path(uri)
-        if database is not None:
-            _check_database(database, "output_dir" if tracking.uri is None else "tracking.uri")
-            place = str(database)
-        silence_mlflow()
-        from mlflow.tracking import MlflowClient
-
-        client = _asked(lambda: MlflowClient(uri), place)
-        found = _asked(lambda: client.get_experiment_by_name(tracking.experiment), place)
-        if found is None or found.lifecycle_stage != "active":
-            names = [experiment.name for experiment in _asked(client.search_experiments, place)]
-            hint = nearest(tracking.experiment, names)
-            raise UserError(f"tracking.experiment: '{tracking.experiment}' does not exist in {place}; {hint}")
-        return cls(client, place, tracking.experiment, str(found.experiment_id), output_dir.resolve())
+        client, place = open_store(tracking, output_dir)
+        found = experiment_id(client, tracking.experiment, place)
+        return cls(client, place, tracking.experiment, found, output_dir.resolve())
 
     def runs(self, sweep: str | None = None) -> tuple[list[TrackedRun], list[str]]:
         """Return the finished runs, the oldest first, and in words what was left out or does not agree.
@@ -145,7 +127,7 @@ class RunStore:
         Raises:
             UserError: there is no such sweep, or no finished run.
         """
-        found = [run for run in self._all() if run.data.tags.get("menvae.kind") != "sweep"]
+        found = list(runs_of(self.client, self.experiment_id, self.place))
         if sweep is not None:
             known = {run.data.tags["menvae.sweep"] for run in found if "menvae.sweep" in run.data.tags}
             if sweep not in known:
@@ -157,7 +139,7 @@ class RunStore:
         for run in found:
             why, gates = self._judged(run)
             if why:
-                left_out.setdefault(why, []).append(_name(run))
+                left_out.setdefault(why, []).append(name_of(run))
                 continue
             runs.append(_tracked(run, gates))
             disagreements += _disagreements(run, gates)
@@ -187,35 +169,19 @@ class RunStore:
             return status, {}
         if state not in _COMPARED_STATES:
             return state, {}
-        path = self._fetch(run.info.run_id, _name(run), run.info.artifact_uri, "gates.json")
+        path = self._fetch(run.info.run_id, name_of(run), run.info.artifact_uri, "gates.json")
         gates = _read_gates(path) if path is not None else {}
         return ("" if gates else "without a readable gates.json"), gates
 
-    def _all(self) -> Iterator[Run]:
-        token: str | None = None
-        while True:
-            ask = partial(
-                self.client.search_runs,
-                [self.experiment_id],
-                max_results=_PAGE_SIZE,
-                order_by=["attributes.start_time ASC"],
-                page_token=token,
-            )
-            page = _asked(ask, self.place)
-            yield from page
-            token = page.token
-            if not token:
-                return
-
     def _local(self, run_name: str, artifact_uri: str, name: str) -> Path | None:
         """Look for MLflow's copy, then for the original in ``output_dir``: the store may be remote or was moved."""
-        artifacts = _local_path(artifact_uri)
+        artifacts = local_path(artifact_uri)
         folders = [*([] if artifacts is None else [artifacts]), self.output_dir / "runs" / run_name]
         return next((folder / name for folder in folders if (folder / name).exists()), None)
 
     def _fetch(self, run_id: str, run_name: str, artifact_uri: str, name: str) -> Path | None:
         found = self._local(run_name, artifact_uri, name)
-        if found is not None or _local_path(artifact_uri) is not None:
+        if found is not None or local_path(artifact_uri) is not None:
             return found
         from mlflow.exceptions import MlflowException
 
@@ -248,47 +214,11 @@ def _listing(left_out: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(f"{len(names)} {why} ({listed(names)})" for why, names in sorted(left_out.items()))
 
 
-def _asked(question: Callable[[], _T], place: str) -> _T:
-    """Return the store's answer.
-
-    Raises:
-        UserError: it has none.
-    """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return question()
-    except MlflowException as error:
-        raise UserError(f"tracking store {place} cannot be read: {first_line(error)}") from None
-
-
-def _check_database(database: Path, key: str) -> None:
-    """MLflow would create a database that is not there, and its tables in one that is somebody else's."""
-    if not database.is_file():
-        raise UserError(f"{key}: there is no tracking store '{database}'; train first, or name the store of the runs")
-    try:
-        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
-            tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
-    except sqlite3.DatabaseError as error:
-        raise UserError(f"{key}: '{database}' cannot be read: {error}") from None
-    if "experiments" not in tables:
-        raise UserError(f"{key}: '{database}' is not an MLflow store")
-
-
-def _local_path(artifact_uri: str) -> Path | None:
-    parts = urlsplit(artifact_uri)
-    return Path(unquote(parts.path)) if parts.scheme in ("file", "") and parts.path else None
-
-
-def _name(run: Run) -> str:
-    return str(run.data.tags.get("menvae.run") or run.info.run_name or run.info.run_id)
-
-
 def _tracked(run: Run, gates: Mapping[str, GateValue]) -> TrackedRun:
     tags = run.data.tags
     return TrackedRun(
         run_id=run.info.run_id,
-        name=_name(run),
+        name=name_of(run),
         params=dict(run.data.params),
         gates=gates,
         state=tags.get("menvae.state", "finished"),
@@ -331,4 +261,4 @@ def _disagreements(run: Run, gates: Mapping[str, GateValue]) -> list[str]:
     different = [name for name, gate in gates.items() if metrics.get(valid_key(name)) != gate.value]
     if not different:
         return []
-    return [f"{_name(run)}: MLflow's metrics and gates.json, which is shown, differ in {listed(different)}."]
+    return [f"{name_of(run)}: MLflow's metrics and gates.json, which is shown, differ in {listed(different)}."]

@@ -140,9 +140,9 @@ class Experiment:
         layout = LatentLayout.from_config(latent["z_dim"], latent["partitions"])
         loss = Loss.from_config(config["loss"])
         experiment = cls(config, parts, settings, loss, layout, observers, pictures, tuple(left_out))
-        experiment._check_targets()
         check_gates(settings["gates"].targets, experiment.build_metrics())
         model, objective = experiment._checked({} if known is None else known)
+        experiment._check_targets()
         sentences = [*advice(model, objective, experiment._circumstances(objective)), *experiment._unjudged()]
         return replace(experiment, advice=tuple(sentences))
 
@@ -163,17 +163,18 @@ class Experiment:
         supervision: Mapping[str, Sequence[str]] = self.parts["model"].settings.get("supervision", {})
         return supervision
 
-    def load_data(self, here: Place, prepared: object = None) -> Data:
+    def load_data(self, here: Place, prepared: object = None, *, in_order: bool = False) -> Data:
         """Load the data of this rank.
 
         Args:
             here: this process.
             prepared: `Data.prepared` of the same ``data.*``, if it is known.
+            in_order: for a look at them instead of training (see `menvae.data.source.DataRequest`).
 
         Raises:
             UserError: what is wrong with the data.
         """
-        return self.source.load(self._request(here, prepared))
+        return self.source.load(replace(self._request(here, prepared), in_order=in_order))
 
     def find_data(self, here: Place) -> Data | None:
         """Load the data of this rank if nothing is to be prepared for it; None otherwise. Raises as `load_data`."""

@@ -118,8 +118,9 @@ class SourceConformance(PartConformance):
     def test_batches_hold_targets_and_say_which_are_observed(self, small: Case, tmp_path: Path) -> None:
         supervision, data = by_group(source_of(small).targets), self.load(small, tmp_path)
         assert (data.targets is not None) or not supervision
-        for loader, split in ((data.train, "train"), (data.val, "val")):
-            batches = list(loader.epoch(0))
+        assert (data.test is not None) == ("test" in data.splits.values())
+        for loader, split in ((data.train, "train"), (data.val, "val"), (data.test, "test")):
+            batches = list(loader.epoch(0)) if loader is not None else []
             names = {name for batch in batches for name in batch.subject_id}
             assert names == {name for name, of in data.splits.items() if of == split}
             for batch in batches:
@@ -136,6 +137,13 @@ class SourceConformance(PartConformance):
                     assert (observed <= there).all(), "what was not measured is not observed"
                     if split == "train":
                         assert torch.equal(observed, there)
+
+    def test_a_look_finds_every_subject_in_the_order_of_the_splits(self, small: Case, tmp_path: Path) -> None:
+        data = self.load(small, tmp_path, in_order=True)
+        for loader, split in ((data.train, "train"), (data.val, "val"), (data.test, "test")):
+            for epoch in (0, 3):
+                found = [name for batch in loader.epoch(epoch) for name in batch.subject_id] if loader else []
+                assert found == [row[0] for row in data.split_rows if row[1] == split]
 
     def test_targets_are_standardised_by_the_training_subjects(self, small: Case, tmp_path: Path) -> None:
         supervision, data = by_group(source_of(small).targets), self.load(small, tmp_path)

@@ -44,6 +44,7 @@ class DataRequest:
         num_ranks: number of ranks.
         show: progress display.
         prepared: `Data.prepared` of an earlier call, to skip preparation.
+        in_order: for inspection instead of training: keep every split in ``splits.csv`` order, without augmentation.
     """
 
     cache: Path
@@ -58,6 +59,7 @@ class DataRequest:
     num_ranks: int = 1
     show: ShowProgress = unseen
     prepared: object = None
+    in_order: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Data:
         split_columns: columns of ``splits.csv``.
         split_rows: rows of ``splits.csv``, one per subject.
         train, val: batches of this rank.
+        test: batches of the test split on this rank; None if it is empty.
         classes: class names by label index; empty without labels.
         targets: targets of all subjects, or None if there are none.
         volumes: data for pictures of volumes, or None.
@@ -133,6 +136,7 @@ class Data:
     split_rows: Sequence[Sequence[str]]
     train: EpochLoader
     val: EpochLoader
+    test: EpochLoader | None = None
     classes: tuple[str, ...] = ()
     targets: FittedTargets | None = None
     volumes: Volumes | None = None

@@ -14,6 +14,7 @@ from menvae.data.batches.cohort_splits import SPLIT_COLUMNS, split_cohort, split
 from menvae.data.batches.dataset import SplitLoader, SubjectDataset
 from menvae.data.batches.order import EpochBatches
 from menvae.data.batches.pairs import check_pairs
+from menvae.data.batches.splits import SPLITS
 from menvae.data.cache.cohort import Cohort
 from menvae.data.cache.prepare import find_prepared, prepare
 from menvae.data.cache.storage import CacheFormat, Normalisation
@@ -201,20 +202,20 @@ def load_volumes(source: VolumeSource, request: DataRequest) -> Data:
         with collectives.main_rank_first():
             cohort = prepare(source, request.cache, show=request.show)
     splits = split_cohort(cohort, source.val_fraction, source.test_fraction, source.split_seed)
-    by_split = {"train": subjects_of(cohort, splits, "train"), "val": subjects_of(cohort, splits, "val")}
+    by_split = {split: subjects_of(cohort, splits, split) for split in SPLITS}
     training = [subject.features for subject in by_split["train"]]
     normalizer = fit_targets(training, request.targets, request.supervision, source.targets)
-    patients = [subject.patient_id for subject in by_split["train"]] if source.pairs else None
+    patients = [subject.patient_id for subject in by_split["train"]] if source.pairs and not request.in_order else None
     if patients is not None:
         check_pairs(patients, request.batch_size, request.num_ranks)
     loaders = {}
     for split, subjects in by_split.items():
-        augmentation = request.augmentation if split == "train" else None
+        trains = split == "train" and not request.in_order
         dataset = SubjectDataset(
             subjects,
             normalizer,
             request.supervision,
-            augmentation,
+            request.augmentation if trains else None,
             request.seed,
             source.normalisation,
             location_axes=location_axes(source.targets),
@@ -222,11 +223,11 @@ def load_volumes(source: VolumeSource, request: DataRequest) -> Data:
         batches = EpochBatches(
             len(subjects),
             request.batch_size,
-            shuffle=split == "train",
+            shuffle=trains,
             seed=request.seed,
             rank=request.rank,
             num_ranks=request.num_ranks,
-            patients=patients if split == "train" else None,
+            patients=patients if trains else None,
         )
         loaders[split] = SplitLoader(dataset, batches, num_workers=request.num_workers, pin_memory=request.pin_memory)
     return Data(
@@ -239,6 +240,7 @@ def load_volumes(source: VolumeSource, request: DataRequest) -> Data:
         split_rows=split_rows(cohort, splits),
         train=loaders["train"],
         val=loaders["val"],
+        test=loaders["test"] if by_split["test"] else None,
         targets=FittedTargets(
             normalizer,
             {subject.subject_id: subject.features for subject in cohort.subjects},

@@ -64,7 +64,7 @@ def load_trunk(
             stem=stem,
             owner=owner,
         )
-        trunk.load_state_dict(found)
+        trunk.load_state_dict({name: weight.float() for name, weight in found.items()}, assign=True)
     except (KeyError, RuntimeError, UserError) as error:
         detail = str(error).splitlines()[-1].strip()
         raise UserError(f"encoder.checkpoint: the encoder in '{path}' is none of this version: {detail}") from error

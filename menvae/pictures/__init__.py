@@ -116,7 +116,7 @@ class PictureContext:
         schedules: the curriculum.
         correlation: of the targets over the training subjects.
         metrics: lines of ``metrics.jsonl``.
-        gates: gate -> target.
+        gates: key of a metric -> target of its gate.
         model: with the best weights, in evaluation mode.
         train, val: latents and targets of the training subjects, and everything of the validation subjects.
         leaks: R2 with which each partition predicts each target [partitions, features]; None without supervision.

@@ -152,7 +152,7 @@ class AssembledRun:
         context = replace(
             results(self.model, evaluation, self.data, units),
             metrics=local.metrics(),
-            gates={gate.name: gate.target for gate in gates.gates},
+            gates={gate.metric: gate.target for gate in gates.gates},
         )
         draw_pictures(self.experiment.pictures, context, "after_training", self.path / "pictures")
         for observer in self.trainer.observers:

@@ -78,11 +78,15 @@ def run_trackers(
     return Trackers.of(context, only)
 
 
+def gate_values(table: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the content of ``gates.json`` as metrics ``gate/<name>`` and ``gate/passed``."""
+    values = {f"gate/{gate['name']}": gate["value"] for gate in table["gates"]}
+    return {**values, "gate/passed": float(table["passed"])}
+
+
 def hand_over(trackers: Trackers, settings: TrackingSettings, directory: RunDirectory, status: dict[str, Any]) -> None:
     """Give trackers the end of the run, and add to the status which of them have all of it."""
-    table = json.loads((directory.path / "gates.json").read_text())
-    values = {f"gate/{gate['name']}": gate["value"] for gate in table["gates"]}
-    trackers.log(status["epochs"], {**values, "gate/passed": float(table["passed"])}, {})
+    trackers.log(status["epochs"], gate_values(json.loads((directory.path / "gates.json").read_text())), {})
     trackers.log_artifacts([path for path in sorted(directory.path.iterdir()) if path.name in _ARTIFACTS])
     trackers.log_artifacts([directory.checkpoints / "best.ckpt"])
     tags = {"menvae.state": status["state"], "menvae.gates_passed": str(status["gates_passed"])}

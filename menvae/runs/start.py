@@ -34,13 +34,20 @@ def run_name(experiment: Experiment, data_hash: str, targets_hash: str, num_rank
 
 def checkpoint_identity(experiment: Experiment, data: Data, here: Place) -> dict[str, str]:
     """Return what a checkpoint must have in common with a run that goes on from it, under the names users know."""
+    return {
+        **meaning_of_weights(experiment),
+        "targets": data.targets_hash,
+        "number of ranks": str(here.num_ranks),
+    }
+
+
+def meaning_of_weights(experiment: Experiment) -> dict[str, str]:
+    """Return the part of `checkpoint_identity` that is known without the data."""
     supervision = ", ".join(f"{name} [{', '.join(told)}]" for name, told in experiment.supervision.items())
     return {
         **experiment.source.identity,
         **({"model.supervision": supervision} if supervision else {}),
         "model.partitions": ", ".join(f"{name} {size}" for name, size in experiment.layout.sizes.items()),
-        "targets": data.targets_hash,
-        "number of ranks": str(here.num_ranks),
     }
 
 

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from menvae.differentiation import first_order
+
 __all__ = ["MIN_ROWS", "Centring", "bordered_products", "centred_products", "distances", "distances_of", "normalised"]
 
 MIN_ROWS = 4
@@ -173,6 +175,7 @@ class _BorderedProducts(torch.autograd.Function):
         return _centred(products, row_sums, centring), mean_squares
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, gradient_KK: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
         border_KBN, row_sums_KN, slots_B = ctx.saved_tensors
         centring: Centring = ctx.centring

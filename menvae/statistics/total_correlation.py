@@ -23,8 +23,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from menvae.differentiation import first_order
 from menvae.statistics.gaussian import LOG_2_PI, log_density
 
 Estimator = Literal["mws", "mss"]
@@ -123,7 +123,7 @@ def log_densities(
         first: row of ``mean_MZ`` that z_RZ[0] was drawn from; z_RZ[i] was drawn from row first + i.
 
     Returns:
-        Sizes [R], [R], [R, Z]; differentiable (once, where the dimensions are gone through).
+        Sizes [R], [R], [R, Z]; differentiable once.
     """
     if len(z_RZ) * mean_MZ.numel() <= _chunk_entries(z_RZ):
         return log_densities_by_broadcasting(z_RZ, mean_MZ, logvar_MZ, log_weights, first)
@@ -166,7 +166,7 @@ class _AggregateLogDensities(torch.autograd.Function):
         return joint_R + log_weights.other, (per_dimension_ZR + log_weights.other).T
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, gradient_R: Tensor, gradient_RZ: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         z_RZ, mean_MZ, logvar_MZ, joint_RM, joint_R, per_dimension_ZR = ctx.saved_tensors
         joint_share_RM = (joint_RM - joint_R[:, None]).exp_().mul_(gradient_R[:, None])

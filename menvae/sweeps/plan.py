@@ -12,6 +12,7 @@ from rich.text import Text
 
 from menvae.composition.settings import SweepSettings
 from menvae.errors import UserError
+from menvae.registry import known as known_parts
 from menvae.runs.directory import free_name, newest_name
 from menvae.studies import Trial
 from menvae.sweeps.runners import Fate
@@ -109,8 +110,17 @@ def plan_points(
             next_number += 1
         points[index] = known[run]
     for index, status in zip(points, sweep_status(sweep, points.values()), strict=True):
-        planned[index] = replace(planned[index], status=status)
+        missing = status.fate == Fate.UNKNOWN and _missing_runner(status.point)
+        planned[index] = replace(planned[index], **({"problem": missing} if missing else {"status": status}))
     return planned
+
+
+def _missing_runner(point: Point) -> str:
+    """Say why this process can neither wait for a point nor submit it again; nothing if it can."""
+    launcher = point.submissions[-1].launcher
+    if launcher in known_parts("runner"):
+        return ""
+    return f"runner '{launcher}', which may still run it, is not installed; install its package to go on"
 
 
 def _run_of(

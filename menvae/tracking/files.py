@@ -8,7 +8,6 @@ Artifacts stay in the run directory, which the row names.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from typing import Any
 
 from menvae.files import FolderLock, write_json, write_table
 from menvae.registry import register
-from menvae.tracking.local import LocalLog
+from menvae.tracking.local import LocalLog, finite_values
 from menvae.tracking.tracker import DatasetInput, Status, Tracker, TrackerContext
 
 _TABLE = "runs.csv"
@@ -63,20 +62,18 @@ class FilesTracker(Tracker):
             "end_time": None,
             "run_dir": str(self._context.run_dir),
             "params": dict(params),
-            "metrics": {},
+            "metrics": log.last_values(),
             "tags": {**before.get("tags", {}), **tags},
             "datasets": [asdict(dataset) for dataset in datasets],
             "artifacts": before.get("artifacts", []),
         }
-        for row in sorted(log.metrics() + log.timings(), key=lambda row: row["epoch"] or 0):
-            self._take({key: value for key, value in row.items() if key != "epoch"})
         self._folder.mkdir(parents=True, exist_ok=True)
         self._write()
         self._write_table()
 
     def log(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
         """Write the last values of the run; the table follows when the run ends."""
-        self._take({**metrics, **timings})
+        self._run["metrics"] |= finite_values({**metrics, **timings})
         self._write()
 
     def log_artifacts(self, paths: Sequence[Path]) -> None:
@@ -90,10 +87,6 @@ class FilesTracker(Tracker):
         self._write()
         self._write_table(patience_s)
         return True
-
-    def _take(self, values: Mapping[str, float | None]) -> None:
-        finite = {key: float(value) for key, value in values.items() if value is not None and math.isfinite(value)}
-        self._run["metrics"] |= finite
 
     def _write(self) -> None:
         write_json(self._file, self._run)

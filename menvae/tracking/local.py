@@ -99,6 +99,14 @@ class LocalLog:
         rows = [row for _, row in _complete_lines(self.timings_path)]
         return [{key: value for key, value in row.items() if key != _TIMESTAMP} for row in rows]
 
+    def last_values(self) -> dict[str, float]:
+        """Return {metric or timing: its last finite value}."""
+        values: dict[str, float] = {}
+        for row in sorted(self.metrics() + self.timings(), key=_epoch_of):
+            values |= finite_values(row)
+        values.pop(_EPOCH, None)
+        return values
+
     def timestamps_ms(self) -> dict[int, int]:
         """Return {epoch: when it was logged, in milliseconds since 1970}."""
         rows = [row for _, row in _complete_lines(self.timings_path)]
@@ -107,6 +115,15 @@ class LocalLog:
     def _drop_torn_lines(self) -> None:
         """Load what is there, less what a killed process left half written (an epoch's timings come first)."""
         self.rewind(_Table(self.metrics()).last_epoch)
+
+
+def finite_values(row: Mapping[str, float | None]) -> dict[str, float]:
+    """Leave out None, NaN and infinities.
+
+    >>> finite_values({"a": 1, "b": None, "c": math.nan})
+    {'a': 1.0}
+    """
+    return {key: float(value) for key, value in row.items() if value is not None and math.isfinite(value)}
 
 
 def _append_line(path: Path, row: Row) -> None:

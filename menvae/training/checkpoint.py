@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from menvae.errors import UserError
 
@@ -40,6 +41,26 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     if content.pop("format", None) != FORMAT:
         raise UserError(f"checkpoint '{path}' has another format than this version of menvae reads ({FORMAT})")
     return content
+
+
+def load_weights(content: Mapping[str, Any], path: Path, model: nn.Module, objective: nn.Module) -> None:
+    """Put the weights and buffers of a checkpoint into a model and its objective.
+
+    Args:
+        content: as `load` returned it.
+        path: of the checkpoint, for messages.
+        model: of the same architecture.
+        objective: of the same terms.
+
+    Raises:
+        UserError: a checkpoint of another architecture.
+    """
+    try:
+        model.load_state_dict(content["model"])
+        objective.load_state_dict(content["objective"])
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise UserError(f"checkpoint '{path}' does not fit this model: {detail}") from error
 
 
 def without_optimizer(path: Path) -> None:

@@ -21,6 +21,12 @@ _SMALLEST_LOSS_SCALE = 1e-4
 """Where fp16 gives up, as in fairseq: thirty halvings in a row from the first scale of 65536."""
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the autocast context of a precision (see `menvae.training.settings.TrainerSettings`)."""
+    dtype = _AUTOCAST.get(precision)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
 @dataclass(frozen=True)
 class Optimisation:
     """What all steps of a run share.
@@ -47,8 +53,7 @@ class Optimisation:
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context of the precision."""
-        dtype = _AUTOCAST.get(self.precision)
-        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
+        return autocast(self.device, self.precision)
 
 
 @dataclass(frozen=True)

@@ -290,7 +290,7 @@ class Trainer:
             theirs = content["identity"].get(key)
             if theirs != mine:
                 raise UserError(f"checkpoint '{path}' was trained with {key} {theirs}, this configuration has {mine}")
-        self._load_weights(content, path)
+        checkpoint.load_weights(content, path, self.model, self.objective)
         self.state = TrainingState(**content["state"])
         if self.state.epoch > self.settings.max_epochs:
             raise UserError(
@@ -358,15 +358,7 @@ class Trainer:
         """Take the weights of ``best.ckpt``, written by the main rank."""
         collectives.barrier()
         path = self.checkpoints / "best.ckpt"
-        self._load_weights(checkpoint.load(path, self.place.device), path)
-
-    def _load_weights(self, content: Mapping[str, Any], path: Path) -> None:
-        try:
-            self.model.load_state_dict(content["model"])
-            self.objective.load_state_dict(content["objective"])
-        except RuntimeError as error:
-            detail = str(error).splitlines()[-1].strip()
-            raise UserError(f"checkpoint '{path}' does not fit this model: {detail}") from error
+        checkpoint.load_weights(checkpoint.load(path, self.place.device), path, self.model, self.objective)
 
     def inputs(self, loader: EpochLoader) -> Iterator[Batch]:
         """Yield the batches of a loader on the device, in evaluation mode and the configured precision."""

@@ -30,8 +30,8 @@ WRONG = [
     ),
     (["data.root=/data (3 T)"], "argument 'data.root=/data (3 T)' cannot be read: mismatched input"),
     (["encoder.base_filters=${nope}"], "encoder.base_filters: Interpolation key 'nope' not found"),
-    (["hydra.launcher.num_parallel=two"], "Error merging override hydra.launcher.num_parallel=two: Value 'two'"),
-    (["site=example"], "In 'site/example': hydra.launcher.partition: no such key; known: gpus_per_run, num_parallel"),
+    (["hydra.launcher.num_parallel=two"], "hydra.launcher.num_parallel: 'two' is not allowed"),
+    (["site=example"], "hydra.launcher.partition: no such key of 'hydra.launcher'; known: gpus_per_run, num_parallel"),
     (["sweep.objectives={loss: minimize}"], "sweep.objectives.loss: no such key; there is none; with a +"),
     # found when the experiment is checked
     (["+spurious=1"], "spurious: no such key"),

@@ -78,7 +78,7 @@ def test_only_the_points_of_a_sweep(output_dir: Path) -> None:
 
 
 def test_more_runs_than_a_page(output_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("menvae.comparison.tracked_runs._PAGE_SIZE", 2)
+    monkeypatch.setattr("menvae.tracking.mlflow.reading._PAGE_SIZE", 2)
     fill(output_dir, [MadeRun(values=VALUES, name=f"run {number}") for number in range(5)])
     assert [run.name for run in read(output_dir)[0]] == [f"run {number}" for number in range(5)]
 

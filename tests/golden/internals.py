@@ -1,6 +1,6 @@
 """Everything that the golden tests take from menvae, and where it lies: a move changes lines of this file alone."""
 
-from menvae import __version__
+from menvae import __version__, load_run
 from menvae.composition.experiment import Experiment
 from menvae.data.cache.prepare import _LIBRARIES as LIBRARIES_OF_KEYS
 from menvae.data.cache.prepare import prepare
@@ -28,6 +28,7 @@ __all__ = [
     "checkpoint_identity",
     "configuration_folder",
     "identify",
+    "load_run",
     "prepare",
     "run_hash",
 ]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from golden.artefacts import FOLDER, overrides, run_again, unpack
 from golden.hashes import LIBRARIES
-from golden.internals import Experiment, Place, checkpoint_identity
+from golden.internals import Experiment, Place, checkpoint_identity, load_run
 from runs import only_run
 from shrunk import composed, trainer_of
 
@@ -63,6 +63,18 @@ def test_a_finished_run_is_reported_and_not_trained(version: str, name: str, tmp
     before = content_of(output_dir)
     said = run_again(output_dir, overrides(version, name, output_dir))
     assert f"run {only_run(output_dir).name} is finished already: nothing to train" in said
+    assert content_of(output_dir) == before
+
+
+@pytest.mark.parametrize(("name", "num_subjects"), [("cohort", 6), ("table", 42)])
+def test_a_finished_run_is_loaded(version: str, name: str, num_subjects: int, tmp_path: Path) -> None:
+    output_dir = copy_of(version, name, tmp_path)
+    before = content_of(output_dir)
+    moved = [f"data.path={output_dir / 'table.csv'}"] if name == "table" else []
+    run = load_run(only_run(output_dir), checkpoint="last", overrides=moved)
+    content = torch.load(run.checkpoint, weights_only=True)
+    assert all(torch.equal(value, content["model"][key]) for key, value in run.model.state_dict().items())
+    assert len(run.data.splits) == num_subjects
     assert content_of(output_dir) == before
 
 

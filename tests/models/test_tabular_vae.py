@@ -81,7 +81,11 @@ def test_what_does_not_fit_is_refused(compose_train: Compose, overrides: list[st
 def test_a_semivae_takes_rows_where_its_parts_do(compose_train: Compose) -> None:
     experiment = Experiment.from_config(
         compose_train(
-            "experiment=lithology_vae", "model=semivae", "model.z_dim=8", "model.partitions={vol:2,loc:2,shape:2}"
+            "experiment=lithology_vae",
+            "model=semivae",
+            "model.z_dim=8",
+            "model.partitions={vol:2,loc:2,shape:2}",
+            "model.supervision={vol:[],loc:[],shape:[]}",
         )
     )
     model, _ = experiment.build(10)

@@ -124,11 +124,11 @@ FIGURES: dict[str, Any] = {
     "trainer.activation_checkpointing": False,
     "trainer.devices": None,  # its 4 GPUs are for torchrun, a launcher or the command line to name
     "trainer.init_from": None,
-    "gates.vol_r2": 0.85,
-    "gates.loc_r2": 0.91,
-    "gates.shape_r2": 0.40,
-    "gates.max_dcor": 0.35,
-    "gates.residual_active_units": 0.60,
+    "gates.vol_r2.above": 0.85,
+    "gates.loc_r2.above": 0.91,
+    "gates.shape_r2.above": 0.40,
+    "gates.max_dcor.below": 0.35,
+    "gates.residual_active_units.above": 0.60,
     "pictures.every_epochs": 10,
 }
 

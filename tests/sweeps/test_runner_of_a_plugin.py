@@ -46,6 +46,10 @@ def test_jobs_of_a_queue_of_somebody_else(site: Path, prepared_cache: Path, tmp_
     elsewhere = menvae_sweep(output_dir, "status")  # where the plugin is not installed
     assert "2 unknown" in elsewhere
     assert "'folder_queue' is not registered" in elsewhere
+    refused = train(output_dir, *sweep, site=write_trouble(tmp_path / "elsewhere"), code=1).stderr
+    assert "2 that cannot be" in refused
+    assert "runner 'folder_queue', which may still run it, is not installed" in refused
+    assert len(list((output_dir / "queue").glob("*.json"))) == 2
 
     work(site, output_dir)
     assert "1 failed, 1 finished" in menvae_sweep(output_dir, "status", site=site)

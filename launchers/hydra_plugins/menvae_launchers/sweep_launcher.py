@@ -50,11 +50,10 @@ class SweepLauncher(Launcher):
         """Run what is left to do of these points; their exit codes go to `menvae.apps.outcome`."""
         from menvae.apps import outcome
         from menvae.errors import UserError
-        from menvae.registry import lookup, validated
         from menvae.sweeps.launch import launch_points
+        from menvae.sweeps.runners import build_runner
 
-        factory = lookup("runner", self.runner, "hydra.launcher.runner").factory
-        runner = validated(factory, self.settings, "hydra.launcher")
+        runner = build_runner({"runner": self.runner, **self.settings})
         command = self.config.hydra.job.config_name
         if command != "train":
             raise UserError(f"hydra/launcher: menvae-{command} has no sweeps; this launcher is for menvae-train")

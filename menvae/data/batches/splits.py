@@ -94,3 +94,4 @@ def _one_of_each_stratum(ordered: Sequence[str], num_strata: int, random: np.ran
 
 
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from menvae.data.batches.splits import SPLITS
 from menvae.data.digests import digest_of
 from menvae.data.source import Data, DataRequest, DataSource, FittedTargets, RowsToEmbed
 from menvae.data.tables.rows import RowLoader
@@ -27,7 +28,7 @@ from menvae.registry import Field
 _log = logging.getLogger(__name__)
 
 _INFERENCE_BATCH_SIZE = 8192
-"""Rows per batch for validation and embedding."""
+"""Rows per batch where nothing is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ class TabularSource(DataSource):
         fitted = self._fit_targets(table, training, subject_id, request)
         z_scores = {} if fitted is None else _z_scores(fitted, request.supervision)
         loaders = {}
-        for split in ("train", "val"):
+        for split in SPLITS:
             rows = np.flatnonzero(splits == split)
             loaders[split] = RowLoader(
                 inputs[rows],
@@ -136,7 +137,8 @@ class TabularSource(DataSource):
                 subject_id[rows],
                 request.batch_size if split == "train" else max(_INFERENCE_BATCH_SIZE, request.batch_size),
                 targets={partition: values[rows] for partition, values in z_scores.items()},
-                seed=request.seed,  # shuffles validation too: neighbours come from the same hole and have a similar z
+                # shuffles validation too: neighbours come from the same hole and have a similar z
+                seed=None if request.in_order else request.seed,
                 rank=request.rank,
                 num_ranks=request.num_ranks,
             )
@@ -152,6 +154,7 @@ class TabularSource(DataSource):
             split_rows=list(split_of.items()),
             train=loaders["train"],
             val=loaders["val"],
+            test=loaders["test"] if np.any(splits == "test") else None,
             classes=table.classes,
             targets=fitted,
             embedded=RowsToEmbed(

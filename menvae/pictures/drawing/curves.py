@@ -112,7 +112,6 @@ class _Line:
     colour: str
     style: Any = "-"
     absolute: bool = False
-    gate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -145,13 +144,14 @@ def draw_training_curves(rows: Metrics, gates: Mapping[str, float]) -> Figure:
 
     Args:
         rows: lines of ``metrics.jsonl``, each with ``epoch``; any other key may be missing or None.
-        gates: {gate: target}; known gates are drawn as dashed lines. A partition of ``sem/<partition>_r2`` is one
-            that has a gate ``<partition>_r2`` or a name without an underscore (features have one: ``vol_total``).
+        gates: {metric key: target of its gate}, drawn as dashed lines. Of ``sem/<name>_r2`` those are drawn that have a
+            gate, or a name without an underscore (partitions; features have one: ``vol_total``).
 
     Returns:
         The figure. A panel without values says which keys it would need.
     """
-    panels = _curve_panels(rows, gates)
+    known = {key: target for key, target in gates.items() if math.isfinite(target)}
+    panels = _curve_panels(rows, known)
     layout = Layout(panel=(2.35, 1.6), gap=(2.05, 0.75), left=0.68, right=1.72, top=0.95, bottom=0.5)
     figure, all_axes = panel_grid(len(panels), 3, layout, "Training", "Dashed: gates; at the right: the last values")
     epochs = [value for row in rows if (value := _number(row.get("epoch"))) is not None]
@@ -159,7 +159,7 @@ def draw_training_curves(rows: Metrics, gates: Mapping[str, float]) -> Figure:
     span = (first, last) if last > first else (first - 0.5, last + 0.5)
     for panel, axes in zip(panels, all_axes, strict=True):
         style_axes(axes, panel.title, "epoch", panel.ylabel)
-        _draw_curves(axes, panel, rows, span)
+        _draw_curves(axes, panel, rows, span, known)
     return figure
 
 
@@ -180,15 +180,14 @@ def _series(rows: Metrics, key: str) -> tuple[NDArray[np.float64], NDArray[np.fl
 
 def _curve_panels(rows: Metrics, gates: Mapping[str, float]) -> list[_Curves]:
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    known = {name: target for name, target in gates.items() if math.isfinite(target)}
     return [
         _Curves("Objective", "loss", _both("loss"), "train_epoch/loss or val_epoch/loss", may_log=True),
         _Curves("Reconstruction", "term value", _both("recon"), "train_epoch/recon or val_epoch/recon", may_log=True),
         _kl_panel(),
-        _target_panel(keys, known),
-        _dependence_panel(keys, known),
-        _decoder_panel(known),
-        _active_units_panel(keys, known),
+        _target_panel(keys, gates),
+        _dependence_panel(keys, gates),
+        _decoder_panel(),
+        _active_units_panel(keys),
         _quality_panel(keys),
         _Curves("Gradient", "L2 norm", [_Line("norm", "diag/grad_norm", COLOURS[0])], "diag/grad_norm", may_log=True),
     ]
@@ -217,10 +216,7 @@ def _kl_panel() -> _Curves:
 
 def _target_panel(keys: Sequence[str], gates: Mapping[str, float]) -> _Curves:
     """Return R2 of the partitions; of a run without regression targets what is known of its classes."""
-    lines = [
-        _Line(name, f"sem/{name}_r2", colour, style, gate=gates.get(f"{name}_r2"))
-        for name, (colour, style) in _looks(_partitions(keys, gates))
-    ]
+    lines = [_Line(name, f"sem/{name}_r2", colour, style) for name, (colour, style) in _looks(_partitions(keys, gates))]
     classes = _found(keys, "sem/class_")
     if classes and not lines:
         return _Curves("Classes", "share (validation)", classes, "", limits=(0.0, 1.0))
@@ -230,26 +226,26 @@ def _target_panel(keys: Sequence[str], gates: Mapping[str, float]) -> _Curves:
 
 def _dependence_panel(keys: Sequence[str], gates: Mapping[str, float]) -> _Curves:
     lines = _found(keys, "indep/dcor_", "\N{EN DASH}", absolute=True)
-    gate = [(gates["max_dcor"], f"gate {gates['max_dcor']:g}")] if "max_dcor" in gates else []
+    target = gates.get("indep/max_dcor")
+    gate = [] if target is None else [(target, f"gate {target:g}")]
     return _Curves("Dependence of partitions", "|dCor|", lines, "indep/dcor_<a>_<b>", gate, (0.0, 0.5))
 
 
-def _decoder_panel(gates: Mapping[str, float]) -> _Curves:
+def _decoder_panel() -> _Curves:
     lines = [
-        _Line("z = mean", "diag/mean_z_ratio", COLOURS[0], gate=gates.get("mean_z_ratio")),
-        _Line("z shuffled", "diag/shuffled_ratio", COLOURS[1], gate=gates.get("shuffled_ratio")),
+        _Line("z = mean", "diag/mean_z_ratio", COLOURS[0]),
+        _Line("z shuffled", "diag/shuffled_ratio", COLOURS[1]),
     ]
     wanted, ignored = "diag/mean_z_ratio or diag/shuffled_ratio", [(1.0, "1 = z is ignored")]
     return _Curves("Does the decoder use z?", "error / error with own z", lines, wanted, ignored, (0.95, 1.6))
 
 
-def _active_units_panel(keys: Sequence[str], gates: Mapping[str, float]) -> _Curves:
+def _active_units_panel(keys: Sequence[str]) -> _Curves:
     share = "diag/au_frac_residual" in keys
     kind = "frac" if share else "count"
-    gate = gates.get("residual_active_units") if share else None
     lines = [
         _Line("all", f"diag/au_{kind}", COLOURS[0], LINE_STYLES[1]),
-        _Line("residual", f"diag/au_{kind}_residual", COLOURS[3], gate=gate),
+        _Line("residual", f"diag/au_{kind}_residual", COLOURS[3]),
     ]
     ylabel = "share of dimensions" if share else "number of dimensions"
     limits = (0.0, 1.0) if share else (0.0,)
@@ -276,10 +272,12 @@ def _looks(names: Sequence[str]) -> list[tuple[str, tuple[str, Any]]]:
 def _partitions(keys: Sequence[str], gates: Mapping[str, float]) -> list[str]:
     """Return the partitions among keys such as ``sem/vol_r2`` and ``sem/vol_total_r2``."""
     names = [key[len("sem/") : -len("_r2")] for key in keys if key.startswith("sem/") and key.endswith("_r2")]
-    return [name for name in names if "_" not in name or f"{name}_r2" in gates]
+    return [name for name in names if "_" not in name or f"sem/{name}_r2" in gates]
 
 
-def _draw_curves(axes: Axes, panel: _Curves, rows: Metrics, span: tuple[float, float]) -> None:
+def _draw_curves(
+    axes: Axes, panel: _Curves, rows: Metrics, span: tuple[float, float], gates: Mapping[str, float]
+) -> None:
     drawn: list[tuple[_Line, NDArray[np.float64], NDArray[np.float64]]] = []
     for line in panel.lines:
         epochs, values = _series(rows, line.key)
@@ -295,16 +293,16 @@ def _draw_curves(axes: Axes, panel: _Curves, rows: Metrics, span: tuple[float, f
     for line, epochs, values in drawn:
         marker = "o" if values.size < 3 else ""
         axes.plot(epochs, values, color=line.colour, linestyle=line.style, linewidth=1.5, marker=marker, markersize=3.5)
-    gates = [(line.gate, line.colour) for line, _, _ in drawn if line.gate is not None]
-    for value, colour in [*gates, *((value, MUTED) for value, _ in panel.references)]:
+    dashed = [(gates[line.key], line.colour) for line, _, _ in drawn if line.key in gates]
+    for value, colour in [*dashed, *((value, MUTED) for value, _ in panel.references)]:
         axes.axhline(value, color=colour, linestyle=(0, (4, 2.5)), linewidth=0.9, alpha=0.85, zorder=1)
     axes.set_xlim(*span)
     axes.xaxis.set_major_locator(tick_locator(5, integer=True))
-    fixed = np.array([value for value, _ in gates] + [value for value, _ in panel.references])
+    fixed = np.array([value for value, _ in dashed] + [value for value, _ in panel.references])
     _limit(axes, panel, [values for _, _, values in drawn], fixed)
     labels = [(value, label, MUTED) for value, label in panel.references]
     for line, _, values in drawn:
-        target = "" if line.gate is None else f" (gate {line.gate:g})"
+        target = f" (gate {gates[line.key]:g})" if line.key in gates else ""
         labels.append((float(values[-1]), f"{line.label} {short_number(float(values[-1]))}{target}", line.colour))
     _label_ends(axes, labels)
 

@@ -11,8 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+from menvae.registry import lookup, validated
 from menvae.sweeps.sweep import Submission
 
 
@@ -125,3 +126,17 @@ class Runner(ABC):
         Returns:
             {run: state}, without the jobs that have ended by themselves or that the queue has forgotten.
         """
+
+
+def build_runner(launcher: Mapping[str, Any]) -> Runner:
+    """Build the runner of a launcher.
+
+    Args:
+        launcher: the configuration ``hydra.launcher``: the runner's name (``runner``) and its keys.
+
+    Raises:
+        UserError: no such runner or key, or a value that the runner refuses.
+    """
+    factory = lookup("runner", launcher["runner"], "hydra.launcher.runner").factory
+    keys = {key: value for key, value in launcher.items() if key not in ("runner", "_target_")}
+    return cast(Runner, validated(factory, keys, "hydra.launcher"))

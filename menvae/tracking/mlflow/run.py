@@ -161,6 +161,11 @@ def open_run(client: MlflowClient, experiment_id: str, place: RunPlace) -> str:
     return run_id
 
 
+def run_ids(run_dir: Path) -> set[str]:
+    """Return the ids of the MLflow runs that a run directory is tracked as, one a store and experiment."""
+    return {str(entry["run_id"]) for entry in _read_entries(run_dir / _RUN_FILE) if entry.get("run_id")}
+
+
 def _find_or_create_run(
     client: MlflowClient, experiment_id: str, place: RunPlace, tags: Mapping[str, str]
 ) -> tuple[str, bool]:

@@ -1,0 +1,109 @@
+"""Where a finished run lies: a run directory, or what a tracking store has of one that is on another machine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from menvae.errors import UserError, nearest
+from menvae.tracking.mlflow.reading import answer, name_of, open_store
+from menvae.tracking.mlflow.run import run_ids
+from menvae.tracking.tracker import TrackingSettings
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+RUNS, DOWNLOADED = "runs", "downloaded"
+"""Folders of an output directory. A downloaded run is not among the runs, or `menvae-train` would go on with it."""
+
+_NEEDED = frozenset(
+    {"config.yaml", "targets.json", "splits.csv", "gates.json", "summary.json", "metrics.jsonl", "checkpoints"}
+)
+"""Files and folders that are downloaded. MLflow keeps the name of a folder, and would lose that of a file's folder."""
+
+
+def find_run(run: str | Path, output_dir: Path, tracking_uri: str | None = None) -> Path:
+    """Return the directory of a run; one that only a tracking store has is downloaded, once.
+
+    Args:
+        run: the directory, the name of one in ``output_dir/runs``, or MLflow's id of the run.
+        output_dir: holds ``runs/`` and, where no URI is given, the tracking store; gets ``downloaded/``.
+        tracking_uri: of the tracking store; see `menvae.tracking.tracker.TrackingSettings`.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    path, runs = Path(run).expanduser(), output_dir / RUNS
+    for folder in (path, runs / path):
+        if is_run(folder):
+            return folder.resolve()
+    if path.is_dir():
+        raise UserError(f"run: '{run}' is not a run directory, because it has no config.yaml")
+    if re.fullmatch("[0-9a-f]{32}", str(run)):
+        return _find_by_id(str(run), output_dir, tracking_uri)
+    names = [folder.name for folder in runs.iterdir() if is_run(folder)] if runs.is_dir() else []
+    raise UserError(
+        f"run: '{run}' is neither a run directory, nor a run in '{runs}', nor an MLflow id; "
+        + nearest(path.name, names)
+    )
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run."""
+    return (folder / "config.yaml").is_file()
+
+
+def _find_by_id(run_id: str, output_dir: Path, tracking_uri: str | None) -> Path:
+    client, place = open_store(TrackingSettings(uri=tracking_uri), output_dir)
+    run = _run(client, run_id, place)
+    if run.data.tags.get("menvae.kind") == "sweep":
+        raise UserError(f"run: '{run_id}' is a sweep; menvae.load_runs lists the runs in {place}")
+    there = Path(run.data.params.get("output_dir", output_dir))
+    folders = [folder / RUNS / name_of(run) for folder in (output_dir, there)]
+    # a run of the same name that was tracked elsewhere was trained again, maybe on another machine
+    mine = [folder for folder in folders if is_run(folder) and run_id in run_ids(folder)]
+    return mine[0].resolve() if mine else _download(client, run, output_dir / DOWNLOADED, place)
+
+
+def _run(client: MlflowClient, run_id: str, place: str) -> Run:
+    from mlflow.exceptions import MlflowException
+
+    def run_or_none() -> Run | None:
+        try:
+            return client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+
+    found = answer(run_or_none, place)
+    if found is None:
+        raise UserError(f"run: '{run_id}' does not exist in {place}")
+    return found
+
+
+def _download(client: MlflowClient, run: Run, folder: Path, place: str) -> Path:
+    """Copy what a finished run needs from the store; the folder appears whole or not at all."""
+    run_id = run.info.run_id
+    path = folder / f"{name_of(run)}_{run_id[:8]}"
+    if is_run(path):
+        return path.resolve()
+    there = {file.path for file in answer(lambda: client.list_artifacts(run_id), place)}
+    if missing := sorted({"config.yaml", "summary.json"} - there):
+        state = run.data.tags.get("menvae.state", str(run.info.status).lower())
+        raise UserError(f"run: '{run_id}' is {state}, and {place} has no {missing[0]} of it; only finished runs load")
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
+    try:
+        for name in sorted(_NEEDED & there):
+            answer(partial(client.download_artifacts, run_id, name, str(temporary)), place)
+        temporary.chmod(0o755)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return path.resolve()

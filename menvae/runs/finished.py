@@ -1,0 +1,304 @@
+"""A finished run as Python objects: its model, data, targets and figures.
+
+Nothing is taken on trust: the data found now must be those that the run was trained on, in the same splits, with the
+same targets, and the checkpoint must be one of the run's own architecture.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml  # type: ignore[import-untyped, unused-ignore]
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from menvae.composition.experiment import Experiment
+from menvae.data.batches.splits import Split
+from menvae.data.source import Data
+from menvae.data.targets.normalizer import TargetNormalizer
+from menvae.errors import UserError, about, nearest
+from menvae.layers import set_memory_format
+from menvae.models import Model
+from menvae.objective import Objective
+from menvae.runs.facts import flat, read_mapping
+from menvae.runs.finding import DOWNLOADED, RUNS, find_run
+from menvae.runs.identity import is_outside, outside_keys
+from menvae.runs.recorder import gate_values
+from menvae.runs.start import meaning_of_weights
+from menvae.tracking.local import LocalLog
+from menvae.training import checkpoint
+from menvae.training.place import Place
+from menvae.training.settings import TrainerSettings
+from menvae.training.step import autocast
+from menvae.types import Batch, ModelOutput
+
+CheckpointName = Literal["best", "last"]
+
+_ENDED = ("finished", "collapsed", "pruned")
+_TOLERANCE = 1e-6
+"""Of fitted targets, relative: another machine may fit another last digit."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One run that has come to its end; `load_run` returns it. Model and data are loaded when they are first used.
+
+    Attributes:
+        path: the run directory.
+        status: how it ended: ``finished``, ``collapsed`` (the watch ended it) or ``pruned`` (a study did).
+        checkpoint: file of the weights.
+        epoch: of these weights, counted from 1.
+        device: where the model is.
+        experiment: the checked configuration.
+    """
+
+    path: Path
+    status: str
+    checkpoint: Path
+    epoch: int
+    device: torch.device
+    experiment: Experiment = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the run directory, ``<name>_<hash>``."""
+        return self.path.name
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration, plain values."""
+        return self.experiment.config
+
+    @cached_property
+    def model(self) -> Model:
+        """The model with the weights of the checkpoint, in evaluation mode; it needs no data unless labels are learnt.
+
+        Raises:
+            UserError: the checkpoint is of another architecture, or of other targets.
+        """
+        return self._built[0]
+
+    @property
+    def objective(self) -> Objective:
+        """The objective of the run, with the buffers of the checkpoint; raises as `model`."""
+        return self._built[1]
+
+    @cached_property
+    def data(self) -> Data:
+        """The data of the run; ``data.train``, ``val`` and ``test`` follow ``splits.csv``, without augmentation.
+
+        Their batches hold stored values: `menvae.types.Batch.to` makes the model's inputs of them, as `outputs` does.
+        What the cache lacks is prepared. ``data.test`` is None where the split is empty.
+
+        Raises:
+            UserError: these are not the data, splits and targets that the run was trained on.
+        """
+        data = self.experiment.load_data(Place(self.device, 0, 1), in_order=True)
+        self._check_data(data)
+        return data
+
+    @cached_property
+    def targets(self) -> TargetNormalizer | None:
+        """What made z-scores of the targets, as ``targets.json`` has it; None where nothing is supervised."""
+        known = self._described
+        return TargetNormalizer.from_dict(known) if "statistics" in known else None
+
+    @cached_property
+    def splits(self) -> Mapping[str, str]:
+        """Subject -> split, as ``splits.csv`` has it."""
+        with self._file("splits.csv").open(newline="", encoding="utf-8") as file:
+            return {row["subject_id"]: row["split"] for row in csv.DictReader(file)}
+
+    @cached_property
+    def metrics(self) -> Mapping[str, float | None]:
+        """What the run logged in `epoch`; for the best weights also ``gate/<name>``, measured after training."""
+        rows = {row["epoch"]: row for row in LocalLog(self.path).metrics()}
+        logged = {key: value for key, value in rows.get(self.epoch, {}).items() if key != "epoch"}
+        table = read_mapping(self.path / "gates.json")
+        return {**logged, **gate_values(table)} if table and self.checkpoint.stem == "best" else logged
+
+    @torch.no_grad()
+    def outputs(self, split: Split = "val") -> Iterator[tuple[Batch, ModelOutput]]:
+        """Yield the batches of a split with what the model makes of them, in the precision of the run.
+
+        Args:
+            split: ``train``, ``val`` or ``test``.
+
+        Raises:
+            UserError: the split is empty; as `model` and `data`.
+        """
+        loaders = {"train": self.data.train, "val": self.data.val, "test": self.data.test}
+        loader = loaders.get(split)
+        if loader is None:
+            known = [name for name, loader in loaders.items() if loader is not None]
+            raise UserError(f"split: run '{self.name}' has no subject in '{split}'; {nearest(split, known)}")
+        self.model.eval()
+        for stored in loader.epoch(0):
+            batch = stored.to(self.device, self._memory_format)
+            with autocast(self.device, self._trainer.precision):
+                output: ModelOutput = self.model(batch)
+            yield batch, output
+
+    @cached_property
+    def _built(self) -> tuple[Model, Objective]:
+        num_classes = len(self.data.classes) if "labels" in self.experiment.source.gives else 0
+        num_training = sum(split == "train" for split in self.splits.values())
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # building seeds
+            model, objective = self.experiment.build(num_training, num_classes)
+        model.to(self.device)
+        set_memory_format(model, self._memory_format)
+        content = checkpoint.load(self.checkpoint, self.device)
+        for key, mine in {**meaning_of_weights(self.experiment), "targets": self._described.get("hash")}.items():
+            theirs = content["identity"].get(key)
+            if theirs != mine:
+                raise UserError(
+                    f"checkpoint '{self.checkpoint}' was trained with {key} {theirs}, run '{self.name}' has {mine}"
+                )
+        checkpoint.load_weights(content, self.checkpoint, model, objective.to(self.device))
+        return model.eval(), objective.eval()
+
+    @property
+    def _trainer(self) -> TrainerSettings:
+        settings: TrainerSettings = self.experiment.settings["trainer"]
+        return settings
+
+    @property
+    def _memory_format(self) -> torch.memory_format:
+        return torch.channels_last_3d if self._trainer.channels_last else torch.contiguous_format
+
+    @cached_property
+    def _described(self) -> Mapping[str, Any]:
+        """Content of ``targets.json``."""
+        return read_mapping(self._file("targets.json"))
+
+    def _file(self, name: str) -> Path:
+        if not (self.path / name).is_file():
+            raise UserError(f"run '{self.name}' has no {name} in '{self.path}'")
+        return self.path / name
+
+    def _check_data(self, data: Data) -> None:
+        known, place = self._described, self.experiment.source.location
+        found = f"the data found now{f' in {place!r}' if place else ''}"
+        if known.get("data_hash") != data.data_hash:
+            raise UserError(
+                f"run '{self.name}' was trained on other data: {found} have the hash {data.data_hash}, targets.json "
+                f"has {known.get('data_hash')}; restore them, or say where they are, as in "
+                "overrides=['data.root=/new/place']"
+            )
+        moved = [name for name, split in data.splits.items() if self.splits.get(name) != split]
+        if moved or len(data.splits) != len(self.splits):
+            which = f", such as '{moved[0]}'" if moved else ""
+            raise UserError(
+                f"run '{self.name}': the split of {len(moved)} of {len(data.splits)} subjects differs from that in "
+                f"splits.csv{which}; use the version of menvae that trained the run"
+            )
+        if known.get("hash") != data.targets_hash and (differs := _first_difference(known, data.description)):
+            raise UserError(f"run '{self.name}': the targets fitted now differ from targets.json: {differs}")
+
+
+def load_run(
+    run: str | Path,
+    *,
+    checkpoint: CheckpointName = "best",
+    output_dir: str | Path | None = None,
+    tracking_uri: str | None = None,
+    overrides: Sequence[str] = (),
+    device: str | torch.device = "cpu",
+) -> FinishedRun:
+    """Return a finished run: its configuration now, its model and data when they are first used.
+
+    Args:
+        run: a run directory, the name of one in ``output_dir/runs``, or MLflow's id. A run that MLflow has and this
+            machine does not is downloaded into ``output_dir/downloaded``.
+        checkpoint: ``best`` (lowest validation objective without collapse) or ``last``.
+        output_dir: holds the cache of prepared data; None: that of the run directory, or ``outputs``.
+        tracking_uri: MLflow store of the id; None: ``mlflow.db`` in ``output_dir``.
+        overrides: as on the command line, such as ``data.root=/new/place``: keys that do not change the result.
+        device: of the model.
+
+    Raises:
+        UserError: there is no such run or checkpoint, the run is not finished, an override would change its result,
+            or a plugin that it needs is not installed.
+    """
+    path = find_run(run, Path(output_dir or "outputs").expanduser(), tracking_uri)
+    status = read_mapping(path / "status.json") or read_mapping(path / "summary.json")  # of which MLflow has the latter
+    if status.get("state") not in _ENDED:
+        raise UserError(
+            f"run '{path.name}' is {status.get('state', 'new')}, not finished; repeat its command to resume it"
+        )
+    weights = path / "checkpoints" / f"{checkpoint}.ckpt"
+    if not weights.is_file():
+        there = sorted(file.stem for file in weights.parent.glob("*.ckpt"))
+        raise UserError(f"checkpoint: run '{path.name}' has no '{checkpoint}'; {nearest(checkpoint, there)}")
+    return FinishedRun(
+        path=path,
+        status=str(status["state"]),
+        checkpoint=weights,
+        epoch=int(status["best_epoch" if checkpoint == "best" else "epochs"]),
+        device=torch.device(device),
+        experiment=_experiment(path, output_dir, overrides),
+    )
+
+
+def _experiment(path: Path, output_dir: str | Path | None, overrides: Sequence[str]) -> Experiment:
+    """Compose the run's configuration anew, with its cache where the run lies now."""
+    try:
+        config = OmegaConf.create(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
+        source = str(config["data"]["name"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"'{path / 'config.yaml'}' is not the configuration of a run: {error}") from error
+    if output_dir is not None:
+        config["output_dir"] = str(output_dir)
+    elif path.parent.name in (RUNS, DOWNLOADED):
+        config["output_dir"] = str(path.parent.parent)
+    installation = f"run '{path.name}' cannot be loaded by this installation"
+    with about(installation):
+        allowed = outside_keys(source)
+    for key, value in _parsed(overrides, allowed):
+        OmegaConf.update(config, key, value, force_add=True)
+    with about(installation):
+        return Experiment.from_config(config)
+
+
+def _parsed(overrides: Sequence[str], allowed: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """Yield key and value of each override; refuse those that would change the result of the run."""
+    parser = OverridesParser.create()
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except HydraException as error:
+            raise UserError(f"overrides: '{text}' cannot be read; write <key>=<value>") from error
+        key = override.key_or_group
+        if override.type is not OverrideType.CHANGE or override.is_sweep_override() or not is_outside(key, allowed):
+            raise UserError(
+                f"overrides: '{text}' would change the result of the run; allowed are values of {', '.join(allowed)}"
+            )
+        yield key, override.value()
+
+
+def _first_difference(known: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return in words where two descriptions of targets differ beyond `_TOLERANCE`, or nothing."""
+    before, after = dict(_leaves(known)), dict(_leaves(now))
+    for key in sorted((before.keys() | after.keys()) - {"hash", "data_hash"}):
+        old, new = before.get(key), after.get(key)
+        numbers = all(isinstance(value, int | float) for value in (old, new))
+        if not (math.isclose(old, new, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE) if numbers else old == new):  # type: ignore[arg-type]
+            return f"{key} is {new}, and {old} in the file"
+    return ""
+
+
+def _leaves(description: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in flat(description):
+        if isinstance(value, list | tuple):
+            yield from ((f"{key}.{place}", item) for place, item in enumerate(value))
+        else:
+            yield key, value

@@ -1,0 +1,88 @@
+"""Runs as a data frame, from run directories or from a tracking store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from menvae.errors import UserError
+from menvae.runs.facts import flat, read_mapping, value_at
+from menvae.runs.finding import RUNS, is_run
+from menvae.runs.recorder import gate_values
+from menvae.tracking.local import LocalLog, finite_values
+from menvae.tracking.mlflow.reading import answer, experiment_id, name_of, open_store, runs_of, value_of
+from menvae.tracking.tracker import TrackingSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.entities import Run
+
+_SECTIONS = ("params", "metrics")
+
+
+def load_runs(source: str | Path = "outputs", *, experiment: str | None = None) -> pd.DataFrame:
+    """Return one row a run, whatever its state, with the columns of `mlflow.search_runs`.
+
+    The index is the name of the run. ``status`` is the state of the run (``finished``, ``collapsed``, ``interrupted``
+    and so on); ``path``, or ``run_id`` from MLflow, is what `menvae.load_run` takes; ``params.<key>`` are the keys of
+    the configuration (lists as JSON); ``metrics.<key>`` the last value of each metric, and ``metrics.gate/<name>``
+    those of the gates. What a run does not have is missing.
+
+    Args:
+        source: an output directory, or the URI of an MLflow store, such as ``sqlite:////absolute/path.db``.
+        experiment: of `tracking.experiment`; None: all.
+
+    Raises:
+        UserError: there is no such folder, store or experiment.
+    """
+    import pandas as pd  # half a second
+
+    is_store = "://" in str(source)
+    rows = list(_of_store(str(source), experiment) if is_store else _of_folder(Path(source).expanduser(), experiment))
+    columns = dict.fromkeys(["name", "status", *(column for row in rows for column in row)])
+    order = sorted(
+        columns,
+        key=lambda column: _SECTIONS.index(section) if (section := column.partition(".")[0]) in (_SECTIONS) else -1,
+    )
+    return pd.DataFrame(rows, columns=order).set_index("name")
+
+
+def _of_folder(output_dir: Path, experiment: str | None) -> Iterator[dict[str, Any]]:
+    runs = output_dir / RUNS
+    if not runs.is_dir():
+        raise UserError(f"source: '{output_dir}' has no folder '{RUNS}'; name an output directory or an MLflow store")
+    for path in sorted(runs.iterdir()):
+        if not is_run(path):
+            continue
+        config = read_mapping(path / "config.yaml")
+        if experiment in (None, value_at(config, "tracking.experiment")):
+            table, metrics = read_mapping(path / "gates.json"), LocalLog(path).last_values()
+            gates = finite_values(gate_values(table)) if table else {}
+            state = read_mapping(path / "status.json").get("state", "new")
+            yield _row(path.name, state, {"path": str(path)}, dict(flat(config)), {**metrics, **gates})
+
+
+def _of_store(uri: str, experiment: str | None) -> Iterator[dict[str, Any]]:
+    client, place = open_store(TrackingSettings(uri=uri), Path())
+    if experiment is None:
+        ids = [str(found.experiment_id) for found in answer(client.search_experiments, place)]
+    else:
+        ids = [experiment_id(client, experiment, place)]
+    for identifier in ids:
+        for run in runs_of(client, identifier, place):
+            if "menvae.run" in run.data.tags:  # other runs may be tracked beside those of menvae
+                params = {key: value_of(text) for key, text in run.data.params.items()}
+                yield _row(name_of(run), _state(run), {"run_id": run.info.run_id}, params, run.data.metrics)
+
+
+def _state(run: Run) -> str:
+    return str(run.data.tags.get("menvae.state", run.info.status)).lower()
+
+
+def _row(
+    name: str, state: str, place: Mapping[str, str], params: Mapping[str, Any], metrics: Mapping[str, float]
+) -> dict[str, Any]:
+    cells = {f"params.{key}": json.dumps(value) if isinstance(value, list) else value for key, value in params.items()}
+    return {"name": name, "status": state, **place, **cells, **{f"metrics.{key}": metrics[key] for key in metrics}}

@@ -1,0 +1,132 @@
+"""A tracking store opened for reading: nothing in it is created or changed, and what fails is one sentence."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from menvae.errors import UserError, nearest
+from menvae.tracking.mlflow.store import first_line, silence_mlflow, sqlite_path, tracking_uri, without_password
+from menvae.tracking.tracker import TrackingSettings
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+_T = TypeVar("_T")
+_PAGE_SIZE = 200
+
+
+def open_store(tracking: TrackingSettings, output_dir: Path) -> tuple[MlflowClient, str]:
+    """Return MLflow's client of a store, and the store as it may be named to a user.
+
+    Args:
+        tracking: its ``uri`` is None for the store in ``output_dir``.
+        output_dir: of the runs.
+
+    Raises:
+        UserError: there is no such store.
+    """
+    uri = tracking_uri(tracking, output_dir)
+    place = without_password(uri) or uri
+    database = sqlite_path(uri)
+    if database is not None:
+        _check_database(database, "output_dir" if tracking.uri is None else "tracking.uri")
+        place = str(database)
+    silence_mlflow()
+    from mlflow.tracking import MlflowClient
+
+    return answer(lambda: MlflowClient(uri), place), place
+
+
+def experiment_id(client: MlflowClient, experiment: str, place: str) -> str:
+    """Return MLflow's id of an experiment.
+
+    Raises:
+        UserError: there is no such experiment, or the store cannot be read.
+    """
+    found = answer(lambda: client.get_experiment_by_name(experiment), place)
+    if found is None or found.lifecycle_stage != "active":
+        names = [one.name for one in answer(client.search_experiments, place)]
+        raise UserError(f"tracking.experiment: '{experiment}' does not exist in {place}; {nearest(experiment, names)}")
+    return str(found.experiment_id)
+
+
+def runs_of(client: MlflowClient, experiment: str, place: str) -> Iterator[Run]:
+    """Yield the runs of an experiment, without those that stand for sweeps, the oldest first.
+
+    Args:
+        client: of the store.
+        experiment: MLflow's id of it.
+        place: the store, for messages.
+    """
+    token: str | None = None
+    while True:
+        ask = partial(
+            client.search_runs,
+            [experiment],
+            max_results=_PAGE_SIZE,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        page = answer(ask, place)
+        yield from (run for run in page if run.data.tags.get("menvae.kind") != "sweep")
+        token = page.token
+        if not token:
+            return
+
+
+def name_of(run: Run) -> str:
+    """Return the name of the run directory."""
+    return str(run.data.tags.get("menvae.run") or run.info.run_name or run.info.run_id)
+
+
+def value_of(text: str) -> Any:
+    """Return the value that a parameter was logged from: strings are logged as they are, others as JSON.
+
+    >>> [value_of(text) for text in ("null", "5.0", "[1, 2]", "adamw")]
+    [None, 5.0, [1, 2], 'adamw']
+    """
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def local_path(artifact_uri: str) -> Path | None:
+    """Return the folder of a run's artifacts if it is on this machine's file system."""
+    parts = urlsplit(artifact_uri)
+    return Path(unquote(parts.path)) if parts.scheme in ("file", "") and parts.path else None
+
+
+def answer(question: Callable[[], _T], place: str) -> _T:
+    """Return the store's answer.
+
+    Raises:
+        UserError: it has none.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return question()
+    except MlflowException as error:
+        raise UserError(f"tracking store {place} cannot be read: {first_line(error)}") from None
+
+
+def _check_database(database: Path, key: str) -> None:
+    """MLflow would create a database that is not there, and its tables in one that is somebody else's."""
+    if not database.is_file():
+        raise UserError(f"{key}: there is no tracking store '{database}'; train first, or name the store of the runs")
+    try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
+    except sqlite3.DatabaseError as error:
+        raise UserError(f"{key}: '{database}' cannot be read: {error}") from None
+    if "experiments" not in tables:
+        raise UserError(f"{key}: '{database}' is not an MLflow store")
