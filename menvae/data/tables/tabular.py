@@ -28,7 +28,7 @@ from menvae.registry import Field
 _log = logging.getLogger(__name__)
 
 _INFERENCE_BATCH_SIZE = 8192
-"""Rows per batch for validation and embedding."""
+"""Rows per batch where nothing is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
