@@ -57,7 +57,7 @@ def test_a_plan_prepares_nothing_and_names_runs_where_the_cohort_is_prepared(tmp
     assert "2 of 3 points to run" in planned
     assert not (tmp_path / "cache").exists()
     cost = menvae_sweep(tmp_path, "plan", *arguments, "sweep.cost=true")
-    assert "s a step" in cost
+    assert "s per step" in cost
     again = menvae_sweep(tmp_path, "plan", *arguments)
     names = re.findall(r"semivae_[0-9a-f]{10}\b", cost.partition("to run: about")[0])
     assert len(set(names)) == 2
