@@ -1,9 +1,8 @@
-"""Hashes of values and of the content of files.
+"""Hashes of values and of file contents.
 
-A file is read for it once, and again when its path, its inode, its size, or the times of its content or of its inode
-change. The second of these times cannot be set, so a file that was replaced by one of the same size and date is
-noticed; what is not noticed is a second change within one tick of the file system's clock (milliseconds). The content
-of a folder is that of all its files, hidden ones too.
+A file is read once, and again when its path, inode, size, mtime or ctime changes. Because ctime cannot be set, a
+replacement of the same size and mtime is detected; a second change within one tick of the file system's clock
+(milliseconds) is not. The content of a folder is that of all its files, including hidden ones.
 """
 
 from __future__ import annotations
@@ -16,15 +15,19 @@ from pathlib import Path
 
 
 def digest_of(value: object) -> str:
-    """Return 32 hexadecimal digits that stand for a value that JSON can hold; the order of keys does not count."""
+    """Return the 32-digit hexadecimal hash of a JSON-serialisable value, independent of the order of keys."""
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def file_digest(path: Path, cache: Path) -> str:
-    """Return 32 hexadecimal digits that stand for the content of a file or folder.
+    """Return the 32-digit hexadecimal hash of the content of a file or folder.
+
+    Args:
+        path: file or folder.
+        cache: folder for remembered digests.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: if a file cannot be read.
     """
     if path.is_dir():
         return digest_of([[name, file_digest(file, cache)] for name, file in _files(path)])
@@ -32,7 +35,7 @@ def file_digest(path: Path, cache: Path) -> str:
 
 
 def remembered_digest(path: Path, cache: Path) -> str | None:
-    """Return the digest of a file or folder if it is known without reading it; raises OSError if it does not exist."""
+    """Return the remembered digest of a file or folder, or None; raises OSError if it does not exist."""
     if path.is_dir():
         known = [[name, remembered_digest(file, cache)] for name, file in _files(path)]
         return None if any(digest is None for _, digest in known) else digest_of(known)
@@ -46,40 +49,40 @@ def remembered_digest(path: Path, cache: Path) -> str | None:
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:
-    """Return the files of a folder and of those in it, by their path from there."""
+    """Return all files below a folder with their relative paths, sorted."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return sorted((file.relative_to(folder).as_posix(), file) for file in files)
 
 
 def digest_memo(path: Path, cache: Path) -> Path:
-    """Return where the digest of a file is remembered, as it is now: take it before reading the file."""
+    """Return the memo path for the current state of a file; call it before reading the file."""
     status = path.stat()
     place = [_resolved(path.parent), path.name, status.st_ino]
     name = digest_of([*place, status.st_size, status.st_mtime_ns, status.st_ctime_ns])
-    return Path(f"{cache}/digests/{name}")  # joined as text: a cohort has thousands of files
+    return Path(f"{cache}/digests/{name}")  # joining text is faster, for thousands of files
 
 
-@lru_cache(maxsize=8)  # the files of a subject come one after the other, and every step of a path is asked for
+@lru_cache(maxsize=8)  # resolving a path is slow, and the files of a subject share a folder
 def _resolved(folder: Path) -> str:
     return str(folder.resolve())
 
 
 def remember_digest(memo: Path, content: bytes) -> str:
-    """Write down the digest of a content; return it."""
+    """Store the digest of some content in its memo, and return it."""
     digest = hashlib.blake2b(content, digest_size=16).hexdigest()
     write_whole(memo, _sealed(digest, memo))
     return digest
 
 
 def _sealed(digest: str, memo: Path) -> bytes:
-    """Return what is written down: the digest, and what shows that it is one, and of that file."""
+    """Return the content of a memo: the digest, and a checksum that ties it to the memo's name."""
     return (digest + digest_of([memo.name, digest])).encode()
 
 
 def write_whole(memo: Path, content: bytes) -> None:
-    """Write a file that appears in one step, in a folder that is made if need be."""
+    """Write a file atomically, creating its folder if needed."""
     memo.parent.mkdir(exist_ok=True)
-    unfinished = memo.with_name(f".{memo.name}.{secrets.token_hex(8)}")  # processes of other hosts may have our number
+    unfinished = memo.with_name(f".{memo.name}.{secrets.token_hex(8)}")  # process ids are not unique across hosts
     try:
         unfinished.write_bytes(content)
         unfinished.replace(memo)

@@ -1,8 +1,7 @@
-"""What a run asks of a source of data, whatever it holds: volumes, the rows of a table, or something of a plugin.
+"""The interface between a run and its data source: volumes, table rows, or the data of a plugin.
 
-A source declares the shape of one subject, what a batch of it offers, its targets, where its data lie and which of its
-keys do not change a result; and it loads itself. Everything behind the loading (files, caches, scaling) is its own
-business.
+A source declares the shape of one subject, the fields of its batches, its targets, the location of its data and the
+keys that do not affect results, and it loads its data. Files, caches and scaling are internal to the source.
 """
 
 from __future__ import annotations
@@ -30,21 +29,21 @@ from menvae.types import EpochLoader
 
 @dataclass(frozen=True, kw_only=True)
 class DataRequest:
-    """What a run wants of its source.
+    """What a run requests from its source.
 
     Attributes:
-        cache: folder for whatever is worth keeping between runs.
+        cache: folder for data that is kept between runs.
         supervision: partition -> names of its targets.
-        targets: how targets are made of features.
-        augmentation: of training subjects.
-        batch_size: subjects a rank and step.
-        seed: of the run: order of the training subjects, and their augmentation.
-        num_workers: processes that load batches; 0 loads in this one.
-        pin_memory: for copies to a GPU.
-        rank: of this process.
-        num_ranks: processes that train together.
-        show: how to show progress.
-        prepared: `Data.prepared` of an earlier call, if nothing needs to be prepared again.
+        targets: target settings.
+        augmentation: augmentation of training subjects.
+        batch_size: subjects per rank and step.
+        seed: seed of the run, for the order of the training subjects and their augmentation.
+        num_workers: processes that load batches; 0 loads in this process.
+        pin_memory: whether to pin host memory for copies to a GPU.
+        rank: rank of this process.
+        num_ranks: number of ranks.
+        show: progress display.
+        prepared: `Data.prepared` of an earlier call, to skip preparation.
         in_order: for a look at the data instead of training: every split in the order of ``splits.csv``, without
             augmentation.
     """
@@ -66,11 +65,11 @@ class DataRequest:
 
 @dataclass(frozen=True)
 class FittedTargets:
-    """The targets of all subjects as they were measured, and how a model sees them.
+    """Raw targets of all subjects and their fitted normalisation.
 
     Attributes:
         normalizer: fitted on the training subjects.
-        raw: subject -> {target: value in its unit, None where it was not observed}, of every split.
+        raw: subject -> {target: value in its unit, None where not observed}, for every split.
         training: identifiers of the training subjects.
     """
 
@@ -81,7 +80,7 @@ class FittedTargets:
 
 @dataclass(frozen=True)
 class Volumes:
-    """What pictures of volumes are drawn from.
+    """Data for pictures of volumes.
 
     Attributes:
         cohort: all prepared subjects.
@@ -94,13 +93,13 @@ class Volumes:
 
 @dataclass(frozen=True)
 class RowsToEmbed:
-    """Rows whose posterior means go into a file at the end of a run.
+    """Rows whose posterior means are written to a file at the end of a run.
 
     Attributes:
-        rows: all of them, in their order, on this process.
-        labels: class index of each, -1 where it is not known [N].
-        rows_hash: of what is embedded, whatever is known of it besides.
-        others: name -> embeddings of the same rows by another run [N, Z], which the file gets too; often none.
+        rows: all rows in order, on this process.
+        labels: class index of each row [N], -1 where unknown.
+        rows_hash: hash of the embedded values, without labels and groups.
+        others: name -> embeddings [N, Z] of the same rows by another run, added to the file; usually empty.
     """
 
     rows: EpochLoader
@@ -111,22 +110,22 @@ class RowsToEmbed:
 
 @dataclass(frozen=True)
 class Data:
-    """Data, split and ready to learn from.
+    """Split data with loaders, ready for training.
 
     Attributes:
-        prepared: what need not be prepared again; the source's own.
-        data_hash: of the content.
-        targets_hash: of what was fitted on the training subjects: two runs with the same learn the same.
-        description: of what was fitted, for ``targets.json``.
+        prepared: source-specific object for `DataRequest.prepared`.
+        data_hash: hash of the content.
+        targets_hash: hash of everything fitted on the training subjects; equal hashes mean equal learning targets.
+        description: the fitted statistics, for ``targets.json``.
         splits: subject -> split.
-        split_columns: of ``splits.csv``.
-        split_rows: of ``splits.csv``, one a subject.
+        split_columns: columns of ``splits.csv``.
+        split_rows: rows of ``splits.csv``, one per subject.
         train, val: batches of this rank.
-        test: the same of the subjects that training never sees, as ``val``; None where there are none.
-        classes: names of the classes that labels count; empty without labels.
-        targets: of all subjects, or None where the source has none.
-        volumes: what pictures of volumes need, or None.
-        embedded: rows to embed at the end, or None.
+        test: batches of this rank of the test subjects, as ``val``; None where the split is empty.
+        classes: class names by label index; empty without labels.
+        targets: targets of all subjects, or None if there are none.
+        volumes: data for pictures of volumes, or None.
+        embedded: rows to embed at the end of the run, or None.
     """
 
     prepared: object
@@ -151,7 +150,7 @@ class Data:
 
 
 class CohortSource(Preparable, Protocol):
-    """What ``menvae-prepare`` describes: a source of volumes; `menvae.data.volumes.VolumeSource` explains the keys."""
+    """A source of volumes as ``menvae-prepare`` sees it; `menvae.data.volumes.VolumeSource` documents the keys."""
 
     @property
     def roi_size(self) -> tuple[int, int, int]:
@@ -175,21 +174,21 @@ class CohortSource(Preparable, Protocol):
 
     @property
     def targets(self) -> Mapping[str, Target]:
-        """Name -> what it is."""
+        """Name -> declaration of each target."""
 
     @property
     def curves(self) -> Mapping[str, Gompertz]:
-        """Patient -> the curve that its tumour is known to follow; usually none."""
+        """Patient -> ground-truth growth curve of its tumour; usually empty."""
 
 
 class DataSource(ABC):
-    """A registered part of group ``data``: a frozen dataclass of keys that can load itself.
+    """A registered part of group ``data``: a frozen dataclass of keys that can load its data.
 
     Attributes:
-        outside_identity: keys that do not change the result of a run, and so not its hash: where the data lie, and what
-            the hash of the data covers. The path of a store belongs here, so that a store may move.
-        added_keys: key -> value that leaves a run as it was before the source had the key; a run with this value keeps
-            the hash of the runs from before.
+        outside_identity: keys excluded from the run hash because they do not change results: locations of data, and
+            keys that the hash of the data covers. Include the path of a store, so that the store can move.
+        added_keys: key -> value equivalent to the behaviour before the key existed; runs with this value keep their old
+            hash.
     """
 
     outside_identity: ClassVar[frozenset[str]] = frozenset()
@@ -197,7 +196,7 @@ class DataSource(ABC):
 
     @classmethod
     def canonical(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a configuration ``data`` without `added_keys` that have the value of before."""
+        """Return a configuration ``data`` without those `added_keys` that have their old-behaviour value."""
         return {
             key: value for key, value in config.items() if key not in cls.added_keys or value != cls.added_keys[key]
         }
@@ -210,57 +209,57 @@ class DataSource(ABC):
     @property
     @abstractmethod
     def size(self) -> tuple[int, ...]:
-        """What follows B and C in the shape of an input: (D, H, W) of a volume, nothing for the row of a table."""
+        """Input shape after B and C: (D, H, W) for volumes, empty for table rows."""
 
     @property
     @abstractmethod
     def gives(self) -> frozenset[str]:
-        """Fields of a batch that not every source fills (see `menvae.terms.Term.batch_requires`)."""
+        """Optional batch fields that this source fills (see `menvae.terms.Term.batch_requires`)."""
 
     @property
     @abstractmethod
     def value_range(self) -> tuple[float, float]:
-        """Bounds of the values of an input, infinite where there are none."""
+        """Bounds of the input values; infinite if unbounded."""
 
     @property
     @abstractmethod
     def identity(self) -> Mapping[str, str]:
-        """What a checkpoint must have in common with a run that goes on from it, under the names users know."""
+        """Properties that must match between a checkpoint and a run that resumes from it, by configuration key."""
 
     @property
     def targets(self) -> Mapping[str, Target]:
-        """Name -> what it is, of everything that ``model.supervision`` may name; none by default."""
+        """Name -> declaration of each target that ``model.supervision`` may use; none by default."""
         return {}
 
     @property
     def location(self) -> str | None:
-        """Where the data lie, as the user wrote it; None where the source draws them."""
+        """Location of the data, as written by the user; None for generated data."""
         return None
 
     @property
     def draws_pairs(self) -> bool:
-        """Whether visits of one patient meet in a batch, whose rows are then not independent draws."""
+        """Whether batches pair visits of one patient, so that their rows are not independent."""
         return False
 
     @property
     def cohort(self) -> CohortSource | None:
-        """What ``menvae-prepare`` prepares and describes; None where a run needs no preparation."""
+        """The source for ``menvae-prepare``; None if no preparation is needed."""
         return None
 
     @abstractmethod
     def load(self, request: DataRequest) -> Data:
-        """Prepare, split and fit what is needed; on all ranks.
+        """Prepare, split and fit the data; called on all ranks.
 
         Raises:
-            UserError: what is wrong with the data.
+            UserError: if the data are invalid.
         """
 
     def find(self, request: DataRequest) -> Data | None:
-        """Load what needs no preparation, for a look at a sweep before it is run; None if something is to be prepared.
+        """Load the data if they are already prepared, for previews of a sweep; otherwise return None.
 
-        A source that does not say what it has prepared has prepared nothing.
+        The default returns None.
 
         Raises:
-            UserError: what is wrong with the data.
+            UserError: if the data are invalid.
         """
         return None

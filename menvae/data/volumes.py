@@ -1,4 +1,4 @@
-"""Sources of volumes: their keys, and how prepared subjects become batches with targets."""
+"""Base class of volume sources: common keys, and the path from prepared subjects to batches with targets."""
 
 from __future__ import annotations
 
@@ -37,30 +37,29 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeSource(DataSource):
-    """Where subjects come from that are volumes; the keys that every such ``data=...`` has.
+    """A source of volumes, with the keys common to all of them.
 
     Attributes:
         roi_size: (D, H, W) of the training box in voxels.
         modalities: channels, in order.
         label_map: region -> its value or values in the mask file (BraTS up to 2021 writes ET as 4).
         val_fraction: share of the patients for validation; at least one patient.
-        test_fraction: share of the patients that is never looked at in training.
+        test_fraction: share of the patients for test, never used in training.
         split_seed: seed of the random split.
-        box: where the box is put: on the middle of the image (center), on that of the brain's bounding box (brain), or
-            around the whole image, each at the spacing that makes it fit (resize, with ``spacing_mm=null``).
-        refuse_below: least share of the tumour, and of the brain, that the box must hold; a subject with less is
-            faulty.
-        warn_below: the same for a warning.
-        normalisation: of the intensities of each subject and channel, see `menvae.data.cache.storage.Normalisation`.
+        box: placement of the box: centred on the image (center), centred on the brain's bounding box (brain), or
+            spanning the whole image at the spacing that fits it (resize).
+        refuse_below: minimum share of tumour and brain inside the box; a subject below it is faulty.
+        warn_below: share of tumour and brain inside the box below which a warning is logged.
+        normalisation: intensity normalisation per subject and channel, see
+            `menvae.data.cache.storage.Normalisation`.
         cache_format: ``arrays`` loads fastest, ``compressed`` is several times smaller; see
             `menvae.data.cache.storage`.
-        on_error: what a faulty subject does: fail the preparation, after all subjects are looked at, or be left out
-            (skip).
-        missing_modalities: what a modality is whose file does not exist: a fault (fail), or a note (allow), and the
-            subject has the others; one at least, and the mask. A file that is damaged is a fault.
-        pairs: whether the visits of a training patient come in pairs, each in one batch of one process, for terms that
-            compare visits; batches are then no independent draws.
-        checks_files: whether files may be faulty; not a key.
+        on_error: how to handle faulty subjects: abort after checking all of them (fail), or leave them out (skip).
+        missing_modalities: how to handle an absent modality: as a fault (fail), or as a note if the mask and at least
+            one modality exist (allow). A damaged file is always a fault.
+        pairs: whether to put visits of a training patient into batches in pairs, for terms that compare visits; rows of
+            a batch are then not independent.
+        checks_files: whether files can be faulty and must be checked; not a key.
     """
 
     checks_files: ClassVar[bool] = True
@@ -70,7 +69,7 @@ class VolumeSource(DataSource):
             "missing_modalities",
             "refuse_below",
             "warn_below",
-        }  # which subjects there are is in the data's hash
+        }  # the hash of the data covers which subjects remain
     )
 
     roi_size: tuple[Side, Side, Side]
@@ -89,18 +88,18 @@ class VolumeSource(DataSource):
     pairs: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what the keys alone show to be wrong."""
+        """Validate the keys without reading any data."""
         twice = [name for name in self.modalities if self.modalities.count(name) > 1]
         if twice or not self.modalities:
-            raise UserError(f"data.modalities: {f'{twice[0]} stands twice' if twice else 'at least one is needed'}")
+            raise UserError(f"data.modalities: {f'{twice[0]} appears twice' if twice else 'at least one is needed'}")
         _ = self.regions
 
     @property
     def regions(self) -> dict[int, Region]:
-        """Value in the mask file -> region: ``label_map`` the other way round.
+        """Value in the mask file -> region, the inverse of ``label_map``.
 
         Raises:
-            UserError: a value that two regions claim.
+            UserError: if two regions share a value.
         """
         regions: dict[int, Region] = {}
         for region, labels in self.label_map.items():
@@ -117,12 +116,12 @@ class VolumeSource(DataSource):
 
     @property
     def size(self) -> tuple[int, int, int]:
-        """The box."""
+        """The box size."""
         return self.roi_size
 
     @property
     def gives(self) -> frozenset[str]:
-        """The mask, and whose visit it is."""
+        """The mask and the patient identifier."""
         return frozenset({"mask", "patient_id"})
 
     @property
@@ -143,60 +142,60 @@ class VolumeSource(DataSource):
 
     @property
     def targets(self) -> Mapping[str, Target]:
-        """What the mask is measured for; a source that knows more of its subjects adds it."""
+        """Mask features; subclasses add the targets that they provide themselves."""
         return MASK_TARGETS
 
     @property
     def draws_pairs(self) -> bool:
-        """As configured."""
+        """The value of ``pairs``."""
         return self.pairs
 
     @property
     def cohort(self) -> CohortSource:
-        """Itself."""
+        """This source."""
         return self
 
     def load(self, request: DataRequest) -> Data:
-        """Prepare, split, fit the targets, make loaders."""
+        """Prepare and split the cohort, fit the targets, create the loaders."""
         return load_volumes(self, request)
 
     def find(self, request: DataRequest) -> Data | None:
-        """Do the same with what is in the cache; None if a subject is to be made, checked or prepared."""
+        """Load from the cache; None if any subject has to be created, checked or prepared."""
         cohort = find_prepared(self, request.cache)
         return None if cohort is None else load_volumes(self, replace(request, prepared=cohort))
 
     @property
     @abstractmethod
     def geometry(self) -> Geometry:
-        """The geometry of training."""
+        """Target geometry of every subject."""
 
     @property
     def curves(self) -> Mapping[str, Gompertz]:
-        """Patient -> the curve that its tumour (enhancing and necrotic) is known to follow; usually none."""
+        """Patient -> ground-truth growth curve of its enhancing and necrotic tumour; usually empty."""
         return {}
 
     @abstractmethod
     def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
-        """Return all subjects, sorted by identifier; a source that makes its files puts them under ``cache``.
+        """Return all subjects, sorted by identifier; sources that generate files write them below ``cache``.
 
         Raises:
-            UserError: no such folder, or no subject in it.
+            UserError: if the folder does not exist or has no subjects.
         """
 
     def found_subjects(self, cache: Path) -> list[SubjectFiles] | None:
-        """Return all subjects without making any file; None if files are to be made, or a source cannot say.
+        """Return all subjects without creating files; None if files have to be created or the source cannot tell.
 
         Raises:
-            UserError: as `subjects`.
+            UserError: as for `subjects`.
         """
         return self.subjects(cache, unseen) if self.checks_files else None
 
 
 def load_volumes(source: VolumeSource, request: DataRequest) -> Data:
-    """Prepare what the cache lacks (main rank), split, fit targets on training subjects, make loaders.
+    """Prepare missing cache entries (main rank first), split, fit targets on training subjects, create loaders.
 
     Raises:
-        UserError: what is wrong with the source or with its subjects.
+        UserError: if the source or its subjects are invalid.
     """
     cohort = request.prepared
     if not isinstance(cohort, Cohort):

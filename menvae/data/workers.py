@@ -1,4 +1,4 @@
-"""Worker processes for the preparation of many subjects, and the way to show how far it is."""
+"""Worker processes for the preparation of many subjects, with progress display."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 
 class ShowProgress(Protocol):
-    """Wraps an iterator to show how far it is."""
+    """Wraps an iterator to display progress."""
 
     def __call__(self, items: Iterator[Result], description: str, total: int) -> Iterator[Result]:
         """Yield the items unchanged."""
@@ -36,18 +36,18 @@ def unseen(items: Iterator[Result], description: str, total: int) -> Iterator[Re
 def run_tasks(
     function: Callable[[Task], Result], tasks: Iterable[Task], *, num_workers: int | None = None
 ) -> Iterator[Result]:
-    """Yield ``function(task)`` for all tasks from worker processes, in the order in which they are finished.
+    """Yield ``function(task)`` for all tasks from worker processes, in order of completion.
 
-    The workers fork from a small server that has imported the preparation once, hold one thread each, and end when the
-    parent ends, however it ends. The first error cancels what has not begun, and is raised.
+    Workers fork from a small server that has imported the preparation once, use one thread each, and exit when the
+    parent exits for any reason. The first error cancels pending tasks and is raised.
 
     Args:
-        function: importable from a module.
+        function: importable function.
         tasks: picklable arguments.
-        num_workers: processes; None is one a core that this process may use.
+        num_workers: worker processes; None uses one per available core.
 
     Raises:
-        UserError: memory ran out, or a worker was ended from outside.
+        UserError: if memory runs out or a worker is killed.
     """
     tasks = list(tasks)
     context = multiprocessing.get_context("forkserver")
@@ -60,12 +60,12 @@ def run_tasks(
                 yield future.result()
         except BrokenProcessPool:
             raise UserError(
-                f"data: one of {workers} processes that worked on subjects was ended from outside, most often because "
-                "memory ran out; give the job more, or prepare with fewer processes (menvae-prepare num_workers=1)"
+                f"data: one of {workers} worker processes was killed, most likely because memory ran out; give the job "
+                "more memory, or prepare with fewer processes (menvae-prepare num_workers=1)"
             ) from None
         except MemoryError as error:
             raise UserError(
-                f"data: memory ran out ({error}); make data.roi_size smaller or data.spacing_mm larger"
+                f"data: out of memory ({error}); reduce data.roi_size or increase data.spacing_mm"
             ) from None
         finally:
             for future in futures:

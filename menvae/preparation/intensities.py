@@ -96,7 +96,7 @@ def cohort_intensities(
     if len(tasks) < _TASKS_WORTH_PROCESSES:  # starting processes would take longer
         found.update(map(_measure, tasks))
     else:
-        found.update(show(run_tasks(_measure, tasks, num_workers=num_workers), "looking", len(tasks)))
+        found.update(show(run_tasks(_measure, tasks, num_workers=num_workers), "measuring intensities", len(tasks)))
     return {name: channels or [] for name, channels in found.items()}
 
 

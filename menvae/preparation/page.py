@@ -27,9 +27,9 @@ REGION_NAMES: Final = {"ncr": "necrotic core", "ed": "oedema", "et": "enhancing 
 _KINDS: Final = {"left out": "bad", "look": "odd", "ok": "good"}
 _BOX_COLUMNS: Final = (
     ("native mL", "volume of all labels at native resolution"),
-    ("box mL", "the same in the box of training: what the targets describe"),
-    ("tumour kept", "share of the resampled tumour that lies in the box"),
-    ("brain kept", "share of the resampled voxels with a signal that lies in the box"),
+    ("box mL", "the same in the training box, which the targets describe"),
+    ("tumour kept", "share of the resampled tumour inside the box"),
+    ("brain kept", "share of the resampled voxels with signal inside the box"),
 )
 
 
@@ -67,22 +67,22 @@ def _content(found: Findings, folder: Path, most: int, thumbnails: Mapping[str, 
     album = Album()
     volumes = album.embed(
         folder / "cohort.png",
-        "Histograms of the volumes, and of what the box keeps",
-        "A tumour that the box or the voxels change is another tumour to the model.",
+        "Histograms of the volumes, and of the shares that the box keeps",
+        "If the box or the voxel size changes a tumour, the model learns a different tumour.",
         always=True,
     )
     trajectories = (folder / "trajectories.png").is_file() and album.embed(
         folder / "trajectories.png",
-        "Tumour volume over time, one line a patient",
-        "What growth is learnt from: a line that falls or jumps is worth a look at the patient's masks.",
+        "Tumour volume over time, one line per patient",
+        "Growth is learnt from these lines: if one falls or jumps, check that patient's masks.",
         always=True,
     )
     known = found.correlation is not None and any(pair.before is not None for pair in found.correlation.pairs)
     correlation = known and album.embed(
         folder / "target_correlation.png",
         "Correlation of the targets",
-        "Framed: pairs of one partition. "
-        "What stays strong outside the frames and below the diagonal cannot be separated.",
+        "Frames mark pairs within a partition. "
+        "Pairs that stay strong outside the frames and below the diagonal cannot be separated.",
         always=True,
     )
     cards, note = _cards(found, thumbnails, album.left_bytes, most)
@@ -110,7 +110,7 @@ def _summary(found: Findings) -> list[tuple[str, str]]:
     subjects = found.cohort.subjects
     whole = sum(subject.box.tumour_kept >= 1 for subject in subjects)
     spacings = {subject.spacing_mm for subject in subjects}
-    voxel, extent = "each subject its own", "each subject its own"
+    voxel, extent = "varies by subject", "varies by subject"
     if len(spacings) == 1:
         (spacing,) = spacings
         voxel = f"{cross.join(f'{step:.4g}' for step in spacing)} mm"
@@ -122,8 +122,8 @@ def _summary(found: Findings) -> list[tuple[str, str]]:
         ("Box, voxels along R, A, S", cross.join(map(str, found.roi_size))),
         ("Voxel", voxel),
         ("Extent of the box", extent),
-        ("Tumours that lie in the box whole", f"{whole:,} of {len(subjects):,}"),
-        ("Hash of the targets", found.normalizer.hash if found.normalizer else "none: no splits"),
+        ("Tumours entirely inside the box", f"{whole:,} of {len(subjects):,}"),
+        ("Target hash", found.normalizer.hash if found.normalizer else "none (no splits)"),
     ]
 
 
@@ -137,15 +137,15 @@ def _cards(found: Findings, thumbnails: Mapping[str, Thumbnail], room_bytes: int
         if picture is not None:
             room_bytes -= len(picture.source)
             shown += 1
-        reasons = [reason.words for reason in row.reasons] or ["nothing to remark"]
+        reasons = [reason.words for reason in row.reasons] or ["no remarks"]
         cards.append(_Card(row.subject_id, row.verdict, _KINDS[row.verdict], reasons, _facts(row), picture))
     left_out = len(thumbnails) - shown
     rest = len(found.rows) - len(cards)
-    notes = [f"{counted(rest, 'subject')} more in the table below; thumbnails={len(found.rows)} shows all."] * (
+    notes = [f"{counted(rest, 'more subject')} in the table below; thumbnails={len(found.rows)} shows all."] * (
         rest > 0
     )
     if left_out:
-        notes.append(f"{counted(left_out, 'picture')} left out to keep this page small.")
+        notes.append(f"{counted(left_out, 'picture')} omitted to keep this page small.")
     return cards, " ".join(notes)
 
 
@@ -168,7 +168,7 @@ def _subjects(found: Findings) -> Table:
     columns += [_column("why"), *(Column(broken(name)) for name in found.targets)]
     caption = (
         "Volumes are ln(mm\N{SUPERSCRIPT THREE} + 1), areas ln(mm\N{SUPERSCRIPT TWO} + 1), locations shares of the "
-        "box. Click on a head to sort."
+        "box. Click a column header to sort."
     )
     return Table("subjects-table", columns, [_subject(row, found) for row in found.rows], caption)
 

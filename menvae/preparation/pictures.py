@@ -38,10 +38,10 @@ def draw_cohort(boxes: Sequence[BoxReport], limits: Limits) -> Figure:
         limits: of what the box should hold.
     """
     layout = Layout(panel=(3.6, 1.9), gap=(0.75, 0.5), left=0.65, right=0.25, top=0.98)
-    note = f"{len(boxes)} subjects; filled: in the box of training, line: at native resolution"
+    note = f"{len(boxes)} subjects; filled: in the training box, line: at native resolution"
     figure, (volumes, kept) = panel_grid(2, 2, layout, "What the box holds", note)
-    style_axes(volumes, "Volume of the tumour", "mL", "subjects")
-    style_axes(kept, "Share that lies in the box", "percent", "subjects, cumulative")
+    style_axes(volumes, "Tumour volume", "mL", "subjects")
+    style_axes(kept, "Share inside the box", "percent", "subjects, cumulative")
     _volumes(volumes, boxes)
     _kept(kept, boxes, limits)
     return figure
@@ -88,7 +88,7 @@ def _volume_ml(curve: Gompertz, years: float) -> float:
 def _kept(axes: Axes, boxes: Sequence[BoxReport], limits: Limits) -> None:
     """Draw how many subjects keep at most so much: a step at the right border is a cohort that is whole."""
     if not boxes:
-        empty_panel(axes, "no subject")
+        empty_panel(axes, "no subjects")
         return
     shares = {"tumour": [box.tumour_kept for box in boxes], "brain": [box.brain_kept for box in boxes]}
     lowest = min(0.9, *(min(values) for values in shares.values()))

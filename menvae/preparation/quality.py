@@ -70,42 +70,42 @@ def meanings(limits: Limits) -> dict[Kind, tuple[str, str]]:
     """Return the kinds that are reasons to look at a subject, the most severe first: name, and when it is said."""
     cubic = "mm\N{SUPERSCRIPT THREE}"
     return {
-        Kind.FAULT: ("files cannot be used", "The subject was left out; each fault has its remedy."),
+        Kind.FAULT: ("unusable files", "The subject was left out; each fault is listed with its remedy."),
         Kind.TUMOUR_CUT: (
             "the box cuts the tumour",
-            f"Less than {percent(limits.tumour_kept)} of its voxels lie in the box of training: the targets are those "
-            "of the rest. Enlarge data.roi_size or data.spacing_mm.",
+            f"Less than {percent(limits.tumour_kept)} of its voxels lie in the training box, and the targets describe "
+            "only those. Enlarge data.roi_size or data.spacing_mm.",
         ),
         Kind.BRAIN_CUT: (
             "the box cuts the brain",
-            f"Less than {percent(limits.brain_kept)} of the voxels with a signal lie in the box.",
+            f"Less than {percent(limits.brain_kept)} of the voxels with signal lie in the training box.",
         ),
         Kind.RESAMPLING: (
             "resampling changes the volume",
-            f"At the spacing of training the volume of the tumour differs by more than {percent(MOST_VOLUME_CHANGE)} "
-            "from that at native resolution: the voxels are too large for it.",
+            f"At the training spacing, the tumour volume differs from the native one by more than "
+            f"{percent(MOST_VOLUME_CHANGE)}: the voxels are too large for this tumour.",
         ),
         Kind.SMALL: (
             "small tumour",
-            f"Less than {SMALL_TUMOUR_MM3:.0f} {cubic}, in the box or at native resolution: its shape is that of a few "
-            "voxels.",
+            f"Less than {SMALL_TUMOUR_MM3:.0f} {cubic}, in the box or at native resolution: only a few voxels define "
+            "its shape.",
         ),
         Kind.OUTLIER: (
-            "far from the cohort",
-            f"A feature with a robust z-score, 0.6745 (x \N{MINUS SIGN} median) / MAD, beyond {MOST_ROBUST_Z:g}; "
-            f"looked for where at least {FEWEST_FOR_OUTLIERS} subjects have the feature. It may be true: look at "
-            "the outline.",
+            "outlier",
+            f"A feature has a robust z-score, 0.6745 (x \N{MINUS SIGN} median) / MAD, beyond \N{PLUS-MINUS SIGN}"
+            f"{MOST_ROBUST_Z:g}; computed if at least {FEWEST_FOR_OUTLIERS} subjects have the feature. The value may "
+            "be correct: check the outline.",
         ),
         Kind.REGION: (
-            "a region is missing",
-            f"No voxel of a region that at least {percent(1 - RARELY_MISSING)} of the subjects have. What is missing "
-            "more often is only noted.",
+            "missing region",
+            f"A region that at least {percent(1 - RARELY_MISSING)} of the subjects have is absent. Regions that are "
+            "missing more often are only noted.",
         ),
         Kind.INTENSITY: (
-            "odd intensities",
-            f"A channel has a signal in less than {percent(LEAST_COVERAGE)} of the voxels where any has one, or more "
-            f"than {percent(LARGEST_PLATEAU)} of its voxels have one and the same value: a background that is not 0, "
-            "or an image that is nearly constant.",
+            "unusual intensities",
+            f"A channel has signal in less than {percent(LEAST_COVERAGE)} of the voxels where any channel does, or "
+            f"more than {percent(LARGEST_PLATEAU)} of its non-zero voxels share one value: a non-zero background, or a "
+            "nearly constant image.",
         ),
     }
 
@@ -227,7 +227,7 @@ def _of_box(subject: PreparedSubject, limits: Limits) -> list[Reason]:
         "tumour_cut": (Kind.TUMOUR_CUT, f"the box keeps {percent(box.tumour_kept)} of the tumour"),
         "brain_cut": (Kind.BRAIN_CUT, f"the box keeps {percent(box.brain_kept)} of the brain"),
         "resampling": (Kind.RESAMPLING, f"resampling changes the volume by {percent(box.volume_change or 0.0, '+')}"),
-        "small": (Kind.SMALL, f"the tumour has {box.least_volume_mm3:.0f} mm\N{SUPERSCRIPT THREE}"),
+        "small": (Kind.SMALL, f"the tumour measures {box.least_volume_mm3:.0f} mm\N{SUPERSCRIPT THREE}"),
     }
     return [
         Reason(said[problem][0], amount, said[problem][1])
@@ -291,18 +291,18 @@ def _rarely_missing(subjects: Sequence[PreparedSubject]) -> set[str]:
 def _of_regions(subject: PreparedSubject, rare: set[str]) -> list[Reason]:
     missing = missing_regions(subject)
     kind = Kind.REGION if rare & set(missing) else Kind.NOTE
-    return [Reason(kind, 0.0, f"no voxel of {' and '.join(missing)}")] if missing else []
+    return [Reason(kind, 0.0, f"no voxels of {' or '.join(missing)}")] if missing else []
 
 
 def _of_intensities(channels: Mapping[str, ChannelIntensities]) -> list[Reason]:
     reasons = []
     for name, channel in channels.items():
         if channel.coverage < LEAST_COVERAGE:
-            words = f"{name} lacks {percent(1 - channel.coverage)} of the voxels with a signal in another channel"
+            words = f"{name} has no signal in {percent(1 - channel.coverage)} of the voxels where some channel does"
             reasons.append(Reason(Kind.INTENSITY, _amount(1 - channel.coverage), words))
         if channel.plateau > LARGEST_PLATEAU:
-            what = "a negative background" if channel.plateau_value < 0 else "one value"
-            words = f"{name} has {what}, in {percent(channel.plateau)} of its voxels that are not 0"
+            what = "a negative background" if channel.plateau_value < 0 else "a single value"
+            words = f"{name} has {what} in {percent(channel.plateau)} of its non-zero voxels"
             reasons.append(Reason(Kind.INTENSITY, _amount(channel.plateau), words))
     return reasons
 

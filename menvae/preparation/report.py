@@ -93,12 +93,12 @@ def examine(data: Bound, targets: TargetSettings, cache: Path, num_workers: int 
     built: DataSource = data()
     source = built.cohort
     if source is None:
-        raise UserError(f"data: '{data.part.name}' needs no preparation; give it to menvae-train as it is")
+        raise UserError(f"data: '{data.part.name}' needs no preparation; use it with menvae-train directly")
     targets = applicable(targets, source.targets, f"data={data.part.name}")
     if any(side % STRIDE for side in source.roi_size):
         _log.warning(
-            "data.roi_size: %s is prepared, but encoders and decoders halve a box four times: to train, every "
-            "side must be a multiple of %d",
+            "data.roi_size: %s can be prepared but not trained on; encoders and decoders halve the box four times, so "
+            "every side must be a multiple of %d",
             *(list(source.roi_size), STRIDE),
         )
     limits = Limits(source.warn_below.get("tumour", 0.0), source.warn_below.get("brain", 0.0))

@@ -84,7 +84,7 @@ def split_words(found: Findings) -> str:
     counts = Counter(found.splits.values())
     told = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test") if counts[split])
     patients = len({subject.patient_id for subject in found.cohort.subjects})
-    return f"Splits: {told}, of {counted(patients, 'patient')}."
+    return f"Splits: {told}, from {counted(patients, 'patient')}."
 
 
 def region_words(found: Findings) -> str:
@@ -93,7 +93,7 @@ def region_words(found: Findings) -> str:
     told = [f"{region} in {missing[region]}" for region in REGION_CODES if missing[region]]
     if not told:
         return ""
-    return f"Without a voxel: {', '.join(told)} of {counted(len(found.cohort.subjects), 'subject')}."
+    return f"Missing regions: {', '.join(told)} of {counted(len(found.cohort.subjects), 'subject')}."
 
 
 def correlation_words(found: Findings) -> list[str]:
@@ -101,18 +101,18 @@ def correlation_words(found: Findings) -> list[str]:
     if found.correlation is None:
         return []
     if not found.correlation.judged:
-        return [f"Correlations of targets are not judged: no two have {FEWEST_TO_JUDGE} training subjects in common."]
+        return [f"Target correlations are not assessed: no pair shares {FEWEST_TO_JUDGE} training subjects."]
     pairs = [pair for pair in found.correlation.judged if abs(pair.before or 0.0) > STRONG]
     sentences = [_pair_words(pair) for pair in pairs[:_MOST_PAIRS]]
     if len(pairs) > _MOST_PAIRS:
-        sentences.append(f"{counted(len(pairs) - _MOST_PAIRS, 'pair')} more beyond {STRONG}.")
+        sentences.append(f"{counted(len(pairs) - _MOST_PAIRS, 'more pair')} above {STRONG}.")
     if not pairs:
-        sentences.append(f"No targets of different partitions correlate beyond {STRONG}.")
+        sentences.append(f"No targets of different partitions correlate above {STRONG}.")
     entangled = entangled_words(found.correlation)
     if entangled:
         sentences.append(f"{entangled[0].upper()}{entangled[1:]}.")
     elif pairs:
-        sentences.append(f"After residualisation no pair of different partitions is beyond {ENTANGLED}.")
+        sentences.append(f"After residualisation, no pair of different partitions is above {ENTANGLED}.")
     return sentences
 
 
@@ -120,10 +120,10 @@ def _pair_words(pair: TargetPair) -> str:
     first, second = pair.names
     told = f"{first} and {second} correlate at {_r(pair.before)} ({counted(pair.num_subjects, 'subject')})"
     if pair.after is None:
-        return f"{told}; residualised, one of them is constant or unknown."
+        return f"{told}; after residualisation, one of them is constant or unknown."
     if pair.before is not None and abs(pair.after) < abs(pair.before) - 0.005:
-        return f"{told}; residualised, at {_r(pair.after)}."
-    return f"{told}, and neither is residualised by the other: still at {_r(pair.after)}."
+        return f"{told}; after residualisation, at {_r(pair.after)}."
+    return f"{told}; residualisation does not reduce this: still at {_r(pair.after)}."
 
 
 def _r(value: float | None) -> str:

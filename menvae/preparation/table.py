@@ -54,7 +54,7 @@ def quality_table(found: Findings) -> Table:
         table.add_row(Text(row.subject_id), *visit, Text(row.split or ""), verdict, *numbers, Text(row.words))
     rest = len(found.rows) - MOST_ROWS
     if rest > 0:
-        table.caption = Text(f"and {counted(rest, 'subject')} more: quality.html")
+        table.caption = Text(f"and {counted(rest, 'more subject')} in quality.html")
     return table
 
 

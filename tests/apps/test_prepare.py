@@ -95,7 +95,7 @@ def test_train_warns_of_targets_that_cannot_be_separated(tmp_path: Path, prepare
     larger = ("data.num_subjects=13", "data.val_fraction=0.1")
     train(output_dir, *larger, "trainer.max_epochs=1", "targets.residualise.surface_area_total=[]")
     log = (only_run(output_dir) / "train.log").read_text()
-    (warning,) = (line for line in log.splitlines() if "correlate beyond 0.9 after residualisation" in line)
+    (warning,) = (line for line in log.splitlines() if "correlate above 0.9 after residualisation" in line)
     assert "WARNING" in warning
     named = re.search(r"vol_total \(vol\) and surface_area_total \(shape\) r = ([\d.]+)", warning)
     assert named is not None
@@ -109,7 +109,7 @@ def test_one_subject_is_reported_without_splits(
     assert run(monkeypatch, tmp_path, *real(root, tmp_path / "outputs")) == 0
     printed = capfd.readouterr().out
     assert "1 subject: " in printed
-    assert "No splits and no targets to learn: 1 subject cannot give 1 for validation" in printed
+    assert "No splits and no targets to learn: 1 subject is too few for 1 in validation" in printed
     (made,) = (tmp_path / "outputs" / "cohorts").iterdir()
     assert not (made / "splits.csv").exists()
     assert not (made / "targets.json").exists()

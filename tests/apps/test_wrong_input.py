@@ -78,7 +78,7 @@ WRONG = [
     ),
     (
         ["model=vae"],
-        "loss.terms.vol: partition 'vol' does not exist; known: residual; loss=vae, dip and tcvae are without",
+        "loss.terms.vol: partition 'vol' does not exist; known: residual; use loss=vae, dip or tcvae",
     ),
     (
         ["+model.supervision.residual=[vol_total]"],
@@ -97,14 +97,14 @@ WRONG = [
         "model.heads.foo: partition 'foo' does not exist; known: loc, residual, shape, vol",
     ),
     (["+model.supervision.foo=[vol_total]"], "model.supervision.foo: partition 'foo' does not exist; known: loc, res"),
-    (["decoder=auxiliary"], "decoder=auxiliary draws [16, 16, 16], not data.roi_size=[32, 32, 32]"),
+    (["decoder=auxiliary"], "decoder=auxiliary outputs [16, 16, 16], but data.roi_size is [32, 32, 32]"),
     (["auxiliary_decoder=auxiliary"], "auxiliary_decoder: 'auxiliary' is not allowed; choose one with decoder@"),
     (["loss.terms.kl=kl"], "loss.terms.kl: 'kl' is not allowed; choose one with term@loss.terms.kl=<name>"),
     (["trainer=3"], "trainer: 3 is not allowed; set its keys, trainer.<key>=..."),
     (["trainer.channels_last=1"], "trainer.channels_last: 1 is not allowed"),
     (["data.label_map.et=2"], "data.label_map: 2 cannot be both ed and et"),
     (["data.on_error=stop"], "data.on_error: 'stop' is not allowed"),
-    (["data.modalities=[t1c,t1c]"], "data.modalities: t1c stands twice"),
+    (["data.modalities=[t1c,t1c]"], "data.modalities: t1c appears twice"),
     (["output_dir=/proc/nowhere"], "output_dir: cannot write to '/proc/nowhere'"),
     (["seed=x"], "seed: 'x' is not allowed"),
 ]

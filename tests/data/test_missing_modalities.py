@@ -113,7 +113,7 @@ def test_it_is_a_note_each_time(cohort: Make, tmp_path: Path, caplog: pytest.Log
             (f"{FIRST}-t1c.nii.gz, {FIRST}-t2f.nii.gz", "are missing", False),
             (f"{SECOND}-t2f.nii.gz", "is missing", False),
         ]
-    assert f"note: subject '{SECOND}': {SECOND}-t2f.nii.gz is missing: the subject takes part with" in caplog.text
+    assert f"note: subject '{SECOND}': {SECOND}-t2f.nii.gz is missing: the subject is used with" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,12 @@ def ask_for_too_much(number: int) -> int:
 
 
 def test_a_worker_that_is_killed_is_told_in_words() -> None:
-    with pytest.raises(UserError, match=r"ended from outside, most often because memory ran out; .*num_workers=1"):
+    with pytest.raises(UserError, match=r"was killed, most likely because memory ran out; .*num_workers=1"):
         list(run_tasks(end_like_the_kernel, range(3), num_workers=1))
 
 
 def test_memory_that_runs_out_is_told_in_words() -> None:
-    with pytest.raises(UserError, match=r"^data: memory ran out \(no room for 7 boxes\); make data.roi_size smaller"):
+    with pytest.raises(UserError, match=r"^data: out of memory \(no room for 7 boxes\); reduce data.roi_size"):
         list(run_tasks(ask_for_too_much, [7], num_workers=1))
 
 

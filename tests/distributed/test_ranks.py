@@ -51,7 +51,7 @@ def test_more_ranks_are_another_run(finished: Path) -> None:
 def test_a_number_of_processes_that_was_not_started_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "1")
     refused = train(tmp_path, *TWO, code=2)
-    assert "trainer.devices=2, but 1 processes were started together" in refused.stderr
+    assert "trainer.devices=2, but 1 processes were launched" in refused.stderr
 
 
 def test_wrong_input_is_told_once(tmp_path: Path) -> None:

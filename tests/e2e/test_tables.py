@@ -109,7 +109,7 @@ def test_both_embeddings_in_one_file(tmp_path: Path) -> None:
         assert set(file.files) == {"unsup", "semisup", "y", "classes", "rows_hash"}
         assert np.array_equal(file["unsup"], own["unsup"])
     said = train(tmp_path / "b", *semi, "data.seed=1", f"data.unsup_run={unsupervised}", code=2)
-    assert "is about another table" in said
+    assert "belongs to another table" in said
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> None:
@@ -166,4 +166,4 @@ def test_targets_of_a_table_are_learnt_and_judged(tmp_path: Path) -> None:
 
 def test_menvae_prepare_says_that_a_table_needs_none(tmp_path: Path) -> None:
     result = runs._run("prepare", ["data=lithology", f"output_dir={tmp_path}"], runs.environment(), 2)
-    assert "'lithology' needs no preparation; give it to menvae-train" in result.stderr
+    assert "'lithology' needs no preparation; use it with menvae-train" in result.stderr

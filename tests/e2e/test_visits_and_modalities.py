@@ -19,7 +19,7 @@ def test_a_run_on_subjects_that_lack_modalities(prepared_cache: Path, tmp_path: 
     (tmp_path / "cache").symlink_to(prepared_cache)
     lacking = ("data.missing_modalities=allow", "data.modality_missing=0.2")
     told = train(tmp_path, *lacking, "encoder.stem=per_modality", "trainer.max_epochs=2")
-    assert "the subject takes part with its other modalities" in told.stderr
+    assert "the subject is used with its other modalities" in told.stderr
     run = only_run(tmp_path)
     last = rows(run)[-1]
     assert all(last[f"val_epoch/{kind}_{name}"] is not None for kind in ("psnr", "ssim") for name in ("t1c", "t2w"))

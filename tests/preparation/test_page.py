@@ -31,7 +31,7 @@ from menvae.preparation.summary import Findings
 from menvae.preparation.table import MOST_ROWS, answers, write_tables
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)> & {{ 7 * 7 }} [red]"
-FAULT = Finding(HOSTILE, f"{HOSTILE}-t1c.nii.gz", "is cut short", "copy it again")
+FAULT = Finding(HOSTILE, f"{HOSTILE}-t1c.nii.gz", "is truncated", "copy it again")
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def made(num: int = 12, *more: PreparedSubject, split: bool = True, findings: tu
         targets=FEATURES,
         rows=rows,
         splits=splits,
-        no_splits="" if split else "1 subject cannot give any for training",
+        no_splits="" if split else "1 subject is too few",
         normalizer=normalizer,
         correlation=target_correlation(features, normalizer, groups) if normalizer else None,
         limits=Limits(),
@@ -97,13 +97,13 @@ def told(found: Findings) -> str:
 
 def test_tables_hold_every_subject_in_full_precision(tmp_path: Path) -> None:
     cut = subject("cut", replace(SOUND, tumour_kept=1 / 3, volume_mm3=2000 / 3), vol_ncr=None)
-    found = made(12, cut, findings=(Finding("lost", "lost-t1c.nii.gz", "is cut short", "copy it again"),))
+    found = made(12, cut, findings=(Finding("lost", "lost-t1c.nii.gz", "is truncated", "copy it again"),))
     write_tables(found, tmp_path)
     rows = read(tmp_path / "quality.csv")
     assert len(rows) == 14
     assert [row["subject_id"] for row in rows][:2] == ["lost", "cut"]
     assert rows[0]["verdict"] == "left out"
-    assert rows[0]["reasons"] == "lost-t1c.nii.gz is cut short: copy it again"
+    assert rows[0]["reasons"] == "lost-t1c.nii.gz is truncated: copy it again"
     assert rows[0]["vol_total"] == rows[0]["split"] == ""
     assert float(rows[1]["tumour_kept"]) == 1 / 3
     assert float(rows[1]["box_volume_ml"]) == 2000 / 3 / 1000
@@ -134,7 +134,7 @@ def test_a_cohort_that_cannot_be_split_is_told_in_words(tmp_path: Path) -> None:
     written(made(12), tmp_path)
     found = made(1, split=False)
     page = written(found, tmp_path)
-    assert "No splits and no targets to learn: 1 subject cannot give any for training." in page
+    assert "No splits and no targets to learn: 1 subject is too few." in page
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "cohort.png",
         "quality.csv",
@@ -150,7 +150,7 @@ def test_the_terminal_shows_the_worst_and_counts_the_rest() -> None:
     (cut,) = (words for words in lines if words[:1] == ["cut"])
     assert cut[2:9] == ["look", "2.00", "2.00", "40.0", "%", "100", "%"]
     assert sum(words[:1] != [] and words[0].startswith(("s0", "cut")) for words in lines) == MOST_ROWS
-    assert "and 11 subjects more: quality.html" in text
+    assert "and 11 more subjects in quality.html" in text
     assert "31 subjects: 1 to look at, 30 ok." in text
     assert "patient" not in text.splitlines()[3]
 
@@ -171,8 +171,8 @@ def test_the_page_is_self_contained_escaped_and_complete(tmp_path: Path) -> None
     assert "onerror=alert(1)>" not in page
     assert not re.search(r"url\(|@import|https?://", page)
     order = [
-        *("14 subjects: 1 left out, 1 to look at, 12 ok.", "Which subjects should be looked at first?"),
-        *("Radiological convention", "is cut short: copy it again", "What does the box hold?"),
+        *("14 subjects: 1 left out, 1 to look at, 12 ok.", "Which subjects should you look at first?"),
+        *("Radiological convention", "is truncated: copy it again", "What does the box hold?"),
         *(
             "Can the targets be separated?",
             "All subjects</h2>",
@@ -191,8 +191,8 @@ def test_the_page_is_self_contained_escaped_and_complete(tmp_path: Path) -> None
 def test_only_the_worst_have_pictures(tmp_path: Path) -> None:
     page = written(made(12), tmp_path, thumbnails=3)
     assert page.count("data:image/jpeg") == 3
-    assert "9 subjects more in the table below; thumbnails=12 shows all." in page
-    assert "No pictures were asked for" in written(made(12), tmp_path, thumbnails=0)
+    assert "9 more subjects in the table below; thumbnails=12 shows all." in page
+    assert "No pictures were requested" in written(made(12), tmp_path, thumbnails=0)
 
 
 def test_a_thousand_subjects_make_a_page_below_5_mb(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_cohort(tmp_path: Path) -> None:
     assert words(figure)[0] == "What the box holds"
     assert words(figure)[1].startswith("5 subjects")
     found = panels(figure)
-    assert list(found) == ["Volume of the tumour", "Share that lies in the box"]
+    assert list(found) == ["Tumour volume", "Share inside the box"]
     volumes, kept = found.values()
     bars = [patch for patch in volumes.patches if isinstance(patch, Rectangle)]
     edges = np.array([*(bar.get_x() for bar in bars), bars[-1].get_x() + bars[-1].get_width()])

@@ -36,7 +36,7 @@ def test_every_kind_in_its_order() -> None:
         subject("coreless", vol_ncr=None, sphericity_ncr=None),
         subject("odd"),
     ]
-    findings = (Finding("lost", "lost-t1c.nii.gz", "is cut short", "copy it again"),)
+    findings = (Finding("lost", "lost-t1c.nii.gz", "is truncated", "copy it again"),)
     rows = judge(many + bad, findings, odd=ChannelIntensities(0.5, 0.01, 5.0))
     assert list(rows)[:9] == ["lost", "cut", "cut less", "brain", "shrunk", "small", "far", "coreless", "odd"]
     assert [row.verdict for row in rows.values()] == ["left out", *["look"] * 8, *["ok"] * 30]
@@ -44,10 +44,10 @@ def test_every_kind_in_its_order() -> None:
         *(Kind.FAULT, Kind.TUMOUR_CUT, Kind.TUMOUR_CUT, Kind.BRAIN_CUT, Kind.RESAMPLING, Kind.SMALL, Kind.OUTLIER),
         *(Kind.REGION, Kind.INTENSITY),
     ]
-    assert rows["lost"].words == "lost-t1c.nii.gz is cut short: copy it again"
+    assert rows["lost"].words == "lost-t1c.nii.gz is truncated: copy it again"
     assert rows["cut"].words == "the box keeps 41 % of the tumour"
     assert rows["shrunk"].words == "resampling changes the volume by \N{MINUS SIGN}25 %"
-    assert rows["odd"].words == "t1c lacks 50 % of the voxels with a signal in another channel"
+    assert rows["odd"].words == "t1c has no signal in 50 % of the voxels where some channel does"
     ok = [row.farthest for row in rows.values() if row.verdict == "ok"]
     assert ok == sorted(ok, reverse=True), "those without a reason too are ordered"
     assert list(meanings(Limits())) == sorted(set(Kind) - {Kind.NOTE}, reverse=True)
@@ -78,7 +78,7 @@ def test_a_region_that_many_lack_is_only_noted() -> None:
     subjects = [subject(f"s{index}", vol_ncr=None if index < 3 else 5.0) for index in range(10)]
     rows = judge(subjects)
     assert {row.verdict for row in rows.values()} == {"ok"}
-    assert rows["s0"].words == "no voxel of ncr"
+    assert rows["s0"].words == "no voxels of ncr"
     assert rows["s0"].severity == 0.0
     assert judge(subjects[1:])["s1"].verdict == "ok", "2 of 9 are more than a fifth"
     assert judge(subjects[2:])["s2"].verdict == "look"
@@ -88,18 +88,18 @@ def test_a_background_that_is_not_0_is_told_with_its_sign() -> None:
     rows = judge(
         [subject("a"), subject("b")], a=ChannelIntensities(1.0, 0.7, -1.0), b=ChannelIntensities(1.0, 0.7, 1.0)
     )
-    assert rows["a"].words == "t1c has a negative background, in 70 % of its voxels that are not 0"
-    assert rows["b"].words == "t1c has one value, in 70 % of its voxels that are not 0"
+    assert rows["a"].words == "t1c has a negative background in 70 % of its non-zero voxels"
+    assert rows["b"].words == "t1c has a single value in 70 % of its non-zero voxels"
 
 
 def test_notes_on_files_are_kept_and_those_on_the_box_are_not_told_twice() -> None:
     notes = (
-        Finding("a", "a-seg.nii.gz", "stores whole labels as float64", "nothing need be done", False),
-        Finding("a", "the box of training", "holds 41 % of the tumour", "enlarge it", False),
+        Finding("a", "a-seg.nii.gz", "stores integer labels as float64", "no action is needed", False),
+        Finding("a", "the training box", "holds 41 % of the tumour", "enlarge it", False),
     )
     row = judge([subject("a", replace(SOUND, tumour_kept=0.41))], notes)["a"]
     assert row.words == (
-        "the box keeps 41 % of the tumour; a-seg.nii.gz stores whole labels as float64: nothing need be done"
+        "the box keeps 41 % of the tumour; a-seg.nii.gz stores integer labels as float64: no action is needed"
     )
 
 

@@ -1,4 +1,4 @@
-"""Augmentation that keeps targets true: what moves the tumour moves its location, and what cuts it is not done."""
+"""Augmentation that keeps targets valid: moving the tumour updates its location, and no shift cuts the tumour."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Kind = TypeVar("Kind", bound=np.generic)
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationSettings:
-    """Keys of ``augmentation.*``; with the defaults nothing is augmented. Validation and test never are.
+    """Keys of ``augmentation.*``. The defaults augment nothing; validation and test data are never augmented.
 
     Attributes:
-        flip: probability that a subject is mirrored left to right.
-        max_shift: largest shift along D, H, W in voxels; a shift is drawn among those that keep the tumour in the box,
-            and what enters the box is 0.
-        contrast: standard deviation of the logarithm of a factor, drawn for each channel.
-        brightness: standard deviation of a summand, drawn for each channel, in units of the normalised intensity; like
-            the factor it concerns voxels that are not 0.
+        flip: probability of mirroring a subject left to right.
+        max_shift: largest shift along D, H, W in voxels. Shifts are drawn among those that keep the tumour in the box;
+            voxels that enter the box are 0.
+        contrast: standard deviation of the log of a factor, drawn per channel and applied to non-zero voxels.
+        brightness: standard deviation of an offset in units of normalised intensity, drawn per channel and applied to
+            non-zero voxels.
     """
 
     flip: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
@@ -40,7 +40,7 @@ class AugmentationSettings:
 
     @property
     def changes_intensities(self) -> bool:
-        """Whether normalised intensities may leave their range."""
+        """Whether normalised intensities may leave their original range."""
         return self.contrast > 0.0 or self.brightness > 0.0
 
     @property
@@ -50,7 +50,7 @@ class AugmentationSettings:
 
 
 class Augmented(NamedTuple):
-    """A subject after augmentation, and the raw targets that it then has."""
+    """An augmented subject and its updated raw targets."""
 
     subject: StoredSubject
     features: Mapping[str, float | None]
@@ -63,14 +63,14 @@ def augment(
     random: np.random.Generator,
     axes: Mapping[str, int] = LOCATION_AXES,
 ) -> Augmented:
-    """Return an augmented copy of one subject; of its intensities only what makes z-scores of them is changed.
+    """Return an augmented copy of one subject; intensities change only through ``mean`` and ``sd``.
 
     Args:
-        subject: as it is stored.
+        subject: stored subject.
         features: raw targets.
-        settings: what is drawn.
-        random: where from; the same state gives the same subject.
-        axes: target that is a location -> the axis of the box that it is a share of.
+        settings: augmentation to draw from.
+        random: generator; the same state gives the same result.
+        axes: location target -> axis of the box along which it is a fraction.
     """
     moved = dict(features)
     image, mask = subject.image, subject.mask
@@ -90,7 +90,7 @@ def augment(
     if settings.contrast or settings.brightness:
         factors = np.exp(settings.contrast * random.standard_normal(len(image)))
         summands = settings.brightness * random.standard_normal(len(image))
-        mean, sd = mean - summands * sd / factors, sd / factors  # (x - mean) / sd becomes factor * it + summand
+        mean, sd = mean - summands * sd / factors, sd / factors  # (x - mean) / sd -> factor * (x - mean) / sd + summand
     changed = replace(
         subject,
         image=np.ascontiguousarray(image),
@@ -104,7 +104,7 @@ def augment(
 def _draw_shift(
     mask: NDArray[np.uint8], most: tuple[int, int, int], random: np.random.Generator
 ) -> tuple[int, int, int]:
-    """Draw a shift along each axis, among those that leave the whole tumour in the box."""
+    """Draw a shift per axis that keeps the whole tumour in the box."""
     box = bounding_box(mask) or tuple(slice(extent // 2, extent // 2) for extent in mask.shape)
     steps = [
         int(random.integers(max(-limit, -inside.start), min(limit, extent - inside.stop) + 1))
@@ -114,7 +114,7 @@ def _draw_shift(
 
 
 def _shifted(array: NDArray[Kind], steps: tuple[int, ...]) -> NDArray[Kind]:
-    """Return the array moved by some voxels along each axis, with zeros where nothing was."""
+    """Return the array shifted along each axis and padded with zeros."""
     shifted = np.zeros_like(array)
     to = tuple(slice(max(step, 0), extent + min(step, 0)) for step, extent in zip(steps, array.shape, strict=True))
     of = tuple(slice(max(-step, 0), extent + min(-step, 0)) for step, extent in zip(steps, array.shape, strict=True))

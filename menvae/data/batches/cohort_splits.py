@@ -10,7 +10,7 @@ from menvae.data.cache.trajectories import region_volume_mm3
 
 
 def visits(subjects: Iterable[PreparedSubject]) -> list[VisitRecord]:
-    """Return what a split depends on, with the volume of all labels at native resolution; 0 without a tumour."""
+    """Return the inputs of a split; volumes cover all labels at native resolution and are 0 without a tumour."""
     return [
         VisitRecord(
             subject.subject_id,
@@ -29,10 +29,10 @@ def split_cohort(cohort: Cohort, val_fraction: float, test_fraction: float, seed
         cohort: all subjects.
         val_fraction: share of the patients for validation.
         test_fraction: share of the patients for test.
-        seed: of the split.
+        seed: seed of the split.
 
     Raises:
-        UserError: too few patients for a training and a validation set.
+        UserError: if there are too few patients for a training and a validation set.
     """
     return split_subjects(visits(cohort.subjects), val_fraction, test_fraction, seed)
 
@@ -41,10 +41,10 @@ SPLIT_COLUMNS = ("subject_id", "split", "patient_id")
 
 
 def split_rows(cohort: Cohort, splits: Mapping[str, Split]) -> list[tuple[str, str, str]]:
-    """Return the rows of ``splits.csv``, one a subject, with the columns `SPLIT_COLUMNS`."""
+    """Return the rows of ``splits.csv``, one per subject, with the columns `SPLIT_COLUMNS`."""
     return [(subject.subject_id, splits[subject.subject_id], subject.patient_id) for subject in cohort.subjects]
 
 
 def subjects_of(cohort: Cohort, splits: Mapping[str, Split], split: Split) -> list[PreparedSubject]:
-    """Return the subjects of one split, in the order of the cohort."""
+    """Return the subjects of one split in cohort order."""
     return [subject for subject in cohort.subjects if splits[subject.subject_id] == split]

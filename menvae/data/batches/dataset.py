@@ -1,4 +1,4 @@
-"""Prepared subjects -> batches, in an order that depends on seed and epoch alone."""
+"""Prepared subjects -> batches, in an order that depends only on seed and epoch."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from menvae.types import Batch, Intensities
 
 @dataclass(frozen=True)
 class Sample:
-    """One subject, as it is stored.
+    """One subject with its stored voxel values.
 
     Attributes:
-        subject_id: its identifier.
+        subject_id: subject identifier.
         image: stored values [C, D, H, W].
-        intensities: what makes z-scores of them, [C] each.
-        mask: [1, D, H, W].
-        targets: {partition: z-scored targets [F]}.
-        observed: {partition: which were observed [F]}.
-        days: time of the visit, or None where it is not known of every subject of the dataset.
-        patient_id: whose visit it is.
-        available: which modalities there are, bool [C], or None where every subject of the dataset has all.
+        intensities: mean and standard deviation that normalise them, [C] each.
+        mask: region codes [1, D, H, W].
+        targets: {partition: z-scored targets [F]}, 0 where not observed.
+        observed: {partition: whether each target was observed, bool [F]}.
+        days: days since the patient's first visit; None unless known for every subject of the dataset.
+        patient_id: patient identifier.
+        available: which modalities the subject has, bool [C]; None if no subject of the dataset lacks one.
     """
 
     subject_id: str
@@ -59,16 +59,16 @@ class SubjectDataset(Dataset[Sample]):
         normalisation: Normalisation = "zscore",
         location_axes: Mapping[str, int] = LOCATION_AXES,
     ) -> None:
-        """Prepare the targets.
+        """Normalise the targets.
 
         Args:
-            subjects: entries of the cache.
-            normalizer: fitted on training subjects.
+            subjects: cache entries.
+            normalizer: fitted on the training subjects.
             supervision: partition -> names of its targets.
-            augmentation: what is done to subjects in training; None: nothing.
-            seed: of the augmentation, which depends on it, the epoch and the subject alone.
-            normalisation: of intensities.
-            location_axes: target that is a location -> the axis of the box that it is a share of.
+            augmentation: training augmentation; None disables it.
+            seed: augmentation depends only on this seed, the epoch and the subject.
+            normalisation: intensity normalisation.
+            location_axes: location target -> axis of the box along which it is a fraction.
         """
         self._location_axes = location_axes
         self._normalisation: Normalisation = normalisation
@@ -113,7 +113,7 @@ class SubjectDataset(Dataset[Sample]):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples into a batch of stored values; `Batch.to` makes z-scores of them."""
+    """Stack samples into a batch of stored values; `Batch.to` normalises them."""
     partitions = list(samples[0].targets)
     kinds = {sample.image.dtype for sample in samples}
     common = kinds.pop() if len(kinds) == 1 else torch.float32
@@ -139,7 +139,14 @@ class SplitLoader:
     """Batches of one split, epoch by epoch."""
 
     def __init__(self, dataset: SubjectDataset, batches: EpochBatches, *, num_workers: int, pin_memory: bool) -> None:
-        """Args: num_workers: loading processes, 0 for none. pin_memory: for copies to a GPU."""
+        """Create the loader.
+
+        Args:
+            dataset: subjects of the split.
+            batches: order of the subjects.
+            num_workers: loading processes; 0 loads in this process.
+            pin_memory: pin host memory for copies to a GPU.
+        """
         self.batches = batches
         self._loader = DataLoader(
             dataset,
@@ -153,11 +160,11 @@ class SplitLoader:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of batches."""
+        """Number of batches per epoch."""
         return self.batches.steps_per_epoch
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch, from ``first_step`` on."""
+        """Yield the batches of an epoch, starting at ``first_step``."""
         self.batches.start(epoch, first_step)
         yield from self._loader
 

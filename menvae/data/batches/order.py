@@ -1,4 +1,4 @@
-"""The order of subjects in an epoch: a function of seed, epoch and rank alone."""
+"""The order of subjects in an epoch, which depends only on seed, epoch and rank."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from menvae.data.batches.pairs import paired_batches
 
 
 class Draw(NamedTuple):
-    """The number of a subject, and the epoch it is for: 0 is a look at it as it is, others may augment it."""
+    """Index of a subject and the epoch it is drawn for; epoch 0 is never augmented."""
 
     number: int
     epoch: int
 
 
 def order_of_rank(num: int, seed: int | None, epoch: int, rank: int, num_ranks: int) -> NDArray[np.intp]:
-    """Return which of ``num`` subjects a rank sees in an epoch, in order; as many on every rank.
+    """Return the indices of the subjects that a rank sees in an epoch, in order; every rank gets equally many.
 
     Args:
-        num: of subjects.
-        seed: of the order, which depends on it and the epoch alone; None: as they come.
-        epoch: see ``seed``.
-        rank: of this process.
-        num_ranks: processes that train together.
+        num: number of subjects.
+        seed: seed of the shuffle, together with the epoch; None keeps the original order.
+        epoch: epoch number.
+        rank: rank of this process.
+        num_ranks: number of ranks.
 
     >>> [order_of_rank(3, None, 0, rank, 2).tolist() for rank in (0, 1)]
     [[0, 2], [1, 0]]
@@ -40,8 +40,8 @@ def order_of_rank(num: int, seed: int | None, epoch: int, rank: int, num_ranks: 
 class EpochBatches(Sampler[list[Draw]]):
     """Batches of this rank for one epoch.
 
-    All ranks get the same number of batches of the same sizes: the order is continued from its beginning where the
-    number of subjects does not divide. What gathers rows over ranks relies on it.
+    All ranks get the same number of batches of the same sizes: if the number of subjects is not divisible, the order
+    wraps around. Collectives that gather rows over ranks rely on this.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class EpochBatches(Sampler[list[Draw]]):
         """Choose the batches.
 
         Args:
-            num_subjects: of the split.
-            batch_size: subjects a rank and step.
-            shuffle: new order every epoch, from ``seed`` and epoch.
-            seed: of the order.
-            rank: of this process.
-            num_ranks: processes that train together.
-            patients: of each subject, whose visits are to come in pairs; None: subjects come as they are drawn.
+            num_subjects: size of the split.
+            batch_size: subjects per rank and step.
+            shuffle: whether to reshuffle every epoch, from ``seed`` and epoch.
+            seed: seed of the order.
+            rank: rank of this process.
+            num_ranks: number of ranks.
+            patients: patient of each subject, to draw their visits in pairs; None draws subjects independently.
         """
         self.num_subjects, self.batch_size, self.shuffle, self.patients = num_subjects, batch_size, shuffle, patients
         self.seed, self.rank, self.num_ranks = seed, rank, num_ranks
@@ -72,12 +72,12 @@ class EpochBatches(Sampler[list[Draw]]):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of a whole epoch."""
+        """Number of batches per epoch and rank."""
         per_rank = -(-self.num_subjects // self.num_ranks)
         return -(-per_rank // self.batch_size)
 
     def start(self, epoch: int, first_step: int = 0) -> None:
-        """Choose the epoch that the next iteration gives, and the step it begins with."""
+        """Set the epoch and the first step of the next iteration."""
         self.epoch, self.first_step = epoch, first_step
 
     def __len__(self) -> int:
@@ -88,7 +88,7 @@ class EpochBatches(Sampler[list[Draw]]):
             yield [Draw(number, self.epoch) for number in numbers]
 
     def _batches(self) -> list[list[int]]:
-        """Return all batches of the epoch, of this rank."""
+        """Return all batches of the epoch for this rank."""
         per_rank = -(-self.num_subjects // self.num_ranks)
         firsts = range(0, per_rank, self.batch_size)
         if self.patients is not None:

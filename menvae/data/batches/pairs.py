@@ -1,4 +1,4 @@
-"""Batches in which visits of one patient meet."""
+"""Batches that contain pairs of visits of one patient."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ _FEWEST_IN_STEP = 3
 
 
 def check_pairs(patients: Sequence[str], batch_size: int, num_ranks: int) -> None:
-    """Refuse ``data.pairs=true`` where no pair could be made, or be compared with anybody.
+    """Refuse ``data.pairs=true`` if no pair exists or no other patient fits into a step.
 
     Args:
-        patients: of each training visit.
-        batch_size: subjects a rank and step.
-        num_ranks: processes that train together.
+        patients: patient of each training visit.
+        batch_size: subjects per rank and step.
+        num_ranks: number of ranks.
 
     Raises:
-        UserError: no patient has two visits, or a batch has no room for a pair and another patient.
+        UserError: if no patient has two visits, a batch cannot hold a pair, or a step holds fewer than 3 visits.
     """
     num_patients = len(set(patients))
     if num_patients == len(patients):
         raise UserError(
-            f"data.pairs: true is not allowed where none of {num_patients} training patients has two visits; name "
-            "patients by folders <root>/<patient>/<visit>, data.patient_pattern or the column patient_id of data.dates"
+            f"data.pairs: true is not allowed because none of {num_patients} training patients has two visits; assign "
+            "patients by folders <root>/<patient>/<visit>, data.patient_pattern or column patient_id of data.dates"
         )
     if batch_size < 2 or batch_size * num_ranks < _FEWEST_IN_STEP:
         raise UserError(
             f"trainer.batch_size: {batch_size} is not allowed with data.pairs=true and {num_ranks} "
-            f"{'process' if num_ranks == 1 else 'processes'}; a batch holds a pair, and a step {_FEWEST_IN_STEP} or "
-            "more visits, so that there is another patient to compare with"
+            f"{'process' if num_ranks == 1 else 'processes'}; a batch must hold a pair, and a step at least "
+            f"{_FEWEST_IN_STEP} visits, to compare a pair with another patient"
         )
 
 
 def paired_batches(patients: Sequence[str], sizes: Sequence[int], random: np.random.Generator) -> list[list[int]]:
-    """Deal visits out such that those of a patient come in pairs; which ones, and with whom, is drawn.
+    """Distribute visits over batches such that visits of a patient stay in random pairs.
 
-    A patient with an odd number of visits has one that comes alone, as those of patients with one visit do. Batches of
-    an odd size take one of these, and where there are too few, pairs are torn: none where all sizes are even.
+    An odd number of visits leaves one of the patient's visits single. Each batch of odd size takes a single visit; if
+    there are too few, pairs are split, which never happens if all sizes are even.
 
     Args:
-        patients: of each visit; visits are called by their position.
-        sizes: of the batches, with room for every visit.
-        random: where from; the same state gives the same batches.
+        patients: patient of each visit; visits are identified by their position.
+        sizes: batch sizes; their sum is at least the number of visits.
+        random: generator; the same state gives the same batches.
 
     Returns:
-        Batches of these sizes that hold every visit; where there is more room, some again.
+        Positions of visits for each batch. Every visit appears; visits repeat to fill remaining places.
 
     >>> patients = ["anna", "anna", "bert", "carl", "carl", "carl"]
     >>> [sorted(batch) for batch in paired_batches(patients, [3, 3], np.random.default_rng(0))]
@@ -72,7 +72,7 @@ def paired_batches(patients: Sequence[str], sizes: Sequence[int], random: np.ran
 
 
 def _pairs(patients: Sequence[str], random: np.random.Generator) -> tuple[list[list[int]], list[int]]:
-    """Return pairs of visits of one patient, and the visits that are left, both in a random order."""
+    """Return random pairs of visits of one patient, and the remaining single visits."""
     visits: dict[str, list[int]] = {}
     for number in random.permutation(len(patients)).tolist():
         visits.setdefault(patients[number], []).append(number)

@@ -1,4 +1,4 @@
-"""Training, validation and test: whole patients, alike in tumour volume."""
+"""Training, validation and test splits by patient, stratified by tumour volume."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from menvae.errors import UserError
 
 @dataclass(frozen=True)
 class VisitRecord:
-    """What a split depends on.
+    """One visit, as input to a split.
 
     Attributes:
-        subject_id: the visit.
-        patient_id: whose.
-        volume_mm3: of the tumour, all labels.
-        days: since the patient's first visit; None where it is not known.
+        subject_id: identifier of the visit.
+        patient_id: identifier of the patient.
+        volume_mm3: tumour volume, all labels.
+        days: days since the patient's first visit; None if unknown.
     """
 
     subject_id: str
@@ -33,26 +33,25 @@ class VisitRecord:
 def split_subjects(
     records: Iterable[VisitRecord], val_fraction: float, test_fraction: float, seed: int
 ) -> dict[str, Split]:
-    """Assign every patient, with all visits, to train, val or test, such that volumes are spread alike in all of them.
+    """Assign every patient, with all visits, to train, val or test, with similar tumour volumes in each split.
 
-    Patients are sorted by the volume of their first visit (equal ones in an order drawn from the seed) and cut into as
-    many consecutive strata as validation has patients; one patient of each stratum is drawn. Test patients are drawn
-    from the rest in the same way, and what is left trains. So counts are exact, and between any two patients of a split
-    lie about as many others as between the next two. The result depends on the records and the seed alone, not on
-    their order.
+    Patients are sorted by the volume of their first visit (ties in random order) and cut into as many consecutive
+    strata as validation needs patients; one patient is drawn from each stratum. Test patients are drawn from the rest
+    in the same way, and the remaining patients train. Counts are therefore exact, and the patients of a split are
+    spread evenly over the volumes. The result depends only on the records, not on their order, and on the seed.
 
     Args:
-        records: one a visit. The first visit of a patient is that with the fewest days; where they are not known, the
-            first by identifier.
-        val_fraction: share of the patients for validation, which gets one at least.
-        test_fraction: share of the patients for test, which may be empty in a tiny cohort.
-        seed: of the draws.
+        records: one per visit. The first visit of a patient is the one with the fewest days, or the first by
+            identifier if days are unknown.
+        val_fraction: share of the patients for validation; at least one patient.
+        test_fraction: share of the patients for test; may round to none.
+        seed: seed of the draws.
 
     Returns:
         {subject_id: split}, sorted by identifier.
 
     Raises:
-        UserError: too few patients for a training and a validation set.
+        UserError: if there are too few patients for a training and a validation set.
 
     >>> visits = [VisitRecord("a-0", "a", 10.0), VisitRecord("a-1", "a", 30.0), VisitRecord("b-0", "b", 20.0)]
     >>> split_subjects(visits, 0.1, 0.1, seed=0)
@@ -65,8 +64,8 @@ def split_subjects(
     if num_val + num_test >= len(volumes):
         what = "subject" if len(volumes) == len(ordered) else "patient"
         raise UserError(
-            f"data: {len(volumes)} {what}{'s' if len(volumes) > 1 else ''} cannot give {num_val} for validation, "
-            f"{num_test} for test and any for training; add subjects or lower data.val_fraction and data.test_fraction"
+            f"data: {len(volumes)} {what}{'s are' if len(volumes) > 1 else ' is'} too few for {num_val} in validation, "
+            f"{num_test} in test and one in training; add subjects or lower data.val_fraction and data.test_fraction"
         )
     random = np.random.default_rng(seed)
     patients = sorted(volumes)
@@ -88,8 +87,8 @@ def _volumes_of_first_visits(records: Sequence[VisitRecord]) -> dict[str, float]
 
 
 def _one_of_each_stratum(ordered: Sequence[str], num_strata: int, random: np.random.Generator) -> set[str]:
-    """Cut a list into consecutive strata whose sizes differ by one at most; draw one of each."""
-    # bounds accumulate the fraction, so that the larger strata are spread over the list
+    """Cut a list into consecutive strata whose sizes differ by at most one; draw one item from each."""
+    # rounding down cumulative bounds spreads the larger strata over the list
     bounds = [stratum * len(ordered) // num_strata for stratum in range(num_strata)] + [len(ordered)]
     return {ordered[int(random.integers(first, last))] for first, last in pairwise(bounds)}
 

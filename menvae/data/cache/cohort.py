@@ -1,4 +1,4 @@
-"""A prepared subject, and the cohort of all of them."""
+"""Prepared subjects and the cohort they form."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class PreparedSubject:
     """One entry of the cache.
 
     Attributes:
-        subject_id: as in the source.
-        folder: where the arrays lie.
+        subject_id: identifier, as in the source.
+        folder: folder of the arrays.
         key: content hash.
-        features: raw targets in the geometry of training, and what the source knows besides; None where not observed.
-        native_features: those of the mask at native resolution.
-        box: how much of the subject the box of training holds.
-        spacing_mm: voxel size of the arrays.
-        arrays: how they are stored.
-        patient_id: whose visit it is. Like ``days`` it is no part of the entry, so no correction prepares anew.
-        days: time of the visit in days since the patient's first; None where it is not known.
-        missing_channels: indices of the modalities that the subject does not have; their channels are 0.
+        features: raw targets in training geometry, plus those the source provides; None where not observed.
+        native_features: mask features at native resolution.
+        box: how much of the subject the training box holds.
+        spacing_mm: voxel size of the arrays along R, A, S.
+        arrays: storage format of the arrays, for `read_subject`.
+        patient_id: patient of this visit. Like ``days``, it is not part of the key: correcting it prepares nothing.
+        days: days since the patient's first visit; None if unknown.
+        missing_channels: indices of the modalities that the subject lacks; their channels are 0.
     """
 
     subject_id: str
@@ -48,7 +48,7 @@ class PreparedSubject:
         """Read the arrays.
 
         Raises:
-            OSError: the entry is no longer there.
+            OSError: if the entry no longer exists.
         """
         return read_subject(self.folder, self.arrays)
 
@@ -58,10 +58,9 @@ class Cohort:
     """All prepared subjects of a source, sorted by identifier.
 
     Attributes:
-        subjects: the entries.
-        data_hash: hash of all entries' keys, identifiers, patients and days, from which splits and times follow, and of
-            what the source knows besides.
-        findings: what is to be said about the files and boxes of subjects, those that were left out included.
+        subjects: cache entries.
+        data_hash: hash of keys, identifiers, patients, days and targets from the source of all entries.
+        findings: findings about files and boxes, including those of subjects that were left out.
     """
 
     subjects: tuple[PreparedSubject, ...]
@@ -70,6 +69,6 @@ class Cohort:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Voxel size along R, A, S; the median where subjects have their own."""
+        """Voxel size along R, A, S; the median if it varies by subject."""
         sides = np.median([subject.spacing_mm for subject in self.subjects], axis=0)
         return float(sides[0]), float(sides[1]), float(sides[2])

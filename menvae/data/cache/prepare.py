@@ -1,11 +1,11 @@
-"""Files -> cache: orientation, spacing, box, what makes z-scores, and the targets of the mask.
+"""Files -> cache: reorient, resample and crop each subject, measure its intensities and mask features.
 
-One entry a subject: ``<cache>/prepared/<key>/`` with image and mask in one of the formats of
+Each subject has one entry, ``<cache>/prepared/<key>/``, with image and mask in one of the formats of
 `menvae.data.cache.storage`, and ``subject.json``.
-The key is a hash of the source files, the geometry, the format and the versions that made it, so a changed file, box or
-library never meets a stale entry. An entry appears by one rename, so it is whole or absent.
+The key hashes the source files, the geometry, the format and library versions, so a changed file, box or library never
+hits a stale entry. Entries are published by one atomic rename.
 
-Before the first subject is prepared, the files of all that have no entry are checked.
+Before the first subject is prepared, the files of all subjects without an entry are checked.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from menvae.errors import UserError
 _log = logging.getLogger(__name__)
 
 PREPARATION_VERSION = 5
-"""Raise it when prepared arrays or features change: every cache entry is then made anew."""
+"""Increment when prepared arrays or features change; this invalidates every cache entry."""
 
 _UNFINISHED_S = 24 * 3600.0
 _LIBRARIES = ("nibabel", "scikit-image", "scipy")
 
 
 class Preparable(Protocol):
-    """What preparation asks of a source; `menvae.data.volumes.VolumeSource` explains the keys."""
+    """What preparation needs from a source; `menvae.data.volumes.VolumeSource` documents the keys."""
 
     @property
     def geometry(self) -> Geometry:
-        """What every subject is brought to."""
+        """Target geometry of every subject."""
 
     @property
     def regions(self) -> Mapping[int, Region]:
@@ -62,11 +62,11 @@ class Preparable(Protocol):
 
     @property
     def cache_format(self) -> CacheFormat:
-        """How arrays are stored."""
+        """Storage format of arrays."""
 
     @property
     def on_error(self) -> Literal["skip", "fail"]:
-        """What happens to faulty subjects."""
+        """How faulty subjects are handled."""
 
     @property
     def missing_modalities(self) -> Literal["fail", "allow"]:
@@ -74,17 +74,17 @@ class Preparable(Protocol):
 
     @property
     def refuse_below(self) -> KeptShares:
-        """Least share of tumour and brain in the box; a subject with less is faulty."""
+        """Minimum share of tumour and brain in the box; a subject below it is faulty."""
 
     @property
     def warn_below(self) -> KeptShares:
-        """The same for a warning."""
+        """Share of tumour and brain in the box below which a warning is logged."""
 
     def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
         """Return all subjects, sorted by identifier."""
 
     def found_subjects(self, cache: Path) -> list[SubjectFiles] | None:
-        """Return the same without making any file; None if files are to be made."""
+        """Return all subjects without creating files; None if files have to be created."""
 
 
 def prepare(
@@ -95,21 +95,20 @@ def prepare(
     *,
     all_notes: bool = False,
 ) -> Cohort:
-    """Return the cohort of ``source``, preparing what the cache does not hold.
+    """Return the cohort of ``source``, preparing subjects that are not in the cache.
 
     Args:
-        source: where subjects come from, and the geometry to bring them to.
-        cache: folder for entries; made if missing. Two processes may prepare into it at once.
-        num_workers: processes; None is one a core.
-        show: how to show progress.
-        all_notes: the findings hold notes about the files of subjects that were prepared before, too; it costs a small
-            file read for each of theirs.
+        source: the subjects and their target geometry.
+        cache: cache folder, created if missing; several processes may prepare into it at once.
+        num_workers: worker processes; None uses one per core.
+        show: progress display.
+        all_notes: include notes about the files of already prepared subjects; reads one small file for each of them.
 
     Raises:
-        UserError: what is wrong with the source or with its subjects.
+        UserError: if the source or its subjects are invalid.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    subjects = _as_allowed(source.subjects(cache, show, num_workers), source)
+    subjects = _mark_missing(source.subjects(cache, show, num_workers), source)
     recipe = _Recipe(source.geometry, source.cache_format)
     there = {subject.subject_id: _key_of_entry(subject, recipe, cache) for subject in subjects}
     leave_out, findings = source.on_error == "skip", note_missing(subjects)
@@ -126,24 +125,24 @@ def prepare(
     if tasks:
         _log.info("preparing %d of %d subjects into %s", len(tasks), len(subjects), cache)
         (cache / "prepared").mkdir(exist_ok=True)
-        _sweep_out(cache)
+        _remove_unfinished(cache)
         for _ in show(run_tasks(_prepare_entry, tasks, num_workers=num_workers), "preparing", len(tasks)):
             pass
     return _cohort([(subject, keys[subject.subject_id]) for subject in subjects], findings, source, cache)
 
 
 def find_prepared(source: Preparable, cache: Path) -> Cohort | None:
-    """Return what `prepare` would without making, checking or preparing anything; None if it would have to.
+    """Return what `prepare` would, if nothing has to be created, checked or prepared; otherwise None.
 
-    Subjects that are faulty and left out are known by what the checks remember of them.
+    Faulty subjects that are left out are recognised by their cached checks.
 
     Raises:
-        UserError: as `prepare`.
+        UserError: as for `prepare`.
     """
     subjects = source.found_subjects(cache) if cache.is_dir() else None
     if subjects is None:
         return None
-    subjects, recipe = _as_allowed(subjects, source), _Recipe(source.geometry, source.cache_format)
+    subjects, recipe = _mark_missing(subjects, source), _Recipe(source.geometry, source.cache_format)
     there = {subject.subject_id: _key_of_entry(subject, recipe, cache) for subject in subjects}
     unknown = [subject for subject in subjects if there[subject.subject_id] is None]
     findings = note_missing(subjects)
@@ -156,8 +155,8 @@ def find_prepared(source: Preparable, cache: Path) -> Cohort | None:
     return _cohort(keyed, findings, source, cache) if len(keyed) == len(subjects) else None
 
 
-def _as_allowed(subjects: Sequence[SubjectFiles], source: Preparable) -> list[SubjectFiles]:
-    """Return the subjects, without the modalities that they lack and may lack."""
+def _mark_missing(subjects: Sequence[SubjectFiles], source: Preparable) -> list[SubjectFiles]:
+    """Mark absent modalities as missing if ``missing_modalities`` is "allow"."""
     may_lack = source.missing_modalities == "allow"
     return [subject.without_missing() if may_lack else subject for subject in subjects]
 
@@ -165,7 +164,7 @@ def _as_allowed(subjects: Sequence[SubjectFiles], source: Preparable) -> list[Su
 def _cohort(
     keyed: Sequence[tuple[SubjectFiles, str]], findings: Sequence[Finding], source: Preparable, cache: Path
 ) -> Cohort:
-    """Read the entries of these subjects, and leave out what the box cuts too much of."""
+    """Read the entries of these subjects, and handle those of which the box holds too little."""
     entries = [_read_entry(cache / "prepared" / key, subject) for subject, key in keyed]
     of_boxes = _judge_boxes(entries, source)
     entries = without_faulty(entries, of_boxes, leave_out=source.on_error == "skip")
@@ -176,8 +175,8 @@ def _cohort(
     return Cohort(tuple(entries), digest_of(identity), (*findings, *of_boxes))
 
 
-def _sweep_out(cache: Path) -> None:
-    """Remove what processes left that were killed while they wrote; nothing that is written takes a day."""
+def _remove_unfinished(cache: Path) -> None:
+    """Remove unfinished files and folders older than a day, left behind by killed processes."""
     for unfinished in cache.glob("*/.*"):
         with suppress(FileNotFoundError):  # another process has just finished it
             if time.time() - unfinished.stat().st_mtime < _UNFINISHED_S:
@@ -189,7 +188,7 @@ def _sweep_out(cache: Path) -> None:
 
 
 def _judge_boxes(entries: Sequence[PreparedSubject], source: Preparable) -> list[Finding]:
-    """Return what is to be said about boxes, and log one warning for each remedy, with the worst subject."""
+    """Return the findings about boxes, and log one warning per remedy, naming the worst subject."""
     worst_first = sorted(entries, key=lambda entry: min(entry.box.tumour_kept, entry.box.brain_kept))
     findings = [
         finding
@@ -203,14 +202,14 @@ def _judge_boxes(entries: Sequence[PreparedSubject], source: Preparable) -> list
         if not finding.is_fault:
             alike.setdefault(finding.remedy, []).append(finding)
     for first, *others in alike.values():
-        more = f" (and something like it for {len(others)} of {len(entries)} subjects more)" if others else ""
+        more = f" (and similarly for {len(others)} more of {len(entries)} subjects)" if others else ""
         _log.warning("%s%s", first, more)
     return findings
 
 
 @dataclass(frozen=True)
 class _Recipe:
-    """What, beside its files, decides how the entry of a subject looks."""
+    """What determines a subject's entry besides its files."""
 
     geometry: Geometry
     cache_format: CacheFormat
@@ -227,11 +226,11 @@ class _Task:
 def _prepare_entry(task: _Task) -> str:
     try:
         prepared = load_and_resample(task.subject, task.recipe.geometry)
-    finally:  # whatever else went wrong then comes from that
+    finally:  # a change of the files explains any other error
         if _entry_key(task.subject, task.recipe, task.cache) != task.key:
             raise UserError(
-                f"subject '{task.subject.subject_id}': its files changed while they were prepared; start again when "
-                "nothing writes to them"
+                f"subject '{task.subject.subject_id}': its files changed during preparation; start again once nothing "
+                "writes to them"
             )
     description = {
         "subject_id": task.subject.subject_id,
@@ -260,7 +259,7 @@ def _publish(entry: Path, subject: StoredSubject, cache_format: CacheFormat, des
 
 
 def _umask() -> int:
-    """Return which permissions new files of this process do not get; a temporary folder has fewer still."""
+    """Return the umask of this process, which `mkdtemp` does not use."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -292,7 +291,7 @@ def _entry_key(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> str:
 
 
 def _key_of_entry(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> str | None:
-    """Return the key of the subject's entry if there is one, without reading the subject's files."""
+    """Return the key of the subject's entry, without reading the subject's files; None if there is no entry."""
     if subject.doubles:
         return None
     try:
@@ -307,7 +306,7 @@ def _key_of_entry(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> str | 
 def _key_of(subject: SubjectFiles, digests: Mapping[str, str], recipe: _Recipe) -> str:
     made_by = {"menvae": PREPARATION_VERSION, "codes": dict(REGION_CODES)}
     made_by |= {**_library_versions(), **subject.reader.versions}
-    channels = [(name, digests.get(name)) for name in (*subject.images, "seg")]  # a list, to keep their order
+    channels = [(name, digests.get(name)) for name in (*subject.images, "seg")]  # a list keeps their order
     return digest_of([channels, asdict(recipe), made_by])
 
 

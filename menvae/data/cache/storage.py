@@ -1,13 +1,13 @@
-"""Prepared subjects on disk: voxels as they were stored by the scanner, and the numbers that make z-scores of them.
+"""Prepared subjects on disk: raw voxel values, and the statistics that normalise them.
 
 Two formats, both without pickle:
 
-- ``arrays``: ``.npy``, memory-mapped when read. Images whose values are whole numbers of 16 bits, which is every
-  unresampled BraTS file, are int16; others are float32. Nothing is lost but what float32 cannot hold.
-- ``compressed``: Blosc2 (byte shuffle, LZ4HC), read whole. Always int16: channels of whole numbers of 16 bits are
-  exact; others are rounded to multiples of a step, the largest magnitude of the channel / 32767. No value moves by more
-  than a step, and none becomes 0 or stops being 0, because 0 is background. Mean and standard deviation are those of
-  the values before they were rounded, so no z-score moves by more than `StoredSubject.loss`, the step in z-scores.
+- ``arrays``: ``.npy``, memory-mapped when read. Images with only 16-bit integer values, such as every unresampled BraTS
+  file, are int16; others are float32. The only loss is that of float32.
+- ``compressed``: Blosc2 (byte shuffle, LZ4HC), read into memory. Always int16: channels of 16-bit integers are exact;
+  others are rounded to multiples of a step, the largest magnitude of the channel / 32767. No value changes by more than
+  a step, and zero and non-zero values remain so, because 0 is background. Mean and standard deviation are computed
+  before rounding, so no z-score changes by more than `StoredSubject.loss`, the step in z-scores.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 CacheFormat = Literal["arrays", "compressed"]
 
 Normalisation = Literal["zscore", "minmax"]
-"""What training sees of the values of a subject's channel that are not 0: ``zscore`` has mean 0, standard deviation 1
-and no bounds; ``minmax`` goes from -1 to 1. Background is 0 in both: the mean, or the middle, of all else."""
+"""Normalisation of the non-zero values of a subject's channel: ``zscore`` has mean 0, standard deviation 1 and no
+bounds; ``minmax`` spans -1 to 1. Background is 0 in both: the mean, or the midrange, of the other values."""
 
 _MOST = 32767
 _NUMBERS = ("mean", "sd", "low", "high", "step", "loss")
@@ -32,17 +32,17 @@ _NUMBERS = ("mean", "sd", "low", "high", "step", "loss")
 
 @dataclass(frozen=True)
 class StoredSubject:
-    """What a cache entry holds for training; the z-score of a stored value x that is not 0 is (x - mean) / sd.
+    """Arrays and statistics of a cache entry; the z-score of a non-zero stored value x is (x - mean) / sd.
 
     Attributes:
         image: int16 or float32 [C, D, H, W]; 0 is background, and stays 0 as a z-score.
         mask: uint8 [D, H, W], codes of `menvae.data.files.subjects.REGION_CODES`.
-        mean: of each channel's values that are not 0, before they were rounded, in stored units.
-        sd: their standard deviation (population form); 1 for a constant.
-        low: the least of them; 0 where there is none.
-        high: the largest of them; 0 where there is none.
-        step: intensity of one stored unit, for each channel; 1 unless values were rounded.
-        loss: the most that rounding may have moved a z-score, for each channel; 0 if nothing was rounded.
+        mean: mean of each channel's non-zero values before rounding, in stored units.
+        sd: their standard deviation (population form); 1 for a constant channel.
+        low: smallest non-zero stored value of each channel; 0 if there is none.
+        high: largest non-zero stored value of each channel; 0 if there is none.
+        step: intensity of one stored unit per channel; 1 unless values were rounded.
+        loss: largest change of a z-score by rounding, per channel; 0 without rounding.
     """
 
     image: NDArray[Any]
@@ -55,9 +55,9 @@ class StoredSubject:
     loss: tuple[float, ...]
 
     def scaled(self, normalisation: Normalisation) -> StoredSubject:
-        """Return the subject with ``mean`` and ``sd`` such that (x - mean) / sd is the normalisation asked for.
+        """Return the subject with ``mean`` and ``sd`` such that (x - mean) / sd is the given normalisation.
 
-        A constant channel has half a range of 1 rather than 0, as it has a standard deviation of 1.
+        With ``minmax``, a constant channel gets an ``sd`` (half range) of 1 instead of 0.
         """
         if normalisation == "zscore":
             return self
@@ -67,12 +67,12 @@ class StoredSubject:
 
 
 def stored(channels: Sequence[NDArray[Any]], mask: NDArray[np.uint8], cache_format: CacheFormat) -> StoredSubject:
-    """Choose how a subject is stored.
+    """Convert a subject to its storage format.
 
     Args:
         channels: C volumes [D, H, W] of any real type.
-        mask: codes [D, H, W].
-        cache_format: see the module.
+        mask: region codes [D, H, W].
+        cache_format: see the module docstring.
     """
     whole = [_is_whole(channel) for channel in channels]
     if all(whole) or cache_format == "arrays":
@@ -103,7 +103,7 @@ def _described(
 
 
 def _is_whole(channel: NDArray[Any]) -> bool:
-    """Whether all values are whole numbers that int16 holds."""
+    """Whether int16 represents all values exactly."""
     if np.can_cast(channel.dtype, np.int16):
         return True
     if channel.min() < -_MOST - 1 or channel.max() > _MOST:
@@ -119,30 +119,30 @@ def _rounded(channel: NDArray[Any], step: float) -> NDArray[np.int16]:
 
 
 def _moments(channel: NDArray[Any], unit: float) -> tuple[float, float]:
-    """Return mean and standard deviation of the values that are not 0, in a unit, in double precision."""
+    """Return mean and standard deviation of the non-zero values, divided by ``unit``, in double precision."""
     num = int(np.count_nonzero(channel))
     if num == 0:
         return 0.0, 1.0
     total = squares = 0.0
-    for plane in channel:  # a plane in double precision stays in the processor's cache, a volume does not
+    for plane in channel:  # a plane in double precision fits into the CPU cache, a volume does not
         flat = plane.ravel().astype(np.float64)
         total += float(flat.sum())
         squares += float(np.square(flat, out=flat).sum())
     mean = total / num
     variance = squares / num - mean**2
-    if variance < 1e-8 * mean**2:  # too little of the digits is left
+    if variance < 1e-8 * mean**2:  # cancellation left too few digits
         variance = float(np.square(channel[channel != 0].astype(np.float64) - mean).mean())
     return mean / unit, float(np.sqrt(variance)) / unit or 1.0
 
 
 def _extremes(channel: NDArray[Any]) -> tuple[float, float]:
-    """Return the least and the largest value that is not 0."""
+    """Return the smallest and the largest non-zero value; (0, 0) if there is none."""
     values = channel[channel != 0]
     return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
 
 
 def write_subject(folder: Path, subject: StoredSubject, cache_format: CacheFormat) -> dict[str, Any]:
-    """Write the arrays of an entry into its folder; return what `read_subject` must be told to read them."""
+    """Write the arrays of an entry into its folder; return the description that `read_subject` needs."""
     for name, array in (("image", subject.image), ("mask", subject.mask)):
         if cache_format == "arrays":
             _save(folder / f"{name}.npy", array)
@@ -153,10 +153,10 @@ def write_subject(folder: Path, subject: StoredSubject, cache_format: CacheForma
 
 
 def read_subject(folder: Path, description: Mapping[str, Any]) -> StoredSubject:
-    """Read what `write_subject` wrote; arrays are mapped, and private: writing to them changes no file.
+    """Read what `write_subject` wrote; ``.npy`` arrays are memory-mapped copy-on-write, so writing changes no file.
 
     Raises:
-        OSError: a file is not there.
+        OSError: if a file does not exist.
     """
     if description["format"] == "arrays":
         image, mask = (np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in ("image", "mask"))
@@ -168,7 +168,7 @@ def read_subject(folder: Path, description: Mapping[str, Any]) -> StoredSubject:
 
 
 def _save(path: Path, array: NDArray[Any]) -> None:
-    """As `numpy.save`, which does not say why it could not write, such as that the disk is full."""
+    """Save like `numpy.save`, but raise errors with their reason, such as a full disk."""
     array = np.ascontiguousarray(array)
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))  # type: ignore[no-untyped-call, unused-ignore]
@@ -176,12 +176,12 @@ def _save(path: Path, array: NDArray[Any]) -> None:
 
 
 def _compress(path: Path, array: NDArray[Any]) -> None:
-    import blosc2  # a third of a second, and not everybody needs it
+    import blosc2  # takes a third of a second; only this format needs it
 
     packed = blosc2.compress2(
         array,
         typesize=array.itemsize,
-        codec=blosc2.Codec.LZ4HC,  # slow to pack, and the fastest to unpack
+        codec=blosc2.Codec.LZ4HC,  # slow to compress, fastest to decompress
         clevel=5,
         filters=[blosc2.Filter.SHUFFLE],
         nthreads=1,

@@ -1,4 +1,4 @@
-"""Prepared subjects as visits of patients: whose they are, when they were, and how large the tumour was."""
+"""Tumour volumes over time: prepared subjects grouped into the visits of each patient."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ DAYS_PER_YEAR = 365.25
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The visits of one patient in the order of time.
+    """The visits of one patient in chronological order.
 
     Attributes:
-        patient_id: whose.
-        subject_ids: the visits.
-        years: since the patient's first visit.
+        patient_id: patient identifier.
+        subject_ids: identifiers of the visits.
+        years: years since the patient's first visit.
         tumour_mm3: volume of enhancing tumour and necrotic core at native resolution, without oedema.
     """
 
@@ -29,10 +29,10 @@ class Trajectory:
 
 
 def trajectories(subjects: Iterable[PreparedSubject]) -> list[Trajectory]:
-    """Group subjects by patient, sorted by identifier; visits whose time is not known are left out.
+    """Group subjects by patient, sorted by patient identifier; visits of unknown time are skipped.
 
     Args:
-        subjects: in any order.
+        subjects: subjects in any order.
     """
     by_patient: dict[str, list[tuple[float, str, float]]] = {}
     for subject in subjects:
@@ -50,6 +50,6 @@ def trajectories(subjects: Iterable[PreparedSubject]) -> list[Trajectory]:
 
 
 def region_volume_mm3(features: Mapping[str, float | None], name: str) -> float:
-    """Volume behind a target ln(V + 1); 0 where the region has no voxel."""
+    """Return the volume V of a target ln(V + 1); 0 if the region has no voxels."""
     value = features[name]
     return 0.0 if value is None else math.expm1(value)

@@ -1,8 +1,8 @@
-"""What is wrong with the files of subjects, found before the first of them is prepared.
+"""Checks of all subject files, run before the first subject is prepared.
 
-A file is read to its end, and described (`inspect_file`); what the descriptions of a subject's files mean is
-judged without reading anything (`check_subject`). So a description can be remembered with the file's digest, whatever
-``data.label_map`` says and whichever modalities are used.
+`inspect_file` reads a whole file and describes it; `check_subject` judges the descriptions of a subject's files without
+reading anything. Descriptions can therefore be cached by the file's digest, independent of ``data.label_map`` and the
+modalities in use.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from menvae.data.files.stored_volume import StoredVolume, ras_axes
 from menvae.data.files.subjects import SUFFIXES, SubjectFiles
 
 CHECKS_VERSION = 2
-"""Raise it when a file is described in another way: every remembered description is then made anew."""
+"""Increment when descriptions change; this invalidates every cached description."""
 
 _MOST_SHEAR_DEG = 0.5
-_SAME_PLACE_MM = 0.1  # matrix and quaternion of one affine in a header can differ by 0.07 mm at a corner
-_MOST_LABELS = 8  # listed of a mask; one with more of them is no mask
+_ALIGNMENT_TOLERANCE_MM = 0.1  # sform and qform of one affine can differ by 0.07 mm at a corner
+_MOST_LABELS = 8  # labels listed per mask; a volume with more is not a mask
 _LARGEST = float(np.finfo(np.float32).max)  # images are prepared as float32
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file that gives no volume.
+    """A file without a usable volume.
 
     Attributes:
         problem: as in `Finding`.
@@ -45,20 +45,20 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Volume:
-    """What the checks know of a file with a volume.
+    """Description of a file with a volume.
 
     Attributes:
         shape: voxels along the axes of the file.
-        affine: 4 x 4, voxel -> mm in RAS.
-        stored_as: type of the voxels in the file.
-        is_oriented: whether the header says how the volume lies in space.
-        num_not_finite: voxels that are NaN, infinite, or too large for float32.
-        low: smallest of the finite voxels that are not 0; 0 if there is none.
-        high: largest of them.
-        labels: {value: voxels} of the first whole values that are not 0; for masks only.
-        num_labels: how many of them there are.
-        num_fractional: finite voxels that are no whole number; for masks only.
-        fraction: one of those.
+        affine: [4, 4], voxel -> mm in RAS.
+        stored_as: data type of the voxels in the file.
+        is_oriented: whether the header declares the orientation.
+        num_not_finite: number of voxels that are NaN, infinite or too large for float32.
+        low: smallest finite non-zero value; 0 if there is none.
+        high: largest finite non-zero value; 0 if there is none.
+        labels: {value: number of voxels} of the 8 smallest non-zero integer values; empty for images.
+        num_labels: number of distinct non-zero integer values; 0 for images.
+        num_fractional: number of finite voxels with a non-integer value; 0 for images.
+        fraction: one of the non-integer values; 0 if there is none.
     """
 
     shape: tuple[int, int, int]
@@ -75,16 +75,16 @@ class Volume:
 
 
 def inspect_file(reader: Reader, path: Path, name: str, *, is_mask: bool) -> Volume | Unreadable:
-    """Describe a volume.
+    """Read and describe a volume.
 
     Args:
-        reader: of the format.
-        path: its file or folder.
+        reader: reader of the format.
+        path: file or folder of the volume.
         name: modality, or ``seg``.
-        is_mask: count labels.
+        is_mask: whether to count labels.
 
     Returns:
-        The description, or why there is none.
+        The description, or why the volume cannot be used.
     """
     try:
         volume = reader.read(path, name)
@@ -93,7 +93,7 @@ def inspect_file(reader: Reader, path: Path, name: str, *, is_mask: bool) -> Vol
     except OSError as error:
         return Unreadable(f"cannot be read ({error.strerror})", "check its permissions and the disk")
     if volume.voxels.dtype.kind not in "iuf":
-        return Unreadable(f"holds voxels of type {volume.voxels.dtype}", "save it with one real number a voxel")
+        return Unreadable(f"has voxels of type {volume.voxels.dtype}", "save it with one real number per voxel")
     return _describe(volume, is_mask)
 
 
@@ -103,15 +103,15 @@ def _describe(volume: StoredVolume, is_mask: bool) -> Volume | Unreadable:
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3 or 0 in shape:
-        return Unreadable(f"has the shape {list(voxels.shape)}", "save one volume with three axes")
+        return Unreadable(f"has shape {list(voxels.shape)}", "save a single volume with three axes")
     affine = volume.affine
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        return Unreadable("has an affine without volume, so its voxels have no size", "correct its header")
+        return Unreadable("has a singular or non-finite affine", "correct its header")
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     sheared_deg = 90.0 - np.degrees(np.arccos(np.abs(axes.T @ axes - np.eye(3)).max()))
     if sheared_deg > _MOST_SHEAR_DEG:
         return Unreadable(
-            f"has axes that are {sheared_deg:.3g} degrees off right angles", "resample it to a rectangular grid"
+            f"has axes that are {sheared_deg:.3g} degrees away from orthogonal", "resample it to an orthogonal grid"
         )
     usable = np.abs(voxels) <= _LARGEST if voxels.dtype.kind == "f" else None
     finite = voxels if usable is None or usable.all() else voxels[usable]
@@ -133,7 +133,7 @@ def _describe(volume: StoredVolume, is_mask: bool) -> Volume | Unreadable:
 
 
 def _labels(content: NDArray[Any]) -> tuple[dict[int, int], int, NDArray[Any]]:
-    """Return the first whole values with their counts, how many there are, and the voxels that are not whole."""
+    """Return the smallest integer values with their counts, the number of all, and the non-integer voxels."""
     is_whole = np.equal(content, np.rint(content)) if content.dtype.kind == "f" else np.ones(content.size, np.bool_)
     values, counts = np.unique(content[is_whole], return_counts=True)
     listed = zip(values[:_MOST_LABELS].tolist(), counts[:_MOST_LABELS].tolist(), strict=True)
@@ -145,16 +145,15 @@ def check_subject(
 ) -> list[Finding]:
     """Judge the files of one subject.
 
-    An empty mask is a fault, not a missing label: it says that there is no tumour, which neither the targets (the place
-    and the shape of nothing) nor growth (ln of the volume) can express, and in a cohort of people who were included
-    because of a tumour it is far more often a mask that was not exported than a healed patient. Cohorts after surgery
-    do hold such masks; ``data.on_error=skip`` leaves those visits out. A float mask of whole numbers is a note: some
-    tools save masks so, and no value is in doubt. So is a header without orientation: the axes are then taken as they
-    are stored.
+    An empty mask is a fault, not a missing label. It states that there is no tumour, which neither the targets
+    (location and shape) nor growth (ln of the volume) can express; and in a cohort of tumour patients it is far more
+    often a failed export than a cured patient. Postoperative cohorts do contain such masks; ``data.on_error=skip``
+    leaves those visits out. A float mask with integer values is only a note: some tools save masks that way, and no
+    value is ambiguous. So is a header without orientation; the axes are then used as stored.
 
     Args:
-        subject: where its files are.
-        files: {modality or "seg": what was found}; one that is not in it does not exist.
+        subject: the subject's files.
+        files: {modality or "seg": result of `inspect_file`}, without files that do not exist.
         regions: value in the mask -> region.
 
     Returns:
@@ -182,8 +181,8 @@ def _existence(subject: SubjectFiles, files: Mapping[str, object]) -> Iterator[t
         verb, them = ("is missing", "it") if len(missing) == 1 else ("are missing", "them")
         is_nifti = missing[0].endswith(SUFFIXES)
         is_nifti = missing[0].endswith(SUFFIXES)
-        older = " (BraTS up to 2021 has t1ce, t1, flair, t2 for t1c, t1n, t2f, t2w)" if is_nifti else ""
-        yield ", ".join(missing), verb, f"add {them}, or rename what is there{older}", True
+        older = " (BraTS up to 2021 names them t1ce, t1, flair, t2, not t1c, t1n, t2f, t2w)" if is_nifti else ""
+        yield ", ".join(missing), verb, f"add {them}, or rename existing files{older}", True
     for same in subject.doubles:
         yield " and ".join(path.name for path in same), "both exist", "remove one of them", True
 
@@ -191,14 +190,14 @@ def _existence(subject: SubjectFiles, files: Mapping[str, object]) -> Iterator[t
 def _image(volume: Volume) -> Iterator[tuple[str, str, bool]]:
     if volume.num_not_finite:
         yield (
-            f"holds {_count(volume.num_not_finite)} that {_are(volume.num_not_finite)} NaN or infinite",
-            "set such voxels to 0 if they are background, else make the image anew",
+            f"contains {_not_finite(volume)}",
+            "set such voxels to 0 if they are background, otherwise recreate the image",
             True,
         )
     if volume.low == volume.high:
         yield (
-            f"is constant, every voxel is 0 or {volume.high:g}" if volume.high else "is constant, every voxel is 0",
-            "replace it; if the whole cohort lacks this modality, leave it out of data.modalities",
+            f"is constant (every voxel is 0 or {volume.high:g})" if volume.high else "is constant (every voxel is 0)",
+            "replace it; if the whole cohort lacks this modality, remove it from data.modalities",
             True,
         )
     if not volume.is_oriented:
@@ -206,8 +205,8 @@ def _image(volume: Volume) -> Iterator[tuple[str, str, bool]]:
 
 
 _NOT_ORIENTED = (
-    "says nothing of its orientation (qform and sform have code 0)",
-    "check that left and right are not swapped in the targets loc_x",
+    "does not declare its orientation (qform and sform codes are 0)",
+    "check that left and right are not swapped (target loc_x)",
     False,
 )
 
@@ -215,20 +214,20 @@ _NOT_ORIENTED = (
 def _mask(volume: Volume, regions: Mapping[int, str]) -> Iterator[tuple[str, str, bool]]:
     if volume.num_not_finite:
         yield (
-            f"holds {_count(volume.num_not_finite)} that {_are(volume.num_not_finite)} NaN or infinite",
-            "set such voxels to 0 if they are background, else make the mask anew",
+            f"contains {_not_finite(volume)}",
+            "set such voxels to 0 if they are background, otherwise recreate the mask",
             True,
         )
     if volume.num_fractional:
         yield (
-            f"holds {_count(volume.num_fractional)} with a label that is no whole number, such as {volume.fraction:g}",
-            "resample the mask by nearest neighbour, or save the labels instead of probabilities",
+            f"contains {_count(volume.num_fractional)} with a non-integer label, such as {volume.fraction:g}",
+            "resample the mask with nearest-neighbour interpolation, or save labels instead of probabilities",
             True,
         )
     elif not volume.num_labels and not volume.num_not_finite:
-        yield "is empty, no voxel has a label", "segment the tumour, or remove the subject", True
+        yield "is empty (no voxel has a label)", "segment the tumour, or remove the subject", True
     elif volume.stored_as.startswith("float") and not volume.num_not_finite:
-        yield f"stores whole labels as {volume.stored_as}", "nothing need be done", False
+        yield f"stores integer labels as {volume.stored_as}", "no action is needed", False
     if (unmapped := _unmapped(volume, regions)) is not None:
         yield *unmapped, True
     if not volume.is_oriented:
@@ -237,61 +236,61 @@ def _mask(volume: Volume, regions: Mapping[int, str]) -> Iterator[tuple[str, str
 
 def _unmapped(volume: Volume, regions: Mapping[int, str]) -> tuple[str, str] | None:
     if volume.num_labels > _MOST_LABELS:
-        return f"holds {volume.num_labels} labels", "a mask has a few; this seems to be an image"
+        return f"contains {volume.num_labels} labels", "a mask has only a few; this looks like an image"
     unmapped = [label for label in volume.labels if label not in regions]
     if not unmapped:
         return None
-    counted = " and ".join(f"the label {label} in {_count(volume.labels[label])}" for label in unmapped)
+    counted = " and ".join(f"label {label} in {_count(volume.labels[label])}" for label in unmapped)
     remedy = label_remedy(unmapped[0], list(volume.labels), regions)
-    return f"holds {counted}, which data.label_map does not map", remedy
+    return f"contains {counted}, which data.label_map does not map", remedy
 
 
 def label_remedy(label: float, labels: Sequence[float], regions: Mapping[int, str]) -> str:
-    """Return what to do about a label of a mask that is in no region.
+    """Return the remedy for a mask label that is not mapped to a region.
 
     Args:
-        label: the value.
+        label: the unmapped value.
         labels: all values of the mask.
         regions: value in the mask -> region.
 
     >>> label_remedy(4, [1, 2, 4], {1: "ncr", 2: "ed", 3: "et"})
-    'set data.label_map.et=4 if it is ET as in BraTS up to 2021 (or =[3,4] if the cohort holds later releases too)'
+    'set data.label_map.et=4 if it is ET, as in BraTS up to 2021 (or =[3,4] if the cohort includes later releases)'
     >>> label_remedy(3, [1, 2, 3], {1: "ncr", 2: "ed", 4: "et"})
-    'map it, such as data.label_map.et=[4,3], or set it to 0 in the mask; mapped are 1 ncr, 2 ed, 4 et'
+    'map it, for example with data.label_map.et=[4,3], or set it to 0 in the mask; mapped labels: 1 ncr, 2 ed, 4 et'
     """
     if label == 4 and regions.get(3) == "et" and 3 not in labels:
-        mixed = "(or =[3,4] if the cohort holds later releases too)"
-        return f"set data.label_map.et=4 if it is ET as in BraTS up to 2021 {mixed}"
+        mixed = "(or =[3,4] if the cohort includes later releases)"
+        return f"set data.label_map.et=4 if it is ET, as in BraTS up to 2021 {mixed}"
     if label == 4 and regions.get(3) == "et":
         return (
-            "beside 3 it is not ET as in BraTS up to 2021, but perhaps the cavity that surgery left as in BraTS 2024; "
-            "set it to 0 in the mask, or count it to a region, such as data.label_map.ncr=[1,4]"
+            "next to 3, it is not ET as in BraTS up to 2021, but perhaps the resection cavity of BraTS 2024; "
+            "set it to 0 in the mask, or assign it to a region, for example with data.label_map.ncr=[1,4]"
         )
     known = ", ".join(f"{value} {region}" for value, region in regions.items())
     if label != round(label) or label < 1:
-        return f"set it to 0 in the mask, which may hold {known}"
+        return f"set it to 0 in the mask; mapped labels: {known}"
     more = ",".join(f"{value:g}" for value in [*(value for value in regions if regions[value] == "et"), label])
-    return f"map it, such as data.label_map.et=[{more}], or set it to 0 in the mask; mapped are {known}"
+    return f"map it, for example with data.label_map.et=[{more}], or set it to 0 in the mask; mapped labels: {known}"
 
 
 def _places(volumes: Mapping[str, Volume]) -> Iterator[tuple[str, str, str, bool]]:
-    """Compare shapes and affines after bringing them to RAS, with those on which most files agree."""
+    """Compare shapes and affines in RAS with those on which most files agree."""
     if not volumes:
         return
     places = {name: _as_ras(volume) for name, volume in volumes.items()}
 
     def agreeing(name: str) -> int:
-        return sum(_apart_mm(places[name], other) <= _SAME_PLACE_MM for other in places.values())
+        return sum(_apart_mm(places[name], other) <= _ALIGNMENT_TOLERANCE_MM for other in places.values())
 
     reference = max(places, key=agreeing)
     shape = places[reference][0]
     for name, place in places.items():
         apart_mm = _apart_mm(place, places[reference])
         if place[0] != shape:
-            differs = f"has {list(place[0])} voxels along R, A, S where {reference} has {list(shape)}"
+            differs = f"has {list(place[0])} voxels along R, A, S, but {reference} has {list(shape)}"
             yield name, differs, f"resample it to the grid of {reference}", True
-        elif apart_mm > _SAME_PLACE_MM:
-            lies = f"does not lie where {reference} does, their affines put corners up to {apart_mm:.3g} mm apart"
+        elif apart_mm > _ALIGNMENT_TOLERANCE_MM:
+            lies = f"is not aligned with {reference} (corners are up to {apart_mm:.3g} mm apart)"
             yield name, lies, f"resample it to the grid of {reference}, or correct its header", True
 
 
@@ -311,7 +310,7 @@ def _as_ras(volume: Volume) -> _Place:
 
 
 def _apart_mm(first: _Place, second: _Place) -> float:
-    """Return the largest distance between corners of the same index; infinite for different shapes."""
+    """Return the largest distance between corresponding corners; infinite for different shapes."""
     if first[0] != second[0]:
         return float("inf")
     corners = np.array([[*corner, 1.0] for corner in product(*((0.0, side - 1.0) for side in first[0]))])
@@ -322,5 +321,6 @@ def _count(number: int) -> str:
     return f"{number} voxel{'' if number == 1 else 's'}"
 
 
-def _are(number: int) -> str:
-    return "is" if number == 1 else "are"
+def _not_finite(volume: Volume) -> str:
+    verb = "is" if volume.num_not_finite == 1 else "are"
+    return f"{_count(volume.num_not_finite)} that {verb} NaN, infinite or too large for float32"

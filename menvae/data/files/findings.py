@@ -1,4 +1,4 @@
-"""What a user should know about the data of one subject."""
+"""Findings about the data of a subject, reported to the user."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a user should know.
+    """A fault or a note about one subject.
 
     Attributes:
-        subject_id: whose file.
-        file: what it is about: the name of a file, of several, or ``the box of training``.
-        problem: what follows the name: ``is cut short``.
-        remedy: what to do.
-        is_fault: the subject cannot be used; False is a note.
+        subject_id: subject identifier.
+        file: what the finding is about: one or several file names, ``the training box`` or ``the mask``.
+        problem: predicate that follows ``file``, such as ``is truncated``.
+        remedy: what the user can do.
+        is_fault: True if the subject cannot be used; False for a note.
     """
 
     subject_id: str
@@ -24,5 +24,5 @@ class Finding:
     is_fault: bool = True
 
     def __str__(self) -> str:
-        """As part of a sentence."""
+        """Return the finding as a clause: subject, file, problem and remedy."""
         return f"subject '{self.subject_id}': {self.file} {self.problem}: {self.remedy}"

@@ -1,7 +1,7 @@
-"""NIfTI files as arrays: one inflation of the whole file, no copy of its voxels.
+"""NIfTI files as arrays, decompressed in one piece and without copying voxels.
 
-Files are small beside memory, so a file is read once and unpacked in one piece by libdeflate, which takes half the time
-of zlib; what libdeflate refuses (several gzip members, as bgzip writes them) zlib unpacks, or says what is wrong.
+Files are small compared to memory, so libdeflate decompresses a whole file at once, in half the time of zlib. What
+libdeflate rejects (several gzip members, as written by bgzip), zlib decompresses or reports as an error.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import numpy as np
 
 from menvae.data.files.stored_volume import StoredVolume
 
-_UNHEARD = logging.Logger("of nibabel")
-_UNHEARD.addHandler(logging.NullHandler())
-_NIFTI2_SIZES = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # 540, the size of its header, in both byte orders
+_SILENT_LOGGER = logging.Logger("nibabel header checks")
+_SILENT_LOGGER.addHandler(logging.NullHandler())
+_NIFTI2_SIZES = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # header size of 540 bytes in both byte orders
 
 
 class CutShortError(ValueError):
-    """A file holds fewer bytes of voxels than its header announces."""
+    """A file contains fewer bytes of voxel data than its header declares."""
 
 
 def unpack(content: bytes) -> bytes | bytearray:
-    """Return what a gzip file holds; of several members perhaps only the first, or nothing.
+    """Decompress a gzip file; with several members, the result may hold only the first, or nothing.
 
     Raises:
-        EOFError: it is cut short.
-        gzip.BadGzipFile, zlib.error: it is damaged.
+        EOFError: if the file is truncated.
+        gzip.BadGzipFile, zlib.error: if the file is damaged.
     """
     try:
         unpacked: bytearray = deflate.gzip_decompress(content)
@@ -42,32 +42,32 @@ def read_volume(content: bytes, *, is_packed: bool) -> StoredVolume:
     """Read a NIfTI-1 or NIfTI-2 file.
 
     Args:
-        content: all its bytes.
+        content: all bytes of the file.
         is_packed: whether they are compressed with gzip.
 
     Raises:
-        EOFError, gzip.BadGzipFile, zlib.error: as `unpack`.
-        CutShortError: there are fewer voxels than announced.
-        nibabel.spatialimages.HeaderDataError, nibabel.wrapstruct.WrapStructError, ValueError, ArithmeticError: it is no
-            NIfTI file, or a damaged one.
+        EOFError, gzip.BadGzipFile, zlib.error: as for `unpack`.
+        CutShortError: if there are fewer voxels than the header declares.
+        nibabel.spatialimages.HeaderDataError, nibabel.wrapstruct.WrapStructError, ValueError, ArithmeticError: if it is
+            not a NIfTI file, or a damaged one.
     """
     unpacked = unpack(content) if is_packed else content
     volume = _parse(unpacked)
     if volume is None and is_packed:
-        unpacked = gzip.decompress(content)  # all members: libdeflate unpacks one, into as much room as the last needs
+        unpacked = gzip.decompress(content)  # all members; libdeflate decompresses one, and sizes it by the last
         volume = _parse(unpacked)
     if volume is None:
         header = _header(unpacked)
         there = max(len(unpacked) - header.get_data_offset(), 0)
-        raise CutShortError(f"it holds {there} of {_num_bytes(header)} bytes of voxels")
+        raise CutShortError(f"only {there} of {_num_bytes(header)} bytes of voxel data")
     return volume
 
 
 def _header(unpacked: bytes | bytearray) -> Any:
-    """Return the header without its extensions, which may be longer than the voxels."""
+    """Return the header without extensions, which may be longer than the voxel data."""
     form = _form(unpacked)
     header: Any = form(bytes(unpacked[: form.sizeof_hdr]), check=False)  # type: ignore[no-untyped-call, unused-ignore]
-    header.check_fix(logger=_UNHEARD)  # what cannot be mended is raised, and told by the checks
+    header.check_fix(logger=_SILENT_LOGGER)  # raises on unfixable errors, which the checks report
     return header
 
 
@@ -82,7 +82,7 @@ def _num_bytes(header: Any) -> int:
 
 
 def _parse(unpacked: bytes | bytearray) -> StoredVolume | None:
-    """Return the volume, or None where bytes are missing."""
+    """Return the volume, or None if bytes are missing."""
     if len(unpacked) < _form(unpacked).sizeof_hdr:
         return None
     header = _header(unpacked)

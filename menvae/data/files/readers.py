@@ -1,7 +1,7 @@
-"""How the volumes of a subject are read: NIfTI, and what a source of another format brings.
+"""Readers of volumes: NIfTI, and the interface for sources of other formats.
 
-A reader is all that preparation needs of a format; checks, cache, targets and pictures are then those of NIfTI files. A
-subject's volumes may be a file each, a folder each (Zarr, DICOM) or parts of one file (HDF5).
+A reader is all that preparation needs to support a format; checks, cache, targets and pictures then work as for NIfTI
+files. Each volume of a subject may be a file, a folder (Zarr, DICOM) or part of one file (HDF5).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 class UnreadableError(ValueError):
-    """A file that gives no volume.
+    """A file cannot be read as a volume.
 
     Attributes:
-        problem: what follows its name: ``is cut short``.
-        remedy: what to do.
+        problem: predicate that follows the file name, such as ``is truncated``.
+        remedy: what the user can do.
     """
 
     def __init__(self, problem: str, remedy: str = COPY_AGAIN) -> None:
@@ -39,20 +39,21 @@ class UnreadableError(ValueError):
 
 
 class Reader(ABC):
-    """Reads the volumes of one format. A frozen dataclass at module level: worker processes get a copy.
+    """Reads the volumes of one format. Subclasses are picklable frozen dataclasses: worker processes get a copy.
 
     Attributes:
-        versions: of what reads the format, such as ``{"zarr": "3.1"}``; another version prepares and checks anew.
+        versions: versions of the libraries that read the format, such as ``{"zarr": "3.1"}``; a change invalidates
+            cache entries and checks.
     """
 
     versions: ClassVar[Mapping[str, str]]
 
     def exists(self, path: Path, name: str) -> bool:
-        """Whether a volume is there.
+        """Whether a volume exists.
 
         Args:
-            path: its file or folder.
-            name: modality, or ``seg``; for formats that hold several volumes in a file.
+            path: file or folder of the volume.
+            name: modality, or ``seg``; for formats with several volumes per file.
         """
         return path.exists()
 
@@ -61,12 +62,12 @@ class Reader(ABC):
         """Read a volume.
 
         Args:
-            path: its file or folder; the content of all of it is what the cache goes by.
+            path: file or folder of the volume; the cache key covers all of its content.
             name: modality, or ``seg``.
 
         Raises:
-            UnreadableError: it is damaged, or not of the format.
-            OSError: the operating system does not hand it out.
+            UnreadableError: if the volume is damaged or has another format.
+            OSError: if the operating system cannot read it.
         """
 
 
@@ -74,10 +75,10 @@ class Reader(ABC):
 class NiftiReader(Reader):
     """NIfTI-1 and NIfTI-2, compressed with gzip or not."""
 
-    versions: ClassVar[Mapping[str, str]] = MappingProxyType({})  # nibabel's counts for every format
+    versions: ClassVar[Mapping[str, str]] = MappingProxyType({})  # nibabel's version is part of every key
 
     def exists(self, path: Path, name: str) -> bool:
-        """Whether there is a file."""
+        """Whether the file exists."""
         return path.is_file()
 
     def read(self, path: Path, name: str) -> StoredVolume:
@@ -96,16 +97,17 @@ def _parsed(content: bytes, file_name: str) -> StoredVolume:
         is_named, ending = ("is", ".nii") if is_packed else ("is not", ".nii.gz")
         other = "not compressed with gzip" if is_packed else "compressed with gzip"
         raise UnreadableError(
-            f"{is_named} named .nii.gz but is {other}", f"name it {ending} if it is a whole NIfTI file, else replace it"
+            f"{is_named} named .nii.gz but is {other}",
+            f"rename it to {ending} if it is an intact NIfTI file, otherwise replace it",
         )
     try:
         return read_volume(content, is_packed=is_packed)
     except EOFError as error:
-        raise UnreadableError(f"is cut short, its compressed stream breaks off after {len(content)} bytes") from error
+        raise UnreadableError(f"is truncated (its gzip stream ends after {len(content)} bytes)") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise UnreadableError(f"is damaged ({error})") from error
     except CutShortError as error:
-        raise UnreadableError(f"is cut short, {error}") from error
+        raise UnreadableError(f"is truncated ({error})") from error
     except (HeaderDataError, WrapStructError, OSError, ValueError, ArithmeticError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UnreadableError(f"cannot be read as a NIfTI volume ({reason})") from error

@@ -1,7 +1,7 @@
-"""Which subjects of a cohort can be used: their files are checked by several processes.
+"""Screening of a cohort: check all files in worker processes and leave out faulty subjects.
 
-What a file holds is remembered with the digest of its content, so no file is inspected twice, whether its subject could
-be used or not.
+Descriptions of files are cached by the digest of their content, so no file is inspected twice, whether its subject is
+usable or not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from menvae.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-_FINDINGS_TOLD = 3
+_MAX_REPORTED = 3
 _MADE_BY = [CHECKS_VERSION, version("nibabel")]
 
 _Files = dict[str, Volume | Unreadable]
@@ -38,14 +38,14 @@ def check_files(
     num_workers: int | None = None,
     show: ShowProgress = unseen,
 ) -> list[Finding]:
-    """Return what is to be said about the files of subjects; notes are logged when files are read for it.
+    """Return the findings about the files of subjects; logs the notes if any file had to be read.
 
     Args:
-        subjects: whose files.
+        subjects: subjects to check.
         regions: value in the mask -> region.
-        cache: folder in which what files hold is remembered.
-        num_workers: processes; None is one a core.
-        show: how to show progress.
+        cache: cache folder, which keeps the descriptions of files.
+        num_workers: worker processes; None uses one per core.
+        show: progress display.
     """
     described = {subject.subject_id: _remembered_files(subject, cache) for subject in subjects}
     tasks = [(subject, cache) for subject in subjects if described[subject.subject_id] is None]
@@ -62,12 +62,12 @@ def check_files(
 
 
 def is_checked(subject: SubjectFiles, cache: Path) -> bool:
-    """Whether what the files of a subject hold is remembered, so that `check_files` reads none of them."""
+    """Whether the descriptions of all files of a subject are cached, so that `check_files` reads none of them."""
     return _remembered_files(subject, cache) is not None
 
 
 def _remembered_files(subject: SubjectFiles, cache: Path) -> _Files | None:
-    """Return what is known of the files of a subject that exist; None if one of them must be read."""
+    """Return the cached descriptions of the subject's existing files; None if any file must be read."""
     files: _Files = {}
     for name, path in subject.files.items():
         if not subject.reader.exists(path, name):
@@ -81,7 +81,7 @@ def _remembered_files(subject: SubjectFiles, cache: Path) -> _Files | None:
 
 
 def _inspect(task: tuple[SubjectFiles, Path]) -> tuple[str, _Files]:
-    """Read the files of a subject that exist, and remember what they hold."""
+    """Describe the subject's existing files, and cache the descriptions."""
     subject, cache = task
     files: _Files = {}
     for name, path in subject.files.items():
@@ -96,7 +96,7 @@ def _inspect(task: tuple[SubjectFiles, Path]) -> tuple[str, _Files]:
         found = _recall(memo)
         if found is None:
             found = inspect_file(subject.reader, path, name, is_mask=name == "seg")
-            if remembered_digest(path, cache) == digest:  # else it has changed meanwhile
+            if remembered_digest(path, cache) == digest:  # otherwise it has changed in the meantime
                 write_whole(memo, _DESCRIPTION.dump_json(found))
         files[name] = found
     return subject.subject_id, files
@@ -110,18 +110,18 @@ def _description_memo(reader: Reader, path: Path, name: str, digest: str, cache:
 def _recall(memo: Path) -> Volume | Unreadable | None:
     try:
         return _DESCRIPTION.validate_json(memo.read_bytes())
-    except (FileNotFoundError, ValidationError):  # not there, or cut short
+    except (FileNotFoundError, ValidationError):  # missing or truncated
         return None
 
 
 def note_missing(subjects: Sequence[SubjectFiles]) -> list[Finding]:
-    """Return, and log, one note for each subject that lacks modalities and need not have them."""
+    """Return and log one note for each subject that lacks optional modalities."""
     notes = [
         Finding(
             subject.subject_id,
             ", ".join(subject.images[name].name for name in subject.missing),
             "is missing" if len(subject.missing) == 1 else "are missing",
-            "the subject takes part with its other modalities",
+            "the subject is used with its other modalities",
             is_fault=False,
         )
         for subject in subjects
@@ -139,7 +139,7 @@ def _log_notes(notes: Sequence[Finding]) -> None:
         _log.info(
             "note: %s%s",
             first,
-            f" (the same of {len(others)} {'file' if len(others) == 1 else 'files'} more)" if others else "",
+            f" (and the same for {len(others)} more {'file' if len(others) == 1 else 'files'})" if others else "",
         )
 
 
@@ -148,22 +148,22 @@ class OfSubject(Protocol):
 
     @property
     def subject_id(self) -> str:
-        """Whose it is."""
+        """Identifier of the subject."""
 
 
 Subject = TypeVar("Subject", bound=OfSubject)
 
 
 def without_faulty(subjects: Sequence[Subject], findings: Sequence[Finding], *, leave_out: bool) -> list[Subject]:
-    """Return the subjects without a fault, and warn of the others.
+    """Return the subjects without a fault, and warn about the others.
 
     Args:
-        subjects: all.
-        findings: of all.
-        leave_out: go on without faulty subjects.
+        subjects: all subjects.
+        findings: findings about all subjects.
+        leave_out: whether to continue without faulty subjects.
 
     Raises:
-        UserError: there are faults and they should not be left out, or nothing is left.
+        UserError: if there are faults and ``leave_out`` is False, or if every subject has one.
     """
     faults: dict[str, list[Finding]] = {}
     for finding in findings:
@@ -174,11 +174,11 @@ def without_faulty(subjects: Sequence[Subject], findings: Sequence[Finding], *, 
     if faults and (not leave_out or not sound):
         for fault in every:
             _log.error("%s", fault)
-        more = f"; and {len(every) - _FINDINGS_TOLD} findings more, logged above" if len(every) > _FINDINGS_TOLD else ""
-        remedy = "" if not sound else "; data.on_error=skip leaves such subjects out"
+        more = f"; and {len(every) - _MAX_REPORTED} more findings, logged above" if len(every) > _MAX_REPORTED else ""
+        remedy = "" if not sound else "; set data.on_error=skip to leave such subjects out"
         raise UserError(
             f"data: {len(faults)} of {len(subjects)} subjects cannot be used: "
-            f"{'; '.join(map(str, every[:_FINDINGS_TOLD]))}{more}{remedy}"
+            f"{'; '.join(map(str, every[:_MAX_REPORTED]))}{more}{remedy}"
         )
     for found in faults.values():
         _log.warning("left out: %s", "; ".join(map(str, found)))

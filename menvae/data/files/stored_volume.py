@@ -1,4 +1,4 @@
-"""A volume as it lies in its file, whatever the format."""
+"""A volume as stored in its file, independent of the format."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class StoredVolume:
-    """A volume as it lies in its file.
+    """A volume as stored in its file.
 
     Attributes:
-        voxels: stored values, [i, j, k] or with further axes; perhaps in memory that must not be written to.
+        voxels: stored values, [i, j, k] or with further axes; the memory may be read-only.
         affine: [4, 4], voxel -> mm in RAS.
         slope: value = slope * stored + intercept.
-        intercept: see above.
-        is_oriented: whether the file says how the volume lies in space.
+        intercept: see ``slope``.
+        is_oriented: whether the file declares its orientation.
     """
 
     voxels: NDArray[Any]
@@ -30,7 +30,7 @@ class StoredVolume:
 
     @property
     def values(self) -> NDArray[Any]:
-        """What the file means: stored values, scaled where the header says so (then float64)."""
+        """Voxel values: the stored ones, or float64 if slope and intercept rescale them."""
         if self.slope == 1.0 and self.intercept == 0.0:
             return self.voxels
         return self.voxels.astype(np.float64) * self.slope + self.intercept
@@ -44,12 +44,12 @@ class StoredVolume:
         return along[0], along[1], along[2]
 
     def values_ras(self) -> NDArray[Any]:
-        """Return the values [D, H, W] with their axes in the order and direction of R, A, S; a view where it can be."""
+        """Return the values [D, H, W] with axes reoriented to R, A, S; a view if they are not rescaled."""
         values = self.values
         return apply_orientation(values.reshape(values.shape[:3]), ras_axes(self.affine))  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
 
 
 def ras_axes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return nibabel's orientation [3, 2] of a volume: for each of its axes, which of R, A, S it is, and its sign."""
+    """Return nibabel's orientation [3, 2] of a volume: for each axis, the index of R, A, S and the sign."""
     axes: NDArray[np.float64] = io_orientation(affine)  # type: ignore[no-untyped-call, unused-ignore]
     return axes

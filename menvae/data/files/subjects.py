@@ -1,6 +1,6 @@
-"""What a cohort is made of: subject folders on disk, and the geometry they are brought to.
+"""Discovery of subject folders on disk.
 
-A subject is one visit of a patient: one folder of files, one row. A patient may have several.
+A subject is one visit of a patient: one folder of files. A patient may have several visits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MODALITIES: tuple[Modality, ...] = ("t1c", "t1n", "t2f", "t2w")
 """Channel order (T1 contrast-enhanced, T1 native, T2 FLAIR, T2 weighted)."""
 
 SUFFIXES = (".nii.gz", ".nii")
-"""Endings of files with volumes."""
+"""Suffixes of volume files."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class SubjectFiles:
     """The files of one subject.
 
     Attributes:
-        subject_id: name of its folder.
-        images: {modality: its file or folder}, in channel order; whether they exist is found by the checks.
+        subject_id: name of the subject's folder.
+        images: {modality: file or folder}, in channel order; the checks find out whether they exist.
         mask: file or folder of the segmentation.
-        doubles: files of which only one should be there: those of one modality, packed and not.
-        patient_id: whose visit it is; by default the subject is a patient of its own.
-        days: time of the visit in days since the patient's first; None where it is not known.
-        missing: modalities that the subject does not have and need not have; one at least is left.
-        reader: of their format.
-        targets: what the source knows of the subject besides its mask, None where that is not known; of every subject
-            the same names.
+        doubles: files of the same volume that both exist, compressed and uncompressed.
+        patient_id: patient of the visit; defaults to ``subject_id``.
+        days: days since the patient's first visit; None if unknown.
+        missing: modalities that the subject is allowed to lack; at least one modality remains.
+        reader: reader of the files' format.
+        targets: targets that the source provides besides those of the mask, None where unknown; every subject has the
+            same names.
     """
 
     subject_id: str
@@ -54,17 +54,17 @@ class SubjectFiles:
     targets: Mapping[str, float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Make a subject of which nothing else is said a patient of its own."""
+        """Use the subject as its own patient by default."""
         if not self.patient_id:
             object.__setattr__(self, "patient_id", self.subject_id)
 
     @property
     def files(self) -> dict[str, Path]:
-        """All that are used: modalities that are not missing, then ``seg``."""
+        """Files in use: modalities that are not missing, then ``seg``."""
         return {name: path for name, path in self.images.items() if name not in self.missing} | {"seg": self.mask}
 
     def without_missing(self) -> SubjectFiles:
-        """Return the subject with the modalities whose files do not exist as missing; without any, unchanged."""
+        """Return the subject with absent modalities marked as missing; unchanged if all of them are absent."""
         missing = tuple(
             name for name, path in self.images.items() if name in self.missing or not self.reader.exists(path, name)
         )
@@ -77,33 +77,33 @@ def discover_subjects(
     """Return the subjects of a folder in the BraTS layout, sorted by identifier.
 
     A subject is ``<root>/<id>/`` or, as the visit of a patient, ``<root>/<patient>/<id>/``, with files
-    ``<id>-{t1c,t1n,t2f,t2w,seg}.nii.gz``, or ``.nii``; both may stand side by side. A folder that holds a NIfTI file is
-    a subject, one that does not is a patient. Hidden folders are not looked at. A subject may lack files.
+    ``<id>-{t1c,t1n,t2f,t2w,seg}.nii.gz`` or ``.nii``. Both layouts may be mixed: a folder with a NIfTI file is a
+    subject, any other folder a patient. Hidden folders are ignored. A subject may lack files.
 
     Args:
         root: the folder.
-        modalities: whose files are wanted.
-        patient_pattern: its first group is the patient in the whole name of a folder ``<root>/<id>/``; a name that it
-            does not match is a patient of its own.
+        modalities: modalities in channel order.
+        patient_pattern: matched against the whole name of a folder ``<root>/<id>/``; its first group is the patient. A
+            folder that does not match is its own patient.
 
     Raises:
-        UserError: no such folder, one that may not be read, no subject in it, or one identifier twice.
+        UserError: if the folder does not exist, cannot be read or has no subject, or an identifier appears twice.
     """
     if not root.is_dir():
-        raise UserError(f"data.root: folder '{root}' does not exist; it must hold <id>/<id>-t1c.nii.gz and so on")
+        raise UserError(f"data.root: folder '{root}' does not exist; it must contain <id>/<id>-t1c.nii.gz and so on")
     try:
         found = _subject_folders(root, patient_pattern)
     except OSError as error:
         raise UserError(f"data.root: folder '{error.filename}' cannot be read: {error.strerror}") from None
     if not found:
-        raise UserError(f"data.root: '{root}' holds no subject folder; expected <id>/<id>-t1c.nii.gz and so on")
+        raise UserError(f"data.root: '{root}' contains no subject folder; expected <id>/<id>-t1c.nii.gz and so on")
     return [
         replace(subject_files(folder, modalities), patient_id=patient) for _, (folder, patient) in sorted(found.items())
     ]
 
 
 def _subject_folders(root: Path, patient_pattern: re.Pattern[str] | None) -> dict[str, tuple[Path, str]]:
-    """Return identifier -> the folder of the subject, and its patient."""
+    """Return identifier -> (folder, patient)."""
     found: dict[str, tuple[Path, str]] = {}
     for folder in _folders(root):
         flat = _holds_volumes(folder)
@@ -112,8 +112,8 @@ def _subject_folders(root: Path, patient_pattern: re.Pattern[str] | None) -> dic
             other, _ = found.setdefault(visit.name, (visit, patient))
             if other != visit:
                 raise UserError(
-                    f"data.root: '{other}' and '{visit}' have one name, and the folder of a visit names it in the "
-                    "whole cohort; rename them and their files, such as to <patient>-<visit>"
+                    f"data.root: '{other}' and '{visit}' have the same name, but names of visit folders must be unique "
+                    "in the cohort; rename them and their files, for example to <patient>-<visit>"
                 )
     return found
 
@@ -132,7 +132,7 @@ def _patient_in(name: str, pattern: re.Pattern[str] | None) -> str:
 
 
 def subject_files(folder: Path, modalities: Sequence[str]) -> SubjectFiles:
-    """Return the files of one subject folder: those that are there, and for a missing one where it should be."""
+    """Return the files of one subject folder, with the expected path for each missing file."""
     files, doubles = {}, []
     for name in (*modalities, "seg"):
         expected = [folder / f"{folder.name}-{name}{suffix}" for suffix in SUFFIXES]

@@ -1,4 +1,4 @@
-"""Whose visits subjects are, and when they were: the patient in a folder's name, and a table of dates."""
+"""Patients and times of visits, from folder names and a table of dates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from menvae.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-_EXAMPLE = "such as subject_id,date"
+_EXPECTED = "expected a header such as subject_id,date"
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class VisitRow:
     """One row of a table of dates.
 
     Attributes:
-        subject_id: the visit.
-        patient_id: whose; None where the table does not say it.
-        days: time in days on a clock that all rows of the table share; None where the table does not say it.
-        line: where the row stands, counted from 1.
+        subject_id: identifier of the visit.
+        patient_id: identifier of the patient; None if not given.
+        days: days since an origin common to all rows; None if not given.
+        line: line of the row, counted from 1.
     """
 
     subject_id: str
@@ -38,10 +38,10 @@ class VisitRow:
 
 
 def compiled_patient_pattern(pattern: str) -> re.Pattern[str]:
-    r"""Return ``data.patient_pattern`` ready for use.
+    r"""Compile ``data.patient_pattern``.
 
     Raises:
-        UserError: it is no regular expression, or it has no group.
+        UserError: if it is not a regular expression or has no group.
 
     >>> compiled_patient_pattern(r"(\w+)-\d+").fullmatch("anna-002").group(1)
     'anna'
@@ -49,27 +49,26 @@ def compiled_patient_pattern(pattern: str) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"data.patient_pattern: '{pattern}' is not a regular expression: {error}") from None
+        raise UserError(f"data.patient_pattern: '{pattern}' is not a valid regular expression: {error}") from None
     if compiled.groups == 0:
         raise UserError(
-            f"data.patient_pattern: '{pattern}' has no group; put the part that names the patient in parentheses, such "
-            r"as (BraTS-[A-Za-z]+-\d+)-\d+"
+            f"data.patient_pattern: '{pattern}' has no group; put the patient's part in parentheses, such as "
+            r"(BraTS-[A-Za-z]+-\d+)-\d+"
         )
     return compiled
 
 
 def with_times(subjects: Sequence[SubjectFiles], table: Path) -> list[SubjectFiles]:
-    """Return subjects with the days, and where it says so the patients, of a table of dates.
+    """Return subjects with the days and, if given, the patients of a table of dates.
 
-    Days are counted from each patient's first visit that has a date. Subjects that have none are counted in one
-    warning.
+    Days are counted from each patient's first dated visit. One warning reports subjects without a date.
 
     Args:
-        subjects: all of the cohort.
-        table: see `read_visits`.
+        subjects: all subjects of the cohort.
+        table: path of the table, see `read_visits`.
 
     Raises:
-        UserError: what is wrong with the table, or a row of an unknown subject.
+        UserError: if the table is invalid or names an unknown subject.
     """
     rows = {row.subject_id: row for row in read_visits(table)}
     _check_known(table, rows.values(), [subject.subject_id for subject in subjects])
@@ -99,15 +98,14 @@ def with_times(subjects: Sequence[SubjectFiles], table: Path) -> list[SubjectFil
 
 
 def read_visits(table: Path) -> list[VisitRow]:
-    """Read a table of dates: CSV in UTF-8, separated by commas, one row a visit.
+    """Read a table of dates: comma-separated UTF-8, one row per visit.
 
-    Its header names the column ``subject_id``, one of ``date`` (2024-01-31) and ``days`` (a number), and perhaps
-    ``patient_id``; other columns are not looked at. An empty cell is a value that is not known, and empty lines are
-    skipped.
+    The header names the column ``subject_id``, either ``date`` (2024-01-31) or ``days`` (a number), and optionally
+    ``patient_id``; other columns are ignored. An empty cell is an unknown value; empty lines are skipped.
 
     Raises:
-        UserError: the file cannot be read, a column is missing or stands twice, a row is too short or too long, an
-            identifier is empty or stands twice, a date or a number cannot be read; each names file, line and value.
+        UserError: if the file cannot be read, a column is missing or appears twice, a row has too few or too many
+            cells, an identifier is empty or appears twice, or a date or number is invalid; names file and line.
     """
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
@@ -122,13 +120,13 @@ def read_visits(table: Path) -> list[VisitRow]:
                 other = rows.setdefault(row.subject_id, row)
                 if other is not row:
                     raise UserError(
-                        f"{_place(table, row.line)}: subject_id '{row.subject_id}' stands in line {other.line} too; "
-                        "keep one of them"
+                        f"{_place(table, row.line)}: subject_id '{row.subject_id}' already appears in line "
+                        f"{other.line}; keep one of them"
                     )
     except OSError as error:
         raise UserError(f"data.dates: '{table}' cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"data.dates: '{table}' is not in UTF-8: {error.reason}; save it as CSV in UTF-8") from None
+        raise UserError(f"data.dates: '{table}' is not UTF-8: {error.reason}; save it as CSV in UTF-8") from None
     except csv.Error as error:
         raise UserError(f"{_place(table, reader.line_num)} cannot be read as CSV: {error}") from None
     return list(rows.values())
@@ -138,24 +136,25 @@ def _check_header(table: Path, header: Sequence[str]) -> None:
     place = _place(table, 1)
     found = f"found: {', '.join(header) or 'nothing'}"
     if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
-        raise UserError(f"{place}: the header '{header[0]}' is not separated by commas; save the table with commas")
+        raise UserError(f"{place}: the header '{header[0]}' is not comma-separated; save the table with commas")
     for name in ("subject_id", "patient_id", "date", "days"):
         if header.count(name) > 1:
-            raise UserError(f"{place}: the column {name} stands twice; {found}")
+            raise UserError(f"{place}: column {name} appears twice; {found}")
     if "subject_id" not in header:
-        raise UserError(f"{place}: the column subject_id is missing; the header should be {_EXAMPLE}; {found}")
+        raise UserError(f"{place}: column subject_id is missing; {_EXPECTED}; {found}")
     if ("date" in header) == ("days" in header):
-        problem = "the columns date and days exclude each other" if "date" in header else "no column date or days"
-        raise UserError(f"{place}: {problem}; the header should be {_EXAMPLE}; {found}")
+        is_both = "date" in header
+        problem = "columns date and days are mutually exclusive" if is_both else "a column date or days is missing"
+        raise UserError(f"{place}: {problem}; {_EXPECTED}; {found}")
 
 
 def _row(table: Path, line: int, header: Sequence[str], cells: Sequence[str]) -> VisitRow:
     place = _place(table, line)
     if len(cells) != len(header):
-        raise UserError(f"{place}: {len(cells)} cells where the header has {len(header)}: '{','.join(cells)}'")
+        raise UserError(f"{place}: {len(cells)} cells, but the header has {len(header)}: '{','.join(cells)}'")
     values = dict(zip(header, (cell.strip() for cell in cells), strict=True))
     if not values["subject_id"]:
-        raise UserError(f"{place}: subject_id is empty; every row names its subject")
+        raise UserError(f"{place}: subject_id is empty; every row must name its subject")
     days = _day(place, values["date"]) if "date" in values else _number_of_days(place, values["days"])
     return VisitRow(values["subject_id"], values.get("patient_id") or None, days, line)
 
@@ -164,7 +163,7 @@ def _day(place: str, text: str) -> float | None:
     try:
         return float(date.fromisoformat(text).toordinal()) if text else None
     except ValueError:
-        raise UserError(f"{place}: date '{text}' cannot be read; it should be a day such as 2024-01-31") from None
+        raise UserError(f"{place}: date '{text}' is invalid; expected a day such as 2024-01-31") from None
 
 
 def _number_of_days(place: str, text: str) -> float | None:
@@ -173,7 +172,7 @@ def _number_of_days(place: str, text: str) -> float | None:
     except ValueError:
         days = math.nan
     if days is not None and not math.isfinite(days):
-        raise UserError(f"{place}: days '{text}' cannot be read; it should be a number such as 180 or 92.5")
+        raise UserError(f"{place}: days '{text}' is invalid; expected a number such as 180 or 92.5")
     return days
 
 
@@ -183,8 +182,8 @@ def _check_known(table: Path, rows: Iterable[VisitRow], subject_ids: Sequence[st
         if row.subject_id not in known:
             close = difflib.get_close_matches(row.subject_id, subject_ids, n=1)
             raise UserError(
-                f"{_place(table, row.line)}: subject_id '{row.subject_id}' is no subject of the cohort; "
-                + (f"did you mean '{close[0]}'?" if close else "remove the row, or name the folder of a visit")
+                f"{_place(table, row.line)}: subject_id '{row.subject_id}' is not in the cohort; "
+                + (f"did you mean '{close[0]}'?" if close else "remove the row, or use the folder name of a visit")
             )
 
 

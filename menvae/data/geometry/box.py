@@ -1,4 +1,4 @@
-"""The box of training: where it is put, what it holds of a subject, and what is too little."""
+"""The training box: its placement, how much of a subject it holds, and how much is too little."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from menvae.data.masks.features import bounding_box
 from menvae.registry import Field
 
 BoxStrategy = Literal["center", "brain", "resize"]
-"""``center``: on the middle of the image. ``brain``: on the middle of the bounding box of the brain, which is where any
-modality is not 0. ``resize``: the whole image, at the spacing that makes it fit."""
+"""``center``: centred on the image. ``brain``: centred on the bounding box of the brain, which is where any modality is
+non-zero. ``resize``: the whole image, at the spacing that fits it into the box."""
 
 Content = Literal["tumour", "brain"]
 Problem = Literal["tumour_cut", "brain_cut", "resampling", "small"]
@@ -29,12 +29,12 @@ MOST_VOLUME_CHANGE = 0.1
 
 @dataclass(frozen=True)
 class BoxReport:
-    """How much of a subject is left in the box of training.
+    """How much of a subject the training box holds.
 
     Attributes:
         native_volume_mm3: volume of all labels at native resolution, voxel count times voxel volume.
-        resampled_volume_mm3: the same after resampling, before the box is cut out.
-        volume_mm3: the same in the box: what the targets describe.
+        resampled_volume_mm3: the same after resampling, before cropping.
+        volume_mm3: the same inside the box, which the targets describe.
         tumour_kept: share of the resampled tumour that lies in the box, in [0, 1]; 0 if resampling lost all of it.
         brain_kept: share of the resampled brain that lies in the box, in [0, 1].
     """
@@ -47,20 +47,20 @@ class BoxReport:
 
     @property
     def volume_change(self) -> float | None:
-        """By which share resampling changes the volume of the tumour; None if there is none."""
+        """Relative change of the tumour volume by resampling; None without a tumour."""
         return self.resampled_volume_mm3 / self.native_volume_mm3 - 1.0 if self.native_volume_mm3 else None
 
     @property
     def least_volume_mm3(self) -> float:
-        """The volume at native resolution or in the box, whichever is smaller."""
+        """The smaller of the volumes at native resolution and in the box."""
         return min(self.native_volume_mm3, self.volume_mm3)
 
     def problems(self, tumour_kept: float, brain_kept: float) -> dict[Problem, float]:
-        """Return what is wrong, and how bad it is, in [0, 1).
+        """Return {problem: severity in [0, 1)}.
 
         Args:
-            tumour_kept: least share of the tumour that the box should hold.
-            brain_kept: the same of the brain.
+            tumour_kept: minimum share of the tumour inside the box.
+            brain_kept: minimum share of the brain inside the box.
         """
         change, volume = abs(self.volume_change or 0.0), self.least_volume_mm3
         amounts: dict[Problem, float] = {}
@@ -76,15 +76,15 @@ class BoxReport:
 
 
 def place_box(strategy: BoxStrategy, brain: NDArray[Any], size: tuple[int, int, int]) -> Corner:
-    """Return the first voxel of a box along each axis; it is negative where the box reaches beyond the image.
+    """Return the first voxel of the box along each axis, negative where the box extends beyond the image.
 
     Args:
-        strategy: where the box is put; ``resize`` is the image itself.
-        brain: whole numbers or booleans [D, H, W] that are not 0 where the brain is.
-        size: (D, H, W) of the box.
+        strategy: placement of the box; ``resize`` is placed like ``center``, on an image of the same size.
+        brain: integers or booleans [D, H, W], non-zero in the brain.
+        size: (D, H, W) of the box in voxels.
     """
     inside = bounding_box(brain) if strategy == "brain" else None
-    if inside is None:  # the arithmetic of odd sides is that of MONAI's ResizeWithPadOrCrop
+    if inside is None:  # rounds odd sides like MONAI's ResizeWithPadOrCrop
         starts = [
             old // 2 - side // 2 if side < old else -((side - old) // 2)
             for old, side in zip(brain.shape, size, strict=True)
@@ -95,7 +95,7 @@ def place_box(strategy: BoxStrategy, brain: NDArray[Any], size: tuple[int, int, 
 
 
 def cut_out(volume: NDArray[Kind], start: Corner, size: tuple[int, int, int]) -> NDArray[Kind]:
-    """Return the box of a volume [D, H, W] as a new array in C order; what lies beyond the volume is 0."""
+    """Return the box of a volume [D, H, W] as a new array in C order, padded with 0 beyond the volume."""
     box = np.zeros(size, volume.dtype)
     spans = [
         (max(first, 0), min(first + side, old)) for first, side, old in zip(start, size, volume.shape, strict=True)
@@ -105,7 +105,7 @@ def cut_out(volume: NDArray[Kind], start: Corner, size: tuple[int, int, int]) ->
     of = tuple(slice(first, last) for first, last in spans)
     to = tuple(slice(first - corner, last - corner) for (first, last), corner in zip(spans, start, strict=True))
     source, target = volume[of], box[to]
-    for begin in range(0, target.shape[2], 16):  # files lie in Fortran order: slabs stay in the processor's cache
+    for begin in range(0, target.shape[2], 16):  # files are in Fortran order: slabs fit into the CPU cache
         target[:, :, begin : begin + 16] = source[:, :, begin : begin + 16]
     return box
 
@@ -117,7 +117,7 @@ def judge_box(
     refuse_below: Mapping[Content, float],
     warn_below: Mapping[Content, float],
 ) -> list[Finding]:
-    """Return what is to be said about a subject's box; a fault where less is kept than ``refuse_below`` allows."""
+    """Return the findings about a subject's box; a share below ``refuse_below`` is a fault."""
     shares: dict[Content, float] = {"tumour": report.tumour_kept, "brain": report.brain_kept}
     limits = {content: (refuse_below.get(content, 0.0), warn_below.get(content, 0.0)) for content in shares}
     problems = report.problems(max(limits["tumour"]), max(limits["brain"]))
@@ -130,17 +130,17 @@ def judge_box(
             if strategy == "center":
                 remedy += ", or try data.box=brain"
             if report.resampled_volume_mm3 == 0 and content == "tumour":
-                remedy = "its voxels are too large, use a smaller data.spacing_mm or a larger data.roi_size"
+                remedy = "the voxels are too large, use a smaller data.spacing_mm or a larger data.roi_size"
             if is_fault:
                 remedy += f", or lower data.refuse_below.{content}={refused:g}"
             problem = f"holds {100.0 * kept:.3g} % of the {content}"
-            found.append(Finding(subject_id, "the box of training", problem, remedy, is_fault))
+            found.append(Finding(subject_id, "the training box", problem, remedy, is_fault))
     native, resampled = report.native_volume_mm3, report.resampled_volume_mm3
     if "small" in problems:
         if "tumour_cut" not in problems:
             problem = f"has a tumour of {report.least_volume_mm3:.3g} mm^3, less than {SMALL_TUMOUR_MM3:g}"
-            found.append(Finding(subject_id, "the mask", problem, "check that it is one", False))
+            found.append(Finding(subject_id, "the mask", problem, "check that it is a tumour", False))
     elif "resampling" in problems:
-        problem = f"has {native:.4g} mm^3 of tumour, and {resampled:.4g} after resampling"
+        problem = f"has {native:.4g} mm^3 of tumour, but {resampled:.4g} mm^3 after resampling"
         found.append(Finding(subject_id, "the mask", problem, "use a smaller data.spacing_mm", False))
     return found

@@ -1,8 +1,8 @@
-"""From one rectangular grid to another along the same axes: images linearly, masks by nearest neighbour.
+"""Resampling between rectangular grids with the same axes: linear for images, nearest neighbour for masks.
 
-The geometry is that of MONAI: `to_spacing` that of its Spacing (the first voxels of both grids share their centre, and
-what lies beyond the last one repeats it), `to_shape` that of its Resize (both grids have the same outer edges). Neither
-smooths before it takes fewer samples.
+The geometry follows MONAI: `to_spacing` its Spacing (the first voxels of both grids share their centre, and values
+beyond the last voxel repeat it), `to_shape` its Resize (both grids share their outer edges). Neither smooths before
+downsampling.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 Triple = tuple[float, float, float]
 Kind = TypeVar("Kind", bound=np.generic)
 
-_ROUNDING = 1e-10  # of the greatest magnitude: what the rounding of coordinates makes of 0
-_SAME_GRID_VOXELS = 0.01  # headers round: 1.0000001 mm is 1 mm if the last voxel is where it was
+_ROUNDING = 1e-10  # of the largest magnitude; rounded coordinates turn 0 into smaller values than this
+_SAME_GRID_VOXELS = 0.01  # headers round: 1.0000001 mm is 1 mm if the last voxel moves by less than this
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Resampling:
 
     Attributes:
         shape: new number of voxels along each axis.
-        step: see above.
-        first: see above.
+        step: distance of new voxels, in old voxels.
+        first: old index of the first new voxel.
         spacing_mm: size of the new voxels.
     """
 
@@ -38,12 +38,12 @@ class Resampling:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether the new grid is the old one."""
+        """Whether both grids are the same."""
         return self.step == (1.0, 1.0, 1.0) and self.first == (0.0, 0.0, 0.0)
 
     @classmethod
     def to_spacing(cls, shape: tuple[int, int, int], old_mm: Triple, new_mm: Triple) -> Resampling:
-        """Return what brings voxels of one size to another.
+        """Return the resampling from one voxel size to another.
 
         >>> Resampling.to_spacing((240, 240, 155), (1.0, 1.0, 1.0), (1.25, 1.25, 1.25)).shape
         (192, 192, 124)
@@ -54,7 +54,7 @@ class Resampling:
 
     @classmethod
     def to_shape(cls, shape: tuple[int, int, int], old_mm: Triple, new: tuple[int, int, int]) -> Resampling:
-        """Return what brings a grid to another number of voxels over the same extent.
+        """Return the resampling to another number of voxels over the same extent.
 
         >>> Resampling.to_shape((240, 240, 155), (1.0, 1.0, 1.0), (120, 120, 155)).spacing_mm
         (2.0, 2.0, 1.0)
@@ -69,13 +69,13 @@ class Resampling:
         )
 
     def linear(self, volume: NDArray[Any]) -> NDArray[Any]:
-        """Interpolate a volume [D, H, W]: float32, computed in float64; the volume itself if nothing changes.
+        """Interpolate a volume [D, H, W]: float32, computed in float64; the volume itself if the grids are the same.
 
-        A new voxel whose centre lies among zeros is exactly 0, because 0 is background.
+        A new voxel between zeros is exactly 0, because 0 is background.
         """
         if self.changes_nothing:
             return volume
-        from scipy.ndimage import affine_transform  # not where nothing is resampled
+        from scipy.ndimage import affine_transform  # imported only to resample
 
         found: NDArray[np.float32] = affine_transform(
             np.ascontiguousarray(volume),
@@ -84,15 +84,15 @@ class Resampling:
             output_shape=self.shape,
             output=np.float32,
             order=1,
-            mode="nearest",  # scipy's word for repeating the border
+            mode="nearest",  # repeats the border
         )
         found[np.abs(found) < _ROUNDING * max(float(volume.max()), -float(volume.min()))] = 0.0
         return found
 
     def nearest(self, volume: NDArray[Kind]) -> NDArray[Kind]:
-        """Take the nearest voxel of a volume [D, H, W]; of two equally near ones that of the even index.
+        """Take the nearest voxel of a volume [D, H, W]; ties go to the even index.
 
-        MONAI leaves that choice to the rounding of its coordinates; elsewhere both agree.
+        MONAI breaks ties by the rounding of its coordinates; otherwise both agree.
         """
         if self.changes_nothing:
             return volume

@@ -1,11 +1,10 @@
-"""One subject brought to the geometry of training.
+"""Transform one subject to the training geometry.
 
-On the native grid the result equals that of the MONAI pipeline LoadImage, Orientation (RAS), ResizeWithPadOrCrop,
-NormalizeIntensity (nonzero, channel-wise) to 1e-6; resampled, that of the same with Spacing, but for voxels that are
-0 here and that the rounding of coordinates makes something like 1e-13 there, and so a part of the head: where the
-centre of a new voxel lies on that of an old one, background stays background here. It is several times faster because
-every file is inflated in one piece, and because a z-score is two numbers a channel here: voxels are stored as they are,
-and become z-scores on the device that trains (`menvae.types.Intensities`).
+On the native grid, the result equals that of the MONAI pipeline LoadImage, Orientation (RAS), ResizeWithPadOrCrop,
+NormalizeIntensity (nonzero, channel-wise) to 1e-6. With resampling, it equals the same pipeline with Spacing, except
+for background voxels that MONAI's rounded coordinates turn into values near 1e-13, and so into brain; they stay 0 here.
+It is several times faster, because each file is decompressed in one piece and because only mean and standard deviation
+are computed: voxels are stored unnormalised and become z-scores on the training device (`menvae.types.Intensities`).
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from menvae.errors import UserError
 
 @dataclass(frozen=True)
 class Geometry:
-    """What preparation brings every subject to; part of the cache key.
+    """Target geometry of every subject; part of the cache key.
 
     Attributes:
         roi_size: (D, H, W) of the box in voxels.
-        spacing_mm: voxel size along R, A, S; None where every image fills the box.
+        spacing_mm: voxel size along R, A, S; None if every image fills the box.
         regions: value in the mask file -> region.
-        box: where the box is put.
+        box: placement of the box.
     """
 
     roi_size: tuple[int, int, int]
@@ -44,15 +43,15 @@ class Geometry:
 
 
 class PreparedArrays(NamedTuple):
-    """One subject in the geometry of training, and its mask as it was.
+    """One subject in training geometry, with its native mask.
 
     Attributes:
-        channels: C volumes [D, H, W] of intensities; 0 is background, and all of a modality that is missing.
+        channels: C volumes [D, H, W] of intensities; 0 in the background and in all of a missing modality.
         mask: uint8 [D, H, W] with the codes of `REGION_CODES`.
-        spacing_mm: voxel size of both.
-        native_mask: the mask at native resolution in RAS.
-        native_spacing_mm: its voxel size.
-        box: how much of the subject is there.
+        spacing_mm: voxel size of ``channels`` and ``mask`` along R, A, S.
+        native_mask: mask at native resolution in RAS, same codes.
+        native_spacing_mm: voxel size of ``native_mask`` along R, A, S.
+        box: how much of the subject the box holds.
     """
 
     channels: list[NDArray[Any]]
@@ -64,11 +63,10 @@ class PreparedArrays(NamedTuple):
 
 
 def load_and_resample(subject: SubjectFiles, geometry: Geometry) -> PreparedArrays:
-    """Read a subject, bring it to RAS, to the spacing (images linearly, masks by nearest neighbour) and into the box.
+    """Read a subject, reorient it to RAS, resample it (linear for images, nearest for the mask) and crop the box.
 
     Raises:
-        UserError: a volume that cannot be read, or a label that is not mapped. What else may be wrong with
-            files is found by `menvae.data.files.checks`.
+        UserError: if a volume cannot be read or a label is not mapped. `menvae.data.files.checks` finds other problems.
     """
     volumes = {name: _read(subject, name) for name in subject.files}
     seg = volumes.pop("seg")
@@ -76,7 +74,7 @@ def load_and_resample(subject: SubjectFiles, geometry: Geometry) -> PreparedArra
     resampling = _resampling(native_mask.shape, seg.spacing_mm, geometry)
     mask = resampling.nearest(native_mask)
     images = {name: resampling.linear(volume.values_ras()) for name, volume in volumes.items()}
-    brain = _anywhere(list(images.values()))
+    brain = _union(list(images.values()))
     start = place_box(geometry.box, brain, geometry.roi_size)
     boxed = cut_out(mask, start, geometry.roi_size)
     report = _report(native_mask, seg.spacing_mm, mask, boxed, resampling.spacing_mm, brain, start)
@@ -99,7 +97,7 @@ def _resampling(shape: tuple[int, ...], spacing_mm: tuple[float, float, float], 
     sides = (shape[0], shape[1], shape[2])
     if geometry.box == "resize":
         return Resampling.to_shape(sides, spacing_mm, geometry.roi_size)
-    assert geometry.spacing_mm is not None, "sources see to it"
+    assert geometry.spacing_mm is not None, "sources ensure it"
     return Resampling.to_spacing(sides, spacing_mm, geometry.spacing_mm)
 
 
@@ -124,11 +122,13 @@ def _report(
     )
 
 
-def _anywhere(images: list[NDArray[Any]]) -> NDArray[Any]:
-    """Return a volume of whole numbers that is not 0 where any of the images is not."""
+def _union(images: list[NDArray[Any]]) -> NDArray[Any]:
+    """Return an integer or boolean volume that is non-zero where any image is."""
     united: NDArray[Any] | None = None
     for image in images:
-        present = image if image.dtype.kind in "iu" and image.dtype.itemsize < 8 else image != 0  # of 64 bits, no or
+        present = (
+            image if image.dtype.kind in "iu" and image.dtype.itemsize < 8 else image != 0
+        )  # 64-bit types may have no common integer type
         united = present if united is None else united | present
     assert united is not None, "a subject has at least one modality"
     return united
@@ -145,6 +145,6 @@ def _recode(mask: NDArray[Any], geometry: Geometry, subject_id: str) -> NDArray[
     for value in labels:
         if value not in geometry.regions:
             remedy = label_remedy(value, labels, geometry.regions)
-            raise UserError(f"subject '{subject_id}': its mask holds the label {value:g}: {remedy}")
+            raise UserError(f"subject '{subject_id}': its mask contains label {value:g}: {remedy}")
         target[crop == value] = REGION_CODES[geometry.regions[int(value)]]
     return recoded

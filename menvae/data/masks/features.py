@@ -42,9 +42,9 @@ def mask_features(mask: NDArray[np.uint8], spacing_mm: tuple[float, float, float
     - `solidity_total` = mesh volume / volume of the convex hull of the mesh, in [0, 1].
     - `aspect_xy_total` = extent of the bounding box along R / extent along A, both in mm.
 
-    A mask is a staircase, and the mesh of a binary mask follows its steps, so shape features are to be compared at one
-    spacing only. Relative errors against the closed forms of balls and ellipsoids with radii of 8 to 28 mm (five
-    shapes, each 20 times at a random place):
+    The mesh of a binary mask follows its voxel staircase, so compare shape features only at the same spacing. Relative
+    errors against the closed forms of balls and ellipsoids with radii of 8 to 28 mm (five shapes, each at 20 random
+    positions):
 
     ==================== =============== =================
     error in percent     1 x 1 x 1 mm    1 x 1 x 3 mm
@@ -56,20 +56,20 @@ def mask_features(mask: NDArray[np.uint8], spacing_mm: tuple[float, float, float
     aspect_xy            -2.5 to +2.1    -6.2 to +6.7
     ==================== =============== =================
 
-    The error of the area does not vanish with resolution: it goes to +8.7 % for a ball at equal spacings, and to +16 %
-    at 1 x 1 x 3 mm; that of the sphericity follows it. That of the solidity vanishes, slowly: the hull spans the steps.
-    That of the aspect is at most one voxel of each extent, and a location is off by less than a tenth of a voxel.
+    The error of the area does not vanish with resolution: for a ball it approaches +8.7 % at isotropic spacing and
+    +16 % at 1 x 1 x 3 mm, and the sphericity follows. The error of the solidity vanishes slowly, because the hull spans
+    the steps. The aspect is off by at most one voxel of each extent, a location by less than a tenth of a voxel.
 
     Args:
         mask: labels [D, H, W] = (R, A, S): 0 background, 1 NCR, 2 ED, 3 ET.
         spacing_mm: voxel size along D, H, W in mm.
 
     Returns:
-        One entry for each name of `FEATURES`, in that order. None stands for "not observed": the region that the
-        feature describes has no voxel.
+        One entry for each name of `FEATURES`, in that order. None means "not observed": the region that the feature
+        describes has no voxels.
 
     Raises:
-        ValueError: the mask is not three-dimensional or holds another label, or a spacing is not positive.
+        ValueError: if the mask is not three-dimensional or contains another label, or a spacing is not positive.
 
     Source: definitions of sphericity as in Zwanenburg et al. 2020 (IBSI); marching cubes of Lewiner et al. 2003.
 
@@ -117,15 +117,15 @@ def mask_features(mask: NDArray[np.uint8], spacing_mm: tuple[float, float, float
 
 
 def bounding_box(mask: NDArray[Any]) -> tuple[slice, slice, slice] | None:
-    """Smallest box that holds every non-zero voxel.
+    """Return the smallest box that contains every non-zero voxel.
 
     Reduces whole axes with a bitwise or instead of listing voxels: 20 times faster than `argwhere`.
 
     Args:
-        mask: whole numbers or booleans [D, H, W].
+        mask: integers or booleans [D, H, W].
 
     Returns:
-        One slice for each axis, or None where the mask is empty.
+        One slice per axis, or None if the mask is empty.
     """
     in_plane = np.bitwise_or.reduce(mask, axis=0)
     in_h = np.flatnonzero(in_plane.any(axis=1))

@@ -1,8 +1,8 @@
 """Volume, area and convex hull of the marching-cubes mesh of a binary region, without building the mesh.
 
-Marching cubes looks at one cell of 2 x 2 x 2 voxel centres at a time, and of a binary region it sees one of only 256
-configurations there. All cells of one configuration hold the same triangles, so volume and area of the whole mesh are
-a histogram of the configurations times a table. The table is filled by meshing each configuration with scikit-image.
+Marching cubes processes one cell of 2 x 2 x 2 voxel centres at a time, and a binary region has only 256 configurations
+of a cell. Cells of the same configuration contain the same triangles, so volume and area of the mesh are a histogram of
+the configurations times a table. scikit-image meshes each configuration once to fill the table.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ FULL: Final = NUM_CONFIGURATIONS - 1
 def mesh_volume_and_area(region: NDArray[np.bool_], spacing_mm: tuple[float, float, float]) -> tuple[float, float]:
     """Measure the closed marching-cubes mesh of a region.
 
-    The mesh is the one that `skimage.measure.marching_cubes` draws at level 0.5 after padding the region by one voxel;
-    its vertices are halves, so the values differ from sums over its triangles by rounding in float64 alone.
+    The mesh is that of `skimage.measure.marching_cubes` at level 0.5 after padding the region by one voxel. Its
+    vertices are multiples of one half, so the values differ from sums over its triangles only by float64 rounding.
 
     Args:
-        region: [D, H, W]; the outside of the array is outside of the region.
+        region: [D, H, W]; everything beyond the array is outside the region.
         spacing_mm: voxel size along D, H, W in mm.
 
     Returns:
-        Enclosed volume in mm^3 (a cavity is no part of it) and surface area in mm^2 (a cavity's wall is part of it).
+        Enclosed volume in mm^3, excluding cavities, and surface area in mm^2, including walls of cavities.
 
     Source: marching cubes of Lewiner et al. 2003 in scikit-image.
 
@@ -45,17 +45,17 @@ def mesh_volume_and_area(region: NDArray[np.bool_], spacing_mm: tuple[float, flo
 
 
 def _count_configurations(region: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """How many cells have each configuration [256]; corner (i, j, k) of a cell is bit 4 i + 2 j + k."""
+    """Count the cells of each configuration [256]; corner (i, j, k) of a cell is bit 4 i + 2 j + k."""
     depth, height, width = (size + 2 for size in region.shape)
     padded = np.zeros((depth, height, width), dtype=np.uint8)
     padded[1:-1, 1:-1, 1:-1] = region
-    # Shifts of the flat array need no strided views. A cell that wraps around the end of a line or plane has all of
-    # its corners in the padding: it adds to configuration 0, which holds no triangles and no volume.
+    # Shifts of the flat array need no strided views. A cell that wraps around the end of a line or plane has all its
+    # corners in the padding and counts as configuration 0, which has no triangles and no volume.
     cells = padded.ravel()
     for shift, num_bits in ((1, 1), (width, 2), (width * height, 4)):
         cells = cells[:-shift] | (cells[shift:] << num_bits)
     full = cells == FULL
-    # few cells are at the surface, and bincount costs much more per element than a comparison
+    # few cells lie at the surface, and bincount costs far more per element than a comparison
     counts = np.bincount(cells[~full & (cells != 0)], minlength=NUM_CONFIGURATIONS)
     counts[FULL] = np.count_nonzero(full)
     return counts
@@ -72,13 +72,13 @@ def _cell_areas_mm2(spacing_mm: tuple[float, float, float]) -> NDArray[np.float6
 
 @lru_cache(maxsize=1)
 def _cell_volumes() -> NDArray[np.float64]:
-    """Part of a cell that lies inside of the mesh, for each configuration [256], in voxels.
+    """Part of a cell inside the mesh for each configuration [256], in voxels.
 
-    By the divergence theorem on the position relative to the centre of the cell: a third of the flux through the
-    triangles and through the part of the cell's six faces that is inside, each half a voxel away from the centre.
-    The inside parts of neighbouring cells share their faces, so the sum over all cells is the volume of the mesh.
-    That needs two cells to agree on their common face, which holds: where two diagonal corners of a face are set,
-    scikit-image joins them on either side, whatever the rest of the cell.
+    By the divergence theorem for the position relative to the cell centre: a third of the flux through the triangles
+    and through the inside part of the cell's six faces, each half a voxel from the centre. The inside parts of
+    neighbouring cells share their faces, so the sum over all cells is the volume of the mesh. This requires both cells
+    to agree on their common face, and they do: if two diagonal corners of a face are set, scikit-image joins them on
+    either side, whatever the rest of the cell.
     """
     configurations, corners, area_vectors = _cell_triangles()
     flux = np.einsum("ti,ti->t", corners[:, 0] - 0.5, area_vectors)
@@ -91,9 +91,9 @@ def _cell_volumes() -> NDArray[np.float64]:
 
 
 def _inside_area(face: NDArray[np.bool_]) -> float:
-    """Part of a face [2, 2] of a cell that is inside of the mesh: each cut corner is a triangle of 1/8."""
+    """Part of a cell face [2, 2] inside the mesh: each cut corner is a triangle of 1/8."""
     if face[0, 0] == face[1, 1] and face[0, 1] == face[1, 0] and face[0, 0] != face[0, 1]:
-        return 6 / 8  # diagonal corners are joined, so both of the others are cut off
+        return 6 / 8  # diagonal corners are joined, so the other two are cut off
     return (0.0, 1 / 8, 4 / 8, 7 / 8, 1.0)[np.count_nonzero(face)]
 
 
@@ -106,11 +106,11 @@ def _sum_by_configuration(configurations: NDArray[np.intp], values: NDArray[np.f
 
 @lru_cache(maxsize=1)
 def _cell_triangles() -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
-    """All triangles of all configurations in a cell of edge 1: configuration [T], corners [T, 3, 3], area [T, 3].
+    """All triangles of all configurations in a unit cell: configuration [T], corners [T, 3, 3], area vector [T, 3].
 
-    Areas are vectors: as long as the triangle is large, and pointing out of the region.
+    The length of an area vector is the triangle's area; it points out of the region.
     """
-    from skimage.measure import marching_cubes  # not where nothing is measured: this module is part of every start
+    from skimage.measure import marching_cubes  # slow to import, and every start imports this module
 
     configurations, corners = [], []
     for configuration in range(1, FULL):
@@ -136,18 +136,18 @@ _DIRECTIONS: Final = ((0, 1), (1, 0), (1, 1), (1, -1))
 def mesh_hull_volume(region: NDArray[np.bool_]) -> float:
     """Volume of the convex hull of the marching-cubes mesh of a region, in voxels.
 
-    Exact, though no vertex of the mesh is drawn. With e_i the unit vectors in voxels, P the hull of the centres of the
-    set voxels and O the octahedron of the six points e_i / 2, -e_i / 2, the hull is the Minkowski sum P + O:
+    Exact, without building the mesh. With e_i the unit vectors in voxels, P the hull of the centres of the set voxels
+    and O the octahedron of the six points e_i / 2, -e_i / 2, the hull is the Minkowski sum P + O:
 
     - Vertices of the mesh are v + e_i / 2 or v - e_i / 2 with v set and the voxel beyond unset: points of P + O.
-      (Those that marching cubes adds inside of some ambiguous cells are means of others.)
+      (Vertices that marching cubes adds inside some ambiguous cells are means of others.)
     - Vertices of P + O have this form with v a vertex of P; take v + e_i / 2. Where the voxel beyond is unset, it is a
       vertex of the mesh. Where it is set, v - e_i is unset, or v would lie between two set voxels and be no vertex of
       P. So the mesh has the vertices v - e_i / 2 and u + e_i / 2, with u the last voxel of the run that starts at v,
       and v + e_i / 2 lies between them.
 
-    Volume scales with the product of the spacings, whatever they are, so this holds for any spacing. The volume of the
-    sum follows from P alone (Steiner's formula for two bodies, by mixed volumes, Schneider 2014, section 5.1):
+    Volume scales with the product of the spacings, so this holds for any spacing. The volume of the sum follows from P
+    alone (Steiner's formula for two bodies, by mixed volumes, Schneider 2014, section 5.1):
 
         V(P + O) = V(P) + sum over facets of P of area * h_O(normal) + sum over facets of O of area * h_P(normal) + V(O)
 
@@ -167,7 +167,7 @@ def mesh_hull_volume(region: NDArray[np.bool_]) -> float:
     from scipy.spatial import ConvexHull  # type: ignore[import-untyped, unused-ignore]
 
     centres = _extreme_centres(region)
-    if np.linalg.matrix_rank(centres - centres[0]) < 3:  # all in one plane: P has no facets, the sum has
+    if np.linalg.matrix_rank(centres - centres[0]) < 3:  # coplanar centres: P has no facets, but the sum does
         offsets = np.concatenate((np.eye(3), -np.eye(3))) / 2.0
         return float(ConvexHull((centres[:, None] + offsets).reshape(-1, 3)).volume)
     inside = centres.mean(axis=0)
@@ -183,11 +183,11 @@ def mesh_hull_volume(region: NDArray[np.bool_]) -> float:
 def _hull_triangles(centres: NDArray[np.float64]) -> NDArray[np.intp]:
     """Triangles [T, 3] that cover the surface of the hull of integer points [N, 3] once, as rows of `centres`.
 
-    Points are moved at random by up to 1e-8 first: Qhull spends half of its time on merging facets where many points
-    lie in one plane, as voxels do. The triangles are right all the same for the points that were not moved. A triangle
-    bounds the hull if the determinants that tell on which side of its plane the points lie have one sign. These are
-    integers, and in a box of 1000 voxels a side they change by less than 1, so none of them changes its sign (some
-    become 0, where a plane holds more than three points).
+    Points are first jittered by up to 1e-8, because Qhull spends half of its time merging facets if many points are
+    coplanar, as voxels are. The triangles remain valid for the original points: a triangle bounds the hull if the
+    determinants that tell on which side of its plane each point lies have the same sign. They are integers, and in a
+    box of 1000 voxels per side the jitter changes them by less than 1, so no sign flips (some determinants become 0,
+    for planes with more than three points).
     """
     from scipy.spatial import ConvexHull  # type: ignore[import-untyped, unused-ignore]
 
@@ -197,16 +197,16 @@ def _hull_triangles(centres: NDArray[np.float64]) -> NDArray[np.intp]:
 
 
 def _extreme_centres(region: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Set voxels [N, 3] that hold all vertices of the hull of the set voxels, and few others.
+    """Return set voxels [N, 3] that include all vertices of the hull of the set voxels, and few others.
 
-    A vertex is the first or the last set voxel of its line along W. It also lies beyond the middle of any two set
-    voxels: of lines on opposite sides of its own, their last (first) voxels for a last (first) one.
+    A vertex is the first or the last set voxel of its line along W. A last (first) voxel must also lie beyond the
+    midpoint of the last (first) voxels of any two lines on opposite sides of its own.
     """
     occupied = region.any(axis=2)
     num_rows, num_columns, length = region.shape
     last = length - 1 - region[:, :, ::-1].argmax(axis=2)
     heights = np.stack((last, -region.argmax(axis=2)))
-    nowhere = -4 * length  # so low that no middle of it and another height is above a voxel
+    nowhere = -4 * length  # so low that its midpoint with any other height is below all voxels
     heights = np.pad(np.where(occupied, heights, nowhere), ((0, 0), (1, 1), (1, 1)), constant_values=nowhere)
 
     def neighbour(row: int, column: int) -> NDArray[np.intp]:

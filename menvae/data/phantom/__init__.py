@@ -1,12 +1,12 @@
 """A procedural cohort: skull-stripped heads with one meningioma each, in four modalities, from a seed.
 
-Everything is defined in millimetres by closed-form distances, so one subject is the same patient at every spacing.
-`DISTRIBUTIONS` and, for patients that are seen several times, `GROWTH_DISTRIBUTIONS` are the only places that hold
-numbers about patients; each row says where its values come from, and "design choice" where no source was at hand.
-Coordinates are (x, y, z) = (R, A, S) in mm from the middle of the box, which is array order (D, H, W).
+Closed-form distances in millimetres define everything, so a subject is the same patient at every spacing.
+`DISTRIBUTIONS` and, for patients with several visits, `GROWTH_DISTRIBUTIONS` hold all numbers about patients; each row
+cites its source, or "design choice" if none was available. Coordinates are (x, y, z) = (R, A, S) in mm from the centre
+of the box, which is array order (D, H, W).
 
-Left out on purpose, and so unlike real cohorts: several lesions in one head, intraventricular tumours, dural tails,
-brain shift by the tumour, scanner-specific artefacts.
+Unlike real cohorts, phantoms deliberately lack multiple lesions, intraventricular tumours, dural tails, brain shift by
+the tumour, and scanner-specific artefacts.
 """
 
 from menvae.data.phantom.distributions import (

@@ -15,7 +15,7 @@ from menvae.data.phantom.shapes import Float, Point, Waves, ellipsoid_distance, 
 
 
 class Tissues(NamedTuple):
-    """Shares of each voxel, [N]; changed in place when the tumour is added."""
+    """Share of each tissue in every voxel, [N]; adding the tumour changes them in place."""
 
     white: Float
     grey: Float
@@ -26,9 +26,9 @@ class Tissues(NamedTuple):
 
 
 class Anatomy:
-    """A head without tumour: an envelope (what skull stripping keeps) and the tissues in it."""
+    """A head without tumour: the envelope that skull stripping keeps, and the tissues in it."""
 
-    # in mm in the average head; pairs are mirrored by working with |x|
+    # mm in the average head; |x| mirrors paired structures
     _CEREBRUM = ((0.0, 2.0, 12.0), (66.5, 84.0, 57.5))
     _TEMPORAL = ((39.0, 10.0, -22.0), (23.0, 41.0, 22.0))
     _CEREBELLUM = ((23.0, -49.0, -32.0), (30.0, 29.0, 24.0))
@@ -62,14 +62,14 @@ class Anatomy:
         self._fissure = Waves.draw(rng, 2, 60.0, 120.0)
 
     def to_average(self, x: Float, y: Float, z: Float) -> tuple[Float, Float, Float]:
-        """Return points of this head in the coordinates of the average head, mm."""
+        """Transform points of this head to coordinates of the average head, mm."""
         first, second, third = (
             (axis - shift) / scale for axis, shift, scale in zip((x, y, z), self.shift_mm, self.scale, strict=True)
         )
         return first, second, third
 
     def to_head(self, point: Point) -> NDArray[np.float64]:
-        """A point of the average head in this head, mm."""
+        """Transform a point of the average head to coordinates of this head, mm."""
         return np.array(point) * self.scale + self.shift_mm
 
     def smooth_surface_mm(self, x: Float, y: Float, z: Float) -> Float:
@@ -86,11 +86,11 @@ class Anatomy:
         return self._relief(x, y, z) * self._relief_mm
 
     def surface_mm(self, x: Float, y: Float, z: Float) -> Float:
-        """Signed distance to the envelope, negative inside."""
+        """Signed distance to the envelope in mm, negative inside."""
         return self.smooth_surface_mm(x, y, z) + self.relief_mm(x, y, z)
 
     def ventricles_mm(self, x: Float, y: Float, z: Float) -> Float:
-        """Signed distance to the ventricles; takes points of the average head."""
+        """Signed distance to the ventricles in mm; takes points of the average head."""
         side = np.abs(x)
         scale = self.ventricle_scale
         parts = [
@@ -100,7 +100,7 @@ class Anatomy:
         return smooth_union(smooth_union(parts[0], parts[1], 6.0), parts[2], 1.0)
 
     def midline_x(self, y: Float, z: Float) -> Float:
-        """Where the falx runs, x in mm of the average head."""
+        """Position x of the falx, mm of the average head."""
         return self._fissure(np.zeros_like(y), y, z) * 0.8
 
     def tissues(self, x: Float, y: Float, z: Float, surface_mm: Float, step_mm: float) -> Tissues:

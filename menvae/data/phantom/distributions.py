@@ -1,4 +1,4 @@
-"""What is known of patients: the distributions that phantoms are drawn from, with their sources."""
+"""The distributions that phantoms are drawn from, with their sources."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 FIELD_OF_VIEW_MM: Final = 200.0
-GENERATOR_VERSION: Final = 4  # raise it whenever the same table would give other voxels
+GENERATOR_VERSION: Final = 4  # increment when the same table would give different voxels
 
 SITES: Final = (
     "convexity",
@@ -29,13 +29,13 @@ class Distribution:
     """One row of `DISTRIBUTIONS`.
 
     Attributes:
-        parameter: what is drawn.
+        parameter: name of the drawn quantity.
         kind: `normal` (mean, sd), `lognormal` (median, sd of the logarithm, lowest, highest), `uniform` (lowest,
             highest), `bernoulli` (probability), `categorical` (weights), `constant` (value) or `logistic` (value of
             the covariate with probability 1/2, slope per unit of its logarithm).
-        values: the numbers that `kind` asks for.
-        unit: their unit.
-        source: where they come from.
+        values: the parameters of `kind`, in the order above.
+        unit: unit of the values.
+        source: origin of the values.
     """
 
     parameter: str
@@ -196,13 +196,13 @@ CURVE_STREAM, SCHEDULE_STREAM, VISIT_STREAM = 4, 5, 6
 
 
 def random_streams(seed: int, index: int, *key: int, count: int = 2) -> list[np.random.Generator]:
-    """Independent streams of a patient for a purpose."""
+    """Return independent random generators for one patient and purpose (``key``)."""
     children = np.random.SeedSequence([seed, index], spawn_key=key).spawn(count)
     return [np.random.default_rng(child) for child in children]
 
 
 def draw_value(rng: np.random.Generator, parameter: str, covariate: float = 1.0) -> float:
-    """One value of a row of `DISTRIBUTIONS`; `categorical` gives the position, `bernoulli` and `logistic` 0 or 1."""
+    """Draw a value of a `Distribution`; `categorical` gives the index, `bernoulli` and `logistic` 0 or 1."""
     row = ROW[parameter]
     match row.kind, row.values:
         case "constant", (value,):

@@ -7,11 +7,11 @@ from menvae.statistics.gompertz import Gompertz
 
 
 def phantom_growth(seed: int, index: int) -> Gompertz:
-    """How the tumour of a patient grows; depends on (seed, index) alone.
+    """Draw the growth curve of a patient's tumour; depends only on (seed, index).
 
     Args:
-        seed: the cohort, 0 or more.
-        index: the patient, 0 or more.
+        seed: seed of the cohort, 0 or more.
+        index: index of the patient, 0 or more.
 
     >>> curve = phantom_growth(seed=0, index=3)
     >>> 0 < curve.first_mm3 < curve.volume_mm3(2.0) < curve.capacity_mm3
@@ -24,9 +24,9 @@ def phantom_growth(seed: int, index: int) -> Gompertz:
 
 
 def phantom_schedule(seed: int, index: int, num_visits: tuple[int, int], interval_days: tuple[int, int]) -> list[int]:
-    """Days of a patient's visits, the first at 0; both bounds are inclusive.
+    """Draw the days of a patient's visits, the first at 0; all bounds are inclusive.
 
-    Intervals do not depend on the number of visits, so a longer follow-up begins like a shorter one.
+    Intervals do not depend on the number of visits, so a longer follow-up starts like a shorter one.
 
     >>> phantom_schedule(seed=0, index=3, num_visits=(3, 3), interval_days=(100, 100))
     [0, 100, 200]

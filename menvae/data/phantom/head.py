@@ -1,4 +1,4 @@
-"""One subject of the procedural cohort: head and tumour on a grid, seen by a scanner, written as NIfTI files."""
+"""One subject of the procedural cohort: head and tumour on a grid, a simulated scan, and its NIfTI files."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class PhantomSubject:
     """One generated patient.
 
     Attributes:
-        subject_id: `phantom-` and the index, five digits; of one visit of several also its number, three digits.
-        images: one int16 volume [D, H, W] = (R, A, S) for each modality t1c, t1n, t2f, t2w; 0 outside the head.
+        subject_id: `phantom-` and the five-digit index; for patients with several visits also the three-digit visit.
+        images: one int16 volume [D, H, W] = (R, A, S) per modality t1c, t1n, t2f, t2w; 0 outside the head.
         mask: uint8 labels [D, H, W]: 0 background, 1 NCR, 2 ED, 3 ET.
         affine: [4, 4] voxel index to RAS in mm.
     """
@@ -44,23 +44,23 @@ def phantom_subject(
 ) -> PhantomSubject:
     """Generate one patient of a cohort.
 
-    The patient depends on (seed, index) alone: neither on the size of the cohort nor, but for sampling, on the
-    spacing. The box spans 200 mm: ceil(200 / spacing) voxels along each axis.
+    The patient depends only on (seed, index): not on the size of the cohort nor, except for sampling, on the spacing.
+    The box spans 200 mm: ceil(200 / spacing) voxels along each axis.
 
-    All visits of a patient have the same head, and a tumour with the same seat, axes, lobes, texture and contrast, the
-    same share of necrosis and the same ratio of oedema to tumour. It grows away from the dura that it sits on.
+    All visits of a patient share the head and the tumour's seat, axes, lobes, texture, contrast, share of necrosis and
+    ratio of oedema to tumour. The tumour grows away from the dura it is attached to.
 
     Args:
-        seed: the cohort, 0 or more.
-        index: the patient, 0 or more.
+        seed: seed of the cohort, 0 or more.
+        index: index of the patient, 0 or more.
         spacing_mm: voxel size along R, A, S in mm, each between 0.5 and 10.
-        visit: one of several visits; None: the only one.
+        visit: one of several visits; None for a single visit.
 
     Returns:
         Images, mask and affine.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: if an argument is out of range.
 
     >>> subject = phantom_subject(seed=0, index=3, spacing_mm=(6.25, 6.25, 6.25))
     >>> subject.subject_id, subject.mask.shape, sorted(subject.images)
@@ -78,7 +78,7 @@ def phantom_subject(
     )
     grid = _Grid.around(anatomy, spacing_mm, (1, 1, 1))
     _, labels, _ = _fill(grid, anatomy, tumour)
-    # a coarse voxel measures the mean of what is in it, so tissue is sampled at several places, about 3 mm apart
+    # a coarse voxel measures the mean of its content, so tissue is sampled at several points, about 3 mm apart
     first, second, third = (max(1, round(step / 3.2)) for step in spacing_mm)
     fine = _Grid.around(anatomy, spacing_mm, (first, second, third))
     head, _, tissues = _fill(fine, anatomy, tumour)
@@ -89,8 +89,8 @@ def phantom_subject(
         sd = noise / math.sqrt(math.prod(spacing_mm))
         errors = errors_of.standard_normal((2, *grid.shape), dtype=np.float32) * sd
         measured = np.sqrt((mean + errors[0]) ** 2 + errors[1] ** 2) * gain
-        # stripping comes after the scanner and keeps or drops whole voxels: there is no rim of partly filled ones;
-        # voxels of the head are never 0, those outside always
+        # skull stripping follows the scan and keeps or drops whole voxels, so no rim is partially filled;
+        # voxels of the head are never 0, voxels outside always are
         images[name] = np.where(share >= 0.5, np.maximum(np.rint(measured), 1), 0).astype(np.int16)
     mask = np.zeros(grid.shape, dtype=np.uint8)
     mask.ravel()[grid.inside] = labels
@@ -103,12 +103,12 @@ def phantom_subject(
 def write_subject(subject: PhantomSubject, folder: Path) -> Path:
     """Write a subject in the BraTS-MEN layout: `<id>/<id>-{t1c,t1n,t2f,t2w,seg}.nii.gz`.
 
-    The subject folder appears in one step, so that a killed process leaves no half subject and several processes may
-    write the same one. One that exists is kept as it is.
+    The subject folder appears atomically, so a killed process leaves no partial subject and several processes may write
+    the same one. An existing folder is kept unchanged.
 
     Args:
-        subject: what `phantom_subject` returned.
-        folder: the cohort folder; created if need be.
+        subject: result of `phantom_subject`.
+        folder: cohort folder, created if missing.
 
     Returns:
         The subject's folder.
@@ -143,13 +143,13 @@ def _num_voxels(step_mm: float) -> int:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Places in the box of 200 mm: one or several a voxel and axis; only those in or near the head are worked on.
+    """Sample points in the 200 mm box, one or more per voxel and axis; only points in or near the head are used.
 
     Attributes:
         shape: voxels along D, H, W.
-        samples: places a voxel along each axis.
-        spacing_mm: distance of the places along each axis.
-        inside: flat indices of the places that are worked on [N].
+        samples: points per voxel along each axis.
+        spacing_mm: distance of points along each axis.
+        inside: flat indices of the points in use [N].
         points: their coordinates along each axis, in mm from the centre, each [N].
         rough_mm: their signed distance from the smooth surface of the brain [N].
     """
@@ -174,7 +174,7 @@ class _Grid:
         return cls(shape, samples, steps, inside, points, rough_mm.ravel()[inside])
 
     def averaged(self, values: Float) -> Float:
-        """Mean of values [N] over the places of each voxel, 0 where there is none: [D, H, W]."""
+        """Mean of values [N] over all points of each voxel, counting unused points as 0: [D, H, W]."""
         blocks = [size for pair in zip(self.shape, self.samples, strict=True) for size in pair]
         volume = np.zeros(math.prod(blocks), dtype=np.float32)
         volume[self.inside] = values
@@ -183,7 +183,7 @@ class _Grid:
 
 
 def _fill(grid: _Grid, anatomy: Anatomy, tumour: Tumour) -> tuple[Float, NDArray[np.uint8], Tissues]:
-    """Return the share of each place that skull stripping keeps, its label, and its tissues with the tumour in them."""
+    """Return, per point, the share that skull stripping keeps, the label, and the tissues including the tumour."""
     x, y, z = grid.points
     surface_mm = grid.rough_mm + anatomy.relief_mm(x, y, z)
     tissues = anatomy.tissues(x, y, z, surface_mm, math.prod(grid.spacing_mm) ** (1 / 3))
@@ -194,16 +194,16 @@ def _fill(grid: _Grid, anatomy: Anatomy, tumour: Tumour) -> tuple[Float, NDArray
 def _add_tumour(
     tissues: Tissues, tumour: Tumour, points: tuple[Float, Float, Float], surface_mm: Float, spacing_mm: Point
 ) -> tuple[Float, NDArray[np.uint8]]:
-    """Put the tumour into the tissues, in place.
+    """Add the tumour to the tissues in place.
 
     Returns:
-        The share of each voxel that skull stripping keeps (brain or tumour) and the labels, both [N]. A voxel is
-        labelled where tumour and oedema fill half of it, with the label that fills most.
+        The share of each voxel that skull stripping keeps (brain or tumour) and the labels, both [N]. A voxel gets the
+        label of its largest part if tumour and oedema fill at least half of it.
     """
     step_mm = math.prod(spacing_mm) ** (1 / 3)
     head = occupancy(surface_mm, step_mm)
     near = tumour.near(*points)
-    # coarse voxels are sampled at several places, about 3 mm apart
+    # coarse voxels are sampled at several points, about 3 mm apart
     counts = [max(1, round(step / 3.0)) for step in spacing_mm]
     offsets = [((np.arange(n) + 0.5) / n - 0.5) * step for n, step in zip(counts, spacing_mm, strict=True)]
     grid = np.stack(np.meshgrid(*offsets, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float32)
@@ -218,7 +218,7 @@ def _add_tumour(
 
     body = core + enhancing
     head[near] = np.maximum(head[near], filled)
-    # of what is kept: tumour replaces all tissue, oedema all but CSF (sulci stay visible in it)
+    # shares of the kept part: tumour replaces all tissue, oedema all but CSF (sulci stay visible)
     kept = np.maximum(head[near], 1e-6)
     body_share, filled_share, csf = body / kept, filled / kept, tissues.csf[near]
     tissues.white[near] *= 1 - filled_share
@@ -235,13 +235,13 @@ def _add_tumour(
 def _render(
     patient: np.random.Generator, scanner: np.random.Generator, tissues: Tissues, points: tuple[Float, Float, Float]
 ) -> dict[str, tuple[Float, float, float]]:
-    """Noise-free signal [N] (contrast, texture, bias field), gain, and noise at 1 mm^3, of each modality.
+    """Noise-free signal [N] (contrast, texture, bias field), gain, and noise at 1 mm^3, for each modality.
 
-    The two streams are one where a patient has one visit.
+    Both generators are the same object for a patient with a single visit.
     """
     tumour_texture = 1 + draw_value(patient, "tumour_texture") * Waves.draw(patient, 4, 9.0, 22.0)(*points)
     tissue_texture = 1 + 0.02 * Waves.draw(patient, 3, 12.0, 40.0)(*points)
-    bias = Waves.draw(scanner, 3, 180.0, 400.0)(*points)  # the coil's profile, common to the modalities of a visit
+    bias = Waves.draw(scanner, 3, 180.0, 400.0)(*points)  # the coil profile is common to the modalities of a visit
     rendered = {}
     for name in MODALITIES:
         normal = [level * draw_value(scanner, "tissue_contrast") for level in INTENSITIES[name][:3]]

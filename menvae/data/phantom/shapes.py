@@ -1,4 +1,4 @@
-"""Closed-form distances and textures that heads and tumours are made of."""
+"""Closed-form distances and textures, the building blocks of heads and tumours."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Waves(NamedTuple):
         return cls(vectors.astype(np.float32), rng.uniform(0, 2 * math.pi, num).astype(np.float32))
 
     def shifted(self, distances_mm: list[float]) -> Waves:
-        """Each wave moved along its direction."""
+        """Return the field with each wave shifted along its direction."""
         shift = np.linalg.norm(self.vectors, axis=1) * np.array(distances_mm)
         return self._replace(phases=(self.phases - shift).astype(np.float32))
 
     def __call__(self, x: Float, y: Float, z: Float) -> Float:
-        """Return the field at some points, without a unit."""
+        """Return the dimensionless field at the given points."""
         total = np.zeros(np.broadcast_shapes(x.shape, y.shape, z.shape), dtype=np.float32)
         for (kx, ky, kz), phase in zip(self.vectors, self.phases, strict=True):
             total += np.sin(kx * x + ky * y + kz * z + phase)
@@ -77,7 +77,7 @@ def sheet_occupancy(distance_mm: Float, half_width_mm: Float | float, step_mm: f
 
 
 class Lobes(NamedTuple):
-    """A function on directions: 1 plus bumps and dents."""
+    """A function of direction: 1 plus bumps and dents."""
 
     directions: NDArray[np.float32]
     sizes: NDArray[np.float32]
@@ -85,14 +85,14 @@ class Lobes(NamedTuple):
 
     @classmethod
     def draw(cls, rng: np.random.Generator, num: int, size: float, sharpness: float) -> Lobes:
-        """Draw ``num`` lobes, a quarter to a third of them dents."""
+        """Draw ``num`` lobes, of which a third are dents on average."""
         directions = rng.standard_normal((num, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         sizes = size * rng.uniform(0.4, 1.0, num) * rng.choice((1.0, 1.0, -0.7), num)
         return cls(directions.astype(np.float32), sizes.astype(np.float32), sharpness)
 
     def __call__(self, unit: tuple[Float, Float, Float]) -> Float:
-        """Return the radius in the directions of some unit vectors, relative to that without lobes."""
+        """Return the radius along unit vectors, relative to the radius without lobes."""
         radius = np.ones(np.broadcast_shapes(*(axis.shape for axis in unit)), dtype=np.float32)
         for direction, size in zip(self.directions, self.sizes, strict=True):
             along = unit[0] * direction[0] + unit[1] * direction[1] + unit[2] * direction[2]

@@ -18,12 +18,12 @@ _OEDEMA_REACH_MM: Final = ROW["oedema_reach"].values[0]
 
 @dataclass(frozen=True)
 class PhantomVisit:
-    """One visit of a patient that is seen several times.
+    """One of several visits of a patient.
 
     Attributes:
-        number: 0 for the first; contrasts of healthy tissue, gain, bias field and noise are drawn for each visit.
-        tumour_mm3: volume of enhancing tumour and necrotic core, instead of the drawn one.
-        first_mm3: the same at the patient's first visit; whether there is oedema is drawn for it, once a patient.
+        number: 0 for the first. Contrasts of healthy tissue, gain, bias field and noise are drawn per visit.
+        tumour_mm3: volume of enhancing tumour and necrotic core, replacing the drawn volume.
+        first_mm3: the same at the first visit; decides, once per patient, how likely oedema is.
     """
 
     number: int
@@ -32,10 +32,10 @@ class PhantomVisit:
 
 
 class Tumour:
-    """A meningioma on the dura: enhancing body, perhaps a necrotic core, perhaps oedema in the brain around it.
+    """A meningioma on the dura: an enhancing body, optionally with a necrotic core and oedema in the brain around it.
 
-    Each part is a level set of a field in mm. The levels are set on a small grid of their own, such that the drawn
-    volumes are met whatever the spacing of the image.
+    Each part is a level set of a field. The levels are fitted on a separate small grid, so that the drawn volumes are
+    reached at any image spacing.
     """
 
     _GRID = 25  # points along each axis of that grid
@@ -50,7 +50,7 @@ class Tumour:
         height, elongation = draw_value(rng, "tumour_height_ratio"), draw_value(rng, "tumour_elongation")
         ratios = np.array([height, math.sqrt(elongation), 1 / math.sqrt(elongation)])
         ratios /= np.prod(ratios) ** (1 / 3)
-        # 1.25: what lobes add and the dura cuts off nearly cancel; the level below does the rest
+        # 1.25: lobes add about as much as the dura cuts off; the level set below corrects the rest
         self._radii = (ratios * (1.25 * volume_mm3 * 3 / (4 * math.pi)) ** (1 / 3)).tolist()
         self._frame = _frame(rng, inward).tolist()  # rows: inward, and two directions along the dura
         self._centre = (attachment[0] + inward * self._radii[0] * draw_value(rng, "tumour_seat")).tolist()
@@ -80,11 +80,11 @@ class Tumour:
     # the three fields
 
     def _offset(self, x: Float, y: Float, z: Float) -> list[Float]:
-        """Coordinates from the middle of the tumour, mm."""
+        """Coordinates relative to the tumour's centre, mm."""
         return [axis - middle for axis, middle in zip((x, y, z), self._centre, strict=True)]
 
     def _local(self, x: Float, y: Float, z: Float) -> tuple[list[Float], Float]:
-        """Coordinates along the tumour's axes in radii, and their length."""
+        """Coordinates along the tumour's axes in units of its radii, and their norm."""
         first, second, third = self._offset(x, y, z)
         local = [
             first * (along[0] / radius) + second * (along[1] / radius) + third * (along[2] / radius)
@@ -93,20 +93,20 @@ class Tumour:
         return local, np.maximum(norm(*local), 1e-3)
 
     def _relative_radius(self, local: list[Float], length: Float) -> Float:
-        """1 on the surface of the body as drawn, before its level is set and the dura cuts it."""
+        """Radius relative to the drawn surface, before the level is fitted and the dura cuts."""
         radius = self._lobes((local[0] / length, local[1] / length, local[2] / length))
         relative: Float = length / radius
         return relative
 
     def _outside_dura_mm(self, x: Float, y: Float, surface_mm: Float) -> Float:
-        """Positive where the dura (or the falx) keeps the tumour out."""
+        """Signed distance beyond the dura or falx in mm; positive where the tumour cannot grow."""
         beyond = surface_mm - self._overshoot_mm
         if self._falx_side:
             beyond = np.maximum(beyond, -self._falx_side * (x - self._anatomy.shift_mm[0]) - 1)
         return beyond
 
     def _core_field(self, local: list[Float]) -> Float:
-        """Level sets are the candidates for the necrotic core; in tumour radii."""
+        """Field in tumour radii whose level sets are the candidates for the necrotic core."""
         place = [
             (axis - offset) / ratio
             for axis, offset, ratio in zip(local, self._core_offset, self._core_ratios, strict=True)
@@ -116,7 +116,7 @@ class Tumour:
         return field
 
     def _oedema_field_mm(self, x: Float, y: Float, z: Float, body_mm: Float, surface_mm: Float) -> Float:
-        """Distance from the tumour as oedema travels: along white matter, hardly through cortex or midline."""
+        """Effective distance of oedema from the tumour, mm; cortex and midline lengthen it, white matter does not."""
         offset = self._offset(x, y, z)
         length = np.maximum(norm(*offset), 1.0)
         speed = self._fingers((offset[0] / length, offset[1] / length, offset[2] / length))
@@ -134,7 +134,7 @@ class Tumour:
     # levels and voxels
 
     def _body_mm(self, local: list[Float], length: Float, x: Float, y: Float, z: Float) -> Float:
-        """Signed distance along the ray from the middle, mm, before the dura cuts."""
+        """Signed distance to the body along the ray from its centre, mm, before the dura cuts."""
         relative = self._relative_radius(local, length)
         return norm(*self._offset(x, y, z)) * (1 - self._level / np.maximum(relative, 1e-3))
 
@@ -170,7 +170,7 @@ class Tumour:
         self._oedema_level_mm = _level_at(field[body_mm > 0], oedema_mm3 / cell_mm3, highest=_OEDEMA_REACH_MM)
 
     def near(self, x: Float, y: Float, z: Float) -> NDArray[np.intp]:
-        """Positions of the points that the tumour or its oedema may reach."""
+        """Indices of the points that the tumour or its oedema may reach."""
         reach_mm = (
             self._reach_mm + (min(2 * self._oedema_level_mm, _OEDEMA_REACH_MM) if self._has_oedema else 0.0) + 6.0
         )
@@ -180,7 +180,7 @@ class Tumour:
         return np.flatnonzero(inside)
 
     def shares(self, x: Float, y: Float, z: Float, step_mm: float) -> tuple[Float, Float, Float]:
-        """Occupancy by the necrotic core, the enhancing tumour and the oedema of voxels of a given size."""
+        """Occupancy of voxels of size ``step_mm`` by necrotic core, enhancing tumour and oedema."""
         surface_mm = self._anatomy.surface_mm(x, y, z)
         local, length = self._local(x, y, z)
         body_mm = self._body_mm(local, length, x, y, z)
@@ -207,14 +207,14 @@ def _level_at(field: Float, wanted: float, highest: float) -> float:
 
 
 def _frame(rng: np.random.Generator, inward: NDArray[np.float64]) -> NDArray[np.float64]:
-    """An orthonormal frame [3, 3], first row `inward`, turned about it at random."""
+    """Return an orthonormal frame [3, 3] with first row `inward`, randomly rotated about it."""
     along = np.cross(inward, rng.standard_normal(3))
     along /= np.linalg.norm(along)
     return np.stack([inward, along, np.cross(inward, along)])
 
 
 def _site(rng: np.random.Generator, anatomy: Anatomy) -> tuple[tuple[NDArray[np.float64], bool], NDArray[np.float64]]:
-    """Where the tumour is attached (point in mm, is it the falx) and the direction into the brain."""
+    """Draw the attachment (point in mm, whether it is on the falx) and the direction into the brain."""
     name = SITES[int(draw_value(rng, "site"))]
     side = float(rng.choice((-1.0, 1.0)))
     spread = rng.uniform(-1.0, 1.0, 3)
@@ -224,7 +224,7 @@ def _site(rng: np.random.Generator, anatomy: Anatomy) -> tuple[tuple[NDArray[np.
         point = anatomy.to_head((0.0, 2 + 80 * reach * math.cos(angle), 8 + 60 * reach * math.sin(angle)))
         return (point, True), np.array([side, 0.0, 0.0])
     angle = math.radians(90 + 80 * spread[0])
-    aims: dict[str, Point] = {  # mm in the average head; the ray from the middle towards it meets the dura
+    aims: dict[str, Point] = {  # mm in the average head; the ray from the middle through it meets the dura
         "convexity": (side * (42 + 24 * spread[2]), 75 * math.cos(angle), 10 + 45 * (0.5 + 0.5 * spread[1])),
         "parasagittal": (side * (9 + 5 * spread[2]), 85 * math.cos(angle), 10 + 60 * math.sin(angle)),
         "sphenoid_wing": (side * (40 + 16 * spread[0]), 42 + 10 * spread[1], -28 + 8 * spread[2]),

@@ -1,1 +1,1 @@
-"""Registered data sources, one a file."""
+"""Registered data sources, one per file."""

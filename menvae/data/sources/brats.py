@@ -22,14 +22,15 @@ class BratsSource(VolumeSource):
     r"""``<root>/<id>/<id>-{t1c,t1n,t2f,t2w,seg}.nii.gz``, or ``<root>/<patient>/<id>/...``.
 
     Attributes:
-        root: folder that holds the subject folders, or those of patients with a folder for each visit.
-        patient_pattern: regular expression for the whole name of a folder ``<root>/<id>``, whose first group is the
-            patient: BraTS-MEN-00004-001 is a visit of BraTS-MEN-00004. A name that it does not match is a patient.
-        dates: CSV file with the columns ``subject_id``, ``date`` (2024-01-31) or ``days``, and perhaps ``patient_id``,
-            which wins over folders; None: the times of visits are not known.
-        roi_size: training box; around its middle, 144 x 192 x 144 mm holds a whole skull-stripped brain.
-        spacing_mm: voxel size along R, A, S that images are resampled to; None with ``box=resize``.
-        box: on the brain: meningiomas sit at the skull, and a box of this size on the middle of the image cuts some.
+        root: folder of subject folders, or of patient folders with one folder per visit.
+        patient_pattern: regular expression matched against the whole name of a folder ``<root>/<id>``; its first group
+            is the patient: BraTS-MEN-00004-001 is a visit of BraTS-MEN-00004. A folder without a match is its own
+            patient.
+        dates: CSV file with the columns ``subject_id``, ``date`` (2024-01-31) or ``days``, and optionally
+            ``patient_id``, which overrides folders; None if the times of visits are unknown.
+        roi_size: training box; 144 x 192 x 144 mm around its centre holds a whole skull-stripped brain.
+        spacing_mm: voxel size along R, A, S after resampling; None with ``box=resize``.
+        box: ``brain`` by default: meningiomas lie at the skull, and a box centred on the image cuts some of them.
     """
 
     outside_identity: ClassVar[frozenset[str]] = VolumeSource.outside_identity | {"root", "patient_pattern", "dates"}
@@ -42,7 +43,7 @@ class BratsSource(VolumeSource):
     box: BoxStrategy = "brain"
 
     def __post_init__(self) -> None:
-        """Refuse what the keys alone show to be wrong."""
+        """Validate the keys without reading any data."""
         super().__post_init__()
         compiled_patient_pattern(self.patient_pattern)
         if self.box == "resize" and self.spacing_mm is not None:
@@ -55,12 +56,12 @@ class BratsSource(VolumeSource):
 
     @property
     def geometry(self) -> Geometry:
-        """As configured."""
+        """The configured box and spacing."""
         return Geometry(self.roi_size, self.spacing_mm, self.regions, self.box)
 
     @property
     def location(self) -> str:
-        """The folder."""
+        """The root folder."""
         return self.root
 
     def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:

@@ -1,8 +1,8 @@
-"""A drawn table of drill holes: rocks of many classes, a few common and most rare, measured along each hole.
+"""A synthetic table of drill holes: measurements along each hole, with many rock classes, most of them rare.
 
-Nothing of it is a real deposit. It has what makes the real tables hard: heavy tails of both signs, classes that
-overlap, frequencies that fall like 1 / rank, intervals in which neighbours are alike, and holes that meet only some of
-the rocks.
+It does not represent a real deposit, but reproduces what makes real tables hard: heavy tails of both signs, overlapping
+classes, frequencies that fall like 1 / rank, intervals of similar neighbours, and holes that contain only some of the
+rocks.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ TRANSFORMS: dict[str, Transform] = {
     "blue": "log1p",
 }
 NUM_FAMILIES = 12
-"""Classes are variations of that many rocks."""
+"""Number of rocks of which the classes are variations."""
 ROWS_OF_AN_INTERVAL = 12.0
-"""Mean length of a stretch of one class."""
+"""Mean length of an interval of one class, in rows."""
 
 
 @register("data", "lithology", reference="the lithology tables of the design reports; menvae.data.sources.lithology")
 @dataclass(frozen=True, kw_only=True)
 class LithologySource(TabularSource):
-    """A drawn table of drill holes; splits are made of whole holes.
+    """A synthetic table of drill holes; splits keep holes whole.
 
     Attributes:
-        num_rows: N.
-        num_classes: of the labels; many of them rare, some without any row in a small table.
-        num_holes: drill holes, of about as many rows each.
-        seed: of the table.
+        num_rows: number of rows N.
+        num_classes: number of classes; most are rare, and some have no row in a small table.
+        num_holes: number of drill holes, with about equally many rows each.
+        seed: seed of the table.
     """
 
     columns: tuple[str, ...] = COLUMNS
@@ -52,12 +52,12 @@ class LithologySource(TabularSource):
     seed: Annotated[int, Field(ge=0)] = 0
 
     def __post_init__(self) -> None:
-        """Refuse columns that are not drawn, and more holes than rows."""
+        """Refuse unknown columns, and holes of fewer than 2 rows."""
         super().__post_init__()
         for key, names in (("columns", self.columns), ("target_columns", self.target_columns)):
             unknown = [name for name in names if name not in COLUMNS]
             if unknown:
-                raise UserError(f"data.{key}: '{unknown[0]}' is not drawn; known: {', '.join(COLUMNS)}")
+                raise UserError(f"data.{key}: unknown column '{unknown[0]}'; known: {', '.join(COLUMNS)}")
         if 2 * self.num_holes > self.num_rows:
             raise UserError(
                 f"data.num_holes: {self.num_holes} is not allowed with data.num_rows={self.num_rows}; a hole has at "
@@ -84,10 +84,10 @@ def draw_holes(num_rows: int, num_classes: int, num_holes: int, seed: int) -> Ta
     colours are in [0, 255].
 
     Args:
-        num_rows: N.
-        num_classes: K.
-        num_holes: of about N / num_holes rows each, one after the other.
-        seed: of everything.
+        num_rows: number of rows N.
+        num_classes: number of classes K.
+        num_holes: number of consecutive holes, of about N / num_holes rows each.
+        seed: seed of all draws.
     """
     random = np.random.default_rng([seed, num_classes, num_holes])
     family = random.integers(NUM_FAMILIES, size=num_classes)
@@ -106,7 +106,7 @@ def draw_holes(num_rows: int, num_classes: int, num_holes: int, seed: int) -> Ta
 
 
 def _intervals(num_rows: int, frequency: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Return the classes along one hole, which favours some of them."""
+    """Return the classes along one hole; each hole favours some of them."""
     favoured = frequency * random.gamma(0.3, size=len(frequency)) + 1e-12
     lengths = random.geometric(1.0 / ROWS_OF_AN_INTERVAL, size=num_rows)
     chosen = random.choice(len(frequency), size=num_rows, p=favoured / favoured.sum())
@@ -114,7 +114,7 @@ def _intervals(num_rows: int, frequency: np.ndarray, random: np.random.Generator
 
 
 def _measured(levels: np.ndarray) -> np.ndarray:
-    """Turn standard levels [N, 6] into measurements."""
+    """Transform standardised levels [N, 6] into measurements."""
     density = 2.75 + 0.25 * levels[:, 0]
     susceptibility = np.sign(levels[:, 1]) * np.expm1(2.5 * np.abs(levels[:, 1]))
     gamma = np.expm1(np.clip(4.0 + 0.8 * levels[:, 2], 0.0, None))

@@ -20,14 +20,14 @@ from menvae.registry import Field, register
 
 @dataclass(frozen=True, kw_only=True)
 class ProceduralSource(VolumeSource):
-    """What sources that draw their heads have in common.
+    """Base class of sources that generate phantoms.
 
     Attributes:
-        seed: of the cohort.
-        roi_size: training box.
+        seed: seed of the cohort.
+        roi_size: (D, H, W) of the training box in voxels.
         spacing_mm: voxel size of the files and of training; None fills the box with the 200 mm field of view.
-        modality_missing: probability that a subject is without a modality, for each; one is always there. It depends on
-            the seed and the subject alone, and needs ``missing_modalities=allow``.
+        modality_missing: probability that a subject lacks a modality, for each modality; at least one remains. The draw
+            depends only on seed and subject. Needs ``missing_modalities=allow``.
     """
 
     checks_files: ClassVar[bool] = False
@@ -38,7 +38,7 @@ class ProceduralSource(VolumeSource):
     modality_missing: Fraction = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what the keys alone show to be wrong."""
+        """Validate the keys without reading any data."""
         super().__post_init__()
         if self.modality_missing > 0.0 and self.missing_modalities == "fail":
             raise UserError(
@@ -48,7 +48,7 @@ class ProceduralSource(VolumeSource):
 
     @property
     def geometry(self) -> Geometry:
-        """The box at the configured spacing, or at the one that fills it."""
+        """The box at the configured spacing, or at the spacing that fills it."""
         return Geometry(self.roi_size, None if self.box == "resize" else self._voxel_mm, self.regions, self.box)
 
     @property
@@ -59,13 +59,13 @@ class ProceduralSource(VolumeSource):
         spacing = self.spacing_mm or filling
         if not all(0.5 <= side <= 10.0 for side in spacing):
             raise UserError(
-                f"data: a voxel of {list(spacing)} mm (data.spacing_mm, or 200 mm / data.roi_size) is not a head; "
-                "phantoms are made with 0.5 to 10 mm a side"
+                f"data: voxel size {list(spacing)} mm (data.spacing_mm, or 200 mm / data.roi_size) is out of range; "
+                "phantoms need 0.5 to 10 mm along each axis"
             )
         return spacing
 
     def _files(self, folder: Path) -> SubjectFiles:
-        """Return the files of a subject, of which those of missing modalities are there too, and not used."""
+        """Return the files of a subject; files of missing modalities exist but are not used."""
         files = subject_files(folder, self.modalities)
         random = np.random.default_rng([self.seed, *folder.name.encode()])
         draws = dict(zip(MODALITIES, random.random(len(MODALITIES)).tolist(), strict=True))
@@ -74,23 +74,23 @@ class ProceduralSource(VolumeSource):
         return replace(files, missing=tuple(missing))
 
     def _folder_name(self, version: str) -> str:
-        """What files depend on, as the name of their folder."""
+        """Folder name that encodes everything the files depend on."""
         return f"{version}_seed{self.seed}_" + "x".join(f"{side:g}" for side in self._voxel_mm)
 
 
 @register("data", "phantom", reference="menvae.data.phantom.head, its table of distributions")
 @dataclass(frozen=True, kw_only=True)
 class PhantomSource(ProceduralSource):
-    """Procedural heads with a meningioma; a subject depends on the seed and its index alone.
+    """Procedural heads with a meningioma; a subject depends only on the seed and its index.
 
     Attributes:
-        num_subjects: size of the cohort.
+        num_subjects: number of subjects.
     """
 
     num_subjects: Annotated[int, Field(ge=2)] = 720
 
     def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
-        """Make the files that ``<cache>/phantom/<version>/`` does not hold yet; return all subjects."""
+        """Generate missing files in ``<cache>/phantom/<version>.../``; return all subjects."""
         root = self._root(cache)
         root.mkdir(parents=True, exist_ok=True)
         tasks = [(self.seed, index, self._voxel_mm, root) for index in self._missing(root)]
@@ -99,7 +99,7 @@ class PhantomSource(ProceduralSource):
         return self._all_files(root)
 
     def found_subjects(self, cache: Path) -> list[SubjectFiles] | None:
-        """Return all subjects if all are made."""
+        """Return all subjects, or None unless the files of all of them exist."""
         root = self._root(cache)
         return self._all_files(root) if root.is_dir() and not self._missing(root) else None
 
@@ -107,7 +107,7 @@ class PhantomSource(ProceduralSource):
         return cache / "phantom" / self._folder_name(DISTRIBUTIONS_VERSION)
 
     def _missing(self, root: Path) -> list[int]:
-        """Return the indices of the subjects whose files are to be made."""
+        """Return the indices of the subjects without files."""
         there = {path.name for path in root.iterdir()}
         return [index for index in range(self.num_subjects) if _subject_id(index) not in there]
 

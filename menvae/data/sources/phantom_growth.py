@@ -1,28 +1,28 @@
-"""A cohort of phantoms over time: visits of patients at irregular times, whose tumours follow known curves.
+"""A longitudinal cohort of phantoms: patients with irregular visits, whose tumours follow known growth curves.
 
-The truth is written beside the files, as ``growth.csv``, one row a visit:
+``growth.csv``, next to the files, holds the ground truth, one row per visit:
 
 ================== =================================================================================================
-patient_id         such as phantom-00003, which is also the folder of the patient's visits
-subject_id         such as phantom-00003-000, the visit
-days               since the patient's first visit
-volume_mm3         of the curve: enhancing tumour and necrotic core
+patient_id         patient, such as phantom-00003; also the folder of the patient's visits
+subject_id         visit, such as phantom-00003-000
+days               days since the patient's first visit
+volume_mm3         volume of the curve: enhancing tumour and necrotic core
 a_per_year         rate of the curve
-capacity_mm3       volume at which the curve ends
-tumour_voxels_mm3  of the mask: enhancing tumour and necrotic core
-total_voxels_mm3   of the mask: all labels, oedema too
+capacity_mm3       asymptotic volume of the curve
+tumour_voxels_mm3  volume in the mask: enhancing tumour and necrotic core
+total_voxels_mm3   volume in the mask: all labels, including oedema
 ================== =================================================================================================
 
-How near the masks come, over 1341 visits of 300 patients with voxels of 4 mm: the tumour is within 5 % of its curve at
-every visit of 85 % of the patients, within 10 % of 98 %, and never shrinks.
+Accuracy of the masks, over 1341 visits of 300 patients with 4 mm voxels: the tumour is within 5 % of its curve at every
+visit for 85 % of the patients, within 10 % for 98 %, and never shrinks.
 
-Whether there is oedema and a necrotic core is drawn once a patient. Oedema is a constant multiple i of the tumour, so
-the volume of all labels, which is what ``vol_total`` measures, is (1 + i) V: a Gompertz curve too, with the same a and
-the capacity (1 + i) K. Where i is large the brain has no room for it at later visits: of the 128 patients with oedema,
-nine in ten keep (1 + i) within 10 % over their visits. A core of few voxels may come and go with the grid.
+Oedema and necrotic core are drawn once per patient. Oedema is a constant multiple i of the tumour, so the volume of all
+labels, measured by ``vol_total``, is (1 + i) V: also a Gompertz curve, with the same a and the capacity (1 + i) K. If i
+is large, the brain has no room for the oedema at later visits: of the 128 patients with oedema, nine in ten keep
+(1 + i) within 10 % over their visits. A core of few voxels may appear and disappear with the grid.
 
-The folder has the layout of real cohorts with visits, and ``growth.csv`` is a table of dates: with it as ``data.dates``
-and the folder as ``data.root``, ``data=brats`` reads the same cohort.
+The folder has the layout of real longitudinal cohorts, and ``growth.csv`` is a table of dates: with the folder as
+``data.root`` and the table as ``data.dates``, ``data=brats`` reads the same cohort.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ Whole = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class _Visit:
-    """One visit to be made: whose, which, when, and on which curve."""
+    """One visit to generate: patient index, visit number, day and growth curve."""
 
     index: int
     number: int
@@ -82,15 +82,15 @@ class _Visit:
 @register("data", "phantom_growth", reference="menvae.data.phantom.head, its tables of distributions")
 @dataclass(frozen=True, kw_only=True)
 class PhantomGrowthSource(ProceduralSource):
-    """Procedural patients, seen several times while their tumours grow along Gompertz curves.
+    """Procedural patients with several visits, whose tumours grow along Gompertz curves.
 
-    A visit depends on the seed, its patient's index, its number and ``interval_days`` alone. Heads, and all of a tumour
-    but its size, are those of the patient at every visit; the scanner is another each time.
+    A visit depends only on the seed, the patient's index, the visit's number and ``interval_days``. All visits of a
+    patient share the head and every property of the tumour except its size; each visit has a different scanner.
 
     Attributes:
-        num_patients: size of the cohort.
-        visits: least and most visits of a patient.
-        interval_days: least and most days from one visit to the next.
+        num_patients: number of patients.
+        visits: minimum and maximum number of visits per patient.
+        interval_days: minimum and maximum days from one visit to the next.
     """
 
     num_patients: Annotated[int, Field(ge=2)] = 40
@@ -98,19 +98,19 @@ class PhantomGrowthSource(ProceduralSource):
     interval_days: tuple[Whole, Whole] = (120, 720)
 
     def __post_init__(self) -> None:
-        """Refuse what the keys alone show to be wrong."""
+        """Validate the keys without reading any data."""
         super().__post_init__()
         for name, (least, most) in (("visits", self.visits), ("interval_days", self.interval_days)):
             if least > most:
-                raise UserError(f"data.{name}: [{least}, {most}] is not allowed; it should be the least, then the most")
+                raise UserError(f"data.{name}: [{least}, {most}] is not allowed; give the minimum, then the maximum")
 
     @property
     def curves(self) -> dict[str, Gompertz]:
-        """Patient -> the curve that the volume of enhancing tumour and necrotic core follows."""
+        """Patient -> ground-truth curve of the volume of enhancing tumour and necrotic core."""
         return {visit.patient_id: visit.curve for visit in self._visits()}
 
     def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
-        """Make what ``<cache>/phantom_growth/<version>/`` does not hold yet, and its truth; return all visits."""
+        """Generate missing visits and ``growth.csv`` in ``<cache>/phantom_growth/<version>.../``; return all visits."""
         root, visits = self._root(cache), self._visits()
         if not _is_made(root, visits):
             root.mkdir(parents=True, exist_ok=True)
@@ -120,12 +120,12 @@ class PhantomGrowthSource(ProceduralSource):
         return self._all_files(root, visits)
 
     def found_subjects(self, cache: Path) -> list[SubjectFiles] | None:
-        """Return all visits if all are made."""
+        """Return all visits, or None unless the files of all of them exist."""
         root, visits = self._root(cache), self._visits()
         return self._all_files(root, visits) if _is_made(root, visits) else None
 
     def _root(self, cache: Path) -> Path:
-        # cohorts of other sizes have folders of their own, so that growth.csv is that of its folder
+        # each cohort size has its own folder, so that growth.csv matches its folder
         (fewest, most), (shortest, longest) = self.visits, self.interval_days
         cohort = f"{self.num_patients}patients_{fewest}-{most}visits_{shortest}-{longest}days"
         return cache / "phantom_growth" / f"{self._folder_name(GROWTH_VERSION)}_{cohort}"
@@ -153,7 +153,7 @@ def _is_made(root: Path, visits: Sequence[_Visit]) -> bool:
 
 
 def _make(task: tuple[int, _Visit, tuple[float, float, float], Path]) -> tuple[str, dict[str, float]]:
-    """Make a visit if it is not there; return its identifier and what its mask measures, mm^3."""
+    """Generate a visit unless it exists; return its identifier and the volumes of its mask in mm^3."""
     seed, visit, spacing_mm, root = task
     folder = _folder(root, visit)
     if folder.is_dir():
@@ -184,7 +184,7 @@ def _truth(visit: _Visit) -> dict[str, str | float]:
 
 
 def _write_truth(path: Path, rows: list[Mapping[str, str | float]]) -> None:
-    """Write a table in one step: a reader finds a whole one or none."""
+    """Write the table atomically."""
     descriptor, name = tempfile.mkstemp(prefix=".growth-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:

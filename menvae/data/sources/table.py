@@ -14,14 +14,14 @@ from menvae.registry import register
 @register("data", "table", reference="the lithology tables of the design reports")
 @dataclass(frozen=True, kw_only=True)
 class TableSource(TabularSource):
-    """Rows of a CSV or Parquet file; the same content gives the same run, whichever of the two it is.
+    """Rows of a CSV or Parquet file; the same content gives the same run in either format.
 
     Attributes:
-        path: the file.
-        label: column of the classes; empty where one is not known. None: no classes.
-        group: column of what must not get into two splits, such as a drill hole or a patient; None: every row is on
-            its own.
-        gaps: what a row that lacks a number does: fail, or be left out (drop).
+        path: path of the file.
+        label: class column; empty cells are unlabelled. None: no classes.
+        group: column of units that splits keep whole, such as drill holes or patients; None treats each row as its own
+            group.
+        gaps: how to handle rows with missing inputs: ``fail``, or ``drop`` them.
     """
 
     outside_identity: ClassVar[frozenset[str]] = TabularSource.outside_identity | {"path"}
@@ -33,12 +33,12 @@ class TableSource(TabularSource):
 
     @property
     def location(self) -> str:
-        """The file."""
+        """The path of the file."""
         return self.path
 
     @property
     def gives(self) -> frozenset[str]:
-        """Labels, if a column holds them."""
+        """Labels, if there is a label column."""
         return frozenset() if self.label is None else frozenset({"labels"})
 
     def table(self) -> Table:

@@ -1,4 +1,4 @@
-"""Rows of a table -> batches, cut from tensors in memory: no row passes through Python on its own."""
+"""Rows of a table -> batches, indexed from tensors in memory without a Python loop over rows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from menvae.types import Batch
 
 
 class RowLoader:
-    """Batches of some rows, epoch by epoch; all ranks get the same number of batches of the same sizes.
+    """Batches of rows, epoch by epoch; all ranks get the same number of batches of the same sizes.
 
-    No batch has a single row, unless it is all there is: batch normalisation cannot take one. The last batch of an
-    epoch takes it instead.
+    A remaining single row joins the last batch of the epoch, because batch normalisation cannot handle one row. Only a
+    rank with a single row in total gets a batch of one.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class RowLoader:
         """Keep the rows.
 
         Args:
-            inputs: [N, F].
+            inputs: standardised values [N, F].
             labels: class indices [N], -1 where not observed, or None.
             subject_id: name of each row [N].
-            batch_size: rows a rank and step.
-            targets: partition -> z-scored targets [N, F], NaN where not observed. None: no partition is supervised.
-            seed: of the order, new in every epoch; None: as they come.
-            rank: of this process.
-            num_ranks: processes that train together.
+            batch_size: rows per rank and step.
+            targets: partition -> z-scored targets [N, P], NaN where not observed. None: no partition is supervised.
+            seed: seed of the order, reshuffled every epoch; None keeps the original order.
+            rank: rank of this process.
+            num_ranks: number of ranks.
         """
         self._inputs = from_numpy(inputs)
         self._labels: Tensor | None = None if labels is None else from_numpy(labels)
@@ -56,7 +56,7 @@ class RowLoader:
         self._bounds = [step * batch_size for step in range(self.steps_per_epoch)] + [per_rank]
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch, from ``first_step`` on."""
+        """Yield the batches of an epoch, starting at ``first_step``."""
         order = order_of_rank(len(self._inputs), self._seed, epoch, self._rank, self._num_ranks)
         for step in range(first_step, self.steps_per_epoch):
             chosen = order[self._bounds[step] : self._bounds[step + 1]]

@@ -1,4 +1,4 @@
-"""Columns of a table as a model sees them: transformed, then standardised by the training rows."""
+"""Scaling of table columns: a transform, then standardisation fitted on the training rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Transform = Literal["signed_log", "log1p", "none"]
 
 
 def signed_log(values: Floats) -> Floats:
-    """Return sign(x) log(1 + |x|): nearly x where it is small, a logarithm where it is large, of either sign.
+    """Return sign(x) log(1 + |x|): close to x for small |x|, logarithmic for large |x|.
 
     >>> signed_log(np.array([-1.0, 0.0, 1.0])).round(4).tolist()
     [-0.6931, 0.0, 0.6931]
@@ -41,10 +41,10 @@ class TableScaler:
     """Values [N, F] -> standardised values, fitted on training rows only.
 
     Attributes:
-        columns: F names.
-        transforms: of each column, before it is standardised.
-        mean: of each transformed column.
-        sd: its standard deviation (population form); 1 for a constant.
+        columns: names of the F columns.
+        transforms: transform of each column, applied before standardisation.
+        mean: mean of each transformed column.
+        sd: standard deviation of each transformed column (population form); 1 for a constant.
     """
 
     columns: tuple[str, ...]
@@ -58,8 +58,8 @@ class TableScaler:
 
         Args:
             training: values of the training rows [N, F].
-            columns: F names.
-            transforms: of each column.
+            columns: names of the F columns.
+            transforms: transform of each column.
         """
         values = transformed(training, transforms)
         mean, sd = values.mean(axis=0), values.std(axis=0)
@@ -85,28 +85,28 @@ class TableScaler:
 
     @property
     def hash(self) -> str:
-        """Hash of all that is here."""
+        """Hash of all fields."""
         return digest_of(asdict(self))[:16]
 
 
 def check_domain(values: Floats, columns: Sequence[str], transforms: Sequence[Transform]) -> None:
-    """Refuse values that a transform cannot take.
+    """Refuse values outside the domain of a transform.
 
     Args:
-        values: [N, F].
-        columns: F names.
-        transforms: of each column.
+        values: values [N, F].
+        columns: names of the F columns.
+        transforms: transform of each column.
 
     Raises:
-        UserError: log1p of -1 or less.
+        UserError: if log1p meets a value of -1 or less.
     """
     for column, (name, transform) in enumerate(zip(columns, transforms, strict=True)):
         wrong = values[:, column] <= -1.0
         if transform == "log1p" and wrong.any():
             row = int(np.argmax(wrong))
             raise UserError(
-                f"data.transforms.{name}: log1p cannot take {values[row, column]:g} in row {row + 1}; values "
-                "must be above -1: choose signed_log"
+                f"data.transforms.{name}: log1p is undefined for {values[row, column]:g} in row {row + 1}; values "
+                "must be above -1, otherwise choose signed_log"
             )
 
 

@@ -1,4 +1,4 @@
-"""CSV and Parquet files -> tables whose every number is known to be one."""
+"""CSV and Parquet files -> validated tables of finite numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from menvae.data.digests import digest_of
 from menvae.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    import pandas as pd  # half a second, and few need it
+    import pandas as pd  # takes half a second; only tables need it
 
 
 _log = logging.getLogger(__name__)
@@ -32,12 +32,12 @@ class Table:
     """Rows of numbers, perhaps with classes, groups and targets.
 
     Attributes:
-        columns: F names.
-        values: finite [N, F].
-        labels: index of each row's class, -1 where it is not known [N].
-        classes: names of the classes; empty without labels.
-        groups: what stays together in a split, such as a drill hole: one number a group [N].
-        targets: column -> its numbers [N], NaN where one is missing.
+        columns: names of the F columns.
+        values: finite values [N, F].
+        labels: class index of each row [N], -1 where unknown.
+        classes: class names; empty without labels.
+        groups: group number of each row [N]; a split keeps groups, such as drill holes, whole.
+        targets: column -> values [N], NaN where missing.
     """
 
     columns: tuple[str, ...]
@@ -52,7 +52,7 @@ class Table:
 
     @cached_property
     def hash(self) -> str:
-        """Hash of the content, whatever file it came from."""
+        """Hash of the content, independent of the file format."""
         arrays = [self.values, self.labels, self.groups]
         content: list[object] = [self.columns, self.classes, *map(_hexadecimal, arrays)]
         if self.targets:
@@ -61,7 +61,7 @@ class Table:
 
     @cached_property
     def rows_hash(self) -> str:
-        """Hash of the numbers alone: the same whether or not classes and groups were read beside them."""
+        """Hash of columns and values alone, independent of classes, groups and targets."""
         return digest_of([self.columns, _hexadecimal(self.values)])
 
 
@@ -77,31 +77,31 @@ def read_table(
     gaps: Gaps,
     targets: Sequence[str] = (),
 ) -> Table:
-    """Read the columns that are needed.
+    """Read the required columns of a table.
 
     Args:
         path: a ``.csv`` (with a header) or ``.parquet`` file.
-        columns: whose values are numbers.
-        label: column of the classes, words or whole numbers, or nothing where one is not known. None: no classes.
-        group: column of what stays together; None: every row is on its own.
-        gaps: what a row without a number does: ``fail``, or be left out (``drop``).
-        targets: columns whose values are numbers too, of which some may be missing whatever ``gaps`` is.
+        columns: numeric input columns.
+        label: class column of words or integers; empty cells are unlabelled. None: no classes.
+        group: column of units that splits keep whole; None treats each row as its own group.
+        gaps: how to handle rows with missing inputs: ``fail`` or ``drop``.
+        targets: numeric target columns; values may be missing regardless of ``gaps``.
 
     Raises:
-        UserError: no such file or column, a column that stands twice, a value that is no finite number, a row without a
-            group, or fewer than 2 classes among the rows that are kept.
+        UserError: if the file or a column does not exist, a column appears twice, a value is not a finite number, a row
+            has no group, or the kept rows have fewer than 2 classes.
     """
     frame = _read_frame(path, [*columns, *targets], [name for name in (label, group) if name is not None])
     if frame.empty:
-        raise UserError(f"data.path: '{path}' holds no row")
+        raise UserError(f"data.path: '{path}' contains no rows")
     values = np.stack([_numbers(frame[name], name) for name in columns], axis=1)
     kept = _without_gaps(values, columns, gaps)
-    rows = np.flatnonzero(kept)  # a table is as if the file had no other rows: neither their classes nor their groups
+    rows = np.flatnonzero(kept)  # dropped rows leave neither classes nor groups behind
     groups = np.arange(len(rows))
     if group is not None:
         words = _words(frame[group][kept])
         if (words == "").any():
-            raise UserError(f"data.group: row {rows[np.argmax(words == '')] + 1} has no '{group}'")
+            raise UserError(f"data.group: row {rows[np.argmax(words == '')] + 1} has no value in column '{group}'")
         groups = np.unique(words, return_inverse=True)[1]
     labels, classes = np.full(len(rows), -1), tuple[str, ...]()
     if label is not None:
@@ -115,7 +115,7 @@ def _read_frame(path: Path, columns: Sequence[str], words: Sequence[str]) -> pd.
     import pyarrow.parquet
 
     if path.suffix not in SUFFIXES:
-        raise UserError(f"data.path: '{path}' is not a table that can be read; its name must end in .csv or .parquet")
+        raise UserError(f"data.path: '{path}' is not a supported table; its name must end in .csv or .parquet")
     if not path.is_file():
         raise UserError(f"data.path: file '{path}' does not exist")
     wanted = list(dict.fromkeys([*columns, *words]))
@@ -123,9 +123,9 @@ def _read_frame(path: Path, columns: Sequence[str], words: Sequence[str]) -> pd.
         if path.suffix == ".parquet":
             _check_columns(wanted, pyarrow.parquet.read_schema(path).names, path)
             table = pyarrow.parquet.read_table(path, columns=wanted)
-        else:  # not by pandas, whose fast parser misses the nearest number now and then
+        else:  # pandas' fast parser does not always return the nearest float
             convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(words, pyarrow.string()))
-            whole = min(max(path.stat().st_size, 1), 2**31 - 1)  # types are guessed from the first block alone
+            whole = min(max(path.stat().st_size, 1), 2**31 - 1)  # column types are inferred from the first block only
             read, parse = pyarrow.csv.ReadOptions(block_size=whole), pyarrow.csv.ParseOptions(newlines_in_values=True)
             table = pyarrow.csv.read_csv(path, read, parse, convert)
             _check_columns(wanted, table.column_names, path)
@@ -140,25 +140,25 @@ def _check_columns(wanted: Sequence[str], there: Sequence[str], path: Path) -> N
         if name not in there:
             raise UserError(f"data: '{path}' has no column '{name}'; {nearest(name, there)}")
         if there.count(name) > 1:
-            raise UserError(f"data: '{path}' has {there.count(name)} columns '{name}'; rename all but one of them")
+            raise UserError(f"data: '{path}' has {there.count(name)} columns named '{name}'; rename all but one")
 
 
 def _numbers(series: pd.Series[float], name: str) -> NDArray[np.float64]:
-    """Return values, NaN where there is none.
+    """Return the values as floats, NaN where missing.
 
     Raises:
-        UserError: something that is not a number, or not a finite one.
+        UserError: if a value is not a finite number.
     """
     import pandas as pd
 
-    if series.dtype.kind in "Mmb":  # times and truths are no measurements, though pandas counts them
+    if series.dtype.kind in "Mmb":  # pandas would convert times and booleans to numbers
         series = series.astype(str)
     numbers: NDArray[np.float64] = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     wrong: NDArray[np.bool_] = (np.isnan(numbers) & series.notna().to_numpy(dtype=bool)) | np.isinf(numbers)
     if wrong.any():
         row = int(np.argmax(wrong))
         raise UserError(
-            f"data: column '{name}' holds '{series.iloc[row]}' in row {row + 1}, which is not a finite number"
+            f"data: column '{name}' contains '{series.iloc[row]}' in row {row + 1}, which is not a finite number"
         )
     return numbers
 
@@ -173,17 +173,17 @@ def _without_gaps(values: NDArray[np.float64], columns: Sequence[str], gaps: Gap
     count = int((~kept).sum())
     if gaps == "fail" or not kept.any():
         raise UserError(
-            f"data: {count} of {len(kept)} rows lack a number, the first is row {row + 1} in column '{column}'; fill "
-            "them, or leave such rows out with data.gaps=drop"
+            f"data: {count} of {len(kept)} rows have missing values, the first in row {row + 1}, column '{column}'; "
+            "fill them in, or drop such rows with data.gaps=drop"
         )
-    _log.warning("%d of %d rows lack a number and are left out", count, len(kept))
+    _log.warning("%d of %d rows have missing values and are dropped", count, len(kept))
     return kept
 
 
 def _words(series: pd.Series[str]) -> NDArray[np.str_]:
-    """Return values as words, empty where there is none; whole numbers alike in every kind of file.
+    """Return the values as strings, empty where missing, with the same integers in every file format.
 
-    Numbers that pandas made floats of, because one is missing, are whole numbers still: 2.0 is 2.
+    If a value is missing, pandas reads integers as floats; "2.0" becomes "2" again.
     """
     words: NDArray[np.str_] = series.astype("string").fillna("").str.strip().to_numpy(dtype=np.str_)
     unique, inverse = np.unique(words, return_inverse=True)
@@ -193,14 +193,14 @@ def _words(series: pd.Series[str]) -> NDArray[np.str_]:
 
 
 def _classes(words: NDArray[np.str_], label: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    names = sorted({str(word) for word in np.unique(words)} - {""}, key=_numbers_in_order)
+    names = sorted({str(word) for word in np.unique(words)} - {""}, key=_natural_order)
     if len(names) < 2:
-        raise UserError(f"data.label: column '{label}' holds {len(names)} classes; at least 2 are needed")
+        raise UserError(f"data.label: column '{label}' has too few classes ({len(names)}); at least 2 are needed")
     index = {"": -1, **{name: place for place, name in enumerate(names)}}
     unique, inverse = np.unique(words, return_inverse=True)
     return np.array([index[str(word)] for word in unique], dtype=np.int64)[inverse], tuple(names)
 
 
-def _numbers_in_order(word: str) -> tuple[bool, int, str]:
-    """Sort 2 before 10, and both before words."""
+def _natural_order(word: str) -> tuple[bool, int, str]:
+    """Sort key: 2 before 10, and both before words."""
     return (not word.isdecimal(), int(word) if word.isdecimal() else 0, word)

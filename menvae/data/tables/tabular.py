@@ -1,4 +1,4 @@
-"""What sources of rows have in common: splits of groups, scaling, targets, labels of a share of the rows."""
+"""Base class of table sources: group splits, scaling, targets and hidden labels."""
 
 from __future__ import annotations
 
@@ -27,27 +27,26 @@ from menvae.registry import Field
 
 _log = logging.getLogger(__name__)
 
-_LARGE = 8192
-"""Rows of a batch where nothing is learnt from it."""
+_INFERENCE_BATCH_SIZE = 8192
+"""Rows per batch for validation and embedding."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TabularSource(DataSource):
-    """Where rows come from; the keys that every such ``data=...`` has.
+    """A source of table rows, with the keys common to all of them.
 
     Attributes:
-        columns: F columns of numbers, the inputs.
-        target_columns: columns of numbers that ``model.supervision`` may name as targets; they may be inputs too. A
-            missing value is not observed.
-        transforms: column -> what is done to it before it is standardised: ``signed_log``, sign(x) log(1 + |x|);
-            ``log1p``; or ``none``, as for columns that are not named. None: none for all.
+        columns: F numeric input columns.
+        target_columns: numeric columns that ``model.supervision`` may use as targets; they may also be inputs. Missing
+            values are not observed.
+        transforms: column -> transform before standardisation: ``signed_log``, sign(x) log(1 + |x|); ``log1p``; or
+            ``none``, the default of every column.
         val_fraction: share of the groups for validation; at least one group.
-        test_fraction: share of the groups that is never looked at in training.
-        split_seed: seed of the random split, and of which labels are hidden.
-        labelled_fraction: share of the labelled training rows whose label is learnt from; those of validation are all
-            compared.
-        unsup_run: directory of a run without classes on the same table, whose embeddings ``embeddings.npz`` gets beside
-            this run's own; None: only the own.
+        test_fraction: share of the groups for test, never used in training.
+        split_seed: seed of the random split and of the choice of hidden labels.
+        labelled_fraction: share of the labelled training rows whose labels are used; validation uses all labels.
+        unsup_run: directory of a run without classes on the same table, whose embeddings are added to
+            ``embeddings.npz``; None adds none.
     """
 
     outside_identity: ClassVar[frozenset[str]] = frozenset({"unsup_run"})
@@ -63,7 +62,7 @@ class TabularSource(DataSource):
     unsup_run: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what the keys alone show to be wrong."""
+        """Validate the keys without reading any data."""
         for key, names in (("columns", self.columns), ("target_columns", self.target_columns)):
             twice = [name for name in names if names.count(name) > 1]
             if twice:
@@ -73,7 +72,7 @@ class TabularSource(DataSource):
         used = (*self.columns, *self.target_columns)
         for name in self.transforms or {}:
             if name not in used:
-                raise UserError(f"data.transforms: '{name}' is no column; {nearest(name, used)}")
+                raise UserError(f"data.transforms: '{name}' is not a column; {nearest(name, used)}")
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -82,23 +81,23 @@ class TabularSource(DataSource):
 
     @property
     def size(self) -> tuple[int, ...]:
-        """Nothing: an input is a row [F]."""
+        """Empty: an input is a row [F]."""
         return ()
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """No bounds: values are standardised."""
+        """Unbounded: values are standardised."""
         return (-math.inf, math.inf)
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The columns, and what is done to those that are targets."""
+        """The columns, and the target columns with their transforms."""
         targets = ", ".join(f"{name} ({self._transform(name)})" for name in self.target_columns)
         return {"data.columns": ", ".join(self.columns), **({"data.target_columns": targets} if targets else {})}
 
     @property
     def targets(self) -> Mapping[str, Target]:
-        """The columns that are meant for it; a table does not say in which units they are."""
+        """The target columns; a table does not declare their units."""
         units = {name: self._transform(name) for name in self.target_columns}
         return {name: Target("as in the table" if unit == "none" else unit, "table") for name, unit in units.items()}
 
@@ -107,14 +106,14 @@ class TabularSource(DataSource):
 
     @abstractmethod
     def table(self) -> Table:
-        """Read or draw the table.
+        """Read or generate the table.
 
         Raises:
-            UserError: what is wrong with it.
+            UserError: if the table is invalid.
         """
 
     def load(self, request: DataRequest) -> Data:
-        """Read, split, fit the scaler on training rows, hide labels, make loaders."""
+        """Read and split the table, fit the scaler and targets on training rows, hide labels, create loaders."""
         _check(request)
         check_supervised(request.supervision, self.targets)
         table = request.prepared if isinstance(request.prepared, Table) else self.table()
@@ -136,9 +135,9 @@ class TabularSource(DataSource):
                 inputs[rows],
                 learnt[rows] if table.classes else None,
                 subject_id[rows],
-                request.batch_size if split == "train" else max(_LARGE, request.batch_size),
+                request.batch_size if split == "train" else max(_INFERENCE_BATCH_SIZE, request.batch_size),
                 targets={partition: values[rows] for partition, values in z_scores.items()},
-                # of validation too: a neighbour's z, from the same hole, would be no other z
+                # shuffles validation too: neighbours come from the same hole and have a similar z
                 seed=None if request.in_order else request.seed,
                 rank=request.rank,
                 num_ranks=request.num_ranks,
@@ -146,10 +145,10 @@ class TabularSource(DataSource):
         return Data(
             prepared=table,
             data_hash=table.hash,
-            targets_hash=scaler.hash if fitted is None else _hash_of_both(scaler, fitted),
+            targets_hash=scaler.hash if fitted is None else _combined_hash(scaler, fitted),
             description=scaler.as_dict()
             if fitted is None
-            else {**fitted.normalizer.as_dict(), **scaler.as_dict(), "hash": _hash_of_both(scaler, fitted)},
+            else {**fitted.normalizer.as_dict(), **scaler.as_dict(), "hash": _combined_hash(scaler, fitted)},
             splits=split_of,
             split_columns=("subject_id", "split"),
             split_rows=list(split_of.items()),
@@ -159,18 +158,21 @@ class TabularSource(DataSource):
             classes=table.classes,
             targets=fitted,
             embedded=RowsToEmbed(
-                RowLoader(inputs, None, subject_id, _LARGE), table.labels, table.rows_hash, self._others(table)
+                RowLoader(inputs, None, subject_id, _INFERENCE_BATCH_SIZE),
+                table.labels,
+                table.rows_hash,
+                self._others(table),
             ),
         )
 
     def find(self, request: DataRequest) -> Data:
-        """Load: rows need no preparation."""
+        """Load the data; tables need no preparation."""
         return self.load(request)
 
     def _fit_targets(
         self, table: Table, training: NDArray[np.intp], subject_id: NDArray[np.str_], request: DataRequest
     ) -> FittedTargets | None:
-        """Return the targets, fitted on training rows; None where no partition is supervised."""
+        """Return the targets, fitted on training rows; None if no partition is supervised."""
         if not any(request.supervision.values()):
             return None
         columns = []
@@ -185,7 +187,7 @@ class TabularSource(DataSource):
         return FittedTargets(normalizer, dict(zip(names, raw, strict=True)), [names[row] for row in training])
 
     def _labels_to_learn(self, table: Table, training: NDArray[np.intp]) -> NDArray[np.int64]:
-        """Return the labels, hidden (-1) in a share of the training rows; say which classes nobody can learn."""
+        """Return the labels, hidden (-1) in a share of the training rows; warn about classes left without labels."""
         labels = table.labels.copy()
         labelled = training[labels[training] >= 0]
         order = np.random.default_rng([self.split_seed, 1]).permutation(labelled)
@@ -194,7 +196,7 @@ class TabularSource(DataSource):
         if unseen:
             _log.warning(
                 "%d of %d classes have no labelled training row and cannot be learnt, such as '%s'; change "
-                "data.split_seed or data.labelled_fraction, or join rare classes",
+                "data.split_seed or data.labelled_fraction, or merge rare classes",
                 len(unseen),
                 len(table.classes),
                 table.classes[unseen[0]],
@@ -206,12 +208,12 @@ class TabularSource(DataSource):
             return {}
         path = Path(self.unsup_run).expanduser() / "embeddings.npz"
         if not path.is_file():
-            raise UserError(f"data.unsup_run: '{path}' does not exist; name the directory of a run that is finished")
+            raise UserError(f"data.unsup_run: '{path}' does not exist; give the directory of a finished run")
         with np.load(path) as file:
             if "unsup" not in file.files:
-                raise UserError(f"data.unsup_run: '{path}' is of a run that learnt classes; name one of lithology_vae")
+                raise UserError(f"data.unsup_run: '{path}' is of a run with classes; use a run of lithology_vae")
             if str(file["rows_hash"]) != table.rows_hash:
-                raise UserError(f"data.unsup_run: '{path}' is about another table")
+                raise UserError(f"data.unsup_run: '{path}' belongs to another table")
             return {"unsup": file["unsup"]}
 
 
@@ -224,12 +226,12 @@ def _z_scores(fitted: FittedTargets, supervision: Mapping[str, Sequence[str]]) -
     return scores
 
 
-def _hash_of_both(scaler: TableScaler, fitted: FittedTargets) -> str:
+def _combined_hash(scaler: TableScaler, fitted: FittedTargets) -> str:
     return digest_of([scaler.hash, fitted.normalizer.hash])[:16]
 
 
 def row_names(num: int) -> NDArray[np.str_]:
-    """Return names whose alphabetical order is that of the rows.
+    """Return row names whose alphabetical order is the row order.
 
     >>> row_names(10).tolist()[::9]
     ['row-01', 'row-10']
@@ -239,25 +241,24 @@ def row_names(num: int) -> NDArray[np.str_]:
 
 
 def split_groups(groups: NDArray[np.int64], val_fraction: float, test_fraction: float, seed: int) -> NDArray[np.str_]:
-    """Return the split of each row; rows of one group are in one split.
+    """Return the split of each row [N]; all rows of a group are in the same split.
 
     Args:
-        groups: one number a group [N].
-        val_fraction: share of the groups for validation, which gets one at least.
-        test_fraction: share of the groups for test, which may be empty.
-        seed: of the draw.
+        groups: group number of each row [N].
+        val_fraction: share of the groups for validation; at least one group.
+        test_fraction: share of the groups for test; may round to none.
+        seed: seed of the draw.
 
     Raises:
-        UserError: too few groups for a training and a validation set, or a split too small to learn from.
+        UserError: if there are too few groups, or the training or validation split has only one row.
     """
     present, inverse = np.unique(groups, return_inverse=True)
     num = len(present)
     num_val, num_test = max(1, round(val_fraction * num)), round(test_fraction * num)
     if num_val + num_test >= num:
         raise UserError(
-            f"data: {num} {'rows' if num == len(groups) else 'groups'} cannot give {num_val} for validation, "
-            f"{num_test} for test and any for training; add rows or lower data.val_fraction and "
-            "data.test_fraction"
+            f"data: {num} {'rows' if num == len(groups) else 'groups'} are too few for {num_val} in validation, "
+            f"{num_test} in test and one in training; add rows or lower data.val_fraction and data.test_fraction"
         )
     order = np.random.default_rng(seed).permutation(num)
     of_group = np.full(num, "train", dtype="<U5")
@@ -266,13 +267,13 @@ def split_groups(groups: NDArray[np.int64], val_fraction: float, test_fraction: 
     splits: NDArray[np.str_] = of_group[inverse]
     for split in ("train", "val"):
         if np.count_nonzero(splits == split) < 2:
-            raise UserError(f"data: the {split} split has a single row; at least 2 are needed")
+            raise UserError(f"data: the {split} split has only one row; at least 2 are needed")
     return splits
 
 
 def _check(request: DataRequest) -> None:
-    """Refuse what a table has no use for."""
+    """Refuse augmentation, and batches of one row."""
     if request.augmentation.does_something:
-        raise UserError("augmentation: rows of a table are not augmented; leave out the keys augmentation.*")
+        raise UserError("augmentation: tables cannot be augmented; remove the keys augmentation.*")
     if request.batch_size < 2:
-        raise UserError("trainer.batch_size: 1 is not allowed for rows of a table; batch normalisation needs 2 or more")
+        raise UserError("trainer.batch_size: 1 is not allowed for tables; batch normalisation needs 2 or more")

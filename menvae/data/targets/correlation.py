@@ -1,4 +1,4 @@
-"""How the targets of different partitions hang together: what correlates at 0.99 no loss can make independent."""
+"""Correlations between targets of different partitions: no loss can make targets with r = 0.99 independent."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from menvae.data.targets.normalizer import RawTargets, TargetNormalizer
 
 ENTANGLED: Final = 0.9
-"""Beyond this |r| after residualisation two partitions hold the same thing."""
+"""Above this |r| after residualisation, two partitions encode the same information."""
 FEWEST_SUBJECTS: Final = 3
 """With two subjects every correlation is 1 or -1."""
 FEWEST_TO_JUDGE: Final = 10
-"""With fewer, some of the 54 pairs of a model's default targets correlate strongly by chance."""
+"""With fewer, some of the 54 pairs of the default targets correlate strongly by chance."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class TargetPair:
     """Two targets of different partitions.
 
     Attributes:
-        names: of the targets.
-        partitions: of each.
-        num_subjects: training subjects in which both were observed.
-        before: Pearson's r of the features as measured; None if it is undefined.
-        after: the same of the residualised features, which are learnt.
+        names: names of both targets.
+        partitions: their partitions.
+        num_subjects: number of training subjects with both targets.
+        before: Pearson's r of the raw features; None if undefined.
+        after: Pearson's r of the residualised features, which the model learns; None if undefined.
     """
 
     names: tuple[str, str]
@@ -44,10 +44,10 @@ class TargetCorrelation:
     """Correlations between all targets over the training subjects.
 
     Attributes:
-        partitions: partition -> its targets, F in all.
-        before: Pearson's r of the features as measured, float64 [F, F]; NaN where it is undefined.
-        after: the same of the residualised features, which are learnt.
-        counts: training subjects in which both were observed, int [F, F].
+        partitions: partition -> its targets, F in total.
+        before: Pearson's r of the raw features, float64 [F, F]; NaN where undefined.
+        after: Pearson's r of the residualised features, which the model learns, [F, F].
+        counts: number of training subjects with both targets, int64 [F, F].
     """
 
     partitions: Mapping[str, Sequence[str]]
@@ -57,7 +57,7 @@ class TargetCorrelation:
 
     @property
     def pairs(self) -> list[TargetPair]:
-        """All pairs of targets of different partitions, the strongest as measured first."""
+        """All pairs of targets of different partitions, sorted by descending |r| of the raw features."""
         targets = [(name, partition) for partition, names in self.partitions.items() for name in names]
         pairs = [
             TargetPair(
@@ -74,15 +74,12 @@ class TargetCorrelation:
 
     @property
     def judged(self) -> list[TargetPair]:
-        """Those of `pairs` that enough subjects have: `FEWEST_TO_JUDGE`."""
+        """The `pairs` with at least `FEWEST_TO_JUDGE` subjects."""
         return [pair for pair in self.pairs if pair.num_subjects >= FEWEST_TO_JUDGE]
 
     @property
     def entangled(self) -> list[TargetPair]:
-        """Pairs of targets of different partitions that residualisation leaves nearly the same, the worst first.
-
-        Only pairs that enough subjects have.
-        """
+        """The `judged` pairs with |r| above `ENTANGLED` after residualisation, the strongest first."""
         beyond = [pair for pair in self.judged if abs(pair.after or 0.0) > ENTANGLED]
         return sorted(beyond, key=lambda pair: -abs(pair.after or 0.0))
 
@@ -92,33 +89,33 @@ def _known(value: float) -> float | None:
 
 
 def entangled_words(found: TargetCorrelation, most: int = 5) -> str:
-    """Say which targets of different partitions stay nearly the same after residualisation; empty if none do.
+    """Return a sentence that names the entangled targets; empty if there are none.
 
     Args:
         found: the correlations.
-        most: pairs that are named.
+        most: maximum number of pairs to name.
     """
     pairs = found.entangled
     if not pairs:
         return ""
     named = [f"{pair.names[0]} ({pair.partitions[0]}) and {pair.names[1]} ({pair.partitions[1]})" for pair in pairs]
     told = "; ".join(f"{words} r = {pair.after:.2f}" for words, pair in zip(named[:most], pairs, strict=False))
-    more = f"; and {len(pairs) - most} pairs more" if len(pairs) > most else ""
+    more = f"; and {len(pairs) - most} more" if len(pairs) > most else ""
     return (
-        f"targets of different partitions correlate beyond {ENTANGLED} after residualisation: {told}{more}; no loss "
-        "can make these partitions independent: residualise one of each (targets.residualise) or leave it out of "
-        "model.supervision"
+        f"targets of different partitions correlate above {ENTANGLED} after residualisation: {told}{more}; no loss "
+        "can make these partitions independent: residualise one target of each pair (targets.residualise) or remove it "
+        "from model.supervision"
     )
 
 
 def target_correlation(
     training: Sequence[RawTargets], normalizer: TargetNormalizer, supervision: Mapping[str, Sequence[str]]
 ) -> TargetCorrelation:
-    """Correlate the targets of the training subjects, as they were measured and as they are learnt.
+    """Correlate the targets of the training subjects, before and after residualisation.
 
     Args:
         training: raw features of the training subjects.
-        normalizer: fitted on them.
+        normalizer: normalizer fitted on them.
         supervision: partition -> names of its targets.
     """
     names = [name for targets in supervision.values() for name in targets]
@@ -137,12 +134,12 @@ def _counts(table: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def pearson(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return Pearson's r of every pair of columns over the rows that have both, [F, F].
+    """Return Pearson's r [F, F] of every pair of columns over the rows with both values.
 
-    NaN where fewer than `FEWEST_SUBJECTS` have both, or one of them is constant there.
+    NaN where fewer than `FEWEST_SUBJECTS` rows have both, or one column is constant there.
 
     Args:
-        table: one row a subject [N, F]; NaN where something was not observed.
+        table: one row per subject [N, F]; NaN where not observed.
     """
     size = table.shape[1]
     matrix = np.full((size, size), np.nan)

@@ -1,4 +1,4 @@
-"""Targets as a source declares them, and whether what is asked of them fits."""
+"""Declarations of targets by sources, and checks of configurations against them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from menvae.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class Target:
-    """A number that a source knows of a subject, to be learnt from its input.
+    """A regression target that a source provides for its subjects.
 
     Attributes:
-        unit: as pictures write it, such as ``years``.
-        group: targets of one group describe the same aspect of a subject: a partition is usually made for one group.
-        axis: for a location, which axis of the box (0, 1, 2 of D, H, W) it is a share of; augmentation then moves it
-            with the image. None: no mirror image and no shift changes the value.
+        unit: unit for display, such as ``years``.
+        group: targets of one group describe the same aspect of a subject; usually, one partition learns one group.
+        axis: for a location, the axis of the box (0, 1, 2 for D, H, W) along which it is a fraction; augmentation
+            updates it. None: the value is invariant to flips and shifts.
     """
 
     unit: str
@@ -34,11 +34,11 @@ MASK_TARGETS: Final[Mapping[str, Target]] = {
         name: Target("ln(mm² + 1)" if name.startswith("surface_area_") else "ratio", "shape") for name in SHAPE_FEATURES
     },
 }
-"""What every mask is measured for: `menvae.data.masks.features.mask_features`."""
+"""Targets measured on every mask by `menvae.data.masks.features.mask_features`."""
 
 
 def by_group(targets: Mapping[str, Target]) -> dict[str, list[str]]:
-    """Return group -> its targets, in their order.
+    """Return group -> its targets, in declaration order.
 
     >>> by_group({"age": Target("years", "patient"), "loc_x": Target("share of box", "loc", 0)})
     {'patient': ['age'], 'loc': ['loc_x']}
@@ -50,22 +50,22 @@ def by_group(targets: Mapping[str, Target]) -> dict[str, list[str]]:
 
 
 def location_axes(targets: Mapping[str, Target]) -> dict[str, int]:
-    """Return location -> the axis of the box that it lies on; other targets are left out."""
+    """Return location target -> its axis of the box, without targets that are not locations."""
     return {name: target.axis for name, target in targets.items() if target.axis is not None}
 
 
 def check_supervised(
     supervision: Mapping[str, Sequence[str]], targets: Mapping[str, Target], source: str = "this source"
 ) -> None:
-    """Refuse targets that a source does not have.
+    """Refuse targets that a source does not declare.
 
     Args:
         supervision: partition -> names of its targets.
-        targets: that the source declares.
-        source: what messages call it, such as ``data=brats``.
+        targets: targets that the source declares.
+        source: name of the source in messages, such as ``data=brats``.
 
     Raises:
-        UserError: the first that does not exist.
+        UserError: if a target does not exist.
     """
     for partition, names in supervision.items():
         for name in names:
@@ -76,18 +76,18 @@ def check_supervised(
 
 
 def applicable(settings: TargetSettings, targets: Mapping[str, Target], source: str = "this source") -> TargetSettings:
-    """Return the settings as far as they concern the targets of a source.
+    """Restrict the settings to the targets of a source.
 
-    The default of ``targets.residualise`` is about the features of tumour masks; its entries about targets that a
-    source does not have are left out. Other entries are the user's, and must name targets.
+    Default entries of ``targets.residualise``, which concern mask features, are dropped if the source does not have
+    their targets. Entries set by the user must name existing targets.
 
     Args:
         settings: keys of ``targets.*``.
-        targets: that the source declares.
-        source: what messages call it, such as ``data=brats``.
+        targets: targets that the source declares.
+        source: name of the source in messages, such as ``data=brats``.
 
     Raises:
-        UserError: an entry of the user about a target that does not exist.
+        UserError: if an entry set by the user names a target that does not exist.
     """
     residualise = {}
     for name, regressors in settings.residualise.items():
@@ -100,4 +100,4 @@ def applicable(settings: TargetSettings, targets: Mapping[str, Target], source: 
 
 
 def _hint(name: str, targets: Mapping[str, Target]) -> str:
-    return nearest(name, targets) if targets else "it has none as configured (see menvae-parts data)"
+    return nearest(name, targets) if targets else "it has no targets as configured (see menvae-parts data)"

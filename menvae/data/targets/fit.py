@@ -14,16 +14,16 @@ def fit_targets(
     supervision: Mapping[str, Sequence[str]],
     targets: Mapping[str, Target],
 ) -> TargetNormalizer:
-    """Fit the targets of all partitions, and what they are residualised by, on training subjects.
+    """Fit the targets of all partitions, and their regressors, on the training subjects.
 
     Args:
         training: raw targets of the training subjects.
         settings: keys of ``targets.*``.
         supervision: partition -> names of its targets.
-        targets: that the source declares.
+        targets: targets that the source declares.
 
     Raises:
-        UserError: a target that does not exist.
+        UserError: if a target does not exist.
     """
     check_supervised(supervision, targets)
     settings = applicable(settings, targets)

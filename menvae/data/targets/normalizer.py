@@ -1,4 +1,4 @@
-"""Targets as a model sees them: residualised, z-scored, and back to physical units."""
+"""Normalisation of targets: residualisation and z-scoring, and the inverse to physical units."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class TargetSettings:
     """Keys of ``targets.*``.
 
     Attributes:
-        residualise: feature -> volumes whose linear influence is removed from it before z-scoring; log surface area
-            and log volume correlate at 0.99, so without this no loss can make the partitions independent.
-        missing: what becomes of a feature that a subject does not have, such as the volume of a core without a voxel:
-            ``mask`` leaves it out of losses, metrics and statistics; for comparison, ``zero`` and ``sentinel`` give it
-            the raw value 0 or -10, which is then learnt like any other.
+        residualise: feature -> volumes regressed out of it before z-scoring. Log surface area and log volume correlate
+            at 0.99, so without this no loss can make the partitions independent.
+        missing: how to treat features that were not observed, such as the volume of an absent core: ``mask`` excludes
+            them from losses, metrics and statistics; for comparison, ``zero`` and ``sentinel`` replace them by the raw
+            value 0 or -10, which is then learnt like any other.
     """
 
     residualise: Mapping[str, Sequence[str]] = field(default_factory=lambda: RESIDUALISE)
@@ -50,15 +50,15 @@ class TargetSettings:
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """How one feature was fitted on the training subjects.
+    """Statistics of one feature, fitted on the training subjects.
 
     Attributes:
-        mean: of the (residualised) feature; None if it was never observed.
+        mean: mean of the (residualised) feature; None if it was never observed.
         sd: its standard deviation (population form); 1 for a constant.
-        slopes: {regressor: slope} of the residualisation, empty without one.
-        intercept: of the residualisation.
-        num_observed: training subjects that have the feature.
-        reason: why something could not be fitted, or empty.
+        slopes: {regressor: slope} of the residualisation; empty without one.
+        intercept: intercept of the residualisation; 0 without one.
+        num_observed: number of training subjects with the feature and all its regressors.
+        reason: why a fit failed or is degenerate, or empty.
     """
 
     mean: float | None
@@ -74,8 +74,8 @@ class TargetNormalizer:
     """Raw feature -> residual -> z-score, fitted on training subjects only.
 
     Attributes:
-        statistics: {feature: how it was fitted}.
-        missing: what stands for a feature that was not observed.
+        statistics: {feature: its fitted statistics}.
+        missing: how features that were not observed are treated, see `TargetSettings`.
     """
 
     statistics: Mapping[str, FeatureStatistics]
@@ -87,11 +87,11 @@ class TargetNormalizer:
 
         Args:
             training: raw features of the training subjects; None where a feature was not observed.
-            settings: which features are residualised by what.
-            features: the features to fit.
+            settings: residualisation and treatment of missing values.
+            features: names of the features to fit.
 
         Raises:
-            UserError: a feature that does not exist.
+            UserError: if a feature does not exist.
         """
         known = set().union(*training)
         for name in (*features, *(one for feature in features for one in settings.residualise.get(feature, ()))):
@@ -112,7 +112,7 @@ class TargetNormalizer:
         return normalizer
 
     def normalise(self, raw: RawTargets, feature: str) -> float | None:
-        """Return the z-scored residual, or None where it (or a regressor) was not observed or never fitted."""
+        """Return the z-scored residual, or None if it or a regressor was not observed, or the feature never fitted."""
         statistics, raw = self.statistics[feature], _filled(raw, self.missing)
         value = raw[feature]
         regressors = [raw[name] for name in statistics.slopes]
@@ -128,8 +128,7 @@ class TargetNormalizer:
             z_scores: {feature: predicted z-score} of one subject.
 
         Returns:
-            {feature: value in its unit}, None where a prediction or a volume is
-            missing.
+            {feature: value in its unit}, None where a prediction or a regressor is missing.
         """
         physical: dict[str, float | None] = {}
         for name in sorted(z_scores, key=lambda feature: len(self.statistics[feature].slopes)):
@@ -161,14 +160,14 @@ class TargetNormalizer:
 
     @property
     def hash(self) -> str:
-        """Hash of all that is here: two runs with the same hash learn the same targets."""
+        """Hash of all fields; runs with the same hash learn the same targets."""
         statistics = {name: asdict(value) for name, value in self.statistics.items()}
         canonical = json.dumps([self.missing, statistics], sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def _filled(raw: RawTargets, missing: Missing) -> RawTargets:
-    """Return raw features with what stands for those that were not observed."""
+    """Return raw features with substitutes for those that were not observed."""
     if missing == "mask":
         return raw
     substitute = 0.0 if missing == "zero" else SENTINEL
@@ -176,7 +175,7 @@ def _filled(raw: RawTargets, missing: Missing) -> RawTargets:
 
 
 def _assert_standard(name: str, scores: Sequence[float], statistics: FeatureStatistics) -> None:
-    """Training subjects have mean 0 and standard deviation 1, by what was just fitted; a constant has 0."""
+    """Assert that training z-scores have mean 0 and standard deviation 1, or 0 for a constant."""
     if scores:
         mean, sd = float(np.mean(scores)), float(np.std(scores))
         wanted = 0.0 if "constant" in statistics.reason else 1.0

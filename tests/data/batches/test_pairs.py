@@ -112,7 +112,7 @@ def test_more_room_than_visits_repeats_some() -> None:
 @pytest.mark.parametrize(
     ("patients", "batch_size", "num_ranks", "words"),
     [
-        (["a", "b"], 4, 1, "data.pairs: true is not allowed where none of 2 training patients has two visits"),
+        (["a", "b"], 4, 1, "data.pairs: true is not allowed because none of 2 training patients has two visits"),
         (["a", "a", "b"], 1, 4, "trainer.batch_size: 1 is not allowed with data.pairs=true and 4 processes"),
         (["a", "a", "b"], 2, 1, "trainer.batch_size: 2 is not allowed with data.pairs=true and 1 process;"),
     ],

@@ -37,11 +37,11 @@ def test_shares_are_exact_and_the_order_of_records_does_not_count() -> None:
 
 def test_a_cohort_too_small_is_refused() -> None:
     with pytest.raises(
-        UserError, match=r"^data: 3 subjects cannot give 3 for validation, 0 for test and any for train"
+        UserError, match=r"^data: 3 subjects are too few for 3 in validation, 0 in test and one in train"
     ):
         split_subjects(patients([1.0, 2.0, 3.0]), 0.9, 0.0, seed=1)
     visits = [VisitRecord(f"a-{index}", "a", 1.0) for index in range(9)]
-    with pytest.raises(UserError, match=r"^data: 1 patient cannot give 1 for validation"):
+    with pytest.raises(UserError, match=r"^data: 1 patient is too few for 1 in validation"):
         split_subjects(visits, 0.1, 0.0, seed=1)
 
 
@@ -122,7 +122,7 @@ def test_what_holds_for_every_cohort(
     num_patients = len({record.patient_id for record in records})
     num_val, num_test = max(1, round(val_fraction * num_patients)), round(test_fraction * num_patients)
     if num_val + num_test >= num_patients:
-        with pytest.raises(UserError, match="cannot give"):
+        with pytest.raises(UserError, match="too few"):
             split_subjects(records, val_fraction, test_fraction, seed)
         return
     splits = split_subjects(records, val_fraction, test_fraction, seed)

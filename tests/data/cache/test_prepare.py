@@ -83,9 +83,7 @@ def et_is_4(image: Any, name: str) -> Any:
 
 def test_a_label_that_is_not_mapped_names_subject_and_value(tmp_path: Path) -> None:
     source = cohort(tmp_path / "old", et_is_4)
-    with pytest.raises(
-        UserError, match=r"subject 'phantom-00003': .*-seg\.nii\.gz holds the label 4 .*label_map\.et=4"
-    ):
+    with pytest.raises(UserError, match=r"subject 'phantom-00003': .*-seg\.nii\.gz contains label 4 .*label_map\.et=4"):
         prepare(source, tmp_path / "cache")
 
 
@@ -128,7 +126,7 @@ def test_order_of_modalities_is_the_order_of_channels(tmp_path: Path) -> None:
     second = arrays(replace(source, modalities=("t2w", "t1c")), tmp_path / "cache")[0]
     assert np.array_equal(first, second[::-1])
     assert not np.array_equal(first, second)
-    with pytest.raises(UserError, match=r"data\.modalities: t1c stands twice"):
+    with pytest.raises(UserError, match=r"data\.modalities: t1c appears twice"):
         replace(source, modalities=("t1c", "t1c"))
 
 
@@ -144,7 +142,7 @@ def test_a_box_that_cuts_the_tumour_is_told(tmp_path: Path, caplog: pytest.LogCa
     report = cohort_cut.subjects[0].box
     assert report.tumour_kept == pytest.approx(kept / mask.sum())
     assert (report.native_volume_mm3, report.volume_mm3) == (1000.0 * mask.sum(), 1000.0 * kept)
-    words = f"the box of training holds {100 * kept / mask.sum():.3g} % of the tumour"
+    words = f"the training box holds {100 * kept / mask.sum():.3g} % of the tumour"
     assert words in caplog.text
     assert [words in str(finding) for finding in cohort_cut.findings] == [True]
     strict = replace(cut, refuse_below={"tumour": 0.9999})

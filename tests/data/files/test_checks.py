@@ -113,8 +113,8 @@ FAULTS: dict[str, tuple[str, Spoil, str, str]] = {
     "missing": ("t2f", Path.unlink, "is missing", "add it"),
     "no mask": ("seg", Path.unlink, "is missing", "add it"),
     "double": ("t1c", unpacked, r"and {id}-t1c\.nii both exist", "remove one"),
-    "cut": ("t1n", cut(900), r"is cut short, its compressed stream breaks off after \d+ bytes", "copy or download"),
-    "cut by a byte": ("t1n", cut(1), "is cut short, its compressed stream breaks off", "copy or download"),
+    "cut": ("t1n", cut(900), r"is truncated \(its gzip stream ends after \d+ bytes\)", "copy or download"),
+    "cut by a byte": ("t1n", cut(1), r"is truncated \(its gzip stream ends", "copy or download"),
     "damaged": ("t2w", flipped_bit, r"is damaged \(.+\)", "copy or download"),
     "empty": ("t2w", lambda path: path.write_bytes(b""), r"is empty \(0 bytes\)", "copy or download"),
     "not packed": (
@@ -132,74 +132,79 @@ FAULTS: dict[str, tuple[str, Spoil, str, str]] = {
     "cut inside": (
         "t1c",
         lambda path: path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:1352])),
-        "is cut short, it holds 1000 of 8192 bytes of voxels",
+        r"is truncated \(only 1000 of 8192 bytes of voxel data\)",
         "copy or download",
     ),
     "two volumes": (
         "t1c",
         changed(lambda image: np.stack([image, image], -1)),
-        r"has the shape \[16, 16, 16, 2\]",
-        "save one",
+        r"has shape \[16, 16, 16, 2\]",
+        "save a single",
     ),
     "colours": (
         "t1c",
         changed(lambda image: image.astype(np.complex64)),
-        "holds voxels of type complex64",
+        "has voxels of type complex64",
         "one real number",
     ),
     "sheared": (
         "t1c",
         changed(lambda image: image, SHEARED),
-        r"has axes that are 5\.71 degrees off right angles",
-        "resample it to a rectangular grid",
+        r"has axes that are 5\.71 degrees away from orthogonal",
+        "resample it to an orthogonal grid",
     ),
-    "no size": ("t1c", flat, "has an affine without volume", "correct its header"),
+    "no size": ("t1c", flat, "has a singular or non-finite affine", "correct its header"),
     "shape": (
         "t2f",
         changed(lambda image: image[:, :12]),
-        r"has \[16, 12, 16\] voxels along R, A, S where {id}-t1c\.nii\.gz has \[16, 16, 16\]",
+        r"has \[16, 12, 16\] voxels along R, A, S, but {id}-t1c\.nii\.gz has \[16, 16, 16\]",
         r"resample it to the grid of {id}-t1c\.nii\.gz",
     ),
     "moved": (
         "t1c",
         changed(lambda image: image, MOVED),
-        r"does not lie where {id}-t1n\.nii\.gz does, their affines put corners up to 5 mm apart",
+        r"is not aligned with {id}-t1n\.nii\.gz \(corners are up to 5 mm apart\)",
         "or correct its header",
     ),
-    "turned": ("seg", changed(lambda mask: mask, TURNED), r"corners up to 0\.\d+ mm apart", "or correct its header"),
-    "nan": ("t1c", with_voxel(np.nan), "holds 1 voxel that is NaN or infinite", "set such voxels to 0"),
-    "infinite": ("t1c", with_voxel(np.inf), "holds 1 voxel that is NaN or infinite", "set such voxels to 0"),
-    "nan in mask": ("seg", with_voxel(np.nan), "holds 1 voxel that is NaN or infinite", "make the mask anew"),
-    "all 0": ("t2w", changed(np.zeros_like), "is constant, every voxel is 0", r"leave it out of data\.modalities"),
+    "turned": (
+        "seg",
+        changed(lambda mask: mask, TURNED),
+        r"corners are up to 0\.\d+ mm apart",
+        "or correct its header",
+    ),
+    "nan": ("t1c", with_voxel(np.nan), "contains 1 voxel that is NaN, infinite or too large", "set such voxels to 0"),
+    "infinite": ("t1c", with_voxel(np.inf), "contains 1 voxel that is NaN, infinite or", "set such voxels to 0"),
+    "nan in mask": ("seg", with_voxel(np.nan), "contains 1 voxel that is NaN, infinite or", "recreate the mask"),
+    "all 0": ("t2w", changed(np.zeros_like), r"is constant \(every voxel is 0\)", r"remove it from data\.modalities"),
     "constant": (
         "t2w",
         changed(lambda image: (image > 300).astype(np.uint8)),
-        "is constant, every voxel is 0 or 1",
+        r"is constant \(every voxel is 0 or 1\)",
         "replace it",
     ),
-    "ET is 4": ("seg", relabelled(3, 4), "holds the label 4 in 54 voxels, which data", r"set data\.label_map\.et=4 if"),
+    "ET is 4": ("seg", relabelled(3, 4), "contains label 4 in 54 voxels, which data", r"set data\.label_map\.et=4 if"),
     "cavity": (
         "seg",
         relabelled(1, 4),
-        "holds the label 4 in 6 voxels",
-        "the cavity that surgery left as in BraTS 2024; set it to 0",
+        "contains label 4 in 6 voxels",
+        "the resection cavity of BraTS 2024; set it to 0",
     ),
-    "label 7": ("seg", relabelled(1, 7), "holds the label 7 in 6 voxels", r"map it, such as data.*et=\[3,7\], or set"),
-    "label -1": ("seg", relabelled(1, -1), "holds the label -1 in 6 voxels", "set it to 0 in the mask"),
-    "two labels": ("seg", changed(lambda mask: mask * 3), "the label 6 in .* and the label 9 in 54 voxels", "map it"),
+    "label 7": ("seg", relabelled(1, 7), "contains label 7 in 6 voxels", r"map it, for example .*et=\[3,7\], or set"),
+    "label -1": ("seg", relabelled(1, -1), "contains label -1 in 6 voxels", "set it to 0 in the mask"),
+    "two labels": ("seg", changed(lambda mask: mask * 3), "label 6 in .* and label 9 in 54 voxels", "map it"),
     "probabilities": (
         "seg",
         with_voxel(0.25),
-        "holds 1 voxel with a label that is no whole number, such as 0.25",
-        "nearest neighbour",
+        "contains 1 voxel with a non-integer label, such as 0.25",
+        "nearest-neighbour",
     ),
     "an image": (
         "seg",
         changed(lambda mask: np.arange(4096).reshape(16, 16, 16).astype(np.int16)),
-        "holds 4095 labels",
-        "this seems to be an image",
+        "contains 4095 labels",
+        "this looks like an image",
     ),
-    "no tumour": ("seg", changed(np.zeros_like), "is empty, no voxel has a label", "segment the tumour"),
+    "no tumour": ("seg", changed(np.zeros_like), r"is empty \(no voxel has a label\)", "segment the tumour"),
 }
 
 
@@ -247,14 +252,14 @@ def test_all_faults_of_a_subject_are_found_together(tmp_path: Path) -> None:
 def test_a_cut_file_that_is_not_packed(tmp_path: Path) -> None:
     folder = write(tmp_path, "a")
     bare(folder / f"a-t1c{SUFFIX}", cut_by=100)
-    assert str(findings(folder)[0]).startswith("subject 'a': a-t1c.nii is cut short, it holds 8092 of 8192 bytes")
+    assert str(findings(folder)[0]).startswith("subject 'a': a-t1c.nii is truncated (only 8092 of 8192 bytes")
 
 
 def test_float_masks_of_whole_labels_and_headers_without_orientation_are_notes(tmp_path: Path) -> None:
     folder = write(tmp_path, "a")
     changed(lambda mask: mask.astype(np.float64))(folder / f"a-seg{SUFFIX}")
     (note,) = findings(folder)
-    assert (note.is_fault, note.problem) == (False, "stores whole labels as float64")
+    assert (note.is_fault, note.problem) == (False, "stores integer labels as float64")
     image = nibabel.nifti1.Nifti1Image(mask_voxels(), None)  # type: ignore[no-untyped-call]
     (tmp_path / "a.nii").write_bytes(image.to_bytes())
     found = inspect_file(NIFTI, tmp_path / "a.nii", "seg", is_mask=True)
@@ -268,7 +273,7 @@ def test_axes_may_be_half_a_degree_off_right_angles(tmp_path: Path, shear_deg: f
     affine[0, 2] = np.tan(np.radians(shear_deg))
     for name in (*MODALITIES, "seg"):
         changed(lambda voxels: voxels, affine)(folder / f"a-{name}{SUFFIX}")
-    assert ["degrees off right angles" in found.problem for found in findings(folder)] == [True] * 5 * is_told
+    assert ["degrees away from orthogonal" in found.problem for found in findings(folder)] == [True] * 5 * is_told
 
 
 def test_two_ways_to_write_an_affine_are_one_place(tmp_path: Path) -> None:
@@ -364,7 +369,7 @@ def test_every_subject_is_checked_before_the_first_is_prepared(
     assert str(refused.value).startswith(f"data: {len(FAULTS)} of {len(FAULTS) + 2} subjects cannot be used: subject '")
     assert all(line in str(refused.value) for line in told[:3])
     assert str(refused.value).endswith(
-        f"; and {len(FAULTS) - 3} findings more, logged above; data.on_error=skip leaves such subjects out"
+        f"; and {len(FAULTS) - 3} more findings, logged above; set data.on_error=skip to leave such subjects out"
     )
 
 
@@ -406,8 +411,8 @@ def test_notes_are_logged_once_for_all_alike(tmp_path: Path, caplog: pytest.LogC
     assert len(prepare(source(tmp_path / "c"), tmp_path / "cache").subjects) == 3
     notes = [record.getMessage() for record in caplog.records if record.getMessage().startswith("note: ")]
     assert notes == [
-        "note: subject 'a': a-seg.nii.gz stores whole labels as float32: nothing need be done "
-        "(the same of 2 files more)"
+        "note: subject 'a': a-seg.nii.gz stores integer labels as float32: no action is needed "
+        "(and the same for 2 more files)"
     ]
 
 
@@ -415,7 +420,7 @@ def test_files_that_change_while_they_are_prepared_are_not_kept(tmp_path: Path) 
     folder = write(tmp_path / "c", "a")
     (subject,) = discover_subjects(folder.parent, MODALITIES)
     task = preparation._Task(subject, source(folder.parent).geometry, tmp_path, "key of other files")
-    with pytest.raises(UserError, match="subject 'a': its files changed while they were prepared"):
+    with pytest.raises(UserError, match="subject 'a': its files changed during preparation"):
         preparation._prepare_entry(task)
 
 
@@ -429,7 +434,7 @@ def test_a_label_of_phantoms_that_is_not_mapped_is_told(tmp_path: Path) -> None:
     labels = {"ncr": 1, "ed": 2, "et": 4}
     phantoms = PhantomSource(num_subjects=2, roi_size=(16, 16, 16), spacing_mm=(10.0,) * 3, label_map=labels)
     with pytest.raises(
-        UserError, match=r"subject 'phantom-0000\d': its mask holds the label 3: map it, such as .*=\[4,3\]"
+        UserError, match=r"subject 'phantom-0000\d': its mask contains label 3: map it, for example with .*=\[4,3\]"
     ):
         prepare(phantoms, tmp_path)
 

@@ -157,7 +157,7 @@ def test_a_file_with_too_few_voxels_is_cut_short(form: int, kept: int) -> None:
     content = written(voxels(), form=form)
     cut = content[: len(content) - voxels().nbytes + kept]
     for packed, broken in ((False, cut), (True, gzip.compress(cut)), (True, members(cut[:200], cut[200:]))):
-        with pytest.raises(CutShortError, match=f"it holds {kept} of 120 bytes of voxels"):
+        with pytest.raises(CutShortError, match=f"only {kept} of 120 bytes of voxel data"):
             read_volume(broken, is_packed=packed)
 
 

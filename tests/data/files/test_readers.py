@@ -74,7 +74,7 @@ def test_volumes_in_one_file_are_told_apart(tmp_path: Path) -> None:
         prepare(source(tmp_path), tmp_path / "cache")
     assert "1 of 2 subjects cannot be used" in str(caught.value)
     assert "b.npz has another shape: reshape it" in str(caught.value)
-    assert "b.npz is constant, every voxel is 0 or 7" in str(caught.value)
+    assert "b.npz is constant (every voxel is 0 or 7)" in str(caught.value)
 
 
 def test_another_version_of_a_reader_prepares_anew(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_missing_modalities_are_what_the_reader_says(tmp_path: Path) -> None:
     with np.load(tmp_path / "a.npz") as archive:
         kept = {name: archive[name] for name in archive.files if name != "t1n"}
     np.savez(tmp_path / "a.npz", **kept)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"a\.npz is missing: add it, or rename what is there"):
+    with pytest.raises(UserError, match=r"a\.npz is missing: add it, or rename existing files"):
         prepare(source(tmp_path), tmp_path / "cache")
     (subject,) = prepare(source(tmp_path, missing_modalities="allow"), tmp_path / "cache").subjects
     assert subject.missing_channels == (MODALITIES.index("t1n"),)

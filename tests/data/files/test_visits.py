@@ -83,8 +83,11 @@ def test_the_pattern_is_for_whole_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("(BraTS", r"data\.patient_pattern: '\(BraTS' is not a regular expression: missing \)"),
-        (r"BraTS-\d+", r"data\.patient_pattern: 'BraTS-\\d\+' has no group; put the part .*, such as \(BraTS"),
+        ("(BraTS", r"data\.patient_pattern: '\(BraTS' is not a valid regular expression: missing \)"),
+        (
+            r"BraTS-\d+",
+            r"data\.patient_pattern: 'BraTS-\\d\+' has no group; put the patient's part .*, such as \(BraTS",
+        ),
     ],
 )
 def test_a_pattern_that_cannot_be_used_is_refused(pattern: str, message: str) -> None:
@@ -94,7 +97,7 @@ def test_a_pattern_that_cannot_be_used_is_refused(pattern: str, message: str) ->
 
 def test_two_visits_of_one_name_are_refused(tmp_path: Path) -> None:
     first, second = folder(tmp_path / "anna" / "baseline"), folder(tmp_path / "bert" / "baseline")
-    with pytest.raises(UserError, match=f"^data.root: '{first}' and '{second}' have one name"):
+    with pytest.raises(UserError, match=f"^data.root: '{first}' and '{second}' have the same name"):
         found(tmp_path)
 
 
@@ -137,24 +140,27 @@ def test_subjects_without_a_row_are_counted_in_one_warning(tmp_path: Path, caplo
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1: the column subject_id is missing; the header should be such as subject_id,date; found: nothing$"),
-        ("id,date\n", "line 1: the column subject_id is missing; .*; found: id, date$"),
-        ("subject_id,when\n", "line 1: no column date or days; .*; found: subject_id, when$"),
-        ("subject_id,date,days\n", "line 1: the columns date and days exclude each other"),
-        ("subject_id,date,date\n", "line 1: the column date stands twice"),
-        ("subject_id;date\na-0;2024-01-01\n", "line 1: the header 'subject_id;date' is not separated by commas"),
+        ("", "line 1: column subject_id is missing; expected a header such as subject_id,date; found: nothing$"),
+        ("id,date\n", "line 1: column subject_id is missing; .*; found: id, date$"),
+        ("subject_id,when\n", "line 1: a column date or days is missing; .*; found: subject_id, when$"),
+        ("subject_id,date,days\n", "line 1: columns date and days are mutually exclusive"),
+        ("subject_id,date,date\n", "line 1: column date appears twice"),
+        ("subject_id;date\na-0;2024-01-01\n", "line 1: the header 'subject_id;date' is not comma-separated"),
         (
             "subject_id,date\na-0,2024-01-01\nz-9,2024-01-01\n",
-            "line 3: subject_id 'z-9' is no subject .*remove the row",
+            "line 3: subject_id 'z-9' is not in the cohort.*remove the row",
         ),
-        ("subject_id,date\na-00,2024-01-01\n", "line 2: subject_id 'a-00' is no subject .*; did you mean 'a-0'[?]$"),
-        ("subject_id,days\na-0,1\nb-0,1\na-0,1\n", "line 4: subject_id 'a-0' stands in line 2 too"),
-        ("subject_id,date\na-0,31.01.2024\n", "line 2: date '31.01.2024' cannot be read; .* such as 2024-01-31$"),
-        ("subject_id,date\na-0,2023-02-29\n", "line 2: date '2023-02-29' cannot be read"),
-        ("subject_id,days\n\na-0,soon\n", "line 3: days 'soon' cannot be read; it should be a number"),
-        ("subject_id,days\na-0,nan\n", "line 2: days 'nan' cannot be read"),
-        ("subject_id,days\na-0\n", "line 2: 1 cells where the header has 2: 'a-0'$"),
-        ("subject_id,days\na-0,1,2\n", "line 2: 3 cells where the header has 2"),
+        (
+            "subject_id,date\na-00,2024-01-01\n",
+            "line 2: subject_id 'a-00' is not in the cohort.*; did you mean 'a-0'[?]$",
+        ),
+        ("subject_id,days\na-0,1\nb-0,1\na-0,1\n", "line 4: subject_id 'a-0' already appears in line 2"),
+        ("subject_id,date\na-0,31.01.2024\n", "line 2: date '31.01.2024' is invalid; .* such as 2024-01-31$"),
+        ("subject_id,date\na-0,2023-02-29\n", "line 2: date '2023-02-29' is invalid"),
+        ("subject_id,days\n\na-0,soon\n", "line 3: days 'soon' is invalid; expected a number"),
+        ("subject_id,days\na-0,nan\n", "line 2: days 'nan' is invalid"),
+        ("subject_id,days\na-0\n", "line 2: 1 cells, but the header has 2: 'a-0'$"),
+        ("subject_id,days\na-0,1,2\n", "line 2: 3 cells, but the header has 2"),
         ("subject_id,days\n,12\n", "line 2: subject_id is empty"),
         ('subject_id,days\n"a-0"x,12\n', "line 2 cannot be read as CSV: "),
     ],
@@ -169,7 +175,7 @@ def test_what_is_wrong_is_told_with_file_line_and_value(tmp_path: Path, text: st
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^data\.dates: '.*no\.csv' cannot be read: No such file or directory$"):
         read_visits(tmp_path / "no.csv")
-    with pytest.raises(UserError, match=r"^data\.dates: '.*' is not in UTF-8: "):
+    with pytest.raises(UserError, match=r"^data\.dates: '.*' is not UTF-8: "):
         read_visits(table(tmp_path, "subject_id,date,arzt\na-0,2024-01-01,Müller\n", "latin-1"))
 
 

@@ -1,4 +1,4 @@
-"""Where the box of training is put, what it keeps, and what is said about it."""
+"""Placement of the training box, what it keeps, and its findings."""
 
 from __future__ import annotations
 
@@ -131,29 +131,27 @@ def test_a_share_below_a_threshold_is_told(content: str, kept: float, kind: str 
         assert told == []
         return
     (line,) = told
-    assert line.startswith(
-        f"{kind}: subject 'a': the box of training holds {100 * kept:.3g} % of the {content}: enlarge "
-    )
+    assert line.startswith(f"{kind}: subject 'a': the training box holds {100 * kept:.3g} % of the {content}: enlarge ")
     assert ("or lower data.refuse_below" in line) == (kind == "fault")
 
 
 def test_a_fault_names_the_key_that_would_allow_it() -> None:
     assert judged(tumour_kept=0.25) == [
-        "fault: subject 'a': the box of training holds 25 % of the tumour: enlarge data.roi_size or data.spacing_mm, "
+        "fault: subject 'a': the training box holds 25 % of the tumour: enlarge data.roi_size or data.spacing_mm, "
         "or try data.box=brain, or lower data.refuse_below.tumour=0.5"
     ]
 
 
 def test_a_box_on_the_brain_is_not_told_to_go_there() -> None:
     assert judged(strategy="brain", tumour_kept=0.75) == [
-        "note: subject 'a': the box of training holds 75 % of the tumour: enlarge data.roi_size or data.spacing_mm"
+        "note: subject 'a': the training box holds 75 % of the tumour: enlarge data.roi_size or data.spacing_mm"
     ]
 
 
 def test_a_tumour_that_resampling_lost_wants_smaller_voxels() -> None:
     told = judged(tumour_kept=0.0, resampled_volume_mm3=0.0)
     assert told[0] == (
-        "fault: subject 'a': the box of training holds 0 % of the tumour: its voxels are too large, use a smaller "
+        "fault: subject 'a': the training box holds 0 % of the tumour: the voxels are too large, use a smaller "
         "data.spacing_mm or a larger data.roi_size, or lower data.refuse_below.tumour=0.5"
     )
 
@@ -170,16 +168,16 @@ def test_what_is_refused_is_no_note_where_warning_asks_for_less() -> None:
 @pytest.mark.parametrize(("volume_mm3", "is_small"), [(99.9, True), (100.0, False), (0.0, True)])
 def test_a_tumour_of_less_than_100_mm3_is_noted(volume_mm3: float, is_small: bool) -> None:
     told = judged(native_volume_mm3=volume_mm3, resampled_volume_mm3=volume_mm3)
-    words = f"note: subject 'a': the mask has a tumour of {volume_mm3:.3g} mm^3, less than 100: check that it is one"
+    words = (
+        f"note: subject 'a': the mask has a tumour of {volume_mm3:.3g} mm^3, less than 100: check that it is a tumour"
+    )
     assert told == ([words] if is_small else [])
 
 
 @pytest.mark.parametrize(("resampled_mm3", "is_told"), [(1099.0, False), (1101.0, True), (901.0, False), (899.0, True)])
 def test_a_volume_that_resampling_changes_by_a_tenth_is_noted(resampled_mm3: float, is_told: bool) -> None:
     told = judged(resampled_volume_mm3=resampled_mm3)
-    words = (
-        f"note: subject 'a': the mask has 1000 mm^3 of tumour, and {resampled_mm3:g} after resampling: use a smaller "
-    )
+    words = f"note: subject 'a': the mask has 1000 mm^3 of tumour, but {resampled_mm3:g} mm^3 after resampling: use a "
     assert [line.startswith(words) for line in told] == ([True] if is_told else [])
 
 

@@ -271,9 +271,7 @@ def test_visits_become_trajectories_and_records(cohort: Cohort) -> None:
 
 
 def test_bounds_in_the_wrong_order_are_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"^data\.visits: \[5, 3\] is not allowed; it should be the least, then the most"
-    ):
+    with pytest.raises(UserError, match=r"^data\.visits: \[5, 3\] is not allowed; give the minimum, then the maximum"):
         PhantomGrowthSource(visits=(5, 3))
     with pytest.raises(UserError, match=r"^data\.interval_days: \[90, 30\] is not allowed"):
         PhantomGrowthSource(interval_days=(90, 30))
