@@ -1,8 +1,8 @@
-"""Differentiable collectives: the only place that talks to `torch.distributed` in a loss.
+"""Differentiable collectives: the only module through which losses use `torch.distributed`.
 
 Every function is the identity in a single process. Cross-sample losses computed from gathered rows give, after DDP has
-averaged the gradients over ranks, exactly the gradient of the joined batch: the backward pass of a gather sums the
-gradients that all ranks hold for a row, and that sum over W ranks is what the average divides by W.
+averaged the gradients over ranks, exactly the gradient of the joined batch: the backward pass of a gather sums, over
+the W ranks, the gradients for a row, and DDP's average divides that sum by W.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def rank() -> int:
 
 @contextmanager
 def main_rank_first() -> Iterator[None]:
-    """Let rank 0 do something before the others, which wait for it a week if need be.
+    """Run the block on rank 0 before the other ranks, which wait up to a week.
 
-    Usual collectives give up after minutes; the preparation of a large cohort takes longer.
+    Collectives usually time out after minutes; preparing a large cohort takes longer.
 
     Raises:
-        OtherRankFailedError: on the other ranks, if rank 0 did not succeed.
+        OtherRankFailedError: on the other ranks, if rank 0 fails.
     """
     if num_ranks() == 1:
         yield
@@ -49,7 +49,7 @@ def main_rank_first() -> Iterator[None]:
     if rank() > 0:
         dist.broadcast_object_list(succeeded, src=0, group=patient)
         if not succeeded[0]:
-            raise OtherRankFailedError("rank 0 failed and says why")
+            raise OtherRankFailedError("rank 0 failed and reports the cause")
     try:
         yield
     except BaseException:
@@ -62,7 +62,7 @@ def main_rank_first() -> Iterator[None]:
 
 
 def patient_barrier() -> None:
-    """Wait for all ranks, a week if need be."""
+    """Wait for all ranks, up to a week."""
     if num_ranks() > 1:
         patient = _patient_group()
         dist.barrier(patient)
@@ -74,7 +74,7 @@ def _patient_group() -> Any:
 
 
 class _GatherRows(torch.autograd.Function):
-    """All-gather whose backward sums over ranks the gradients that each holds for this rank's rows."""
+    """All-gather; the backward pass sums the gradients of this rank's rows over all ranks."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class _SumOverRanks(torch.autograd.Function):
 def gather_rows(rows: Tensor) -> Tensor:
     """Stack the rows of all ranks, with gradient: [B, ...] -> [B * ranks, ...], rank 0 first.
 
-    Every rank must hold the same number of rows; the sampler of `menvae.data.batches.dataset` sees to it.
+    Every rank must hold the same number of rows; the sampler in `menvae.data.batches.dataset` guarantees it.
     """
     if num_ranks() == 1:
         return rows

@@ -1,4 +1,4 @@
-"""What all commands do with a composed configuration first."""
+"""First checks of a composed configuration, common to all commands."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from menvae.errors import UserError, nearest
 
 
 def plain_values(composed: DictConfig, known: Collection[str]) -> dict[str, Any]:
-    """Return a composed configuration as plain values, resolved.
+    """Resolve a composed configuration to plain values.
 
     Args:
-        composed: by Hydra.
-        known: keys of its top level that are allowed.
+        composed: configuration composed by Hydra.
+        known: allowed top-level keys.
 
     Raises:
-        UserError: a value that is required and not given, or a key that is not known.
+        UserError: a required value is missing, or a top-level key is unknown.
     """
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
@@ -33,14 +33,14 @@ def plain_values(composed: DictConfig, known: Collection[str]) -> dict[str, Any]
 
 
 def check_writable(output_dir: Path) -> None:
-    """Make the folder for everything that is written.
+    """Create the output directory and check that it is writable.
 
     Raises:
-        UserError: nothing can be written to it.
+        UserError: it cannot be created or written to.
     """
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir):
             pass
     except OSError as error:
-        raise UserError(f"output_dir: nothing can be written to '{output_dir}': {error.strerror}") from error
+        raise UserError(f"output_dir: cannot write to '{output_dir}': {error.strerror}") from error

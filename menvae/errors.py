@@ -1,4 +1,4 @@
-"""Errors that a user can cause and mend, and the exit codes that scripts rely on."""
+"""Errors that a user can cause and fix, and the exit codes that scripts rely on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class UserError(ValueError):
 
 
 class RunInterruptedError(BaseException):
-    """A run was asked to stop and can go on later; like KeyboardInterrupt no error, so nothing catches it by mistake.
+    """A run was asked to stop and can resume later; like KeyboardInterrupt, it does not derive from Exception.
 
     Attributes:
         reason: ``SIGTERM`` and the like, or ``time limit of 30 min``.
@@ -36,7 +36,7 @@ class RunInterruptedError(BaseException):
 
 
 class OtherRankFailedError(RuntimeError):
-    """Another process of the same run failed; that one tells why."""
+    """Another process of the same run failed; that process reports the cause."""
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -45,7 +45,7 @@ class TrainingDivergedError(ArithmeticError):
 
 @contextmanager
 def about(key: str) -> Iterator[None]:
-    """Put a configuration key in front of a `UserError` of code that does not know where its values stand.
+    """Prefix a `UserError` with a configuration key, for code that does not know which key its values come from.
 
     Args:
         key: such as ``model.heads.vol``.

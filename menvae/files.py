@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders that one process holds at a time."""
+"""Atomic writes, and folders that one process locks at a time."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ A_LOOK_S = 1.0  # `FolderLock.is_held` takes the lock for a moment
 
 
 class FolderIsLockedError(Exception):
-    """Another process holds a folder; the message names it."""
+    """Another process holds the lock of a folder; the message names the process."""
 
 
 class FolderLock:
-    """Held by one process at a time, until it lets go or ends, however it ends."""
+    """A lock held by one process at a time, until the process releases it or ends, even by a crash."""
 
     def __init__(self, folder: Path, patience_s: float = A_LOOK_S) -> None:
         """Take the lock.
 
         Args:
             folder: an existing folder; the lock is the file ``.lock`` in it.
-            patience_s: how long to wait for its holder.
+            patience_s: how long to wait for another holder to release it.
 
         Raises:
-            FolderIsLockedError: another process holds it.
+            FolderIsLockedError: another process still holds it.
         """
         self._file: IO[str] = (folder / ".lock").open("a+")
         until = time.monotonic() + patience_s
@@ -52,7 +52,7 @@ class FolderLock:
 
     @staticmethod
     def is_held(folder: Path) -> bool:
-        """Return whether some process holds the lock of a folder now."""
+        """Return whether any process currently holds the lock of a folder."""
         path = folder / ".lock"
         if not path.exists():
             return False
@@ -64,23 +64,23 @@ class FolderLock:
         return False
 
     def release(self) -> None:
-        """Let go."""
+        """Release the lock."""
         self._file.close()
 
 
 def write_text(path: Path, content: str) -> Path:
-    """Write a file whole or not at all."""
+    """Write a text file atomically."""
     write_atomically(path, content.encode())
     return path
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file atomically."""
     return write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
-    """Write a CSV file whole or not at all."""
+    """Write a CSV file atomically."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
@@ -89,7 +89,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file: after a crash it has either the old content or the new, whole."""
+    """Replace a file atomically: after a crash it holds either all of the old content or all of the new."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         file.write(content)
@@ -100,7 +100,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Put the names of new files on disk, as `os.fsync` does with their content."""
+    """Flush the directory entries of new files to disk, as `os.fsync` does for their content."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

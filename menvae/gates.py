@@ -1,8 +1,8 @@
-"""Gates as data: which metric must exceed, or stay below, what.
+"""Gates as data: which metric must exceed, or stay below, which value.
 
-``gates.*`` holds ``strict`` and one entry a gate, ``{metric: <key>, above: <number>}`` or ``below``. Seven gates were
-plain numbers once, and still may be: `NUMBERS` says what such a number means. `canonical` writes them that way, so that
-configurations and hashes of runs are the same in either form.
+``gates.*`` holds ``strict`` and one entry per gate, ``{metric: <key>, above: <number>}`` or ``below``. Seven gates used
+to be plain numbers, and still may be: `NUMBERS` defines what such a number means. `canonical` writes them as numbers,
+so that both forms give the same configuration and the same run hash.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NUMBERS: Mapping[str, Mapping[str, Any]] = {
     "mean_z_ratio": {"metric": "diag/mean_z_ratio", "side": "above", "optional": False},
     "shuffled_ratio": {"metric": "diag/shuffled_ratio", "side": "above", "optional": False},
 }
-"""Gate -> what a bare number means: the metric it bounds, from which side, and whether the model may lack it."""
+"""Gate -> meaning of a bare number: the metric it bounds, from which side, and whether the model may lack it."""
 
 _FORM = "{metric: <key>, above: <number>} or {metric: <key>, below: <number>}"
 
@@ -39,8 +39,8 @@ class Target:
         metric: key of a metric of the validation split.
         above: the value must exceed this.
         below: the value must stay below this; exactly one of the two is given.
-        optional: the gate is left out, and the table says so, where the model cannot have the metric; otherwise such a
-            configuration is refused.
+        optional: if the model cannot have the metric, the gate is skipped and the table says so; if False, such a
+            configuration is an error.
     """
 
     metric: str
@@ -64,8 +64,8 @@ class GateSettings:
     """Checked ``gates.*``.
 
     Attributes:
-        strict: exit code 3 where a gate is not met.
-        targets: name of the gate -> what it demands, in the order of the configuration.
+        strict: exit with code 3 if a gate is not met.
+        targets: name of the gate -> its target, in the order of the configuration.
     """
 
     strict: bool = False
@@ -73,10 +73,10 @@ class GateSettings:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> GateSettings:
-        """Check ``gates.*``; a gate that is null is none.
+        """Check ``gates.*``; null removes a gate.
 
         Raises:
-            UserError: an entry that is no gate.
+            UserError: an entry is not a gate.
         """
         if not isinstance(config, Mapping):
             raise UserError(f"gates: {config!r} is not allowed; set its keys, gates.<name>={_FORM}")
@@ -94,13 +94,15 @@ def _target(name: str, entry: Any) -> Target:
         if number and name in NUMBERS:
             entry = _spelt_out(name, entry)
         elif number:
-            raise UserError(f"{path}: a number alone says too little; give {_FORM}; {nearest(name, NUMBERS)}")
+            raise UserError(
+                f"{path}: a bare number is allowed for built-in gates only; use {_FORM}; {nearest(name, NUMBERS)}"
+            )
         else:
             raise UserError(f"{path}: {entry!r} is not allowed; it should be {_FORM}")
     target = validated(Target, entry, path)
     if (target.above is None) == (target.below is None):
         given = "both above and below" if target.above is not None else "neither above nor below"
-        raise UserError(f"{path}: {dict(entry)!r} is not allowed; it has {given}: give {_FORM}")
+        raise UserError(f"{path}: {dict(entry)!r} is not allowed; it has {given}: use {_FORM}")
     return target
 
 
@@ -110,7 +112,7 @@ def _spelt_out(name: str, number: float) -> dict[str, Any]:
 
 
 def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``gates.*`` with a bare number for each gate of `NUMBERS` that differs from it in nothing else.
+    """Return ``gates.*`` with a bare number for each gate of `NUMBERS` that differs from its default only in the bound.
 
     >>> canonical({"vol_r2": {"metric": "sem/vol_r2", "above": 0.9, "optional": True}, "strict": False})
     {'vol_r2': 0.9, 'strict': False}
@@ -128,14 +130,14 @@ def _number(name: str, entry: Any) -> Any:
 
 
 def check_gates(targets: Mapping[str, Target], metrics: Iterable[Metric]) -> None:
-    """Refuse gates that cannot be judged.
+    """Check that every gate can be judged.
 
     Args:
-        targets: name -> what the gate demands.
-        metrics: that the run asks.
+        targets: name of the gate -> its target.
+        metrics: metrics of the run.
 
     Raises:
-        UserError: a metric that the run cannot give, or a bound on its better side.
+        UserError: a required metric is not among ``metrics``, or a gate bounds a metric from its better side.
     """
     owners = {key: metric for metric in metrics for key in metric.names()}
     for name, target in targets.items():

@@ -1,4 +1,4 @@
-"""Requests to stop: signals and the time limit, heeded between two steps, where a checkpoint can be written."""
+"""Stop requests: signals and the time limit, handled between two steps, where a checkpoint can be written."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from types import FrameType
 from menvae.errors import RunInterruptedError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-"""What schedulers (SIGTERM, SIGUSR2) and people (Ctrl-C) send."""
+"""Signals that schedulers (SIGTERM, SIGUSR2) and users (Ctrl-C) send."""
 
 
 class StopRequest:
     """Whether this process was asked to stop.
 
-    Where nothing can be lost (preparation, evaluation) a signal raises `RunInterruptedError` at once. Within `deferred`
-    it only leaves a reason, for the training loop to find at its next step. A second Ctrl-C never waits.
+    Where no work can be lost (preparation, evaluation), a signal raises `RunInterruptedError` at once. Within
+    `deferred` it only sets `reason`, which the training loop checks at every step. A second Ctrl-C stops at once.
 
     Attributes:
-        signal_name: the first signal that came, such as ``SIGTERM``, or empty.
+        signal_name: the first signal received, such as ``SIGTERM``, or empty.
     """
 
     def __init__(self, time_limit_min: float | None = None) -> None:
@@ -36,7 +36,7 @@ class StopRequest:
 
     @property
     def reason(self) -> str:
-        """Why to stop, such as ``SIGTERM`` or ``time limit of 30 min``; empty while nobody asked."""
+        """Why to stop, such as ``SIGTERM`` or ``time limit of 30 min``; empty if there is no request."""
         if self.signal_name:
             return self.signal_name
         past = self._deadline is not None and time.monotonic() >= self._deadline
@@ -44,7 +44,7 @@ class StopRequest:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Heed signals only where the code inside asks for `reason`; one that it did not see raises at the end."""
+        """Defer signals: the block polls `reason`; if a signal arrived, `RunInterruptedError` is raised at its end."""
         self._deferred = True
         try:
             yield
@@ -54,7 +54,7 @@ class StopRequest:
             raise RunInterruptedError(self.signal_name)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Take a signal (a handler for `signal.signal`)."""
+        """Handle a signal (a handler for `signal.signal`)."""
         if self.signal_name:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
@@ -93,7 +93,7 @@ def leave_stopping_to_parent() -> None:
 
 
 def stop_with_parent() -> None:
-    """Let this process be asked to stop when its parent is gone, however that ended (Linux only)."""
+    """Send SIGTERM to this process when its parent ends, even by a crash (Linux only)."""
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""LatentLayout: the names and sizes of the latent partitions; the only place that knows their bounds."""
+"""LatentLayout: names and sizes of the latent partitions, and the only place that computes their bounds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LatentLayout:
     """Ordered partition of the latent vector z = [first | second | ...].
 
     Attributes:
-        sizes: partition name -> number of dimensions, in the order in which they stand in z.
+        sizes: partition name -> number of dimensions, in the order of z.
 
     >>> layout = LatentLayout.from_config(128, {"vol": 24, "loc": 8, "shape": 12, "residual": None})
     >>> layout.sizes["residual"], layout.bounds("loc")
@@ -35,10 +35,10 @@ class LatentLayout:
 
         Args:
             z_dim: number of latent dimensions.
-            partitions: name -> size; at most one may be None, which takes the rest.
+            partitions: name -> size; at most one may be None, which takes the remaining dimensions.
 
         Raises:
-            UserError: no partition, a size below 1, more than one None, or sizes that do not fill ``z_dim``.
+            UserError: no partition, a size below 1, more than one None, or sizes that do not sum to ``z_dim``.
         """
         if not partitions:
             raise UserError("model.partitions is empty; at least one partition is needed")
@@ -47,12 +47,12 @@ class LatentLayout:
                 raise UserError(f"model.partitions.{name}: {size} is not allowed; a partition has at least 1 dimension")
         open_names = [name for name, size in partitions.items() if size is None]
         if len(open_names) > 1:
-            raise UserError(f"model.partitions: {' and '.join(open_names)} are null; only one may take the rest")
+            raise UserError(f"model.partitions: {' and '.join(open_names)} are null; only one may be null")
         fixed = sum(size for size in partitions.values() if size is not None)
         listing = ", ".join(f"{name}={size}" for name, size in partitions.items() if size is not None)
         if open_names and fixed >= z_dim:
             raise UserError(
-                f"model.partitions: {listing} sum to {fixed}, which leaves nothing of model.z_dim={z_dim} "
+                f"model.partitions: {listing} sum to {fixed}, which leaves no dimension of model.z_dim={z_dim} "
                 f"for {open_names[0]}; make them smaller or model.z_dim larger"
             )
         if not open_names and fixed != z_dim:
@@ -73,7 +73,7 @@ class LatentLayout:
         """Return (start, stop) of ``partition`` in z.
 
         Raises:
-            UserError: no such partition.
+            UserError: the partition does not exist.
         """
         start = 0
         for name, size in self.sizes.items():
@@ -83,10 +83,10 @@ class LatentLayout:
         raise UserError(f"partition '{partition}' does not exist; {nearest(partition, self.sizes)}")
 
     def chosen(self, partitions: Sequence[str] | None, *, at_least: int = 1) -> list[str]:
-        """Return the partitions that a part is to look at, in the given order; None is all.
+        """Return the names of the chosen partitions, in the given order; None selects all.
 
         Raises:
-            UserError: one that does not exist, one named twice, or fewer than ``at_least``.
+            UserError: a partition does not exist or appears twice, or there are fewer than ``at_least``.
 
         >>> LatentLayout({"vol": 2, "residual": 3}).chosen(None)
         ['vol', 'residual']
@@ -96,7 +96,7 @@ class LatentLayout:
             self.bounds(name)
         if len(set(names)) != len(names) or len(names) < at_least:
             needed = ("", "one or more ", "two or more ")[at_least]
-            raise UserError(f"partitions {names} are not allowed; it needs {needed}different ones")
+            raise UserError(f"partitions {names} are not allowed; choose {needed}different ones")
         return names
 
     def select(self, z: Tensor, partition: str) -> Tensor:

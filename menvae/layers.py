@@ -28,15 +28,14 @@ STRIDE = 16
 Upsampling = Literal["resize_conv", "nearest", "transposed"]
 
 Activation = Literal["linear", "tanh"]
-"""What `OutputActivation` knows; ``tanh`` is for intensities in [-1, 1]."""
+"""Activations of `OutputActivation`; ``tanh`` is for intensities in [-1, 1]."""
 
 
 class Conv3d(nn.Conv3d):
-    """`torch.nn.Conv3d` that stays in float32 on CPU where its input is less deep than its kernel.
+    """`torch.nn.Conv3d` that stays in float32 on CPU if its input is less deep than its kernel.
 
-    torch 2.13 leaves part of the bfloat16 weight gradient of such a convolution unwritten on CPU, so that it holds
-    whatever the memory held before, often NaN: for a 3x3x3 kernel where D is 2, whatever H and W are. Kernels of 1,
-    and transposed convolutions, are right.
+    On CPU, torch 2.13 leaves part of the bfloat16 weight gradient of such a convolution uninitialised, often NaN: for
+    a 3x3x3 kernel if D is 2, for any H and W. Kernels of size 1 and transposed convolutions are correct.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,9 +50,9 @@ class Conv3d(nn.Conv3d):
 class NearestConv3d(nn.Conv3d):
     """Nearest up-sampling by 2, then a same-padded 3x3x3 convolution: one transposed convolution of kernel 4, stride 2.
 
-    Two of the three taps along an axis always meet the same coarse voxel, so their sum can meet it once: a voxel of
+    Two of the three taps along an axis always fall on the same coarse voxel, so they can be added first: a voxel of
     even index is w[-1] x[i - 1] + (w[0] + w[1]) x[i], one of odd index (w[-1] + w[0]) x[i] + w[1] x[i + 1]. Equal to
-    the two steps up to rounding, at the borders too.
+    the two steps up to rounding, also at the borders.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,15 +69,15 @@ def conv(
 ) -> nn.Module:
     """Return a same-padded 3D convolution, optionally with spectral norm (Miyato et al. 2018).
 
-    A spectral norm on a convolution without bias that feeds a GroupNorm changes nothing but the scale of its weight:
-    it is offered because Run 6 had it, and bounds no Lipschitz constant.
+    On a convolution without bias that feeds a GroupNorm, a spectral norm changes only the scale of the weight: it
+    exists to reproduce Run 6, and bounds no Lipschitz constant.
     """
     layer = Conv3d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
     return with_spectral_norm(layer) if spectral else layer
 
 
 def with_spectral_norm(layer: nn.Module) -> nn.Module:
-    """Return a layer with a spectral norm of its weight, which needs numbers (`without_weights`): ones then."""
+    """Return a layer with a spectral norm; a weight on the meta device (`without_weights`) is replaced by ones."""
     weight = layer.get_parameter("weight")
     if weight.is_meta:
         layer.register_parameter("weight", nn.Parameter(torch.ones(weight.shape, device="cpu")))
@@ -89,17 +88,17 @@ _DRAWS = (Tensor.normal_, Tensor.uniform_)
 
 
 class without_weights(TorchFunctionMode):  # noqa: N801 - a context, as torch.no_grad is
-    """A context in which modules get weights on the meta device, which have shapes and no numbers.
+    """A context in which modules get weights on the meta device: shapes without values.
 
-    What else a constructor computes, such as a grid of coordinates, is computed. Under ``torch.device("meta")`` that,
-    and drawing weights, runs in kernels in Python, whose first use imports torch._dynamo and sympy: 1.4 s for a model
-    that takes 0.03 s with weights.
+    Everything else that a constructor computes, such as a grid of coordinates, is computed. Under
+    ``torch.device("meta")`` such computations and weight initialisation run in Python kernels, whose first use imports
+    torch._dynamo and sympy: 1.4 s for a model that takes 0.03 s with weights.
     """
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call ``func``; an empty tensor gets no memory, unless a device is named, as in `torch.load`."""
+        """Call ``func``; empty tensors go to the meta device, unless a device is given, as in `torch.load`."""
         if func is torch.empty and (kwargs or {}).get("device") is None:
             kwargs = {**(kwargs or {}), "device": "meta"}
         elif func in _DRAWS and args[0].is_meta:
@@ -108,10 +107,10 @@ class without_weights(TorchFunctionMode):  # noqa: N801 - a context, as torch.no
 
 
 def set_memory_format(module: nn.Module, memory_format: torch.memory_format) -> None:
-    """Bring the weights of 3D convolutions to a memory format; `torch.nn.Module.to` asks it of 2D ones too.
+    """Set the memory format of 3D convolution weights; `torch.nn.Module.to` applies it to 2D weights too and fails.
 
     Args:
-        module: of which every parameter and buffer with five axes is changed in place.
+        module: every parameter and buffer with five axes is changed in place.
         memory_format: such as ``torch.channels_last_3d``.
     """
     for tensor in (*module.parameters(), *module.buffers()):
@@ -137,11 +136,11 @@ def norm(channels: int) -> nn.GroupNorm:
 
 
 class OutputActivation(nn.Module):
-    """What a decoder does to the output of its last convolution.
+    """Activation of a decoder's last convolution.
 
-    It says which values it can reach, so that a pairing with intensities beyond them is refused when an experiment is
-    built (`menvae.composition.compatibility.check_reach`): z-scores of about -1 to 10 behind a tanh leave a floor of
-    0.15 in the mean squared error.
+    It declares its range, so that an experiment whose intensities exceed it is refused when it is built
+    (`menvae.composition.compatibility.check_reach`): with z-scores of about -1 to 10, a tanh leaves a floor of 0.15 in
+    the mean squared error.
 
     Attributes:
         name: ``linear`` or ``tanh``.
@@ -160,14 +159,14 @@ class OutputActivation(nn.Module):
 
 
 class Recomputable(nn.Module):
-    """A block whose activations may be computed again in the backward pass instead of being kept (Chen et al. 2016).
+    """A block that can recompute its activations in the backward pass instead of storing them (Chen et al. 2016).
 
-    A subclass defines `compute` in the place of ``forward``. `recompute_activations` switches the blocks of a model.
-    Outputs and gradients are the same: random numbers are drawn again, and buffers that a forward pass changes (the
-    vectors of a spectral norm) are for that moment what they were.
+    A subclass defines `compute` instead of ``forward``. `recompute_activations` turns recomputation on for a model.
+    Outputs and gradients are unchanged: the random state is restored, and buffers that a forward pass changes (the
+    vectors of a spectral norm) temporarily hold their earlier values.
 
     Attributes:
-        recompute: whether activations are computed again.
+        recompute: whether activations are recomputed.
     """
 
     recompute: bool = False
@@ -189,7 +188,7 @@ class Recomputable(nn.Module):
 
 
 class _AsTheyWere:
-    """A context in which buffers hold what they held when it was made."""
+    """A context in which buffers hold the values that they had when it was created."""
 
     def __init__(self, buffers: Sequence[Tensor]) -> None:
         self.buffers = buffers
@@ -209,16 +208,17 @@ class _AsTheyWere:
 
 
 def recompute_activations(model: nn.Module, *, compiled: bool = False) -> None:
-    """Let every `Recomputable` block of a model compute its activations again: less memory, a third more time.
+    """Make every `Recomputable` block of a model recompute its activations: less memory, a third more time.
 
-    Blocks without parameters are left alone: those of a frozen encoder, whose weights are buffers, keep nothing anyway.
+    Blocks without parameters are skipped: those of a frozen encoder, whose weights are buffers, store no activations.
 
     Args:
-        model: its blocks are changed.
+        model: its blocks are changed in place.
         compiled: whether it will be compiled.
 
     Raises:
-        UserError: the model has no such block, or one that `torch.compile` cannot follow: parameters and buffers.
+        UserError: the model has no such block, or ``compiled`` and a block has both parameters and buffers, which
+            `torch.compile` cannot trace.
     """
     blocks = [module for module in model.modules() if isinstance(module, Recomputable) and list(module.parameters())]
     if not blocks:
@@ -226,7 +226,7 @@ def recompute_activations(model: nn.Module, *, compiled: bool = False) -> None:
     if compiled and any(True for block in blocks for _ in block.buffers()):
         raise UserError(
             "trainer.activation_checkpointing: true is not allowed with trainer.compile=true where blocks have a "
-            "spectral norm; switch one of the three off"
+            "spectral norm; turn one of the three off"
         )
     for block in blocks:
         block.recompute = True
@@ -285,16 +285,16 @@ def up_blocks(
 
 
 def only_volumes(size: tuple[int, ...], owner: str) -> None:
-    """Refuse what is no box of voxels, by `UserError`."""
+    """Raise `UserError` unless ``size`` is a box of voxels."""
     if len(size) != 3:
-        raise UserError(f"{owner} is for volumes, and the data are rows of a table: choose mlp")
+        raise UserError(f"{owner} needs volumes, but the data are rows of a table: choose mlp")
 
 
 def coarse_grid(size: tuple[int, ...], owner: str) -> tuple[int, int, int]:
-    """Return the grid that is 16 times coarser than a box of ``size`` voxels.
+    """Return the size of the grid that is 16 times coarser than a box of ``size`` voxels.
 
     Raises:
-        UserError: this is no box, or a side is not a multiple of 16.
+        UserError: ``size`` is not a box, or a side is not a multiple of 16.
 
     >>> coarse_grid((160, 160, 160), "encoder")
     (10, 10, 10)
@@ -310,12 +310,12 @@ def coarse_grid(size: tuple[int, ...], owner: str) -> tuple[int, int, int]:
 
 
 class BatchNorm1d(nn.BatchNorm1d):
-    """`torch.nn.BatchNorm1d` whose batch is that of all ranks, so that its statistics are the same on every rank.
+    """`torch.nn.BatchNorm1d` over the joined batch of all ranks, so that every rank has the same statistics.
 
-    Every rank must hold the same number of rows. `torch.nn.SyncBatchNorm` does the same on GPUs only.
+    Every rank must hold the same number of rows. `torch.nn.SyncBatchNorm` works on GPUs only.
     """
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that torch gave it
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Input [B, F] -> [B, F] in the dtype of the input; statistics in float32."""
         if not self.training or num_ranks() == 1:
             return super().forward(input)
@@ -347,6 +347,6 @@ def perceptron(widths: Sequence[int]) -> nn.Sequential:
 
 
 def refuse_volumes(size: tuple[int, ...], owner: str) -> None:
-    """Raise `UserError` where inputs are no rows of a table."""
+    """Raise `UserError` if the inputs are volumes instead of rows of a table."""
     if size:
-        raise UserError(f"{owner} is for rows of a table, and data.roi_size={list(size)} is a volume")
+        raise UserError(f"{owner} needs rows of a table, but data.roi_size={list(size)} is a volume")

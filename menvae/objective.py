@@ -19,27 +19,27 @@ WEIGHT_PREFIX = "lambda_"
 
 
 class Objective(nn.Module):
-    """A weighted sum of scalars; a term whose weights are all 0 is left out and never computed.
+    """A weighted sum of scalars; a term whose weights are all 0 is inactive and never computed.
 
     The terms are submodules, so that their buffers are part of checkpoints.
 
     Attributes:
-        could_require: what the terms require, those whose weights are 0 included.
+        could_require: what all terms require, including those whose weights are 0.
     """
 
     def __init__(
         self, terms: Mapping[str, Term], weights: Mapping[str, float], schedules: Mapping[str, Schedule]
     ) -> None:
-        """Put the parts together.
+        """Assemble terms, weights and schedules.
 
         Args:
             terms: {key in ``loss.terms``: term}.
             weights: {scalar: weight}, ``loss.lambda_<scalar>``.
-            schedules: {scalar: factor over progress}; a scalar without one has its full weight throughout.
+            schedules: {scalar: factor over progress}; a scalar without a schedule always has its full weight.
 
         Raises:
-            UserError: two terms with a scalar of the same name, a scalar without a weight, a weight or a schedule
-                without a scalar, a negative weight, or nothing but zeros.
+            UserError: two terms return a scalar of the same name, a scalar has no weight, a weight or a schedule names
+                no scalar, a weight is negative or not finite, or all weights are 0.
         """
         super().__init__()
         owners: dict[str, str] = {}
@@ -47,23 +47,23 @@ class Objective(nn.Module):
             for scalar in term.scalars:
                 if scalar in owners:
                     raise UserError(
-                        f"loss.terms.{key}: its scalar '{scalar}' is given by loss.terms.{owners[scalar]} too"
+                        f"loss.terms.{key}: loss.terms.{owners[scalar]} already returns a scalar '{scalar}'"
                     )
                 owners[scalar] = key
             missing = [f"+loss.{WEIGHT_PREFIX}{scalar}=NUMBER" for scalar in term.scalars if scalar not in weights]
             if missing:
                 raise UserError(
-                    f"loss.terms.{key} needs a weight for each of its scalars, 0 for none: {' '.join(missing)}"
+                    f"loss.terms.{key} needs a weight for each of its scalars (0 turns one off): {' '.join(missing)}"
                 )
         for what, names in (("loss.lambda_", weights), ("loss.schedules.", schedules)):
             for name in names:
                 if name not in owners:
-                    raise UserError(f"{what}{name}: no term gives a scalar '{name}'; {nearest(name, owners)}")
+                    raise UserError(f"{what}{name}: no term returns a scalar '{name}'; {nearest(name, owners)}")
         for name, weight in weights.items():
             if not 0.0 <= weight < math.inf:
                 raise UserError(f"loss.lambda_{name}: {weight} is not allowed; a weight is 0 or larger, and finite")
         if not any(weights.values()):
-            raise UserError("loss: every lambda is 0; at least one term needs a weight")
+            raise UserError("loss: every lambda is 0; at least one must be positive")
         self.could_require: frozenset[str] = frozenset().union(*(term.requires for term in terms.values()))
         self.weights = dict(weights)
         self.schedules = dict(schedules)
@@ -73,17 +73,17 @@ class Objective(nn.Module):
 
     @property
     def active_terms(self) -> dict[str, Term]:
-        """The terms that count, by their key in ``loss.terms``."""
+        """The active terms (with a nonzero weight), by their key in ``loss.terms``."""
         return {key: term for key, term in self.terms.items() if isinstance(term, Term)}
 
     @property
     def requires(self) -> frozenset[str]:
-        """What the model must provide for the terms that count."""
+        """What the model must provide for the active terms."""
         return frozenset().union(*(term.requires for term in self.active_terms.values()))
 
     @property
     def scalars(self) -> list[str]:
-        """Names of the scalars that count, in the order of their terms."""
+        """Names of the scalars with a nonzero weight, in the order of their terms."""
         return [name for term in self.active_terms.values() for name in term.scalars if self.weights[name]]
 
     def weight(self, scalar: str, progress: Progress) -> float:
@@ -92,11 +92,11 @@ class Objective(nn.Module):
         return self.weights[scalar] * (1.0 if schedule is None else schedule(progress))
 
     def weight_curves(self, positions: Sequence[Progress]) -> dict[str, NDArray[np.float64]]:
-        """Return {scalar: its weight at each of these positions [P]} for the scalars that count."""
+        """Return {scalar: its weight at each of P positions [P]} for the scalars with a nonzero weight."""
         return {name: np.array([self.weight(name, position) for position in positions]) for name in self.scalars}
 
     def forward(self, batch: Batch, output: ModelOutput, progress: Progress) -> LossReport:
-        """Evaluate every term that counts, in float32, and weigh it for ``progress``."""
+        """Evaluate every active term in float32, and weight its scalars for ``progress``."""
         scalars: dict[str, Scalar] = {}
         diagnostics = {}
         for term in self.active_terms.values():
@@ -113,12 +113,12 @@ class Objective(nn.Module):
         return LossReport(total, scalars, diagnostics)
 
     def commit(self, output: ModelOutput) -> None:
-        """Let every term remember a training batch; once per optimiser step, never in validation."""
+        """Let every active term store a training batch; call once per optimiser step, never in validation."""
         for term in self.active_terms.values():
             term.commit(output)
 
     def schedule_metrics(self, progress: Progress) -> dict[str, float]:
-        """Return ``sched/`` metrics: every weight now, beta = lambda_kl / lambda_recon, and the terms' constants."""
+        """Return ``sched/`` metrics: current weights, beta = lambda_kl / lambda_recon, and the terms' constants."""
         metrics = {f"sched/{WEIGHT_PREFIX}{name}": self.weight(name, progress) for name in self.scalars}
         if "kl" in self.scalars and "recon" in self.scalars:
             recon = self.weight("recon", progress)

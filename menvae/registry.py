@@ -1,8 +1,8 @@
 """Named parts: register them, list them, build them from a configuration.
 
-A part is a class or a function. What code supplies stands before ``*`` in its signature; what configuration supplies
-is keyword-only after it, and is checked by pydantic against the annotations before anything is built. A name is looked
-up, never imported from a configuration value.
+A part is a class or a function. Arguments that code supplies come before ``*`` in its signature; keyword-only arguments
+come from the configuration, and pydantic checks them against the annotations before anything is built. Names are looked
+up; nothing is ever imported because of a configuration value.
 
 >>> @register("schedule", "docs_example")
 ... def docs_example(progress: float, *, height: Annotated[float, Field(gt=0)] = 1.0) -> float:
@@ -62,7 +62,7 @@ GROUPS: Mapping[str, str] = {
 """Registry group -> package whose modules register its built-in parts."""
 
 _OF_KEY = "[key]"
-"""What pydantic puts behind a key of a mapping that is wrong itself."""
+"""What pydantic appends to the location of an error in the key, not the value, of a mapping entry."""
 
 T = TypeVar("T", bound=Callable[..., Any])
 Settings = TypeVar("Settings")
@@ -92,7 +92,7 @@ class Part:
 
     @property
     def tunables(self) -> dict[str, tuple[Any, Any]]:
-        """Keyword-only parameters: name -> (annotation, default; ``...`` when there is none)."""
+        """Keyword-only parameters: name -> (annotation, default); the default is ``...`` if there is none."""
         return _keyword_only(self.factory)
 
     @property
@@ -103,13 +103,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Bound:
-    """A part with its checked configuration; call it with what code supplies."""
+    """A part with its checked configuration; call it with the arguments that code supplies."""
 
     part: Part
     settings: Mapping[str, Any]
 
     def __call__(self, *supplied: Any) -> Any:
-        """Build the part from what code supplies."""
+        """Build the part from the arguments that code supplies."""
         return self.part.factory(*supplied, **self.settings)
 
 
@@ -126,7 +126,7 @@ def register(group: str, name: str, *, reference: str = "") -> Callable[[T], T]:
 
     Raises:
         ValueError: unknown group.
-        NameTakenError: a name taken twice.
+        NameTakenError: the group already has a part of that name.
     """
     if group not in GROUPS:
         raise ValueError(f"registry group '{group}' does not exist; {nearest(group, GROUPS)}")
@@ -135,8 +135,8 @@ def register(group: str, name: str, *, reference: str = "") -> Callable[[T], T]:
         taken = _parts.get((group, name))
         if taken is not None:
             raise NameTakenError(
-                f"{group} '{name}' is registered twice: by {_where(taken.factory)} and {_where(factory)}, one of "
-                "which needs another name"
+                f"{group} '{name}' is registered twice, by {_where(taken.factory)} and by {_where(factory)}; rename "
+                "one of them"
             )
         origin = factory.__module__.split(".", 1)[0]
         _parts[group, name] = Part(group, name, factory, origin, reference)
@@ -146,7 +146,7 @@ def register(group: str, name: str, *, reference: str = "") -> Callable[[T], T]:
 
 
 def unregister(group: str, name: str) -> None:
-    """Forget a part; for tests and notebooks that register a part of their own."""
+    """Remove a part; for tests and notebooks that register their own parts."""
     del _parts[group, name]
 
 
@@ -155,7 +155,7 @@ def discover() -> None:
     """Import every module that registers parts: the built-in packages, then installed plugins (``menvae.parts``).
 
     Raises:
-        UserError: a plugin that cannot be imported, whatever the fault is, or takes the name of another part.
+        UserError: a plugin cannot be imported, for any reason, or uses the name of another part.
     """
     for package in GROUPS.values():
         _import_modules(package)
@@ -167,12 +167,12 @@ def _import_plugins() -> None:
         before = dict(_parts)
         try:
             entry_point.load()
-        except Exception as error:  # code of somebody else
-            _parts.clear()  # what it has registered is no second part of that name when the next point of a sweep asks
+        except Exception as error:  # third-party code
+            _parts.clear()  # or the next point of a sweep, which tries again, would find its names taken
             _parts.update(before)
             owner = f"package '{entry_point.dist.name}'" if entry_point.dist is not None else "its package"
             raise UserError(
-                f"plugin '{entry_point.value}' cannot be imported: {_reason(error)}; mend or uninstall {owner}"
+                f"plugin '{entry_point.value}' cannot be imported: {_reason(error)}; fix or uninstall {owner}"
             ) from error
 
 
@@ -184,7 +184,7 @@ def _import_modules(package: str) -> None:
 def configuration_folder(package: str) -> Path | None:
     """Return the ``conf`` folder of an installed package, or None if it has none.
 
-    It lies inside the package; that of menvae stands beside the package in a checkout.
+    The folder lies inside the package; in a checkout of menvae it lies beside the package.
     """
     specification = find_spec(package)
     folders = (
@@ -196,7 +196,7 @@ def configuration_folder(package: str) -> Path | None:
 
 
 def folder_of(group: str) -> str:
-    """Return the folder of ``conf/`` that holds the files of a group: Hydra has a name of its own for runners."""
+    """Return the folder of ``conf/`` with the files of a group; Hydra calls that of runners ``hydra/launcher``."""
     return "hydra/launcher" if group == "runner" else group
 
 
@@ -214,7 +214,7 @@ def parts() -> list[Part]:
 
 
 def parts_of(group: str) -> list[Part]:
-    """Return the registered parts of one group, sorted by name, without importing the parts of other groups."""
+    """Return the registered parts of one group, sorted by name, without importing built-in parts of other groups."""
     if not discover.cache_info().currsize:
         _import_modules(GROUPS[group])
         _import_plugins()
@@ -222,13 +222,18 @@ def parts_of(group: str) -> list[Part]:
 
 
 def lookup(group: str, name: str, path: str | None = None) -> Part:
-    """Return the part ``name`` of ``group``; ``path`` is where the name stands, for messages (default: the group).
+    """Return the part ``name`` of ``group``.
+
+    Args:
+        group: registry group.
+        name: name of the part.
+        path: configuration key of the name, for messages (default: the group).
 
     Raises:
-        UserError: unknown name; the message lists the known and the nearest.
+        UserError: unknown name; the message lists the known names and suggests the nearest.
     """
     if (group, name) not in _parts and group in GROUPS:
-        _import_modules(GROUPS[group])  # alone: menvae-sweep status needs a runner, and not torch
+        _import_modules(GROUPS[group])  # only these: menvae-sweep status needs a runner, but not torch
     if (group, name) in _parts:
         return _parts[group, name]
     names = known(group)
@@ -243,34 +248,34 @@ def bind(group: str, config: Mapping[str, Any], path: str | None = None) -> Boun
     Args:
         group: registry group.
         config: ``{"name": ..., **tunables}``.
-        path: where the configuration stands, for messages (default: the group).
+        path: configuration key of the part, for messages (default: the group).
 
     Returns:
-        A callable that takes what code supplies and returns the built part.
+        A callable that takes the arguments that code supplies and returns the built part.
 
     Raises:
-        UserError: unknown part, unknown key, missing key, or a value of a wrong type or range.
+        UserError: unknown part, unknown key, missing key, or a value of the wrong type or out of range.
     """
     path = path or group
     if not isinstance(config, Mapping):
-        raise UserError(f"{path}: {config!r} is not allowed; choose a {group} with {group}@{path}=<name>")
+        raise UserError(f"{path}: {config!r} is not allowed; choose one with {group}@{path}=<name>")
     name = config.get("name")
     if not isinstance(name, str):
-        raise UserError(f"{path}.name: {name!r} is not a name of a {group}; {nearest('', known(group))}")
+        raise UserError(f"{path}.name: {name!r} is not a registered {group}; {nearest('', known(group))}")
     part = lookup(group, name, path)
     settings = {key: value for key, value in config.items() if key != "name"}
     return Bound(part, _checked(_schema(part.factory), settings, path, f"'{name}'"))
 
 
 def own_keys(group: str, config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Leave out keys that are of other parts of the group: settings that an experiment has for another choice.
+    """Remove keys that only other parts of the group have: settings that an experiment made for another choice.
 
     Args:
         group: registry group.
         config: ``{"name": ..., **tunables}``.
 
     Returns:
-        The configuration without them, and their names. Keys that no part of the group has stay, for `bind` to refuse.
+        The configuration without them, and their names. Keys that no part of the group has stay; `bind` refuses them.
     """
     name = config.get("name")
     if name not in known(group):
@@ -282,12 +287,12 @@ def own_keys(group: str, config: Mapping[str, Any]) -> tuple[dict[str, Any], lis
 
 
 def build(group: str, config: Mapping[str, Any], *supplied: Any, path: str | None = None) -> Any:
-    """`bind` and call: the built part. Raises what `bind` raises and what the part's constructor raises."""
+    """`bind` a part and build it; raises what `bind` and the part's constructor raise."""
     return bind(group, config, path)(*supplied)
 
 
 def validated(settings_class: Callable[..., Settings], config: Mapping[str, Any], path: str) -> Settings:
-    """Return ``settings_class(**config)`` for a dataclass of settings that is not a part (``trainer``, ``watch``, ...).
+    """Check ``config`` and return ``settings_class(**config)``, for sections that are no parts (``trainer``, ...).
 
     Args:
         settings_class: a dataclass whose fields are keyword-only.
@@ -295,7 +300,7 @@ def validated(settings_class: Callable[..., Settings], config: Mapping[str, Any]
         path: dotted key of the section; empty for the top level.
 
     Raises:
-        UserError: unknown key, missing key, or a value of a wrong type or range.
+        UserError: unknown key, missing key, or a value of the wrong type or out of range.
     """
     if not isinstance(config, Mapping):
         raise UserError(f"{path}: {config!r} is not allowed; set its keys, {path}.<key>=...")
@@ -308,11 +313,11 @@ def _where(factory: Callable[..., Any]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Return what an error says in one line, with its type where the words alone would say little."""
-    words = str(error).strip().split("\n", 1)[0]
-    if words and isinstance(error, ImportError | NameTakenError | UserError):
-        return words
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+    """Return the first line of an error message, with the error's type unless the message is clear without it."""
+    line = str(error).strip().split("\n", 1)[0]
+    if line and isinstance(error, ImportError | NameTakenError | UserError):
+        return line
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 @functools.cache
@@ -330,7 +335,7 @@ def _keyword_only(factory: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     tunables: dict[str, tuple[Any, Any]] = {}
     for parameter in inspect.signature(factory).parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            raise TypeError(f"{_where(factory)} takes **{parameter.name}: name every key, so that typos are caught")
+            raise TypeError(f"{_where(factory)} takes **{parameter.name}: name every key so that typos are detected")
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue
         if parameter.name in factories:
@@ -351,7 +356,7 @@ def _schema(factory: Callable[..., Any]) -> type[BaseModel]:
 
 
 def _checked(schema: type[BaseModel], settings: dict[str, Any], path: str, owner: str) -> dict[str, Any]:
-    # by way of JSON, pydantic is strict about true for 1 and "3" for 3, and still takes a list for a tuple
+    # validated from JSON, pydantic refuses true for 1 and "3" for 3, but still accepts a list for a tuple
     text = json.dumps(settings, default=str)
     try:
         model = schema.model_validate_json(text, strict=True)
@@ -361,23 +366,23 @@ def _checked(schema: type[BaseModel], settings: dict[str, Any], path: str, owner
 
 
 def _sentence(error: ValidationError, settings: Any, schema: type[BaseModel], path: str, owner: str) -> str:
-    told = _most_telling(error.errors(), settings)
-    first, keys = told[0], _keys(told[0], settings)
+    errors = _most_specific(error.errors(), settings)
+    first, keys = errors[0], _keys(errors[0], settings)
     location = ".".join([path, *keys]).removeprefix(".")
     if first["type"] == "extra_forbidden":
         return f"{location}: no such key of {owner}; {nearest(keys[-1], schema.model_fields)}"
     if first["type"] == "missing":
         return f"{location}: a value is required"
-    allowed = list(dict.fromkeys(each["msg"].removeprefix("Value error, ").removeprefix("Input ") for each in told))
-    others = "".join(f" or {words.removeprefix('should be ')}" for words in allowed[1:])
+    allowed = list(dict.fromkeys(each["msg"].removeprefix("Value error, ").removeprefix("Input ") for each in errors))
+    others = "".join(f" or {text.removeprefix('should be ')}" for text in allowed[1:])
     return f"{location}: {first['input']!r} is not allowed; it {allowed[0]}{others}"
 
 
-def _most_telling(errors: Sequence[ErrorDetails], settings: Any) -> list[ErrorDetails]:
-    """Return the first error, or of a union, each of whose members has errors of its own, those that say most.
+def _most_specific(errors: Sequence[ErrorDetails], settings: Any) -> list[ErrorDetails]:
+    """Return the first error, or for a union, whose members each report errors, the most specific ones.
 
-    They are of the member that the value comes nearest to: found deepest inside the value, or else about the value
-    rather than its type. All are about one key; what each of them allows is allowed.
+    These belong to the member that the value matches best: the errors deepest inside the value, then those about the
+    value rather than its type. All concern one key, which may take what any of them allows.
     """
     first = errors[0]
     location, are_keys = first["loc"], _are_keys(first, settings)
@@ -399,14 +404,14 @@ def _most_telling(errors: Sequence[ErrorDetails], settings: Any) -> list[ErrorDe
 
 
 def _keys(error: ErrorDetails, settings: Any) -> list[str]:
-    """Return where an error is, in keys of the settings."""
+    """Return the location of an error as keys of the settings."""
     return [str(part) for part, is_key in zip(error["loc"], _are_keys(error, settings), strict=True) if is_key]
 
 
 def _are_keys(error: ErrorDetails, settings: Any) -> list[bool]:
     """Return which parts of a location are keys of the settings.
 
-    Others are pydantic's: the member of a union that it tried, and that not a value is wrong but its key.
+    Pydantic adds others: the union member that it tried, and a mark for an error in a key rather than its value.
     """
     found, value = [], settings
     for part in error["loc"]:
@@ -416,6 +421,6 @@ def _are_keys(error: ErrorDetails, settings: Any) -> list[bool]:
             is_key = isinstance(value, dict) and part in value
         found.append(is_key)
         value = value[part] if is_key else value
-    if error["type"] == "missing":  # so that it is not in the settings
+    if error["type"] == "missing":  # the last part is a key, though not in the settings
         found[-1] = True
     return found

@@ -1,4 +1,4 @@
-"""Studies of Optuna: a trial as its job finds it, the storage, the pruner, and the values of a finished run."""
+"""Optuna studies: trials as their jobs see them, storage, pruner, and the objective values of a finished run."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _GATE = "gate/"
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of a study, as its job finds it.
+    """One trial of a study, as its job sees it.
 
     Attributes:
         storage: URL of a database, or path of a journal file.
         study: name of the study.
-        number: of the trial.
-        metric: reported after every validation; empty where there are several objectives, which Optuna cannot follow.
-        pruner: who decides whether it goes on.
-        startup_trials: finished trials before any is pruned.
-        warmup_epochs: epochs before a trial may be pruned.
+        number: number of the trial.
+        metric: metric reported after every validation; empty for several objectives, for which Optuna cannot prune.
+        pruner: pruner that decides whether the trial continues.
+        startup_trials: number of finished trials before any trial may be pruned.
+        warmup_epochs: number of epochs before a trial may be pruned.
     """
 
     storage: str
@@ -46,7 +46,7 @@ class Trial:
 
 
 def open_storage(storage: str) -> optuna.storages.BaseStorage:
-    """Return the storage of a study: a database for an URL, else a journal file, which many processes may share."""
+    """Return the storage of a study: a database for a URL, else a journal file, which processes may share."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
@@ -57,7 +57,7 @@ def open_storage(storage: str) -> optuna.storages.BaseStorage:
 
 
 def make_pruner(name: PrunerName, startup_trials: int, warmup_epochs: int) -> optuna.pruners.BasePruner:
-    """Return Optuna's pruner of that name."""
+    """Return Optuna's pruner for a name."""
     import optuna
 
     if name == "none":
@@ -66,10 +66,10 @@ def make_pruner(name: PrunerName, startup_trials: int, warmup_epochs: int) -> op
 
 
 def objective_values(run_dir: Path, metrics: Sequence[str]) -> list[float] | None:
-    """Return the values of a finished run: gates as they were judged, other metrics at the best epoch.
+    """Return the objective values of a finished run: gates from ``gates.json``, other metrics at the best epoch.
 
     Args:
-        run_dir: its run directory.
+        run_dir: the run directory.
         metrics: keys of ``metrics.jsonl``, or ``gate/<name>``.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The things that flow: Batch -> ModelOutput -> LossReport, and who may watch them.
+"""The data flow, Batch -> ModelOutput -> LossReport, and the observers of it.
 
 Shape legend used across menvae: B batch, C channels (modalities), D, H, W spatial axes (R, A, S after reorientation),
 Z latent size, F features, P size of one partition, N subjects of a split.
@@ -16,11 +16,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Intensities:
-    """What normalises stored intensities; a stored 0 is background, and stays 0.
+    """Normalisation of stored intensities; a stored 0 is background, and stays 0.
 
     Attributes:
-        mean: of each subject's channels [B, C], in stored units; with ``data.normalisation=minmax`` their middle.
-        sd: their standard deviation; with ``data.normalisation=minmax`` half their range.
+        mean: mean of each subject's channels [B, C], in stored units; the mid-range for ``data.normalisation=minmax``.
+        sd: their standard deviation [B, C]; half their range for ``data.normalisation=minmax``.
     """
 
     mean: Tensor
@@ -29,11 +29,11 @@ class Intensities:
     def z_scores(self, stored: Tensor) -> Tensor:
         """Stored values [B, C, ...] of any real type -> float32 of the same shape, on their device.
 
-        Mean and standard deviation are float32: a z-score is exact to 1e-7 times |mean| / sd, which is a few units for
-        an MRI.
+        Mean and standard deviation are float32: a z-score is exact to 1e-7 times |mean| / sd; in MRI this ratio is a
+        few units.
         """
         sides = (1,) * (stored.ndim - 2)
-        mean, sd = (  # not awaited: a copy that is would wait for all work that the device was given before
+        mean, sd = (  # a blocking copy would wait for all work queued on the device
             value.to(stored.device, torch.float32, non_blocking=True).reshape(*value.shape, *sides)
             for value in (self.mean, self.sd)
         )
@@ -43,19 +43,19 @@ class Intensities:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a model and its objective see of some subjects.
+    """A batch of subjects, as models and objectives see it.
 
     Attributes:
-        inputs: normalised images [B, C, D, H, W] or table rows [B, F]; stored values while there are ``intensities``.
-        subject_id: one identifier a row.
-        targets: {partition: z-scored targets [B, F]}; values that are not observed are 0.
+        inputs: normalised images [B, C, D, H, W] or table rows [B, F]; stored values until ``intensities`` is applied.
+        subject_id: one identifier per row.
+        targets: {partition: z-scored targets [B, F]}; unobserved values are 0.
         observed: {partition: bool [B, F]}; this mask is the semi-supervision.
         mask: label volume [B, 1, D, H, W], or None.
-        labels: class index [B], -1 where it is not observed, or None.
+        labels: class index [B], -1 where unobserved, or None.
         time: time of the visit in days [B], or None.
-        intensities: what makes z-scores of the inputs when the batch is brought to its device, or None.
-        available: which modalities a subject has, bool [B, C], or None: all. The inputs of the others mean nothing.
-        patient_id: whose visit each row is, or empty where that is not known.
+        intensities: normalisation that `to` applies to the inputs, or None.
+        available: which modalities a subject has, bool [B, C], or None for all. Inputs of missing ones are undefined.
+        patient_id: the patient of each row, or empty if unknown.
     """
 
     inputs: Tensor
@@ -75,7 +75,7 @@ class Batch:
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> Batch:
         """Return the batch on ``device``, its inputs as z-scores; ``memory_format`` applies to volumes.
 
-        What is sent to the device are the stored values, half as many bytes where they are int16.
+        Stored values are copied and then normalised on the device: half as many bytes if they are int16.
         """
         there = self._each(lambda value: value.to(device, non_blocking=True))
         inputs = there.inputs
@@ -86,11 +86,11 @@ class Batch:
         return replace(there, inputs=inputs, intensities=None)
 
     def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory, from which a GPU copies while others work; `DataLoader` calls it."""
+        """Return the batch in page-locked memory, for asynchronous copies to a GPU; `DataLoader` calls it."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """Return the batch with every tensor changed."""
+        """Apply ``change`` to every tensor of the batch."""
 
         def unless_none(value: Tensor | None) -> Tensor | None:
             return None if value is None else change(value)
@@ -145,14 +145,14 @@ class Posterior:
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What a model returns for a batch.
+    """Output of a model for a batch.
 
     Attributes:
         posterior: q(z|x).
-        latent: the z that was decoded [B, Z]: a sample in training, the posterior mean in evaluation.
+        latent: the decoded z [B, Z]: a sample in training, the posterior mean in evaluation.
         reconstruction: same shape as the inputs.
         predictions: {partition: predicted z-scored targets [B, F]}.
-        extras: {name: tensor}, what some terms require beyond that, such as ``auxiliary_reconstruction``.
+        extras: {name: tensor}, further outputs that some terms require, such as ``auxiliary_reconstruction``.
     """
 
     posterior: Posterior
@@ -164,7 +164,7 @@ class ModelOutput:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands on the clock that schedules are written for.
+    """Position of training on the clock that schedules are written for.
 
     Attributes:
         epoch: fractional epochs done, in epochs of ``curriculum.reference_epochs``.
@@ -176,13 +176,13 @@ class Progress:
 
     @property
     def finished(self) -> Progress:
-        """The end of the run: where checkpoints are compared."""
+        """The end of the run, whose weights are used to compare checkpoints."""
         return Progress(self.total_epochs, self.total_epochs)
 
 
 @dataclass(frozen=True)
 class Scalar:
-    """One term of an objective: its value, its weight now, and their product (float32, no dimensions)."""
+    """One scalar of an objective: its value, its current weight, and their product (float32, zero-dimensional)."""
 
     raw: Tensor
     weight: float
@@ -194,9 +194,9 @@ class LossReport:
     """An objective evaluated on one batch.
 
     Attributes:
-        total: sum of the weighted scalars; what is minimised.
+        total: sum of the weighted scalars, which training minimises.
         scalars: {name: Scalar}.
-        diagnostics: {name: detached value} that terms report without a weight, such as ``kl_raw``.
+        diagnostics: {name: detached value} of values that terms report without a weight, such as ``kl_raw``.
     """
 
     total: Tensor
@@ -204,7 +204,7 @@ class LossReport:
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
 
     def raw_values(self) -> dict[str, float]:
-        """Return the total as ``loss`` and every raw scalar as numbers; waits for the device."""
+        """Return the total as ``loss`` and every raw scalar as floats; synchronises with the device."""
         return {"loss": self.total.item(), **{name: scalar.raw.item() for name, scalar in self.scalars.items()}}
 
     def logged(self) -> dict[str, Tensor]:
@@ -216,13 +216,13 @@ class LossReport:
 
 @dataclass(frozen=True)
 class Observation:
-    """What an observer says after a validation.
+    """Result of an observer after a validation.
 
     Attributes:
-        metrics: {metric key: value}, written beside the losses.
-        collapsed: the epoch is no candidate for ``best.ckpt``.
-        stop: a reason to end the run now, or empty.
-        pruned: whether that is to make room for better runs.
+        metrics: {metric key: value}, logged with the losses.
+        collapsed: whether to exclude the epoch from the candidates for ``best.ckpt``.
+        stop: reason to end the run now, or empty.
+        pruned: whether a pruner stops the run.
     """
 
     metrics: Mapping[str, float | None] = field(default_factory=dict)
@@ -232,44 +232,44 @@ class Observation:
 
 
 class Observer:
-    """Watches training and takes no part in it; every method is optional.
+    """Watches training without influencing its steps; every method is optional.
 
-    The trainer calls observers in their order, on all ranks; those that gather over ranks do it in
-    ``on_validation_end``, which every rank reaches. Checkpoints keep ``epoch_state`` under the name of the class.
+    The trainer calls observers in their order, on all ranks; gather over ranks in ``on_validation_end``, which every
+    rank reaches. Checkpoints store ``epoch_state`` under the name of the class.
 
     Attributes:
-        order: place among the observers of a run. Smaller values are called first, and later observers know their
-            metrics. The metrics of menvae are at 0, the collapse watch at 10; the report to a study, which may be of
-            any metric, is at 90 and the reconstructions are at 95.
+        order: position among the observers of a run. Smaller values are called first, and later observers see their
+            metrics. The built-in metrics have 0, the collapse watch 10, the report to an Optuna study, which needs all
+            metrics, 90, and the reconstructions 95.
     """
 
     order: ClassVar[int] = 50
 
     def on_epoch_start(self, epoch: int) -> None:
-        """Before the first step of an epoch; ``epoch`` counts finished epochs."""
+        """Called before the first step of an epoch; ``epoch`` counts finished epochs."""
 
     def on_train_step(self, batch: Batch, output: ModelOutput) -> None:
-        """After every optimiser step."""
+        """Called after every optimiser step."""
 
     def epoch_state(self) -> dict[str, Any]:
-        """Return what this rank gathered since the epoch began, as tensors and plain values, for a checkpoint."""
+        """Return what this rank has gathered since the epoch began, as tensors and plain values, for a checkpoint."""
         return {}
 
     def load_epoch_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what `epoch_state` returned, after ``on_epoch_start``."""
+        """Restore the return value of `epoch_state`; called after ``on_epoch_start``."""
 
     def on_validation_start(self, epoch: int) -> None:
-        """Before a validation; ``epoch`` counts finished epochs."""
+        """Called before a validation; ``epoch`` counts finished epochs."""
 
     def on_validation_batch(self, batch: Batch, output: ModelOutput) -> None:
-        """After every validation batch, under no_grad and in evaluation mode."""
+        """Called after every validation batch, under no_grad and in evaluation mode."""
 
     def on_validation_end(self, epoch: int, metrics: Mapping[str, float | None]) -> Observation:
-        """After a validation; ``metrics`` holds what is known of this epoch so far, other observers' included."""
+        """Called after a validation; ``metrics`` holds all metrics of this epoch so far, including other observers'."""
         return Observation()
 
     def on_training_end(self, epoch: int, outputs: Iterable[tuple[Batch, ModelOutput]]) -> None:
-        """After training, on the main rank only, with the weights of the best epoch in evaluation mode.
+        """Called after training, on the main rank only, with the weights of the best epoch in evaluation mode.
 
         Args:
             epoch: the best epoch.

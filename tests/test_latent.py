@@ -50,8 +50,8 @@ def test_select_is_a_view_of_its_columns() -> None:
         (8, {"vol": None, "rest": None}, "vol and rest are null"),
         (8, {"vol": 3, "rest": 4}, "sum to 7, not to model.z_dim=8"),
         (8, {"vol": 3, "rest": 6}, "sum to 9, not to model.z_dim=8"),
-        (8, {"vol": 8, "rest": None}, "leaves nothing of model.z_dim=8 for rest"),
-        (8, {"vol": 9, "rest": None}, "leaves nothing of model.z_dim=8 for rest"),
+        (8, {"vol": 8, "rest": None}, "leaves no dimension of model.z_dim=8 for rest"),
+        (8, {"vol": 9, "rest": None}, "leaves no dimension of model.z_dim=8 for rest"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_in_words(z_dim: int, partitions: dict[str, int | None], words: str) -> None:
@@ -69,10 +69,10 @@ def test_unknown_partition_names_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("partitions", "at_least", "words"),
     [
-        ([], 1, "partitions [] are not allowed; it needs one or more different ones"),
-        (["a", "a"], 1, "partitions ['a', 'a'] are not allowed; it needs one or more different ones"),
-        (["a", "a"], 0, "partitions ['a', 'a'] are not allowed; it needs different ones"),
-        (["b"], 2, "partitions ['b'] are not allowed; it needs two or more different ones"),
+        ([], 1, "partitions [] are not allowed; choose one or more different ones"),
+        (["a", "a"], 1, "partitions ['a', 'a'] are not allowed; choose one or more different ones"),
+        (["a", "a"], 0, "partitions ['a', 'a'] are not allowed; choose different ones"),
+        (["b"], 2, "partitions ['b'] are not allowed; choose two or more different ones"),
         (["c"], 1, "partition 'c' does not exist"),
     ],
 )

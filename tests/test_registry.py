@@ -140,7 +140,7 @@ def test_binding_builds_nothing(example: type[Example]) -> None:
         ({"partitions": {"vol": "x"}}, "encoder.partitions.vol: 'x' is not allowed"),
         ({"required": ...}, "encoder.required: a value is required"),
         ({"name": "exmaple"}, "encoder: 'exmaple' is not registered; did you mean 'example'? known: "),
-        ({"name": ...}, "encoder.name: None is not a name of a encoder; known: "),
+        ({"name": ...}, "encoder.name: None is not a registered encoder; known: "),
     ],
 )
 def test_wrong_configuration_is_one_sentence(example: type[Example], changes: dict[str, Any], words: str) -> None:
@@ -160,7 +160,7 @@ def test_message_says_where_the_configuration_stands(example: type[Example]) -> 
 def test_name_taken_twice_names_both_places(example: type[Example]) -> None:
     def other() -> None: ...
 
-    with pytest.raises(ValueError, match=r"encoder 'example' is registered twice: by .*Example and .*other"):
+    with pytest.raises(ValueError, match=r"encoder 'example' is registered twice, by .*Example and by .*other"):
         register("encoder", "example")(other)
     assert lookup("encoder", "example").factory is example
 

@@ -1,47 +1,47 @@
 # shellcheck shell=bash
-# What `up` and `down` share: where the cluster lies, its settings, and which processes are its own.
+# Common code of `up` and `down`: directory and settings of the cluster, and detection of its processes.
 
-program=dev_cluster/$(basename "$0") # messages begin with it
+program=dev_cluster/$(basename "$0") # prefix of messages
 
 PATH=$PATH:/usr/sbin:/sbin
 umask 022
 
 say() { echo "$program: $*" >&2; }
 
-# Something that should have worked did not: exit code 1.
+# Reports an unexpected failure: exit code 1.
 fail() {
   say "$*"
   exit 1
 }
 
-# The request or the machine is wrong: one sentence, exit code 2.
+# Reports an invalid request or an unsuitable machine in one sentence: exit code 2.
 refuse() {
   say "$*"
   exit 2
 }
 
-# Clients of SLURM read dozens of variables; those of the caller may belong to another cluster or change what we parse.
+# Clients of SLURM read dozens of variables; the caller's may belong to another cluster or change the output we parse.
 for variable in ${!SLURM_@} ${!SBATCH_@} ${!SCANCEL_@} ${!SINFO_@} ${!SQUEUE_@} ${!SACCT_@}; do unset "$variable"; done
 
 require_root_on_linux() {
-  [ "$(uname -s)" = Linux ] || refuse "SLURM's daemons need Linux, and this is $(uname -s)"
-  [ "$(id -u)" = 0 ] || refuse "SLURM's daemons must be started by root, and this is user $(id -un)"
+  [ "$(uname -s)" = Linux ] || refuse "SLURM's daemons need Linux; this is $(uname -s)"
+  [ "$(id -u)" = 0 ] || refuse "SLURM's daemons must be started as root; this is user $(id -un)"
 }
 
 # The name under which SLURM knows this machine.
 node=$(uname -n)
 node=${node%%.*}
 
-# Sets `directory` to the canonical path of $1. SLURM's configuration knows no quoting.
+# Sets `directory` to the canonical path of $1. SLURM's configuration does not support quoting.
 set_directory() {
   directory=$(realpath --canonicalize-missing -- "$1")
-  [[ $directory =~ ^(/[A-Za-z0-9._+-]+)+$ ]] || refuse "'$directory' may hold only letters, digits and ./_+-"
+  [[ $directory =~ ^(/[A-Za-z0-9._+-]+)+$ ]] || refuse "'$directory' may contain only letters, digits and ./_+-"
   settings=$directory/etc/settings
   export SLURM_CONF=$directory/etc/slurm.conf
 }
 
-# Holds the directory's lock until this process ends. The lock is on the directory itself, so that nothing is left of it;
-# who waited for the lock of a directory that was purged meanwhile asks again. False where there is no directory.
+# Locks the directory until this process ends. The lock is on the directory itself, so it leaves no file; a process that
+# waited for a directory that was purged meanwhile tries again. False if the directory does not exist.
 lock_directory() {
   while { exec 9<"$directory"; } 2>/dev/null; do
     flock --timeout 120 9 || fail "another up or down has held $directory for two minutes"
@@ -51,7 +51,7 @@ lock_directory() {
   return 1
 }
 
-# The settings that a cluster keeps for life, as lines key=number; read, never sourced.
+# Reads the permanent settings of a cluster, lines key=number, without sourcing the file.
 read_settings() {
   local key value
   while IFS='=' read -r key value; do
@@ -63,14 +63,14 @@ read_settings() {
   done <"$settings"
 }
 
-# Whether process $1 is a $2 of this cluster: it has that name and a file of the directory open, its log if nothing else.
-# A zombie has no open files, nor has a stranger who was given the number of a daemon that died.
+# Whether process $1 is a $2 of this cluster: it has that name and an open file in the directory, at least its log.
+# This excludes zombies, and other processes that got the id of a dead daemon.
 is_ours() {
   [ "$(cat "/proc/$1/comm" 2>/dev/null)" = "$2" ] &&
     [ -n "$(find "/proc/$1/fd" -lname "$directory/*" -print -quit 2>/dev/null)" ]
 }
 
-# Prints the process number of daemon $1 of this cluster; false where it does not run.
+# Prints the process id of daemon $1 of this cluster; false if it is not running.
 pid_of() {
   local pid
   pid=$(cat "$directory/run/$1.pid" 2>/dev/null)
@@ -79,10 +79,10 @@ pid_of() {
 
 runs() { pid_of "$1" >/dev/null; }
 
-# Neither gone nor a zombie, which a container's process 1 may keep for long.
+# Whether a process exists and is not a zombie, which process 1 of a container may keep for long.
 lives() { grep -q '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$1/status" 2>/dev/null; }
 
-# Prints the numbers of all processes of this cluster that have one of the given names, with or without a pid file.
+# Prints the ids of all processes of this cluster with one of the given names, with or without a pid file.
 pids_named() {
   local entry name comm
   for entry in /proc/[0-9]*; do

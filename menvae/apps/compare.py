@@ -1,4 +1,4 @@
-"""``menvae-compare``: the runs of an experiment side by side."""
+"""``menvae-compare``: compare the runs of an experiment."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def _compare(tracking: TrackingSettings, settings: ComparisonSettings, output_di
         html.parent.mkdir(parents=True, exist_ok=True)
         written = write_runs(comparison, html.with_suffix(".csv")), write_page(comparison, notes, store, html)
     except OSError as error:
-        raise UserError(f"html: nothing can be written to '{html}': {error.strerror}") from error
-    for answer in answers(comparison, notes):  # last: whoever reads it may go away, such as head
+        raise UserError(f"html: cannot write to '{html}': {error.strerror}") from error
+    for answer in answers(comparison, notes):  # last, because the reader of a pipe, such as head, may close it
         logs.show(answer)
     _log.info("runs: %s", written[0])
     _log.info("page: %s", written[1])

@@ -1,6 +1,6 @@
-"""What all Hydra commands share: where ``conf/`` is, what a plugin adds to it, and how errors are told.
+"""Common base of all Hydra commands: the path of ``conf/``, the folders that plugins add, and error reporting.
 
-Nothing heavy is imported here: help, ``--cfg`` and completion answer from this module and Hydra alone.
+Nothing heavy is imported here: help, ``--cfg`` and completion need only this module and Hydra.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ class PluginConfigurations(SearchPathPlugin):
 def run(config_name: str, task: Task, command: str | None = None, *, only_looks: bool = False) -> None:
     """Run ``task`` as a Hydra application and end the process with its exit code.
 
-    Wrong input ends with one sentence on standard error and exit code 2, also where Hydra finds it; a sweep in which a
-    point failed ends with 1, after all points have been tried.
+    Wrong input, whether menvae or Hydra detects it, ends with one sentence on standard error and exit code 2; a sweep
+    with a failed point ends with exit code 1, after all points have been tried.
 
     Args:
-        config_name: the file in ``conf/``.
-        task: what to do with the composed configuration.
+        config_name: name of the file in ``conf/``.
+        task: function of the composed configuration that returns an exit code.
         command: ``train`` for ``menvae-train``; None: ``config_name``.
-        only_looks: whether the task starts nothing and keeps nothing that the end of the interpreter would tidy up.
+        only_looks: whether the task only reads: it leaves no thread or temporary folder for interpreter shutdown.
     """
     command = command or config_name
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors over instead of printing them
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     Plugins.instance().register(PluginConfigurations)
     codes: list[int] = []
     ended_elsewhere.clear()
     modes: set[RunMode | None] = set()
 
     def job(config: DictConfig) -> None:
-        """One run or one point of a sweep; a point that fails in a known way must not keep the others from starting."""
+        """Run one job or one point of a sweep; a point that fails in a known way must not stop the others."""
         modes.add(HydraConfig.get().mode)
         codes.append(carry_out(command, lambda: task(config)))
         if codes[-1] == ExitCode.INTERRUPTED:
-            sys.exit(ExitCode.INTERRUPTED)  # and the points that follow are not begun
+            sys.exit(ExitCode.INTERRUPTED)  # without starting the remaining points
 
     def application() -> int:
         hydra.main(version_base="1.3", config_path=str(configuration_folder("menvae")), config_name=config_name)(job)()
@@ -74,7 +74,7 @@ def run(config_name: str, task: Task, command: str | None = None, *, only_looks:
         return max(codes, default=ExitCode.DONE)
 
     if only_looks:
-        gc.disable()  # most of it is importing, which makes little garbage
+        gc.disable()  # most of the time goes into imports, which make little garbage
     with _help_within(120):
         code = carry_out(command, application)
     leave(code, at_once=only_looks)
@@ -82,7 +82,7 @@ def run(config_name: str, task: Task, command: str | None = None, *, only_looks:
 
 @contextmanager
 def _help_within(width: int) -> Iterator[None]:
-    """Break long lines of ``--help``: Hydra writes all options of a group into one."""
+    """Wrap long lines of ``--help``: Hydra writes all options of a group on one line."""
     if not {"-h", "--help"} & set(sys.argv[1:]):
         yield
         return

@@ -1,4 +1,4 @@
-"""``python -m menvae.apps.job FILE``: one run in a process of its own, without Hydra; for launchers and ranks."""
+"""``python -m menvae.apps.job FILE``: train one run in its own process, without Hydra; for launchers and ranks."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from menvae.runs.job import Job
 
 
 def run(path: Path) -> int:
-    """Train the job in a file, leave its exit code in the point's ``outcome.json``, and return it.
+    """Train the job in a file, write its exit code to the point's ``outcome.json``, and return it.
 
     Raises:
-        Exception: what is a bug, after it was written down.
+        Exception: any bug; the exit code is written first.
     """
     return _run(path)[0]
 
 
 def run_slurm_task(path: str, max_num_timeout: int) -> None:
-    """Be one task of a SLURM job: join the others, train, and have the job requeued if its time has run out.
+    """Run one task of a SLURM job: join the other tasks, train, and requeue the job if its time has run out.
 
     Args:
         path: the job file.
         max_num_timeout: how often the job may be requeued.
 
     Raises:
-        SystemExit: with the exit code, so that SLURM knows a job that failed.
+        SystemExit: with a nonzero exit code, so that SLURM marks the job as failed.
     """
     import submitit
 
@@ -47,11 +47,11 @@ def run_slurm_task(path: str, max_num_timeout: int) -> None:
     if code:
         sys.exit(code)
     if environment.num_tasks > 1:
-        atexit.register(leave, code)  # when submitit has written its result
+        atexit.register(leave, code)  # after submitit has written its result
 
 
 def _run(path: Path) -> tuple[int, str]:
-    """Return the exit code and what stopped the run, if something did."""
+    """Return the exit code, and the reason if the run was interrupted."""
     job = Job.read(path)
     stopped_by, begun = "", time.time()
 
@@ -73,7 +73,7 @@ def _run(path: Path) -> tuple[int, str]:
     finally:
         if os.environ.get("RANK", "0") == "0" or code not in (ExitCode.DONE, ExitCode.INTERRUPTED):
             job.leave_outcome(code)
-    if code == ExitCode.INTERRUPTED and not stopped_by:  # the ranks that this process started know by what
+    if code == ExitCode.INTERRUPTED and not stopped_by:  # only the ranks that this process started know the reason
         stopped_by = job.reason(begun)
     return code, stopped_by
 

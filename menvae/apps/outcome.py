@@ -1,4 +1,4 @@
-"""How a command tells its end: an exit code and, where the user can do something about it, one sentence."""
+"""How a command ends: with an exit code and, for errors that the user can fix, one sentence."""
 
 from __future__ import annotations
 
@@ -26,52 +26,53 @@ from menvae.errors import (
 )
 
 _DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT}
-_UP_TO_THE_USER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
-"""Errors of a file that are no bug."""
+_USER_CAN_FIX = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
+"""File errors that are not bugs."""
 
 ended_elsewhere: list[int] = []
-"""Exit codes of points that launchers ran in other processes: Hydra's own results do not reach the command."""
+"""Exit codes of points that launchers ran in other processes; Hydra does not pass its results to the command."""
 
 
 def carry_out(command: str, task: Callable[[], int]) -> int:
-    """Run ``task`` and return its exit code; what a user can cause is told in one sentence on standard error.
+    """Run ``task`` and return its exit code; report errors that a user can cause in one sentence on standard error.
 
     Args:
         command: ``train`` for ``menvae-train``.
-        task: what to do.
+        task: function that returns an exit code.
     """
     try:
         return task()
     except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
-        return _tell(command, sentence(error), ExitCode.WRONG_INPUT)
+        return _report(command, sentence(error), ExitCode.WRONG_INPUT)
     except OSError as error:
-        if error.errno not in _DISK_IS_FULL and (error.errno not in _UP_TO_THE_USER or error.filename is None):
+        if error.errno not in _DISK_IS_FULL and (error.errno not in _USER_CAN_FIX or error.filename is None):
             raise
         where = f"'{error.filename}': " if error.filename else ""
-        return _tell(command, where + str(error.strerror), ExitCode.WRONG_INPUT, everyone=True)
+        return _report(command, where + str(error.strerror), ExitCode.WRONG_INPUT, on_all_ranks=True)
     except TrainingDivergedError as error:
-        return _tell(command, sentence(error), 1)
+        return _report(command, sentence(error), 1)
     except RunInterruptedError as error:
-        return _tell(command, f"stopped by {error}; the same command goes on", ExitCode.INTERRUPTED)
+        return _report(command, f"stopped by {error}; run the same command again to resume", ExitCode.INTERRUPTED)
     except KeyboardInterrupt:
-        return _tell(
-            command, "stopped at once; the same command goes on from what is written already", ExitCode.INTERRUPTED
+        return _report(
+            command,
+            "stopped at once; run the same command again to resume from what is already written",
+            ExitCode.INTERRUPTED,
         )
     except OtherRankFailedError:
         return 1
 
 
 def leave(code: int, *, at_once: bool = False) -> NoReturn:
-    """End this process; all is written, so that a rank of several leaves without a shutdown of the interpreter.
+    """End this process; one of several ranks skips interpreter shutdown, as everything is written already.
 
-    So does a command that has only looked at something: to take torch down takes half as long as to import it.
-
-    `torch.nn.parallel.DistributedDataParallel` keeps its process group for good. The threads of the group may still ask
-    for the interpreter that is being shut down, and C++ then aborts ("terminate called without an active exception").
+    `torch.nn.parallel.DistributedDataParallel` never releases its process group. During shutdown the threads of the
+    group may still need the interpreter, and C++ then aborts ("terminate called without an active exception").
 
     Args:
         code: exit code.
-        at_once: whether nothing is left to be done at the end of the interpreter: no thread, no temporary folder.
+        at_once: whether to skip interpreter shutdown in a single process too: unloading torch takes half as long as
+            importing it. Only for processes without threads and temporary folders.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not at_once:
         sys.exit(code)
@@ -81,43 +82,43 @@ def leave(code: int, *, at_once: bool = False) -> NoReturn:
     os._exit(code)
 
 
-def _tell(command: str, text: str, code: int, *, everyone: bool = False) -> int:
-    """Say it, on rank 0 unless the ranks may have different things to say; return ``code``."""
+def _report(command: str, text: str, code: int, *, on_all_ranks: bool = False) -> int:
+    """Write ``text`` to standard error, on rank 0 or on all ranks, and return ``code``."""
     rank = os.environ.get("RANK", "0")
     if rank == "0":
         sys.stderr.write(f"menvae-{command}: {text}\n")
-    elif everyone:
+    elif on_all_ranks:
         sys.stderr.write(f"menvae-{command}: rank {rank} on {socket.gethostname()}: {text}\n")
     return code
 
 
 def sentence(error: Exception) -> str:
-    """Return one line that says what is wrong with the input."""
+    """Return a one-line message that says what is wrong with the input."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return f"{group}: '{option}' is not an option; {nearest(option, error.options)}"
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
-        return f"'{mark.name}', line {mark.line + 1}, column {mark.column + 1}: not YAML: {error.problem}"
+        return f"'{mark.name}', line {mark.line + 1}, column {mark.column + 1}: invalid YAML: {error.problem}"
     if isinstance(error, OverrideParseException):
         why = str(error).partition("\n")[0]
         if why.startswith("Lexer"):
-            why = "it holds a character that Hydra knows in quotes only"
+            why = "it contains a character that Hydra accepts only in quotes"
         return (
-            f"argument '{error.override}' cannot be read: {why}; a value with brackets, commas, = or letters beyond "
-            "ASCII stands in quotes within quotes, such as 'data.root=\"/data/MRI (3 T)\"'"
+            f"argument '{error.override}' cannot be parsed: {why}; put a value with brackets, commas, = or non-ASCII "
+            "letters in quotes within quotes, such as 'data.root=\"/data/MRI (3 T)\"'"
         )
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConfigAttributeError | ConfigKeyError) and isinstance(cause.parent_node, DictConfig):
             known = [str(name) for name in cause.parent_node if name not in ("hydra", "_target_")]
-            where = re.match(r"In '.*?': ", str(error))  # a file that a group's option named
-            allowed = nearest(str(cause.key), known) if known else "there is none; with a + before it, it is added"
+            where = re.match(r"In '.*?': ", str(error))  # the file of a group's option
+            allowed = nearest(str(cause.key), known) if known else "the section is empty; put + before a key to add it"
             return f"{where.group() if where else ''}{cause.full_key}: no such key; {allowed}"
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {str(error).splitlines()[0]}"
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
-    if isinstance(error.__cause__, OmegaConfBaseException):  # Hydra says where, OmegaConf what
+    if isinstance(error.__cause__, OmegaConfBaseException):  # Hydra names the place, OmegaConf the fault
         return f"{text}: {str(error.__cause__).splitlines()[0]}"
     return text

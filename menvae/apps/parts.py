@@ -1,4 +1,4 @@
-"""``menvae-parts``: every registered part, with its origin, tunables and reference."""
+"""``menvae-parts``: list every registered part, with its origin, tunables and reference."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _show(groups: Sequence[str]) -> int:
 
 
 def _entry(part: Part) -> Text:
-    """Name, origin and what it is; a line for each tunable with its default, and the reference."""
+    """Return name, origin and summary, a line per tunable with its default, and the reference."""
     text = Text.assemble("  ", (part.name, "cyan"), f"  ({part.origin})  {part.summary}")
     for name, (_, default) in part.tunables.items():
         text.append(f"\n      {name}: {'required' if default is ... else _written(default)}", style="dim")
@@ -48,7 +48,7 @@ def _entry(part: Part) -> Text:
 
 
 def _written(value: object) -> str:
-    """Return a default as it is written in YAML and on the command line.
+    """Return a default in the syntax of YAML and the command line.
 
     >>> _written({"name": "mlp", "widths": (64, 32), "order": None, "normed": False})
     '{name: mlp, widths: [64, 32], order: null, normed: false}'

@@ -1,4 +1,4 @@
-"""``menvae-prepare``: a cohort checked, prepared and described."""
+"""``menvae-prepare``: check, prepare and describe a cohort."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``menvae-sweep plan|status|retry``: what a sweep would run, how its points are, and those that failed once more."""
+"""``menvae-sweep plan|status|retry``: show what a sweep would run, show its state, rerun its failed points."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from menvae.errors import ExitCode, UserError, nearest
 
 _USAGE = """\
 menvae-sweep plan [group=option ...] [key=value,value ...]
-    What menvae-train -m would do with the same arguments: every job with its run, duplicates and dead knobs. Nothing is
-    trained or prepared; sweep.cost=true prepares data that the cache lacks, and adds a cost from a measured step.
+    Show what menvae-train -m would do with the same arguments: every job with its run, duplicates, and swept keys
+    without effect. Nothing is trained or prepared; sweep.cost=true prepares data that the cache lacks, and estimates
+    the cost from measured steps.
 
 menvae-sweep status [sweep.name=NAME] [output_dir=./outputs]
-    The fate of every point of a sweep (the one launched last): finished, running, pending, failed, timed out, ...
+    Show the state of every point of a sweep (default: the latest): finished, running, pending, failed, timed out, ...
 
 menvae-sweep retry [sweep.name=NAME] [output_dir=./outputs] [hydra.launcher.KEY=VALUE ...]
-    Run again what has failed, as it was, with the launcher of before, which can be told something else.
+    Run the failed points of a sweep again with the same configuration. The launcher is the same too, unless overridden.
 """
 
 
 def main() -> None:
-    """Entry point: takes the verb off the command line."""
+    """Entry point: runs the command named by the first argument."""
     verb, arguments = "".join(sys.argv[1:2]), sys.argv[2:]
     verbs = {"plan": plan, "status": status, "retry": retry}
     if verb in ("", "-h", "--help") or {"-h", "--help"} & set(arguments):
         sys.stdout.write(_USAGE)
         sys.exit(ExitCode.DONE if verb else ExitCode.WRONG_INPUT)
     if verb not in verbs:
-        sys.stderr.write(f"menvae-sweep: '{verb}' is not something it does; {nearest(verb, verbs)}\n")
+        sys.stderr.write(f"menvae-sweep: unknown command '{verb}'; {nearest(verb, verbs)}\n")
         sys.exit(ExitCode.WRONG_INPUT)
     verbs[verb](arguments)
 
 
 def plan(arguments: list[str]) -> None:
-    """Compose a sweep of ``menvae-train``, and have its launcher show it."""
+    """Compose a sweep of ``menvae-train``, and show its plan."""
     costs = any(argument.startswith("sweep.cost=") for argument in arguments)  # a cost may start processes
     _sweep_of_train([*arguments, "sweep.action=plan"], only_looks=not costs)
 
@@ -64,7 +65,7 @@ def _show_status(config: DictConfig) -> ExitCode:
 
 
 def retry(arguments: list[str]) -> None:
-    """Launch again, as they were, the points of a sweep that have failed."""
+    """Launch the failed points of a sweep again, with the same configurations."""
     own = {"sweep.name": None, "output_dir": "./outputs"}
     rest = []
     for argument in arguments:
@@ -81,7 +82,7 @@ def retry(arguments: list[str]) -> None:
         for argument in rest:
             if not argument.startswith(("hydra", "site=", "-")):
                 raise UserError(
-                    f"'{argument}': points are run again as they were; only the launcher can be told something else"
+                    f"'{argument}': retry repeats points with the same configuration; only the launcher can be changed"
                 )
         before = sweep.description()["launcher"]
         launcher = [text for text in before if "hydra/sweeper" not in text and not text.startswith("hydra.sweeper.")]
@@ -101,7 +102,7 @@ def retry(arguments: list[str]) -> None:
 
 
 def _quoted(value: str) -> str:
-    """Return a value that Hydra's grammar takes as it is."""
+    """Quote a value for Hydra's grammar."""
     return "'" + value.replace("'", "\\'") + "'"
 
 

@@ -1,4 +1,4 @@
-"""``menvae-train``: one run, or with ``-m`` a sweep."""
+"""``menvae-train``: train one run, or with ``-m`` a sweep."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from menvae.apps import hydra_application
 
 def task(config: DictConfig) -> int:
     """Train one run; the heavy imports wait until here."""
-    gc.disable()  # importing makes little garbage, and looking for it takes a tenth of the time
+    gc.disable()  # imports make little garbage, and collecting it takes a tenth of the time
     from menvae.runs.train import train
     from menvae.sweeps.runners import build_runner
 

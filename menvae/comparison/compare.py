@@ -1,7 +1,7 @@
-"""Comparison of runs: which configurations they are of, how good each is, and what each swept key does.
+"""Comparison of runs: group them into configurations, rank these, and compute the effect of each swept key.
 
-Runs that differ in nothing but their seed are replicates of one configuration. Runs that met other data, or targets
-normalised in another way, are another *cohort*: they stand in the same table, but nothing is computed across cohorts.
+Runs that differ only in their seed are replicates of one configuration. Runs on different data, or with differently
+normalised targets, belong to different *cohorts*: they share the table, but nothing is computed across cohorts.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from menvae.comparison.tracked_runs import GateValue, TrackedRun, listed
 from menvae.errors import UserError, nearest
 
 CONFIDENCE = 0.95
-"""Of every interval."""
+"""Confidence level of every interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonSettings:
-    """What to compare, and how; keys of ``conf/compare.yaml``.
+    """Settings of a comparison; keys of ``conf/compare.yaml``.
 
     Attributes:
-        sweep: id of a sweep, to compare its points only.
-        ignore: keys, or sections, that do not tell configurations apart.
+        sweep: name of a sweep, to compare only its points.
+        ignore: keys or sections whose differences are ignored.
         front: gates of the Pareto front; None for all.
-        baseline: what others are compared with: a run's name or MLflow id, or {key: value} of one configuration;
-            None for the best.
-        sort: column of the table; None for the order of merit.
+        baseline: configuration that others are compared with, given by the name or MLflow id of a run or as
+            {key: value}; None for the best.
+        sort: column to sort the table by; None for the order of merit.
     """
 
     sweep: str | int | None = None
@@ -52,11 +52,11 @@ def compare(runs: Sequence[TrackedRun], settings: ComparisonSettings) -> Compari
     """Compare finished runs.
 
     Args:
-        runs: the oldest first, at least one.
-        settings: how.
+        runs: at least one run, the oldest first.
+        settings: settings of the comparison.
 
     Raises:
-        UserError: a setting names a key, gate or configuration that is not there.
+        UserError: a setting names a key, gate or configuration that does not exist.
     """
     check_ignored(settings.ignore, runs)
     gates, gate_notes = _gates(runs)
@@ -74,12 +74,12 @@ def compare(runs: Sequence[TrackedRun], settings: ComparisonSettings) -> Compari
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Which runs belong together
+# Grouping of runs
 # --------------------------------------------------------------------------------------------------------------------
 
 
 def _without_repetitions(runs: Sequence[TrackedRun], keys: Sequence[SweptKey]) -> tuple[list[TrackedRun], list[str]]:
-    """Keep the last of runs with the same configuration, seed and data: it is no replicate, it is the same thing."""
+    """Keep the latest of runs with the same configuration, seed and data: repetitions are not replicates."""
     last: dict[tuple[object, ...], TrackedRun] = {}
     repeated: list[str] = []
     for run in sorted(runs, key=lambda one: one.started_ms):
@@ -87,7 +87,7 @@ def _without_repetitions(runs: Sequence[TrackedRun], keys: Sequence[SweptKey]) -
         if identity in last:
             repeated.append(f"{last[identity].name} ({last[identity].run_id[:8]})")
         last[identity] = run
-    note = f"Repeated with the same configuration, seed and data, so the latest run counts, not: {listed(repeated)}."
+    note = f"Ignored, because a later run has the same configuration, seed and data: {listed(repeated)}."
     return list(last.values()), [note] * bool(repeated)
 
 
@@ -104,7 +104,7 @@ def _by_data(runs: Sequence[TrackedRun]) -> list[list[TrackedRun]]:
 
 
 def _gates(runs: Sequence[TrackedRun]) -> tuple[tuple[Objective, ...], list[str]]:
-    """Return the gates of all runs, and what must be said where runs were judged by different targets."""
+    """Return the gates of all runs, and a note for each gate whose target differs between runs."""
     found: dict[str, list[GateValue]] = {}
     for run in runs:
         for name, gate in run.gates.items():
@@ -115,10 +115,10 @@ def _gates(runs: Sequence[TrackedRun]) -> tuple[tuple[Objective, ...], list[str]
         targets = sorted({gate.target for gate in values}, reverse=larger)
         objectives.append(Objective(name, targets[0], larger))
         if len(targets) > 1:
-            wanted = ", ".join(f"{target:g}" for target in targets)
+            listing = ", ".join(f"{target:g}" for target in targets)
             notes.append(
-                f"Runs were judged by different targets of {name} ({wanted}): each counts as passed by its own, "
-                f"tables and front show {targets[0]:g}."
+                f"Runs have different targets for {name} ({listing}): whether a run passes depends on its own target; "
+                f"tables and front use {targets[0]:g}."
             )
     return tuple(objectives), notes
 
@@ -186,7 +186,7 @@ def _configuration(
 
 
 def _mean_ranks(rows: Sequence[Mapping[str, Summary]], gates: Sequence[Objective]) -> list[float]:
-    """Return each row's mean rank over the gates: free of scale, and one extreme value cannot decide it."""
+    """Return each row's mean rank over the gates: independent of scale and robust to one extreme value."""
     columns = []
     for gate in gates:
         sign = -1.0 if gate.larger_is_better else 1.0
@@ -216,7 +216,7 @@ def _front(configurations: Sequence[Configuration], gates: Sequence[Objective], 
 def _effect(
     key: SweptKey, runs: Sequence[TrackedRun], keys: Sequence[SweptKey], gates: Sequence[Objective]
 ) -> Effect | None:
-    """Return the effect of a key among runs; None if they all have the same value."""
+    """Return the effect of a key among runs; None if all runs have the same value."""
     by_value = {value: [run for run in runs if setting(run, key.name) == value] for value in key.values}
     by_value = {value: members for value, members in by_value.items() if members}
     if len(by_value) < 2:
@@ -247,7 +247,7 @@ def _range(means: Sequence[float | None]) -> float | None:
 
 
 def paired_interval(differences: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:
-    """Return the confidence interval of the mean of paired differences, by Student's t; None below two of them.
+    """Return the confidence interval of the mean of paired differences by Student's t; None for fewer than two.
 
     >>> low, high = paired_interval([1.0, 2.0, 3.0])
     >>> round(low, 3), round(high, 3)
@@ -261,7 +261,7 @@ def paired_interval(differences: Sequence[float], confidence: float = CONFIDENCE
 
 
 def difference(one: Summary, baseline: Summary) -> Difference:
-    """Return a gate of a configuration minus that of the baseline, over the seeds in which both have a value."""
+    """Return the difference of a gate from the baseline, over the seeds for which both have a value."""
     pairs = [
         (value, other)
         for seed, value in one.values.items()
@@ -278,10 +278,11 @@ def _with_baselines(
     keys: Sequence[SweptKey],
     gates: Sequence[Objective],
 ) -> list[Cohort]:
-    """Add the differences from the baseline; a cohort that lacks the wanted one is compared with its best."""
+    """Add the differences from the baseline; a cohort without the wanted baseline uses its best configuration."""
     found = [_baseline(cohort, wanted, keys) for cohort in cohorts]
     if wanted is not None and not any(found):
-        raise UserError(f"baseline: no configuration is {_told(wanted)}; {_allowed_baselines(cohorts, wanted, keys)}")
+        hint = _allowed_baselines(cohorts, wanted, keys)
+        raise UserError(f"baseline: no configuration matches {_described(wanted)}; {hint}")
     complete = []
     for cohort, baseline in zip(cohorts, found, strict=True):
         against = baseline or cohort.configurations[0]
@@ -300,7 +301,9 @@ def _baseline(cohort: Cohort, wanted: str | Mapping[str, Any] | None, keys: Sequ
     matches = [one for one in cohort.configurations if _is_wanted(one, wanted, keys)]
     if len(matches) > 1:
         several = ", ".join(f"{key.name} ({', '.join(key.values)})" for key in keys)
-        raise UserError(f"baseline: {len(matches)} configurations are {_told(wanted)}; say more of {several}")
+        raise UserError(
+            f"baseline: {len(matches)} configurations match {_described(wanted)}; specify more of {several}"
+        )
     return matches[0] if matches else None
 
 
@@ -316,7 +319,7 @@ def _is_wanted(one: Configuration, wanted: str | Mapping[str, Any], keys: Sequen
     )
 
 
-def _told(wanted: str | Mapping[str, Any]) -> str:
+def _described(wanted: str | Mapping[str, Any]) -> str:
     return f"'{wanted}'" if isinstance(wanted, str) else ", ".join(f"{key}={value}" for key, value in wanted.items())
 
 
@@ -325,8 +328,8 @@ def _allowed_baselines(cohorts: Sequence[Cohort], wanted: str | Mapping[str, Any
     if isinstance(wanted, str):
         close = difflib.get_close_matches(wanted, names, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
-        return f"{hint}allowed are the name or MLflow id of one of the {len(names)} runs, and {{key: value}}"
-    return "swept are " + (", ".join(f"{key.name} ({', '.join(key.values)})" for key in keys) or "no keys")
+        return f"{hint}give the name or MLflow id of one of the {len(names)} runs, or {{key: value}}"
+    return "swept keys: " + (", ".join(f"{key.name} ({', '.join(key.values)})" for key in keys) or "none")
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -368,22 +371,22 @@ def _setting_of(key: SweptKey) -> Callable[[Configuration], tuple[int, float, st
 def _cohort_notes(cohorts: Sequence[Cohort]) -> list[str]:
     if len(cohorts) < 2:
         return []
-    told = "; ".join(
+    listing = "; ".join(
         f"{cohort.label}: {_count(len(cohort.runs), 'run')}, data {cohort.data_hash[:8] or 'unknown'}, "
         f"targets {cohort.targets_hash[:8] or 'unknown'}"
         for cohort in cohorts
     )
-    return [f"The runs met different data or targets ({told}). Nothing is compared across them."]
+    return [f"The runs used different data or targets ({listing}). Nothing is compared across them."]
 
 
 def _run_notes(runs: Sequence[TrackedRun]) -> list[str]:
     notes = []
     collapsed = [run.name for run in runs if run.state == "collapsed"]
     if collapsed:
-        notes.append(f"Ended by the collapse watch, and judged as they were then: {listed(collapsed)}.")
+        notes.append(f"Stopped by the collapse watch, with gates evaluated at that point: {listed(collapsed)}.")
     versions = sorted({run.git_commit[:7] + run.git_commit[40:] for run in runs if run.git_commit})
     if len(versions) > 1:
-        notes.append(f"The runs are of {len(versions)} versions of the code ({listed(versions)}).")
+        notes.append(f"The runs used {len(versions)} versions of the code ({listed(versions)}).")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""The comparison as one self-contained HTML page; its tables can be sorted, its pictures are embedded."""
+"""The comparison as one self-contained HTML page, with sortable tables and embedded pictures."""
 
 from __future__ import annotations
 
@@ -42,29 +42,29 @@ from menvae.presentation.sortable import Cell, Column, Table, number_cell, sorti
 from menvae.presentation.text import broken, gate_meaning
 
 READING: Final = (
-    ("Configuration", "Runs that differ in nothing but their seed. Its numbers are means over the seeds."),
+    ("Configuration", "Runs that differ only in their seed. Its numbers are means over the seeds."),
     (
         "\N{PLUS-MINUS SIGN} in a table of configurations",
-        "Standard deviation of one run over the seeds (n \N{MINUS SIGN} 1), not of the mean.",
+        "Standard deviation over the seeds (n \N{MINUS SIGN} 1), not the standard error of the mean.",
     ),
-    ("Passed", "Number of gates a run passes, averaged over the seeds; each run's own gates.json says which."),
-    ("Mean rank", "Rank of a mean among the configurations, averaged over the gates: free of scale; 1 is best."),
-    ("Best", "Most gates passed, then the lowest mean rank. The best of many looks better than it is: run more seeds."),
-    ("Front", "No other configuration is at least as good in every gate and better in one."),
+    ("Passed", "Number of gates that a run passes, averaged over the seeds; the gates.json of each run lists them."),
+    ("Mean rank", "Rank among the configurations, averaged over the gates: independent of scale; 1 is best."),
+    ("Best", "Most gates passed, then lowest mean rank. The best of many is biased upwards: run more seeds."),
+    ("Front", "Configurations for which no other is at least as good in every gate and better in one."),
     (
         "Hypervolume beyond the targets",
-        "Volume between the targets and the front, in units of the gates; 0 until a configuration meets every target.",
+        "Volume between the targets and the front, in units of the gates; 0 unless a configuration meets every target.",
     ),
     (
         "Range that the front dominates",
-        "The same volume, measured from a tenth of the range beyond the worst value of every gate, as a share of the "
-        "box up to the best. It depends on the configurations that are compared.",
+        "The same volume, measured from a tenth of the range beyond the worst value of every gate, as a fraction of "
+        "the box up to the best. It depends on the set of configurations.",
     ),
-    ("Effect of a key", "Mean over all runs with a value; the range is the largest of these means minus the smallest."),
+    ("Effect of a key", "Mean over all runs with that value; the range is the largest minus the smallest mean."),
     (
         "Differences",
-        "Seed by seed from the baseline; 95 % interval of their mean by Student's t, not corrected for "
-        "the number of intervals.",
+        "Paired by seed with the baseline; 95 % confidence interval of the mean by Student's t, not corrected for "
+        "multiple comparisons.",
     ),
 )
 
@@ -80,10 +80,10 @@ def write_page(comparison: Comparison, notes: Sequence[str], store: RunStore, pa
     """Write the page of a comparison.
 
     Args:
-        comparison: what was found.
-        notes: what the reading of the store left out.
-        store: for the files of runs.
-        path: the HTML file to write; its folder must be there.
+        comparison: the comparison.
+        notes: notes from reading the store.
+        store: store with the files of the runs.
+        path: the HTML file to write; its folder must exist.
 
     Returns:
         ``path``.
@@ -119,7 +119,7 @@ def _content(
 
 
 def _banner(comparison: Comparison) -> _Banner:
-    """Say what came out, of the largest cohort."""
+    """Summarise the result of the largest cohort."""
     cohort = comparison.cohorts[0]
     where = f"Data {cohort.label}: " if len(comparison.cohorts) > 1 else ""
     best, num_gates = cohort.configurations[0], len(comparison.gates)
@@ -128,10 +128,10 @@ def _banner(comparison: Comparison) -> _Banner:
     if everywhere:
         names = listed([f"#{one.number}" for one in everywhere])
         plural = "configurations pass" if len(everywhere) > 1 else "configuration passes"
-        headline = f"{where}{len(everywhere)} of {count} {plural} every gate with every seed: {names}."
+        headline = f"{where}{len(everywhere)} of {count} {plural} every gate for every seed: {names}."
         return _Banner("good", headline, _best_words(best, num_gates))
     once = any(one.num_runs_passed for one in cohort.configurations)
-    some = "some runs pass every gate, but no configuration does with every seed."
+    some = "some runs pass every gate, but no configuration does for every seed."
     headline = where + (some if once else "no run passes every gate.")
     return _Banner("odd" if once else "bad", headline[0].upper() + headline[1:], _best_words(best, num_gates))
 
@@ -183,7 +183,7 @@ def _configurations(comparison: Comparison) -> Table:
     rows = [_configuration_row(comparison, cohorts[one.cohort], one) for one in comparison.rows]
     caption = (
         "Mean and standard deviation over the seeds. Green: the mean meets the target; star: best mean of the gate. "
-        "Click on a head to sort."
+        "Click a column header to sort."
     )
     return Table("configurations-table", columns, rows, caption)
 
@@ -222,11 +222,11 @@ def _runs(comparison: Comparison, store: RunStore, place: Path) -> Table:
                 kind = "met" if found is not None and found.passed else ""
                 cells.append(number_cell(None if found is None else found.value, kind=kind))
             rows.append([*cells, Cell(str(passed), str(passed)), Cell(run.run_id[:8], run.run_id, title=run.run_id)])
-    return Table("runs-table", columns, rows, "The number is that of the run's configuration. Green: passed.")
+    return Table("runs-table", columns, rows, "#: number of the configuration. Green: gate passed.")
 
 
 def _report_link(run: TrackedRun, store: RunStore, place: Path) -> str:
-    """Return where the report of a run lies: relative to the page if both are in the output directory."""
+    """Return the address of a run's report: relative to the page if both are in the output directory."""
     original = store.output_dir / "runs" / run.name / "report.html"
     path = original if original.is_file() else store.local_artifact(run, "report.html")
     if path is None:
@@ -250,7 +250,7 @@ class _Gallery:
     count: int = 0
 
     def embed(self, figure: Figure, alt: str) -> Picture | None:
-        """Save a figure and return it with its bytes in it."""
+        """Save a figure and return it as an embedded picture."""
         self.count += 1
         return self.album.embed(save_figure(figure, self.folder / f"{self.count}.png"), alt, always=True)
 
@@ -260,7 +260,7 @@ def _cohort(comparison: Comparison, cohort: Cohort, store: RunStore, place: Path
     picture = None
     if pairs and len(cohort.configurations) > 1:
         figure = draw_trade_offs(cohort, pairs)
-        picture = gallery.embed(figure, "Pairs of gates, one point a configuration")
+        picture = gallery.embed(figure, "Pairs of gates, one point per configuration")
     return {
         "heading": f"Data {cohort.label}" if len(comparison.cohorts) > 1 else "",
         "front": front_words(cohort),
@@ -312,16 +312,17 @@ def _differences(comparison: Comparison, cohort: Cohort) -> Table:
             value = "" if found.mean is None else repr(found.mean)
             cells.append(Cell(shown_difference(found), value, kind, f"{value} {low_high}".strip()))
         rows.append(cells)
-    return Table(f"differences-table-{cohort.label}", columns, rows, "Green: better, red: worse, beyond the interval.")
+    caption = "Green: better, red: worse; coloured if the interval excludes 0."
+    return Table(f"differences-table-{cohort.label}", columns, rows, caption)
 
 
 def _best(comparison: Comparison, cohort: Cohort, store: RunStore, place: Path, album: Album) -> dict[str, Any]:
-    """Show the run of the best configuration that passes most gates."""
+    """Show the run of the best configuration that passes the most gates."""
     one = cohort.configurations[0]
     run = max(one.runs, key=lambda run: sum(gate.passed for gate in run.gates.values()))
     passed = sum(gate.passed for gate in run.gates.values())
     words = (
-        f"{run.name}, seed {run.seed or 'unknown'}, of configuration #{one.number}: it passes {passed} of "
+        f"{run.name} (configuration #{one.number}, seed {run.seed or 'unknown'}) passes {passed} of "
         f"{len(comparison.gates)} gates."
     )
     folder = store.artifact(run, "pictures")
@@ -330,7 +331,7 @@ def _best(comparison: Comparison, cohort: Cohort, store: RunStore, place: Path, 
 
 
 def _pictures_of(folder: Path, album: Album) -> list[Picture]:
-    """Embed what a run has: its curves, its latent space, and one subject of its last reconstructions."""
+    """Embed the pictures of a run: those drawn after training, and one subject of the last reconstructions."""
     epochs: Mapping[int, Path] = {
         int(found.group(1)): path
         for path in folder.glob("epoch_*")
@@ -339,6 +340,6 @@ def _pictures_of(folder: Path, album: Album) -> list[Picture]:
     last = epochs[max(epochs)] if epochs else folder / "epoch_0"
     kinds = [kind for kind in registered_pictures().values() if kind.when == "after_training"]
     wanted_files = [(folder / kind.file, kind.caption or kind.alt) for kind in kinds]
-    wanted_files += [(path, f"A subject, {last.name.replace('_', ' ')}.") for path in sorted(last.glob("*.png"))[:1]]
+    wanted_files += [(path, f"One subject, {last.name.replace('_', ' ')}.") for path in sorted(last.glob("*.png"))[:1]]
     shown = [album.embed(path, path.stem.replace("_", " "), caption) for path, caption in wanted_files]
     return [picture for picture in shown if picture is not None]

@@ -1,16 +1,15 @@
-"""Pareto front of configurations over gates, and what the front is worth.
+"""Pareto front of configurations over gates, and its hypervolume.
 
-A configuration is on the front if no other is at least as good in every gate and better in one. Two hypervolumes tell
-how good a front is as a whole; both are exact (Guerreiro, Fonseca and Paquete, ACM Computing Surveys 54, 2021).
+A configuration is on the front if no other is at least as good in every gate and better in one. Two hypervolumes
+measure the quality of a front; both are exact (Guerreiro, Fonseca and Paquete, ACM Computing Surveys 54, 2021).
 
-- *Beyond the targets*: the reference point is the targets of the gates, the least that is acceptable. In units of the
-  gates, so it can be compared between sweeps that are judged by the same gates. It is 0 as long as no configuration
-  meets every target.
+- *Beyond the targets*: the reference point is the targets of the gates, the least acceptable values. It is in units of
+  the gates, so it is comparable between sweeps with the same gates. It is 0 unless a configuration meets every target.
 - *Share of the range*: the reference point is, in every gate, the worst value found, moved away by a tenth of the
-  range, so that a configuration which is worst in one gate still counts (Ishibuchi et al., Evolutionary Computation
-  26, 2018). The share of the box between it and the best value of every gate that the front dominates: 1 means that one
-  configuration is best in everything. It says something before any target is met, but its box depends on the
-  configurations that are compared. Gates in which all are equal are left out of it.
+  range, so that a configuration that is worst in one gate still counts (Ishibuchi et al., Evolutionary Computation 26,
+  2018). It is the fraction of the box between this point and the best value of every gate that the front dominates; 1
+  means that one configuration is best in every gate. It is informative before any target is met, but the box depends on
+  the set of configurations. Gates in which all configurations are equal are excluded.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 RANGE_MARGIN = 0.1
-"""How far the reference point lies beyond the worst value, in ranges."""
+"""Distance of the reference point beyond the worst value, as a fraction of the range."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,9 @@ class Objective:
     """One gate as an axis of the front.
 
     Attributes:
-        name: of the gate.
+        name: name of the gate.
         target: the least acceptable value.
-        larger_is_better: its direction.
+        larger_is_better: direction of the gate.
     """
 
     name: str
@@ -48,14 +47,14 @@ class Front:
     """The Pareto front of some configurations.
 
     Attributes:
-        objectives: names of the gates it is over.
-        unmeasured: gates that no configuration has a value of; they are left out.
+        objectives: names of the gates that span the front.
+        unmeasured: gates without a value in any configuration; they are excluded.
         members: numbers of the configurations on the front, ascending.
-        excluded: number of a configuration -> the gates it has no value of; it cannot be placed.
-        hypervolume: beyond the targets, in units of the gates.
-        range_share: share of the range that the front dominates; None where there is no range.
+        excluded: number of a configuration -> the gates without a value, because of which it cannot be placed.
+        hypervolume: hypervolume beyond the targets, in units of the gates.
+        range_share: share of the range that the front dominates; None if all configurations are equal.
         constant: gates in which all configurations are equal.
-        range_reference: gate -> its coordinate of the reference point of the share.
+        range_reference: gate -> coordinate of the reference point for ``range_share``.
     """
 
     objectives: tuple[str, ...]
@@ -72,8 +71,8 @@ def find_front(values: Mapping[int, Mapping[str, float | None]], objectives: Seq
     """Find the front of configurations.
 
     Args:
-        values: number of a configuration -> gate -> value, None where there is none.
-        objectives: the gates to weigh against each other.
+        values: number of a configuration -> gate -> value, or None if it is missing.
+        objectives: the gates that span the front.
 
     >>> gates = [Objective("r2", 0.0, True), Objective("dcor", 1.0, False)]
     >>> values = {1: {"r2": 0.5, "dcor": 0.5}, 2: {"r2": 0.2, "dcor": 0.2}, 3: {"r2": 0.2, "dcor": 0.9}}
@@ -101,7 +100,7 @@ def find_front(values: Mapping[int, Mapping[str, float | None]], objectives: Seq
 
 
 def nondominated(points: Floats, larger_is_better: Sequence[bool]) -> list[bool]:
-    """Say of each point [N, M] whether no other dominates it; equal points do not dominate each other."""
+    """Return for each point [N, M] whether no other dominates it; equal points do not dominate each other."""
     if points.size == 0:
         return [False] * len(points)
     kept = moocore.is_nondominated(points, maximise=list(larger_is_better), keep_weakly=True)
@@ -109,14 +108,14 @@ def nondominated(points: Floats, larger_is_better: Sequence[bool]) -> list[bool]
 
 
 def hypervolume(points: Floats, reference: Sequence[float], larger_is_better: Sequence[bool]) -> float:
-    """Return the volume that points [N, M] dominate and a reference point [M] bounds; 0 if none is better in all."""
+    """Return the volume dominated by points [N, M] up to a reference point [M]; 0 if none is better in all M."""
     if points.size == 0:
         return 0.0
     return float(moocore.hypervolume(points, ref=list(reference), maximise=list(larger_is_better)))
 
 
 def range_share(points: Floats, larger_is_better: Sequence[bool]) -> tuple[float | None, list[int], dict[int, float]]:
-    """Return the share of the range that points [N, M] dominate, the constant columns, and the reference of the others.
+    """Return the share of the range dominated by points [N, M], constant columns, and the reference of the others.
 
     >>> round(range_share(np.array([[0.0, 1.0], [1.0, 0.0]]), [True, True])[0], 4)  # (2 * 1.1 * 0.1 - 0.1**2) / 1.1**2
     0.1736

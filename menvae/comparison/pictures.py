@@ -31,17 +31,17 @@ from menvae.presentation.figures import (
 GOOD: Final = COLOURS[2]
 MOST_PANELS: Final = 12
 MOST_LABELS: Final = 40
-"""Beyond that many configurations numbers in a picture would only cover each other."""
+"""With more configurations than this, points are not numbered, because the numbers would overlap."""
 _PIXELS: Final = DPI / 72
-"""Of a typographic point."""
+"""Pixels per typographic point."""
 TARGET_STRETCH: Final = 1.5
-"""A target may stretch an axis by that many ranges of the values; one that is farther away is not drawn."""
+"""A target may extend an axis by this many ranges of the values; a target farther away is not drawn."""
 
 
 def trade_offs(cohort: Cohort, gates: Sequence[Objective]) -> list[tuple[Objective, Objective]]:
-    """Return the pairs of gates that pull against each other: one is to be large, one small; else any two.
+    """Return the pairs of gates to draw: one to maximise against one to minimise if there are both, else any two.
 
-    Gates outside the front, and those in which all configurations are equal, are in no pair.
+    Gates outside the front, and gates in which all configurations are equal, are excluded.
     """
     front = cohort.front
     used = [gate for gate in gates if gate.name in front.objectives and gate.name not in front.constant]
@@ -54,12 +54,12 @@ def draw_trade_offs(cohort: Cohort, pairs: Sequence[tuple[Objective, Objective]]
     """Draw the mean of every configuration in pairs of gates, with the targets.
 
     Args:
-        cohort: whose configurations.
-        pairs: (gate along x, gate along y), at least one.
+        cohort: cohort with the configurations.
+        pairs: at least one (gate along x, gate along y).
     """
     columns = min(3, len(pairs))
     layout = Layout(panel=(2.75, 2.25), gap=(0.75, 0.85), left=0.75, right=max(0.25, 7.0 - 3.5 * columns), top=0.75)
-    note = "Bars: SD over the seeds; filled: on the front; line: front of the two gates alone; green: both targets met"
+    note = "Bars: SD over the seeds; filled: on the front; line: front of these two gates; green: both targets met"
     figure, all_axes = panel_grid(len(pairs), columns, layout, "Trade-offs between gates", note)
     for (across, up), axes in zip(pairs, all_axes, strict=True):
         style_axes(axes, "", f"{across.name} ({wanted(across)})", f"{up.name} ({wanted(up)})")
@@ -74,7 +74,7 @@ def _trade_off_panel(axes: Axes, cohort: Cohort, across: Objective, up: Objectiv
         if (x := one.gates[across.name].mean) is not None and (y := one.gates[up.name].mean) is not None
     ]
     if not points:
-        empty_panel(axes, "no configuration has both")
+        empty_panel(axes, "no configuration has both values")
         return
     x_limits = _limits([x for _, x, _ in points], across)
     y_limits = _limits([y for _, _, y in points], up)
@@ -105,7 +105,7 @@ def _trade_off_panel(axes: Axes, cohort: Cohort, across: Objective, up: Objectiv
 
 
 def _number_points(axes: Axes, points: Sequence[tuple[Configuration, float, float]], front: Sequence[int]) -> None:
-    """Write each configuration's number beside its point, on the side with most room."""
+    """Write each configuration's number beside its point, on the side with the most room."""
     places = axes.transData.transform([(x, y) for _, x, y in points]).tolist()
     taken = [(x, y) for x, y in places]
     for (one, *point), (x, y) in zip(points, places, strict=True):
@@ -135,9 +135,9 @@ def _number_points(axes: Axes, points: Sequence[tuple[Configuration, float, floa
 
 
 def _limits(values: Sequence[float], gate: Objective) -> tuple[float, float]:
-    """Return the range of an axis, with the target in it unless that would press the values together.
+    """Return the limits of an axis, including the target unless that would squeeze the values together.
 
-    Differences far below a hundredth are no differences, and are not blown up to the size of the panel.
+    Differences far below a hundredth are not magnified to the size of the panel.
     """
     low, high = min(values), max(values)
     span = max(high - low, 0.02 * max(abs(low), abs(high))) or 1.0
@@ -150,7 +150,7 @@ def _limits(values: Sequence[float], gate: Objective) -> tuple[float, float]:
 def _mark_targets(
     axes: Axes, across: Objective, up: Objective, x_limits: tuple[float, float], y_limits: tuple[float, float]
 ) -> None:
-    """Draw the targets that are in view and shade where both are met."""
+    """Draw the targets in view, and shade the region where both are met."""
     axes.axvline(across.target, color=MUTED, linestyle=(0, (4, 2.5)), linewidth=0.9, zorder=1)
     axes.axhline(up.target, color=MUTED, linestyle=(0, (4, 2.5)), linewidth=0.9, zorder=1)
     axes.set(xlim=x_limits, ylim=y_limits)
@@ -161,7 +161,7 @@ def _mark_targets(
 
 
 def _draw_staircase(axes: Axes, points: Sequence[tuple[float, float]], across: Objective, up: Objective) -> None:
-    """Join the points that no other beats in both of these gates."""
+    """Draw the Pareto front of these two gates as a staircase."""
     x_sign, y_sign = (1.0 if gate.larger_is_better else -1.0 for gate in (across, up))
     best: list[tuple[float, float]] = []
     for x, y in sorted(points, key=lambda point: (-x_sign * point[0], -y_sign * point[1])):
@@ -169,19 +169,19 @@ def _draw_staircase(axes: Axes, points: Sequence[tuple[float, float]], across: O
             best.append((x, y))
     if len(best) > 1:
         xs, ys = zip(*best, strict=True)
-        # From one point to the next the worse of both coordinates is what the front still dominates.
+        # Between two points, the front dominates only up to the worse of their coordinates.
         axes.step(xs, ys, where="post", color=COLOURS[0], alpha=0.35, linewidth=1.3, zorder=2)
 
 
 def draw_effect(effect: Effect, cohort: Cohort, gates: Sequence[Objective]) -> Figure:
-    """Draw every gate against the values of a swept key: a dot a run, a line through the means.
+    """Draw every gate against the values of a swept key: one dot per run, a line through the means.
 
-    Values stand at equal distances: swept values are seldom on one scale.
+    Values are spaced evenly, because swept values seldom share one scale.
 
     Args:
-        effect: of the key.
-        cohort: whose runs.
-        gates: one panel each.
+        effect: effect of the key.
+        cohort: cohort with the runs.
+        gates: gates, one panel each.
     """
     columns = min(4, len(gates))
     values = list(effect.means)
@@ -194,9 +194,7 @@ def draw_effect(effect: Effect, cohort: Cohort, gates: Sequence[Objective]) -> F
         top=0.98,
         bottom=0.75 if slanted else 0.5,
     )
-    note = "Dots: runs; line: their mean, filled where it meets the target (dashed)" + "; unbalanced" * (
-        not effect.balanced
-    )
+    note = "Dots: runs; line: mean, filled if it meets the target (dashed)" + "; unbalanced" * (not effect.balanced)
     figure, all_axes = panel_grid(len(gates), columns, layout, f"Effect of {effect.key.name}", note)
     dots = _dots(effect, cohort, gates)
     for gate, axes in zip(gates, all_axes, strict=True):
@@ -215,7 +213,7 @@ def draw_effect(effect: Effect, cohort: Cohort, gates: Sequence[Objective]) -> F
 
 
 def _dots(effect: Effect, cohort: Cohort, gates: Sequence[Objective]) -> Mapping[str, list[tuple[int, float]]]:
-    """Return gate -> (place of the value, measured) of every run."""
+    """Return gate -> (position of the key's value, value of the gate) of every run."""
     place = {value: index for index, value in enumerate(effect.means)}
     return {
         gate.name: [

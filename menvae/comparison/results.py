@@ -1,4 +1,4 @@
-"""What a comparison of runs finds, as plain values."""
+"""Results of a comparison of runs, as plain values."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Summary:
     """One gate of one configuration.
 
     Attributes:
-        values: seed -> value; None where it could not be computed.
-        mean: over the values there are.
-        deviation: standard deviation of one run (n - 1); None below two values.
+        values: seed -> value; None if it could not be computed.
+        mean: mean over the computed values.
+        deviation: standard deviation over the seeds (n - 1); None for fewer than two values.
     """
 
     values: Mapping[str, float | None]
@@ -32,16 +32,16 @@ class Summary:
 
 @dataclass(frozen=True)
 class Configuration:
-    """Runs that differ in nothing but their seed.
+    """Runs that differ only in their seed.
 
     Attributes:
-        number: its name in tables and pictures; 1 is the best of the largest cohort.
-        cohort: label of the data it met.
+        number: number in tables and pictures; 1 is the best of the largest cohort.
+        cohort: label of its cohort.
         values: swept key -> value.
-        runs: one a seed.
-        gates: by name.
-        gates_passed: mean over the runs of the number of gates passed.
-        mean_rank: mean over the gates of the rank of its mean in the cohort; 1 is best.
+        runs: one run per seed.
+        gates: gate -> summary.
+        gates_passed: number of gates passed, averaged over the runs.
+        mean_rank: rank in the cohort, averaged over the gates; 1 is best.
     """
 
     number: int
@@ -54,18 +54,18 @@ class Configuration:
 
     @property
     def num_runs_passed(self) -> int:
-        """Runs that passed every gate."""
+        """Number of runs that passed every gate."""
         return sum(all(gate.passed for gate in run.gates.values()) for run in self.runs)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A gate of a configuration minus the same gate of the baseline, over the seeds both have.
+    """A gate of a configuration minus the same gate of the baseline, over their shared seeds.
 
     Attributes:
-        num_seeds: how many those are.
-        mean: of the differences; None without a shared seed.
-        interval: of the mean, 95 %, paired t; None below two shared seeds.
+        num_seeds: number of shared seeds.
+        mean: mean difference; None without a shared seed.
+        interval: 95 % confidence interval of the mean (paired t); None for fewer than two shared seeds.
     """
 
     num_seeds: int
@@ -74,20 +74,21 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0."""
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What one swept key does to the gates, all else averaged.
+    """Effect of one swept key on the gates, averaged over everything else.
 
     Attributes:
         key: the key.
         num_runs: value of the key -> number of runs with it.
         means: value of the key -> gate -> mean over these runs.
         ranges: gate -> largest mean minus smallest mean.
-        balanced: whether every value met the same settings of all other swept keys and the same seeds, equally often.
+        balanced: whether every value was run with the same settings of all other swept keys and the same seeds,
+            equally often.
     """
 
     key: SweptKey
@@ -99,16 +100,16 @@ class Effect:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Configurations that met the same data and the same targets.
+    """Configurations with the same data and the same targets.
 
     Attributes:
         label: A, B, ...
-        data_hash: of the data.
-        targets_hash: of the targets.
+        data_hash: hash of the data.
+        targets_hash: hash of the targets.
         configurations: the best first.
-        front: the Pareto front over the means.
-        effects: of the keys that differ in the cohort.
-        baseline: what the others are compared with.
+        front: Pareto front over the means.
+        effects: effects of the keys that differ in the cohort.
+        baseline: configuration that the others are compared with.
         differences: number of a configuration -> gate -> difference from the baseline.
     """
 
@@ -129,14 +130,14 @@ class Cohort:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that is said about some runs.
+    """Result of a comparison.
 
     Attributes:
-        gates: in the order of the table; where runs had different targets, the most demanding.
+        gates: gates in the order of the table; if runs have different targets, with the most demanding one.
         keys: the swept keys, in the order of the configuration.
         cohorts: the largest first.
         rows: all configurations in the order of the table.
-        notes: in words, what a reader must know.
+        notes: notes for the reader.
     """
 
     gates: tuple[Objective, ...]

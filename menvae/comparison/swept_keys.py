@@ -1,4 +1,4 @@
-"""Which configuration keys differ between runs: the keys that were swept."""
+"""The configuration keys that differ between runs: the swept keys."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class SweptKey:
     """A configuration key that differs between the runs.
 
     Attributes:
-        name: dotted.
-        label: its shortest clear ending, for narrow columns.
-        values: that occur, in order.
-        followers: keys that tell the same runs apart, such as those that are interpolated from this one.
+        name: dotted key.
+        label: shortest unambiguous suffix of the key, for narrow columns.
+        values: distinct values, in order.
+        followers: keys that vary together with this one, such as those interpolated from it.
     """
 
     name: str
@@ -32,7 +32,7 @@ class SweptKey:
 
 
 def canonical(text: str) -> str:
-    """Write a parameter such that equal values are equal texts.
+    """Normalise the text of a parameter, so that equal values have equal texts.
 
     >>> canonical("5.0"), canonical("semivae"), canonical("[1.0, 2]")
     ('5', 'semivae', '[1, 2]')
@@ -48,14 +48,14 @@ def swept_keys(
 ) -> tuple[SweptKey, ...]:
     """Return the keys whose values differ between runs, in the order of the configuration.
 
-    Neither the seed nor a key outside a run's identity is one. Of keys that tell the same runs apart the first stands
-    for all, and the name of a part (``decoder.name``) for tunables that only some of these parts have, as long as
-    these were left alone.
+    The seed and keys outside a run's identity are excluded. The first of several keys that vary together represents
+    them all; the name of a part (``decoder.name``) represents tunables that only some of the parts have, unless such a
+    tunable has several values.
 
     Args:
         runs: the runs.
         ignore: keys or sections to leave out.
-        reserved: words that no label may be.
+        reserved: words that labels must not use.
     """
     columns = _varying_columns(runs, ignore)
     groups: dict[tuple[int, ...], list[str]] = {}
@@ -85,7 +85,7 @@ def _varying_columns(runs: Sequence[TrackedRun], ignore: Sequence[str]) -> dict[
 
 
 def _part_that_explains(key: str, columns: Mapping[str, Sequence[str]]) -> str | None:
-    """Return the name of the part without which a tunable would not be there, if it is there with one value only."""
+    """Return the name key of the part that has a tunable, if the tunable is absent or has one value in all runs."""
     if len({*columns[key]} - {ABSENT}) > 1:
         return None
     parts = key.split(".")
@@ -93,21 +93,21 @@ def _part_that_explains(key: str, columns: Mapping[str, Sequence[str]]) -> str |
         part = ".".join([*parts[:depth], "name"])
         if part in columns and part != key:
             pairs = set(zip(columns[part], columns[key], strict=True))
-            if len(pairs) == len({*columns[part]}):  # each part either has the tunable or has it not
+            if len(pairs) == len({*columns[part]}):  # a part always or never has the tunable
                 return part
     return None
 
 
 def setting(run: TrackedRun, key: str) -> str:
-    """Return the value of a key as far as it determines the result of a run."""
+    """Return the value of a key, or `ABSENT` if it does not influence the result of a run."""
     value = canonical(run.params[key]) if key in run.params else ABSENT
-    if key == "trainer.resume":  # a run that begins with the weights of another is another configuration
+    if key == "trainer.resume":  # a run that resumes from another run's checkpoint is another configuration
         return ABSENT if value in ("auto", "never") else value
     return ABSENT if is_outside(key, _outside(run)) else value
 
 
 def _outside(run: TrackedRun) -> Sequence[str]:
-    """Return the keys outside the identity of a run, as it kept them itself: its source need not be installed here."""
+    """Return the keys outside the identity of a run, as the run recorded them: its source need not be installed."""
     if run.outside_identity is not None:
         return [*OUTSIDE, *(f"data.{key}" for key in run.outside_identity)]
     try:
@@ -117,7 +117,7 @@ def _outside(run: TrackedRun) -> Sequence[str]:
 
 
 def _in_order(keys: Iterable[str]) -> list[str]:
-    """Put the name of a part before everything else of the part; the order is the given one otherwise."""
+    """Sort the name of each part before its other keys; otherwise keep the given order."""
     first: dict[str, int] = {}
     for place, key in enumerate(keys):
         parts = key.split(".")
@@ -133,7 +133,7 @@ def _in_order(keys: Iterable[str]) -> list[str]:
 
 
 def _label(name: str, names: Sequence[str], reserved: set[str]) -> str:
-    """Return the shortest ending of a key that says which key it is.
+    """Return the shortest suffix of a key that identifies it.
 
     >>> names = ["loss.lambda_dcor", "loss.terms.kl.name", "model.partitions.vol", "data.seed"]
     >>> [_label(name, names, {"seed"}) for name in names]
@@ -151,7 +151,7 @@ def _label(name: str, names: Sequence[str], reserved: set[str]) -> str:
 
 
 def natural(value: str) -> tuple[int, float, str]:
-    """Order numbers by size, before words; what is absent comes last."""
+    """Return a sort key: numbers by size, then words, then absent values."""
     try:
         return 0, float(value), ""
     except ValueError:
@@ -163,10 +163,10 @@ def _is_ignored(key: str, ignore: Sequence[str]) -> bool:
 
 
 def check_ignored(ignore: Sequence[str], runs: Sequence[TrackedRun]) -> None:
-    """Refuse a key or section that no run has.
+    """Check that every ignored key or section exists.
 
     Raises:
-        UserError: with what there is in its place.
+        UserError: no run has it; the message suggests the nearest.
     """
     keys = {key for run in runs for key in run.params}
     for one in ignore:

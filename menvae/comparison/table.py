@@ -1,4 +1,4 @@
-"""A comparison as tables: for the terminal, and of all runs as CSV."""
+"""A comparison as tables for the terminal, and all its runs as a CSV file."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def answers(comparison: Comparison, notes: Sequence[str]) -> Iterator[Renderable
     """Yield everything that the command prints.
 
     Args:
-        comparison: what was found.
-        notes: what the reading of the store left out.
+        comparison: the comparison.
+        notes: notes from reading the store.
     """
     for note in (*notes, *comparison.notes):
         yield Text(note, style="yellow")
@@ -62,7 +62,7 @@ def answers(comparison: Comparison, notes: Sequence[str]) -> Iterator[Renderable
 
 @dataclass(frozen=True)
 class _WhereItFits:
-    """Shows ``wide`` where there is room for it, else ``narrow``."""
+    """Shows ``wide`` if there is room for it, else ``narrow``."""
 
     wide: Table
     narrow: RenderableType
@@ -79,9 +79,9 @@ class _Column:
 
 
 def configurations_table(comparison: Comparison) -> RenderableType:
-    """Make the table with one row a configuration: green meets the target, a star is the best mean of the gate.
+    """Make the table with one row per configuration: green meets the target, a star marks the best mean of a gate.
 
-    On a narrow terminal it is two tables, settings and gates.
+    A narrow terminal shows two tables, settings and gates.
     """
     rows = comparison.rows
     cohorts = {cohort.label: cohort for cohort in comparison.cohorts}
@@ -120,7 +120,7 @@ def _gate_cell(one: Configuration, gate: Objective, cohort: Cohort) -> Text:
 
 def effect_table(comparison: Comparison, cohort: Cohort, effect: Effect) -> Table:
     """Make the table of the mean of every gate for every value of a swept key."""
-    title = f"Effect of {effect.key.name}{' (unbalanced)' * (not effect.balanced)}: mean over the runs with a value"
+    title = f"Effect of {effect.key.name}{' (unbalanced)' * (not effect.balanced)}: mean over the runs with each value"
     values = list(effect.means)
     columns = [
         _Column("value", [*(Text(shown_value(value)) for value in values), "range"]),
@@ -178,7 +178,7 @@ def _filled(table: Table, columns: Sequence[_Column], ends: set[int] | None = No
 
 
 def write_runs(comparison: Comparison, path: Path) -> Path:
-    """Write one row a run, with everything that differs between runs, in full precision; returns ``path``."""
+    """Write one row per run, with everything that differs between runs, in full precision; return ``path``."""
     keys = [name for key in comparison.keys for name in (key.name, *key.followers)]
     gates = [gate.name for gate in comparison.gates]
     columns = ["configuration", "data", *keys, "seed", *gates, "gates_passed", "run", "run_id", "state"]

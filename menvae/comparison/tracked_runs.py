@@ -1,7 +1,7 @@
-"""Runs as a tracking store holds them, read and never changed, as plain data.
+"""Finished runs of a tracking store, as plain data; the store is only read.
 
-MLflow is imported inside functions only. What a run measured is taken from its ``gates.json``; the metrics
-``gate/<name>`` of the same run must say the same, and where they do not, that is said.
+MLflow is imported inside functions only. Results come from the ``gates.json`` of each run; a note reports a run whose
+``gate/<name>`` metrics differ from it.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 Comparison = Literal[">", "<"]
 
 _COMPARED_STATES = ("finished", "collapsed")
-"""What ``menvae.state`` says of a run that was judged at its own end; another (such as pruned) was cut short."""
+"""Values of ``menvae.state`` of runs that are compared; runs in other states, such as pruned, were cut short."""
 
 
 @dataclass(frozen=True)
 class GateValue:
-    """One gate of one run, as its ``gates.json`` has it.
+    """One gate of one run, from its ``gates.json``.
 
     Attributes:
-        name: of the gate.
-        value: what was measured; None if it could not be.
+        name: name of the gate.
+        value: measured value; None if it could not be computed.
         target: the least acceptable value.
-        comparison: ``>`` where larger is better, ``<`` where smaller is.
-        passed: the verdict of the run.
+        comparison: ``>`` if larger is better, ``<`` if smaller is better.
+        passed: whether the run passed the gate.
         reason: why there is no value, or empty.
     """
 
@@ -57,18 +57,18 @@ class TrackedRun:
     """One finished run.
 
     Attributes:
-        run_id: MLflow's.
-        name: of its run directory.
-        state: ``finished``, or ``collapsed`` where the collapse watch ended it.
-        started_ms: when it began, milliseconds since 1970.
+        run_id: MLflow id.
+        name: name of its run directory.
+        state: ``finished``, or ``collapsed`` if the collapse watch ended it.
+        started_ms: start time in milliseconds since 1970.
         params: dotted configuration key -> value as text, in the order of the configuration.
-        gates: by name, in the order of ``gates.json``.
-        data_hash: of the prepared cohort.
-        targets_hash: of normaliser and residualiser.
-        git_commit: of the code.
-        artifact_uri: where MLflow keeps its files.
-        outside_identity: keys of ``data.*`` that its source declared to say nothing about the result; None for a run
-            from before runs kept them.
+        gates: gates by name, in the order of ``gates.json``.
+        data_hash: hash of the prepared cohort.
+        targets_hash: hash of normaliser and residualiser.
+        git_commit: commit of the code.
+        artifact_uri: MLflow's location of its files.
+        outside_identity: keys of ``data.*`` that its source declares irrelevant to the result; None for runs of older
+            versions, which did not record them.
     """
 
     run_id: str
@@ -85,7 +85,7 @@ class TrackedRun:
 
     @property
     def seed(self) -> str:
-        """The seed as text; empty where the configuration has none."""
+        """The seed as text; empty if the configuration has none."""
         return self.params.get("seed", "")
 
 
@@ -94,11 +94,11 @@ class RunStore:
     """One experiment of a tracking store.
 
     Attributes:
-        client: MLflow's client of the store.
-        place: the store, as it may be named to a user.
+        client: MLflow client of the store.
+        place: address of the store without passwords, for messages.
         experiment: name of the experiment.
-        experiment_id: MLflow's id of it.
-        output_dir: holds ``runs/``, where the originals of the artifacts may still lie.
+        experiment_id: its MLflow id.
+        output_dir: contains ``runs/``, which may still have the original artifacts.
     """
 
     client: MlflowClient
@@ -109,29 +109,29 @@ class RunStore:
 
     @classmethod
     def open(cls, tracking: TrackingSettings, output_dir: Path) -> RunStore:
-        """Open a store for reading; nothing is created.
+        """Open a store for reading, without creating anything.
 
         Raises:
-            UserError: there is no such store or experiment, or it cannot be read.
+            UserError: the store or the experiment does not exist or cannot be read.
         """
         client, place = open_store(tracking, output_dir)
         found = experiment_id(client, tracking.experiment, place)
         return cls(client, place, tracking.experiment, found, output_dir.resolve())
 
     def runs(self, sweep: str | None = None) -> tuple[list[TrackedRun], list[str]]:
-        """Return the finished runs, the oldest first, and in words what was left out or does not agree.
+        """Return the finished runs, the oldest first, and notes on skipped runs and on disagreements.
 
         Args:
             sweep: only the points of this sweep; None for all runs.
 
         Raises:
-            UserError: there is no such sweep, or no finished run.
+            UserError: the sweep does not exist, or no run has finished.
         """
         found = list(runs_of(self.client, self.experiment_id, self.place))
         if sweep is not None:
             known = {run.data.tags["menvae.sweep"] for run in found if "menvae.sweep" in run.data.tags}
             if sweep not in known:
-                raise UserError(f"sweep: '{sweep}' has no run in {self.place}; {nearest(sweep, known)}")
+                raise UserError(f"sweep.name: '{sweep}' has no run in {self.place}; {nearest(sweep, known)}")
             found = [run for run in found if run.data.tags.get("menvae.sweep") == sweep]
         runs: list[TrackedRun] = []
         left_out: dict[str, list[str]] = {}
@@ -150,10 +150,10 @@ class RunStore:
         return runs, notes + disagreements
 
     def artifact(self, run: TrackedRun, name: str) -> Path | None:
-        """Return a file or folder of a run, fetched where it is not on this machine; None if there is none.
+        """Return a file or folder of a run, downloaded if it is not on this machine; None if it does not exist.
 
         Args:
-            run: whose file.
+            run: the run.
             name: relative path, such as ``gates.json``.
         """
         return self._fetch(run.run_id, run.name, run.artifact_uri, name)
@@ -163,7 +163,7 @@ class RunStore:
         return self._local(run.name, run.artifact_uri, name)
 
     def _judged(self, run: Run) -> tuple[str, dict[str, GateValue]]:
-        """Return why a run is not compared, or nothing and its gates."""
+        """Return why a run is not compared (empty if it is), and its gates."""
         status, state = str(run.info.status).lower(), run.data.tags.get("menvae.state", "finished")
         if status != "finished":
             return status, {}
@@ -174,7 +174,7 @@ class RunStore:
         return ("" if gates else "without a readable gates.json"), gates
 
     def _local(self, run_name: str, artifact_uri: str, name: str) -> Path | None:
-        """Look for MLflow's copy, then for the original in ``output_dir``: the store may be remote or was moved."""
+        """Look for MLflow's copy, then for the original in ``output_dir``: the store may be remote or moved."""
         artifacts = local_path(artifact_uri)
         folders = [*([] if artifacts is None else [artifacts]), self.output_dir / "runs" / run_name]
         return next((folder / name for folder in folders if (folder / name).exists()), None)
@@ -201,7 +201,7 @@ class RunStore:
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:
-    """Name a few things, and count the rest.
+    """List the first ``most`` names and count the rest.
 
     >>> listed(["a", "b"]), listed(list("abcdefgh"))
     ('a, b', 'a, b, c, d, e, f and 2 more')
@@ -232,7 +232,7 @@ def _tracked(run: Run, gates: Mapping[str, GateValue]) -> TrackedRun:
 
 
 def _read_gates(path: Path) -> dict[str, GateValue]:
-    """Return the gates of a run; none where the file is damaged."""
+    """Return the gates of a run; empty if the file is damaged."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["gates"]
         return {str(entry["name"]): _gate(entry) for entry in entries}
@@ -256,9 +256,9 @@ def _gate(entry: Mapping[str, Any]) -> GateValue:
 
 
 def _disagreements(run: Run, gates: Mapping[str, GateValue]) -> list[str]:
-    """Say where MLflow's metrics and ``gates.json`` differ: then one of them was changed later."""
+    """Report gates whose MLflow metric and ``gates.json`` differ, because one of them was changed later."""
     metrics = {key.removeprefix("gate/"): value for key, value in run.data.metrics.items() if key.startswith("gate/")}
     different = [name for name, gate in gates.items() if metrics.get(valid_key(name)) != gate.value]
     if not different:
         return []
-    return [f"{name_of(run)}: MLflow's metrics and gates.json, which is shown, differ in {listed(different)}."]
+    return [f"{name_of(run)}: MLflow metrics and gates.json differ in {listed(different)}; gates.json is shown."]

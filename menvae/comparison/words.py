@@ -1,4 +1,4 @@
-"""A comparison in words: what tables, page and pictures have to say in the same way."""
+"""Wording that tables, page and pictures of a comparison share."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from menvae.presentation.text import significant, with_spread
 
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
-_LONGEST_TYPED = 9  # characters of a number that somebody typed
+_LONGEST_TYPED = 9  # characters; longer numbers were drawn by a sampler, not typed
 
 
 def wanted(gate: Objective) -> str:
-    """Write what a gate asks for.
+    """Format the target of a gate.
 
     >>> wanted(Objective("max_dcor", 0.35, False))
     '< 0.35'
@@ -23,7 +23,7 @@ def wanted(gate: Objective) -> str:
 
 
 def shown_value(value: str) -> str:
-    """Write the value of a key, also where a run does not have the key; numbers that were drawn are cut short.
+    """Format the value of a key, or a dash if the run does not have the key; long numbers are rounded.
 
     >>> shown_value("8"), shown_value("0.0015"), shown_value("2.3978034484121404"), shown_value("cosine")
     ('8', '0.0015', '2.398', 'cosine')
@@ -37,7 +37,7 @@ def shown_value(value: str) -> str:
 
 
 def shown_summary(summary: Summary) -> str:
-    """Write a mean with the standard deviation over the seeds, and of how many where some have no value."""
+    """Format a mean with the standard deviation over the seeds, and the number of values if some are missing."""
     text = significant(summary.mean)
     if summary.mean is not None and summary.deviation is not None:
         text = with_spread(summary.mean, summary.deviation)
@@ -47,7 +47,7 @@ def shown_summary(summary: Summary) -> str:
 
 
 def shown_difference(one: Difference) -> str:
-    """Write a difference with the half width of its interval; a star where the interval leaves out 0."""
+    """Format a difference with the half-width of its interval; a star if the interval excludes 0."""
     if one.mean is None:
         return NOTHING
     sign = "+" * (one.mean > 0)
@@ -57,17 +57,17 @@ def shown_difference(one: Difference) -> str:
 
 
 def shown_passed(one: Configuration, num_gates: int) -> str:
-    """Write how many gates a configuration passes, on average over its runs."""
+    """Format the number of gates that a configuration passes, averaged over its runs."""
     return f"{one.gates_passed:.3g}/{num_gates}"
 
 
 def meets(gate: Objective, value: float | None) -> bool:
-    """Whether a value meets the target of a gate."""
+    """Return whether a value meets the target of a gate."""
     return value is not None and (value > gate.target if gate.larger_is_better else value < gate.target)
 
 
 def best_of(cohort: Cohort, gate: Objective) -> set[int]:
-    """Return the numbers of the configurations with the best mean of a gate; none where all are equal."""
+    """Return the numbers of the configurations with the best mean of a gate; empty if all are equal."""
     means = {one.number: mean for one in cohort.configurations if (mean := one.gates[gate.name].mean) is not None}
     if len(set(means.values())) < 2:
         return set()
@@ -76,32 +76,34 @@ def best_of(cohort: Cohort, gate: Objective) -> set[int]:
 
 
 def tells(gate: Objective, one: Difference) -> str:
-    """Return ``better`` or ``worse`` where the interval of a difference leaves out 0, else nothing."""
+    """Return ``better`` or ``worse`` if the interval of a difference excludes 0, else an empty string."""
     if not one.is_clear or one.mean is None:
         return ""
     return "better" if (one.mean > 0) == gate.larger_is_better else "worse"
 
 
 def front_words(cohort: Cohort) -> list[str]:
-    """Say in sentences which configurations are on the Pareto front, and what the front is worth."""
+    """Return sentences about the members of the Pareto front and its hypervolume."""
     front, count = cohort.front, len(cohort.configurations)
     if count == 1:
-        return ["There is one configuration only, so there is nothing to trade."]
-    sentences = [f"Not in the front, as no configuration has it in all its runs: {', '.join(front.unmeasured)}."]
+        return ["There is only one configuration, so there is no trade-off."]
+    sentences = [
+        f"Excluded from the front, because no configuration has a value in all its runs: {', '.join(front.unmeasured)}."
+    ]
     sentences = sentences if front.unmeasured else []
     if not front.members:
-        return [*sentences, "There is no Pareto front: no configuration has a value of every gate."]
+        return [*sentences, "There is no Pareto front: no configuration has a value for every gate."]
     members = f"{len(front.members)} of {count} configurations ({listed([f'#{one}' for one in front.members], 12)})"
     share = "every configuration" if len(front.members) == count else members
     sentences.append(f"Pareto front of the means over {_count(len(front.objectives), 'gate')}: {share}.")
     if len(front.members) > count / 2 > 1 and len(front.objectives) > 3:
-        sentences.append("Over so many gates few configurations dominate another: front=[gate,gate] weighs fewer.")
+        sentences.append("With this many gates, few configurations are dominated: choose fewer with front=[gate,gate].")
     for number, gates in front.excluded.items():
-        sentences.append(f"#{number} cannot be placed, a run of it has no value of {listed(gates)}.")
+        sentences.append(f"#{number} cannot be placed: one of its runs has no value for {listed(gates)}.")
     if front.hypervolume > 0:
         sentences.append(f"Hypervolume beyond the targets of the gates: {significant(front.hypervolume)}.")
     else:
-        sentences.append("Hypervolume beyond the targets of the gates: 0, no configuration meets all of them.")
+        sentences.append("Hypervolume beyond the targets of the gates: 0, because no configuration meets all of them.")
     return [*sentences, *_share_words(cohort)]
 
 
@@ -109,50 +111,50 @@ def _share_words(cohort: Cohort) -> list[str]:
     front = cohort.front
     if front.range_share is None:
         return []
-    equal = f"; equal in all, so left out of it: {', '.join(front.constant)}" if front.constant else ""
+    equal = f"; excluded, because all are equal: {', '.join(front.constant)}" if front.constant else ""
     return [
-        f"The front dominates {significant(front.range_share)} of the range that was found (from the best of every "
+        f"The front dominates {significant(front.range_share)} of the observed range (from the best value of every "
         f"gate to {RANGE_MARGIN:.0%} of the range beyond the worst{equal})."
     ]
 
 
 def key_words(comparison: Comparison) -> list[str]:
-    """Say which keys stand for others, and where nothing differs."""
+    """Report which keys represent others, or that no key differs."""
     if not comparison.keys:
-        return ["The runs differ in no key but the seed: there is one configuration for each data."]
+        return ["The runs differ only in their seed: there is one configuration per data set."]
     return [
-        f"{key.name} also stands for {listed(key.followers)}, which tell the same runs apart."
+        f"{key.name} also represents {listed(key.followers)}, which vary with it."
         for key in comparison.keys
         if key.followers
     ]
 
 
 def effect_words(cohort: Cohort) -> list[str]:
-    """Say which keys the other keys do not leave alone."""
+    """Report which keys are unbalanced."""
     unbalanced = [effect.key.name for effect in cohort.effects if not effect.balanced]
     if not unbalanced:
         return []
     return [
-        f"Unbalanced: {', '.join(unbalanced)}. Their values did not meet the same settings of the other keys and the "
-        "same seeds, so a difference may come from those."
+        f"Unbalanced: {', '.join(unbalanced)}. Not all values were run with the same settings of the other keys and "
+        "the same seeds, so differences may be due to those."
     ]
 
 
 def difference_words(comparison: Comparison, cohort: Cohort) -> list[str]:
-    """Say how the differences from the baseline are to be read."""
+    """Explain how to read the differences from the baseline."""
     if not cohort.differences:
         return []
     seeds = [one.num_seeds for row in cohort.differences.values() for one in row.values()]
     if max(seeds, default=0) < 2:
         return [
-            f"No interval can be given for the differences from #{cohort.baseline.number}: that takes at least 2 seeds "
-            "which both configurations were run with."
+            f"There are no intervals for the differences from #{cohort.baseline.number}: they need at least 2 shared "
+            "seeds."
         ]
     count = sum(one.interval is not None for row in cohort.differences.values() for one in row.values())
     return [
-        f"Differences from #{cohort.baseline.number}, over the seeds both were run with: mean {PLUS_MINUS} half width "
-        f"of the 95 % interval (paired t). * leaves out 0; of {_count(count, 'interval')} about "
-        f"{max(1, round(0.05 * count))} would by chance alone."
+        f"Differences from #{cohort.baseline.number} over shared seeds: mean {PLUS_MINUS} half-width of the 95 % "
+        f"interval (paired t). * marks intervals that exclude 0; by chance alone, about "
+        f"{max(1, round(0.05 * count))} of {_count(count, 'interval')} would."
     ]
 
 
@@ -162,7 +164,7 @@ def front_mark(cohort: Cohort, one: Configuration) -> str:
 
 
 def of_data(comparison: Comparison, cohort: Cohort) -> str:
-    """Say which cohort a table is of, where there are several."""
+    """Return the cohort of a table as a suffix of its title, if there are several cohorts."""
     return f", data {cohort.label}" if len(comparison.cohorts) > 1 else ""
 
 

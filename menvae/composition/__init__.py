@@ -1,1 +1,1 @@
-"""The composition root: a checked configuration becomes data, model and objective."""
+"""The composition root: builds data, model and objective from a checked configuration."""

@@ -1,7 +1,7 @@
-"""Advice before training: one sentence for each choice that is legal and seldom wise.
+"""Advice before training: one sentence for each choice that is valid but seldom wise.
 
-No concrete part is asked for here: terms, decoders and models declare what advice needs to know (see
-`menvae.terms.Term`, `menvae.decoders.Decoder`, `menvae.models.Model`), so that a part of a plugin gets the same advice.
+This module names no concrete part: terms, decoders and models declare what advice needs to know (see
+`menvae.terms.Term`, `menvae.decoders.Decoder`, `menvae.models.Model`), so that parts of plugins get the same advice.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _REACHED = 0.99  # of the configured weight: an exponential warm-up ends at 1 - 
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What advice needs to know of a run, beside its model and its objective.
+    """What advice needs to know about a run besides its model and objective.
 
     Attributes:
         weights: {scalar: its weight at equidistant positions from the start of the run to its end}.
@@ -38,12 +38,12 @@ class Circumstances:
 
 
 def advice(model: Model, objective: Objective, run: Circumstances) -> list[str]:
-    """Return what a user should know of an experiment that will run, in sentences.
+    """Return sentences of advice about a valid experiment.
 
     Args:
-        model: as built, on any device.
-        objective: of the run.
-        run: its circumstances.
+        model: the built model, on any device.
+        objective: objective of the run.
+        run: circumstances of the run.
     """
     return [
         *_template(model, objective),
@@ -56,7 +56,7 @@ def advice(model: Model, objective: Objective, run: Circumstances) -> list[str]:
 
 
 def _template(model: Model, objective: Objective) -> Iterator[str]:
-    """The failure that passed unnoticed for 85 epochs: an average image drawn from coordinates, at a good SSIM."""
+    """Detect a failure that once went unnoticed for 85 epochs: an average image from coordinates, with good SSIM."""
     if not any(isinstance(module, Decoder) and module.draws_from_coordinates for module in model.modules()):
         return
     terms = objective.active_terms
@@ -79,9 +79,9 @@ def _template(model: Model, objective: Objective) -> Iterator[str]:
 
 
 def _early_supervision(objective: Objective, run: Circumstances) -> Iterator[str]:
-    """A KL in nats beside supervision pulls z to the prior while it learns what to hold.
+    """Detect supervision during the KL warm-up: a KL in nats pulls z to the prior before z encodes the image.
 
-    Divided by the number of voxels, as beside a calibrated likelihood, it does not outweigh anything: no advice then.
+    A KL divided by the number of voxels, as with a calibrated likelihood, outweighs nothing and gets no advice.
     """
     warm_ups = [
         _first(run.weights[scalar] >= _RISEN * run.weights[scalar].max())
@@ -106,7 +106,7 @@ def _early_supervision(objective: Objective, run: Circumstances) -> Iterator[str
 
 
 def _first(condition: NDArray[np.bool_]) -> float:
-    """Return where a condition is true for the first time, as a share of the run in [0, 1]; 1 if it never is."""
+    """Return where a condition first holds, as a fraction of the run in [0, 1]; 1 if it never holds."""
     return float(np.argmax(condition)) / max(1, len(condition) - 1) if condition.any() else 1.0
 
 
@@ -122,7 +122,7 @@ def _unusual_weights(objective: Objective, run: Circumstances) -> Iterator[str]:
 
 
 def _never(objective: Objective, run: Circumstances) -> Iterator[str]:
-    """A schedule that is written for a longer run than the curriculum is cut off."""
+    """Detect weights that never reach their full value, because their schedule is written for a longer run."""
     for name, weight in run.weights.items():
         whole, largest = objective.weights[name], float(weight.max())
         if not largest:
@@ -139,7 +139,7 @@ def _never(objective: Objective, run: Circumstances) -> Iterator[str]:
 
 
 def _too_few_rows(objective: Objective, run: Circumstances) -> Iterator[str]:
-    """Statistics of a batch that has too few subjects for them are constant."""
+    """Detect terms whose batch statistics are constant, because the batch has too few subjects."""
     for key, term in objective.active_terms.items():
         if max(run.num_rows, term.memory_size) < term.min_rows:
             remedy = term.remedy("rows", f"loss.terms.{key}")

@@ -1,6 +1,6 @@
-"""Whether the parts of an experiment fit each other: checks that need neither data nor a step of training.
+"""Checks that the parts of an experiment fit together, without data or a training step.
 
-Each function raises `UserError` for the first thing that does not fit, with the keys that mend it.
+Each function raises `UserError` for the first mismatch and names the keys that fix it.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ def check_needs(
     partitions: Iterable[str],
     gives: frozenset[str],
 ) -> None:
-    """Refuse a term that needs what neither model nor data provide.
+    """Check that model and data provide what the active terms require.
 
     Args:
-        objective: of the run.
-        parts: configuration key -> part; ``model`` and ``data`` are asked.
+        objective: objective of the run.
+        parts: configuration key -> part; only ``model`` and ``data`` are used.
         supervision: partition -> names of its targets.
         partitions: names of the partitions of z.
-        gives: fields that batches of these data have beyond inputs (see `menvae.data.source.DataSource.gives`).
+        gives: batch fields of these data besides the inputs (see `menvae.data.source.DataSource.gives`).
 
     Raises:
-        UserError: a need that is not met.
+        UserError: a requirement is not met.
     """
     model, data = parts["model"].part, parts["data"].part
     provides = cast(type[Model], model.factory).provides
@@ -58,17 +58,17 @@ def check_needs(
 
 
 def check_supervision(objective: Objective, model: Bound, supervision: Mapping[str, Sequence[str]]) -> None:
-    """Refuse targets of a partition that no term reads, not even one whose weight is 0.
+    """Check that a term, even one with weight 0, reads the targets of every supervised partition.
 
-    A loss that supervises nothing at all, such as loss=vae, may go with a model that could be supervised.
+    A loss without any supervision, such as loss=vae, is allowed with a model that has supervised partitions.
 
     Args:
-        objective: of the run.
-        model: with its settings.
+        objective: objective of the run.
+        model: model part with its settings.
         supervision: partition -> names of its targets.
 
     Raises:
-        UserError: a partition that is supervised in vain.
+        UserError: no term reads the targets of a partition.
     """
     read = {name for name in supervision if f"predictions.{name}" in objective.could_require}
     for name, targets in supervision.items():
@@ -83,16 +83,16 @@ def check_supervision(objective: Objective, model: Bound, supervision: Mapping[s
 
 
 def check_reach(model: Model, parts: Mapping[str, Bound], source: DataSource, *, changes_intensities: bool) -> None:
-    """Refuse a decoder whose output cannot reach the values that it is to draw.
+    """Check that the range of every output activation covers the values to reconstruct.
 
     Args:
-        model: as built, on any device.
+        model: the built model, on any device.
         parts: configuration key -> part.
-        source: of the data.
-        changes_intensities: whether augmentation does.
+        source: source of the data.
+        changes_intensities: whether augmentation changes intensities.
 
     Raises:
-        UserError: an output activation that is too narrow.
+        UserError: the range of an output activation is too narrow.
     """
     data = parts["data"]
     low, high = source.value_range
@@ -114,7 +114,7 @@ def check_reach(model: Model, parts: Mapping[str, Bound], source: DataSource, *,
 
 
 def _path_of(key: str, module: str, parts: Mapping[str, Bound]) -> str:
-    """Return the path of a key of the part that a module of the model belongs to, or of a part inside that."""
+    """Return the configuration path of a key of the part, or of a part nested in it, that owns a module."""
     part = module.split(".", 1)[0]
     settings = parts[part].settings
     inside = [name for name, value in settings.items() if isinstance(value, Mapping) and key in value]

@@ -1,4 +1,4 @@
-"""The composition root: a configuration, checked, becomes data, model and objective."""
+"""The composition root: checks a configuration and builds data, model and objective from it."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ _SETTINGS = {
 """Configuration key -> dataclass of settings."""
 
 _OPTIONAL = ("metrics", "observers")
-"""Keys that configurations of older runs do not have; empty, they are left out of a run's configuration."""
+"""Keys that configurations of older runs do not have; if empty, they are removed from a run's configuration."""
 
 CheckedModels = MutableMapping[tuple[object, ...], Model]
-"""Models that were built for checks, by what they were built from."""
+"""Models built for checks, by the parts and requirements that they were built from."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,15 @@ class Experiment:
     """A composed configuration, checked.
 
     Attributes:
-        config: resolved, plain values.
+        config: resolved configuration, plain values.
         parts: configuration key -> part that is ready to be built.
         settings: configuration key -> dataclass of settings.
         loss: the checked loss.
         layout: the partitions of z.
-        observers: those that watch training, by key.
-        pictures: those that are drawn of the run where it meets their needs.
-        left_out: which keys of other parts were left out, in sentences.
-        advice: what is legal in it and seldom wise, in sentences.
+        observers: additional observers by key, ready to be built.
+        pictures: pictures to draw if the run meets their needs.
+        left_out: sentences about ignored keys of other parts.
+        advice: sentences about choices that are valid but seldom wise.
     """
 
     config: Mapping[str, Any]
@@ -108,15 +108,15 @@ class Experiment:
 
     @classmethod
     def from_config(cls, composed: DictConfig, known: CheckedModels | None = None) -> Experiment:
-        """Check a composed configuration, and that its parts fit each other.
+        """Check a composed configuration, and that its parts fit together.
 
         Args:
             composed: the configuration.
-            known: models of earlier checks, which gets the one of this; configurations whose models are the same, such
-                as those that differ in a weight of the loss, then share one.
+            known: cache of models built for earlier checks, updated in place; configurations with the same model, such
+                as those that differ only in a weight of the loss, share one.
 
         Raises:
-            UserError: the first thing that is wrong.
+            UserError: the first error found.
         """
         own = {"name", "seed", "output_dir", "loss", "gates"}
         config = plain_values(composed, {*own, *_OPTIONAL, *_PARTS, *_SETTINGS})
@@ -134,7 +134,7 @@ class Experiment:
         pictures = build_pictures(settings["pictures"].parts)
         for key in _OPTIONAL:
             if not config.get(key):
-                config.pop(key, None)  # as in configurations from before there was the key
+                config.pop(key, None)  # as in configurations of versions without this key
         bind_trackers(settings["tracking"])
         latent = parts["model"].settings
         layout = LatentLayout.from_config(latent["z_dim"], latent["partitions"])
@@ -148,18 +148,18 @@ class Experiment:
 
     @property
     def source(self) -> DataSource:
-        """Where subjects come from."""
+        """The source of the subjects."""
         source: DataSource = self.parts["data"]()
         return source
 
     @property
     def output_dir(self) -> Path:
-        """Absolute path of the folder for everything that is written."""
+        """Absolute path of the output directory."""
         return Path(self.config["output_dir"]).expanduser().resolve()
 
     @property
     def supervision(self) -> Mapping[str, Sequence[str]]:
-        """Partition -> names of its targets; none where a model has no such key."""
+        """Partition -> names of its targets; empty if the model has no such key."""
         supervision: Mapping[str, Sequence[str]] = self.parts["model"].settings.get("supervision", {})
         return supervision
 
@@ -168,16 +168,16 @@ class Experiment:
 
         Args:
             here: this process.
-            prepared: `Data.prepared` of the same ``data.*``, if it is known.
-            in_order: for a look at them instead of training (see `menvae.data.source.DataRequest`).
+            prepared: `Data.prepared` of the same ``data.*``, if known.
+            in_order: whether to load them in order, for evaluation (see `menvae.data.source.DataRequest`).
 
         Raises:
-            UserError: what is wrong with the data.
+            UserError: the data are invalid.
         """
         return self.source.load(replace(self._request(here, prepared), in_order=in_order))
 
     def find_data(self, here: Place) -> Data | None:
-        """Load the data of this rank if nothing is to be prepared for it; None otherwise. Raises as `load_data`."""
+        """Load the data of this rank, or return None if they are not prepared yet. Raises as `load_data`."""
         return self.source.find(self._request(here))
 
     def _request(self, here: Place, prepared: object = None) -> DataRequest:
@@ -198,13 +198,13 @@ class Experiment:
         )
 
     def build_objective(self, num_training_subjects: int) -> Objective:
-        """Build the objective; raises `UserError` for a term that this latent space cannot have."""
+        """Build the objective; raises `UserError` for a term that does not fit this latent space."""
         source = self.source
         num_values = len(source.channels) * math.prod(source.size)
         return self.loss.build(TermContext(self.layout, num_values, num_training_subjects))
 
     def build_metrics(self) -> list[Metric]:
-        """Build the metrics that every validation is asked for; raises `UserError`."""
+        """Build the metrics that every validation computes; raises `UserError`."""
         source, config = self.source, self.config.get("metrics", {})
         if not isinstance(config, Mapping):
             raise UserError(f"metrics: {config!r} is not allowed; add one with +metric@metrics.<name>=<name>")
@@ -228,14 +228,14 @@ class Experiment:
         )
 
     def build(self, num_training_subjects: int, num_classes: int | None = None) -> tuple[Model, Objective]:
-        """Build model and objective from the seed, and check that the model gives what the terms require.
+        """Build model and objective from the seed, and check that the model provides what the terms require.
 
         Args:
-            num_training_subjects: N.
-            num_classes: that labels count; None: as long as the data are not loaded, some or none.
+            num_training_subjects: number of training subjects.
+            num_classes: number of classes; None before the data are loaded: 2 with labels, else 0.
 
         Raises:
-            UserError: parts that do not fit each other.
+            UserError: the parts do not fit together.
         """
         objective = self._fitting_objective(num_training_subjects)
         seed_everything(self.config["seed"])
@@ -246,7 +246,7 @@ class Experiment:
         return model, objective
 
     def _checked(self, known: CheckedModels) -> tuple[Model, Objective]:
-        """Do what `build` does, with a model without weights."""
+        """Return model and objective as `build` does, but with a model without weights."""
         objective = self._fitting_objective(num_training_subjects=1)
         key = (repr(self.parts), objective.requires)
         model = known.get(key)
@@ -256,20 +256,20 @@ class Experiment:
         return model, objective
 
     def _model_without_weights(self, requires: frozenset[str]) -> Model:
-        """Build the model with `without_weights`; as for training, where a part needs the numbers."""
+        """Build the model `without_weights`, or with weights if a part needs their values."""
         try:
             with without_weights():
                 return self._build_model(requires, self._assumed_classes)
         except UserError:
             raise
-        except (RuntimeError, TypeError, ValueError) as error:  # what torch and numpy say where numbers are missing
-            _log.debug("model=%s needs its weights to be built: %s", self.parts["model"].part.name, error)
+        except (RuntimeError, TypeError, ValueError) as error:  # raised by torch and numpy for tensors without values
+            _log.debug("model=%s cannot be built without weights: %s", self.parts["model"].part.name, error)
         seed_everything(self.config["seed"])
         return self._build_model(requires, self._assumed_classes)
 
     @property
     def _assumed_classes(self) -> int:
-        """How many classes labels count as long as the data are not loaded: some or none."""
+        """Number of classes assumed before the data are loaded: 2 with labels, else 0."""
         return 2 if "labels" in self.source.gives else 0
 
     def _fitting_objective(self, num_training_subjects: int) -> Objective:
@@ -284,7 +284,7 @@ class Experiment:
         return model
 
     def _check_model(self, model: Model, objective: Objective) -> None:
-        """Check what a model gives, and have it compute activations again if it should."""
+        """Check that a model fits data and objective, and enable activation checkpointing if configured."""
         source = self.source
         changes_intensities = self.settings["augmentation"].changes_intensities
         check_reach(model, self.parts, source, changes_intensities=changes_intensities)
@@ -295,20 +295,20 @@ class Experiment:
             recompute_activations(model, compiled=trainer.compile)
 
     def _check_targets(self) -> None:
-        """Refuse targets that the source does not have, before a cohort is prepared."""
+        """Check that the source has the supervised targets, before a cohort is prepared."""
         source, name = self.source, f"data={self.parts['data'].part.name}"
         check_supervised(self.supervision, source.targets, name)
         applicable(self.settings["targets"], source.targets, name)
 
     def _unjudged(self) -> list[str]:
-        """Say which supervised partitions have no gate."""
+        """Report supervised partitions without a gate."""
         judged = [target.metric for target in self.settings["gates"].targets.values()]
         found = unjudged_partitions(judged, self.supervision)
         return [f"gates: {unjudged_words(found)}"] if found else []
 
 
 def _leave_out_keys_of_others(config: dict[str, Any]) -> list[str]:
-    """Take keys out of a configuration that an experiment has for a part which another has replaced; say which."""
+    """Remove keys that an experiment set for a part that has since been replaced; return sentences that name them."""
     slots = [(config, key, group, key) for key, group in _PARTS.items()]
     for group in ("term", "schedule"):
         chosen = cast(dict[str, Any], section(config["loss"], f"{group}s"))
@@ -318,5 +318,5 @@ def _leave_out_keys_of_others(config: dict[str, Any]) -> list[str]:
         if isinstance(holder[key], Mapping):
             holder[key], foreign = own_keys(group, holder[key])
             if foreign:
-                sentences.append(f"{path}={holder[key]['name']} has no {', '.join(foreign)}: left out")
+                sentences.append(f"{path}={holder[key]['name']} has no {', '.join(foreign)}: ignored")
     return sentences

@@ -23,7 +23,7 @@ class Loss:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Loss:
-        """Check ``loss.*``; raises `UserError`."""
+        """Check ``loss.*``; raises `UserError` if it is invalid."""
         weights, terms, schedules = {}, section(config, "terms"), section(config, "schedules")
         for key, value in config.items():
             if key in ("terms", "schedules"):

@@ -1,4 +1,4 @@
-"""Settings of sections that no other room owns."""
+"""Settings of sections that belong to no other package."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class SweepSettings:
     """Keys of ``sweep.*``.
 
     Attributes:
-        name: folder of the sweep and name of its run in trackers; None derives it from the run's name, what is swept,
-            and the other overrides, so that a value more is the same sweep and a key more another one.
-        on_code_change: what to do about a point that other code has finished: ``warn`` keeps it, ``rerun`` runs it
-            again.
-        action: ``run`` what is left to do, ``plan`` it only, or ``retry`` what failed and nothing else.
-        cost: whether ``plan`` says how long the points take: it times a step, and prepares what the cache lacks.
-        space: {key: what is searched there}, as it is typed for ``-m``: ``choice(8,16,24)``, ``range(8,33,8)``,
-            ``interval(0,10)``, ``tag(log,interval(1e-4,1e-2))``; for sweepers that search.
+        name: folder of the sweep and name of its run in trackers; None derives it from the run's name, the swept keys
+            and the other overrides, so that a further value extends the sweep and a further key starts another.
+        on_code_change: what to do about a point that a different version of the code has finished: ``warn`` keeps it,
+            ``rerun`` runs it again.
+        action: ``run`` unfinished points, only ``plan`` them, or ``retry`` only failed points.
+        cost: whether ``plan`` estimates how long the points take: it times some steps, and prepares missing data.
+        space: {key: search space} in the syntax of ``-m``: ``choice(8,16,24)``, ``range(8,33,8)``, ``interval(0,10)``,
+            ``tag(log,interval(1e-4,1e-2))``; for sweepers that search.
         objectives: {metric: ``maximize`` or ``minimize``}; a key of ``metrics.jsonl``, at the best epoch, or
             ``gate/<name>``.
     """

@@ -1,6 +1,6 @@
-"""The suites that every part of a group must pass, for menvae's own parts and for those of plugins.
+"""Test suites that every part of a group must pass, whether built in or from a plugin.
 
-A plugin tests its part by subclassing the suite of the group in a test module of its own::
+A plugin tests its part by subclassing the suite of the group in its own test module::
 
     from menvae.conformance import EncoderConformance
 
@@ -8,9 +8,9 @@ A plugin tests its part by subclassing the suite of the group in a test module o
         names = ("mine",)
         variants = {"mine": [{}, {"depth": 2}]}
 
-pytest collects the inherited tests once for each variant, that is for the values that deviate from
-``conf/encoder/mine.yaml``; without ``names`` a suite runs over every registered part of its group. Only tests import
-this package: it needs pytest.
+pytest runs the inherited tests once per variant, i.e. per set of values that deviate from ``conf/encoder/mine.yaml``.
+Without ``names``, a suite runs on every registered part of its group. Only tests may import this package, because it
+requires pytest.
 """
 
 from __future__ import annotations

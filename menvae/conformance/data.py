@@ -1,4 +1,4 @@
-"""What is asked of a source of data."""
+"""Conformance suites of data sources."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from menvae.data.volumes import VolumeSource
 from menvae.runs.identity import run_hash
 
 UNTOUCHED = TargetSettings(residualise={})
-"""Targets that are z-scored and nothing else."""
+"""Settings of targets that are z-scored but not residualised."""
 
 
 def source_of(case: Case) -> DataSource:
-    """Return the source with the settings of a case."""
+    """Return the source of a case, with its settings."""
     source: DataSource = case.bound()()
     return source
 
@@ -38,31 +38,31 @@ def class_of(case: Case) -> type[DataSource]:
 
 
 class SourceConformance(PartConformance):
-    """What volumes and tables have in common: what a source declares, and that its batches keep to it.
+    """Common tests of volumes and tables: the declarations of a source, and batches that match them.
 
     Attributes:
-        loadable: {part name: deviations from its YAML file that give a small cohort}; data of parts that are not named
-            are not loaded.
+        loadable: {part name: deviations from its YAML file that give a small cohort}; the data of other parts are not
+            loaded.
     """
 
     group = "data"
     loadable: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def load(self, case: Case, folder: Path, **more: Any) -> Data:
-        """Return the data of a run with every declared target, one partition a group."""
+        """Return the data of a run with all declared targets, one partition per group."""
         source = source_of(case)
         wishes = {"supervision": by_group(source.targets), "targets": UNTOUCHED, "batch_size": 4, "seed": 0}
         return source.load(DataRequest(**{"cache": folder, "augmentation": AugmentationSettings(), **wishes, **more}))
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run a test that takes ``small`` once a small cohort."""
+        """Run a test that takes ``small`` once per small cohort."""
         super().pytest_generate_tests(metafunc)
         if "small" in metafunc.fixturenames:
             metafunc.parametrize("small", self.small_cases(), ids=str)
 
     @classmethod
     def small_cases(cls) -> list[Case]:
-        """Return what tests load."""
+        """Return the cases whose data the tests load."""
         return [Case(part, cls.loadable[part.name]) for part in cls.parts() if part.name in cls.loadable]
 
     def test_is_frozen(self, case: Case) -> None:
@@ -73,7 +73,9 @@ class SourceConformance(PartConformance):
     def test_keys_that_it_declares_are_keys(self, case: Case) -> None:
         assert class_of(case).outside_identity <= set(case.part.tunables)
         for key, value in class_of(case).added_keys.items():
-            assert plain(case.part.tunables[key][1]) == plain(value), f"{key}: its default leaves runs as they were"
+            assert plain(case.part.tunables[key][1]) == plain(value), (
+                f"{key}: its default must not change existing runs"
+            )
 
     def test_hash_of_a_run_depends_on_the_keys_that_belong_to_its_identity(self, case: Case) -> None:
         config = case.config()
@@ -88,8 +90,8 @@ class SourceConformance(PartConformance):
     def test_place_of_the_data_is_outside_of_the_identity(self, case: Case) -> None:
         location = source_of(case).location
         if location is not None:
-            assert _keys_of_place(case), "`location` is the value of a key"
-            assert set(_keys_of_place(case)) <= class_of(case).outside_identity
+            assert _location_keys(case), "`location` must be the value of a key"
+            assert set(_location_keys(case)) <= class_of(case).outside_identity
 
     def test_targets_are_declared_with_units_and_groups(self, case: Case) -> None:
         for name, target in source_of(case).targets.items():
@@ -108,7 +110,7 @@ class SourceConformance(PartConformance):
             shutil.copytree(old, new)
         else:
             shutil.copy(old, new)
-        moved = Case(small.part, {**small.settings, **dict.fromkeys(_keys_of_place(small), str(new))})
+        moved = Case(small.part, {**small.settings, **dict.fromkeys(_location_keys(small), str(new))})
         hashes = set()
         for one in (small, moved):
             data = self.load(one, tmp_path / "cache")
@@ -130,13 +132,13 @@ class SourceConformance(PartConformance):
                     assert values.shape == observed.shape == (len(batch), len(targets))
                     assert (values.dtype, observed.dtype) == (torch.float32, torch.bool)
                     assert torch.isfinite(values).all()
-                    assert not values[~observed].any(), "what is not observed is 0"
+                    assert not values[~observed].any(), "unobserved targets must be 0"
                     assert data.targets is not None
                     raw = [[data.targets.raw[name][target] for target in targets] for name in batch.subject_id]
-                    there = torch.tensor([[value is not None for value in row] for row in raw])
-                    assert (observed <= there).all(), "what was not measured is not observed"
+                    present = torch.tensor([[value is not None for value in row] for row in raw])
+                    assert (observed <= present).all(), "missing targets must not be marked as observed"
                     if split == "train":
-                        assert torch.equal(observed, there)
+                        assert torch.equal(observed, present)
 
     def test_a_look_finds_every_subject_in_the_order_of_the_splits(self, small: Case, tmp_path: Path) -> None:
         data = self.load(small, tmp_path, in_order=True)
@@ -160,13 +162,13 @@ class SourceConformance(PartConformance):
             assert abs(sd - 1.0) < 1e-4 or sd < 1e-4, target
 
 
-def _keys_of_place(case: Case) -> list[str]:
+def _location_keys(case: Case) -> list[str]:
     location = source_of(case).location
     return [key for key, value in case.config().items() if key != "name" and value == location]
 
 
 class DataConformance(SourceConformance):
-    """A frozen dataclass of keys that knows its geometry and finds its subjects, which are volumes."""
+    """A frozen dataclass of keys with a geometry, whose subjects are volumes."""
 
     shared_keys: ClassVar[frozenset[str]] = frozenset(
         {"roi_size", "spacing_mm", "modalities", "label_map", "val_fraction", "test_fraction", "split_seed", "on_error"}
@@ -218,7 +220,7 @@ class DataConformance(SourceConformance):
 
 
 class TableConformance(SourceConformance):
-    """A frozen dataclass of keys that gives the rows of a table; its variants must be loadable."""
+    """A frozen dataclass of keys whose subjects are the rows of a table; its variants must be loadable."""
 
     @classmethod
     def small_cases(cls) -> list[Case]:

@@ -1,4 +1,4 @@
-"""What is asked of a decoder."""
+"""Conformance suites of decoders."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class DecoderConformance(VolumeConformance):
         return torch.randn(self.batch_size, self.z_dim, generator=seeded())
 
     def check_shapes(self, module: nn.Module, size: Size) -> None:
-        """A volume of the size that the decoder declares, whatever box it was built for."""
+        """Check that the output has the size that the decoder declares."""
         output = module(self.latents())
         assert output.shape[:2] == (self.batch_size, self.num_channels)
         assert tuple(output.shape[2:]) == module.output_size
@@ -50,7 +50,7 @@ class DecoderConformance(VolumeConformance):
         assert isinstance(decoder.output_size, tuple)
         if any(isinstance(module, Decoder) and module.draws_from_coordinates for module in decoder.modules()):
             drawn = decoder.eval()(torch.zeros(1, self.z_dim))
-            assert (drawn.flatten(2).std(dim=2) > 0.0).all(), "without z every voxel is the same"
+            assert (drawn.flatten(2).std(dim=2) > 0.0).all(), "the image at z = 0 must not be uniform"
 
     def test_every_parameter_gets_a_gradient(self, case: Case) -> None:
         decoder = self.build(case)

@@ -1,4 +1,4 @@
-"""What is asked of an encoder."""
+"""Conformance suites of encoders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class EncoderConformance(VolumeConformance):
     """Inputs [B, C, D, H, W] -> mean [B, Z], logvar [B, Z].
 
     Attributes:
-        layout: the partitions of z.
+        layout: partitions of z.
     """
 
     group = "encoder"
@@ -45,7 +45,7 @@ class EncoderConformance(VolumeConformance):
         return torch.randn(self.batch_size, self.num_channels, *(size or self.size), generator=seeded())
 
     def check_shapes(self, module: nn.Module, size: Size) -> None:
-        """Mean and log variance of each row."""
+        """Check mean and log variance of each row."""
         for output in module(self.inputs(size)):
             assert output.shape == (self.batch_size, self.layout.z_dim)
             assert output.dtype == torch.float32
@@ -159,13 +159,13 @@ class RowEncoderConformance(RowConformance, EncoderConformance):
     """Rows [B, F] -> mean [B, Z], logvar [B, Z]."""
 
     def test_memory_format_does_not_matter(self, case: Case) -> None:
-        """Rows have one only; the weights must bear being asked."""
+        """Rows have only one memory format; setting it on the weights must be harmless."""
         encoder = self.build(case)
         set_memory_format(encoder, torch.channels_last_3d)
         encoder(self.inputs())
 
     def test_number_of_channels_is_free_or_refused_in_words(self, case: Case) -> None:
-        """It is free; one row alone has no batch normalisation."""
+        """Any number must work; a full batch is used because batch normalisation fails on a single row."""
         inputs = torch.randn(self.batch_size, 1, generator=seeded())
         mean, _ = case.bound()(1, self.size, self.layout)(inputs)
         assert mean.shape == (self.batch_size, self.layout.z_dim)

@@ -1,4 +1,4 @@
-"""What is asked of a semantic head."""
+"""Conformance suite of semantic heads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class HeadConformance(PartConformance):
     """Latents of one partition [B, P] -> z-scored targets [B, F].
 
     Attributes:
-        shapes: (P, F) to test; all but the first a head may refuse in words.
+        shapes: (P, F) to test; a head may reject all but the first with a UserError.
     """
 
     group = "head"

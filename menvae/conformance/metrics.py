@@ -1,4 +1,4 @@
-"""What is asked of a metric."""
+"""Conformance suite of metrics."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ NUM_CLASSES = 3
 
 @dataclass(frozen=True)
 class SplitExample:
-    """A split, what a model gave for it, and how far images decoded from other z are from it.
+    """A split, the outputs of a model, and the reconstruction errors from foreign latents.
 
     Attributes:
-        context: of the split.
+        context: context of the split.
         batch: all N subjects.
-        output: of the model.
+        output: output of the model.
         errors: z of `menvae.metrics.ERRORS` -> [N].
     """
 
@@ -47,10 +47,10 @@ class SplitExample:
 
     @classmethod
     def make(cls, context: MetricContext, quality: float, num_subjects: int = 24, seed: int = 0) -> SplitExample:
-        """Return an example whose every figure is better the larger ``quality`` is, from 0 to 1.
+        """Return an example on which every metric improves with ``quality``, from 0 to 1.
 
-        At 0 reconstructions, predictions and classes are noise, latents hardly vary and are all one, and the decoder
-        ignores them; at 1 they are nearly right, and latents are independent.
+        At 0, reconstructions, predictions and classes are noise, and latents hardly vary, are fully dependent and do
+        not affect the decoder. At 1, outputs are nearly correct and latents independent.
         """
         generator = seeded(seed)
 
@@ -84,14 +84,14 @@ class SplitExample:
         return len(self.batch)
 
     def rows(self, order: Tensor) -> SplitExample:
-        """Return some subjects."""
+        """Return the subjects at ``order``."""
         names = tuple(self.batch.subject_id[row] for row in order.tolist())
         changed = self.mapped(lambda tensor: tensor[order])
         errors = {name: values[order] for name, values in self.errors.items()}
         return replace(changed, batch=replace(changed.batch, subject_id=names), errors=errors)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> SplitExample:
-        """Return the example with every tensor of batch and output changed."""
+        """Return the example with ``change`` applied to every tensor of batch and output."""
         batch, output = self.batch, self.output
         return replace(
             self,
@@ -113,13 +113,13 @@ class SplitExample:
         )
 
     def in_precision(self, dtype: torch.dtype) -> SplitExample:
-        """Return the example with its numbers in another precision."""
+        """Return the example with floating-point tensors in another precision."""
         return self.mapped(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
     def with_missing(self, garbage: float | None = None) -> SplitExample:
-        """Return the example without some targets, channels and labels; ``garbage`` stands for them, None: their value.
+        """Return the example with some targets, channels and labels missing, their values replaced by ``garbage``.
 
-        Every subject keeps a channel.
+        None keeps the values. Every subject keeps at least one channel.
         """
         generator, batch, output = seeded(5), self.batch, self.output
         available = torch.rand(batch.inputs.shape[:2], generator=generator) < 0.6
@@ -139,7 +139,7 @@ class SplitExample:
 
 
 class _Blank(Model):
-    """A model that draws nothing; the errors of an example say what others would draw."""
+    """A model that decodes zeros; an example provides the errors instead."""
 
     def __init__(self, context: MetricContext) -> None:
         super().__init__()
@@ -152,13 +152,13 @@ class _Blank(Model):
 
 @torch.no_grad()
 def recorded(metric: Metric, example: SplitExample, batch_size: int = 0, num_ranks: int = 1) -> SplitRecord:
-    """Return the record of an example, as a run makes it.
+    """Return the record of an example, as in a run.
 
     Args:
-        metric: that observes the batches.
+        metric: metric that observes the batches.
         example: the split.
-        batch_size: of the last batch at most; 0: the whole split.
-        num_ranks: the subjects are dealt to so many, and some to two of them, so that all have as many.
+        batch_size: size of all batches but the last; 0: the whole split.
+        num_ranks: number of ranks that share the subjects; some subjects repeat, so that all ranks have equally many.
     """
     pieces = []
     for rank in range(num_ranks):
@@ -187,12 +187,12 @@ def check_same(found: Values, expected: Values, tolerance: float = 1e-5) -> None
 
 
 class MetricConformance(PartConformance):
-    """Batch by batch, and the record of the whole split -> {key: value}.
+    """Batches, then the record of the whole split -> {key: value}.
 
     Attributes:
-        references: part -> (example, the metric) -> {key: value} by another implementation, for every key that has a
-            value. A built-in metric, and one that is named in ``names``, must have one.
-        contexts: of the examples; a metric is tested in those in which it has a key.
+        references: {part: function of (example, metric)} that returns {key: value} of another implementation, for every
+            key with a value. Required for built-in metrics and those in ``names``.
+        contexts: contexts of the examples; a metric is tested in those in which it has a key.
     """
 
     group = "metric"
@@ -200,21 +200,21 @@ class MetricConformance(PartConformance):
     contexts: ClassVar[Sequence[MetricContext]] = (VOLUMES, ROWS)
 
     def built(self, case: Case) -> list[Metric]:
-        """Return the metric in every context in which it applies."""
+        """Return the metric built in every context that it applies to."""
         metrics = [case.bound()(context) for context in self.contexts]
         found = [metric for metric in metrics if metric.names()]
-        assert found, "it has no key in any of `contexts`"
+        assert found, "the metric has no key in any of `contexts`"
         return found
 
     def examples(self, metric: Metric) -> list[SplitExample]:
-        """Return examples, good and bad, with and without missing values."""
+        """Return good and bad examples, with and without missing values."""
         whole = [
             SplitExample.make(metric.context, quality, seed=number) for number, quality in enumerate((0.0, 0.5, 1.0))
         ]
         return [*whole, whole[1].with_missing()]
 
     def values(self, metric: Metric, example: SplitExample, batch_size: int = 0, num_ranks: int = 1) -> Values:
-        """Return what the metric says of an example."""
+        """Return the values of the metric on an example."""
         return measure([metric], recorded(metric, example, batch_size, num_ranks))
 
     def test_declares_what_it_is(self, case: Case) -> None:
@@ -317,8 +317,8 @@ class MetricConformance(PartConformance):
         reference = self.references.get(case.part.name)
         if reference is None:
             if case.part.origin == "menvae" or self.names is not None:
-                pytest.fail(f"give `references` of '{case.part.name}' another implementation")
-            pytest.skip(f"no reference of '{case.part.name}', of {case.part.origin}, is known here")
+                pytest.fail(f"add another implementation of '{case.part.name}' to `references`")
+            pytest.skip(f"no reference implementation of '{case.part.name}' from {case.part.origin}")
         for metric in self.built(case):
             for example in self.examples(metric):
                 found = {key: value for key, value in self.values(metric, example, 5).items() if value is not None}

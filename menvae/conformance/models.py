@@ -1,4 +1,4 @@
-"""What is asked of a model."""
+"""Conformance suites of models."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class ModelConformance(PartConformance):
 
     Attributes:
         size: (D, H, W) of the box.
-        parts_given: what the blueprint holds, {configuration key: (group, configuration)}.
-        num_classes: that labels count.
+        parts_given: parts in the blueprint, {configuration key: (group, configuration)}.
+        num_classes: number of classes; 0 without labels.
     """
 
     group = "model"
@@ -42,12 +42,12 @@ class ModelConformance(PartConformance):
         return supervision
 
     def provided(self, case: Case) -> frozenset[str]:
-        """Return everything that the model can give."""
+        """Return the names of all outputs that the model can provide."""
         provided: frozenset[str] = case.part.factory.provides(self.supervision(case))  # type: ignore[attr-defined]
         return provided
 
     def build(self, case: Case, needs: frozenset[str] | None = None) -> Model:
-        """Return a seeded model that gives ``needs`` (None: everything it can)."""
+        """Return a seeded model that provides ``needs`` (None: all its outputs)."""
         torch.manual_seed(0)
         parts = {key: bind(group, config) for key, (group, config) in self.parts_given.items()}
         model: Model = case.bound()(
@@ -143,12 +143,12 @@ class ModelConformance(PartConformance):
             (gradient,) = torch.autograd.grad(
                 random_sum(prediction), output.posterior.mean, retain_graph=True, allow_unused=True
             )
-            if gradient is None:  # it reads a mean of its own, that of features which are detached
+            if gradient is None:  # it reads another mean, computed from detached features
                 continue
             start, stop = model.layout.bounds(name)
             assert gradient[:, start:stop].any()
             gradient[:, start:stop] = 0.0
-            assert not gradient.any(), f"the head of {name} reaches other partitions"
+            assert not gradient.any(), f"the head of {name} depends on other partitions"
 
     def test_bfloat16_is_finite_and_handed_over_in_float32(self, case: Case) -> None:
         model = self.build(case)
@@ -168,7 +168,7 @@ class ModelConformance(PartConformance):
 
 
 class RowModelConformance(ModelConformance):
-    """The same for a model of the rows of a table."""
+    """Suite of models of the rows of a table."""
 
     size: ClassVar[tuple[int, ...]] = ()
     parts_given: ClassVar[Mapping[str, tuple[str, Mapping[str, Any]]]] = {

@@ -1,4 +1,4 @@
-"""The suite of observers."""
+"""Conformance suite of observers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ObserverConformance(PartConformance):
 
     Attributes:
         size: (D, H, W) of the volumes of the example.
-        max_epochs: of the run; the example watches the first two.
+        max_epochs: length of the run; the example uses the first two epochs.
     """
 
     group = "observer"
@@ -37,7 +37,7 @@ class ObserverConformance(PartConformance):
     max_epochs: ClassVar[int] = 2
 
     def context(self, folder: Path) -> ObserverContext:
-        """Return the context of a run on volumes: a trial of a study whose storage does not exist."""
+        """Return the context of a run on volumes that is a trial of a study without storage."""
         supervision = {"vol": ["vol_total"]}
         layout, channels = LatentLayout({"vol": 2, "residual": 3}), ("t1c", "t1n")
         torch.manual_seed(0)
@@ -54,15 +54,15 @@ class ObserverConformance(PartConformance):
         )
 
     def build(self, case: Case, context: ObserverContext) -> Observer:
-        """Return the observer; skip where it has nothing to do."""
+        """Return the observer; skip the test if it does not apply."""
         observer = case.bound()(context)
         if observer is None:
-            pytest.skip("nothing to do in such a run")
+            pytest.skip("the observer does not apply to this run")
         assert isinstance(observer, Observer)
         return observer
 
     def batches(self, context: ObserverContext, epoch: int) -> list[tuple[Batch, ModelOutput]]:
-        """Return two batches of three subjects with what the model makes of them."""
+        """Return two batches of three subjects with the outputs of the model."""
         model, generator = context.model, seeded(epoch)
         found = []
         for number in range(2):
@@ -77,14 +77,14 @@ class ObserverConformance(PartConformance):
         return found
 
     def train(self, observer: Observer, context: ObserverContext, epoch: int) -> None:
-        """Let the observer watch the steps of an epoch, counted from 1."""
+        """Call the observer for the steps of an epoch, counted from 1."""
         observer.on_epoch_start(epoch - 1)
         for batch, output in self.batches(context, epoch):
             observer.on_train_step(batch, output)
 
     @torch.no_grad()
     def validate(self, observer: Observer, context: ObserverContext, epoch: int) -> Observation:
-        """Let the observer watch a validation."""
+        """Call the observer for a validation."""
         observer.on_validation_start(epoch)
         for batch, output in self.batches(context, 100):
             observer.on_validation_batch(batch, output)
@@ -109,7 +109,7 @@ class ObserverConformance(PartConformance):
         training, random = context.model.training, torch.get_rng_state()
         self.train(observer, context, 1)
         self.validate(observer, context, 1)
-        assert torch.equal(torch.get_rng_state(), random), "it draws from the generator of the run"
+        assert torch.equal(torch.get_rng_state(), random), "an observer must not use the global random generator"
         assert context.model.training == training
         for name, value in context.model.state_dict().items():
             assert torch.equal(value, weights[name]), name
@@ -149,7 +149,7 @@ class ObserverConformance(PartConformance):
 
 
 def stored(state: dict[str, object]) -> dict[str, Tensor | object]:
-    """Return a state as a checkpoint gives it back: it must hold tensors and plain values only."""
+    """Return a state as loaded from a checkpoint, which accepts only tensors and plain values."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)

@@ -1,4 +1,4 @@
-"""What is asked of an optimizer."""
+"""Conformance suite of optimizers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from menvae.conformance.suite import Case, PartConformance, seeded
 
 
 class OptimizerConformance(PartConformance):
-    """Parameters -> `torch.optim.Optimizer`; a part has a tunable ``learning_rate``, which schedules multiply."""
+    """Parameters -> `torch.optim.Optimizer`; must have a tunable ``learning_rate``, which schedules scale."""
 
     group = "optimizer"
 

@@ -1,4 +1,4 @@
-"""The suite of pictures of a run."""
+"""Conformance suite of pictures of a run."""
 
 from __future__ import annotations
 
@@ -33,41 +33,41 @@ from menvae.registry import Part
 
 
 class PictureConformance(PartConformance):
-    """What is known of a run -> one figure.
+    """PictureContext -> one figure.
 
     Attributes:
-        num_subjects: of the validation split of the example.
+        num_subjects: number of validation subjects in the example.
     """
 
     group = "picture"
     num_subjects: ClassVar[int] = 24
 
     def context(self, case: Case) -> PictureContext:
-        """Return an example that has everything which can be known when the picture is drawn."""
+        """Return an example with everything available when the picture is drawn."""
         picture: Picture = case.bound()()
         return known_at(picture, example(self.num_subjects))
 
     def test_declares_where_it_goes_and_what_it_needs(self, part: Part) -> None:
         kind = cast("type[Picture]", part.factory)
         assert issubclass(kind, Picture)
-        assert registered_pictures()[part.name] is kind, "refuses wrong declarations"
-        assert kind.needs, "a picture of nothing"
-        assert kind.alt, "readers who cannot see it need a text"
+        assert registered_pictures()[part.name] is kind, "declarations must be valid"
+        assert kind.needs, "a picture must declare what it needs"
+        assert kind.alt, "a picture must have an alt text"
 
     def test_draws_data_and_says_what_it_shows(self, case: Case) -> None:
         figure = self._drawn(case, self.context(case))
         assert any(axes.lines or axes.collections or axes.images or axes.patches for axes in figure.axes)
         written = [text.get_text() for text in figure.texts] + [axes.get_title(loc="left") for axes in figure.axes]
-        assert any(written), "no title"
+        assert any(written), "a picture must have a title"
         with Image.open(io.BytesIO(png(figure))) as picture:
-            assert np.asarray(picture.convert("L")).std() > 5, "a blank sheet"
+            assert np.asarray(picture.convert("L")).std() > 5, "the picture is blank"
             assert max(picture.size) < 5000
 
     def test_same_context_same_bytes_and_no_global_state(self, case: Case) -> None:
         before, context = dict(matplotlib.rcParams), self.context(case)
         first, second = (self._drawn(case, context) for _ in range(2))
         assert png(first) == png(second)
-        assert first.canvas.manager is None, "made with pyplot, which keeps every figure in memory"
+        assert first.canvas.manager is None, "figures must not be made with pyplot, which keeps them in memory"
         assert dict(matplotlib.rcParams) == before
 
     def test_leaves_the_context_as_it_is(self, case: Case) -> None:
@@ -94,28 +94,28 @@ class PictureConformance(PartConformance):
 
 
 def png(figure: Figure) -> bytes:
-    """Return a figure as a file."""
+    """Return a figure as the bytes of a PNG file."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
     return content.getvalue()
 
 
 def known_at(picture: Picture, context: PictureContext) -> PictureContext:
-    """Return a context without what is not known when a picture is drawn."""
+    """Return a context without the fields that are unavailable when a picture is drawn."""
     return without(context, frozenset().union(*KNOWN_WHEN.values()) - KNOWN_WHEN[picture.when])
 
 
 def without(context: PictureContext, fields: frozenset[str]) -> PictureContext:
-    """Return a context in which some fields are not known."""
+    """Return a context in which some fields are None."""
     unknown: dict[str, Any] = dict.fromkeys(fields)
     return replace(context, **unknown)
 
 
 class LinearModel(Model):
-    """Draws an image that is linear in z."""
+    """A model that decodes an image linear in z."""
 
     def __init__(self, layout: LatentLayout, supervision: Mapping[str, Sequence[str]], size: tuple[int, ...]) -> None:
-        """Args: layout: the partitions. supervision: targets. size: (C, D, H, W) of an image."""
+        """Args: layout: partitions of z. supervision: targets. size: (C, D, H, W) of an image."""
         super().__init__()
         self.layout, self.supervision = layout, supervision
         self.size = size
@@ -128,7 +128,7 @@ class LinearModel(Model):
 
 
 def example(num_subjects: int, empty: bool = False) -> PictureContext:
-    """Return everything that pictures may need of a made-up run; ``empty``: no target observed, no metric finite."""
+    """Return a complete context of a synthetic run; ``empty``: no target is observed and no metric has a value."""
     random = np.random.default_rng(0)
     layout = LatentLayout({"vol": 4, "loc": 2, "residual": 6})
     supervision = {"vol": ["vol_total", "vol_ncr"], "loc": ["loc_x"]}
@@ -180,7 +180,7 @@ def _split(
 
 
 def _arrays(context: PictureContext) -> dict[str, Floats]:
-    """Return the arrays of a context that a picture might write into."""
+    """Return the arrays of a context that a picture could modify."""
     found: dict[str, Floats] = {}
     for name, split in (("train", context.train), ("val", context.val)):
         found |= {f"{name}.{key}": array for key, array in (split.arrays.items() if split is not None else ())}

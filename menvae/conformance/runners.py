@@ -1,4 +1,4 @@
-"""What is asked of a runner, with jobs in processes of their own."""
+"""Conformance suite of runners, with jobs in separate processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from menvae.sweeps.status import sweep_status
 from menvae.sweeps.sweep import Point, Sweep
 
 _OF_LAUNCHER = {"_target_", "runner"}
-_CONFIG = {"seed": -1, "trainer": {"resume": "auto", "devices": None, "max_epochs": 1}}  # refused as soon as it is read
+_CONFIG = {"seed": -1, "trainer": {"resume": "auto", "devices": None, "max_epochs": 1}}  # rejected on reading
 _ERROR = "seed: -1 is not allowed"
 _LOOK = """
 import sys
@@ -33,14 +33,14 @@ sys.stdout.write(" ".join(status.fate.name for status in sweep_status(Sweep(Path
 
 
 class RunnerConformance(PartConformance):
-    """{run: job file} -> submissions, and from those, in any process, how the jobs are.
+    """{run: job file} -> submissions, from which any process can read the state of the jobs.
 
-    The jobs are real processes of ``menvae.apps.job``, which refuse their configuration. A queue that needs a worker
-    gets one from a fixture of the subclass; the sweep is in ``tmp_path / "outputs"``.
+    The jobs are real processes of ``menvae.apps.job`` that reject their configuration. If a queue needs a worker, a
+    fixture of the subclass must start it; the sweep is in ``tmp_path / "outputs"``.
 
     Attributes:
-        num_jobs: of a test.
-        patience_s: until all of them have ended.
+        num_jobs: number of jobs per test.
+        patience_s: time limit in seconds for all jobs.
     """
 
     group = "runner"
@@ -78,13 +78,13 @@ class RunnerConformance(PartConformance):
         points = {run: Point(number, run, ()) for number, run in enumerate(self.runs())}
         runner = self.runner(case)
         runner.prepare(sweep.path, config)
-        assert not sweep.path.exists(), "nothing is written before the sweep is"
+        assert not sweep.path.exists(), "`prepare` must not write to the sweep directory"
         submitted = dict(runner.submit({run: sweep.prepare(point, config) for run, point in points.items()}))
         seen: set[Fate] = set()
         until = time.monotonic() + self.patience_s
         while True:
             for run, submission in submitted.items():
-                assert submission.launcher == case.part.name, "by which other processes find the runner"
+                assert submission.launcher == case.part.name, "other processes find the runner by this name"
                 assert not points[run].submissions, f"{run} was submitted twice"
                 points[run] = sweep.submitted(points[run], submission)
             fates = [status.fate for status in sweep_status(sweep) if status.point.submissions]
@@ -109,17 +109,17 @@ class RunnerConformance(PartConformance):
 
     @staticmethod
     def _look_from_another_process(sweep: Sweep) -> None:
-        told = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-c", _LOOK, str(sweep.path)], capture_output=True, text=True, check=False
         )
-        assert told.returncode == 0, told.stderr
-        fates = {Fate[name] for name in told.stdout.split()}
+        assert completed.returncode == 0, completed.stderr
+        fates = {Fate[name] for name in completed.stdout.split()}
         assert fates & {Fate.PENDING, Fate.RUNNING, Fate.FAILED}
         assert fates <= {Fate.PENDING, Fate.RUNNING, Fate.FAILED, Fate.NOT_STARTED}
 
 
 def _keys(part: Part) -> Mapping[str, Any]:
-    """Return the keys of a launcher's YAML file that are the runner's."""
+    """Return the keys of a launcher's YAML file that belong to the runner."""
     content = OmegaConf.to_container(OmegaConf.load(configuration_file(part)))
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items() if key not in _OF_LAUNCHER}

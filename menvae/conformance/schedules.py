@@ -1,4 +1,4 @@
-"""What is asked of a schedule."""
+"""Conformance suite of schedules."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class ScheduleConformance(PartConformance):
     """Progress -> factor.
 
     Attributes:
-        largest: no factor exceeds it.
-        totals: lengths of runs to test.
+        largest: upper bound of the factor.
+        totals: lengths of runs to test, in reference epochs.
     """
 
     group = "schedule"
@@ -31,7 +31,7 @@ class ScheduleConformance(PartConformance):
         return schedule
 
     def positions(self) -> list[Progress]:
-        """Return positions from the first step to the very end of runs of several lengths."""
+        """Return positions from the first step to the end of runs of several lengths."""
         return [Progress(float(epoch), total) for total in self.totals for epoch in np.linspace(0.0, total, 41)]
 
     def test_factor_is_a_number_between_0_and_the_largest(self, case: Case) -> None:

@@ -1,4 +1,4 @@
-"""What is asked of every part, whatever its group: a YAML file that says the same as its constructor."""
+"""Base of all conformance suites: the YAML file of a part must match its constructor."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Case:
         config = composed(self.part)
         for key in self.part.tunables:
             if OmegaConf.is_missing(config, key) and key not in self.settings:
-                pytest.fail(f"'{key}' is required: give `variants` of '{self.part.name}' a value for it")
+                pytest.fail(f"'{key}' is required: set it in `variants` of '{self.part.name}'")
         container = OmegaConf.to_container(config, resolve=True)
         assert isinstance(container, dict)
         return {**{str(key): value for key, value in container.items()}, **self.settings}
 
     def bound(self) -> Bound:
-        """Return the part, checked and ready to be called with what code supplies."""
+        """Return the part with a checked configuration, to be called with the arguments that code supplies."""
         return bind(self.part.group, self.config())
 
 
@@ -49,9 +49,9 @@ class PartConformance:
 
     Attributes:
         group: registry group.
-        names: parts to test; None is every registered part of the group, installed plugins included.
-        others: parts that have a suite of their own, because they take another kind of input.
-        variants: {part name: deviations from its YAML file to test}; one without deviation where a part is not named.
+        names: parts to test; None: every registered part of the group, including installed plugins.
+        others: parts with their own suite, because they take another kind of input.
+        variants: {part name: deviations from its YAML file to test}; other parts are tested without deviations.
     """
 
     group: ClassVar[str]
@@ -60,7 +60,7 @@ class PartConformance:
     variants: ClassVar[Mapping[str, Sequence[Mapping[str, Any]]]] = {}
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run a test that takes ``case`` once a variant, one that takes ``part`` once a part."""
+        """Run a test that takes ``case`` once per variant, and one that takes ``part`` once per part."""
         if "case" in metafunc.fixturenames:
             metafunc.parametrize("case", self.cases(), ids=str)
         if "part" in metafunc.fixturenames:
@@ -75,7 +75,7 @@ class PartConformance:
 
     @classmethod
     def cases(cls) -> list[Case]:
-        """Return every variant of the parts under test."""
+        """Return all variants of the parts under test."""
         return [Case(part, settings) for part in cls.parts() for settings in cls.variants.get(part.name, [{}])]
 
     def test_names_are_registered(self) -> None:
@@ -102,19 +102,19 @@ class PartConformance:
         assert "\n" not in str(caught.value)
 
     def test_says_what_it_is(self, part: Part) -> None:
-        assert part.summary, "menvae-parts shows the first line of the docstring"
+        assert part.summary, "menvae-parts needs a first docstring line to show"
 
 
 Size = tuple[int, ...]
 
 
 class VolumeConformance(PartConformance):
-    """Base of the suites of parts that take or draw a box of voxels.
+    """Base of the suites of parts that read or draw a box of voxels.
 
     Attributes:
-        size: the box of most tests; 16 times coarser it is 2 deep, which is where bfloat16 breaks on CPU.
-        other_sizes: boxes that are not cubes.
-        refused_sizes: boxes that a part must either take, or refuse in words when it is built.
+        size: box of most tests; at 1/16 of the resolution its depth is 2, where bfloat16 fails on CPU.
+        other_sizes: further valid boxes.
+        refused_sizes: boxes that a part must either accept or reject with a UserError when it is built.
         num_channels: C.
         z_dim: Z.
         batch_size: B.
@@ -132,7 +132,7 @@ class VolumeConformance(PartConformance):
         raise NotImplementedError
 
     def check_shapes(self, module: nn.Module, size: Size) -> None:
-        """Run the part on a batch and check what it gives."""
+        """Run the part on a batch and check its output."""
         raise NotImplementedError
 
     def test_gives_finite_float32_of_the_right_shape(self, case: Case) -> None:
@@ -150,7 +150,7 @@ class VolumeConformance(PartConformance):
 
 
 class RowConformance(VolumeConformance):
-    """What changes in the suite of an encoder or a decoder that takes or draws the rows of a table."""
+    """Settings of the suites of encoders and decoders of the rows of a table."""
 
     size: ClassVar[Size] = ()
     other_sizes: ClassVar[tuple[Size, ...]] = ()
@@ -159,9 +159,9 @@ class RowConformance(VolumeConformance):
 
 
 def configuration_file(part: Part) -> Path:
-    """Return the YAML file of a part, in the package that registered it."""
+    """Return the path of the YAML file of a part, in the package that registered it."""
     own = configuration_folder(part.origin)
-    assert own is not None, f"package '{part.origin}' has no folder conf"
+    assert own is not None, f"package '{part.origin}' has no folder 'conf'"
     path = own / folder_of(part.group) / f"{part.name}.yaml"
     assert path.is_file(), f"{path} does not exist"
     return path
@@ -169,7 +169,7 @@ def configuration_file(part: Part) -> Path:
 
 @functools.cache
 def composed(part: Part) -> DictConfig:
-    """Return ``conf/<group>/<name>.yaml`` of the package that registered a part, its defaults list resolved."""
+    """Return ``conf/<group>/<name>.yaml`` of the package that registered a part, with its defaults list resolved."""
     own, common = configuration_file(part).parents[1], configuration_folder("menvae")
     with initialize_config_dir(str(own), version_base="1.3"):
         config = compose(f"{part.group}/{part.name}", [f"hydra.searchpath=[file://{common}]"])
@@ -179,7 +179,7 @@ def composed(part: Part) -> DictConfig:
 
 
 def plain(value: Any) -> Any:
-    """Return a value with mappings and sequences of any kind as lists, order kept."""
+    """Return a value with all mappings and sequences converted to lists, in order."""
     if isinstance(value, Mapping):
         return [(key, plain(item)) for key, item in value.items()]
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -188,7 +188,7 @@ def plain(value: Any) -> Any:
 
 
 def refusal(build: Callable[[], object]) -> str:
-    """Return the words in which a build is refused, or nothing if it is not."""
+    """Return the message of the UserError that ``build`` raises, or an empty string."""
     try:
         build()
     except UserError as error:
@@ -197,12 +197,12 @@ def refusal(build: Callable[[], object]) -> str:
 
 
 def seeded(seed: int = 0) -> torch.Generator:
-    """Return a generator for the examples of a test."""
+    """Return a seeded generator for the examples of a test."""
     return torch.Generator().manual_seed(seed)
 
 
 def random_sum(*tensors: Tensor) -> Tensor:
-    """Return a scalar that depends on every entry of every tensor, each with a weight of its own."""
+    """Return the sum of all entries of all tensors, each with its own random weight."""
     generator = seeded(99)
     return torch.stack([(t.float() * torch.randn(t.shape, generator=generator)).sum() for t in tensors]).sum()
 

@@ -1,4 +1,4 @@
-"""What is asked of a term."""
+"""Conformance suite of terms."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from menvae.types import Batch, ModelOutput, Posterior
 
 FIELDS = frozenset(field.name for field in fields(Batch))
 NO_GRADIENT = 1e-5
-"""Largest entry of a gradient that is 0 but for rounding."""
+"""Gradient entries up to this size count as 0."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A batch, and what a model might make of it; every tensor of the output is a leaf."""
+    """A batch and a random model output whose tensors are leaves."""
 
     batch: Batch
     output: ModelOutput
 
     @classmethod
     def make(cls, layout: LatentLayout, seed: int = 0, num_rows: int = 6) -> Example:
-        """Draw an example: inputs [B, 2, 4, 4, 4], 3 targets a partition of which some are not observed."""
+        """Draw an example: inputs [B, 2, 4, 4, 4], 3 targets per partition, some of them not observed."""
         generator = seeded(seed)
 
         def noise(*shape: int) -> Tensor:
@@ -64,7 +64,7 @@ class Example:
         return cls(batch, output).mapped(lambda tensor: tensor.requires_grad_())
 
     def leaves(self) -> dict[str, Tensor]:
-        """Return the tensors of the output by the names that terms require them by."""
+        """Return the tensors of the output by the names in `Term.requires`."""
         output = self.output
         return {
             "posterior.mean": output.posterior.mean,
@@ -76,11 +76,11 @@ class Example:
         }
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Example:
-        """Return the example with every tensor of the output changed."""
+        """Return the example with ``change`` applied to every tensor of the output."""
         return self.with_leaves({name: change(tensor) for name, tensor in self.leaves().items()})
 
     def with_leaves(self, leaves: Mapping[str, Tensor]) -> Example:
-        """Return the example with other tensors in the output."""
+        """Return the example with other output tensors."""
         output = ModelOutput(
             Posterior(leaves["posterior.mean"], leaves["posterior.logvar"]),
             leaves["latent"],
@@ -91,7 +91,7 @@ class Example:
         return Example(self.batch, output)
 
     def permuted(self, order: Tensor) -> Example:
-        """Return the example with its rows in another order."""
+        """Return the example with its rows at ``order``."""
         batch = replace(
             self.batch,
             inputs=self.batch.inputs[order],
@@ -108,7 +108,7 @@ class Example:
 
 
 class TermConformance(PartConformance):
-    """(batch, output) -> named scalars; override `example` for a term that requires extras of its own."""
+    """(batch, output) -> named scalars; override `example` for a term that requires other extras."""
 
     group = "term"
     layout: ClassVar[LatentLayout] = LatentLayout({"vol": 3, "loc": 2, "shape": 3, "residual": 4})
@@ -119,11 +119,11 @@ class TermConformance(PartConformance):
         return term
 
     def example(self, seed: int = 0) -> Example:
-        """Return an example; other seeds give others."""
+        """Return the example of a seed."""
         return Example.make(self.layout, seed)
 
     def experienced(self, case: Case) -> Term:
-        """Return a term that has seen three batches."""
+        """Return a term after three batches."""
         term = self.build(case)
         for seed in (1, 2, 3):
             term.commit(self.example(seed).output)
@@ -162,7 +162,9 @@ class TermConformance(PartConformance):
 
         doubles = [tensor.detach().double().requires_grad_() for tensor in example.leaves().values()]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch.Tensor, "float", torch.Tensor.double)  # terms cast to float32, too coarse to check
+            patch.setattr(
+                torch.Tensor, "float", torch.Tensor.double
+            )  # terms cast to float32, which is too coarse for gradcheck
             assert torch.autograd.gradcheck(total, doubles, fast_mode=True)
 
     def test_gradient_goes_where_it_says(self, case: Case) -> None:
@@ -173,10 +175,10 @@ class TermConformance(PartConformance):
         moved = {
             name for name, gradient in zip(leaves, gradients, strict=True) if gradient is not None and gradient.any()
         }
-        assert moved, "the term moves nothing"
-        assert term.requires <= moved, "it requires what it does not use"
+        assert moved, "the term has no gradient"
+        assert term.requires <= moved, "the term requires outputs that it does not use"
         assert reached - {"posterior.mean", "posterior.logvar", "latent"} <= term.requires, (
-            "it uses more than it requires"
+            "the term uses outputs that it does not require"
         )
 
     def test_order_of_the_rows_does_not_matter(self, case: Case) -> None:
@@ -211,7 +213,7 @@ class TermConformance(PartConformance):
         assert all(math.isfinite(value) for value in self.build(case).constants().values())
 
     def moved(self, term: Term, example: Example) -> set[str]:
-        """Return the scalars that depend on the output; all of them are finite, and so are their gradients."""
+        """Return the scalars that depend on the output; check that all values and gradients are finite."""
         leaves, found = list(example.leaves().values()), set()
         for name, value in self.values(term, example).items():
             assert torch.isfinite(value), name
@@ -232,7 +234,7 @@ class TermConformance(PartConformance):
 
     def test_min_rows_is_the_smallest_batch_in_which_every_scalar_depends_on_the_output(self, case: Case) -> None:
         term, example = self.build(case), self.example()
-        assert term.min_rows <= len(example.batch), "override `example` with one that has more rows"
+        assert term.min_rows <= len(example.batch), "override `example` with more rows"
         for num_rows in {max(1, term.min_rows - 1), term.min_rows}:
             moved = self.moved(term, example.permuted(torch.arange(num_rows)))
             assert (moved == set(term.scalars)) == (num_rows >= term.min_rows), (num_rows, moved)
@@ -257,7 +259,7 @@ class TermConformance(PartConformance):
             assert need in {*FIELDS, *term.requires, *UNITS, "rows", "visits"}, need
             if not override.startswith("."):
                 with initialize_config_dir(str(configuration_folder("menvae")), version_base="1.3"):
-                    compose("train", [override])  # refuses a key that does not exist
+                    compose("train", [override])  # rejects a key that does not exist
                 continue
             changed = {str(key): value for key, value in OmegaConf.from_dotlist([override.removeprefix(".")]).items()}
             remedied = self.build(replace(case, settings={**case.settings, **changed}))

@@ -1,4 +1,4 @@
-"""What is asked of a tracker of runs."""
+"""Conformance suite of trackers."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _DATASET = DatasetInput("phantom", "0123456789abcdef", "/somewhere", "training")
 
 
 class TrackerConformance(PartConformance):
-    """`TrackerContext` -> `Tracker`, which has all of a run once it says so, whichever process sent it.
+    """`TrackerContext` -> `Tracker`, whose store is complete once it reports so, whichever process sent the data.
 
     Attributes:
-        patience_s: for a store that does not answer.
+        patience_s: seconds to wait for a store that does not respond.
     """
 
     group = "tracker"
@@ -38,15 +38,15 @@ class TrackerConformance(PartConformance):
 
     @pytest.fixture
     def output_dir(self, tmp_path: Path) -> Path:
-        """Return the folder that all runs of a test share; a subclass may put an empty store there."""
+        """Return the output folder of all runs of a test; a subclass may create an empty store there."""
         return tmp_path / "outputs"
 
     def values(self, case: Case, context: TrackerContext) -> Mapping[str, float]:
-        """Return {metric: last value} of a run as a reader of the tracker's store finds them."""
+        """Return {metric: last value} of a run, read from the tracker's store."""
         raise NotImplementedError
 
     def context(self, output_dir: Path, name: str = "a_run", parent: ParentRun | None = None) -> TrackerContext:
-        """Return what trackers are given of a run, whose directory is there."""
+        """Return the context of a run, whose directory exists."""
         run_dir = output_dir / "runs" / name
         run_dir.mkdir(parents=True, exist_ok=True)
         return TrackerContext(
@@ -54,26 +54,26 @@ class TrackerConformance(PartConformance):
         )
 
     def begin(self, case: Case, context: TrackerContext, tags: Mapping[str, str] | None = None) -> Tracker:
-        """Return a tracker that has begun a run as a new process does."""
+        """Return a tracker that has started a run, as a new process does."""
         tracker: Tracker = case.bound()(context)
         assert isinstance(tracker, Tracker)
         tracker.start(_PARAMS, {"menvae.run": context.run_name, **(tags or {})}, LocalLog(context.run_dir), [_DATASET])
         return tracker
 
     def end(self, tracker: Tracker) -> None:
-        """Finish a run, all of which must arrive."""
+        """Finish a run, and check that all of it has arrived."""
         assert tracker.finish("FINISHED", {"menvae.state": "finished"}, patience_s=self.patience_s)
 
     def test_says_where_a_run_goes(self, case: Case, output_dir: Path) -> None:
         first, second = (case.bound()(self.context(output_dir, name)) for name in ("a_run", "another"))
         assert first.address
         assert "\n" not in first.address
-        assert first.address == second.address, "of the store, not of a run"
+        assert first.address == second.address, "the address must be that of the store, not of a run"
 
     def test_a_run_arrives(self, case: Case, output_dir: Path) -> None:
         context = self.context(output_dir)
         log = LocalLog(context.run_dir)
-        log.append(1, _metrics(1), _TIMINGS)  # by a process that had no tracker
+        log.append(1, _metrics(1), _TIMINGS)  # by a process without a tracker
         tracker = self.begin(case, context)
         for epoch in (2, 3):
             log.append(epoch, _metrics(epoch), _TIMINGS)
@@ -94,7 +94,7 @@ class TrackerConformance(PartConformance):
         self.end(self.begin(case, context))
         assert self.values(case, context) == _expected(2)
         self.end(self.begin(case, context))
-        assert self.values(case, context) == _expected(2), "whatever is sent twice counts once"
+        assert self.values(case, context) == _expected(2), "data sent twice must count once"
 
     def test_runs_do_not_mix(self, case: Case, output_dir: Path) -> None:
         contexts = [self.context(output_dir, name) for name in ("a_run", "another")]
@@ -148,7 +148,7 @@ class TrackerConformance(PartConformance):
 
 
 def _metrics(epoch: int) -> dict[str, float | None]:
-    """Return what an epoch logs: some metrics have no value, in every epoch or in some."""
+    """Return the metrics of an epoch, some of them without a value in some or all epochs."""
     return {
         "val_epoch/loss": 1.0 / epoch,
         "sem/vol_r2": None if epoch == 2 else 0.5 * epoch,

@@ -1,4 +1,4 @@
-"""What is asked of an update."""
+"""Conformance suite of updates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from menvae.updates import Side
 
 
 class LinearStepper:
-    """A stepper over one linear layer, which counts what an update asks of it."""
+    """A stepper over one linear layer that records the calls of an update."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -32,7 +32,7 @@ class LinearStepper:
         return ModelOutput(Posterior(rows, rows), rows, rows), self.reports[-1]
 
     def descend(self, total: Tensor, only: Side | None = None) -> float:
-        """Take one step; all that there is to move is on either side."""
+        """Take one step of all parameters, which belong to both sides."""
         self.descended.append(total)
         self.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]

@@ -1,1 +1,1 @@
-"""What a person sees in the terminal: log lines and progress."""
+"""Terminal output: log lines and progress bars."""

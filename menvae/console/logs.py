@@ -1,4 +1,4 @@
-"""Where log messages of menvae go: a short form to standard error, everything with its time to ``train.log``."""
+"""Logging of menvae: short messages to standard error, messages with time and level to ``train.log``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-# One console for messages and progress bars, so that a message moves a live bar instead of tearing it.
+# One console for messages and progress bars, so that a message does not break a live bar.
 console = Console(stderr=True)
 
 _STYLES = {logging.DEBUG: "dim", logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "bold red"}
@@ -21,7 +21,7 @@ _handlers: list[logging.Handler] = []
 
 
 class _ConsoleHandler(logging.Handler):
-    """Coloured by level on a terminal; plain, with the time of day, in a file or a pipe."""
+    """Colours messages by level on a terminal; writes them plain, with the time of day, to a file or a pipe."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -40,11 +40,11 @@ class _ConsoleHandler(logging.Handler):
 def configure(run_dir: Path | None, *, only_errors: bool = False) -> None:
     """Send the messages of the ``menvae`` loggers to standard error and, with a run directory, to its ``train.log``.
 
-    Replaces what an earlier call set up, so one process may run several runs one after the other.
+    Replaces the handlers of an earlier call, so that one process can run several runs in sequence.
 
     Args:
-        run_dir: where to append ``train.log``; created if need be; None for standard error only.
-        only_errors: for processes beside the main one, which says the rest.
+        run_dir: folder of ``train.log``, which is appended to; created if missing; None for standard error only.
+        only_errors: log errors only, for ranks other than the main one.
     """
     release()
     logger = logging.getLogger("menvae")
@@ -57,12 +57,12 @@ def configure(run_dir: Path | None, *, only_errors: bool = False) -> None:
     for handler in _handlers:
         logger.addHandler(handler)
     logger.setLevel(logging.ERROR if only_errors else logging.INFO)
-    logger.propagate = False  # the root logger may have handlers of its own (Hydra's): no message twice
+    logger.propagate = False  # the root logger may have handlers (Hydra's), which would repeat messages
 
 
 @contextmanager
 def only_errors(quiet: bool = True) -> Iterator[None]:
-    """Say nothing but errors while the block runs, if ``quiet``."""
+    """Log only errors while the block runs, if ``quiet``."""
     logger = logging.getLogger("menvae")
     level = logger.level
     if quiet:
@@ -74,7 +74,7 @@ def only_errors(quiet: bool = True) -> Iterator[None]:
 
 
 def release() -> None:
-    """Take back what ``configure`` set up, and close ``train.log``."""
+    """Remove the handlers that ``configure`` added, and close ``train.log``."""
     logger = logging.getLogger("menvae")
     for handler in _handlers:
         logger.removeHandler(handler)
@@ -87,7 +87,7 @@ def release() -> None:
 def show(renderable: RenderableType) -> None:
     """Print a result, such as a table, on standard output, and write it as plain text to ``train.log``.
 
-    A pipe or a file has no width: nothing is folded there.
+    In a pipe or a file, lines are not wrapped.
 
     Args:
         renderable: anything that rich can print.

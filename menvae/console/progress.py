@@ -1,4 +1,4 @@
-"""How a person follows a run: a bar on a terminal, and one line an epoch in every log."""
+"""Progress of a run: a bar on a terminal, and one line per epoch in every log."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _REDRAW_SECONDS = 0.5
 _LOSSES_SHOWN = ("loss", "total", "recon", "kl_raw", "kl", "semantic", "dcor")
 _MAX_LOSSES_SHOWN = 4
 _FRACTION_LOGGED = 0.1
-_ITEMS_LOGGED = 100  # when nobody knows how many there are
+_ITEMS_LOGGED = 100  # if the total is unknown
 
 
 class TrainingProgress:
-    """Progress of training: a bar where standard error is a terminal, otherwise only the line of each epoch.
+    """Progress of training: a bar if standard error is a terminal, otherwise only the line of each epoch.
 
     A context manager. Epochs and steps count from 1.
 
     Args:
         max_epochs: the last epoch.
         steps_per_epoch: optimiser steps of one epoch.
-        first_epoch: the epoch training starts (or goes on) with.
+        first_epoch: the epoch at which training starts or resumes.
     """
 
     def __init__(self, max_epochs: int, steps_per_epoch: int, first_epoch: int) -> None:
@@ -55,12 +55,12 @@ class TrainingProgress:
         self._progress = None
 
     def step(self, epoch: int, step: int, losses: Callable[[], Mapping[str, float]]) -> None:
-        """Take note of one finished step; costs well below a microsecond except at the few redraws a second.
+        """Record one finished step; takes well below a microsecond except for the two redraws per second.
 
         Args:
             epoch: the current epoch.
             step: the step within the epoch.
-            losses: gives what to show, as Python numbers; called at a redraw only.
+            losses: returns the losses to show, as Python numbers; called only for a redraw.
         """
         if self._progress is None:
             return
@@ -82,8 +82,8 @@ class TrainingProgress:
 
         Args:
             epoch: the finished epoch.
-            metrics: its metrics, by the keys of the metrics log; what is missing or None is left out.
-            seconds: how long it took.
+            metrics: its metrics, with the keys of the metrics log; missing or None values are omitted.
+            seconds: duration of the epoch.
         """
         _logger.info("%s", epoch_line(epoch, self._max_epochs, metrics, seconds))
         if self._progress is not None:
@@ -97,8 +97,8 @@ class TrainingProgress:
 def epoch_line(epoch: int, max_epochs: int, metrics: Mapping[str, float | None], seconds: float) -> str:
     """Return the line of one epoch.
 
-    The two z-ratios are the reconstruction error with the mean training z, and with another subject's z, over that with
-    the right z: 1 means that the decoder does not read z.
+    The two z-ratios are the reconstruction error with the mean training z, and with another subject's z, relative to
+    that with the subject's own z; 1 means that the decoder ignores z.
 
     >>> epoch_line(3, 20, {"train_epoch/loss": 1.2341, "val_epoch/kl_raw": 34.08, "sem/vol_r2": 0.7149}, 6.91)
     'epoch  3/20  loss 1.234  kl 34.1 nats  vol R2 0.71  6.9 s'
@@ -123,12 +123,12 @@ def epoch_line(epoch: int, max_epochs: int, metrics: Mapping[str, float | None],
 
 
 def progress_bar(items: Iterable[_Item], description: str, total: int | None = None) -> Iterator[_Item]:
-    """Yield the items and show how far the work is: a bar on a terminal, else a log line about every 10 %.
+    """Yield the items and show progress: a bar on a terminal, else a log line about every 10 %.
 
     Args:
-        items: what is worked on.
-        description: what is done, such as ``preparing subjects``.
-        total: number of items; None takes the length if there is one.
+        items: items to process.
+        description: description of the work, such as ``preparing subjects``.
+        total: number of items; None: the length of ``items`` if it has one.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
@@ -155,7 +155,7 @@ def _logged(items: Iterable[_Item], description: str, total: int | None) -> Iter
         _logger.info("%s: %d, %.1f s", description, count, time.monotonic() - start)
 
 
-_bar_is_up = False  # one live bar a terminal: work inside training that has a bar of its own only logs
+_bar_is_up = False  # one live bar per terminal: work inside training, which has its own bar, only logs
 
 
 def _start_bar(*columns: TextColumn) -> Progress | None:

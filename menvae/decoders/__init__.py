@@ -1,6 +1,6 @@
 """Decoders: z [B, Z] -> reconstruction [B, C, D, H, W].
 
-A decoder is constructed with (z_dim, out_channels, size) by code, and its tunables by configuration.
+Code passes (z_dim, out_channels, size) to the constructor; the configuration passes the tunables.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 
 class Decoder(nn.Module):
-    """What every decoder offers to models and to the advice before training.
+    """Base class of decoders.
 
     Attributes:
-        output_size: (D, H, W) of what it draws: the box, or for an auxiliary decoder something smaller; empty for rows
-            of a table.
-        draws_from_coordinates: whether it reads the coordinates of voxels, so that it can draw the average image
-            without z.
+        output_size: (D, H, W) of the output: the full box, or smaller for an auxiliary decoder; empty for the rows of
+            a table.
+        draws_from_coordinates: whether it reads voxel coordinates, so that it can draw the average image without z.
     """
 
     output_size: tuple[int, ...]

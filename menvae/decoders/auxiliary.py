@@ -1,4 +1,4 @@
-"""Auxiliary decoder: a small cube drawn from the residual partition alone, which keeps that partition in use."""
+"""Auxiliary decoder: draws a small cube from the residual partition alone, to keep that partition in use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIDES = (16, 32, 64)
 
 
 def auxiliary_side(size: tuple[int, int, int]) -> int:
-    """Return the side t of the target cube: of 16, 32, 64 the nearest in log to 0.4 of the longest side.
+    """Return the side t of the target cube: 16, 32 or 64, whichever is nearest in log to 0.4 times the longest side.
 
     >>> auxiliary_side((160, 160, 160)), auxiliary_side((32, 32, 32))
     (64, 16)
@@ -27,7 +27,7 @@ def auxiliary_side(size: tuple[int, int, int]) -> int:
 
 @register("decoder", "auxiliary", reference="SemiVAE Run 6")
 class AuxiliaryDecoder(Decoder):
-    """Linear map to 4b channels on 4^3, up-blocks 2b, b, b/2, b/2 (as many as t needs), 3x3x3 convolution to C."""
+    """Linear to 4b channels on 4^3, up-blocks 2b, b, b/2, b/2 (as many as t requires), 3x3x3 convolution to C."""
 
     def __init__(
         self,
@@ -43,17 +43,17 @@ class AuxiliaryDecoder(Decoder):
         """Build the decoder.
 
         Args:
-            z_dim: size of the partition that is decoded.
+            z_dim: size of the decoded partition.
             out_channels: C, number of modalities.
             size: (D, H, W) of the full box in voxels; the output is t^3, see `auxiliary_side`.
             base_filters: b; b / 2 must hold the 8 groups of the last GroupNorm.
-            upsampling: ``resize_conv`` (trilinear, then convolution), as in Run 6, ``nearest`` (then convolution,
-                folded into one) or ``transposed``.
-            activation: of the output: ``linear``, or ``tanh`` for intensities in [-1, 1].
-            spectral_norm: on every convolution.
+            upsampling: ``resize_conv`` (trilinear, then convolution), as in Run 6, ``nearest`` (fused with its
+                convolution) or ``transposed``.
+            activation: output activation: ``linear``, or ``tanh`` for intensities in [-1, 1].
+            spectral_norm: apply spectral normalisation to every convolution.
 
         Raises:
-            UserError: inputs that are rows of a table.
+            UserError: the inputs are rows of a table.
         """
         super().__init__()
         only_volumes(size, "decoder=auxiliary")

@@ -1,4 +1,4 @@
-"""Perceptron decoder for rows of a table."""
+"""Perceptron decoder for the rows of a table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from menvae.registry import Field, register
 
 @register("decoder", "mlp", reference="lithology design reports")
 class MLPDecoder(Decoder):
-    """Linear, ReLU, BatchNorm for each hidden width, and a linear layer to the columns."""
+    """Linear, ReLU, BatchNorm for each hidden width, then a linear layer to the columns."""
 
     def __init__(
         self,
@@ -29,11 +29,11 @@ class MLPDecoder(Decoder):
         Args:
             z_dim: Z.
             out_channels: F, number of columns.
-            size: nothing.
-            widths: of the hidden layers.
+            size: must be empty.
+            widths: widths of the hidden layers.
 
         Raises:
-            UserError: inputs that are volumes.
+            UserError: the inputs are volumes.
         """
         super().__init__()
         refuse_volumes(size, "decoder=mlp")

@@ -1,4 +1,4 @@
-"""Modality-specific decoders: one z, and a decoder of its own for each modality."""
+"""Modality-specific decoders: one decoder per modality, all from the same z."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ EACH: Mapping[str, Any] = {
 
 @register("decoder", "per_modality", reference="recommendations of the design reports")
 class PerModalityDecoder(Decoder):
-    """One decoder a modality, all made alike, each with one output channel.
+    """One decoder per modality, all with the same configuration and one output channel.
 
-    Whatever the modalities share is in z. For a balance between their errors see ``per_modality`` of the term
-    ``calibrated``.
+    The modalities share only z. To balance their errors, see ``per_modality`` of the term ``calibrated``.
     """
 
     def __init__(
@@ -41,16 +40,16 @@ class PerModalityDecoder(Decoder):
             z_dim: Z.
             out_channels: C, number of modalities.
             size: (D, H, W) in voxels.
-            each: configuration of a decoder, ``decoder@decoder.each=<name>``.
+            each: configuration of each decoder; ``decoder@decoder.each=<name>`` chooses another.
 
         Raises:
-            UserError: ``each`` is no decoder, or is this one.
+            UserError: ``each`` is not a decoder, or is ``per_modality`` itself.
         """
         super().__init__()
         bound = bind("decoder", each, "decoder.each")
         if bound.part.factory is PerModalityDecoder:
             raise UserError(
-                "decoder.each.name: 'per_modality' is not allowed; name the decoder that draws one modality"
+                "decoder.each.name: 'per_modality' is not allowed; choose a decoder of a single modality, such as sbd"
             )
         self.decoders = nn.ModuleList(bound(z_dim, 1, size) for _ in range(out_channels))
         self.output_size: tuple[int, int, int] = self.decoders[0].output_size  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Spatial broadcast decoder: z is repeated over a coarse grid, beside the coordinates of each grid point."""
+"""Spatial broadcast decoder: repeats z over a coarse grid and appends the coordinates of each grid point."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from menvae.registry import Field, register
 def coordinate_grid(grid: tuple[int, int, int]) -> Tensor:
     """Return coordinates [1, 3, D, H, W] in [-1, 1], channels in the order depth, height, width (R, A, S).
 
-    An axis of one voxel has coordinate 0.
+    The coordinate along an axis of one voxel is 0.
 
     >>> coordinate_grid((2, 1, 3))[0, 2, 0, 0]
     tensor([-1.,  0.,  1.])
@@ -52,16 +52,16 @@ class SpatialBroadcastDecoder(Decoder):
             out_channels: C, number of modalities.
             size: (D, H, W) in voxels, multiples of 16.
             base_filters: b; b / 2 must hold the 8 groups of the last GroupNorm.
-            mixing_layers: 1x1x1 convolutions before the first up-block; the second lets z and place interact, which
-                makes a decoder use z in a third of the steps. Run 6 has one.
-            latent_gain: factor on the initial weights of z in the first of them. Below 1 the average image is learnt
-                before z has a say; at 1 it is learnt by silencing z.
-            final_norm: GroupNorm in the last up-block. At b = 16 its 8 groups are its 8 channels, so that it takes
-                every subject's own intensities out of every channel.
-            upsampling: ``resize_conv`` (trilinear, then convolution), ``nearest`` (then convolution, folded into one)
-                or ``transposed``.
-            activation: of the output: ``linear``, or ``tanh`` for intensities in [-1, 1].
-            spectral_norm: on every convolution.
+            mixing_layers: number of 1x1x1 convolutions before the first up-block. The second lets z interact with
+                position, so that the decoder uses z after a third of the steps. Run 6 has one.
+            latent_gain: factor on the initial weights of z in the first of them. Below 1, the decoder learns the
+                average image before it uses z; at 1, it learns that image by suppressing z.
+            final_norm: GroupNorm in the last up-block. At b = 16 it has one group per channel, which removes each
+                subject's own intensity from every channel.
+            upsampling: ``resize_conv`` (trilinear, then convolution), ``nearest`` (fused with its convolution) or
+                ``transposed``.
+            activation: output activation: ``linear``, or ``tanh`` for intensities in [-1, 1].
+            spectral_norm: apply spectral normalisation to every convolution.
 
         Raises:
             UserError: a side of ``size`` is not a multiple of 16.

@@ -32,8 +32,8 @@ class TransposedDecoder(Decoder):
             out_channels: C, number of modalities.
             size: (D, H, W) in voxels, multiples of 16.
             base_filters: b; b / 2 must hold the 8 groups of the last GroupNorm.
-            activation: of the output: ``linear``, or ``tanh`` for intensities in [-1, 1].
-            spectral_norm: on every convolution.
+            activation: output activation: ``linear``, or ``tanh`` for intensities in [-1, 1].
+            spectral_norm: apply spectral normalisation to every convolution.
 
         Raises:
             UserError: a side of ``size`` is not a multiple of 16.

@@ -1,6 +1,7 @@
-"""Encoders: inputs [B, C, D, H, W] -> (mean, logvar), each [B, Z], in two steps of which a model may keep the first.
+"""Encoders: inputs [B, C, D, H, W] -> (mean, logvar), each [B, Z].
 
-An encoder is constructed with (in_channels, size, layout) by code, and its tunables by configuration.
+The two steps, `Encoder.features` and `Encoder.posterior`, let a model evaluate the posterior twice on the same
+features. Code passes (in_channels, size, layout) to the constructor; the configuration passes the tunables.
 """
 
 from __future__ import annotations
@@ -10,34 +11,34 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 Features = Mapping[str, Tensor]
-"""What all partitions of a posterior are made from: {name: [B, ...]}; the names are the encoder's own."""
+"""Features that all partitions of a posterior share: {name: [B, ...]}; each encoder chooses its own names."""
 
 
 class Encoder(nn.Module):
-    """What every encoder offers to models.
+    """Base class of encoders.
 
     Attributes:
-        hierarchical: whether the posterior of a partition is made from those of others too.
+        hierarchical: whether the posterior of a partition also depends on those of other partitions.
     """
 
     hierarchical: bool = False
 
     def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
-        """Return what the partitions share: all of the work, and most of the parameters.
+        """Return the features that the partitions share; this step has most of the cost and of the parameters.
 
         Args:
             inputs: [B, C, D, H, W].
-            available: which modalities count, bool [B, C]; None: all. What the inputs hold for the others must not
-                matter.
+            available: available modalities, bool [B, C]; None: all. The result must not depend on the inputs of
+                the others.
         """
         raise NotImplementedError
 
     def posterior(self, features: Features, *, isolated: bool = False) -> tuple[Tensor, Tensor]:
-        """Return mean [B, Z] and logvar [B, Z], not yet clamped, in the order of the layout.
+        """Return mean [B, Z] and unclamped logvar [B, Z], in the order of the layout.
 
         Args:
-            features: of `features`; a model may hand them over a second time, detached.
-            isolated: no gradient runs from one partition into the branch of another; values are the same.
+            features: output of `features`; a model may pass them a second time, detached.
+            isolated: stop gradients from one partition to the branch of another; the values do not change.
         """
         raise NotImplementedError
 
@@ -47,12 +48,12 @@ class Encoder(nn.Module):
 
 
 def only_available(inputs: Tensor, available: Tensor | None) -> Tensor:
-    """Inputs [B, C, ...], bool [B, C] or None for all -> the same with 0 where a modality is missing."""
+    """Inputs [B, C, ...], bool [B, C] or None for all -> the inputs with missing modalities set to 0."""
     if available is None:
         return inputs
     return inputs.masked_fill(~available.reshape(*available.shape, *(1,) * (inputs.ndim - 2)), 0.0)
 
 
 def detached(features: Features) -> Features:
-    """Return the same features, out of which no gradient runs."""
+    """Return the features, detached from the graph."""
     return {name: tensor.detach() for name, tensor in features.items()}

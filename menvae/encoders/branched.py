@@ -1,4 +1,4 @@
-"""The trunk of the ResNet encoder, and a branch for each partition: attention, finer features, conditioning."""
+"""ResNet trunk with one branch per partition: attention, finer features, conditioning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FUSED_CHANNELS = 64
 
 
 class ChannelAttention(nn.Module):
-    """A factor in (0, 1) for each channel: average, Linear C -> C / 16, ReLU, Linear -> C, sigmoid (Hu et al. 2018)."""
+    """Scale each channel by average, Linear C -> C / 16, ReLU, Linear -> C, sigmoid (Hu et al. 2018)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -42,9 +42,9 @@ class ChannelAttention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """A factor in (0, 1) for each voxel, from the mean and the largest of its channels (Woo et al. 2018, section 3.2).
+    """Scale each voxel by a gate computed from the mean and maximum over channels (Woo et al. 2018, section 3.2).
 
-    The convolution has a kernel of 3 instead of the paper's 7: the grid has 2 to 10 voxels a side.
+    The convolution has kernel size 3 instead of the paper's 7, because the grid has only 2 to 10 voxels per side.
     """
 
     def __init__(self, *, spectral: bool) -> None:
@@ -58,7 +58,7 @@ class SpatialAttention(nn.Module):
 
 
 class Branch(nn.Module):
-    """What one partition makes of the shared features, and of the means of earlier partitions."""
+    """Posterior of one partition from the shared features and the means of earlier partitions."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Branch(nn.Module):
         self.pool = pooling(pool)
         self.fusion: nn.Module | None = None
         if fused:
-            # Without the ReLU, which the reports do not mention, the convolution would be one with the linear head.
+            # The reports do not mention the ReLU, but without it the convolution and the linear head would merge.
             reduce = conv(trunk.num_channels["layer3"], _FUSED_CHANNELS, 1, spectral=spectral)
             self.fusion = nn.Sequential(reduce, nn.ReLU(), pooling("average"))
         self.head = GaussianHead(
@@ -102,10 +102,10 @@ class Branch(nn.Module):
 
 @register("encoder", "branched", reference="Hu et al. 2018; Woo et al. 2018; design report, recommendations")
 class BranchedEncoder(Encoder):
-    """The trunk of ``resnet``, then a branch for each partition, with attention, finer features or earlier partitions.
+    """Trunk of ``resnet`` with one branch per partition: attention, finer features, conditioning.
 
-    A partition may be conditioned on those before it. It sees their means, not samples of them: q(z|x) stays a diagonal
-    Gaussian, whose KL has a closed form, and its mean has no noise.
+    A partition may be conditioned on the means of earlier partitions. Means instead of samples keep q(z|x) a diagonal
+    Gaussian, whose KL has a closed form, and its mean free of noise.
     """
 
     def __init__(
@@ -126,28 +126,28 @@ class BranchedEncoder(Encoder):
         spectral_norm: bool = False,
         stem: Stem = "shared",
     ) -> None:
-        """Build the encoder; the keys that are not here are those of ``resnet``.
+        """Build the encoder.
 
         Args:
             in_channels: C, number of modalities.
             size: (D, H, W) in voxels, multiples of 16.
-            layout: the partitions of z.
-            attention: of each branch, to the channels or the voxels of the coarsest grid, before it is pooled.
-            multi_scale: partitions that see the features of layer 3 too (8 input voxels a side): 1x1x1 convolution to
-                64 channels, ReLU, average.
-            hierarchical: condition each partition on the means of those before it.
-            order: of conditioning, all partitions; None: that of the layout. z keeps the order of the layout.
+            layout: partitions of z.
+            attention: attention of each branch over the channels or voxels of the coarsest grid, before pooling.
+            multi_scale: partitions that also see the features of layer 3 (8 input voxels per side), through a 1x1x1
+                convolution to 64 channels, ReLU and average.
+            hierarchical: condition each partition on the means of earlier ones.
+            order: all partitions, in the order of conditioning; None: the order of the layout, which z always keeps.
             base_filters: b, channels of the stem.
-            pool: of the coarsest grid.
+            pool: pooling of the coarsest grid, ``flatten`` or ``average``.
             residual_gain: initial weight of the last GroupNorm of each block.
-            block_means: side of the grid of block means that add to the posterior mean.
-            initial_logvar: log variance of q(z|x) before training.
-            spectral_norm: on every convolution.
+            block_means: side of the grid of block means that a linear layer adds to the posterior mean; None: disabled.
+            initial_logvar: log variance of q(z|x) before training; None: default initialisation.
+            spectral_norm: apply spectral normalisation to every convolution.
             stem: ``shared`` or ``per_modality``.
 
         Raises:
-            UserError: a side of ``size`` is not a multiple of 16, a partition that does not exist, or an order that
-                does not name each once or that nothing would follow.
+            UserError: a side of ``size`` is not a multiple of 16, a partition does not exist, or ``order`` does not
+                contain each partition exactly once or is given without ``hierarchical``.
         """
         super().__init__()
         self.layout, self.hierarchical = layout, hierarchical
@@ -186,7 +186,7 @@ class BranchedEncoder(Encoder):
         return features
 
     def posterior(self, features: Features, *, isolated: bool = False) -> tuple[Tensor, Tensor]:
-        """Features -> mean [B, Z], logvar [B, Z], branch after branch."""
+        """Features -> mean [B, Z], logvar [B, Z], one branch after another."""
         means: dict[str, Tensor] = {}
         logvars: dict[str, Tensor] = {}
         for name in self.order:
@@ -204,10 +204,10 @@ def _order(layout: LatentLayout, hierarchical: bool, order: Sequence[str] | None
     if order is None:
         return list(layout)
     if not hierarchical:
-        raise UserError(f"encoder.order: {list(order)} needs encoder.hierarchical=true, otherwise nothing follows it")
+        raise UserError(f"encoder.order: {list(order)} has no effect without encoder.hierarchical=true")
     with about("encoder.order"):
         for name in order:
             layout.bounds(name)
         if sorted(order) != sorted(layout):
-            raise UserError(f"{list(order)} is not allowed; it names each of {list(layout)} once")
+            raise UserError(f"{list(order)} is not allowed; it must contain each of {list(layout)} exactly once")
     return list(order)

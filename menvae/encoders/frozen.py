@@ -1,4 +1,4 @@
-"""One partition from the features of a frozen, pretrained encoder; the others from an encoder that is trained."""
+"""One partition from a frozen, pretrained encoder, the others from a trained encoder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from menvae.registry import register
 
 @register("encoder", "frozen", reference="design report, recommendations")
 class FrozenFeatures(FrozenProjection):
-    """The residual is a linear projection of frozen features; the other partitions have an encoder of their own."""
+    """Project one partition linearly from frozen features; a trained encoder computes the other partitions."""
 
     def __init__(
         self,
@@ -37,17 +37,18 @@ class FrozenFeatures(FrozenProjection):
         Args:
             in_channels: C, number of modalities.
             size: (D, H, W) in voxels.
-            layout: the partitions of z.
+            layout: partitions of z.
             checkpoint: path of the pretrained encoder: ``best.ckpt`` of a run whose encoder has the layers of
-                ``resnet``, on the same modalities and normalisation, or such weights alone. The run needs it whenever
-                its weights are loaded.
-            partition: which is projected from the frozen features.
-            pool: of the coarsest frozen grid.
-            initial_logvar: log variance of that partition before training.
+                ``resnet``, on the same modalities and normalisation, or only such weights. The file is also needed
+                whenever the weights of this run are loaded.
+            partition: partition to project from the frozen features.
+            pool: pooling of the coarsest frozen grid.
+            initial_logvar: log variance of that partition before training; None: default initialisation.
             trained: configuration of the encoder of the other partitions.
 
         Raises:
-            UserError: no such partition, or no other; or a checkpoint that cannot be used (see `load_trunk`).
+            UserError: the partition does not exist or is the only one, or the checkpoint cannot be used (see
+                `load_trunk`).
         """
         super().__init__(in_channels, size, layout, partition, trained)
         trunk, identity = load_trunk(Path(checkpoint).expanduser(), in_channels, size, "encoder=frozen")
@@ -56,6 +57,6 @@ class FrozenFeatures(FrozenProjection):
         self.head = GaussianHead(trunk.num_pooled(pool), layout.sizes[partition], initial_logvar=initial_logvar)
 
     def frozen_features(self, inputs: Tensor, available: Tensor | None) -> Tensor:
-        """Inputs [B, C, D, H, W] and bool [B, C] or None -> the pooled frozen grid [B, F]."""
+        """Inputs [B, C, D, H, W], bool [B, C] or None -> the pooled frozen grid [B, F]."""
         pooled: Tensor = self.pool(self.frozen(inputs, available)["layer4"])
         return pooled

@@ -1,4 +1,4 @@
-"""What encoders of frozen features share: one partition is projected from them, the others have a trained encoder."""
+"""Base of encoders that project one partition from frozen features and train an encoder for the others."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from menvae.registry import bind
 
 
 class FrozenProjection(Encoder):
-    """A partition is a linear projection of features that are not trained; the others have an encoder of their own.
+    """Project one partition linearly from frozen features; a trained encoder computes the other partitions.
 
     Attributes:
-        layout: the partitions of z.
-        partition: which is projected.
-        others: the partitions that are left.
-        trained: their encoder.
-        head: the projection, which a subclass builds: features [B, F], None -> mean [B, P], logvar [B, P].
+        layout: partitions of z.
+        partition: the projected partition.
+        others: the other partitions.
+        trained: encoder of the other partitions.
+        head: projection, built by the subclass: features [B, F], None -> mean [B, P], logvar [B, P].
     """
 
     head: nn.Module
@@ -35,33 +35,36 @@ class FrozenProjection(Encoder):
         partition: str,
         trained: Mapping[str, Any],
     ) -> None:
-        """Build the encoder that is trained.
+        """Build the trained encoder.
 
         Args:
             in_channels: C, number of modalities.
             size: (D, H, W) in voxels.
-            layout: the partitions of z.
-            partition: which is projected.
+            layout: partitions of z.
+            partition: partition to project.
             trained: configuration of the encoder of the other partitions.
 
         Raises:
-            UserError: no such partition, or no other.
+            UserError: the partition does not exist, or is the only one.
         """
         super().__init__()
         self.layout, self.partition = layout, partition
         others = {name: size for name, size in layout.sizes.items() if name != partition}
         if partition not in layout.sizes or not others:
-            raise UserError(f"encoder.partition: '{partition}' is not allowed; it is one of several of {list(layout)}")
+            raise UserError(
+                f"encoder.partition: '{partition}' is not allowed; choose one of {list(layout)}, which must be at "
+                "least two"
+            )
         self.others = LatentLayout(others)
         self.trained: Encoder = bind("encoder", trained, "encoder.trained")(in_channels, size, self.others)
         self.hierarchical = self.trained.hierarchical
 
     def frozen_features(self, inputs: Tensor, available: Tensor | None) -> Tensor:
-        """Inputs [B, C, D, H, W] and bool [B, C] or None -> what is projected [B, F], without gradient."""
+        """Inputs [B, C, D, H, W], bool [B, C] or None -> features to project [B, F], without gradient."""
         raise NotImplementedError
 
     def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
-        """Inputs [B, C, D, H, W] -> the features of both."""
+        """Inputs [B, C, D, H, W] -> the trained features, prefixed ``trained.``, and ``frozen`` [B, F]."""
         trained = self.trained.features(inputs, available)
         frozen = self.frozen_features(inputs, available)
         return {**{f"trained.{name}": tensor for name, tensor in trained.items()}, "frozen": frozen}

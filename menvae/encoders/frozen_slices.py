@@ -1,4 +1,4 @@
-"""One partition from slices that a frozen vision transformer has seen; the others from an encoder that is trained."""
+"""One partition from axial slices seen by a frozen vision transformer, the others from a trained encoder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from menvae.registry import Field, register
 
 @register("encoder", "frozen_slices", reference="Oquab et al. 2024; design report, recommendations")
 class FrozenSlices(FrozenProjection):
-    """The residual is a linear projection of frozen features of axial slices; the others have a trained encoder."""
+    """Project one partition linearly from frozen features of axial slices; train an encoder for the others."""
 
     def __init__(
         self,
@@ -40,21 +40,20 @@ class FrozenSlices(FrozenProjection):
         Args:
             in_channels: C, number of modalities.
             size: (D, H, W) in voxels.
-            layout: the partitions of z.
-            checkpoint: local folder of a vision transformer with a class token, DINOv2 and the like, in the format of
-                Hugging Face. The run needs it whenever its weights are loaded.
-            partition: which is projected from the frozen features.
-            slices: how many axial slices it sees of each modality, equidistant through the box.
-            image_size: side in pixels to which slices are resized, a multiple of the patch; None: what the
-                transformer was trained on. Time grows with its square or faster.
-            images_at_once: how many images the transformer sees at once, which bounds the memory and changes nothing
-                else.
-            initial_logvar: log variance of that partition before training.
+            layout: partitions of z.
+            checkpoint: local folder of a vision transformer with a class token, such as DINOv2, in Hugging Face
+                format. The folder is also needed whenever the weights of this run are loaded.
+            partition: partition to project from the frozen features.
+            slices: number of axial slices per modality, equidistant through the box.
+            image_size: side in pixels to which slices are resized, a multiple of the patch size; None: the size that
+                the transformer was trained on. The cost grows at least quadratically.
+            images_at_once: images per call of the transformer; limits memory without changing the result.
+            initial_logvar: log variance of that partition before training; None: default initialisation.
             trained: configuration of the encoder of the other partitions.
 
         Raises:
-            UserError: no such partition, or no other; a checkpoint that cannot be used (see
-                `load_vision_transformer`); or slices that cannot be had (see `SliceTrunk`).
+            UserError: the partition does not exist or is the only one, the checkpoint cannot be used (see
+                `load_vision_transformer`), or ``slices`` or ``image_size`` is invalid (see `SliceTrunk`).
         """
         super().__init__(in_channels, size, layout, partition, trained)
         transformer = load_vision_transformer(Path(checkpoint).expanduser())
@@ -65,6 +64,6 @@ class FrozenSlices(FrozenProjection):
         )
 
     def frozen_features(self, inputs: Tensor, available: Tensor | None) -> Tensor:
-        """Inputs [B, C, D, H, W] and bool [B, C] or None -> the averaged class tokens [B, C * F]."""
+        """Inputs [B, C, D, H, W], bool [B, C] or None -> averaged class tokens [B, C * F]."""
         averaged: Tensor = self.frozen(inputs, available)["slices"]
         return averaged

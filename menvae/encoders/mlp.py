@@ -1,4 +1,4 @@
-"""Perceptron encoder for rows of a table."""
+"""Perceptron encoder for the rows of a table."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from menvae.registry import Field, register
 
 @register("encoder", "mlp", reference="lithology design reports")
 class MLPEncoder(Encoder):
-    """Linear, ReLU, BatchNorm for each hidden width; linear mean and logvar.
+    """Linear, ReLU, BatchNorm for each hidden width, then linear mean and logvar.
 
-    The batch normalisation is that of the batch of all ranks, in training; GroupNorm is for volumes, of which a batch
-    has few.
+    In training, batch normalisation uses the statistics of the batch of all ranks.
     """
 
     def __init__(
@@ -33,12 +32,12 @@ class MLPEncoder(Encoder):
 
         Args:
             in_channels: F, number of columns.
-            size: nothing.
-            layout: the partitions of z.
-            widths: of the hidden layers.
+            size: must be empty.
+            layout: partitions of z.
+            widths: widths of the hidden layers.
 
         Raises:
-            UserError: inputs that are volumes.
+            UserError: the inputs are volumes.
         """
         super().__init__()
         refuse_volumes(size, "encoder=mlp")
@@ -52,7 +51,7 @@ class MLPEncoder(Encoder):
 
         Args:
             inputs: standardised values.
-            available: which values count, bool [B, F]; the others are taken as 0, their mean. None: all.
+            available: available values, bool [B, F]; None: all. The others are replaced by 0, their mean.
         """
         return {"hidden": self.layers(only_available(inputs, available))}
 

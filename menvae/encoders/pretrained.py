@@ -1,4 +1,4 @@
-"""Pretrained trunks: read from a checkpoint without executing anything, frozen for good, and of inputs like ours."""
+"""Pretrained trunks: read from a checkpoint without executing code, permanently frozen, checked for equal inputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from menvae.errors import UserError
 from menvae.layers import coarse_grid
 
 _MEANING_OF_INPUTS = ("data.modalities", "data.normalisation")
-"""What a run must have in common with the run of frozen weights, beside the number of modalities."""
+"""Identity keys that a run must share with the run of its frozen weights."""
 
 _FIRST_BLOCK = re.compile(r"(.*)layers\.0\.body\.0\.")
 
@@ -26,20 +26,21 @@ _FIRST_BLOCK = re.compile(r"(.*)layers\.0\.body\.0\.")
 def load_trunk(
     path: Path, in_channels: int, size: tuple[int, int, int], owner: str
 ) -> tuple[ResNetTrunk, Mapping[str, str]]:
-    """Build the trunk whose weights a checkpoint holds; its width, stem and spectral norm follow from their shapes.
+    """Build the trunk stored in a checkpoint; infer width, stem and spectral norm from its weights.
 
     Args:
-        path: a checkpoint of menvae such as ``best.ckpt``, or the state of a model, an encoder or a trunk as
-            `torch.save` writes it.
-        in_channels: C, which must be that of the checkpoint.
-        size: (D, H, W) in voxels; need not be the size that it was trained on.
-        owner: who to name where ``size`` is refused.
+        path: a menvae checkpoint such as ``best.ckpt``, or the state dict of a model, an encoder or a trunk, written
+            by `torch.save`.
+        in_channels: C, which must match the checkpoint.
+        size: (D, H, W) in voxels; may differ from the size in training.
+        owner: part to name in an error about ``size``.
 
     Returns:
-        The trunk, and the identity of the run that it is from: nothing for weights alone.
+        The trunk, and the identity of the run that trained it; empty for a bare state dict.
 
     Raises:
-        UserError: no such file, no weights, no trunk or several in it, or one for another number of modalities.
+        UserError: the file does not exist or holds no weights, it holds no trunk or several, or the trunk does not
+            match this version, ``in_channels`` or ``size``.
     """
     coarse_grid(size, owner)
     content = _content(path)
@@ -67,7 +68,9 @@ def load_trunk(
         trunk.load_state_dict({name: weight.float() for name, weight in found.items()}, assign=True)
     except (KeyError, RuntimeError, UserError) as error:
         detail = str(error).splitlines()[-1].strip()
-        raise UserError(f"encoder.checkpoint: the encoder in '{path}' is none of this version: {detail}") from error
+        raise UserError(
+            f"encoder.checkpoint: the encoder in '{path}' does not match this version of menvae: {detail}"
+        ) from error
     identity = content.get("identity")
     return trunk, identity if isinstance(identity, Mapping) else {}
 
@@ -83,7 +86,7 @@ def _content(path: Path) -> Mapping[str, Any]:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).split(". ")[0].splitlines()[0]
-        raise UserError(f"encoder.checkpoint: '{path}' holds no weights that can be read: {reason}") from error
+        raise UserError(f"encoder.checkpoint: cannot read weights from '{path}': {reason}") from error
     return content if isinstance(content, Mapping) else {}
 
 
@@ -92,20 +95,21 @@ def _trunk_state(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     prefixes = {match[1] for match in map(_FIRST_BLOCK.match, map(str, state)) if match}
     if len(prefixes) != 1:
         count = f"{len(prefixes)} encoders" if prefixes else "no encoder"
-        raise UserError(f"encoder.checkpoint: '{path}' holds {count} with the layers of encoder=resnet; it needs one")
+        raise UserError(
+            f"encoder.checkpoint: '{path}' contains {count} with the layers of encoder=resnet; it must contain one"
+        )
     (prefix,) = prefixes
     wanted = (f"{prefix}stem.", f"{prefix}layers.")
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(wanted)}
 
 
 class FrozenTrunk(nn.Module):
-    """A trunk that never changes: no parameters, no gradient, always in evaluation mode.
+    """A trunk without parameters and gradient that stays in evaluation mode.
 
-    Its weights are buffers that are not in checkpoints, which hold a digest of them instead.
+    The weights become non-persistent buffers; checkpoints store only their digest.
 
     Attributes:
-        trained_on: the identity of the run that its weights are from, as a checkpoint holds it; nothing where that is
-            not known.
+        trained_on: identity of the run that trained the weights, as stored in its checkpoint; empty if unknown.
     """
 
     def __init__(
@@ -118,15 +122,15 @@ class FrozenTrunk(nn.Module):
         """Freeze a trunk.
 
         Args:
-            trunk: inputs [B, C, D, H, W] and bool [B, C] or None -> features; is changed.
-            weights: {name: tensor} of the digest; None: those of the trunk, under the names that they have in it.
-            trained_on: see above.
+            trunk: inputs [B, C, D, H, W], bool [B, C] or None -> features; modified in place.
+            weights: {name: tensor} to compute the digest from; None: the parameters and buffers of the trunk.
+            trained_on: see the class.
         """
         super().__init__()
         self.trained_on: Mapping[str, str] = trained_on or {}
         self.trunk = trunk.eval()
         for module in list(self.trunk.modules()):
-            if is_parametrized(module, "weight"):  # a spectral norm has nothing more to estimate
+            if is_parametrized(module, "weight"):  # the estimate of the spectral norm is final
                 remove_parametrizations(module, "weight", leave_parametrized=True)
         for module in self.trunk.modules():
             for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -135,7 +139,7 @@ class FrozenTrunk(nn.Module):
         self._digest = _digest(dict(self.trunk.named_buffers()) if weights is None else weights)
 
     def forward(self, inputs: Tensor, available: Tensor | None = None) -> Features:
-        """Inputs [B, C, D, H, W] -> the features of the trunk, without gradient."""
+        """Inputs [B, C, D, H, W] -> features of the trunk, without gradient."""
         with torch.no_grad():
             features: Features = self.trunk(inputs, available)
             return features
@@ -145,24 +149,24 @@ class FrozenTrunk(nn.Module):
         return super().train(False)
 
     def get_extra_state(self) -> Tensor:
-        """Return the digest of the weights [32], for checkpoints."""
+        """Return the SHA-256 digest of the weights, uint8 [32], for checkpoints."""
         return self._digest.clone()
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Compare with the digest of a checkpoint; RuntimeError where it was trained on other frozen weights."""
+        """Compare with the digest in a checkpoint; raise RuntimeError if its frozen weights differ."""
         if not torch.equal(state.cpu(), self._digest):
-            raise RuntimeError("it was trained on other frozen features than those of encoder.checkpoint")
+            raise RuntimeError("it was trained with frozen weights other than those of encoder.checkpoint")
 
 
 def check_inputs(model: nn.Module, identity: Mapping[str, str]) -> None:
-    """Refuse frozen weights that were trained on inputs of another meaning than those of a run.
+    """Reject frozen weights that were trained on other inputs than those of a run.
 
     Args:
-        model: of the run; weights whose run is not known are taken as they are.
-        identity: of the data of the run (`menvae.data.source.DataSource.identity`).
+        model: model of the run; frozen weights of unknown origin are accepted.
+        identity: identity of the data (`menvae.data.source.DataSource.identity`).
 
     Raises:
-        UserError: other modalities, another order of them, or another normalisation.
+        UserError: the modalities, their order or the normalisation differ.
     """
     for trunk in model.modules():
         if not isinstance(trunk, FrozenTrunk):
@@ -171,7 +175,8 @@ def check_inputs(model: nn.Module, identity: Mapping[str, str]) -> None:
             theirs, mine = trunk.trained_on.get(key), identity.get(key)
             if theirs is not None and mine is not None and theirs != mine:
                 raise UserError(
-                    f"encoder.checkpoint: its weights were trained with {key} {theirs}, this configuration has {mine}"
+                    f"encoder.checkpoint: its weights were trained with {key} {theirs}, but this configuration has "
+                    f"{mine}"
                 )
 
 

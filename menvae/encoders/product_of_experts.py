@@ -1,4 +1,4 @@
-"""An encoder for each modality, whose posteriors are multiplied: any subset of them gives a posterior."""
+"""One encoder per modality; the product of their posteriors accepts any subset of modalities."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from menvae.statistics.gaussian import product_with_prior
 
 @register("encoder", "product_of_experts", reference="Wu & Goodman 2018")
 class ProductOfExperts(Encoder):
-    """q(z|x) is proportional to N(0, I) times q(z|x_m) of the modalities m that are available.
+    """Multiply the prior N(0, I) by the posteriors q(z|x_m) of the available modalities m.
 
-    A modality that is missing has no factor, so the posterior is wider without it. With partly missing modalities or
-    ``model.modality_dropout`` the experts learn to stand alone; otherwise only their product does.
+    A missing modality contributes no factor, which widens the posterior. Experts learn to work alone only if training
+    subjects lack modalities or ``model.modality_dropout`` is positive; otherwise only their product is trained.
     """
 
     def __init__(
@@ -37,9 +37,9 @@ class ProductOfExperts(Encoder):
         Args:
             in_channels: C, number of modalities.
             size: (D, H, W) in voxels.
-            layout: the partitions of z.
+            layout: partitions of z.
             expert: configuration of the encoder of one modality.
-            shared_weights: one expert for all modalities, which does not know which it sees.
+            shared_weights: use one expert for all modalities, without telling it which one it sees.
         """
         super().__init__()
         self.num_modalities = in_channels
@@ -53,7 +53,7 @@ class ProductOfExperts(Encoder):
         return experts * (self.num_modalities if len(experts) == 1 else 1)
 
     def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
-        """Inputs [B, C, D, H, W] -> the features of every expert, and ``available`` [B, C]."""
+        """Inputs [B, C, D, H, W] -> features of every expert, prefixed by its index, and ``available`` [B, C]."""
         if available is None:
             available = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
         inputs = only_available(inputs, available)

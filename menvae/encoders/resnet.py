@@ -22,14 +22,14 @@ DEFAULTS: Mapping[str, Any] = {
     "spectral_norm": False,
     "stem": "shared",
 }
-"""Of ``conf/encoder/resnet.yaml``, for encoders that are made of others."""
+"""Content of ``conf/encoder/resnet.yaml``, the default of encoders that contain another encoder."""
 
 
 @register("encoder", "resnet", reference="He et al. 2016; SemiVAE Run 6")
 class ResNetEncoder(Encoder):
     """Stem C -> b at stride 2, layers b, 2b, 4b, 8b (strides 1, 2, 2, 2), pooling, linear mean and logvar.
 
-    The mean may also get a linear share of the block means of the input, past all layers.
+    A linear layer may add block means of the input to the posterior mean, bypassing all other layers.
     """
 
     def __init__(
@@ -51,19 +51,18 @@ class ResNetEncoder(Encoder):
         Args:
             in_channels: C, number of modalities.
             size: (D, H, W) in voxels, multiples of 16.
-            layout: the partitions of z.
+            layout: partitions of z.
             base_filters: b, channels of the stem.
-            pool: ``flatten`` the coarsest grid, which keeps positions, or global ``average``.
-            residual_gain: initial weight of the last GroupNorm of each block. Below 1 a deep encoder starts as a
-                shallow one, whose features tell subjects apart (Goyal et al. 2017 start at 0).
-            block_means: side of a grid of block means of the input, from which a linear layer adds to the posterior
-                mean: what a principal component analysis would find reaches z within a few hundred steps. None: no
-                such path.
-            initial_logvar: log variance of q(z|x) before training, the same for all subjects; None: whatever a
-                random layer gives, about 0, which buries the mean in noise.
-            spectral_norm: on every convolution, not on the linear heads.
-            stem: ``shared``, in which a missing modality is an image of 0, or ``per_modality``, in which it adds
-                nothing and the others make up for it.
+            pool: ``flatten`` the coarsest grid, which keeps positions, or take its global ``average``.
+            residual_gain: initial weight of the last GroupNorm of each block. Below 1, a deep encoder starts like a
+                shallow one, whose features differ between subjects (Goyal et al. 2017 start at 0).
+            block_means: side of the grid of block means that a linear layer adds to the posterior mean, so that the
+                principal components of the images reach z within a few hundred steps; None: disabled.
+            initial_logvar: log variance of q(z|x) before training, equal for all subjects; None: default
+                initialisation, about 0, which hides the mean in noise.
+            spectral_norm: apply spectral normalisation to every convolution, but not to the linear heads.
+            stem: ``shared`` treats a missing modality as an image of 0; ``per_modality`` drops it and rescales the
+                others.
 
         Raises:
             UserError: a side of ``size`` is not a multiple of 16.
@@ -88,7 +87,7 @@ class ResNetEncoder(Encoder):
         )
 
     def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
-        """Inputs [B, C, D, H, W] -> the features of the trunk."""
+        """Inputs [B, C, D, H, W] -> features of the trunk."""
         features: Features = self.trunk(inputs, available)
         return features
 

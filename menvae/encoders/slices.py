@@ -1,4 +1,4 @@
-"""Features of slices: a vision transformer, read from a local folder without executing anything, sees each slice."""
+"""Slice features of a vision transformer, read from a local folder without executing code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _KINDS: Mapping[str, _Kind] = {
     "dinov3_vit": _Kind("DINOv3ViTModel"),
     "vit": _Kind("ViTModel", {"add_pooling_layer": False}, {"interpolate_pos_encoding": True}),
 }
-"""By model_type of config.json: those whose output begins with a normalised class token, for images of any size."""
+"""model_type of config.json -> kind: models of images of any size whose output starts with a normalised class token."""
 
 _WANTED = "it must be a folder with config.json and model.safetensors"
 
@@ -43,11 +43,11 @@ class VisionTransformer:
 
     Attributes:
         model: images [N, channels, side, side] -> (tokens [N, T, F], ...), the class token first.
-        call: further keywords of the model.
-        weights: {name: tensor} as the folder holds them.
-        image_size: side of the images that it was trained on, in pixels.
+        call: further keyword arguments of the model.
+        weights: {name: tensor}, as stored in the folder.
+        image_size: side of the training images in pixels.
         patch_size: side of a patch in pixels.
-        num_channels: of an image.
+        num_channels: channels of an image.
         num_features: F.
     """
 
@@ -61,31 +61,31 @@ class VisionTransformer:
 
 
 def load_vision_transformer(folder: Path) -> VisionTransformer:
-    """Read a vision transformer in the format of Hugging Face: config.json, and model.safetensors or its shards.
+    """Read a vision transformer in Hugging Face format: config.json, and model.safetensors or its shards.
 
-    Nothing else is read, nothing is downloaded, and no code or pickle of the folder is executed.
+    Nothing is downloaded, and no code or pickle in the folder is executed.
 
     Args:
-        folder: such as a copy of facebook/dinov2-small or microsoft/rad-dino.
+        folder: for example a copy of facebook/dinov2-small or microsoft/rad-dino.
 
     Raises:
-        UserError: no such folder, a file that it lacks, weights that do not fit its config.json, another kind of model,
-            or transformers is not installed.
+        UserError: the folder or one of its files is missing or unreadable, the weights do not fit config.json, the
+            kind of model is not supported, or transformers is not installed.
     """
     content = _configuration(folder)
     files = _weight_files(folder)
     transformers = _transformers()
     weights = {name: tensor for file in files for name, tensor in _read(file).items()}
     kind = _KINDS[content["model_type"]]
-    # torch notes which functions torch.device reaches when it first needs to know: now, and not below, where for a
-    # while transformers has another linspace in its place
+    # torch collects the functions that torch.device affects on first use. Trigger that here: inside from_pretrained,
+    # transformers temporarily replaces linspace.
     with torch.device("cpu"):
         torch.empty(0)
     try:
         model_class = getattr(transformers, kind.name)
         config = model_class.config_class.from_dict(content)
-        with _silent(), torch.random.fork_rng(devices=[]):  # what is missing would be drawn
-            model, told = model_class.from_pretrained(
+        with _silent(), torch.random.fork_rng(devices=[]):  # missing weights would be initialised at random
+            model, loading_info = model_class.from_pretrained(
                 None,
                 config=config,
                 state_dict=dict(weights),
@@ -100,7 +100,7 @@ def load_vision_transformer(folder: Path) -> VisionTransformer:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         version = transformers.__version__
         raise UserError(f"encoder.checkpoint: transformers {version} cannot build '{folder}': {reason}") from error
-    _check_complete(folder, told)
+    _check_complete(folder, loading_info)
     return VisionTransformer(
         model=model.float(),
         call=kind.call,
@@ -130,16 +130,14 @@ def _configuration(folder: Path) -> dict[str, Any]:
         )
     path = folder / "config.json"
     if not path.is_file():
-        raise UserError(f"encoder.checkpoint: '{folder}' holds no config.json; {_WANTED}")
+        raise UserError(f"encoder.checkpoint: '{folder}' contains no config.json; {_WANTED}")
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"encoder.checkpoint: '{path}' cannot be read: {error}") from error
     model_type = content.get("model_type") if isinstance(content, Mapping) else None
     if not isinstance(model_type, str) or model_type not in _KINDS:
-        raise UserError(
-            f"encoder.checkpoint: '{path}' has the model_type {model_type!r}; allowed are {', '.join(_KINDS)}"
-        )
+        raise UserError(f"encoder.checkpoint: '{path}' has model_type {model_type!r}; allowed are {', '.join(_KINDS)}")
     return dict(content)
 
 
@@ -148,8 +146,8 @@ def _weight_files(folder: Path) -> list[Path]:
     files = [whole] if whole.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
     if not files:
         pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-        refused = f", and {pickles[0]} is not read, for such a file can execute code" if pickles else ""
-        raise UserError(f"encoder.checkpoint: '{folder}' holds no model.safetensors{refused}; {_WANTED}")
+        refused = f" ({pickles[0]} is ignored, because loading it can execute code)" if pickles else ""
+        raise UserError(f"encoder.checkpoint: '{folder}' contains no model.safetensors{refused}; {_WANTED}")
     return files
 
 
@@ -161,15 +159,15 @@ def _read(path: Path) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"encoder.checkpoint: '{path}' holds no weights that can be read: {reason}") from error
+        raise UserError(f"encoder.checkpoint: cannot read weights from '{path}': {reason}") from error
     return weights
 
 
-def _check_complete(folder: Path, told: Mapping[str, Any]) -> None:
-    """Refuse what transformers would fill up with random numbers."""
-    faults = [f"'{name}' is missing" for name in sorted(told["missing_keys"])]
-    other_shapes = (found if isinstance(found, str) else found[0] for found in told["mismatched_keys"])
-    faults += [f"'{name}' has another shape" for name in sorted(other_shapes)]
+def _check_complete(folder: Path, loading_info: Mapping[str, Any]) -> None:
+    """Reject missing or mismatched weights, which transformers initialises at random."""
+    faults = [f"'{name}' is missing" for name in sorted(loading_info["missing_keys"])]
+    other_shapes = (found if isinstance(found, str) else found[0] for found in loading_info["mismatched_keys"])
+    faults += [f"'{name}' has a different shape" for name in sorted(other_shapes)]
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise UserError(f"encoder.checkpoint: the weights in '{folder}' do not fit its config.json: {faults[0]}{more}")
@@ -179,13 +177,13 @@ def _side(folder: Path, config: Any, key: str) -> int:
     value = getattr(config, key)
     sides = set(value) if isinstance(value, list | tuple) else {value}
     if len(sides) != 1:
-        raise UserError(f"encoder.checkpoint: '{folder}' is for images that are not square: {key} is {list(value)}")
+        raise UserError(f"encoder.checkpoint: '{folder}' has {key} {list(value)}; only squares are supported")
     return int(sides.pop())
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep transformers from telling how it reads weights; what matters is told in our words."""
+    """Silence the loading messages of transformers; menvae reports errors itself."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -200,15 +198,14 @@ def _silent() -> Iterator[None]:
 
 
 class SliceTrunk(nn.Module):
-    """Class tokens of equidistant axial slices, averaged over them; each modality of a slice is a grey image.
+    """Average the class tokens of equidistant axial slices; each modality of a slice is one grey image.
 
-    Intensities are given as they are: z-scores have mean 0 and standard deviation 1, as the images have that such
-    transformers are trained on; those of ``data.normalisation=minmax`` lie between -1 and 1. A slice is shown the
-    radiological way, the front at the top and the patient's right on the left. A box whose sides D and H differ is
-    stretched to a square.
+    Intensities are not rescaled: z-scores have mean 0 and standard deviation 1, like the training images of such
+    transformers; with ``data.normalisation=minmax`` they lie in [-1, 1]. Slices are in radiological orientation, with
+    anterior at the top and the patient's right on the left. A box with D != H is stretched to a square.
 
     Attributes:
-        num_features: entries of the feature for each modality.
+        num_features: F, number of features per modality.
     """
 
     positions: Tensor
@@ -225,28 +222,29 @@ class SliceTrunk(nn.Module):
         """Build the trunk.
 
         Args:
-            transformer: sees the slices.
+            transformer: transformer to apply to the slices.
             size: (D, H, W) in voxels.
-            slices: S, how many; at the middle of each of S equal parts of W.
-            image_size: side in pixels to which slices are resized; None: that of the transformer.
-            images_at_once: which bounds the memory; the features are the same.
+            slices: S, number of slices, at the centres of S equal parts of W.
+            image_size: side in pixels to which slices are resized; None: the transformer's own.
+            images_at_once: images per call; limits memory without changing the features.
 
         Raises:
-            UserError: more slices than the box has, an image that patches do not fill, or data that are no volumes.
+            UserError: ``slices`` exceeds W, ``image_size`` is not a multiple of the patch size, or the data are not
+                volumes.
         """
         super().__init__()
         only_volumes(size, "encoder=frozen_slices")
         depth = size[2]
         if slices > depth:
             raise UserError(
-                f"encoder.slices: {slices} is not allowed; it is 1 to {depth}, the last side of data.roi_size "
-                f"{list(size)}"
+                f"encoder.slices: {slices} is not allowed; it must be between 1 and {depth}, the last side of "
+                f"data.roi_size {list(size)}"
             )
         self.image_size = transformer.image_size if image_size is None else image_size
         if self.image_size % transformer.patch_size:
             raise UserError(
-                f"encoder.image_size: {self.image_size} is not allowed; it is a multiple of {transformer.patch_size}, "
-                "the side of a patch of encoder.checkpoint"
+                f"encoder.image_size: {self.image_size} is not allowed; it must be a multiple of "
+                f"{transformer.patch_size}, the patch size of encoder.checkpoint"
             )
         self.model = transformer.model
         self.call = dict(transformer.call)
@@ -255,7 +253,7 @@ class SliceTrunk(nn.Module):
         self.register_buffer("positions", (2 * torch.arange(slices) + 1) * depth // (2 * slices), persistent=False)
 
     def forward(self, inputs: Tensor, available: Tensor | None = None) -> Features:
-        """Inputs [B, C, D, H, W] and bool [B, C] -> ``slices`` [B, C * F], 0 for modalities that are missing."""
+        """Inputs [B, C, D, H, W], bool [B, C] or None -> ``slices`` [B, C * F], 0 for missing modalities."""
         images = only_available(inputs, available)[..., self.positions].permute(0, 1, 4, 3, 2).flip(-2, -1)
         tokens = [self._class_tokens(some) for some in torch.split(images.flatten(0, 2), self.images_at_once)]
         features = torch.cat(tokens).reshape(*images.shape[:3], -1).mean(dim=2)

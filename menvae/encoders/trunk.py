@@ -1,4 +1,4 @@
-"""What encoders share: the convolutional trunk of Run 6, and the linear heads of a Gaussian."""
+"""Building blocks of encoders: the convolutional trunk of Run 6 and the linear heads of a Gaussian."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NUM_BLOCKS_TO_LAYER_3 = 6
 
 
 class BasicBlock(Recomputable):
-    """conv3-GN-ReLU-conv3-GN-add-ReLU (He et al. 2016); 1x1x1 convolution and GN where the shape changes."""
+    """conv3-GN-ReLU-conv3-GN-add-ReLU (He et al. 2016); 1x1x1 convolution and GN on the skip if the shape changes."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, *, gain: float, spectral: bool) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class BasicBlock(Recomputable):
 
 
 class SharedStem(nn.Sequential):
-    """One stride-2 convolution over all modalities, GroupNorm, ReLU; a modality that is missing is a 0."""
+    """One stride-2 convolution over all modalities, GroupNorm, ReLU; a missing modality is 0."""
 
     def __init__(self, in_channels: int, out_channels: int, *, spectral: bool) -> None:
         super().__init__(
@@ -57,10 +57,10 @@ class SharedStem(nn.Sequential):
 
 
 class PerModalityStem(nn.Module):
-    """A stem for each modality, side by side; a modality that is missing adds nothing, and the others make up for it.
+    """One stem per modality, concatenated; missing modalities are zeroed and the others rescaled.
 
-    Each has as many channels as keep the whole near ``out_channels``, rounded up to what GroupNorm needs: 8 for the
-    32 channels and four modalities of Run 6, whose layers are then the same.
+    The channels per stem keep the total near ``out_channels``, rounded up to a multiple of the groups of GroupNorm: 8
+    for the 32 channels and four modalities of Run 6, whose layers then stay the same.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, spectral: bool) -> None:
@@ -70,7 +70,7 @@ class PerModalityStem(nn.Module):
         self.out_channels = in_channels * width
 
     def forward(self, inputs: Tensor, available: Tensor | None) -> Tensor:
-        """Inputs [B, C, D, H, W] and bool [B, C] -> [B, C', D / 2, H / 2, W / 2], scaled by C / (number available)."""
+        """Inputs [B, C, D, H, W], bool [B, C] or None -> [B, C', D / 2, H / 2, W / 2], scaled by C / num_available."""
         outputs = [stem(x.unsqueeze(1)) for stem, x in zip(self.stems, inputs.unbind(1), strict=True)]
         if available is not None:
             share = available / available.float().mean(dim=1, keepdim=True).clamp(min=1.0 / len(self.stems))
@@ -80,12 +80,12 @@ class PerModalityStem(nn.Module):
 
 
 class ResNetTrunk(nn.Module):
-    """Stem C -> b at stride 2, and layers b, 2b, 4b, 8b (strides 1, 2, 2, 2) of two basic blocks each.
+    """Stem C -> b at stride 2, then layers b, 2b, 4b, 8b (strides 1, 2, 2, 2) of two basic blocks each.
 
     Attributes:
-        num_channels: {feature: its channels}; 4b of ``layer3``, 8b of ``layer4``.
+        num_channels: channels of each feature: 4b for ``layer3``, 8b for ``layer4``.
         grid: (D, H, W) of ``layer4``.
-        num_block_means: entries of the feature ``block_means``; 0: there is none.
+        num_block_means: entries of the feature ``block_means``; 0 if disabled.
     """
 
     def __init__(
@@ -107,10 +107,10 @@ class ResNetTrunk(nn.Module):
             size: (D, H, W) in voxels, multiples of 16.
             base_filters: b.
             residual_gain: initial weight of the last GroupNorm of each block.
-            block_means: side of a grid of block means of the input, which is a feature too; None: no such feature.
-            spectral_norm: on every convolution.
-            stem: one for all modalities, or one for each.
-            owner: who to name where ``size`` is refused.
+            block_means: side of the grid of block means of the input, returned as a feature; None: disabled.
+            spectral_norm: apply spectral normalisation to every convolution.
+            stem: one stem for all modalities (``shared``), or one each (``per_modality``).
+            owner: part to name in an error about ``size``.
 
         Raises:
             UserError: a side of ``size`` is not a multiple of 16.
@@ -133,7 +133,7 @@ class ResNetTrunk(nn.Module):
         self.layers = nn.Sequential(*blocks)
 
     def forward(self, inputs: Tensor, available: Tensor | None = None) -> Features:
-        """Inputs [B, C, D, H, W] -> ``layer3``, ``layer4`` [B, C', D', H', W'], perhaps ``block_means`` [B, C s^3]."""
+        """Inputs [B, C, D, H, W] -> ``layer3``, ``layer4`` [B, C', D', H', W'], optional ``block_means`` [B, C s^3]."""
         inputs = only_available(inputs, available)
         if isinstance(self.stem, PerModalityStem):
             layer3 = self.layers[:_NUM_BLOCKS_TO_LAYER_3](self.stem(inputs, available))
@@ -145,18 +145,18 @@ class ResNetTrunk(nn.Module):
         return features
 
     def num_pooled(self, pool: Pool) -> int:
-        """Return how many numbers `pooling` makes of ``layer4``."""
+        """Return the number of features that `pooling` makes of ``layer4``."""
         num_voxels = self.grid[0] * self.grid[1] * self.grid[2]
         return self.num_channels["layer4"] * (1 if pool == "average" else num_voxels)
 
 
 def pooling(pool: Pool) -> nn.Module:
-    """Return a module [B, C, D, H, W] -> [B, F]: all of the grid, which keeps positions, or its average."""
+    """Return a module [B, C, D, H, W] -> [B, F] that flattens the grid, which keeps positions, or averages it."""
     return nn.Sequential(nn.AdaptiveAvgPool3d(1) if pool == "average" else nn.Identity(), nn.Flatten())
 
 
 class GaussianHead(nn.Module):
-    """Linear mean and log variance; the mean may get a linear share of block means of the input, past all layers."""
+    """Linear mean and log variance; a further linear layer may add block means of the input to the mean."""
 
     def __init__(
         self, num_features: int, num_latents: int, *, num_block_means: int = 0, initial_logvar: float | None
@@ -166,9 +166,8 @@ class GaussianHead(nn.Module):
         Args:
             num_features: F.
             num_latents: P.
-            num_block_means: 0: none.
-            initial_logvar: log variance before training, the same for all subjects; None: whatever a random layer
-                gives.
+            num_block_means: C s^3, entries of the block means; 0: disabled.
+            initial_logvar: log variance before training, equal for all subjects; None: default initialisation.
         """
         super().__init__()
         self.mean = nn.Linear(num_features, num_latents)

@@ -1,1 +1,1 @@
-"""What a run is worth: regression, independence, use of the latent space, gates, pictures, report."""
+"""Evaluation of a run: metrics, collapse watch, final evaluation, leak matrix and gates."""

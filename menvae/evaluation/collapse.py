@@ -1,4 +1,4 @@
-"""The watch that looks at every validation: whether a model uses its latent space."""
+"""Detection of posterior collapse at every validation."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class WatchSettings:
 
     Attributes:
         collapse: ``warn`` in the log, or ``stop`` the run with exit code 4.
-        grace: share of the run during which a decoder may not use z yet.
-        min_ratio: a decoder whose error grows by less than this factor when z is replaced does not use z.
-        min_kl_nats: a posterior closer to the prior than this says nothing.
+        grace: initial share of the run, in [0, 1], in which collapse causes neither a warning nor a stop.
+        min_ratio: collapse if replacing z multiplies the reconstruction error by less than this factor.
+        min_kl_nats: collapse if the KL to the prior is below this value in nats.
     """
 
     collapse: Literal["warn", "stop"] = "warn"
@@ -31,9 +31,9 @@ class WatchSettings:
 
 
 class CollapseWatch(Observer):
-    """Looks at every validation: KL against its floor, and the decoder with a constant and with shuffled z.
+    """Detects collapse from the KL and from the reconstruction errors with the mean z and with shuffled z.
 
-    Active units are no alarm: free bits alone keep them active. The error that grows when z is replaced is one.
+    It ignores active units, because free bits alone keep them active.
     """
 
     order: ClassVar[int] = 10
@@ -44,7 +44,7 @@ class CollapseWatch(Observer):
         self._warned = False
 
     def on_validation_end(self, epoch: int, metrics: Mapping[str, float | None]) -> Observation:
-        """Say whether this epoch is collapsed; warn once, or stop, after the grace."""
+        """Return whether this epoch is collapsed; after the grace period, warn once or stop."""
         findings = collapse_findings(metrics, self.settings)
         flag = {"diag/collapsed": float(bool(findings))}
         if not findings or epoch <= self.settings.grace * self.max_epochs:
@@ -62,14 +62,14 @@ class CollapseWatch(Observer):
 
 
 def collapse_findings(metrics: Mapping[str, float | None], settings: WatchSettings) -> list[str]:
-    """Return one phrase for each sign of collapse; what could not be measured is no sign."""
+    """Return one phrase per sign of collapse; missing metrics are ignored."""
     findings = []
     for key, what in (("diag/mean_z_ratio", "the mean z"), ("diag/shuffled_ratio", "another subject's z")):
         ratio = metrics.get(key)
         if ratio is not None and ratio < settings.min_ratio:
-            findings.append(f"with {what} the reconstruction error is {ratio:.3f} times that with the right z")
+            findings.append(f"decoding {what} gives {ratio:.3f} times the reconstruction error of the subject's own z")
     kl = metrics.get("val_epoch/kl_raw", metrics.get("diag/kl_all_nats"))  # an objective may have no KL term
     floor = metrics.get("sched/expected_kl_floor") or 0.0
     if kl is not None and (kl < settings.min_kl_nats or kl <= floor):
-        findings.append(f"KL is {kl:.2f} nats (floor of free bits {floor:.1f}, healthy above 10)")
+        findings.append(f"KL is {kl:.2f} nats (free-bits floor {floor:.1f}, healthy above 10)")
     return findings

@@ -1,4 +1,4 @@
-"""What is measured when training has ended, from the best weights, and what pictures are drawn from."""
+"""Evaluation of the best weights after training, and the data for pictures."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ TRAVERSAL_STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 
 @dataclass(frozen=True)
 class FinalEvaluation:
-    """The best weights on the training and validation splits.
+    """Evaluation of the best weights on the training and validation splits.
 
     Attributes:
-        metrics: every metric of the validation split.
+        metrics: all metrics of the validation split.
         train: latents and targets of the training subjects.
-        val: everything of the validation subjects.
+        val: full record of the validation subjects.
     """
 
     metrics: Mapping[str, float | None]
@@ -41,13 +41,13 @@ class FinalEvaluation:
 def evaluate_model(
     model: Model, train: Iterable[Batch], val: Iterable[tuple[Batch, ModelOutput]], metrics: Sequence[Metric]
 ) -> FinalEvaluation:
-    """Measure a model in evaluation mode; on all ranks, each with its share of the batches.
+    """Evaluate a model in evaluation mode; call it on all ranks, each with its share of the batches.
 
     Args:
-        model: with the weights to judge.
+        model: model with the weights to evaluate.
         train: batches of the training split on the model's device, for their latents and the mean z.
-        val: batches of the validation split and the model's outputs.
-        metrics: to ask.
+        val: batches of the validation split with the model's outputs.
+        metrics: metrics to compute.
     """
     latents = SplitRecorder(model)
     for batch in train:
@@ -63,12 +63,12 @@ def evaluate_model(
 
 
 def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mapping[str, str]) -> PictureContext:
-    """Return what pictures after training are drawn from, apart from what was written down while it went on.
+    """Return the context of pictures after training, except for what was logged during training.
 
     Args:
-        model: with the best weights.
-        evaluation: of these weights.
-        data: of the run.
+        model: model with the best weights.
+        evaluation: evaluation of these weights.
+        data: data of the run.
         units: target -> its unit.
     """
     supervised = any(model.supervision.values())
@@ -94,20 +94,20 @@ def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mappin
 def physical_targets(
     model: Model, evaluation: FinalEvaluation, targets: FittedTargets, units: Mapping[str, str]
 ) -> PhysicalTargets:
-    """Return true and predicted targets of the validation split in physical units, with the R2 of the z-scores."""
+    """Return ground truth and predictions of the validation split in physical units, with the R2 of the z-scores."""
     true, predicted = in_physical_units(evaluation.val, targets.normalizer, model.supervision, targets.raw)
     return PhysicalTargets(true, predicted, units, {name: evaluation.metrics.get(f"sem/{name}_r2") for name in true})
 
 
 def leaks(model: Model, evaluation: FinalEvaluation) -> Floats:
-    """Return how well each partition alone predicts each target of a validation subject (see `leak_matrix`).
+    """Return the R2 with which each partition alone predicts each target on the validation split (see `leak_matrix`).
 
     Args:
-        model: with the best weights.
-        evaluation: of these weights.
+        model: model with the best weights.
+        evaluation: evaluation of these weights.
 
     Returns:
-        R2 [partitions, features], the features in the order of the model's supervision.
+        R2 [partitions, targets], the targets in the order of the model's supervision.
     """
     train, val = (_targets(record, model.supervision) for record in (evaluation.train, evaluation.val))
     return leak_matrix(_by_partition(evaluation.train, model), _by_partition(evaluation.val, model), train, val)
@@ -119,14 +119,14 @@ def _by_partition(record: SplitRecord, model: Model) -> dict[str, Floats]:
 
 @torch.no_grad()
 def traversals(model: Model, means: Floats) -> NDArray[np.float32]:
-    """Decode the mean latent, moved along the first principal component of each partition by `TRAVERSAL_STEPS`.
+    """Decode the mean latent, shifted along the first principal component of each partition by `TRAVERSAL_STEPS`.
 
     Args:
-        model: with the best weights.
+        model: model with the best weights.
         means: posterior means of a split [N, Z].
 
     Returns:
-        The first channel of each [partitions, steps, D, H, W].
+        First channel of each image [partitions, steps, D, H, W].
     """
     device = next(model.parameters()).device
     centre = means.mean(axis=0)
@@ -156,16 +156,16 @@ def in_physical_units(
     supervision: Mapping[str, Sequence[str]],
     raw_targets: Mapping[str, Mapping[str, float | None]],
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
-    """Return true and predicted values of each target, both in physical units.
+    """Return ground truth and predictions of each target in physical units.
 
     Args:
-        record: of a split.
-        normalizer: that made the targets.
+        record: record of a split.
+        normalizer: normalizer of the targets.
         supervision: partition -> names of its targets.
         raw_targets: subject -> raw targets.
 
     Returns:
-        Two mappings by target: true values [n] and predicted values [n] of the subjects that have both.
+        Two mappings by target: ground truth [n] and predictions [n] of the subjects that have both.
     """
     predictions = record.by_partition("predictions")
     columns = {

@@ -1,4 +1,4 @@
-"""Gates: what a run must reach before its latent space may be used."""
+"""Gates: thresholds that a run must pass before its latent space may be used."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from menvae.gates import Comparison, Target
 from menvae.metrics import Metric
 
 SMALL_SPLIT = 64
-"""Below this many validation subjects the gates table says how wide chance is."""
+"""With fewer validation subjects, the gates table states the level of chance."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One gate of a run.
+    """Result of one gate.
 
     Attributes:
-        name: of its entry in ``gates.*``.
-        metric: key of what was measured.
-        value: what was measured on the validation split; None if it cannot be.
-        target: what it is compared with.
+        name: name of its entry in ``gates.*``.
+        metric: key of the metric.
+        value: value on the validation split; None if missing.
+        target: threshold.
         comparison: ``>`` or ``<``.
-        reason: why there is no value, or empty.
+        reason: why the value is missing, else empty.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Gate:
 
     @property
     def passed(self) -> bool:
-        """Whether the gate is met; one without a value is not."""
+        """Whether the gate passed; a missing or non-finite value fails."""
         if self.value is None or not math.isfinite(self.value):
             return False
         return self.value > self.target if self.comparison == ">" else self.value < self.target
@@ -47,10 +47,10 @@ class GateTable:
     """All gates of a run.
 
     Attributes:
-        gates: in the order of the table.
-        note: what a reader must know about chance, and what is not judged; or empty.
-        not_applicable: optional gates that judge what the model does not have.
-        unjudged: supervised partitions of which no gate judges a target.
+        gates: results in the order of the table.
+        note: remarks on chance and on skipped or missing gates; may be empty.
+        not_applicable: optional gates whose metric does not apply to the model.
+        unjudged: supervised partitions whose targets no gate checks.
     """
 
     gates: tuple[Gate, ...] = ()
@@ -60,7 +60,7 @@ class GateTable:
 
     @property
     def passed(self) -> bool:
-        """Whether every gate is met."""
+        """Whether all gates passed."""
         return all(gate.passed for gate in self.gates)
 
     def as_dict(self) -> dict[str, Any]:
@@ -79,14 +79,14 @@ def evaluate_gates(
 ) -> GateTable:
     """Compare the metrics of a validation split with the targets.
 
-    An optional gate is left out where none of the metrics can have its key, and the note says so.
+    An optional gate is skipped, with a note, if none of the metrics can compute its key.
 
     Args:
-        values: of the metrics of the whole split.
-        targets: name of the gate -> what it demands.
-        metrics: that were asked.
+        values: metrics of the whole split.
+        targets: name of the gate -> metric and threshold.
+        metrics: metrics that were computed.
         supervision: partition -> names of its targets.
-        num_subjects: of the split.
+        num_subjects: number of subjects in the split.
     """
     owners = {key: metric for metric in metrics for key in metric.names()}
     gates, not_applicable = [], []
@@ -95,22 +95,22 @@ def evaluate_gates(
             not_applicable.append(name)
             continue
         value = values.get(target.metric)
-        absent = owners[target.metric].absent if target.metric in owners else "no metric gives it"
+        absent = owners[target.metric].absent if target.metric in owners else "no metric computes it"
         reason = "" if value is not None else f"{_subjects(num_subjects)}; {absent}"
         gates.append(Gate(name, target.metric, value, target.bound, target.comparison, reason))
     unjudged = unjudged_partitions([gate.metric for gate in gates], supervision)
     notes = [_chance(num_subjects)] if num_subjects < SMALL_SPLIT else []
     if not_applicable:
-        notes.append(f"not judged, because the model does not have what they judge: {', '.join(not_applicable)}")
+        notes.append(f"gates skipped because they do not apply to this model: {', '.join(not_applicable)}")
     notes += [unjudged_words(unjudged)] if unjudged else []
     return GateTable(tuple(gates), "; ".join(notes), tuple(not_applicable), tuple(unjudged))
 
 
 def unjudged_partitions(judged: Sequence[str], supervision: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the supervised partitions whose regression no gate judges.
+    """Return the supervised partitions whose regression no gate checks.
 
     Args:
-        judged: metrics that have a gate.
+        judged: keys of the metrics with a gate.
         supervision: partition -> names of its targets.
 
     >>> unjudged_partitions(["sem/vol_r2", "sem/loc_x_r2"], {"vol": ["vol_ed"], "loc": ["loc_x"], "shape": ["size"]})
@@ -123,10 +123,10 @@ def unjudged_partitions(judged: Sequence[str], supervision: Mapping[str, Sequenc
 
 
 def unjudged_words(partitions: Sequence[str]) -> str:
-    """Say that partitions have no gate, and how to give them one."""
+    """Return a sentence that names the partitions without a gate and shows how to add one."""
     first, (verb, pronoun) = partitions[0], ("are", "them") if len(partitions) > 1 else ("is", "it")
     return (
-        f"{', '.join(partitions)} {verb} supervised and no gate judges {pronoun}: add "
+        f"{', '.join(partitions)} {verb} supervised, but no gate checks {pronoun}: add "
         f"+gates.{first}_r2={{metric: sem/{first}_r2, above: <number>}}"
     )
 
@@ -137,7 +137,7 @@ def _chance(num_subjects: int) -> str:
         return note + "no gate can be trusted"
     width = 1.96 / math.sqrt(num_subjects - 3)
     dcor = math.sqrt(math.sqrt(2.0 / (num_subjects * (num_subjects - 3.0))) * 1.96)
-    return note + f"by chance alone correlations reach +-{math.tanh(width):.2f} and |dCor| about {dcor:.2f}"
+    return note + f"by chance alone, correlations reach +-{math.tanh(width):.2f} and |dCor| about {dcor:.2f}"
 
 
 def _subjects(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Records a split as it passes by, and asks every metric about it at the end."""
+"""Records a split batch by batch and computes all metrics at its end."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ __all__ = ["SplitRecord", "SplitRecorder", "build_metrics"]
 
 
 def build_metrics(config: Mapping[str, Any], context: MetricContext) -> list[Metric]:
-    """Build every registered metric that applies in a context.
+    """Build every registered metric that applies to a context.
 
     Args:
-        config: ``metrics.*``: key -> configuration of a metric, in place of its defaults, or None: the metric of that
-            name is left out.
-        context: of the run.
+        config: ``metrics.*``: key -> configuration of a metric that replaces its defaults, or None to disable the
+            metric of that name.
+        context: run context.
 
     Returns:
-        Metrics, by name. One that has a tunable without a default is built only where it is configured.
+        Metrics sorted by key. A metric with a required tunable is built only if configured.
 
     Raises:
-        UserError: a metric that does not exist, a value that is not allowed, or two metrics of one key.
+        UserError: a metric does not exist, a value is not allowed, or two metrics compute the same key.
     """
     parts = {name: lookup("metric", name) for name in known("metric")}
     wanted: dict[str, Metric] = {}
@@ -49,18 +49,18 @@ def build_metrics(config: Mapping[str, Any], context: MetricContext) -> list[Met
     for owner, metric in wanted.items():
         for key in metric.names():
             if key in owners:
-                raise UserError(f"metrics: {owners[key]} and {owner} both give '{key}'; set one of them to null")
+                raise UserError(f"metrics: {owners[key]} and {owner} both compute '{key}'; set one of them to null")
             owners[key] = owner
     return [metric for _, metric in sorted(wanted.items()) if metric.names()]
 
 
 class SplitRecorder(Observer):
-    """Keeps what metrics need of every validation batch; also decodes latents that are not the subject's own."""
+    """Records what metrics need from every validation batch, including reconstruction errors from foreign latents."""
 
     order: ClassVar[int] = 0
 
     def __init__(self, model: Model, metrics: Sequence[Metric] = ()) -> None:
-        """Args: model: to decode with. metrics: to ask."""
+        """Args: model: model that decodes latents. metrics: metrics to compute."""
         self.model, self.metrics = model, tuple(metrics)
         self._decodes = any("errors" in metric.needs for metric in self.metrics)
         self._training_sum: Tensor | None = None
@@ -68,7 +68,7 @@ class SplitRecorder(Observer):
         self.reset()
 
     def reset(self) -> None:
-        """Forget the split and the mean latent it was compared with."""
+        """Clear the record and the mean training latent."""
         self.mean_training_z: Tensor | None = None
         self._batches: list[dict[str, Floats]] = []
         self._subjects: list[str] = []
@@ -76,33 +76,33 @@ class SplitRecorder(Observer):
         self._constants: dict[str, Tensor] = {}
 
     def on_epoch_start(self, epoch: int) -> None:
-        """Begin the mean training latent anew, so that it is that of the last epoch, whatever came before."""
+        """Reset the running mean of training latents, so that it covers only this epoch."""
         self._training_sum, self._training_rows = None, 0
 
     def on_train_step(self, batch: Batch, output: ModelOutput) -> None:
-        """Add to the mean training latent of this epoch."""
+        """Add the batch to the mean training latent of this epoch."""
         total = output.posterior.mean.detach().double().sum(dim=0)
         self._training_sum = total if self._training_sum is None else self._training_sum.to(total.device) + total
         self._training_rows += len(batch)
 
     def epoch_state(self) -> dict[str, Any]:
-        """Return the sum of this epoch's training latents, and of how many."""
+        """Return the sum and number of this epoch's training latents."""
         total = None if self._training_sum is None else self._training_sum.cpu()
         return {"training_sum": total, "training_rows": self._training_rows}
 
     def load_epoch_state(self, state: Mapping[str, Any]) -> None:
-        """Go on with the sum."""
+        """Restore the sum and number."""
         self._training_sum, self._training_rows = state["training_sum"], state["training_rows"]
 
     def on_validation_start(self, epoch: int) -> None:
-        """Take the mean latent of the training batches of this epoch."""
+        """Clear the record and compute the mean latent of this epoch's training batches."""
         self.reset()
         if self._training_sum is not None:
             total = collectives.sum_over_ranks(self._training_sum) / collectives.num_ranks()
             self.mean_training_z = (total / self._training_rows).float()
 
     def record_latents(self, batch: Batch, posterior: Posterior) -> None:
-        """Record latents and targets of a batch, nothing of its images."""
+        """Record latents and targets of a batch, but nothing of its images."""
         self._keep(batch, self._latents(batch, posterior))
 
     def on_validation_batch(self, batch: Batch, output: ModelOutput) -> None:
@@ -117,7 +117,7 @@ class SplitRecorder(Observer):
         for metric in self.metrics:
             observed = metric.observe(batch, output)
             if taken := observed.keys() & values.keys():
-                raise ValueError(f"{type(metric).__name__}.observe: {', '.join(sorted(taken))} is recorded already")
+                raise ValueError(f"{type(metric).__name__}.observe: {', '.join(sorted(taken))} is already recorded")
             values |= observed
         if self._decodes:
             image = batch.inputs.float()
@@ -147,7 +147,7 @@ class SplitRecorder(Observer):
                 if name not in self._constants:
                     self._constants[name] = self.model.decode(z.reshape(1, -1))
                 values[f"errors.{name}"] = _mse(image, self._constants[name].expand_as(image), available)
-        if self._previous_z is None and len(mean) == 1:  # the first subject of a split that comes one by one
+        if self._previous_z is None and len(mean) == 1:  # the first subject at batch size 1 has no predecessor
             values["errors.shuffled"] = torch.full((1,), torch.nan)
         else:
             before = mean[-1:] if self._previous_z is None else self._previous_z
@@ -156,19 +156,19 @@ class SplitRecorder(Observer):
         return values
 
     def record(self) -> SplitRecord:
-        """Return the split so far, of all ranks, each subject once."""
+        """Return the record so far, gathered over ranks, with each subject once."""
         stacked = {
             name: np.concatenate([batch[name] for batch in self._batches]) for name in (self._batches or [{}])[0]
         }
         return SplitRecord.joined(collectives.gather_objects((self._subjects, stacked)))
 
     def on_validation_end(self, epoch: int, metrics: Mapping[str, float | None]) -> Observation:
-        """Return every metric of the split."""
+        """Return all metrics of the split."""
         return Observation(measure(self.metrics, self.record()))
 
 
 def _mse(image: Tensor, reconstruction: Tensor, available: Tensor | None) -> Tensor:
-    """Mean squared error [B] over the voxels of the channels that are available, bool [B, C]; None: all."""
+    """Mean squared error [B] over the available channels, bool [B, C]; None: all."""
     squares = (image - reconstruction.float()).square()
     if available is None:
         return squares.flatten(1).mean(dim=1)

@@ -1,4 +1,4 @@
-"""What each partition knows of each target."""
+"""Leak matrix: how well each partition predicts each target."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def leak_matrix(
     train_targets: Mapping[str, Floats],
     val_targets: Mapping[str, Floats],
 ) -> Floats:
-    """R2 with which each partition alone predicts each target, by ridge regression fitted on training subjects.
+    """R2 of ridge regressions from each partition to each target, fitted on training and scored on validation subjects.
 
     Args:
         train: partition -> posterior means of the training subjects [N, P].
-        val: the same of the validation subjects [M, P].
-        train_targets: feature -> z-scored targets [N], NaN where not observed.
-        val_targets: the same of the validation subjects [M].
+        val: partition -> posterior means of the validation subjects [M, P].
+        train_targets: target -> z-scores of the training subjects [N], NaN where not observed.
+        val_targets: target -> z-scores of the validation subjects [M], NaN where not observed.
 
     Returns:
-        [partitions, features]; NaN where there is too little to fit or to score.
+        [partitions, targets]; NaN with fewer than 4 observed training subjects or an undefined R2.
     """
     from sklearn.linear_model import RidgeCV
 

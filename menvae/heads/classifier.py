@@ -11,7 +11,7 @@ from menvae.registry import Field, register
 
 @register("head", "classifier", reference="lithology design reports")
 class ClassifierHead(nn.Module):
-    """Linear(P, h), ReLU, Dropout, Linear(h, K): as many hidden units however few latents there are."""
+    """Linear(P, h), ReLU, Dropout, Linear(h, K); h does not depend on the number of latents."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""No head at all: the coordinates of a partition are its predictions."""
+"""Identity head: the coordinates of a partition are its predictions."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from menvae.registry import register
 
 @register("head", "identity", reference="Exp3, physics-aligned")
 class IdentityHead(nn.Module):
-    """Each coordinate is trained to be one z-scored target, in the order of ``model.supervision.<partition>``."""
+    """Train each coordinate to equal one z-scored target, in the order of ``model.supervision.<partition>``."""
 
     def __init__(self, num_latents: int, num_features: int) -> None:
-        """Check that there is a coordinate for each target.
+        """Check that there is one coordinate per target.
 
         Args:
             num_latents: P, size of the partition.
             num_features: F.
 
         Raises:
-            UserError: P is not F.
+            UserError: P and F differ.
         """
         super().__init__()
         if num_latents != num_features:
             raise UserError(
-                f"'identity' reads one target from each coordinate, but there are {num_latents} inputs and "
-                f"{num_features} outputs; make them as many"
+                f"'identity' maps each coordinate to one target, but there are {num_latents} inputs and "
+                f"{num_features} outputs; their numbers must be equal"
             )
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Latents [B, F] -> the same."""
+        """Return the latents [B, F] unchanged."""
         return latents

@@ -9,7 +9,7 @@ from menvae.registry import register
 
 @register("head", "linear")
 class LinearHead(nn.Module):
-    """Linear(P, F): what a target needs is a direction of the latent space. Xavier normal weights, zero bias."""
+    """Linear(P, F), so that each target is a direction in latent space; Xavier normal weights, zero bias."""
 
     def __init__(self, num_latents: int, num_features: int) -> None:
         """Args: num_latents: P, size of the partition. num_features: F."""

@@ -1,4 +1,4 @@
-"""A head whose targets share no coordinate."""
+"""Head whose targets share no coordinates."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from menvae.registry import Field, register
 
 @register("head", "structured", reference="design report, recommendations")
 class StructuredHead(nn.Module):
-    """Target i is read by a perceptron of its own from the i-th of F equal blocks of coordinates.
+    """Predict target i from the i-th of F equal blocks of coordinates, each with its own perceptron.
 
-    Each has 2P hidden units, as many as ``mlp`` has for all targets: of the 2P / F that a block of 2 coordinates would
-    get, all may start where their ReLU is 0, and such a target is never learnt.
+    Each perceptron has 2P hidden units, as many as ``mlp`` has for all targets. With only 2P / F, all ReLUs of a block
+    of 2 coordinates may start dead, and its target would never be learnt.
     """
 
     def __init__(
@@ -36,8 +36,8 @@ class StructuredHead(nn.Module):
         super().__init__()
         if num_latents % num_features:
             raise UserError(
-                f"'structured' gives each output a block of its own, but {num_latents} inputs are no multiple of "
-                f"{num_features} outputs; make them {_nearest_multiple(num_latents, num_features)}"
+                f"'structured' gives each output its own block of inputs, but {num_latents} is not a multiple of "
+                f"{num_features}; use {_nearest_multiple(num_latents, num_features)} inputs"
             )
         self.heads = nn.ModuleList(
             perceptron(num_latents // num_features, 2 * num_latents, 1, dropout) for _ in range(num_features)

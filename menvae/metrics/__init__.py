@@ -1,10 +1,10 @@
 """Metrics: a whole split -> named numbers.
 
-A metric is constructed with a `MetricContext` by code and its tunables by configuration. It sees a split in two stages:
-`Metric.observe` reduces each batch, on its device, to arrays of one row per subject; `Metric.compute` turns the record
-of the whole split, on the CPU and in double precision, into numbers. A metric keeps no state between the two: whoever
-records the split (`menvae.evaluation.metrics`) keeps the rows, gathers them over ranks and removes repeated subjects.
-So a metric is right for any batch size and any number of ranks, as long as each row depends on its own subject only.
+Code passes a `MetricContext` to the constructor; the configuration passes the tunables. A metric sees a split in two
+stages: `Metric.observe` reduces each batch, on its device, to arrays with one row per subject; `Metric.compute` turns
+the record of the whole split, on the CPU and in double precision, into numbers. A metric keeps no state between the
+two: `menvae.evaluation.metrics` stores the rows, gathers them over ranks and removes repeated subjects. A metric is
+thus correct for any batch size and number of ranks, provided that each row depends only on its own subject.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 Direction = Literal["higher", "lower"]
 
 OF_BATCHES = frozenset({"inputs", "reconstruction"})
-"""What `Metric.observe` may read; a record does not hold it."""
+"""Needs that only `Metric.observe` may read; a record does not contain them."""
 
 NEEDS: Mapping[str, str] = {
     "inputs": "batch.inputs, in `observe`",
@@ -33,33 +33,33 @@ NEEDS: Mapping[str, str] = {
     "mean": "posterior means [N, Z]",
     "logvar": "log variances of the posterior [N, Z]",
     "targets": "z-scored targets [N, F] of each partition",
-    "observed": "1 where a target was observed, else 0 [N, F], of each partition",
+    "observed": "1 where a target was observed, 0 elsewhere [N, F], of each partition",
     "predictions": "predicted z-scores [N, F] of each partition that has a head",
-    "errors": "mean squared error of the reconstruction [N] from each of the z of `ERRORS`",
-    "labels": "class indices [N], -1 where not known",
+    "errors": "mean squared error of the reconstruction [N] from each z of `ERRORS`",
+    "labels": "class indices [N], -1 where unknown",
     "classes": "predicted class indices [N]",
 }
-"""What a metric may need."""
+"""Values that `Metric.needs` may contain."""
 
 ERRORS: Mapping[str, str] = {
     "mu": "the posterior mean",
     "sampled": "a sample of the posterior",
-    "shuffled": "the posterior mean of the subject before",
+    "shuffled": "the posterior mean of the preceding subject",
     "mean_z": "the mean over the training subjects",
     "z0": "zero",
 }
-"""The z from which subjects are decoded."""
+"""The latents z from which subjects are decoded."""
 
 
 @dataclass(frozen=True)
 class SplitRecord:
-    """A whole split after one pass, sorted by subject, in double precision.
+    """Record of a whole split, sorted by subject, in double precision.
 
     Attributes:
         subject_id: N identifiers.
-        arrays: name -> [N, ...]: those of `NEEDS`, called ``<kind>.<name>`` where a kind has several (``targets.vol``,
+        arrays: name -> [N, ...]: those of `NEEDS`, named ``<kind>.<name>`` if a kind has several (``targets.vol``,
             ``errors.mean_z``), NaN where a value could not be computed; ``available`` [N, C], 1 for the channels that a
-            subject has, only where not all have all; and what metrics observed.
+            subject has, if batches declare it; and the arrays that metrics observed.
     """
 
     subject_id: tuple[str, ...]
@@ -67,7 +67,7 @@ class SplitRecord:
 
     @classmethod
     def joined(cls, pieces: Iterable[tuple[Sequence[str], Mapping[str, Floats]]]) -> SplitRecord:
-        """Join the pieces that ranks recorded; of a subject that appears twice the first row counts.
+        """Join the pieces of all ranks; if a subject appears twice, its first row is used.
 
         Args:
             pieces: (identifiers of n subjects, name -> [n, ...]), all with the same names.
@@ -81,7 +81,7 @@ class SplitRecord:
 
     @property
     def gives(self) -> frozenset[str]:
-        """The kinds of arrays that are here."""
+        """The kinds of arrays in the record."""
         return frozenset(name.split(".", 1)[0] for name in self.arrays)
 
     def by_partition(self, kind: str) -> dict[str, Floats]:
@@ -91,12 +91,12 @@ class SplitRecord:
 
 @dataclass(frozen=True)
 class MetricContext:
-    """What a metric is made from.
+    """What a metric knows about its run.
 
     Attributes:
-        layout: the partitions of z.
+        layout: partitions of z.
         channels: names of the modalities or columns.
-        size: (D, H, W) in voxels; nothing for rows of a table.
+        size: (D, H, W) in voxels; empty for the rows of a table.
         supervision: partition -> names of its targets.
         labelled: whether subjects may have classes.
     """
@@ -109,15 +109,15 @@ class MetricContext:
 
 
 class Metric:
-    """One figure of a split, or one for each partition, target, channel or pair of partitions.
+    """One value per split, or one per partition, target, channel or pair of partitions.
 
     Attributes:
-        direction: which values are better; None where that depends.
-        unit: of all values: ``dB``, ``nats``, ``dimensions``; empty for a number without one.
-        range: least and largest possible value, both included.
-        needs: what it reads, of `NEEDS`; it is left out where the run does not give all of it.
-        min_subjects: of smaller splits every value is None.
-        absent: why a value may be missing, as the gates table says it.
+        direction: whether higher or lower values are better; None if neither.
+        unit: unit of all values: ``dB``, ``nats``, ``dimensions``; empty if dimensionless.
+        range: smallest and largest possible value, inclusive.
+        needs: entries of `NEEDS` that it reads; it is skipped if the run lacks any of them.
+        min_subjects: every value is None for splits with fewer subjects.
+        absent: why a value may be missing, as shown in the gates table.
     """
 
     direction: ClassVar[Direction | None]
@@ -125,34 +125,34 @@ class Metric:
     range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     needs: ClassVar[frozenset[str]]
     min_subjects: ClassVar[int] = 1
-    absent: ClassVar[str] = "the run does not give what it is computed from"
+    absent: ClassVar[str] = "the run lacks the data it needs"
 
     def __init__(self, context: MetricContext) -> None:
-        """Args: context: of the run."""
+        """Args: context: run context."""
         self.context = context
 
     def names(self) -> list[str]:
-        """Return the keys of all values that it may give in this context; none where it does not apply."""
+        """Return the keys of all values that it may compute in this context; empty if it does not apply."""
         raise NotImplementedError
 
     def observe(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
-        """Reduce a batch, under ``no_grad``, to arrays of one row per subject [B, ...], which the record will hold.
+        """Reduce a batch, under ``no_grad``, to arrays with one row per subject [B, ...] for the record.
 
-        Inputs and outputs may be in half precision. What is not available of a subject may hold any value.
+        Inputs and outputs may be in half precision. Entries of unavailable channels may have any value.
         """
         return {}
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return {key: value} of a split of at least ``min_subjects`` subjects; None for what it cannot give."""
+        """Return {key: value} of a split of at least ``min_subjects`` subjects; None for undefined values."""
         raise NotImplementedError
 
 
 def measure(metrics: Iterable[Metric], record: SplitRecord) -> dict[str, float | None]:
-    """Return the values of all metrics whose needs a record meets, sorted by key.
+    """Return the values of all metrics whose needs the record meets, sorted by key.
 
     Args:
-        metrics: of the context in which the split was recorded.
-        record: of the whole split.
+        metrics: metrics built for the context of the split.
+        record: record of the whole split.
     """
     values: dict[str, float | None] = {}
     for metric in metrics:

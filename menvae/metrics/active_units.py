@@ -1,4 +1,4 @@
-"""How many latent dimensions vary between subjects."""
+"""Number of active latent dimensions."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class ActiveUnits(Metric):
     range = (0.0, math.inf)
     needs = frozenset({"mean"})
     min_subjects = 2
-    absent = "one subject has no variance"
+    absent = "a single subject has no variance"
 
     def __init__(self, context: MetricContext, *, threshold: Annotated[float, Field(gt=0.0)] = ACTIVE_VARIANCE) -> None:
-        """Choose what varies.
+        """Set the threshold.
 
         Args:
-            context: of the run.
-            threshold: least variance of the posterior mean over a split.
+            context: run context.
+            threshold: variance of the posterior mean over a split that an active dimension exceeds.
         """
         super().__init__(context)
         self.threshold = threshold
 
     def names(self) -> list[str]:
-        """One for z and one a partition."""
+        """One key for z and one per partition."""
         return [f"diag/au_count{ending}" for ending in sections(self.context.layout)]
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:

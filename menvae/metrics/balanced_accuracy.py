@@ -1,4 +1,4 @@
-"""Share of the subjects of a class that are found."""
+"""Balanced classification accuracy."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from menvae.registry import register
 
 @register("metric", "balanced_accuracy", reference="Brodersen, Ong, Stephan & Buhmann 2010")
 class BalancedAccuracy(Metric):
-    """Mean over the classes of the share of their subjects that are found: ``sem/class_balanced_accuracy``.
+    """Mean recall over the classes that occur in the split: ``sem/class_balanced_accuracy``.
 
-    Over the classes that occur. Of many rare classes the plain accuracy says little.
+    Unlike plain accuracy, it is informative with many rare classes.
     """
 
     direction: ClassVar[Direction | None] = "higher"
@@ -23,11 +23,11 @@ class BalancedAccuracy(Metric):
     absent = "the model has no classifier, or no subject has a label"
 
     def names(self) -> list[str]:
-        """One, where subjects may have labels."""
+        """One key if subjects may have labels."""
         return ["sem/class_balanced_accuracy"] if self.context.labelled else []
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the mean, None without a label."""
+        """Return the mean recall; None without labels."""
         known = record.arrays["labels"] >= 0
         if not known.any():
             return {"sem/class_balanced_accuracy": None}

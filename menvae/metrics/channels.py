@@ -1,4 +1,4 @@
-"""What metrics of the single modalities or columns share."""
+"""Functions shared by metrics per modality or column."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def data_range(image: Tensor) -> Tensor:
 
 
 def channel_means(record: SplitRecord, kind: str, channels: tuple[str, ...]) -> dict[str, float | None]:
-    """Return ``val_epoch/<kind>_<channel>``: the mean over the subjects that have the channel and a finite value.
+    """Return ``val_epoch/<kind>_<channel>``: mean over the subjects that have the channel and a finite value.
 
     Args:
-        record: of a split, in which ``kind`` is an array [N, C].
+        record: record of a split with an array ``kind`` [N, C].
         kind: name of the array.
         channels: C names.
     """

@@ -16,21 +16,21 @@ from menvae.statistics.distance_correlation import MIN_ROWS
 class PartitionCorrelation(Metric):
     """Mean absolute Pearson correlation between the dimensions of two partitions: ``indep/corr_<a>_<b>``.
 
-    Over all pairs of one dimension of a and one of b. It is above 0 by chance: about sqrt(2 / (pi N)).
+    It averages over all pairs of a dimension of a and one of b. By chance alone it is about sqrt(2 / (pi N)).
     """
 
     direction: ClassVar[Direction | None] = "lower"
     range = (0.0, 1.0)
     needs = frozenset({"mean"})
     min_subjects = MIN_ROWS
-    absent = f"it needs more than {MIN_ROWS - 1}"
+    absent = f"it needs at least {MIN_ROWS}"
 
     def names(self) -> list[str]:
-        """One a pair."""
+        """One key per pair."""
         return [f"indep/corr_{a}_{b}" for a, b in pairs(self.context.layout)]
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the value of each pair; a constant dimension correlates with nothing."""
+        """Return the value of each pair; the correlation of a constant dimension is 0."""
         means, layout = spaced_means(record), self.context.layout
         centred = means - means.mean(axis=0)
         norms = np.linalg.norm(centred, axis=0)

@@ -14,9 +14,9 @@ from menvae.statistics.distance_correlation import MIN_ROWS, signed_root, u_dist
 
 @register("metric", "dcor", reference="Szekely & Rizzo 2014")
 class PartitionDcor(Metric):
-    """Distance correlation of each pair of partitions, and the largest: ``indep/dcor_<a>_<b>``, ``indep/max_dcor``.
+    """Distance correlation of each pair of partitions, and its maximum: ``indep/dcor_<a>_<b>``, ``indep/max_dcor``.
 
-    sign(x) sqrt|x| of the bias-corrected squared distance correlation, which is around 0 for independent partitions;
+    Values are sign(x) sqrt|x| of the bias-corrected squared distance correlation, around 0 for independent partitions;
     ``max_dcor`` is the largest absolute value.
     """
 
@@ -24,10 +24,10 @@ class PartitionDcor(Metric):
     range = (-1.0, 1.0)
     needs = frozenset({"mean"})
     min_subjects = MIN_ROWS
-    absent = f"the estimator needs more than {MIN_ROWS - 1}"
+    absent = f"the estimator needs at least {MIN_ROWS}"
 
     def names(self) -> list[str]:
-        """One a pair and one for all; none for a single partition."""
+        """One key per pair and one for all; none for a single partition."""
         found = [f"indep/dcor_{a}_{b}" for a, b in pairs(self.context.layout)]
         return [*found, "indep/max_dcor"] if found else []
 

@@ -1,4 +1,4 @@
-"""Whether the decoder uses z."""
+"""Dependence of the decoder on z."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from menvae.registry import register
 
 @register("metric", "decoder_ratio")
 class DecoderRatio(Metric):
-    """Error from a z that is not the subject's own, over the error from its own: ``diag/(shuffled|mean_z|z0)_ratio``.
+    """Error from a foreign z divided by the error from the subject's own: ``diag/(shuffled|mean_z|z0)_ratio``.
 
-    1 where the decoder does not use z.
+    It is 1 if the decoder does not use z.
     """
 
     direction: ClassVar[Direction | None] = "higher"
@@ -24,11 +24,11 @@ class DecoderRatio(Metric):
     absent = "no other subject's z to decode"
 
     def names(self) -> list[str]:
-        """Three."""
+        """Three keys."""
         return [f"diag/{name}_ratio" for name in FOREIGN]
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the ratios; None where the reconstruction is perfect."""
+        """Return the ratios; None if the reconstruction is perfect."""
         means = mean_errors(record)
         own = means.get("mu")
         return {f"diag/{name}_ratio": means[name] / own if own and name in means else None for name in FOREIGN}

@@ -1,4 +1,4 @@
-"""What metrics of decoded latents share."""
+"""Functions shared by metrics of decoded latents."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from menvae.metrics import SplitRecord
 
 
 def mean_errors(record: SplitRecord) -> dict[str, float]:
-    """Return z of `menvae.metrics.ERRORS` -> mean over the subjects whose error is a number; without those of none."""
+    """Return z of `menvae.metrics.ERRORS` -> mean error over subjects, ignoring NaN; omits a z without any value."""
     errors = record.by_partition("errors")
     return {name: float(np.nanmean(values)) for name, values in errors.items() if np.isfinite(values).any()}

@@ -1,4 +1,4 @@
-"""Error of the reconstruction from latents that are not the subject's own."""
+"""Reconstruction error from foreign latents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ForeignError(Metric):
     absent = "no other subject's z to decode"
 
     def names(self) -> list[str]:
-        """Three."""
+        """Three keys."""
         return [f"diag/recon_{name}_mse" for name in FOREIGN]
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:

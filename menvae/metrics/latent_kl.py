@@ -1,4 +1,4 @@
-"""Divergence of the posterior from the prior."""
+"""KL divergence from posterior to prior."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LatentKl(Metric):
     needs = frozenset({"mean", "logvar"})
 
     def names(self) -> list[str]:
-        """One for z and one a partition."""
+        """One key for z and one per partition."""
         return list(dict.fromkeys(_key(ending) for ending in sections(self.context.layout)))
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:

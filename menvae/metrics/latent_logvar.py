@@ -1,4 +1,4 @@
-"""How certain the encoder is."""
+"""Log variance of the posterior."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LatentLogvar(Metric):
     needs = frozenset({"logvar"})
 
     def names(self) -> list[str]:
-        """One."""
+        """One key."""
         return ["diag/logvar_mean"]
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:

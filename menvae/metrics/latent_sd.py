@@ -1,4 +1,4 @@
-"""Spread of the aggregated posterior, which the prior expects to be 1."""
+"""Standard deviation of the aggregate posterior, 1 under the prior."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from menvae.registry import register
 class LatentSd(Metric):
     """Standard deviation of z over the split, averaged over the dimensions: ``diag/z_std``.
 
-    Of the mixture of all posteriors: their mean variance and the variance of their means add up.
+    The variance of the mixture of all posteriors is their mean variance plus the variance of their means.
     """
 
     direction: ClassVar[Direction | None] = None
@@ -23,7 +23,7 @@ class LatentSd(Metric):
     needs = frozenset({"mean", "logvar"})
 
     def names(self) -> list[str]:
-        """One."""
+        """One key."""
         return ["diag/z_std"]
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""How far latents differ between subjects."""
+"""Variance of latents between subjects."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class LatentVariance(Metric):
     range = (0.0, math.inf)
     needs = frozenset({"mean"})
     min_subjects = 2
-    absent = "one subject has no variance"
+    absent = "a single subject has no variance"
 
     def names(self) -> list[str]:
-        """One."""
+        """One key."""
         return ["diag/mu_var_mean"]
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:

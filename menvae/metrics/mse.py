@@ -17,7 +17,7 @@ from menvae.types import Batch, ModelOutput
 class ColumnError(Metric):
     """Mean squared error of the reconstruction, per column of a table: ``val_epoch/mse_<column>``.
 
-    Columns are z-scored, so it is in units of the column's variance among the training rows.
+    Columns are z-scored, so the unit is the column's variance over the training rows.
     """
 
     direction: ClassVar[Direction | None] = "lower"
@@ -26,7 +26,7 @@ class ColumnError(Metric):
     absent = "no row has the column"
 
     def names(self) -> list[str]:
-        """One a column."""
+        """One key per column."""
         return [] if self.context.size else [f"val_epoch/mse_{column}" for column in self.context.channels]
 
     def observe(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:

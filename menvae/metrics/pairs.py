@@ -1,4 +1,4 @@
-"""What metrics of pairs of partitions share."""
+"""Functions shared by metrics of pairs of partitions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from menvae.latent import LatentLayout
 from menvae.metrics import Floats, SplitRecord
 
 MOST_ROWS = 4096
-"""Of larger splits evenly spaced rows are taken: the memory of a distance correlation grows with their square."""
+"""Larger splits are subsampled to evenly spaced rows, as distance correlation needs memory quadratic in the rows."""
 
 
 def pairs(layout: LatentLayout) -> list[tuple[str, str]]:
@@ -17,6 +17,6 @@ def pairs(layout: LatentLayout) -> list[tuple[str, str]]:
 
 
 def spaced_means(record: SplitRecord) -> Floats:
-    """Return the posterior means of the split [N, Z], of many subjects those of evenly spaced ones."""
+    """Return the posterior means of the split [N, Z], subsampled to at most `MOST_ROWS` evenly spaced subjects."""
     means = record.arrays["mean"]
     return means[:: -(-len(means) // MOST_ROWS) or 1]

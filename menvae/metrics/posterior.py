@@ -1,4 +1,4 @@
-"""What metrics of the posterior share."""
+"""Functions shared by metrics of the posterior."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ACTIVE_VARIANCE = 0.01
 
 
 def sections(layout: LatentLayout) -> Mapping[str, slice]:
-    """Return ending of a key -> dimensions: none for all of z, ``_<partition>`` for a partition.
+    """Return {suffix of a key: dimensions}: no suffix for all of z, ``_<partition>`` for a partition.
 
     >>> sections(LatentLayout({"vol": 2, "residual": 3}))
     {'': slice(0, 5, None), '_vol': slice(0, 2, None), '_residual': slice(2, 5, None)}

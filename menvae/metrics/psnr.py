@@ -17,7 +17,7 @@ from menvae.types import Batch, ModelOutput
 class PeakSignalToNoise(Metric):
     """Peak signal-to-noise ratio of the reconstruction, per modality: ``val_epoch/psnr_<modality>``.
 
-    The mean over the subjects that have the modality; the peak is the range of the image.
+    It averages over the subjects that have the modality; the peak is the range of the image.
     """
 
     direction: ClassVar[Direction | None] = "higher"
@@ -26,7 +26,7 @@ class PeakSignalToNoise(Metric):
     absent = "no subject has the modality, or it is constant"
 
     def names(self) -> list[str]:
-        """One a modality."""
+        """One key per modality."""
         return [f"val_epoch/psnr_{channel}" for channel in self.context.channels] if self.context.size else []
 
     def observe(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:

@@ -13,24 +13,24 @@ from menvae.registry import register
 
 @register("metric", "r2")
 class TargetR2(Metric):
-    """R2 of each predicted target, and of each partition: ``sem/<target>_r2``, ``sem/<partition>_r2``.
+    """R2 of each predicted target and each partition: ``sem/<target>_r2``, ``sem/<partition>_r2``.
 
-    Subjects of whom a target was not observed are left out. That of a partition is the unweighted mean over its targets
-    that have an R2.
+    Subjects without an observed target are excluded. The R2 of a partition is the unweighted mean over its targets
+    with a defined R2.
     """
 
     direction: ClassVar[Direction | None] = "higher"
     range = (-math.inf, 1.0)
     needs = frozenset({"targets", "observed", "predictions"})
-    absent = "no head predicts it, or its targets do not vary among the observed subjects"
+    absent = "no head predicts it, or the observed targets do not vary"
 
     def names(self) -> list[str]:
-        """One a target and one a partition."""
+        """One key per target and one per partition."""
         targets = [name for names in self.context.supervision.values() for name in names]
         return [f"sem/{name}_r2" for name in dict.fromkeys([*targets, *self.context.layout])]
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the values of the partitions that have predictions."""
+        """Return the values of the partitions with predictions."""
         targets, observed, predictions = map(record.by_partition, ("targets", "observed", "predictions"))
         metrics: dict[str, float | None] = {}
         for partition, names in self.context.supervision.items():
@@ -51,11 +51,11 @@ def r2(true: Floats, predicted: Floats) -> float | None:
     """Coefficient of determination 1 - SS_res / SS_tot over a whole split.
 
     Args:
-        true: [N], without missing values.
+        true: ground truth [N], without missing values.
         predicted: [N].
 
     Returns:
-        R2 (at most 1, negative when worse than the mean), or None for fewer than 2 values or a constant.
+        R2 (at most 1, negative if worse than the mean), or None for fewer than 2 values or a constant ``true``.
 
     >>> r2(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 2.0]))
     0.5

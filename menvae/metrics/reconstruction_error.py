@@ -1,4 +1,4 @@
-"""Error of the reconstruction from the subject's own latents."""
+"""Reconstruction error from the subject's own latents."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _OWN = ("mu", "sampled")
 
 @register("metric", "reconstruction_error")
 class ReconstructionError(Metric):
-    """Mean squared error, z being the posterior mean or a sample: ``diag/recon_mu_mse``, ``diag/recon_sampled_mse``."""
+    """Mean squared error from the posterior mean and a sample: ``diag/recon_mu_mse``, ``diag/recon_sampled_mse``."""
 
     direction: ClassVar[Direction | None] = "lower"
     range = (0.0, math.inf)
     needs = frozenset({"errors"})
 
     def names(self) -> list[str]:
-        """Two."""
+        """Two keys."""
         return [f"diag/recon_{name}_mse" for name in _OWN]
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:

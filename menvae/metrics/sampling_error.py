@@ -1,4 +1,4 @@
-"""What sampling z costs."""
+"""Cost of sampling z."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from menvae.registry import register
 
 @register("metric", "sampling_error")
 class SamplingError(Metric):
-    """Mean squared error from a sample of the posterior less that from its mean: ``diag/recon_delta_mu_vs_sampled``."""
+    """Mean squared error from a posterior sample minus that from the mean: ``diag/recon_delta_mu_vs_sampled``."""
 
     direction: ClassVar[Direction | None] = "lower"
     needs = frozenset({"errors"})
 
     def names(self) -> list[str]:
-        """One."""
+        """One key."""
         return ["diag/recon_delta_mu_vs_sampled"]
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:

@@ -16,9 +16,9 @@ _WINDOW = 7
 
 @register("metric", "ssim", reference="Wang, Bovik, Sheikh & Simoncelli 2004")
 class StructuralSimilarity(Metric):
-    """Structural similarity of image and reconstruction, per modality: ``val_epoch/ssim_<modality>``.
+    """Structural similarity of the reconstruction, per modality: ``val_epoch/ssim_<modality>``.
 
-    The mean over the subjects that have the modality. Boxes with a side below 7 voxels have none.
+    It averages over the subjects that have the modality and is undefined for boxes with a side below 7 voxels.
     """
 
     direction: ClassVar[Direction | None] = "higher"
@@ -27,7 +27,7 @@ class StructuralSimilarity(Metric):
     absent = "no subject has the modality, or it is constant"
 
     def names(self) -> list[str]:
-        """One a modality."""
+        """One key per modality."""
         fits = self.context.size and min(self.context.size) >= _WINDOW
         return [f"val_epoch/ssim_{channel}" for channel in self.context.channels] if fits else []
 
@@ -41,10 +41,10 @@ class StructuralSimilarity(Metric):
 
 
 def ssim(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Structural similarity per subject and channel (Wang et al. 2004), uniform window of 7 voxels a side.
+    """Structural similarity per subject and channel (Wang et al. 2004), with a uniform window of 7^3 voxels.
 
-    Equal to `skimage.metrics.structural_similarity` with its default window and the image's range; computed here in
-    one pass over a batch on its device, which makes it cheap enough for every validation.
+    Equal to `skimage.metrics.structural_similarity` with its default window and the image's range, but computed for a
+    whole batch on its device, which is cheap enough for every validation.
 
     Args:
         image: [B, C, D, H, W], every side at least 7.
@@ -67,7 +67,7 @@ def ssim(image: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 def _window_mean(volume: Tensor) -> Tensor:
-    """Mean over windows of 7^3, one axis after the other: 21 operations a voxel instead of 343."""
+    """Mean over windows of 7^3, one axis at a time: 21 operations per voxel instead of 343."""
     for axis in (2, 3, 4):
         volume = volume.unfold(axis, _WINDOW, 1).mean(dim=-1)
     return volume

@@ -1,7 +1,7 @@
 """Models: a batch -> ModelOutput.
 
-A model is constructed with a `Blueprint` by code, and its tunables by configuration. It makes its own encoder, decoders
-and heads from the blueprint, because only the model knows the sizes that they need.
+Code passes a `Blueprint` to the constructor; the configuration passes the tunables. A model builds its own encoder,
+decoders and heads from the blueprint, because only the model knows the sizes that they need.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from menvae.types import Batch, ModelOutput, Posterior
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What a model is made from.
+    """Everything needed to build a model.
 
     Attributes:
         in_channels: C, number of modalities or columns.
-        size: (D, H, W) in voxels; nothing for rows of a table.
-        parts: {configuration key: part that is ready to be called with sizes}: ``encoder``, ``decoder``, ...
-        needs: what the terms of the objective require (see `Model.provides`); a model leaves out branches nobody needs.
-        num_classes: that labels count; 0 without labels.
+        size: (D, H, W) in voxels; empty for the rows of a table.
+        parts: {configuration key: part to be called with sizes}: ``encoder``, ``decoder``, ...
+        needs: outputs that the terms of the objective require (see `Model.provides`); a model omits unused branches.
+        num_classes: number of classes; 0 without labels.
     """
 
     in_channels: int
@@ -36,13 +36,13 @@ class Blueprint:
 
 
 class Model(nn.Module):
-    """What every model offers to objectives, observers and reports.
+    """Base class of models.
 
     Attributes:
-        layout: the partitions of z.
+        layout: partitions of z.
         classifies: whether it predicts classes, as ``logits`` [B, K] among the extras.
-        supervision: {partition: names of its targets}, for the partitions that have a trained head.
-        encoder: what makes q(z|x).
+        supervision: {partition: names of its targets}, for the partitions with a trained head.
+        encoder: module that computes q(z|x).
         modality_dropout: probability that a modality is hidden from the encoder in training; one is always kept.
     """
 
@@ -54,15 +54,15 @@ class Model(nn.Module):
 
     @classmethod
     def provides(cls, supervision: Mapping[str, Sequence[str]]) -> frozenset[str]:
-        """Return the names of what the model can give beyond the posterior, for a supervision by partition."""
+        """Return the names of the outputs beyond the posterior that the model can provide with this supervision."""
         raise NotImplementedError
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters that q(z|x) depends on; all others act on z."""
+        """Yield the parameters that q(z|x) depends on; the others act on z."""
         return self.encoder.parameters()
 
     def encode(self, inputs: Tensor, available: Tensor | None = None) -> Posterior:
-        """Inputs [B, C, D, H, W], modalities that count, bool [B, C] (None: all) -> q(z|x)."""
+        """Inputs [B, C, D, H, W], available modalities, bool [B, C] (None: all) -> q(z|x)."""
         raise NotImplementedError
 
     def decode(self, z: Tensor) -> Tensor:
@@ -70,5 +70,5 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def forward(self, batch: Batch) -> ModelOutput:
-        """Encode, sample (in training) or take the mean (in evaluation), decode, predict."""
+        """Encode, sample in training or take the mean in evaluation, decode, predict."""
         raise NotImplementedError

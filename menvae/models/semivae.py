@@ -1,4 +1,4 @@
-"""SemiVAE: a partitioned latent space of which some partitions are supervised by radiological features."""
+"""SemiVAE: a partitioned latent space in which radiological features supervise some partitions."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ HEADS: Mapping[str, Mapping[str, Any]] = {name: {"name": "mlp", "dropout": 0.1} 
 
 @register("model", "semivae", reference="SemiVAE Run 6")
 class SemiVAE(Model):
-    """z = [vol | loc | shape | residual]: a head for each supervised partition, a decoder, an auxiliary decoder.
+    """z = [vol | loc | shape | residual], one head per supervised partition, a decoder and an auxiliary decoder.
 
-    A head reads the coordinates of its partition alone. What supervision of a partition trains beyond its head is
-    ``isolation``: with ``none`` everything that its coordinates come from. Detaching the other partitions first, as the
-    reports do, is the same function with the same gradient.
+    A head reads only the coordinates of its partition. ``isolation`` sets what the supervision of a partition trains
+    beyond its head: with ``none``, everything that its coordinates depend on. Detaching the other partitions first, as
+    in the reports, gives the same function and gradient.
     """
 
     def __init__(
@@ -59,22 +59,23 @@ class SemiVAE(Model):
         Args:
             blueprint: sizes and parts.
             z_dim: Z.
-            partitions: name -> size, in the order of z; one may be None, which takes the rest.
+            partitions: name -> size, in the order of z; one size may be None, which takes the rest.
             supervision: partition -> names of the targets that its head predicts.
             heads: partition -> configuration of its head.
             inverse_heads: partition -> configuration of the head that recovers its coordinates from its predictions;
-                built where a term requires it.
-            isolation: ``none``; ``latent``: where a partition is made from others, no gradient runs from it into them,
-                whatever the loss; ``trunk``: supervision trains the partition's own branch of the encoder alone, what
-                all share learns from the other losses. The branches are then evaluated twice, the trunk once.
-            modality_dropout: probability that a modality is hidden from the encoder in training, for each subject; one
-                of those that it has always stays. All are to be reconstructed.
-            auxiliary_partition: the partition that the auxiliary decoder draws from, where a term requires it.
-            logvar_min: floor of the posterior's log variance (-6 is a variance of 0.00248).
+                built only if a term requires it.
+            isolation: ``none``; ``latent``: no loss has a gradient from one partition to the partitions that it is
+                conditioned on; ``trunk``: supervision trains only the partition's own branch of the encoder, and the
+                other losses train the trunk. The branches are then evaluated twice, the trunk once.
+            modality_dropout: probability of hiding each modality of a subject from the encoder in training; at least
+                one available modality remains. The loss still reconstructs all of them.
+            auxiliary_partition: partition that the auxiliary decoder reads; built only if a term requires it.
+            logvar_min: lower bound of the posterior's log variance (-6 is a variance of 0.00248).
 
         Raises:
-            UserError: sizes that do not fit, a partition that does not exist, one that is supervised but has no head,
-                a head that cannot be had, whether it is needed or not, or an isolation that this encoder has by itself.
+            UserError: the sizes do not fit, a partition does not exist, a supervised partition has no head, the
+                configuration of a head is invalid even if unused, or ``isolation`` is ``latent`` and the encoder is
+                not hierarchical.
         """
         super().__init__()
         self.layout = LatentLayout.from_config(z_dim, partitions)
@@ -96,15 +97,15 @@ class SemiVAE(Model):
         self.encoder: Encoder = parts["encoder"](channels, size, self.layout)
         if isolation == "latent" and not self.encoder.hierarchical:
             raise UserError(
-                "model.isolation: 'latent' needs partitions that are made from each other, such as those of "
-                f"encoder=branched with encoder.hierarchical=true; slicing isolates the latents of "
-                f"encoder={parts['encoder'].part.name} already, so model.isolation=none is the same"
+                "model.isolation: 'latent' needs partitions that depend on each other, as with encoder=branched "
+                f"encoder.hierarchical=true; those of encoder={parts['encoder'].part.name} are already isolated, "
+                "so use model.isolation=none"
             )
         self.decoder = parts["decoder"](z_dim, channels, size)
         if self.decoder.output_size != size:
             raise UserError(
-                f"decoder={parts['decoder'].part.name} draws {list(self.decoder.output_size)}, not data.roi_size="
-                f"{list(size)}; it is an auxiliary_decoder"
+                f"decoder={parts['decoder'].part.name} outputs {list(self.decoder.output_size)}, but data.roi_size is "
+                f"{list(size)}; use it as auxiliary_decoder"
             )
         self.heads = nn.ModuleDict(
             {
@@ -127,7 +128,7 @@ class SemiVAE(Model):
                 continue
             if name not in self.supervision:
                 raise UserError(
-                    f"a cycle of partition '{name}' needs its predictions; give loss.lambda_{name} a weight above 0"
+                    f"the cycle of partition '{name}' needs its predictions; set loss.lambda_{name} above 0"
                 )
             path = f"model.inverse_heads.{name}"
             if name not in bound:
@@ -143,7 +144,7 @@ class SemiVAE(Model):
         return frozenset({"reconstruction", "auxiliary_reconstruction", *both})
 
     def encode(self, inputs: Tensor, available: Tensor | None = None) -> Posterior:
-        """Inputs [B, C, D, H, W], modalities that count [B, C] -> q(z|x), float32, log variance clamped from below."""
+        """Inputs [B, C, D, H, W], available [B, C] -> q(z|x) in float32, log variance clamped from below."""
         return self._posterior(self.encoder.features(inputs, available))
 
     def _posterior(self, features: Features) -> Posterior:
@@ -156,11 +157,11 @@ class SemiVAE(Model):
         return reconstruction.float()
 
     def predict(self, mean: Tensor) -> dict[str, Tensor]:
-        """Posterior mean [B, Z] -> {partition: predicted z-scored targets [B, F]}; a head sees its own slice only."""
+        """Posterior mean [B, Z] -> {partition: predicted z-scored targets [B, F]}; a head sees only its own slice."""
         return {name: head(self.layout.select(mean, name)).float() for name, head in self.heads.items()}
 
     def recover(self, predictions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Predictions {partition: [B, F]}, detached -> {``cycle.<partition>``: its coordinates [B, P]}."""
+        """Predictions {partition: [B, F]}, detached here -> {``cycle.<partition>``: recovered coordinates [B, P]}."""
         return {f"cycle.{name}": head(predictions[name].detach()).float() for name, head in self.inverse_heads.items()}
 
     def forward(self, batch: Batch) -> ModelOutput:
@@ -179,7 +180,7 @@ class SemiVAE(Model):
         return ModelOutput(posterior, z, self.decode(z), predictions, extras)
 
     def _seen(self, batch: Batch) -> Tensor | None:
-        """Return which modalities the encoder sees [B, C], None for all: those there are, thinned out in training."""
+        """Return the modalities that the encoder sees, bool [B, C] or None for all, after dropout in training."""
         if not self.training or self.modality_dropout == 0.0:
             return batch.available
         draws = torch.rand(batch.inputs.shape[:2], device=batch.inputs.device)
@@ -190,7 +191,7 @@ class SemiVAE(Model):
 
 
 def _bound_heads(configs: Mapping[str, Mapping[str, Any]], path: str, layout: LatentLayout) -> dict[str, Bound]:
-    """Check the configurations of heads, also of those that no term requires: a weight that is 0 hides no mistake."""
+    """Check the configurations of all heads, so that a weight of 0 does not hide a mistake."""
     for name in configs:
         with about(f"{path}.{name}"):
             layout.bounds(name)

@@ -1,4 +1,4 @@
-"""VAE of the rows of a table, perhaps with classes, perhaps with inputs hidden from the encoder."""
+"""VAE of the rows of a table, optionally with a classifier and with inputs hidden from the encoder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLASSIFIER: Mapping[str, Any] = {"name": "classifier", "width": 64, "dropout": 0
 
 @register("model", "tabular_vae", reference="lithology design reports; Kingma et al. 2014 (M2 without its marginals)")
 class TabularVAE(Model):
-    """Encoder and decoder around one Gaussian z; where the loss has a term for it, a classifier on the mean of z."""
+    """Encoder and decoder around one Gaussian z, and a classifier on its mean if the loss has a term for it."""
 
     def __init__(
         self,
@@ -38,15 +38,16 @@ class TabularVAE(Model):
         Args:
             blueprint: sizes and parts.
             z_dim: Z.
-            partitions: name -> size; the gate of active units looks at ``residual``.
-            classifier: configuration of the head that predicts classes, always checked, built if the loss needs
+            partitions: name -> size; the gate of active units reads ``residual``.
+            classifier: configuration of the head that predicts classes; always checked, built only if the loss needs
                 ``logits``.
-            input_mask: share of the values that the encoder does not see in training (0 stands for them: the mean),
-                drawn anew at every step. In evaluation it sees all.
-            logvar_min: floor of the posterior's log variance (-6 is a variance of 0.00248).
+            input_mask: probability of hiding each value from the encoder in training, drawn anew at every step; 0, the
+                mean, replaces it. Evaluation hides nothing.
+            logvar_min: lower bound of the posterior's log variance (-6 is a variance of 0.00248).
 
         Raises:
-            UserError: sizes that do not fit, a classifier without classes, or a loss of hidden values that are none.
+            UserError: the sizes do not fit, the classifier has fewer than 2 classes, or the loss needs hidden values
+                but ``input_mask`` is 0.
         """
         super().__init__()
         self.layout = LatentLayout.from_config(z_dim, partitions)
@@ -57,13 +58,13 @@ class TabularVAE(Model):
         self.decoder = parts["decoder"](z_dim, channels, size)
         self.hides = "hidden" in blueprint.needs
         if self.hides and not input_mask:
-            raise UserError("model.input_mask: 0 is not allowed with a loss of hidden values; it should be above 0")
+            raise UserError("model.input_mask: 0 is not allowed with a loss of hidden values; it must be above 0")
         bound_classifier = bind("head", classifier, "model.classifier")
         self.classifier: nn.Module | None = None
         if "logits" in blueprint.needs:
             if blueprint.num_classes < 2:
                 raise UserError(
-                    "model.classifier: the data have no labels; set data.label or the weight of its term to 0"
+                    "model.classifier: the data have no labels; set data.label, or the weight of the term to 0"
                 )
             with about("model.classifier"):
                 self.classifier = bound_classifier(z_dim, blueprint.num_classes)
@@ -71,11 +72,11 @@ class TabularVAE(Model):
 
     @classmethod
     def provides(cls, supervision: Mapping[str, Sequence[str]]) -> frozenset[str]:
-        """Reconstruction, logits of the classes, and which values were hidden."""
+        """Reconstruction, logits of the classes, and the mask of hidden values."""
         return frozenset({"reconstruction", "logits", "hidden"})
 
     def encode(self, inputs: Tensor, available: Tensor | None = None) -> Posterior:
-        """Inputs [B, F], values that count, bool [B, F] (None: all) -> q(z|x), log variance clamped from below."""
+        """Inputs [B, F], available values, bool [B, F] (None: all) -> q(z|x), log variance clamped from below."""
         mean, logvar = self.encoder(inputs, available)
         return Posterior(mean.float(), logvar.float().clamp(min=self.logvar_min))
 

@@ -1,4 +1,4 @@
-"""Plain variational autoencoder: nothing is supervised."""
+"""Plain variational autoencoder, without supervision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PARTITIONS: Mapping[str, int | None] = {"residual": None}
 
 @register("model", "vae", reference="Kingma & Welling 2014; Exp1 and Exp2 design reports")
 class VAE(SemiVAE):
-    """Encoder and decoder around one Gaussian z: a SemiVAE without heads and auxiliary decoder."""
+    """Encoder and decoder around one Gaussian z: a SemiVAE without heads or auxiliary decoder."""
 
     def __init__(
         self,
@@ -28,12 +28,11 @@ class VAE(SemiVAE):
         Args:
             blueprint: sizes and parts.
             z_dim: Z.
-            partitions: name -> size, for terms and metrics that look at parts of z; the gate of active units looks at
-                ``residual``.
-            logvar_min: floor of the posterior's log variance (-6 is a variance of 0.00248).
+            partitions: name -> size, for terms and metrics of parts of z; the gate of active units reads ``residual``.
+            logvar_min: lower bound of the posterior's log variance (-6 is a variance of 0.00248).
 
         Raises:
-            UserError: sizes that do not fit.
+            UserError: the sizes do not fit.
         """
         super().__init__(
             blueprint,

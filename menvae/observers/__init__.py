@@ -1,9 +1,9 @@
-"""Observers: parts that watch training and take no part in it.
+"""Observers: parts that watch training without influencing its steps.
 
 A part of group ``observer`` is a class or function that takes an `ObserverContext` and tunables and returns a
-`menvae.types.Observer`, or None for a run in which it has nothing to do. The observers of menvae watch every run. An
-observer of a plugin watches only runs whose configuration names it (``+observer@observers.mine=mine``), because an
-observer can end a run or rule out an epoch as the best one.
+`menvae.types.Observer`, or None for a run that it does not apply to. Built-in observers watch every run. An observer of
+a plugin watches only runs whose configuration names it (``+observer@observers.mine=mine``), because an observer can end
+a run or exclude an epoch from being the best.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from menvae.types import Observer
 
 @dataclass(frozen=True, kw_only=True)
 class ObserverContext:
-    """What observers are built from.
+    """What an observer knows about its run.
 
     Attributes:
         model: the model in training.
-        metrics: those that are computed in every validation.
+        metrics: metrics that every validation computes.
         channels: names of the C channels.
-        max_epochs: of the run.
-        settings: section of the configuration -> its dataclass of settings, such as ``watch``.
-        folder: the run directory; only the main rank writes there.
+        max_epochs: length of the run.
+        settings: section of the configuration, such as ``watch`` -> its dataclass of settings.
+        folder: the run directory; only the main rank writes to it.
         is_main: whether this process is the main rank.
-        volumes: None where the data are rows of a table.
-        trial: the trial of a study that this run is, or None.
+        volumes: facts about the volumes; None for the rows of a table.
+        trial: trial of a study that this run belongs to, or None.
     """
 
     model: Model
@@ -50,13 +50,13 @@ class ObserverContext:
 
 
 def bound_observers(named: Mapping[str, Any]) -> dict[str, Bound]:
-    """Return the observers of a run by key, ready to be built.
+    """Return the observers of a run by key, with checked configurations.
 
     Args:
         named: the section ``observers`` of the configuration.
 
     Raises:
-        UserError: a part that is not registered, or a configuration that it refuses.
+        UserError: a named observer is not registered or is built in, or its configuration is not valid.
     """
     if not isinstance(named, Mapping):
         raise UserError(f"observers: {named!r} is not allowed; add one with +observer@observers.<name>=<name>")
@@ -64,22 +64,20 @@ def bound_observers(named: Mapping[str, Any]) -> dict[str, Bound]:
     for key, config in named.items():
         for name in (key, config.get("name") if isinstance(config, Mapping) else None):
             if name in own:
-                raise UserError(
-                    f"observers.{key}: '{name}' is an observer of menvae, which watches every run; remove it"
-                )
+                raise UserError(f"observers.{key}: '{name}' is built in and already watches every run; remove it")
     everything = {name: {"name": name} for name in own} | dict(named)
     return {key: bind("observer", config, f"observers.{key}") for key, config in everything.items()}
 
 
 def build_observers(bound: Mapping[str, Bound], context: ObserverContext) -> list[Observer]:
-    """Build the observers of a run, in the order in which they are called.
+    """Build the observers of a run, sorted in calling order.
 
     Args:
-        bound: see `bound_observers`.
-        context: what they are built from.
+        bound: output of `bound_observers`.
+        context: run context.
 
     Raises:
-        UserError: two observers of one class; a checkpoint keeps the state of one only.
+        UserError: two observers have the same class; a checkpoint stores the state of only one.
     """
     keys: dict[str, str] = {}
     observers: list[Observer] = []
@@ -90,8 +88,8 @@ def build_observers(bound: Mapping[str, Bound], context: ObserverContext) -> lis
         other = keys.setdefault(type(observer).__name__, key)
         if other != key:
             raise UserError(
-                f"observers.{key}: '{other}' is a {type(observer).__name__} too, and a checkpoint keeps the state of "
-                "one; remove one of them"
+                f"observers.{key}: '{other}' is a {type(observer).__name__} too, but a checkpoint stores the state of "
+                "only one; remove one of them"
             )
         observers.append(observer)
     return sorted(observers, key=lambda observer: observer.order)

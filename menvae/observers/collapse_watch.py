@@ -1,4 +1,4 @@
-"""The watch for posterior collapse."""
+"""Detection of posterior collapse."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from menvae.registry import register
 
 @register("observer", "collapse_watch")
 def collapse_watch(context: ObserverContext) -> CollapseWatch:
-    """Warns of posterior collapse, or ends the run, as ``watch.*`` says."""
+    """Warns of posterior collapse or ends the run, as set by ``watch.*``."""
     return CollapseWatch(context.settings["watch"], context.max_epochs)

@@ -1,4 +1,4 @@
-"""The metrics of every validation."""
+"""Metrics of every validation."""
 
 from __future__ import annotations
 

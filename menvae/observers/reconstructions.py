@@ -1,4 +1,4 @@
-"""Pictures of reconstructions on the way."""
+"""Pictures of reconstructions during training."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class PictureSettings:
     """Keys of ``pictures.*``.
 
     Attributes:
-        every_epochs: how often reconstructions are drawn; the last epoch always is.
-        num_subjects: how many validation subjects are drawn.
-        parts: name of a registered picture -> its configuration, or None to leave it out.
+        every_epochs: draw reconstructions every so many epochs, and in the last one.
+        num_subjects: number of validation subjects to draw.
+        parts: name of a registered picture -> its configuration, or None to disable it.
     """
 
     every_epochs: Annotated[int, Field(ge=1)] = 10
@@ -31,7 +31,7 @@ class PictureSettings:
 
 @register("observer", "reconstructions")
 def reconstructions(context: ObserverContext) -> ReconstructionPictures | None:
-    """Draws input, reconstruction and difference of a few validation subjects, as ``pictures.*`` says."""
+    """Draws input, reconstruction and difference of a few validation subjects, as set by ``pictures.*``."""
     if context.volumes is None or not context.is_main:
         return None
     settings: PictureSettings = context.settings["pictures"]
@@ -44,36 +44,36 @@ class ReconstructionPictures(Observer):
     order: ClassVar[int] = 95
 
     def __init__(self, settings: PictureSettings, folder: Path, volumes: VolumeFacts, max_epochs: int) -> None:
-        """Prepare to draw.
+        """Set what to draw.
 
         Args:
-            settings: how many and how often.
-            folder: for the pictures.
-            volumes: what they look like.
-            max_epochs: of the run.
+            settings: number of subjects and epochs between pictures.
+            folder: folder for the pictures.
+            volumes: modalities and spacing of the volumes.
+            max_epochs: length of the run.
         """
         self.settings, self.folder, self.volumes, self.max_epochs = settings, folder, volumes, max_epochs
         self._pending: list[tuple[Batch, ModelOutput]] = []
         self._due = False
 
     def on_validation_start(self, epoch: int) -> None:
-        """Decide whether this epoch is drawn."""
+        """Decide whether to draw this epoch."""
         self._pending = []
         self._due = epoch % self.settings.every_epochs == 0 or epoch == self.max_epochs
 
     def on_validation_batch(self, batch: Batch, output: ModelOutput) -> None:
-        """Keep the batch until enough subjects are there."""
+        """Store the batch unless enough subjects are stored."""
         if self._due and sum(len(kept) for kept, _ in self._pending) < self.settings.num_subjects:
             self._pending.append((batch, output))
 
     def on_validation_end(self, epoch: int, metrics: Mapping[str, float | None]) -> Observation:
-        """Draw what was kept."""
+        """Draw the stored subjects."""
         self._draw(self._pending, epoch)
         self._pending = []
         return Observation()
 
     def on_training_end(self, epoch: int, outputs: Iterable[tuple[Batch, ModelOutput]]) -> None:
-        """Draw the best epoch; a tiny validation split is filled up from training."""
+        """Draw the best epoch; training subjects follow if the validation split is too small."""
         self._draw(outputs, epoch)
 
     def _draw(self, batches: Iterable[tuple[Batch, ModelOutput]], epoch: int) -> None:

@@ -1,4 +1,4 @@
-"""Reports to an Optuna study."""
+"""Reports of a trial to its Optuna study."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _log = logging.getLogger(__name__)
 
 @register("observer", "trial_reporter")
 def trial_reporter(context: ObserverContext) -> TrialReporter | None:
-    """Reports to the study of which the run is a trial, and ends it when the pruner says so."""
+    """Reports the trial's metric to its study and ends the run if the pruner decides so."""
     trial = context.trial
     return TrialReporter(trial) if trial is not None and trial.metric else None
 
 
 class TrialReporter(Observer):
-    """Tells the study how a trial is doing after every validation, and ends it when the pruner says so."""
+    """Reports the trial's metric after every validation and ends the run if the pruner decides so."""
 
     order: ClassVar[int] = 90
 
     def __init__(self, trial: Trial) -> None:
-        """Args: trial: whose job this is."""
+        """Args: trial: trial of this run."""
         self._trial = trial
         self._study_trial: optuna.trial.Trial | None = None
 
@@ -49,12 +49,12 @@ class TrialReporter(Observer):
                 self._study_trial = self._open()
             self._study_trial.report(value, epoch)
             is_behind = self._study_trial.should_prune()
-        except Exception as error:  # noqa: BLE001 - a storage that is away must not end the training
-            _log.warning("trial %d cannot be reported to its study: %s", self._trial.number, error)
+        except Exception as error:  # noqa: BLE001 - an unavailable storage must not end training
+            _log.warning("cannot report trial %d to its study: %s", self._trial.number, error)
             return ""
         if not is_behind:
             return ""
-        return f"pruned in epoch {epoch}: {self._trial.metric} is {value:.4g}, behind other trials at that epoch"
+        return f"pruned in epoch {epoch}: {self._trial.metric} is {value:.4g}, worse than other trials at that epoch"
 
     def _open(self) -> optuna.trial.Trial:
         import optuna

@@ -1,1 +1,1 @@
-"""Optimizers: functions of the named parameters that return a `torch.optim.Optimizer`."""
+"""Optimizers: functions of the model's parameters that return a `torch.optim.Optimizer`."""

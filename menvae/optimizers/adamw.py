@@ -19,12 +19,12 @@ def adamw(
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01,
     betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.99),
 ) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay.
+    """Adam with decoupled weight decay, fused implementation.
 
     Args:
-        parameters: of the model.
-        learning_rate: peak rate; the schedule ``learning_rate`` multiplies it.
-        weight_decay: decoupled decay.
-        betas: decay of the first and second moment.
+        parameters: parameters of the model.
+        learning_rate: peak rate, scaled by the schedule ``learning_rate``.
+        weight_decay: decay coefficient.
+        betas: decay rates of the first and second moments.
     """
     return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=betas, fused=True)

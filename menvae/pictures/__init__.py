@@ -1,8 +1,8 @@
-"""Pictures of a run: registered parts that turn what is known of a run into one figure each.
+"""Pictures of a run: registered parts, each of which draws one figure from the results of a run.
 
-A run draws every registered picture whose needs it meets, those of installed plugins included; the report and
-comparisons show it in its declared section and order. `menvae.pictures.drawing` holds the pure functions from arrays to
-figures. matplotlib is imported only when something is drawn.
+A run draws every registered picture whose needs it meets, including those of installed plugins; the report and
+comparisons show it in its declared section and order. `menvae.pictures.drawing` contains pure functions from arrays to
+figures. matplotlib is imported only for drawing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 When = Literal["before_training", "after_training"]
 Section = Literal["trained", "training", "sees", "latent"]
 SECTIONS: Final[tuple[Section, ...]] = get_args(Section)
-"""Sections of the report: what was trained, how training went, what the model sees, what the latent space holds."""
+"""Sections of the report: what was trained, how training went, what the model sees, what the latent space encodes."""
 
 KNOWN_WHEN: Final[Mapping[When, frozenset[str]]] = {
     "before_training": frozenset({"volumes", "schedules", "correlation"}),
@@ -45,12 +45,12 @@ KNOWN_WHEN: Final[Mapping[When, frozenset[str]]] = {
         {"volumes", "metrics", "gates", "model", "train", "val", "leaks", "targets", "traversals"}
     ),
 }
-"""When which fields of a `PictureContext` can be known, beside the layout and the supervision."""
+"""Fields of a `PictureContext` that can be known at each time, besides layout and supervision."""
 
 
 @dataclass(frozen=True)
 class VolumeFacts:
-    """What volumes look like.
+    """Properties of the volumes.
 
     Attributes:
         modalities: names of the C channels.
@@ -63,7 +63,7 @@ class VolumeFacts:
 
 @dataclass(frozen=True)
 class Schedules:
-    """The curriculum as planned, in real epochs.
+    """The planned curriculum, in real epochs.
 
     Attributes:
         weights: ``lambda_<scalar>`` -> (epochs [E], weight times schedule [E]).
@@ -79,10 +79,10 @@ class PhysicalTargets:
     """Targets of the validation split in physical units, by feature.
 
     Attributes:
-        true: measured values [n] of the subjects that have them.
+        true: ground truth [n] of the subjects for which it is observed.
         predicted: predictions [n] for the same subjects.
         units: unit of each feature.
-        r2: R2 of the z-scores; None where it cannot be computed.
+        r2: R2 of the z-scores; None if it cannot be computed.
     """
 
     true: Mapping[str, Floats]
@@ -96,8 +96,8 @@ class Traversals:
     """Volumes decoded along the leading direction of each partition.
 
     Attributes:
-        steps: S distances from the mean in standard deviations.
-        volumes: the first channel [partitions, S, D, H, W].
+        steps: S distances from the mean, in standard deviations.
+        volumes: decoded first channel [partitions, S, D, H, W].
     """
 
     steps: Sequence[float]
@@ -106,22 +106,22 @@ class Traversals:
 
 @dataclass(frozen=True, kw_only=True)
 class PictureContext:
-    """What pictures are drawn from; None is what a run does not have, or not yet (see `KNOWN_WHEN`).
+    """Input of pictures; fields that a run does not have, or not yet (see `KNOWN_WHEN`), are None.
 
     Attributes:
         layout: the partitions of z.
         supervision: partition -> names of its targets.
-        classes: names of the classes that labels count; empty without labels.
-        volumes: None where the data are rows of a table.
+        classes: names of the classes, by label; empty without labels.
+        volumes: properties of the volumes; None for rows of a table.
         schedules: the curriculum.
-        correlation: of the targets over the training subjects.
+        correlation: correlation of the targets over the training subjects.
         metrics: lines of ``metrics.jsonl``.
-        gates: key of a metric -> target of its gate.
-        model: with the best weights, in evaluation mode.
+        gates: metric key -> target of its gate.
+        model: the model with the best weights, in evaluation mode.
         train, val: latents and targets of the training subjects, and everything of the validation subjects.
         leaks: R2 with which each partition predicts each target [partitions, features]; None without supervision.
-        targets: None where targets have no physical units, or without supervision.
-        traversals: None where the data are rows of a table.
+        targets: targets and predictions in physical units; None without units or supervision.
+        traversals: latent traversals; None for rows of a table.
     """
 
     layout: LatentLayout
@@ -140,7 +140,7 @@ class PictureContext:
     traversals: Traversals | None = None
 
     def has(self, needs: frozenset[str]) -> bool:
-        """Whether all of these fields are known."""
+        """Return whether all of these fields are known."""
         return all(getattr(self, need) is not None for need in needs)
 
 
@@ -149,12 +149,12 @@ class Picture(ABC):
 
     Attributes:
         file: name of the PNG file in ``pictures/`` of a run directory.
-        when: whether it is drawn before training or after it.
-        needs: fields of the context that it cannot do without; it is not drawn for a run that lacks one.
-        section: of the report.
-        order: place among the pictures of its section; smaller is further up.
-        alt: what it shows, for readers who cannot see it.
-        caption: how to read it; often empty, because a figure has a title of its own.
+        when: whether it is drawn before or after training.
+        needs: required fields of the context; it is not drawn for a run that lacks one.
+        section: section of the report.
+        order: position among the pictures of its section; smaller comes first.
+        alt: text for readers who cannot see it.
+        caption: how to read it; often empty, because a figure has its own title.
     """
 
     file: ClassVar[str] = ""
@@ -167,14 +167,14 @@ class Picture(ABC):
 
     @abstractmethod
     def draw(self, context: PictureContext) -> Figure:
-        """Return the figure, made without pyplot; it is saved by whoever calls. What it needs is not None."""
+        """Return the figure, made without pyplot; the caller saves it. The fields in ``needs`` are not None."""
 
 
 def registered_pictures() -> dict[str, type[Picture]]:
     """Return every registered picture by name, in the order of the report.
 
     Raises:
-        UserError: a picture of a plugin that declares something wrong, or the file of another picture.
+        UserError: a picture of a plugin has an invalid declaration, or the same file as another picture.
     """
     found: dict[str, type[Picture]] = {}
     of_file: dict[str, str] = {}
@@ -184,13 +184,13 @@ def registered_pictures() -> dict[str, type[Picture]]:
         if not fault and of_file.setdefault(kind.file, part.name) != part.name:
             fault = f"picture '{of_file[kind.file]}' has the same file '{kind.file}'"
         if fault:
-            raise UserError(f"picture '{part.name}': {fault}; mend or uninstall package '{part.origin}'")
+            raise UserError(f"picture '{part.name}': {fault}; fix or uninstall package '{part.origin}'")
         found[part.name] = kind
     return dict(sorted(found.items(), key=lambda item: (SECTIONS.index(item[1].section), item[1].order, item[0])))
 
 
 def _fault(kind: type[Picture]) -> str:
-    """Return what is wrong with the declarations of a picture, or nothing."""
+    """Return what is wrong with the declarations of a picture, or an empty string."""
     if not (isinstance(kind, type) and issubclass(kind, Picture)):
         return "it is not a subclass of menvae.pictures.Picture"
     if not re.fullmatch(r"[\w-]+\.png", kind.file):
@@ -209,10 +209,10 @@ def build_pictures(settings: Mapping[str, Mapping[str, Any] | None]) -> list[Pic
     """Build the pictures of a run, in the order of the report.
 
     Args:
-        settings: name of a picture -> its configuration where that deviates from the defaults, or None to leave it out.
+        settings: name of a picture -> its configuration, or None to remove it; others have their defaults.
 
     Raises:
-        UserError: a name that is not registered, a configuration that the part refuses, or a wrong declaration.
+        UserError: a name is not registered, or a configuration or declaration is invalid.
     """
     for name, config in settings.items():
         path = f"pictures.parts.{name}"
@@ -228,15 +228,15 @@ def build_pictures(settings: Mapping[str, Mapping[str, Any] | None]) -> list[Pic
 
 
 def draw_pictures(pictures: Sequence[Picture], context: PictureContext, when: When, folder: Path) -> None:
-    """Draw and save the pictures that are due now and whose needs are met.
+    """Draw and save the pictures that are due and whose needs are met.
 
-    A picture that fails is left out with a warning, so that it does not cost a trained run its results.
+    A picture that fails is skipped with a warning, so that a trained run keeps its results.
 
     Args:
         pictures: see `build_pictures`.
-        context: what is known.
+        context: input of the pictures.
         when: which pictures are due.
-        folder: for the PNG files.
+        folder: folder of the PNG files.
     """
     from menvae.presentation.figures import save_figure
 
@@ -245,5 +245,5 @@ def draw_pictures(pictures: Sequence[Picture], context: PictureContext, when: Wh
             continue
         try:
             save_figure(picture.draw(context), folder / picture.file)
-        except Exception:  # noqa: BLE001 - code of somebody else
-            _log.warning("%s of %s cannot be drawn", picture.file, type(picture).__module__, exc_info=True)
+        except Exception:  # noqa: BLE001 - third-party code
+            _log.warning("cannot draw %s of %s", picture.file, type(picture).__module__, exc_info=True)

@@ -19,10 +19,10 @@ class LatentScatterPicture(Picture):
     needs = frozenset({"val"})
     order = 10
     alt = "latent scatter"
-    caption = "Every partition on its own first two principal components, coloured by a target."
+    caption = "Every partition on its own first two principal components, coloured by a target or class."
 
     def draw(self, context: PictureContext) -> Figure:
-        """Draw a panel for each partition, coloured by its first target, or by class where it has none."""
+        """Draw a panel for each partition, coloured by its first target, or by class if it has none."""
         import numpy as np
 
         from menvae.pictures.drawing.latent import draw_latent_scatter
@@ -37,6 +37,6 @@ class LatentScatterPicture(Picture):
                 colours[partition] = (f"{names[0]} (z-score)", np.where(observed > 0, z_scores, np.nan))
         labels = arrays.get("labels")
         if labels is not None:
-            of_classes = (f"class, of {len(context.classes)} in their order", np.where(labels < 0, np.nan, labels))
+            of_classes = (f"class index, 0 to {len(context.classes) - 1}", np.where(labels < 0, np.nan, labels))
             colours = {partition: colours.get(partition, of_classes) for partition in context.layout}
         return draw_latent_scatter(latents, colours)

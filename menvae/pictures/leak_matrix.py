@@ -1,4 +1,4 @@
-"""What each partition gives away."""
+"""Information about the targets in each partition."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class LeakMatrixPicture(Picture):
     needs = frozenset({"leaks"})
     order = 20
     alt = "leak matrix"
-    caption = "What each partition knows. A partition should predict its own targets and nothing else."
+    caption = "A partition should predict its own targets and nothing else."
 
     def draw(self, context: PictureContext) -> Figure:
-        """Draw a heat map, the cells of a partition's own targets framed."""
+        """Draw a heat map that frames the cells of a partition's own targets."""
         from menvae.pictures.drawing.matrices import draw_leak_matrix
 
         assert context.leaks is not None

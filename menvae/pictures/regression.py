@@ -19,10 +19,10 @@ class RegressionPicture(Picture):
     needs = frozenset({"targets"})
     order = 40
     alt = "regression"
-    caption = "Predictions of the semantic heads in physical units; a good head lies on the line."
+    caption = "Predictions of the semantic heads in physical units; perfect predictions lie on the line."
 
     def draw(self, context: PictureContext) -> Figure:
-        """Draw one panel a feature."""
+        """Draw one panel per feature."""
         from menvae.pictures.drawing.latent import draw_regression
 
         assert context.targets is not None

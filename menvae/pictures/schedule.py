@@ -1,4 +1,4 @@
-"""When each term of the objective acts."""
+"""The schedule of each term of the objective."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class SchedulePicture(Picture):
     section = "training"
     order = 20
     alt = "Curriculum"
-    caption = "When each term of the objective acted, as planned before training began."
+    caption = "When each term of the objective acts, as planned before training."
 
     def draw(self, context: PictureContext) -> Figure:
-        """Draw one row a term."""
+        """Draw one row per term."""
         from menvae.pictures.drawing.curves import draw_schedule
 
         assert context.schedules is not None

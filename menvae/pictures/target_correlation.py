@@ -1,4 +1,4 @@
-"""Which targets belong together, before anything is learnt."""
+"""Correlation of the targets, before training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TargetCorrelationPicture(Picture):
     needs = frozenset({"correlation"})
     section = "trained"
     order = 10
-    alt = "How far the targets can be separated: their correlation"
+    alt = "Correlation of the targets"
     caption = "Partitions whose targets are strongly correlated cannot be independent, whatever the objective."
 
     def draw(self, context: PictureContext) -> Figure:

@@ -1,4 +1,4 @@
-"""How training went."""
+"""Metrics over the course of training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the decoder makes of a walk through the latent space."""
+"""Latent traversals."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class TraversalsPicture(Picture):
     needs = frozenset({"traversals", "volumes"})
     order = 30
     alt = "traversals"
-    caption = "What the decoder changes along the leading direction of each partition, all else held fixed."
+    caption = "What the decoder changes along the leading direction of each partition, with all else fixed."
 
     def draw(self, context: PictureContext) -> Figure:
-        """Draw one row a partition."""
+        """Draw one row per partition."""
         from menvae.pictures.drawing.volumes import draw_traversals
 
         assert context.traversals is not None

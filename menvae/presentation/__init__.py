@@ -1,1 +1,1 @@
-"""The look that pages, pictures and tables of all commands share."""
+"""Common style of the pages, pictures and tables of all commands."""

@@ -1,7 +1,7 @@
-"""The look of all figures: sizes, colours, axes, numbers.
+"""Common style of all figures: sizes, colours, axes, numbers.
 
-Only matplotlib's object interface is used (a ``Figure`` and its Agg canvas, never pyplot), and no function touches
-``rcParams``: pictures are safe in threads and in sweeps of many runs in one process.
+Figures use only matplotlib's object-oriented interface (``Figure`` and its Agg canvas, never pyplot) and never change
+``rcParams``, so drawing is safe in threads and in sweeps of many runs in one process.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ INK: Final = "#1b1f24"
 MUTED: Final = "#5c6670"
 FAINT: Final = "#d5dae0"
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#4d4d4d")
-"""The colour-blind safe palette of Okabe & Ito (2008), without its yellow; two darker hues continue it."""
+"""The colour-blind-safe palette of Okabe & Ito (2008) without its yellow, plus two darker colours."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes in inches of a figure that is a grid of equal panels."""
+    """Sizes, in inches, of a figure with a grid of equal panels."""
 
     panel: tuple[float, float]
     gap: tuple[float, float] = (0.5, 0.5)
@@ -38,7 +38,7 @@ class Layout:
 
 
 def literal(text: str) -> str:
-    """Keep dollar signs of names as they are: matplotlib would read a pair of them as mathematics."""
+    """Escape dollar signs, a pair of which matplotlib would parse as mathematics."""
     return text.replace("$", r"\$")
 
 
@@ -49,7 +49,7 @@ def new_figure(width: float, height: float, title: str, subtitle: str = "") -> F
         width: in inches.
         height: in inches.
         title: what the figure shows.
-        subtitle: a line below it, such as how to read the figure.
+        subtitle: a line below the title, such as how to read the figure.
     """
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
@@ -62,11 +62,11 @@ def new_figure(width: float, height: float, title: str, subtitle: str = "") -> F
 
 
 def panel_grid(count: int, columns: int, layout: Layout, title: str, subtitle: str = "") -> tuple[Figure, list[Axes]]:
-    """Make a figure with ``count`` panels in reading order; positions are computed, not solved for: that is fast.
+    """Make a figure with ``count`` panels in reading order, placed directly, which is faster than a layout engine.
 
     Args:
         count: number of panels.
-        columns: panels in a row.
+        columns: number of panels per row.
         layout: sizes.
         title: what the figure shows.
         subtitle: a line below it.
@@ -86,21 +86,21 @@ def panel_grid(count: int, columns: int, layout: Layout, title: str, subtitle: s
 
 
 def style_axes(axes: Axes, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
-    """Give a panel the common look: two spines, small ticks, its title at the left."""
+    """Apply the common style to a panel: two spines, small ticks, title at the left."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set(color=MUTED, linewidth=0.8)
     axes.tick_params(labelsize=8, colors=MUTED, width=0.8, length=3, labelcolor=INK)
     if title:
-        # A fixed height: to find one, matplotlib would draw all ticks twice.
+        # A fixed height, because matplotlib would draw all ticks twice to find one.
         axes.set_title(literal(title), loc="left", y=1.0, size=9.5, weight="bold", color=INK, pad=6)
     axes.set_xlabel(literal(xlabel), size=8.5, color=INK, labelpad=3)
     axes.set_ylabel(literal(ylabel), size=8.5, color=INK, labelpad=3)
 
 
 def empty_panel(axes: Axes, reason: str) -> None:
-    """Say why a panel has nothing to show."""
+    """Write into a panel why it is empty."""
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -111,7 +111,7 @@ def empty_panel(axes: Axes, reason: str) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG; its folder is made. Returns ``path``."""
+    """Write a figure as PNG, creating its folder; return ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 6})
     return path
@@ -123,7 +123,7 @@ def tick_locator(count: int, integer: bool = False) -> MaxNLocator:
 
 
 def short_number(value: float) -> str:
-    """Write a number with three significant places, without an exponent where that is readable.
+    """Format a number with three significant digits, without an exponent if that is readable.
 
     >>> short_number(0.5), short_number(25.6), short_number(12345.0), short_number(0.0)
     ('0.500', '25.6', '12345', '0')
@@ -136,6 +136,6 @@ def short_number(value: float) -> str:
 
 
 def text_colour(colour: str) -> str:
-    """Darken a line's colour until small text of it can be read on white."""
+    """Darken the colour of a line, so that small text in it is readable on white."""
     red, green, blue = to_rgb(colour)
     return to_hex((0.78 * red, 0.78 * green, 0.78 * blue))

@@ -1,7 +1,7 @@
-"""Self-contained HTML pages: one frame and style for all, pictures embedded, nothing requested from anywhere.
+"""Self-contained HTML pages with a common frame and style, embedded pictures, and no network requests.
 
-Everything that comes from files is escaped by the templates, and a content security policy forbids any request; the one
-script a page may have is named in it by its hash, so nothing else can run.
+The templates escape everything that comes from files, and a content security policy forbids all requests; it allows a
+page's single script by its hash, so nothing else can run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 PICTURE_BUDGET_BYTES: Final = 3_400_000
-"""All embedded pictures together; base64 adds a third, so a page stays below 5 MB."""
+"""Total size of all embedded pictures; base64 adds a third, so a page stays below 5 MB."""
 LARGE_PICTURE_BYTES: Final = 300_000
 EMBEDDED_WIDTH: Final = 1600
 CSS_PIXELS_PER_PICTURE_PIXEL: Final = 96 / 150
@@ -26,12 +26,12 @@ CSS_PIXELS_PER_PICTURE_PIXEL: Final = 96 / 150
 
 
 def render(template: Path, content: Mapping[str, Any], script: str = "") -> str:
-    """Return a page.
+    """Render a page.
 
     Args:
         template: a file that extends ``frame.html``.
-        content: what it shows; ``title`` and ``subtitle`` are the frame's.
-        script: JavaScript of the page, trusted.
+        content: variables of the template; the frame uses ``title`` and ``subtitle``.
+        script: trusted JavaScript of the page.
     """
     environment = Environment(
         loader=FileSystemLoader([template.parent, Path(__file__).with_name("templates")]),
@@ -45,7 +45,7 @@ def render(template: Path, content: Mapping[str, Any], script: str = "") -> str:
 
 @dataclass(frozen=True)
 class Picture:
-    """An embedded picture: a data URI, what it shows, and its size in CSS pixels."""
+    """An embedded picture: data URI, alternative text, caption, and size in CSS pixels."""
 
     source: str
     alt: str
@@ -56,13 +56,13 @@ class Picture:
 
 @dataclass
 class Album:
-    """Embeds pictures until the budget of the page is spent."""
+    """Embeds pictures until the size budget of the page is used up."""
 
     left_bytes: int = PICTURE_BUDGET_BYTES
     left_out: int = field(default=0)
 
     def embed(self, path: Path, alt: str, caption: str = "", always: bool = False) -> Picture | None:
-        """Return the picture with its bytes in it; None if it cannot be read or, unless ``always``, has no room."""
+        """Return the embedded picture; None if it is unreadable or, unless ``always``, exceeds the budget."""
         try:
             data, kind, (width, height) = _encoded(path)
         except (OSError, ValueError):
@@ -77,7 +77,7 @@ class Album:
 
 
 def _encoded(path: Path) -> tuple[bytes, str, tuple[int, int]]:
-    """Return bytes, format and original size; a large picture is scaled down and written as WebP."""
+    """Return bytes, format and original size; large pictures are scaled down and encoded as WebP."""
     data = path.read_bytes()
     with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
         size = picture.size

@@ -1,8 +1,8 @@
-"""The anatomical planes of a volume, and how a slice of one is displayed.
+"""The anatomical planes of a volume, and how their slices are displayed.
 
-Volumes are [D, H, W] = (R, A, S), that is index + 1 is one voxel to the patient's right, front and top. They are shown
-the radiological way: the patient's right is on the left of axial and coronal slices, the front on the left of sagittal
-ones.
+Volumes are [D, H, W] = (R, A, S): increasing an index moves towards the patient's right, front or top. Slices follow
+the radiological convention: the patient's right is on the left of axial and coronal slices, the front on the left of
+sagittal ones.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Plane:
     """One of the three anatomical planes.
 
     Attributes:
-        name: what the plane is called.
-        axis: axis of [D, H, W] that is perpendicular to it.
+        name: name of the plane.
+        axis: axis of [D, H, W] perpendicular to the plane.
         letters: directions at the left, right, top and bottom of the displayed slice.
     """
 
@@ -33,7 +33,7 @@ class Plane:
 
     @property
     def shown(self) -> tuple[int, int]:
-        """The axes of [D, H, W] that run along the rows and the columns of the displayed slice."""
+        """The axes of [D, H, W] along which the rows and the columns of the displayed slice are indexed."""
         across, upward = (axis for axis in range(3) if axis != self.axis)
         return upward, across
 
@@ -45,11 +45,11 @@ PLANES: Final = (AXIAL, CORONAL, SAGITTAL)
 
 
 def displayed_slice(volume: NDArray[Scalar], plane: Plane, index: int) -> NDArray[Scalar]:
-    """Cut a slice and turn it the way it is displayed: row 0 at the top, column 0 at the left.
+    """Extract a slice in display orientation: row 0 at the top, column 0 at the left.
 
     Args:
         volume: [D, H, W] = (R, A, S).
-        plane: the plane to cut.
+        plane: plane of the slice.
         index: position along ``plane.axis``.
 
     Returns:
@@ -65,17 +65,17 @@ def displayed_slice(volume: NDArray[Scalar], plane: Plane, index: int) -> NDArra
 
 
 def slice_index(mask: NDArray[Any] | None, plane: Plane, shape: tuple[int, ...]) -> int:
-    """Return where to cut: the largest cross-section of the tumour, or the middle where there is none.
+    """Return the index of the slice to show: the largest cross-section of the tumour, or the middle without a tumour.
 
     Args:
         mask: labels [D, H, W], 0 is background; or None.
-        plane: the plane to cut.
+        plane: plane of the slice.
         shape: (D, H, W) of the volume.
     """
     if mask is None or not np.any(mask):
         return shape[plane.axis] // 2
     areas = np.count_nonzero(mask, axis=plane.shown)
-    # The middle of all slices with the largest area, so that a cylinder is not cut at its end.
+    # The middle one of all slices with the largest area, so that a cylinder is not cut at its end.
     largest = np.flatnonzero(areas == areas.max())
     return int(largest[len(largest) // 2])
 

@@ -1,4 +1,4 @@
-"""Tables of a page that can be sorted by a click: every cell keeps its exact value beside what is shown."""
+"""Sortable tables of a page: every cell shows a rounded value and stores the exact one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def sorting_script() -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """Head of a sortable column; ``first`` is the direction of the first click."""
+    """Header of a sortable column; ``first`` is the direction of the first click."""
 
     name: str
     is_number: bool = True
@@ -29,7 +29,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """What is shown, the value it is sorted by (in full precision), how it looks, and where it leads."""
+    """A cell: shown text, exact value to sort by, CSS class, tooltip, and link."""
 
     text: str
     value: str = ""
@@ -40,7 +40,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its identifier on the page; every row has a cell a column."""
+    """A table with its identifier on the page; every row has one cell per column."""
 
     identifier: str
     columns: Sequence[Column]
@@ -49,6 +49,6 @@ class Table:
 
 
 def number_cell(value: float | None, text: str | None = None, kind: str = "") -> Cell:
-    """Show a number rounded, and keep it in full."""
+    """Return a cell that shows a number rounded and stores it in full precision."""
     exact = "" if value is None else repr(value)
     return Cell(significant(value) if text is None else text, exact, f"number {kind}".strip(), exact)

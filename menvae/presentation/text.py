@@ -1,4 +1,4 @@
-"""How numbers, gates and pictures are put into words."""
+"""Formatting of numbers, and descriptions of gates."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import re
 from typing import Final
 
 _GATE_MEANINGS: Final = {
-    "max_dcor": "Largest distance correlation between two partitions: 0 is independent.",
-    "residual_active_units": "Share of residual dimensions that vary between subjects.",
-    "mean_z_ratio": "Error with z replaced by the mean training latent, over the error with the subject's own z.",
-    "shuffled_ratio": "Error with z of another subject, over the error with the subject's own z.",
+    "max_dcor": "Largest distance correlation between two partitions; 0 means independence.",
+    "residual_active_units": "Fraction of residual dimensions that vary between subjects.",
+    "mean_z_ratio": "Error with the mean training latent instead of z, divided by the error with the subject's own z.",
+    "shuffled_ratio": "Error with the z of another subject, divided by the error with the subject's own z.",
 }
 
 
 def significant(value: object) -> str:
-    """Write a value with three significant places; None and NaN as ``n/a``.
+    """Format a value with three significant digits; None and NaN as ``n/a``.
 
     >>> significant(0.85), significant(25.6), significant(None), significant(5e-05), significant(1234567.0)
     ('0.850', '25.6', 'n/a', '5.00e-05', '1,234,567')
@@ -32,9 +32,9 @@ def significant(value: object) -> str:
 
 
 def with_spread(value: float, spread: float) -> str:
-    """Write a value and its uncertainty to the second significant place of the uncertainty, but to three at most.
+    """Format a value and its uncertainty to the second significant digit of the latter, but at most three decimals.
 
-    A smaller uncertainty is written to its first significant place.
+    An uncertainty below 0.0005 is formatted to its first significant digit instead.
 
     >>> with_spread(0.98412, 0.00282), with_spread(-0.12345, 0.0532), with_spread(25.61, 1.3), with_spread(1.0, 0.0)
     ('0.984 ±0.003', '-0.123 ±0.053', '25.6 ±1.3', '1.000 ±0.000')
@@ -49,7 +49,7 @@ def with_spread(value: float, spread: float) -> str:
 
 
 def broken(name: str, width: int = 12) -> str:
-    r"""Break a long name after dots and underscores, for the head of a narrow column.
+    r"""Break a long name after dots and underscores, for the header of a narrow column.
 
     >>> broken("residual_active_units"), broken("max_dcor")
     ('residual_\nactive_units', 'max_dcor')
@@ -63,18 +63,18 @@ def broken(name: str, width: int = 12) -> str:
 
 
 def gate_meaning(name: str) -> str:
-    """Say in a sentence what a gate measures; empty for a gate that is not known.
+    """Return a sentence about what a gate measures; empty for an unknown gate.
 
     >>> gate_meaning("vol_r2")
-    'Mean R² of the vol targets, validation split.'
+    'Mean R² of the vol targets on the validation split.'
     """
     if name.endswith("_r2") and name not in _GATE_MEANINGS:
-        return f"Mean R² of the {name.removesuffix('_r2')} targets, validation split."
+        return f"Mean R² of the {name.removesuffix('_r2')} targets on the validation split."
     return _GATE_MEANINGS.get(name, "")
 
 
 def counted(number: int, noun: str) -> str:
-    """Write a number with its noun.
+    """Format a number with its noun.
 
     >>> counted(1, "subject"), counted(1200, "pair")
     ('1 subject', '1,200 pairs')

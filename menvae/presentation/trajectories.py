@@ -1,4 +1,4 @@
-"""A picture of tumours over time: one line a patient."""
+"""A picture of tumour volume over time: one line per patient."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Curve = Callable[[float], float]
 
 
 def draw_trajectories(series: Series, curves: Mapping[str, Curve] | None = None, title: str = "") -> Figure:
-    """Draw tumour volume over years, one line a patient, on a logarithmic axis.
+    """Draw tumour volume over years, one line per patient, on a logarithmic axis.
 
-    Volumes that are not positive have no place on the axis and are left out.
+    Volumes that are not positive are skipped.
 
     Args:
-        series: patient -> (years since the first visit, tumour volumes in mL), both in the order of time.
-        curves: patient -> true volume in mL at a time in years, drawn faintly behind; None: not known.
-        title: of the figure; empty: tumour volume over time.
+        series: patient -> (years since the first visit, tumour volumes in mL), both in order of time.
+        curves: patient -> true volume in mL as a function of years, drawn faintly behind; None: unknown.
+        title: title of the figure; empty: "Tumour volume over time".
     """
     drawn = {
         patient: [(year, volume) for year, volume in zip(years, volumes, strict=True) if volume > 0]
@@ -44,18 +44,18 @@ def draw_trajectories(series: Series, curves: Mapping[str, Curve] | None = None,
     }
     drawn = {patient: visits for patient, visits in drawn.items() if visits}
     num_visits = sum(len(visits) for visits in drawn.values())
-    subtitle = f"{len(drawn)} patients, {num_visits} visits: one line a patient" + (
+    subtitle = f"{len(drawn)} patients, {num_visits} visits: one line per patient" + (
         "; grey: true curves" if curves else ""
     )
     figure, (axes,) = panel_grid(1, 1, _LAYOUT, title or "Tumour volume over time", subtitle if drawn else "")
     if not drawn:
-        empty_panel(axes, "no visit with a known time and a tumour")
+        empty_panel(axes, "no visit with known time and a tumour")
         return figure
     style_axes(axes, xlabel="years since the first visit", ylabel="tumour volume in mL, log axis")
     for index, (patient, visits) in enumerate(drawn.items()):
         years, volumes = zip(*visits, strict=True)
         if curves and patient in curves:
-            # no further than the visits: beyond them, the curves of a cohort would hide each other
+            # only up to the last visit: beyond it, the curves of a cohort would hide each other
             times = np.linspace(0.0, years[-1], _CURVE_POINTS)
             true = [curves[patient](float(time)) for time in times]
             axes.plot(times, true, color=FAINT, linewidth=2.4, zorder=1, solid_capstyle="round")
@@ -70,7 +70,7 @@ def draw_trajectories(series: Series, curves: Mapping[str, Curve] | None = None,
 
 
 def _mark_volumes(figure: Figure, volumes_ml: Sequence[float]) -> None:
-    """Label 1, 2 and 5 of every power of ten as plain numbers, on an axis that ends beside the data."""
+    """Label 1, 2 and 5 of every power of ten as plain numbers, on an axis that ends close to the data."""
     (axes,) = figure.axes
     low, high = min(volumes_ml), max(volumes_ml)
     axes.set_ylim(low / 1.25, high * 1.25)

@@ -1,4 +1,4 @@
-"""A run put together on every rank: model, objective, trainer, observers; its training and its results."""
+"""Assembly of a run on every rank: model, objective, trainer and observers; its training and its results."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _log = logging.getLogger(__name__)
 
 
 def seconds_per_step(experiment: Experiment, data: Data, num_steps: int = 3) -> float:
-    """Return how long a training step takes on this machine, from a few that are thrown away."""
+    """Return the duration of a training step on this machine, from a few steps whose result is discarded."""
     here = Place(torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu"), 0, 1)
     with tempfile.TemporaryDirectory(prefix="menvae-") as folder:
         return AssembledRun(experiment, data, here, Path(folder), StopRequest()).trainer.seconds_per_step(num_steps)
 
 
 class AssembledRun:
-    """Everything of one run that every rank has."""
+    """One run as assembled on each rank."""
 
     def __init__(
         self, experiment: Experiment, data: Data, here: Place, path: Path, stop: StopRequest, job: Job | None = None
@@ -96,15 +96,15 @@ class AssembledRun:
         if source is not None:
             self.trainer.restore(source)
             state = self.trainer.state
-            _log.info("going on after epoch %d and %d steps from %s", state.epoch, state.step, source)
+            _log.info("resuming after epoch %d and %d steps from %s", state.epoch, state.step, source)
             return
         initial = initial_weights(self.experiment)
         if initial is not None:
             self.trainer.begin_with(initial, [key for key in MEANING_OF_WEIGHTS if key in self.trainer.identity])
-            _log.info("beginning with the weights of %s", initial)
+            _log.info("starting from the weights of %s", initial)
 
     def train_and_evaluate(self, recorder: RunRecorder | None) -> dict[str, Any]:
-        """Train to the end, judge the best weights, and (on the main rank) write gates, pictures and report."""
+        """Train to the end, evaluate the best weights, and (on the main rank) write gates, pictures and report."""
         state = self.trainer.fit(recorder)
         self.trainer.load_best()
         evaluation = evaluate_model(
@@ -139,7 +139,7 @@ class AssembledRun:
         from menvae.runs.report import write_report
 
         write_json(self.path / "gates.json", gates.as_dict())
-        clock = ("time/train_s", "time/validate_s")  # of all processes of the run, not of this one alone
+        clock = ("time/train_s", "time/validate_s")  # of all processes that trained the run, not only this one
         seconds = sum(row[key] or 0.0 for row in local.timings() for key in clock)
         summary = {
             **status,

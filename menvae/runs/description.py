@@ -1,4 +1,4 @@
-"""What is known of a run before it trains: files in its directory, parameters and tags of its tracker."""
+"""Description of a run before training: files in its directory, parameters and tags for trackers."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _log = logging.getLogger(__name__)
 
 
 def datasets_of(experiment: Experiment, data: Data) -> list[DatasetInput]:
-    """Return what the run trains on, for its tracker."""
+    """Return the data sets of the run, for its trackers."""
     part = experiment.parts["data"]
     source = experiment.source.location or str(experiment.output_dir / "cache")
     return [DatasetInput(part.part.name, data.data_hash[:36], source, "training")]
 
 
 def describe(experiment: Experiment, data: Data, here: Place, directory: RunDirectory) -> Callable[[], object]:
-    """Write what is known before training: configuration, environment, targets, splits; warn of what is unwise.
+    """Write configuration, environment, targets and splits, and log advice.
 
     Returns:
-        Draws the pictures of it, which training need not wait for.
+        A function that draws the pictures due before training; training need not wait for it.
     """
     write_text(directory.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config))))
     write_json(directory.path / "environment.json", describe_environment(str(here.device), here.num_ranks))
@@ -53,7 +53,7 @@ def describe(experiment: Experiment, data: Data, here: Place, directory: RunDire
 
 
 def _plan(experiment: Experiment, data: Data) -> PictureContext:
-    """Return what pictures before training are drawn from; warn of targets that no loss can separate."""
+    """Return the context of the pictures before training; warn about targets that no loss can separate."""
     context = PictureContext(
         layout=experiment.layout, supervision=experiment.supervision, schedules=_schedules(experiment)
     )

@@ -1,4 +1,4 @@
-"""The folder of one run: its place, its lock, its status, and the small files that describe it."""
+"""The directory of one run: its path, lock and status."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ State = Literal["running", "interrupted", "finished", "collapsed", "pruned", "fa
 
 
 class RunDirectory:
-    """``<output_dir>/runs/<name>_<hash>/``, held by one process at a time.
+    """``<output_dir>/runs/<name>_<hash>/``, locked by one process at a time.
 
     Attributes:
         path: absolute path of the folder.
     """
 
     def __init__(self, path: Path, patience_s: float = A_LOOK_S) -> None:
-        """Make the folder and lock it.
+        """Create the folder and lock it.
 
         Args:
-            path: of the folder.
-            patience_s: how long to wait for a process that holds it.
+            path: path of the folder.
+            patience_s: how long to wait for a process that holds the lock.
 
         Raises:
-            UserError: another process holds it.
+            UserError: another process still holds the lock.
         """
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
@@ -38,16 +38,16 @@ class RunDirectory:
             self._lock = FolderLock(path, patience_s)
         except FolderIsLockedError as error:
             raise UserError(
-                f"run '{path.name}' is being trained by {error}; wait for it, or use trainer.resume=never"
+                f"run '{path.name}' is being trained by {error}; wait until it ends, or use trainer.resume=never"
             ) from None
 
     @classmethod
     def choose(cls, runs: Path, identity: str, *, new: bool) -> RunDirectory:
-        """Return the folder of ``identity`` that was begun last; with ``new`` the first free one of it, it_2, ..."""
+        """Lock the latest folder of ``identity``; with ``new``, the first free one of identity, identity_2, ..."""
         return cls(runs / (free_name(runs, identity) if new else newest_name(runs, identity)))
 
     def release(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         self._lock.release()
 
     @property
@@ -61,7 +61,7 @@ class RunDirectory:
         return self.path / "pictures"
 
     def status(self) -> dict[str, Any]:
-        """Return what `set_status` wrote last, or ``{"state": "new"}``."""
+        """Return the last status that `set_status` wrote, or ``{"state": "new"}``."""
         path = self.path / "status.json"
         status: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"state": "new"}
         return status
@@ -72,8 +72,8 @@ class RunDirectory:
 
 
 def trackers_of(status: Mapping[str, Any]) -> frozenset[str]:
-    """Return the keys of the trackers that have all of a run, from its ``status.json``."""
-    only_mlflow = ["mlflow"] if status.get("tracked", False) else []  # by versions that had no other
+    """Return the keys of the trackers that have the complete run, from its ``status.json``."""
+    only_mlflow = ["mlflow"] if status.get("tracked", False) else []  # written by versions without other trackers
     return frozenset(status.get("trackers", only_mlflow))
 
 

@@ -1,4 +1,4 @@
-"""The posterior means of all rows, in one file for whoever goes on with them."""
+"""Embeddings: the posterior means of all rows, in one file for further analysis."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from menvae.types import Batch
 
 @torch.no_grad()
 def embed(model: Model, batches: Iterable[Batch], device: torch.device) -> NDArray[np.float32]:
-    """Return the posterior means of some batches in float32 [N, Z], in their order, in evaluation mode."""
+    """Return the posterior means of all rows of ``batches``, float32 [N, Z], in order; sets evaluation mode."""
     model.eval()
     there = (batch.to(device) for batch in batches)
     return np.concatenate([model.encode(batch.inputs, batch.available).mean.float().cpu().numpy() for batch in there])
 
 
 def write_embeddings(path: Path, model: Model, data: Data, device: torch.device) -> None:
-    """Write ``embeddings.npz``; without pickle, so that `numpy.load` needs no permission.
+    """Write ``embeddings.npz``, without pickle, so that `numpy.load` does not need ``allow_pickle``.
 
-    It holds ``unsup`` [N, Z], or ``semisup`` of a model that learns classes; ``y`` [N], the class index of each row, -1
-    where it is not known; ``classes``, their names; ``rows_hash``, what tells whether two files are about the same
-    rows; and the embeddings by another run that ``data.unsup_run`` names.
+    It contains ``unsup`` [N, Z], or ``semisup`` [N, Z] for a model with a classifier; ``y`` [N], the class index of
+    each row, -1 if unknown; ``classes``, their names; ``rows_hash``, which is equal for files of the same rows; and the
+    embeddings of the run that ``data.unsup_run`` names, if any.
 
     Args:
         path: the file.
-        model: with the weights to embed with.
-        data: with rows to embed.
-        device: where the model is.
+        model: model that embeds the rows.
+        data: data with rows to embed.
+        device: device of the model.
     """
     embedded = data.embedded
     assert embedded is not None
@@ -44,7 +44,7 @@ def write_embeddings(path: Path, model: Model, data: Data, device: torch.device)
 
 
 def add_others(path: Path, data: Data) -> None:
-    """Add the embeddings of another run, if they are asked for, to the file of a run that was finished before."""
+    """Add the embeddings of another run, if configured, to the file of a run that has already finished."""
     assert data.embedded is not None
     if data.embedded.others and path.is_file():
         with np.load(path) as file:

@@ -1,4 +1,4 @@
-"""What a run was made with."""
+"""The environment of a run: versions, code hash, machine."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PACKAGES = ("menvae", "torch", "numpy", "scipy", "nibabel", "scikit-image", "hyd
 _ASIDE = frozenset(
     {"apps", "comparison", "conformance", "console", "pictures", "preparation", "presentation", "sweeps", "tracking"}
 )
-"""Packages of menvae that no loss, metric or weight of a run depends on."""
+"""Subpackages that no loss, metric or weight of a run depends on."""
 
 
 def describe_environment(device: str, num_ranks: int) -> dict[str, Any]:
-    """Return versions, git commit of the source (None outside a checkout), machine, device and command."""
+    """Return versions, git commit (None outside a checkout), code hash, machine, device and command."""
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "working_directory": str(Path.cwd()),
@@ -45,9 +45,9 @@ def describe_environment(device: str, num_ranks: int) -> dict[str, Any]:
 def code_hash() -> str:
     """Return a hash of the code that the results of a run depend on.
 
-    It covers menvae's modules, apart from those that launch, prepare for reading, compare, draw or track (`_ASIDE`),
-    and the versions of the packages that menvae computes with and of plugins. Of a module its syntax tree counts:
-    comments, docstrings and layout do not.
+    It covers menvae's modules, except those that only launch, report, compare, draw or track (`_ASIDE`), and the
+    versions of plugins and of the packages that menvae computes with. Modules are hashed as syntax trees: comments,
+    docstrings and formatting do not matter.
     """
     package = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256(meaning_of_code(package, _ASIDE))
@@ -58,11 +58,11 @@ def code_hash() -> str:
 
 
 def meaning_of_code(package: Path, aside: Collection[str] = ()) -> bytes:
-    """Return a digest of the syntax trees of a package's modules, without docstrings [32 bytes].
+    """Return a digest (32 bytes) of the syntax trees of a package's modules, without docstrings.
 
     Args:
-        package: its folder.
-        aside: folders directly in it that do not count.
+        package: folder of the package.
+        aside: top-level subfolders to exclude.
     """
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
@@ -75,7 +75,7 @@ def meaning_of_code(package: Path, aside: Collection[str] = ()) -> bytes:
 
 
 def _remove_docstrings(statements: list[ast.stmt]) -> None:
-    """Take strings that are statements out of a block and of the blocks inside it, in place."""
+    """Remove strings that are statements from a block and its nested blocks, in place."""
     statements[:] = [
         each
         for each in statements
@@ -89,7 +89,7 @@ def _remove_docstrings(statements: list[ast.stmt]) -> None:
 
 
 def describe_process() -> dict[str, Any]:
-    """Return what identifies this process to somebody who looks for it: host, process id and, in a job, SLURM's id."""
+    """Return what identifies this process: host, process id and, in a SLURM job, the job id."""
     job, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     slurm_job = f"{job}_{task}" if job and task else os.environ.get("SLURM_JOB_ID")
     return {"host": platform.node(), "process": os.getpid(), **({"slurm_job": slurm_job} if slurm_job else {})}

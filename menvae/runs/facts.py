@@ -1,4 +1,4 @@
-"""What a run directory says about its run, read leniently and put into words."""
+"""Facts about a run, read leniently from its directory and formatted for readers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from menvae.presentation.text import significant
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file, or an empty string if there is none that can be read."""
+    """Return the text of a file, or an empty string if it is missing or unreadable."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -25,7 +25,7 @@ def read_text(path: Path) -> str:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Read a JSON or YAML file that holds a mapping; an empty one if the file is missing or damaged."""
+    """Read a mapping from a JSON or YAML file; empty if the file is missing or damaged."""
     text = read_text(path)
     try:
         loaded = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text or "{}")
@@ -35,7 +35,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl; a torn last line of a killed run is left out."""
+    """Read ``metrics.jsonl``, skipping invalid lines, such as the truncated last line of a killed run."""
     rows = []
     for line in read_text(path).splitlines():
         try:
@@ -48,7 +48,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def split_sizes(path: Path) -> str:
-    """Return how many subjects each split of ``splits.csv`` has: ``576 train, 72 val``."""
+    """Return the number of subjects of each split in ``splits.csv``, such as ``576 train, 72 val``."""
     counts = Counter(row.get("split") or "unnamed" for row in csv.DictReader(io.StringIO(read_text(path))))
     return ", ".join(f"{count} {split}" for split, count in counts.items())
 
@@ -75,7 +75,7 @@ def flat(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def plain_text(value: Any) -> str:
-    """Write a configuration value for a person."""
+    """Format a configuration value for readers."""
     if isinstance(value, list | tuple):
         return ", ".join(plain_text(item) for item in value)
     if isinstance(value, bool):
@@ -84,7 +84,7 @@ def plain_text(value: Any) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Write a duration.
+    """Format a duration.
 
     >>> duration_text(171.2), duration_text(4.0), duration_text(7325.0)
     ('2 min 51 s', '4.0 s', '2 h 2 min')
@@ -105,7 +105,7 @@ def _partition_sizes(model: Mapping[str, Any]) -> str:
 
 
 def trained_facts(config: Mapping[str, Any], splits: str) -> list[tuple[str, str]]:
-    """Pick from the configuration what a reader asks first; keys that an experiment lacks are left out."""
+    """Return the most important settings of a configuration; missing keys are omitted."""
 
     def first(*keys: str) -> Any:
         return next((value for key in keys if isinstance(value := value_at(config, key), str | int | float)), None)
@@ -151,7 +151,7 @@ def trained_facts(config: Mapping[str, Any], splits: str) -> list[tuple[str, str
 
 
 def _extent(value: Any) -> str:
-    """Write the sizes along three axes, one number for a cube or an isotropic voxel given as such."""
+    """Format sizes along three axes, or a single number."""
     return (
         " \N{MULTIPLICATION SIGN} ".join(map(plain_text, value)) if isinstance(value, list) else plain_text(value or "")
     )
@@ -162,7 +162,7 @@ def _known(config: Mapping[str, Any], *keys: str) -> list[Any]:
 
 
 def summary_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return ``summary.json`` as rows of (name, value), durations in words."""
+    """Return ``summary.json`` as rows of (name, value), with durations formatted."""
     rows = []
     for key, value in flat(summary):
         name = key.replace("_", " ")

@@ -1,4 +1,4 @@
-"""``error.txt`` of a run directory: the full error of every rank, in the order in which they came."""
+"""``error.txt`` of a run directory: the traceback of every rank that failed, in order of time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ENTRY = "=== "
 
 
 class FailureLog:
-    """Errors of one attempt; those of earlier attempts stay in the file.
+    """Errors of one attempt; errors of earlier attempts stay in the file.
 
     Args:
         run_dir: the run directory.
@@ -21,15 +21,15 @@ class FailureLog:
         self._begin = self._path.stat().st_size if self._path.is_file() else 0
 
     def append(self, error: BaseException, rank: int, num_ranks: int) -> None:
-        """Write down what went wrong on a rank."""
+        """Append the traceback of an error on a rank."""
         entry = f"{_ENTRY}{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, rank {rank} of {num_ranks}\n"
         with self._path.open("a") as file:
             file.write(entry + "".join(traceback.format_exception(error)) + "\n")
 
     def cause(self) -> str:
-        """Return the message of the first error of this attempt, on whichever rank, or an empty string.
+        """Return the message of the first error of this attempt on any rank, or an empty string.
 
-        Of several ranks the first to fail has the cause; the others mostly tell that they lost their connection to it.
+        The first rank to fail has the cause; the others mostly report that they lost their connection to it.
         """
         content = self._path.read_bytes()[self._begin :].decode(errors="replace") if self._path.is_file() else ""
         first = content.partition(_ENTRY)[2].partition(_ENTRY)[0]

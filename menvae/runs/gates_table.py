@@ -16,7 +16,7 @@ from menvae.presentation.text import gate_meaning, significant
 
 @dataclass(frozen=True)
 class GateRow:
-    """A gate in words; ``kind`` is good, bad or odd (no value)."""
+    """A gate, formatted; ``kind`` is ``good``, ``bad`` or ``odd`` (no value)."""
 
     name: str
     value: str
@@ -49,11 +49,11 @@ def gate_row(gate: Mapping[str, Any]) -> GateRow:
 
 
 def gates_table(gates: Sequence[Mapping[str, Any]], note: str = "") -> Table:
-    """Make the table of gates for the terminal: coloured there, plain in a log.
+    """Make the table of gates: coloured on a terminal, plain in a log.
 
     Args:
-        gates: entries of ``gates.json``: name, value (or None), target, comparison, passed and, if any, reason.
-        note: a line below the table, such as how wide chance is in a small split.
+        gates: entries of ``gates.json``: name, value (or None), target, comparison, passed and an optional reason.
+        note: a line below the table, such as the uncertainty in a small split.
 
     Returns:
         A table for ``rich.console.Console.print``.
@@ -63,14 +63,14 @@ def gates_table(gates: Sequence[Mapping[str, Any]], note: str = "") -> Table:
     table.caption = Text(note) if note else None
     table.add_column("gate", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
-    table.add_column("wanted", justify="right", no_wrap=True)
+    table.add_column("target", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     reasons = any(row.reason for row in rows)
     if reasons:
         table.add_column("reason", overflow="fold")
     styles = {"good": "green", "bad": "bold red", "odd": "yellow"}
     for row in rows:
-        # Text, not str: a reason may hold square brackets, which rich would read as markup.
+        # Text, not str: a reason may contain square brackets, which rich would read as markup.
         cells = [Text(row.name), Text(row.value), Text(row.target), Text(row.verdict, style=styles[row.kind])]
         table.add_row(*cells, *([Text(row.reason)] if reasons else []))
     return table

@@ -1,4 +1,4 @@
-"""Identity of a run: the hash of what determines its result."""
+"""Identity of a run: a hash of everything that determines its result."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ OUTSIDE = (
     "gates.strict",
     "pictures.parts",
 )
-"""Keys that say where results go, how they are kept or how the same ones are computed, and what has a value of its own
-in the hash: the number of processes that train together. Those of ``data.*`` are the source's to declare."""
+"""Keys that affect only where results go, how they are kept, or how the same results are computed; and
+``trainer.devices``, because the number of ranks enters the hash separately. The source declares those of ``data.*``."""
 
 
 def source_class(name: str) -> type[DataSource]:
-    """Return the class of a registered source of data; raises `UserError` for an unknown name."""
+    """Return the class of a registered data source; raises `UserError` for an unknown name."""
     return cast("type[DataSource]", lookup("data", name, "data").factory)
 
 
@@ -40,10 +40,10 @@ def outside_keys(source: str) -> tuple[str, ...]:
     """Return the dotted keys that do not belong to the identity of a run.
 
     Args:
-        source: name of the source of its data, which declares some (`menvae.data.source.DataSource.outside_identity`).
+        source: name of its data source, which declares some (`menvae.data.source.DataSource.outside_identity`).
 
     Raises:
-        UserError: no such source is installed.
+        UserError: the source is not registered.
 
     >>> set(outside_keys("table")) - set(OUTSIDE) == {"data.path", "data.unsup_run"}
     True
@@ -52,14 +52,14 @@ def outside_keys(source: str) -> tuple[str, ...]:
 
 
 def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_ranks: int = 1, start: str = "") -> str:
-    """Return ten hexadecimal digits that stand for a composed configuration and the data it met.
+    """Return ten hexadecimal digits that identify a composed configuration with its data.
 
     Args:
         config: resolved configuration, plain values.
-        data_hash: of the prepared cohort.
-        targets_hash: of normaliser and residualiser.
-        num_ranks: processes that train together: the joined batch grows with it.
-        start: digest of the checkpoint of another run that this one begins with, if any.
+        data_hash: hash of the prepared cohort.
+        targets_hash: hash of normaliser and residualiser.
+        num_ranks: number of ranks; the joined batch grows with it.
+        start: digests of the checkpoints that the run starts from, if any.
 
     >>> a = run_hash({"seed": 1, "output_dir": "/a"}, "d", "t")
     >>> a == run_hash({"output_dir": "/b", "seed": 1}, "d", "t"), a == run_hash({"seed": 2}, "d", "t")
@@ -83,16 +83,16 @@ def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_r
         inside["gates"] = canonical(inside["gates"])
     for key in ("metrics", "observers"):
         if not inside.get(key):
-            inside.pop(key, None)  # the hashes of runs are older than this key
+            inside.pop(key, None)  # older runs were hashed without this key
     text = json.dumps([as_typed(inside), data_hash, targets_hash, num_ranks, start], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def is_outside(key: str, outside: Iterable[str]) -> bool:
-    """Whether a dotted key says nothing about the result of a run.
+    """Return whether a dotted key does not affect the result of a run.
 
     Args:
-        key: of the configuration.
+        key: dotted configuration key.
         outside: the keys that do not belong to the identity of the run.
 
     >>> [is_outside(key, outside_keys("brats")) for key in ("tracking.uri", "data.warn_below.brain", "seed")]
@@ -102,7 +102,7 @@ def is_outside(key: str, outside: Iterable[str]) -> bool:
 
 
 def as_typed(value: Any) -> Any:
-    """Return a configuration value in which 5 and 5.0, which mean the same, are the same.
+    """Normalise a configuration value, so that 5 and 5.0, which mean the same, are equal.
 
     >>> as_typed({"lambda_dcor": 5.0, "betas": [0.9, 1.0]})
     {'lambda_dcor': 5, 'betas': [0.9, 1]}

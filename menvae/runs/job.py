@@ -1,4 +1,4 @@
-"""What a process of its own needs to train one run: a file that launchers and the ranks of a run hand over."""
+"""Job files, with which launchers and multi-rank runs start a process that trains one run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from menvae.runs.environment import describe_process
 from menvae.studies import Trial
 
 APPLICATION = "menvae.apps.job"
-"""Module that trains a job; it imports everything, so whatever starts a job only names it."""
+"""Module that trains a job; it imports everything, so code that starts a job only refers to it by name."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Job:
     """One run to train.
 
     Attributes:
-        config: composed configuration of ``conf/train.yaml``, resolved, so that what is edited in ``conf/`` between
-            submission and start changes nothing.
-        run: name of the run directory, where a launcher chose it.
-        point: folder of the sweep's point that this run is, or None.
-        trial: the trial of a study that this run is, or None.
+        config: composed configuration of ``conf/train.yaml``, resolved, so that edits in ``conf/`` between submission
+            and start have no effect.
+        run: name of the run directory if a launcher chose it, or None.
+        point: folder of the run's point in a sweep, or None.
+        trial: trial of a study that this run carries out, or None.
     """
 
     config: Mapping[str, Any]
@@ -36,34 +36,34 @@ class Job:
 
     @property
     def sweep(self) -> Path | None:
-        """The folder of the sweep it belongs to."""
+        """The folder of the run's sweep, or None."""
         return None if self.point is None else self.point.parents[1]
 
     @classmethod
     def read(cls, path: Path) -> Job:
-        """Read what `write` wrote."""
+        """Read a job file."""
         content = json.loads(path.read_text())
         point, trial = content["point"], content["trial"]
         return cls(content["config"], content["run"], Path(point) if point else None, Trial(**trial) if trial else None)
 
     def write(self, path: Path) -> None:
-        """Write the file whole or not at all."""
+        """Write a job file atomically."""
         content = {"config": dict(self.config), "run": self.run, "point": str(self.point) if self.point else None}
         content |= {"trial": asdict(self.trial) if self.trial else None}
         write_json(path, content)
 
     def reason(self, since: float) -> str:
-        """Return why the run ended early, as its run directory tells since a time (of `time.time`), or nothing."""
+        """Return the reason in ``status.json`` if it was written at or after ``since`` (`time.time`), else nothing."""
         path = Path(self.config["output_dir"]) / "runs" / (self.run or "") / "status.json"
         is_new = path.is_file() and path.stat().st_mtime >= since
         return str(json.loads(path.read_text()).get("reason", "")) if is_new else ""
 
     def leave_outcome(self, exit_code: int) -> None:
-        """Write ``outcome.json`` into the folder of the point, if there is one: how its process ended."""
+        """Write ``outcome.json`` with the exit code of this process into the folder of the point, if there is one."""
         if self.point is not None:
             write_json(self.point / "outcome.json", {"exit_code": exit_code, **describe_process()})
 
 
 def command(path: Path) -> list[str]:
-    """Return the command line of a process that trains the job in a file."""
+    """Return the command line that trains the job in a file."""
     return [sys.executable, "-m", APPLICATION, str(path)]

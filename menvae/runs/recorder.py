@@ -1,4 +1,4 @@
-"""Who writes a run down: local log, tracker, progress bar."""
+"""Recording of a run: local log, trackers, progress bar."""
 
 from __future__ import annotations
 
@@ -29,35 +29,36 @@ _ARTIFACTS = {
     "embeddings.npz",
     "error.txt",
 }
-"""What trackers get of a run directory, beside the best weights."""
+"""Files of a run directory that trackers receive, besides the best weights."""
 
 
 class RunRecorder:
-    """Writes a run down on the main rank: local log first, then trackers, then the progress bar."""
+    """Records a run on the main rank: in the local log first, then trackers, then the progress bar."""
 
     def __init__(
         self, local: LocalLog, trackers: Trackers, progress: TrainingProgress, draw: Callable[[], object] | None = None
     ) -> None:
-        """Set where a run is written down.
+        """Set the destinations.
 
         Args:
             local: log on disk.
             trackers: MLflow and others.
-            progress: bar or lines.
-            draw: draws what is known before training, after the first step, which does not wait for matplotlib.
+            progress: progress bar or lines.
+            draw: draws the pictures due before training; called after the first step, which thus does not wait for
+                matplotlib.
         """
         self.local, self.trackers, self.progress = local, trackers, progress
         self._draw = draw
 
     def step(self, epoch: int, step: int, losses: Callable[[], Mapping[str, float]]) -> None:
-        """Show a step."""
+        """Show the progress of a step."""
         self.progress.step(epoch, step, losses)
         if self._draw is not None:
             self._draw()
             self._draw = None
 
     def epoch_end(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
-        """Write, send and show an epoch."""
+        """Log, track and show an epoch."""
         self.local.append(epoch, metrics, timings)
         self.trackers.log(epoch, metrics, timings)
         self.progress.epoch_end(epoch, metrics, sum(value for key, value in timings.items() if key.startswith("time/")))
@@ -66,7 +67,14 @@ class RunRecorder:
 def run_trackers(
     experiment: Experiment, directory: RunDirectory, job: Job | None, only: Collection[str] | None = None
 ) -> Trackers:
-    """Return the trackers of a run, below the run of its sweep if it has one; ``only`` those with these names."""
+    """Return the trackers of a run, nested under the run of its sweep if it has one.
+
+    Args:
+        experiment: the experiment.
+        directory: directory of the run.
+        job: its job, if a launcher started it.
+        only: keys of the trackers to return; None: all that are enabled.
+    """
     sweep = job.sweep if job else None
     context = TrackerContext(
         settings=experiment.settings["tracking"],
@@ -85,7 +93,7 @@ def gate_values(table: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def hand_over(trackers: Trackers, settings: TrackingSettings, directory: RunDirectory, status: dict[str, Any]) -> None:
-    """Give trackers the end of the run, and add to the status which of them have all of it."""
+    """Send trackers the results of the run, and add to the status which of them have the complete run."""
     trackers.log(status["epochs"], gate_values(json.loads((directory.path / "gates.json").read_text())), {})
     trackers.log_artifacts([path for path in sorted(directory.path.iterdir()) if path.name in _ARTIFACTS])
     trackers.log_artifacts([directory.checkpoints / "best.ckpt"])

@@ -1,7 +1,7 @@
 """The report of a run: one self-contained HTML page, and the table of gates for the terminal.
 
-The page is written from what lies in the run directory, so it can be written again at any time. Whatever is missing is
-named on the page: a run that was stopped half-way has a report too.
+The page is generated from the files in the run directory, so it can be regenerated at any time. The page names missing
+files, so a run that was stopped half-way has a report too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from menvae.runs.facts import (
 from menvae.runs.gates_table import gate_row
 
 IGNORED_RATIO: Final = 1.05
-"""Below this ratio of errors a decoder ignores its latent space: the difference is no more than noise."""
+"""Below this ratio of errors, a decoder is considered to ignore its latent space: the difference is noise."""
 LONGEST_TEXT: Final = 40_000
 
 
@@ -48,16 +48,16 @@ def _overall_banner(gates: Sequence[Mapping[str, Any]]) -> _Banner:
     met = [gate for gate in gates if gate.get("passed") is True]
     rows = [gate_row(gate) for gate in gates if gate.get("passed") is not True]
     if not rows:
-        return _Banner("good", f"The run passed: all {len(met)} gates are met.", "")
-    failed = ", ".join(f"{row.name} {row.value} (wanted {row.target})" for row in rows if row.kind == "bad")
+        return _Banner("good", f"The run passed all {len(met)} gates.", "")
+    failed = ", ".join(f"{row.name} {row.value} (target {row.target})" for row in rows if row.kind == "bad")
     unknown = ", ".join(row.name for row in rows if row.kind == "odd")
     sentences = [f"Not met: {failed}."] * bool(failed) + [f"Not computed: {unknown}."] * bool(unknown)
-    headline = f"The run did not pass: {len(met)} of {len(gates)} gates are met."
+    headline = f"The run did not pass: it meets {len(met)} of {len(gates)} gates."
     return _Banner("bad" if failed else "odd", headline, " ".join(sentences))
 
 
 def _decoder_banner(gates: Sequence[Mapping[str, Any]], collapsed: bool) -> _Banner | None:
-    """Say whether the decoder uses its latent space: a good picture does not show it."""
+    """Report whether the decoder uses its latent space, which good reconstructions do not prove."""
     found = {str(gate.get("name")): gate for gate in gates}
     phrases = {
         "mean_z_ratio": "when z is replaced by the mean training latent",
@@ -75,16 +75,16 @@ def _decoder_banner(gates: Sequence[Mapping[str, Any]], collapsed: bool) -> _Ban
     evidence = f"The reconstruction error is {measured}." if measured else ""
     if collapsed or (ratios and max(ratios.values()) < IGNORED_RATIO):
         advice = (
-            "Its pictures are a template, however good they look: read nothing into the latent space. "
-            "Weigh the reconstruction more (the calibrated likelihood does) or the KL less."
+            "Its reconstructions are a template, however good they look: do not interpret the latent space. "
+            "Give the reconstruction more weight (the calibrated likelihood does) or the KL less."
         )
-        headline = "Warning, posterior collapse: the decoder ignores its latent space."
+        headline = "Warning: posterior collapse. The decoder ignores its latent space."
         return _Banner("bad", headline, f"{evidence} {advice}".strip())
     if not ratios:
-        return _Banner("odd", "It is not known whether the decoder uses its latent space.", "No ratio was computed.")
+        return _Banner("odd", "Whether the decoder uses its latent space is unknown.", "No ratio was computed.")
     if all(gate.get("passed") is True for gate in decoder.values()):
         return _Banner("good", "The decoder uses its latent space.", evidence)
-    return _Banner("odd", "The decoder uses its latent space, but less than wanted.", evidence)
+    return _Banner("odd", "The decoder uses its latent space, but less than required.", evidence)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class _Epoch:
 
 
 def _epochs(pictures: Path, album: Album) -> tuple[list[_Epoch], str]:
-    """Embed the reconstructions, the newest epoch first, as long as there is room."""
+    """Embed the reconstructions, the latest epoch first, within the size budget."""
     folders = {
         int(found.group(1)): folder
         for folder in pictures.glob("epoch_*")
@@ -115,7 +115,7 @@ def _epochs(pictures: Path, album: Album) -> tuple[list[_Epoch], str]:
         missing = len(files) - len(shown)
         if shown:
             note = (
-                f"{missing} more in pictures/{folders[epoch].name}/, left out to keep this page small."
+                f"{missing} more in pictures/{folders[epoch].name}/, omitted to keep this page small."
                 if missing
                 else ""
             )
@@ -123,15 +123,15 @@ def _epochs(pictures: Path, album: Album) -> tuple[list[_Epoch], str]:
         else:
             skipped.append(epoch)
     listing = ", ".join(str(epoch) for epoch in sorted(skipped))
-    return epochs, f"Not shown here, to keep this page small: epoch {listing} (in pictures/)." if skipped else ""
+    return epochs, f"Omitted to keep this page small: epoch {listing} (in pictures/)." if skipped else ""
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write ``report.html`` from what lies in a run directory.
+    """Write ``report.html`` from the files in a run directory.
 
     Args:
-        run_dir: holds any of ``gates.json``, ``metrics.jsonl``, ``config.yaml``, ``environment.json``, ``splits.csv``,
-            ``targets.json``, ``summary.json`` and ``pictures/``.
+        run_dir: contains any of ``gates.json``, ``metrics.jsonl``, ``config.yaml``, ``environment.json``,
+            ``splits.csv``, ``targets.json``, ``summary.json`` and ``pictures/``.
 
     Returns:
         The path of the page.
@@ -146,7 +146,7 @@ def write_report(run_dir: Path) -> Path:
 
 
 def _page(run_dir: Path) -> dict[str, Any]:
-    """Collect what the template shows."""
+    """Collect the content of the template."""
     config, summary = read_mapping(run_dir / "config.yaml"), read_mapping(run_dir / "summary.json")
     metrics = read_metrics(run_dir / "metrics.jsonl")
     experiment = value_at(config, "experiment.name") or config.get("experiment") or config.get("name")
@@ -171,7 +171,7 @@ def _passed(
 ) -> dict[str, Any]:
     listed = loaded.get("gates")
     gates = [gate for gate in listed if isinstance(gate, Mapping)] if isinstance(listed, list) else []
-    # A run that the collapse watch stopped has no gates, but its last epoch says why it was stopped.
+    # A run that is not evaluated has no gates, but its last epoch says whether it has collapsed.
     watched = not gates and bool(metrics) and metrics[-1].get("diag/collapsed") == 1
     collapsed = summary.get("collapsed") is True or watched
     banners = [_overall_banner(gates)] if gates else []
@@ -194,7 +194,7 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _lacks(config: Mapping[str, Any]) -> set[str]:
-    """Return what a run of this configuration does not have for its pictures (see `PictureContext`)."""
+    """Return the fields of `PictureContext` that a run of this configuration does not have."""
     model = config.get("model")
     supervision = model.get("supervision") if isinstance(model, Mapping) else True
     of_volumes = {"volumes", "traversals", "targets", "correlation"}
@@ -204,13 +204,13 @@ def _lacks(config: Mapping[str, Any]) -> set[str]:
 
 
 def _left_out(config: Mapping[str, Any]) -> set[str]:
-    """Return the names of the pictures that the configuration leaves out."""
+    """Return the names of the pictures that the configuration removes."""
     parts = value_at(config, "pictures.parts")
     return {str(name) for name, part in parts.items() if part is None} if isinstance(parts, Mapping) else set()
 
 
 def _column_errors(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return what a run on a table has in place of pictures: the squared error of each column at the end."""
+    """Return what a run on a table shows instead of pictures: the final squared error of each column."""
     columns = value_at(config, "data.columns")
     last: Mapping[str, Any] = rows[-1] if rows else {}
     names = columns if isinstance(columns, list) else []
@@ -218,10 +218,10 @@ def _column_errors(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]])
 
 
 def _pictures(pictures: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Embed the pictures of every section, in their order, with the names of those that are missing."""
+    """Embed the pictures of every section in order, and the names of missing ones."""
     album = Album()
     lacking, left_out = _lacks(config), _left_out(config)
-    # The registered pictures come first, so that reconstructions get what is left of the budget.
+    # Registered pictures come first; reconstructions get the rest of the budget.
     sections: dict[Section, list[tuple[str, Picture | None]]] = {section: [] for section in SECTIONS}
     known = registered_pictures()
     for name, kind in known.items():
@@ -249,7 +249,7 @@ def _pretty(mapping: Mapping[str, Any]) -> str:
 
 
 def _clipped(text: str) -> str:
-    """Keep a page readable when a file is very long."""
+    """Truncate a very long text, to keep the page readable."""
     return (
         text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}\n… ({len(text) - LONGEST_TEXT} more characters)"
     )

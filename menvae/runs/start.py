@@ -1,4 +1,4 @@
-"""Where a run starts from, and the name that identifies it."""
+"""The start of a run: its name, and the checkpoints it starts from."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from menvae.runs.identity import run_hash
 from menvae.training.place import Place
 
 MEANING_OF_WEIGHTS = ("data.modalities", "data.columns", "model.partitions", "model.supervision")
-"""What a run must have in common with one whose weights it begins with, if it has it, beside names and shapes."""
+"""Keys in which a run must agree with the run whose weights it starts from, besides names and shapes of weights."""
 
 
 def identify(experiment: Experiment, data: Data, num_ranks: int) -> str:
-    """Return the name of a run, ``<name>_<hash>``: the same for all that leads to the same result."""
+    """Return the name of a run, ``<name>_<hash>``: equal for everything that gives the same result."""
     return run_name(experiment, data.data_hash, data.targets_hash, num_ranks)
 
 
 def run_name(experiment: Experiment, data_hash: str, targets_hash: str, num_ranks: int) -> str:
-    """Return the same from the hashes of the data alone, which are empty where the data are not known.
+    """Return the name of a run from the hashes of its data, which are empty if the data are not known.
 
     Raises:
-        UserError: a checkpoint that does not exist.
+        UserError: a checkpoint does not exist.
     """
     parts = (experiment.config, data_hash, targets_hash, num_ranks, _start(experiment))
     return f"{experiment.config['name']}_{run_hash(*parts)}"
 
 
 def checkpoint_identity(experiment: Experiment, data: Data, here: Place) -> dict[str, str]:
-    """Return what a checkpoint must have in common with a run that goes on from it, under the names users know."""
+    """Return what a checkpoint must have in common with a run that resumes from it, under names that users know."""
     return {
         **meaning_of_weights(experiment),
         "targets": data.targets_hash,
@@ -43,7 +43,7 @@ def checkpoint_identity(experiment: Experiment, data: Data, here: Place) -> dict
 
 def meaning_of_weights(experiment: Experiment) -> dict[str, str]:
     """Return the part of `checkpoint_identity` that is known without the data."""
-    supervision = ", ".join(f"{name} [{', '.join(told)}]" for name, told in experiment.supervision.items())
+    supervision = ", ".join(f"{name} [{', '.join(targets)}]" for name, targets in experiment.supervision.items())
     return {
         **experiment.source.identity,
         **({"model.supervision": supervision} if supervision else {}),
@@ -52,13 +52,13 @@ def meaning_of_weights(experiment: Experiment) -> dict[str, str]:
 
 
 def foreign_checkpoint(experiment: Experiment) -> Path | None:
-    """Return the checkpoint that ``trainer.resume`` names, if it names one."""
+    """Return the checkpoint that ``trainer.resume`` names, or None."""
     wish: str = experiment.settings["trainer"].resume
     return None if wish in ("auto", "never") else Path(wish).expanduser()
 
 
 def initial_weights(experiment: Experiment) -> Path | None:
-    """Return the checkpoint that ``trainer.init_from`` names, if it names one; of a run directory the best."""
+    """Return the checkpoint that ``trainer.init_from`` names, or None; for a run directory, its ``best.ckpt``."""
     wish: str | None = experiment.settings["trainer"].init_from
     if wish is None:
         return None
@@ -67,12 +67,12 @@ def initial_weights(experiment: Experiment) -> Path | None:
 
 
 def _start(experiment: Experiment) -> str:
-    """Return the digest of the checkpoints that the run begins with: they determine the result as the seed does."""
+    """Return the digests of the checkpoints that the run starts from: like the seed, they determine the result."""
     resumed, initial = foreign_checkpoint(experiment), initial_weights(experiment)
     if resumed is not None and not resumed.is_file():
-        raise UserError(f"trainer.resume: checkpoint '{resumed}' does not exist; allowed are auto, never and a file")
+        raise UserError(f"trainer.resume: checkpoint '{resumed}' does not exist; use auto, never or an existing file")
     if resumed is None and initial is not None and not initial.is_file():
-        raise UserError(f"trainer.init_from: '{initial}' does not exist; allowed are a run directory and a checkpoint")
+        raise UserError(f"trainer.init_from: '{initial}' does not exist; give a run directory or a checkpoint")
     of_parts = [path for bound in experiment.parts.values() for path in _checkpoints(bound.settings)]
     digests = []
     for path in filter(None, (resumed or initial, *of_parts)):
@@ -83,7 +83,7 @@ def _start(experiment: Experiment) -> str:
 
 
 def _checkpoints(settings: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield the checkpoints that a part and the parts inside it name; it has read them already, so they are there."""
+    """Yield the checkpoints that a part and its nested parts name; they exist, because the part has read them."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from _checkpoints(value)
@@ -92,7 +92,7 @@ def _checkpoints(settings: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _files(path: Path) -> list[Path]:
-    """Return the file itself, or the files that lie in a folder, hidden ones left out."""
+    """Return the file itself, or the files in a folder, without hidden ones."""
     if not path.is_dir():
         return [path]
     return sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))

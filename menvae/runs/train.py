@@ -1,4 +1,4 @@
-"""The life of one run: where it lives, training with everything written down, its results, its end."""
+"""The life of one run: its directory, training with records, results, and end."""
 
 from __future__ import annotations
 
@@ -39,27 +39,28 @@ from menvae.training.settings import TrainerSettings
 
 _log = logging.getLogger(__name__)
 
-_PATIENCE_OF_JOBS_S = 60.0  # for the lock of a run: the process before may be writing its last checkpoint
+_PATIENCE_OF_JOBS_S = 60.0  # for the lock of a run: the previous process may still write its last checkpoint
 _PATIENCE_WHEN_STOPPED_S = 10.0  # for trackers: schedulers kill 30 s after their signal
 
 
 def train(composed: DictConfig, job: Job | None = None) -> int:
-    """Train, evaluate and report one run; go on with it if it was begun, only report it if it is finished.
+    """Train, evaluate and report one run; resume it if it is unfinished, only report it if it is finished.
 
-    With ``trainer.devices`` larger than 1 this process starts the ranks and waits for them, unless it is one.
+    With ``trainer.devices`` larger than 1, this process starts the ranks and waits for them, unless it is a rank.
 
     Args:
         composed: configuration of ``conf/train.yaml``.
-        job: the same with its place in a sweep, if it is a job of one.
+        job: the job, if a launcher or another rank started this process.
 
     Returns:
-        An exit code: ``DONE``, ``GATES_NOT_MET`` with ``gates.strict``, ``COLLAPSED`` where the watch ended the run, or
-        what `run_ranks` returns.
+        An exit code: ``DONE``, ``GATES_NOT_MET`` with ``gates.strict``, ``COLLAPSED`` if the watch ended the run, or
+        the return value of `run_ranks`.
 
     Raises:
-        UserError: configuration or data are wrong.
+        UserError: configuration or data are invalid.
         TrainingDivergedError: a loss or gradient is not finite.
-        RunInterruptedError: a signal or the time limit ended it; a checkpoint of every step done is written.
+        RunInterruptedError: a signal or the time limit stopped the run; a checkpoint with every finished step is
+            written.
     """
     experiment = Experiment.from_config(composed)
     settings: TrainerSettings = experiment.settings["trainer"]
@@ -78,7 +79,7 @@ def train(composed: DictConfig, job: Job | None = None) -> int:
 
 
 def _train_here(experiment: Experiment, job: Job | None, here: Place, stop: StopRequest) -> ExitCode:
-    """Be one rank of a run; on the main rank ``status.json`` says how it went, whatever happens."""
+    """Train as one rank of a run; the main rank records the outcome in ``status.json``, whatever happens."""
     check_writable(experiment.output_dir)
     data = experiment.load_data(here)
     directory = _open_directory(experiment, identify(experiment, data, here.num_ranks), job) if here.is_main else None
@@ -87,19 +88,19 @@ def _train_here(experiment: Experiment, job: Job | None, here: Place, stop: Stop
     failures = FailureLog(path)
     try:
         if status["state"] == "pruned" and (job is None or job.trial is None):
-            raise UserError(f"run '{path.name}' was {status['reason']}; trainer.resume=never trains it to its end")
+            raise UserError(f"run '{path.name}' was {status['reason']}; use trainer.resume=never to train it fully")
         if status["state"] in ("finished", "collapsed", "pruned"):
-            _log.info("run %s is %s already: nothing to train", path.name, status["state"])
+            _log.info("run %s is already %s: nothing to train", path.name, status["state"])
             if directory is not None:
                 _complete(experiment, data, here, directory, status, job)
         elif directory is not None:
             status = _main_rank_run(experiment, data, here, directory, stop, job)
         else:
             status = AssembledRun(experiment, data, here, path, stop, job).train_and_evaluate(None)
-        collectives.patient_barrier()  # rank 0 writes results: launchers end ranks that outlive the first
+        collectives.patient_barrier()  # rank 0 still writes results, and launchers end all ranks once one has left
         return _conclude(experiment, directory, status)
     except Exception as error:
-        if stop.reason and here.num_ranks > 1:  # another rank obeyed first, and this one lost its connection
+        if stop.reason and here.num_ranks > 1:  # another rank stopped first, and this one lost its connection
             _set_status(directory, "interrupted", stop.reason)
             raise RunInterruptedError(stop.reason) from error
         if not isinstance(error, OtherRankFailedError):
@@ -116,7 +117,7 @@ def _train_here(experiment: Experiment, job: Job | None, here: Place, stop: Stop
 
 
 def _set_status(directory: RunDirectory | None, state: Literal["failed", "interrupted"], reason: str) -> None:
-    """Write down how a run that had begun ended early."""
+    """Record that a running run ended early, and why."""
     if directory is not None and directory.status()["state"] == "running":
         directory.set_status(state, reason=reason, **describe_process())
 
@@ -126,15 +127,15 @@ def _open_directory(experiment: Experiment, identity: str, job: Job | None) -> R
     if job is not None and job.run is not None:
         if not job.run.startswith(identity):
             raise UserError(
-                f"this job was to be run '{job.run}', and with today's data it is '{identity}': the data changed after "
-                "the sweep was launched; launch it again"
+                f"the data changed after the sweep was launched: this job was planned as run '{job.run}' but is now "
+                f"'{identity}'; launch the sweep again"
             )
         return RunDirectory(runs / job.run, _PATIENCE_OF_JOBS_S)
     return RunDirectory.choose(runs, identity, new=experiment.settings["trainer"].resume == "never")
 
 
 def _conclude(experiment: Experiment, directory: RunDirectory | None, status: Mapping[str, Any]) -> ExitCode:
-    """Show the gates on the main rank and turn the run's end into an exit code."""
+    """Show the gates on the main rank, and return the exit code of the run."""
     if directory is not None:
         from menvae.runs.gates_table import gates_table
 
@@ -151,7 +152,7 @@ def _conclude(experiment: Experiment, directory: RunDirectory | None, status: Ma
 def _main_rank_run(
     experiment: Experiment, data: Data, here: Place, directory: RunDirectory, stop: StopRequest, job: Job | None
 ) -> dict[str, Any]:
-    """Train with everything written down; status and trackers learn of the end, however it comes."""
+    """Train with all records; report the outcome to ``status.json`` and trackers, also after an error."""
     logs.configure(directory.path)
     _log.info("run %s", directory.path)
     directory.set_status("running", **describe_process())
@@ -165,7 +166,7 @@ def _main_rank_run(
         trackers.start(*facts, local, datasets_of(experiment, data))
         first_epoch = run.trainer.state.epoch + 1
         max_epochs = experiment.settings["trainer"].max_epochs
-        if run.trainer.state.step:  # another process may have been ended before it drew, and no step may be left
+        if run.trainer.state.step:  # an earlier process may have ended before drawing, and no step may be left
             draw()
         with TrainingProgress(max_epochs, data.train.steps_per_epoch, first_epoch) as progress:
             status = run.train_and_evaluate(
@@ -181,7 +182,7 @@ def _main_rank_run(
         trackers.finish("FAILED", {"menvae.state": "failed"})
         raise
     hand_over(trackers, experiment.settings["tracking"], directory, status)
-    directory.set_status(**status)  # only now: a run that was killed before is taken up again and ends the same
+    directory.set_status(**status)  # last: a run killed before this line is resumed and ends the same way
     _prune(experiment, directory)
     return status
 
@@ -194,7 +195,7 @@ def _prune(experiment: Experiment, directory: RunDirectory) -> None:
 def _complete(
     experiment: Experiment, data: Data, here: Place, directory: RunDirectory, status: dict[str, Any], job: Job | None
 ) -> None:
-    """Do what was left when a run ended: a tracker was away or off, or the process was killed at the very end."""
+    """Complete a finished run: add embeddings, send results to trackers that lack them, prune the checkpoint."""
     if data.embedded is not None:
         add_others(directory.path / "embeddings.npz", data)
     settings: TrackingSettings = experiment.settings["tracking"]

@@ -1,4 +1,4 @@
-"""Schedules: pure functions of progress, written for ``curriculum.reference_epochs``; learning rates use them too."""
+"""Schedules of weights and learning rates: pure functions of progress, in reference epochs."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ class Schedule(Protocol):
     """A factor as a function of progress."""
 
     def __call__(self, progress: Progress) -> float:
-        """Return the factor that multiplies a weight or a learning rate now."""
+        """Return the factor on a weight or learning rate at ``progress``."""

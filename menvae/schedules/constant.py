@@ -1,4 +1,4 @@
-"""A factor that never changes."""
+"""Constant factor."""
 
 from __future__ import annotations
 

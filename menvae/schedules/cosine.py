@@ -1,4 +1,4 @@
-"""Cosine decay after a linear warm-up, the usual schedule of a learning rate."""
+"""Cosine decay after a linear warm-up, the usual learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from menvae.types import Progress
 
 @register("schedule", "cosine", reference="Loshchilov & Hutter 2017")
 class Cosine:
-    """Linearly to 1 over ``warmup``, then half a cosine to ``final`` at the end of the run."""
+    """Rise linearly to 1 over ``warmup``, then follow half a cosine to ``final`` at the end of the run."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Cyclical annealing that ends on a plateau."""
+"""Cyclical annealing with a final plateau."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from menvae.types import Progress
 
 @register("schedule", "cyclical", reference="Fu et al. 2019")
 class Cyclical:
-    """``cycles`` equal cycles over ``length``: each rises linearly from 0 to 1 over ``ratio`` of it, then stays at 1.
+    """``cycles`` equal cycles over ``length``; each rises linearly from 0 to 1 over a share ``ratio``, then stays at 1.
 
-    After ``length`` the factor stays at 1: the cycles do not start again.
+    After ``length`` the factor stays at 1.
     """
 
     def __init__(
@@ -22,7 +22,7 @@ class Cyclical:
         length: Annotated[float, Field(gt=0.0)] = 240.0,
         ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5,
     ) -> None:
-        """Args: cycles: how many. length: of all together, in reference epochs. ratio: rising share of a cycle."""
+        """Args: cycles: number of cycles. length: total, in reference epochs. ratio: rising share of a cycle."""
         self.cycles, self.length, self.ratio = cycles, length, ratio
 
     def __call__(self, progress: Progress) -> float:

@@ -1,4 +1,4 @@
-"""A warm-up that rises fast at first and levels off."""
+"""Warm-up that rises fast at first and levels off."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from menvae.types import Progress
 
 @register("schedule", "exponential", reference="SemiVAE, recommendations after Run 6")
 class Exponential:
-    """0 until ``start``, then 1 - exp(-rate t) with t from 0 to 1 over ``length``, and that of t = 1 from there on."""
+    """0 until ``start``, then 1 - exp(-rate t), with t from 0 to 1 over ``length`` and constant afterwards."""
 
     def __init__(
         self,
@@ -24,12 +24,12 @@ class Exponential:
 
         Args:
             start: last reference epoch at which the factor is 0.
-            length: of the rise, in reference epochs.
-            rate: how many times faster than a straight line it begins.
+            length: length of the rise in reference epochs.
+            rate: initial slope relative to a linear rise to 1.
         """
         self.start, self.length, self.rate = start, length, rate
 
     def __call__(self, progress: Progress) -> float:
-        """Return the factor at ``progress``; its plateau is 1 - exp(-rate): 0.993 for the rate of the report, 5."""
+        """Return the factor at ``progress``; the plateau is 1 - exp(-rate), 0.993 at the report's rate of 5."""
         share = min(1.0, max(0.0, (progress.epoch - self.start) / self.length))
         return 1.0 - math.exp(-self.rate * share)

@@ -10,7 +10,7 @@ from menvae.types import Progress
 
 @register("schedule", "linear", reference="SemiVAE Run 6")
 class Linear:
-    """``initial`` until ``start``, linearly to 1 over ``length``; later, if asked, linearly down to ``decay_to``."""
+    """``initial`` until ``start``, linear to 1 over ``length``; optionally linear to ``decay_to`` afterwards."""
 
     def __init__(
         self,
@@ -22,14 +22,14 @@ class Linear:
         decay_length: Annotated[float, Field(ge=0.0)] = 0.0,
         decay_to: Annotated[float, Field(ge=0.0)] = 1.0,
     ) -> None:
-        """All positions and lengths are in reference epochs.
+        """Set the curve; positions and lengths are in reference epochs.
 
         Args:
             start: last epoch at which the factor is ``initial``.
-            length: length of the rise; 0 is a step.
+            length: length of the rise; 0: a step.
             initial: factor before the rise.
-            decay_start: where the decay begins; None is never.
-            decay_length: length of the decay; 0 is a step.
+            decay_start: start of the decay; None: no decay.
+            decay_length: length of the decay; 0: a step.
             decay_to: factor after the decay.
         """
         self.start, self.length, self.initial = start, length, initial
@@ -44,7 +44,7 @@ class Linear:
 
 
 def ramp(epoch: float, start: float, length: float) -> float:
-    """Return 0 up to ``start``, 1 from ``start + length`` on, linear between.
+    """Return 0 up to ``start``, 1 from ``start + length`` on, and interpolate linearly between.
 
     >>> [ramp(epoch, 30, 40) for epoch in (30, 50, 70, 400)]
     [0.0, 0.5, 1.0, 1.0]

@@ -1,1 +1,1 @@
-"""Pure tensor functions, each checked against a closed form or another implementation."""
+"""Pure tensor functions, each tested against a closed form or another implementation."""

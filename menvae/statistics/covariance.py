@@ -1,4 +1,4 @@
-"""Covariance of latents over a batch, and how far it is from that of independent, standardised ones."""
+"""Covariance of latents over a batch, and its distance from the identity."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def covariance(rows_NF: Tensor) -> Tensor:
-    """Covariance [F, F] of N rows, divided by N: that of the distribution that draws one of these rows.
+    """Covariance [F, F] of N rows, divided by N.
 
-    Kumar et al. divide by N too; the unbiased estimate would divide by N - 1. Rows are centred first.
+    Kumar et al. also divide by N; the unbiased estimate would divide by N - 1. Rows are centred first.
 
     Args:
-        rows_NF: [N, F], in float32 or better.
+        rows_NF: [N, F], at least float32.
 
     >>> covariance(torch.tensor([[0.0, 1.0], [2.0, 5.0]]))
     tensor([[1., 2.],
@@ -36,17 +36,17 @@ def aggregate_covariance(mean_NF: Tensor, logvar_NF: Tensor) -> Tensor:
 
 
 def off_diagonal_sqr(matrix: Tensor) -> Tensor:
-    """Sum of the squared entries beside the diagonal."""
+    """Sum of the squared off-diagonal entries."""
     return (matrix - torch.diag(torch.diagonal(matrix))).square().sum()
 
 
 def diagonal_from_one_sqr(matrix: Tensor) -> Tensor:
-    """Sum of the squared differences of the diagonal from 1."""
+    """Sum of the squared differences between the diagonal and 1."""
     return (torch.diagonal(matrix) - 1.0).square().sum()
 
 
 def squared_correlations(covariance_FF: Tensor) -> Tensor:
-    """Squared Pearson correlations of a covariance matrix; 0 where a variance is 0.
+    """Squared Pearson correlations [F, F] from a covariance matrix; 0 where a variance is 0.
 
     >>> squared_correlations(torch.tensor([[4.0, 2.0, 0.0], [2.0, 4.0, 0.0], [0.0, 0.0, 0.0]]))[0]
     tensor([1.0000, 0.2500, 0.0000])

@@ -1,4 +1,4 @@
-"""Densities, divergences and products of diagonal Gaussians, and the free bits that bound a divergence from below."""
+"""Densities and products of diagonal Gaussians, and free bits, a lower bound on a divergence."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LOG_2_PI = math.log(2.0 * math.pi)
 def log_density(x: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
     """Log N(x; mean, exp(logvar)) of every entry, in nats: -(log 2 pi + logvar + (x - mean)^2 / exp(logvar)) / 2.
 
-    The difference is taken before it is squared. Expanded into x^2 - 2 x mean + mean^2, the three cancel each other:
-    at a log variance of -6 and a mean of 20 float32 is then off by more than 10 nats over 128 dimensions.
+    The square is not expanded into x^2 - 2 x mean + mean^2, whose terms cancel: at a log variance of -6 and a mean of
+    20, float32 would then be off by more than 10 nats over 128 dimensions.
 
     Args:
-        x: any shape, in float32 or better.
-        mean: shape that broadcasts with that of ``x``.
-        logvar: the same.
+        x: any shape, at least float32.
+        mean: broadcastable to ``x``.
+        logvar: broadcastable to ``x``.
 
     >>> log_density(torch.tensor(20.1), torch.tensor(20.0), torch.tensor(-6.0))
     tensor(0.0639)
@@ -41,7 +41,7 @@ def free_bits(kl_BZ: Tensor, nats_per_dim: float | Tensor, clamping: FreeBitsCla
 
     Args:
         kl_BZ: KL per subject and dimension in nats [B, Z], or its batch mean [1, Z].
-        nats_per_dim: the floor, one for all dimensions or one each [Z]; 0 leaves the KL as it is.
+        nats_per_dim: floor of all dimensions, or of each [Z]; 0 does not change the KL.
         clamping: ``batch_mean`` compares the batch mean of each dimension with the floor, ``per_sample`` each entry.
 
     Returns:
@@ -57,7 +57,7 @@ def free_bits(kl_BZ: Tensor, nats_per_dim: float | Tensor, clamping: FreeBitsCla
 
 
 def calibrated_nats(mean_squared_error: Tensor) -> Tensor:
-    """Negative Gaussian log likelihood per entry at the optimal shared variance, which is the mean squared error.
+    """Negative Gaussian log likelihood per entry at the optimal shared variance, the mean squared error.
 
     -log N(x; x', s^2) averaged over entries is (log 2 pi s^2 + mse / s^2) / 2; at s^2 = mse this is
     (log(2 pi mse) + 1) / 2 (Rybkin, Daniilidis & Levine 2021, eq. 6).
@@ -72,15 +72,15 @@ def calibrated_nats(mean_squared_error: Tensor) -> Tensor:
 
 
 def product_with_prior(mean_BMZ: Tensor, logvar_BMZ: Tensor, available_BM: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return mean and log variance of the product of M Gaussians and of the prior N(0, I), renormalised.
+    """Return mean and log variance of the renormalised product of M Gaussians and the prior N(0, I).
 
-    Precisions add up, and the mean is that of the factors, weighted by precision (Wu & Goodman 2018, section 2.2). Sums
-    of precisions are taken as log-sum-exp, so that no log variance overflows.
+    Precisions add up, and the mean is the precision-weighted mean of the factors (Wu & Goodman 2018, section 2.2).
+    Precisions are summed by log-sum-exp, so that no log variance overflows.
 
     Args:
-        mean_BMZ: of each factor [B, M, Z].
-        logvar_BMZ: of each factor [B, M, Z].
-        available_BM: which factors count, bool [B, M]; None: all. Without any the product is the prior.
+        mean_BMZ: means of the factors [B, M, Z].
+        logvar_BMZ: log variances of the factors [B, M, Z].
+        available_BM: factors to include, bool [B, M]; None: all. Without any, the product is the prior.
 
     Returns:
         Mean [B, Z] and log variance [B, Z], float32.

@@ -1,4 +1,4 @@
-"""Gompertz's curve of tumour growth, in closed form."""
+"""Gompertz curve of tumour growth, in closed form."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gompertz:
-    """V(t) of dV/dt = a V ln(K/V): ln V goes to ln K exponentially, ln V(t) = ln K + (ln V(0) - ln K) exp(-a t).
+    """Solution of dV/dt = a V ln(K/V): ln V(t) = ln K + (ln V(0) - ln K) exp(-a t).
 
     Attributes:
         first_mm3: V(0), positive.
-        capacity_mm3: K, positive; the volume at which growth ends.
+        capacity_mm3: K, positive; the limit of V.
         rate_per_year: a.
 
     Source: Laird 1964, Dynamics of tumour growth, Br J Cancer 18:490.
@@ -27,12 +27,12 @@ class Gompertz:
     rate_per_year: float
 
     def __post_init__(self) -> None:
-        """Refuse volumes that have no logarithm."""
+        """Raise ValueError unless both volumes are finite and positive."""
         for name, value in (("first_mm3", self.first_mm3), ("capacity_mm3", self.capacity_mm3)):
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive, got {value}")
 
     def volume_mm3(self, years: float) -> float:
-        """Volume ``years`` after the first visit."""
+        """Return the volume in mm^3 ``years`` after the first visit."""
         start, end = math.log(self.first_mm3), math.log(self.capacity_mm3)
         return math.exp(end + (start - end) * math.exp(-self.rate_per_year * years))

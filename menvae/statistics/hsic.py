@@ -1,6 +1,6 @@
 """Hilbert-Schmidt independence criterion with Gaussian kernels k(x, y) = exp(-|x - y|^2 / (2 bandwidth^2)).
 
-It is 0 for independent blocks of variables only, as distance covariance is, but looks at one scale of distances: the
+Like distance covariance, it is 0 only for independent blocks of variables, but it has a scale of distances, the
 bandwidth. Sources: Gretton, Bousquet, Smola & Schoelkopf 2005 (biased), Song, Smola, Gretton, Bedo & Borgwardt 2012,
 eq. 5 (unbiased: U-centred products of kernels whose diagonal is set to 0).
 """
@@ -21,18 +21,18 @@ Estimator = Literal["unbiased", "biased"]
 def median_distances(distances_KMN: Tensor) -> Tensor:
     """Median distance [K] from M rows to the others, without gradient: the usual bandwidth (Gretton et al. 2005).
 
-    Of an even number of distances it is the lower of the two in the middle. Where it is 0 (half of the rows coincide)
-    it is the mean distance instead, and 1 for a constant block.
+    For an even number of distances it is the lower of the middle two. If it is 0 (half of the distances are 0), the
+    mean distance replaces it, and for a constant block 1.
 
     Args:
-        distances_KMN: distances of M rows to N > 1 rows, themselves among them.
+        distances_KMN: distances from M rows to N > 1 rows that include these M.
 
     >>> median_distances(distances(torch.tensor([[0.0], [1.0], [3.0]]))[None])
     tensor([2.], dtype=torch.float64)
     """
     num_rows, num_others = distances_KMN.shape[1], distances_KMN.shape[2] - 1
     flat = distances_KMN.detach().flatten(1)
-    # the M distances of rows to themselves are 0 and come first
+    # the M self-distances are 0 and come first
     median = flat.kthvalue(num_rows + (num_rows * num_others + 1) // 2, dim=1).values
     mean = flat.sum(dim=1) / (num_rows * num_others)
     return torch.where(median > 0.0, median, torch.where(mean > 0.0, mean, 1.0))
@@ -48,7 +48,7 @@ def hsic(blocks: Sequence[Tensor], bandwidth: float | None = None, estimator: Es
 
     Args:
         blocks: K tensors [N, F_k] of the same subjects; N > 3, for ``biased`` N > 1.
-        bandwidth: of the kernels; None is the median distance of each block.
+        bandwidth: bandwidth of the kernels; None: the median distance of each block.
         estimator: ``unbiased`` may be negative; ``biased`` is (N - 1)^-2 trace(K H L H).
 
     Returns:
@@ -69,9 +69,9 @@ def hsic(blocks: Sequence[Tensor], bandwidth: float | None = None, estimator: Es
 def normalised_hsic(
     blocks: Sequence[Tensor], bandwidth: float | None = None, estimator: Estimator = "unbiased"
 ) -> Tensor:
-    """HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y)) [K, K], that is kernel alignment; the arguments are those of `hsic`.
+    """HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y)) [K, K], i.e. kernel alignment; same arguments as `hsic`.
 
-    It is 1 on the diagonal and 0 for a constant block (Cortes, Mohri & Rostamizadeh 2012, definition 4).
+    It is 1 on the diagonal, and 0 for a constant block (Cortes, Mohri & Rostamizadeh 2012, definition 4).
     """
     with torch.autocast(blocks[0].device.type, enabled=False):
         return normalised(*_products(blocks, bandwidth, estimator))
@@ -86,15 +86,15 @@ def bordered_hsic(
     estimator: Estimator = "unbiased",
     normalise: bool = True,
 ) -> Tensor:
-    """`hsic` or `normalised_hsic` of distances that are known but for a batch; the gradient is the batch's.
+    """`hsic` or `normalised_hsic` from known distances and those of a batch; only the batch has a gradient.
 
     Args:
-        border_KBN: distances of the batch's rows to all (see `menvae.statistics.pairwise.distances_of`).
-        inner_KNN: distances among all rows; those of the batch's are not used. None where the batch is all.
-        slots_B: which of the N rows are the batch's; 0 to N - 1 in order where there is no ``inner_KNN``.
-        bandwidths_K: of the kernels.
+        border_KBN: distances from the batch's rows to all rows (see `menvae.statistics.pairwise.distances_of`).
+        inner_KNN: distances between all rows; those of the batch's rows are ignored. None if there are no other rows.
+        slots_B: indices of the batch's rows; 0 to N - 1 in order without ``inner_KNN``.
+        bandwidths_K: bandwidths of the kernels.
         estimator: see `hsic`.
-        normalise: divide by both lengths.
+        normalise: return `normalised_hsic`.
 
     Raises:
         ValueError: too few rows.

@@ -1,14 +1,14 @@
-"""Inner products of centred matrices of pairs, such as distances or kernels, without ever centring one.
+"""Inner products of centred pairwise matrices, such as distances or kernels, without centring them explicitly.
 
-Centring takes row means and column means off a symmetric matrix and puts the total mean back. For matrices A and B with
-row sums a_i, b_i and totals a, b, the inner product of their centred forms is
+Centring subtracts the row and column means of a symmetric matrix and adds the total mean. For matrices A and B with row
+sums a_i, b_i and totals a, b, the inner product of their centred forms is
 
     scale (sum_ij A_ij B_ij - row_factor sum_i a_i b_i + total_factor a b),
 
-where `Centring` holds the three factors. Its derivative by A_ij is scale times B_ij, centred; so what belongs to some
-rows needs those rows of B and the row sums only.
+where `Centring` holds the three factors. Its derivative with respect to A_ij is scale times centred B_ij, so the
+gradient of some rows needs only these rows of B and the row sums.
 
-Legend: K blocks of variables (matrices), N rows in all, B rows of the batch among them, Z columns.
+Shape suffixes: K blocks of variables (matrices), N rows in total, B of them in the batch, Z columns.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from menvae.differentiation import first_order
 __all__ = ["MIN_ROWS", "Centring", "bordered_products", "centred_products", "distances", "distances_of", "normalised"]
 
 MIN_ROWS = 4
-"""The U-centred estimators need n > 3."""
+"""Smallest number of rows of the U-centred estimators."""
 
 ROUNDING = 1e-12
-"""A variance below this share of the mean squared entry is 0 but for rounding."""
+"""A variance below this share of the mean squared entry counts as 0."""
 
 Bounds = Sequence[tuple[int, int]]
 """(start, stop) of the columns of each block."""
@@ -36,7 +36,7 @@ Bounds = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True)
 class Centring:
-    """Factors of the inner product of centred matrices (see the module)."""
+    """Factors of the inner product of centred matrices (see the module docstring)."""
 
     scale: float
     row_factor: float
@@ -44,45 +44,45 @@ class Centring:
 
     @classmethod
     def unbiased(cls, n: int) -> Centring:
-        """U-centring of matrices with a zero diagonal, averaged over n (n - 3) (Szekely & Rizzo 2014, definition 2).
+        """U-centring of matrices with a zero diagonal, divided by n (n - 3) (Szekely & Rizzo 2014, definition 2).
 
         Raises:
             ValueError: fewer than 4 rows.
         """
         if n < MIN_ROWS:
-            raise ValueError(f"a statistic of {n} rows is undefined; the U-centred estimator needs more than 3")
+            raise ValueError(f"a statistic of {n} rows is undefined; the U-centred estimator needs at least 4")
         return cls(1.0 / (n * (n - 3)), 2.0 / (n - 2), 1.0 / ((n - 1) * (n - 2)))
 
     @classmethod
     def biased(cls, n: int) -> Centring:
-        """Double centring, over (n - 1)^2 (Gretton et al. 2005, definition 2).
+        """Double centring, divided by (n - 1)^2 (Gretton et al. 2005, definition 2).
 
         Raises:
             ValueError: fewer than 2 rows.
         """
         if n < 2:
-            raise ValueError(f"a statistic of {n} rows is undefined; it needs 2 or more")
+            raise ValueError(f"a statistic of {n} rows is undefined; it needs at least 2")
         return cls(1.0 / (n - 1) ** 2, 2.0 / n, 1.0 / n**2)
 
 
 def distances(rows_NF: Tensor) -> Tensor:
-    """Euclidean distances [N, N] in double precision; the gradient at distance 0 is 0, the diagonal exactly 0."""
+    """Euclidean distances [N, N] in double precision, with an exact 0 diagonal and gradient 0 at distance 0."""
     rows = rows_NF.double()
     return _between(rows, rows)
 
 
 def distances_of(rows_BZ: Tensor, all_NZ: Tensor, bounds: Bounds) -> Tensor:
-    """Distances [K, B, N] from some rows to all rows, one matrix a block of columns, in double precision.
+    """Euclidean distances [K, B, N] from some rows to all rows, one matrix per block of columns, in double precision.
 
-    ``all_NZ`` may contain the same rows; it counts as constant, and the gradient at distance 0 is 0. A distance has the
-    same bits whichever other rows are asked for with it, and in either direction.
+    ``all_NZ`` is treated as constant and may contain the same rows; the gradient at distance 0 is 0. Each distance is
+    bitwise symmetric and independent of the other rows.
     """
     found: Tensor = _DistancesOf.apply(rows_BZ.double(), all_NZ.detach().double(), tuple(bounds))  # type: ignore[no-untyped-call]
     return found
 
 
 def centred_products(matrices_KNN: Tensor, centring: Centring) -> tuple[Tensor, Tensor]:
-    """Return the inner products [K, K] of centred symmetric matrices, and their mean squared entries [K], detached."""
+    """Return inner products [K, K] of centred symmetric matrices, and their detached mean squared entries [K]."""
     products, row_sums = _raw_products(matrices_KNN)
     mean_squares = torch.diagonal(products.detach()) / matrices_KNN.shape[-1] ** 2
     return _centred(products, row_sums, centring), mean_squares
@@ -91,24 +91,24 @@ def centred_products(matrices_KNN: Tensor, centring: Centring) -> tuple[Tensor, 
 def bordered_products(
     border_KBN: Tensor, inner_KNN: Tensor | None, slots_B: Tensor, centring: Centring
 ) -> tuple[Tensor, Tensor]:
-    """`centred_products` of matrices that are known but for the rows and columns of a batch.
+    """`centred_products` of known matrices in which the rows and columns of a batch are replaced.
 
-    The gradient goes to the border alone. Its entry (i, j) is the derivative by what row i and row j have in common, so
-    that the border must be a function of the batch's rows in which the other row of a pair counts as constant, as
-    `distances_of` is; each of two rows of the batch then gets its own share.
+    Only the border has a gradient. Entry (i, j) is the derivative with respect to the value shared by rows i and j, so
+    the border must be a function of the batch's rows that treats the other row of a pair as constant, as
+    `distances_of` does; each of two rows of the batch then gets its own share.
 
     Args:
-        border_KBN: the rows of the batch.
-        inner_KNN: constant; what stands in rows and columns of the batch is not used. None where B = N.
-        slots_B: which of the N rows are the batch's; 0 to N - 1 in order where there is no ``inner_KNN``.
-        centring: made for N.
+        border_KBN: rows of the batch.
+        inner_KNN: constant; its rows and columns of the batch are ignored. None if B = N.
+        slots_B: indices of the batch's rows; 0 to N - 1 in order without ``inner_KNN``.
+        centring: factors for N rows.
     """
     products, mean_squares = _BorderedProducts.apply(border_KBN, inner_KNN, slots_B, centring)  # type: ignore[no-untyped-call]
     return products, mean_squares
 
 
 def normalised(products_KK: Tensor, mean_squares_K: Tensor) -> Tensor:
-    """Divide inner products by both lengths: correlations [K, K], 0 (without gradient) where a length is 0."""
+    """Divide inner products by both lengths: correlations [K, K], 0 without gradient where a length is 0."""
     squared_lengths = torch.diagonal(products_KK)
     positive = squared_lengths > ROUNDING * mean_squares_K
     shares = torch.where(positive, squared_lengths, 1.0).rsqrt() * positive
@@ -116,7 +116,7 @@ def normalised(products_KK: Tensor, mean_squares_K: Tensor) -> Tensor:
 
 
 def _between(rows_BF: Tensor, others_NF: Tensor) -> Tensor:
-    # by way of a matrix product the diagonal would not be 0, and large offsets would cost digits
+    # a matrix product would give a non-zero diagonal and lose digits to large offsets
     return torch.cdist(rows_BF, others_NF, compute_mode="donot_use_mm_for_euclid_dist")
 
 
@@ -132,7 +132,7 @@ def _centred(products_KK: Tensor, row_sums_KN: Tensor, centring: Centring) -> Te
 
 
 class _DistancesOf(torch.autograd.Function):
-    """The backward pass needs one matrix product instead of a pass over B x N x Z differences."""
+    """Distances with a backward pass by one matrix product instead of a pass over B x N x Z differences."""
 
     @staticmethod
     def forward(ctx: Any, rows_BZ: Tensor, all_NZ: Tensor, bounds: Bounds) -> Tensor:
@@ -155,7 +155,7 @@ class _DistancesOf(torch.autograd.Function):
 
 
 class _BorderedProducts(torch.autograd.Function):
-    """Closed-form gradient of the rows of the batch, from those rows, the row sums and the totals."""
+    """Products with the closed-form gradient of the batch's rows, from these rows, the row sums and the totals."""
 
     @staticmethod
     def forward(

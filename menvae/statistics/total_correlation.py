@@ -1,17 +1,17 @@
 """Log densities of the aggregate posterior q(z) = 1/N sum_n q(z|n), estimated on a batch of M of the N subjects.
 
-KL(q(z|n) || p(z)), averaged over n, is the sum of three parts (Chen et al. 2018, eq. 2), each a difference of the log
-densities that this module returns:
+KL(q(z|n) || p(z)), averaged over n, is the sum of three parts (Chen et al. 2018, eq. 2), each a difference of log
+densities that this module computes:
 
     mutual information   log q(z_i|i) - log q(z_i)
     total correlation    log q(z_i) - sum_k log q(z_ik)
     dimension-wise KL    sum_k log q(z_ik) - log p(z_i)
 
-Both estimators are log q(z_i) = logsumexp_j (log q(z_i|j) + log w_ij), with one weight for the subject that z_i was
-drawn from and one for all others (`Weights`); in the same way for each dimension. Both are biased at small M. That of
-``mws`` has a simple part: its q(z_i) is too small by a factor between M (posteriors that do not overlap) and N (all
-do), its total correlation in d dimensions too large by between (d - 1) log M and (d - 1) log N. Gradients are what it
-is for; never threshold its value.
+Both estimators are log q(z_i) = logsumexp_j (log q(z_i|j) + log w_ij), also per dimension, with one weight for the
+subject that z_i was drawn from and one for all others (`Weights`). Both are biased at small M. For ``mws``, part of the
+bias is simple: q(z_i) is too small by a factor between M (disjoint posteriors) and N (full overlap), so the total
+correlation in d dimensions is too large by between (d - 1) log M and (d - 1) log N. Use its gradients, but never
+threshold its value.
 
 Shape suffixes: R rows of z, M subjects, Z dimensions.
 """
@@ -30,15 +30,15 @@ from menvae.statistics.gaussian import LOG_2_PI, log_density
 Estimator = Literal["mws", "mss"]
 
 CHUNK_ENTRIES = {"cpu": 2**17, "cuda": 2**24}
-"""Entries of R x M x (dimensions at a time): what stays in the cache of a core, what fills a GPU."""
+"""Entries of R x M x (dimensions per chunk): fits the cache of a core, or fills a GPU."""
 
 
 class Weights(NamedTuple):
     """Logarithms of the weights w_ij of a batch.
 
     Attributes:
-        own: of the subject that z_i was drawn from.
-        other: of every other subject.
+        own: log weight of the subject that z_i was drawn from.
+        other: log weight of every other subject.
     """
 
     own: float
@@ -49,7 +49,7 @@ class LogDensities(NamedTuple):
     """Log densities of R latents in nats.
 
     Attributes:
-        own: log q(z_i|i), of the posterior that z_i was drawn from [R].
+        own: log q(z_i|i) [R], under the posterior that z_i was drawn from.
         joint: log q(z_i) [R].
         per_dimension: log q(z_ik) [R, Z].
     """
@@ -64,14 +64,15 @@ def weights(estimator: Estimator, num_rows: int, num_subjects: int) -> Weights:
 
     ``mws``, minibatch-weighted sampling (Chen et al. 2018, section 3.1): 1 / (N M) for all.
 
-    ``mss``, minibatch-stratified sampling (their appendix C.2): 1 / N for the own subject; of the other M - 1 the paper
-    gives one, picked at random, (N - M + 1) / (N (M - 1)) and the rest 1 / (M - 1). Here each has the average over who
-    is picked, (N - 1) / (N (M - 1)): the same expectation, less variance, and the order of rows does not matter. (The
-    authors' code puts these weights into columns instead of the diagonal, so that it does not tell the own subject.)
+    ``mss``, minibatch-stratified sampling (their appendix C.2): 1 / N for the own subject. Of the other M - 1, the
+    paper gives one, picked at random, (N - M + 1) / (N (M - 1)) and the rest 1 / (M - 1). Here each gets the average
+    over the pick, (N - 1) / (N (M - 1)): the same expectation with less variance, independent of the order of rows.
+    (The authors' code puts these weights into columns instead of the diagonal, so it does not single out the own
+    subject.)
 
     Args:
-        estimator: which.
-        num_rows: M, at least 1; with a single row both are 1 / N.
+        estimator: ``mws`` or ``mss``.
+        num_rows: M, at least 1; with a single row, both weights are 1 / N.
         num_subjects: N, at least M.
 
     >>> [round(math.exp(weight), 9) for weight in weights("mss", num_rows=5, num_subjects=10)]
@@ -89,7 +90,7 @@ def weights(estimator: Estimator, num_rows: int, num_subjects: int) -> Weights:
 def log_densities_by_broadcasting(
     z_RZ: Tensor, mean_MZ: Tensor, logvar_MZ: Tensor, log_weights: Weights, first: int = 0
 ) -> LogDensities:
-    """The definition, with R x M x Z numbers at once: what `log_densities` is checked against. Same arguments."""
+    """Reference implementation of `log_densities` with R x M x Z numbers in memory; same arguments."""
     pairwise_RMZ = log_density(z_RZ[:, None], mean_MZ[None], logvar_MZ[None])
     weight_RM = _weight_matrix(len(z_RZ), mean_MZ, log_weights, first)
     mine = slice(first, first + len(z_RZ))
@@ -109,21 +110,21 @@ def _weight_matrix(num_latents: int, like_MZ: Tensor, log_weights: Weights, firs
 def log_densities(
     z_RZ: Tensor, mean_MZ: Tensor, logvar_MZ: Tensor, log_weights: Weights, first: int = 0
 ) -> LogDensities:
-    """Log densities of latents under their own posterior and under the aggregate posterior of a batch.
+    """Log densities of latents under their own posterior and the aggregate posterior of a batch.
 
-    Where R x M x Z numbers are more than `CHUNK_ENTRIES` they are never there at once: the dimensions are gone through
-    a few at a time, and once more for the gradient, which is known in closed form. With the R rows of each rank against
-    the M rows of all ranks, no rank does the work of another.
+    If R x M x Z exceeds `CHUNK_ENTRIES`, the dimensions are processed in chunks, and again for the closed-form
+    gradient, so that the whole array is never in memory. Passing the R rows of each rank with the M rows of all ranks
+    divides the work between ranks.
 
     Args:
-        z_RZ: latents [R, Z], in float32 or better.
+        z_RZ: latents [R, Z], at least float32.
         mean_MZ: posterior means of the whole batch [M, Z].
         logvar_MZ: their log variances [M, Z].
-        log_weights: of the estimator, from `weights`.
+        log_weights: weights of the estimator, from `weights`.
         first: row of ``mean_MZ`` that z_RZ[0] was drawn from; z_RZ[i] was drawn from row first + i.
 
     Returns:
-        Sizes [R], [R], [R, Z]; differentiable once.
+        Tensors [R], [R], [R, Z]; differentiable once.
     """
     if len(z_RZ) * mean_MZ.numel() <= _chunk_entries(z_RZ):
         return log_densities_by_broadcasting(z_RZ, mean_MZ, logvar_MZ, log_weights, first)
@@ -138,11 +139,11 @@ class _AggregateLogDensities(torch.autograd.Function):
     """(z, mean, logvar) -> joint [R], per_dimension [R, Z].
 
     Precision e_jk = exp(-logvar_jk), scaled difference s_ijk = (z_ik - mean_jk) sqrt(e_jk / 2), log density
-    l_ijk = -s_ijk^2 - (log 2 pi + logvar_jk) / 2. The derivative of a weighted sum of the outputs by l_ijk is
+    l_ijk = -s_ijk^2 - (log 2 pi + logvar_jk) / 2. The derivative of a weighted sum of the outputs w.r.t. l_ijk is
 
         G_ijk = g_i softmax_j(sum_k l_ijk + log w_ij) + g_ik softmax_j(l_ijk + log w_ij),
 
-    and those of l_ijk by z_ik, mean_jk and logvar_jk are -s sqrt(2 e), s sqrt(2 e) and s^2 - 1/2.
+    and those of l_ijk w.r.t. z_ik, mean_jk and logvar_jk are -s sqrt(2 e), s sqrt(2 e) and s^2 - 1/2.
     """
 
     @staticmethod
@@ -183,7 +184,7 @@ class _AggregateLogDensities(torch.autograd.Function):
 
 
 class _Chunk:
-    """Scaled differences and log densities, [k, R, M] each, of k of the dimensions."""
+    """Scaled differences and log densities of k dimensions, each [k, R, M]."""
 
     def __init__(self, z_RZ: Tensor, mean_MZ: Tensor, logvar_MZ: Tensor, dims: slice) -> None:
         centre_k1 = mean_MZ[:, dims].mean(dim=0)[:, None]
@@ -196,10 +197,10 @@ class _Chunk:
         self.density_kRM = torch.addcmul(constant_kM[:, None, :], self.scaled_kRM, self.scaled_kRM, value=-1.0)
 
     def pull_back(self, flow_kRM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients by z [k, R], mean and logvar [k, M] from that by the densities; spoils the chunk.
+        """Backpropagate from the densities to z [k, R], mean and logvar [k, M]; overwrites the chunk.
 
-        sum_i G s^2 is taken as a product of matrices, sqrt(e / 2) (sum_i G s z - mean sum_i G s): a single difference,
-        of centred numbers.
+        sum_i G s^2 is a matrix product, sqrt(e / 2) (sum_i G s z - mean sum_i G s): a single difference of centred
+        numbers.
         """
         ones_k1R = torch.ones_like(self.z_kR)[:, None, :]
         total_kM = torch.bmm(ones_k1R, flow_kRM).squeeze(1)
@@ -216,6 +217,6 @@ def _chunk_entries(z_RZ: Tensor) -> int:
 
 
 def _chunks(z_RZ: Tensor, mean_MZ: Tensor) -> list[slice]:
-    """Return slices of the dimensions that keep a chunk below `CHUNK_ENTRIES`."""
+    """Return slices of the dimensions such that a chunk has at most `CHUNK_ENTRIES` entries, or one dimension."""
     step = max(1, _chunk_entries(z_RZ) // (len(z_RZ) * len(mean_MZ)))
     return [slice(start, start + step) for start in range(0, z_RZ.shape[1], step)]

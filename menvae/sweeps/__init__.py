@@ -1,1 +1,1 @@
-"""Runs among runs: their identity."""
+"""Sweeps: planning, launching and monitoring many runs."""

@@ -1,4 +1,4 @@
-"""Carrying a sweep out: plan, hand over what is left to do, watch until every point has met its fate, tell."""
+"""Execution of a sweep: submit the unfinished points, wait until all have ended, report."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from menvae.tracking.trackers import Trackers
 
 _log = logging.getLogger(__name__)
 
-_TOLD = "tracked.json"
-_SECONDS_UNTIL_LOST = 90.0  # network file systems may be that late
+_TRACKED = "tracked.json"
+_SECONDS_UNTIL_LOST = 90.0  # network file systems may be this slow
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Campaign:
     """One launch of a sweep.
 
     Attributes:
-        sweep: where it is written down.
-        runner: what runs it.
-        tracking: where runs are tracked; the sweep gets a run of its own there, the parent of its points' runs.
-        wait: whether to wait for the end.
+        sweep: sweep on disk.
+        runner: runner of the jobs.
+        tracking: settings of trackers; the sweep gets its own run there, the parent of its points' runs.
+        wait: whether to wait for the end of the jobs.
     """
 
     sweep: Sweep
@@ -50,32 +50,32 @@ class Campaign:
     def carry_out(
         self, planned: Sequence[PlannedPoint], stop: StopRequest, tags: Mapping[str, str]
     ) -> list[PointStatus]:
-        """Run what is left to do.
+        """Run the unfinished points.
 
         Args:
             planned: all points of this launch.
-            stop: looked at while waiting.
+            stop: stop request, checked while waiting.
             tags: further tags of the sweep's run in trackers.
 
         Returns:
-            The status of every point that can be; none without ``wait``.
+            The status of every point that can run; empty without ``wait``.
 
         Raises:
-            UserError: another process launches this sweep now.
+            UserError: another process is launching this sweep.
             RunInterruptedError: this process was asked to stop.
         """
         if all(point.problem for point in planned):
-            _tell_plan(planned, 0)
+            _log_plan(planned, 0)
             return []
         self.sweep.path.mkdir(parents=True, exist_ok=True)
         try:
             lock = FolderLock(self.sweep.path)
         except FolderIsLockedError as error:
-            raise UserError(f"sweep '{self.sweep.name}' is being launched by {error}; wait for it") from None
+            raise UserError(f"sweep '{self.sweep.name}' is being launched by {error}; wait until it ends") from None
         try:
             statuses = [point.status for point in planned if point.status]
-            is_told = all(self.tracking.active <= status.trackers for status in statuses)
-            if is_told and self._end(planned, statuses, tags) == self._told():
+            is_tracked = all(self.tracking.active <= status.trackers for status in statuses)
+            if is_tracked and self._end(planned, statuses, tags) == self._last_tracked():
                 return self._run(planned, stop)
             return self._run_tracked(planned, stop, tags)
         finally:
@@ -84,7 +84,7 @@ class Campaign:
     def _run_tracked(
         self, planned: Sequence[PlannedPoint], stop: StopRequest, tags: Mapping[str, str]
     ) -> list[PointStatus]:
-        (self.sweep.path / _TOLD).unlink(missing_ok=True)
+        (self.sweep.path / _TRACKED).unlink(missing_ok=True)
         trackers = self._trackers()
         trackers.start({}, {**ParentRun(self.sweep.path, self.sweep.name).tags, **tags}, LocalLog(self.sweep.path))
         state: Status = "KILLED"
@@ -96,12 +96,12 @@ class Campaign:
         finally:
             ends = self.wait or state == "KILLED"
             if ends and trackers.finish(state) >= self.tracking.active and state == "FINISHED":
-                write_json(self.sweep.path / _TOLD, end)
+                write_json(self.sweep.path / _TRACKED, end)
 
     def _end(
         self, planned: Sequence[PlannedPoint], statuses: Sequence[PointStatus], tags: Mapping[str, str]
     ) -> dict[str, Any]:
-        """Return what trackers are told of a sweep whose points are like that."""
+        """Return what trackers receive at the end of a sweep with these points."""
         is_done = all(status.fate.is_final for status in statuses) and not any(point.problem for point in planned)
         return {
             "state": "FINISHED" if is_done else "FAILED",
@@ -110,17 +110,17 @@ class Campaign:
         }
 
     def _trackers(self) -> Trackers:
-        """Return the trackers of the sweep's own run, the parent of its points' runs."""
+        """Return the trackers of the sweep's own run."""
         sweep = self.sweep
         return Trackers.of(
             TrackerContext(settings=self.tracking, output_dir=sweep.output_dir, run_dir=sweep.path, run_name=sweep.name)
         )
 
-    def _told(self) -> dict[str, Any] | None:
-        """Return what trackers were told last, if it was that all is finished."""
-        path = self.sweep.path / _TOLD
-        told: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
-        return told
+    def _last_tracked(self) -> dict[str, Any] | None:
+        """Return what trackers received last, if the sweep had finished."""
+        path = self.sweep.path / _TRACKED
+        tracked: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+        return tracked
 
     def _run(self, planned: Sequence[PlannedPoint], stop: StopRequest) -> list[PointStatus]:
         statuses = {point.status.point.run: point.status for point in planned if point.status is not None}
@@ -129,22 +129,22 @@ class Campaign:
             for point in planned
             if point.status is not None and not point.status.fate.is_final and not point.status.fate.is_active
         }
-        _tell_plan(planned, len(todo))
+        _log_plan(planned, len(todo))
         untracked = {
             status.point.run: point
             for point in planned
             if (status := point.status) is not None and status.fate.is_final and self.tracking.active - status.trackers
         }
         if untracked:
-            _log.info("%d finished runs are sent to trackers that lack them", len(untracked))
+            _log.info("sending %d finished runs to trackers that lack them", len(untracked))
             todo |= untracked
         jobs = {run: self.sweep.prepare(_point(point), point.config, point.trial) for run, point in todo.items()}
         points = {run: status.point for run, status in statuses.items()}
         for run in points.keys() - todo.keys():
-            self.sweep.keep(points[run])  # those that are finished, too, belong to the sweep
+            self.sweep.keep(points[run])  # finished points belong to the sweep too
         self._keep(points, self.runner.submit(jobs) if jobs else {})
         if not self.wait:
-            _log.info("submitted; menvae-sweep status tells how they are, the same command waits for them")
+            _log.info("submitted; menvae-sweep status shows their state, the same command waits for them")
             return []
         return self._watch(points, stop)
 
@@ -153,7 +153,7 @@ class Campaign:
             points[run] = self.sweep.submitted(points[run], submission)
 
     def _watch(self, points: dict[str, Point], stop: StopRequest) -> list[PointStatus]:
-        """Wait until nothing is active any more, telling every change."""
+        """Wait until no point is active, and log every change of state."""
         before: dict[str, Fate] = {}
         lost_since: dict[str, float] = {}
         while True:
@@ -176,7 +176,7 @@ class Campaign:
                 before[run] = status.fate
             settled = all(before.get(status.point.run) == status.fate for status in statuses)
             if settled and not self.runner.num_open and not any(status.fate.is_active for status in statuses):
-                _tell_end(statuses)
+                _log_end(statuses)
                 return statuses
             time.sleep(self.runner.poll_s)
 
@@ -186,20 +186,20 @@ def _point(planned: PlannedPoint) -> Point:
     return planned.status.point
 
 
-def _tell_plan(planned: Sequence[PlannedPoint], num_todo: int) -> None:
+def _log_plan(planned: Sequence[PlannedPoint], num_todo: int) -> None:
     fates = Counter(str(point.status.fate) for point in planned if point.status is not None)
     duplicates = sum(point.duplicate_of is not None for point in planned)
     problems = [point for point in planned if point.problem]
     counts = [f"{count} {fate}" for fate, count in fates.items()]
-    counts += [f"{duplicates} that another point is already"] if duplicates else []
-    counts += [f"{len(problems)} that cannot be"] if problems else []
+    counts += [f"{duplicates} duplicate{'s' * (duplicates > 1)}"] if duplicates else []
+    counts += [f"{len(problems)} that cannot run"] if problems else []
     _log.info("%d points: %s; %d to run", len(planned), ", ".join(counts), num_todo)
     for point in problems:
         _log.error("%s: %s", label_of(point.overrides), point.problem)
     other_code = [point for point in planned if point.other_code]
     if other_code:
         _log.warning(
-            "%d finished points were made by other code than today's; sweep.on_code_change=rerun runs them again",
+            "a different version of the code produced %d finished points; sweep.on_code_change=rerun runs them again",
             len(other_code),
         )
 
@@ -210,20 +210,20 @@ def _line(status: PointStatus) -> str:
     return f"{status.point.label}: {status.fate}{where}{reason}"
 
 
-def _tell_end(statuses: Sequence[PointStatus]) -> None:
+def _log_end(statuses: Sequence[PointStatus]) -> None:
     _log.info("%s", fate_counts(statuses))
     if any(status.fate != Fate.FINISHED for status in statuses):
         logs.show(status_table([status for status in statuses if status.fate != Fate.FINISHED]))
 
 
 def fate_counts(statuses: Sequence[PointStatus]) -> str:
-    """Return how many points met which fate: ``1 failed, 2 finished``."""
+    """Return the number of points with each fate, such as ``1 failed, 2 finished``."""
     counts = Counter(str(status.fate) for status in statuses)
     return ", ".join(f"{count} {fate}" for fate, count in counts.items())
 
 
 def status_table(statuses: Sequence[PointStatus]) -> Table:
-    """Return one row a point: number, overrides, fate, epochs, job, reason."""
+    """Return a table with one row per point: number, overrides, fate, epochs, job, reason."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("", "point", "fate", "epochs", "job", "reason"):
         table.add_column(column, overflow="fold")

@@ -1,4 +1,4 @@
-"""The composition root of sweeps: composed jobs become points, and a campaign that a launcher's runner carries out."""
+"""The composition root of sweeps: turns composed jobs into points, and runs them with a launcher's runner."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ Composed = tuple[Sequence[str], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one job of a launch.
+    """Result of one job of a launch.
 
     Attributes:
-        exit_code: as if it had been run here.
-        status: of its point; None for a configuration that cannot be.
+        exit_code: exit code as if the job had run in this process.
+        status: status of its point; None if it cannot run.
     """
 
     exit_code: int
@@ -53,7 +53,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Command:
-    """What was typed.
+    """The command line of a sweep.
 
     Attributes:
         swept: {key: its values}.
@@ -67,15 +67,14 @@ class Command:
 
 
 class Identifier:
-    """Composed configuration -> name of its run; every distinct model is built, and every cohort loaded, once."""
+    """Maps a composed configuration to the name of its run; builds every distinct model, and loads every cohort, once.
+
+    Args:
+        num_ranks: number of ranks of each run; None: ``trainer.devices``.
+        prepares: whether to prepare cohorts that the cache lacks, here instead of in every job.
+    """
 
     def __init__(self, num_ranks: int | None, *, prepares: bool = True) -> None:
-        """Set what it may do.
-
-        Args:
-            num_ranks: processes that will train together; None: as ``trainer.devices`` says.
-            prepares: whether cohorts that the cache lacks are prepared, here rather than by every job.
-        """
         self._num_ranks, self._prepares = num_ranks, prepares
         self._models: CheckedModels = {}
         self._experiments: dict[str, Experiment] = {}
@@ -83,11 +82,11 @@ class Identifier:
         self._data: dict[str, Data | None] = {}
 
     def __call__(self, config: Mapping[str, Any]) -> str:
-        """Return the name; raises `UserError` for a configuration or data that are wrong."""
+        """Return the name of the run; raises `UserError` for an invalid configuration or invalid data."""
         experiment = self.experiment(config)
         asked: int | None = experiment.settings["trainer"].devices
         if self._num_ranks is not None and asked not in (None, self._num_ranks):
-            raise UserError(f"trainer.devices={asked}, but the launcher starts {self._num_ranks} processes for a run")
+            raise UserError(f"trainer.devices={asked}, but the launcher starts {self._num_ranks} processes per run")
         num_ranks = self._num_ranks or asked or 1
         data = self.data(experiment)
         if data is None:
@@ -102,7 +101,7 @@ class Identifier:
         return self._experiments[key]
 
     def data(self, experiment: Experiment) -> Data | None:
-        """Return the data of an experiment, as a single process would have them; None: they are not prepared."""
+        """Return the data of an experiment for a single process, or None if they are not prepared."""
         cohort = self._key(experiment, "data", "output_dir")
         key = (
             cohort + self._key(experiment, "targets", "augmentation", "trainer", "seed") + repr(experiment.supervision)
@@ -110,7 +109,7 @@ class Identifier:
         if key not in self._data:
             known = cohort in self._prepared
             here = Place(torch.device("cpu"), 0, 1)
-            with logs.only_errors(known):  # what is to be said about a cohort is said once
+            with logs.only_errors(known):  # messages about a cohort appear once
                 if self._prepares or known:
                     data: Data | None = experiment.load_data(here, self._prepared.get(cohort))
                 else:
@@ -126,11 +125,16 @@ class Identifier:
 
 
 def sweep_of(config: Mapping[str, Any], typed: Command) -> Sweep:
-    """Return the sweep of a command line; ``config`` is the composed configuration of one of its points."""
+    """Return the sweep of a command line.
+
+    Args:
+        config: composed configuration of one of its points.
+        typed: the command line.
+    """
     outside = outside_keys(config["data"]["name"])
-    telling = [text for text in typed.fixed if not is_outside(_key_of(text), outside)]
-    telling += [f"{metric} {direction}" for metric, direction in config["sweep"]["objectives"].items()]
-    name = config["sweep"]["name"] or sweep_name(config["name"], list(typed.swept), telling)
+    identifying = [text for text in typed.fixed if not is_outside(_key_of(text), outside)]
+    identifying += [f"{metric} {direction}" for metric, direction in config["sweep"]["objectives"].items()]
+    name = config["sweep"]["name"] or sweep_name(config["name"], list(typed.swept), identifying)
     return Sweep(Path(config["output_dir"]).expanduser().resolve() / "sweeps" / name)
 
 
@@ -149,19 +153,19 @@ def launch_points(
     runner: Runner,
     trials: Sequence[Trial] = (),
 ) -> list[Result]:
-    """Do with some points of a sweep what ``sweep.action`` says: run what is left to do, plan it, or retry what failed.
+    """Run, plan or retry points of a sweep, as ``sweep.action`` says.
 
     Args:
-        jobs: the points; to be retried are those of the whole sweep instead.
+        jobs: the points; ``retry`` uses the failed points of the whole sweep instead.
         typed: the command line.
-        runner: runs the jobs.
-        trials: of a study, one for each job, if they are; their end is waited for in any case.
+        runner: runner of the jobs.
+        trials: trials of a study, one per job, or empty; with trials, the launch always waits for the jobs.
 
     Returns:
-        One result a job, in their order; without `Runner.wait` and for a plan only of jobs that cannot be.
+        One result per job, in order. For a plan, and without waiting, only the results of jobs that cannot run.
 
     Raises:
-        UserError: the sweep's own settings are wrong, or another process launches it.
+        UserError: the settings of the sweep are invalid, or another process is launching it.
         RunInterruptedError: this process was asked to stop.
     """
     logs.configure(None)
@@ -183,7 +187,7 @@ def launch_points(
 
 @dataclass(frozen=True)
 class _Launch:
-    """One launch of a sweep; what it is told is explained at `launch_points`."""
+    """One launch of a sweep; `launch_points` documents the arguments."""
 
     sweep: Sweep
     settings: SweepSettings
@@ -201,9 +205,9 @@ class _Launch:
     def run(
         self, jobs: Sequence[Composed], trials: Sequence[Trial], tracking: TrackingSettings, stop: StopRequest
     ) -> list[Result]:
-        """Run what is left to do."""
+        """Run the unfinished points."""
         if self.settings.space and not trials:
-            raise UserError("sweep.space is for a sweeper that searches: hydra/sweeper=optuna")
+            raise UserError("sweep.space needs a sweeper that searches: hydra/sweeper=optuna")
         planned = self._planned(jobs, searching=bool(trials))
         if trials:
             planned = [replace(point, trial=trial) for point, trial in zip(planned, trials, strict=True)]
@@ -213,10 +217,10 @@ class _Launch:
         return self._carry_out(planned, tracking, stop)
 
     def retry(self, stop: StopRequest) -> list[Result]:
-        """Run again, as they were, the points that were begun and have not come to their end."""
+        """Run the failed points of the sweep again, with the same configurations."""
         failed = [status.point for status in sweep_status(self.sweep) if status.fate.has_failed]
         if not failed:
-            _log.info("no point of this sweep has failed: nothing to retry")
+            _log.info("nothing to retry: no point of this sweep has failed")
             return []
         jobs = [(point.overrides, self.sweep.config(point)) for point in failed]
         planned = self._planned(jobs, [point.run for point in failed])
@@ -239,7 +243,7 @@ class _Launch:
 
 
 def _tracking(jobs: Sequence[Composed]) -> TrackingSettings:
-    """Return the settings that all points of a sweep share."""
+    """Return the tracking settings, which all points of a sweep share; raises `UserError`."""
     settings = validated(TrackingSettings, jobs[0][1]["tracking"], "tracking")
     bind_trackers(settings)
     return settings
@@ -257,13 +261,13 @@ def _result(planned: Sequence[PlannedPoint], index: int, by_run: Mapping[str, Po
         return Result(ExitCode.WRONG_INPUT, None)
     status = by_run[point.status.point.run]
     codes = {Fate.FINISHED: ExitCode.DONE, Fate.PRUNED: ExitCode.DONE, Fate.COLLAPSED: ExitCode.COLLAPSED}
-    if point.trial is not None:  # a search looks for where that happens, too
+    if point.trial is not None:  # for a search, a collapsed run is a valid result
         codes[Fate.COLLAPSED] = ExitCode.DONE
     return Result(codes.get(status.fate, 1), status)
 
 
 def _own(jobs: Sequence[Composed], fixed: Sequence[str]) -> list[Composed]:
-    """Return the jobs with the overrides that set them apart, and configurations that mean the same everywhere."""
+    """Return the jobs with only the overrides that distinguish them, and with absolute output directories."""
     shared = {text.partition("=")[0] for text in fixed}
     return [
         (
@@ -281,29 +285,29 @@ def _show_plan(
     logs.show(plan_table(planned))
     effects = [(point.overrides, _effect(identifier.experiment(point.config))) for point in possible]
     for key in dead_knobs(effects, keys):
-        _log.warning("%s is a dead knob: its values make no difference in any of these runs", key)
+        _log.warning("%s has no effect: the loss is the same for all of its values", key)
     todo = [point for point in possible if point.is_to_do]
     if not todo:
         return
     if not cost:
-        _log.info("%d of %d points to run; sweep.cost=true says how long they take", len(todo), len(planned))
+        _log.info("%d of %d points to run; sweep.cost=true estimates how long they take", len(todo), len(planned))
         return
-    from menvae.runs.assembly import seconds_per_step  # what trains is not imported for a plan without
+    from menvae.runs.assembly import seconds_per_step  # a plan without cost does not import training code
 
     experiment = identifier.experiment(todo[0].config)
     data = identifier.data(experiment)
-    assert data is not None  # a plan with its cost prepares what is missing
+    assert data is not None  # a plan with cost prepares missing data
     step_s = seconds_per_step(experiment, data)
     steps = [data.train.steps_per_epoch * point.config["trainer"]["max_epochs"] for point in todo]
     _log.info(
-        "%d of %d points to run: about %s on this machine, one at a time (%.3g s a step, %d steps; validation and "
-        "results come on top)",
+        "%d of %d points to run: about %s on this machine, one at a time (%.3g s per step, %d steps; excludes "
+        "validation and evaluation)",
         *(len(todo), len(planned), _duration(step_s * sum(steps)), step_s, sum(steps)),
     )
 
 
 def loss_effect(config: Mapping[str, Any]) -> LossEffect:
-    """Return what the ``loss`` section of a composed configuration makes of its run."""
+    """Return the effect of the ``loss`` section of a composed configuration on its run."""
     return _effect(Experiment.from_config(OmegaConf.create(dict(config))))
 
 

@@ -1,4 +1,4 @@
-"""What a sweep would run: its points, which of them are one, and what is left of each to do."""
+"""Plan of a sweep: its points, duplicates among them, and the work left for each."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from menvae.sweeps.status import PointStatus, sweep_status
 from menvae.sweeps.sweep import Point, Sweep
 
 Identify = Callable[[Mapping[str, Any]], str]
-"""Composed configuration -> name of its run; raises `UserError` for a configuration that cannot be."""
+"""Composed configuration -> name of its run; raises `UserError` for an invalid configuration."""
 
 
 class ProvisionalName(str):
-    """The name of a run whose cohort is not prepared: its hash lacks the data, so it only tells duplicates apart."""
+    """The name of a run whose cohort is not prepared: the hash lacks the data, so it only serves to find duplicates."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True)
 class PlannedPoint:
-    """One job of a sweep before it is run.
+    """One job of a sweep before it runs.
 
     Attributes:
-        overrides: what sets it apart.
+        overrides: overrides that distinguish it from other points.
         config: composed configuration, plain values.
-        status: what is known of it; None for a configuration that cannot be.
-        problem: why it cannot be, or empty.
-        duplicate_of: index of an earlier job that is the same run, or None.
-        other_code: whether other code finished it.
-        trial: the trial of a study that it is, or None.
-        awaits_data: whether its run is known once the cohort is prepared.
+        status: status of its point; None for points that cannot run, duplicates, and points that await data.
+        problem: why the point cannot run, or empty.
+        duplicate_of: index of an earlier job with the same run, or None.
+        other_code: whether a different version of the code finished the run.
+        trial: trial of a study that the job carries out, or None.
+        awaits_data: whether its run is unknown until the cohort is prepared.
     """
 
     overrides: tuple[str, ...]
@@ -55,7 +55,7 @@ class PlannedPoint:
 
     @property
     def is_to_do(self) -> bool:
-        """Whether something is left to do, as far as is known."""
+        """Whether work is left, as far as known."""
         return self.awaits_data or (self.status is not None and not self.status.fate.is_final)
 
 
@@ -72,13 +72,13 @@ def plan_points(
     """Return one planned point for every job.
 
     Args:
-        sweep: where they belong; nothing is written.
-        jobs: (overrides, composed configuration) of each.
-        identify: gives the name of a run.
-        settings: what to do about code that changed.
-        code_hash: of the code as it is now, asked for where a run is finished.
-        searching: whether the jobs are trials of a study, for which a pruned run has come to its end.
-        runs: names of the runs that these jobs are to go on with, if they were submitted before.
+        sweep: sweep of the jobs; nothing is written.
+        jobs: (overrides, composed configuration) of each job.
+        identify: returns the name of a run.
+        settings: settings of the sweep, such as ``on_code_change``.
+        code_hash: returns the hash of the current code; called only for finished runs.
+        runs: names of the runs that these jobs should resume, if they were submitted before.
+        searching: whether the jobs are trials of a study, for which a pruned run counts as finished.
     """
     known = {point.run: point for point in sweep.points()}
     next_number = max((point.number for point in known.values()), default=-1) + 1
@@ -116,11 +116,11 @@ def plan_points(
 
 
 def _missing_runner(point: Point) -> str:
-    """Say why this process can neither wait for a point nor submit it again; nothing if it can."""
+    """Return why this process can neither wait for a point nor submit it again, or an empty string."""
     launcher = point.submissions[-1].launcher
     if launcher in known_parts("runner"):
         return ""
-    return f"runner '{launcher}', which may still run it, is not installed; install its package to go on"
+    return f"runner '{launcher}', which may still run it, is not installed; install its package to continue"
 
 
 def _run_of(
@@ -132,7 +132,7 @@ def _run_of(
     taken: Mapping[str, int],
     searching: bool,
 ) -> tuple[str, bool]:
-    """Return the run directory for an identity, and whether other code has finished it."""
+    """Return the name of the run directory for an identity, and whether a different version of the code finished it."""
     if config["trainer"]["resume"] == "never":
         return free_name(sweep.runs, identity, taken), False
     newest = newest_name(sweep.runs, identity)
@@ -149,11 +149,11 @@ def _run_of(
 
 @dataclass(frozen=True)
 class LossEffect:
-    """What the ``loss`` section of a configuration makes of a run.
+    """Effect of the ``loss`` section of a configuration on a run.
 
     Attributes:
-        weights: {scalar: its weight over the run}, without those that are 0 throughout.
-        terms: keys of the terms that have a weight at any time.
+        weights: {scalar: its weight over the run}, without scalars whose weight is always 0.
+        terms: keys of the terms that have a nonzero weight at any time.
     """
 
     weights: Mapping[str, tuple[float, ...]]
@@ -161,14 +161,14 @@ class LossEffect:
 
 
 def dead_knobs(points: Sequence[tuple[Sequence[str], LossEffect]], keys: Sequence[str]) -> list[str]:
-    """Return the swept keys of the loss that have no effect: a weight whose schedule starts after the last epoch, say.
+    """Return the swept keys of the loss without effect, such as a weight whose schedule starts after the last epoch.
 
-    A weight or schedule is dead if points that differ in nothing else have the same weights throughout; a tunable of a
-    term if the term never has a weight.
+    A weight or schedule is dead if points that differ only in it have the same weights throughout; a tunable of a term
+    is dead if the term never has a nonzero weight.
 
     Args:
-        points: (overrides, effect) of each.
-        keys: what is swept.
+        points: (overrides, effect) of each point.
+        keys: the swept keys.
     """
     dead = []
     for key in keys:
@@ -190,7 +190,7 @@ def dead_knobs(points: Sequence[tuple[Sequence[str], LossEffect]], keys: Sequenc
 
 
 def plan_table(planned: Sequence[PlannedPoint]) -> Table:
-    """Return one row a job: number, what sets it apart, its run, and what would be done."""
+    """Return a table with one row per job: number, overrides, run, and planned action."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("", "point", "run", "plan"):
         table.add_column(column, overflow="fold")

@@ -1,4 +1,4 @@
-"""The fate of every point of a sweep, from its run directory, its last process, and the runner that has its job."""
+"""The fate of every point of a sweep, from its run directory, its last process, and the runner of its job."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from menvae.sweeps.sweep import Point, Submission, Sweep
 
 @dataclass(frozen=True)
 class PointStatus:
-    """What is known of a point.
+    """Status of a point.
 
     Attributes:
         point: the point.
-        fate: what became of it.
+        fate: its state or outcome.
         reason: one sentence, or empty.
-        run_dir: its run directory, or None before it has one.
-        epochs: finished epochs.
-        max_epochs: of how many; None before it has started.
-        trackers: keys of the trackers that have all of its run.
+        run_dir: its run directory, or None if it does not exist yet.
+        epochs: number of finished epochs.
+        max_epochs: number of epochs of the run; None before a job is prepared.
+        trackers: keys of the trackers that have the complete run.
     """
 
     point: Point
@@ -40,7 +40,7 @@ class PointStatus:
 
 
 def sweep_status(sweep: Sweep, points: Iterable[Point] | None = None) -> list[PointStatus]:
-    """Return the status of the points of a sweep, all by default; asks each runner once about all its jobs."""
+    """Return the status of the points of a sweep (default: all); queries each runner once for all its jobs."""
     chosen = sweep.points() if points is None else list(points)
     jobs = _job_states({point.run: point.submissions[-1] for point in chosen if point.submissions})
     return [_point_status(sweep, point, jobs.get(point.run)) for point in chosen]
@@ -55,13 +55,13 @@ def _job_states(submissions: Mapping[str, Submission]) -> dict[str, JobState]:
 
 
 def _answers(launcher: str, submissions: Mapping[str, Submission]) -> Mapping[str, JobState]:
-    """Return what a runner says of its jobs; one that cannot be asked may still have them."""
+    """Return the states that a runner reports; if it fails, the jobs may still exist and are ``unknown``."""
     try:
         runner = cast(type[Runner], lookup("runner", launcher).factory)
         return runner.states(submissions)
-    except UserError as error:  # of a plugin that is not installed here
+    except UserError as error:  # a plugin is not installed here
         reason = str(error)
-    except Exception as error:  # noqa: BLE001 - a runner of somebody else must not end a launch of days
+    except Exception as error:  # noqa: BLE001 - a third-party runner must not end a launch of days
         reason = f"runner '{launcher}' does not answer: {type(error).__name__}: {error}"
     return dict.fromkeys(submissions, JobState(Fate.UNKNOWN, reason))
 
@@ -92,7 +92,7 @@ def _fate(
     if job is not None and job.fate == Fate.UNKNOWN and not run_is_held:
         return job
     if job is not None and job.fate == Fate.PENDING:
-        return job.fate, f"again, after {reason}" if state == "interrupted" else job.reason
+        return job.fate, f"requeued after {reason}" if state == "interrupted" else job.reason
     if run_is_held or (job is not None and job.fate == Fate.RUNNING):
         return Fate.RUNNING, ""
     if job is not None and job.fate.has_failed:

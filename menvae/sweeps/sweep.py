@@ -1,8 +1,8 @@
-"""The folder of a sweep: which points it has, and what was done about each.
+"""The folder of a sweep: its points and their submissions.
 
-``<output_dir>/sweeps/<name>/`` holds ``sweep.json`` (the command) and ``points/<run>/``: ``point.json`` (overrides and
-submissions), ``job.json`` (what its process trains), ``outcome.json`` (how that process ended). ``tracked.json`` says
-what trackers know of a sweep that is finished. Results are in the run directory ``<output_dir>/runs/<run>/``.
+``<output_dir>/sweeps/<name>/`` contains ``sweep.json`` (the command) and ``points/<run>/``: ``point.json`` (overrides
+and submissions), ``job.json`` (what the process trains), ``outcome.json`` (how that process ended). ``tracked.json``
+records what trackers received of a finished sweep. Results are in the run directory ``<output_dir>/runs/<run>/``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from menvae.studies import Trial
 
 @dataclass(frozen=True)
 class Submission:
-    """One time that a point was handed to something that runs it.
+    """One submission of a point to a runner.
 
     Attributes:
         launcher: registered name of the runner.
-        job: how the runner finds the job again, in any process: SLURM's job id such as ``812_3``, a process id.
+        job: identifier by which the runner finds the job from any process: a SLURM job id such as ``812_3``, or a
+            process id.
         log: path of its output.
-        time: when, in UTC, ISO 8601.
+        time: time of the submission, in UTC, ISO 8601.
     """
 
     launcher: str
@@ -43,10 +44,10 @@ class Point:
     """One point of a sweep.
 
     Attributes:
-        number: from 0, in the order in which points came to the sweep.
+        number: number from 0, in the order in which points were added to the sweep.
         run: name of its run directory, which identifies it.
-        overrides: what sets it apart, ``key=value``.
-        submissions: the last one last.
+        overrides: overrides that distinguish it, ``key=value``.
+        submissions: all submissions, the latest last.
     """
 
     number: int
@@ -78,7 +79,7 @@ class Sweep:
 
     @property
     def output_dir(self) -> Path:
-        """The ``output_dir`` it belongs to."""
+        """The ``output_dir`` of the sweep."""
         return self.path.parents[1]
 
     @property
@@ -91,7 +92,7 @@ class Sweep:
         return self.path / "points" / point.run
 
     def config(self, point: Point) -> dict[str, Any]:
-        """Return the composed configuration of a point, as it was when it was last submitted."""
+        """Return the composed configuration of a point at its last submission."""
         return dict(Job.read(self.job_file(point)).config)
 
     def job_file(self, point: Point) -> Path:
@@ -99,18 +100,18 @@ class Sweep:
         return self.folder(point) / "job.json"
 
     def describe(self, overrides: Sequence[str], launcher: Sequence[str]) -> None:
-        """Write ``sweep.json``: what the last command said, and what of that about the launcher."""
+        """Write ``sweep.json``: overrides of the last command, and separately those of its launcher."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "sweep.json", {"overrides": list(overrides), "launcher": list(launcher)})
 
     def description(self) -> dict[str, Any]:
-        """Return what `describe` wrote."""
+        """Return the content of ``sweep.json``."""
         path = self.path / "sweep.json"
         content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"overrides": [], "launcher": []}
         return content
 
     def points(self) -> list[Point]:
-        """Return all points by number."""
+        """Return all points, sorted by number."""
         found = []
         for path in self.path.glob("points/*/point.json"):
             content = json.loads(path.read_text())
@@ -124,9 +125,9 @@ class Sweep:
         write_json(self.folder(point) / "point.json", asdict(point))
 
     def prepare(self, point: Point, config: Mapping[str, Any], trial: Trial | None = None) -> Path:
-        """Write the point and its job file; return the latter.
+        """Write the point and its job file; return the path of the latter.
 
-        The job has its run directory, so what is run again goes on there, also after ``trainer.resume=never``.
+        The job file fixes the run directory, so a repeated job resumes there, even with ``trainer.resume=never``.
         """
         self.keep(point)
         (self.folder(point) / "outcome.json").unlink(missing_ok=True)  # of its last process
@@ -136,19 +137,19 @@ class Sweep:
         return self.job_file(point)
 
     def submitted(self, point: Point, submission: Submission) -> Point:
-        """Write down and return the point with one submission more."""
+        """Add a submission to the point, write it and return it."""
         point = replace(point, submissions=(*point.submissions, submission))
         self.keep(point)
         return point
 
 
 def label_of(overrides: Sequence[str]) -> str:
-    """Return what sets a point apart on one line."""
+    """Return the overrides of a point on one line."""
     return " ".join(overrides) or "(nothing swept)"
 
 
 def sweep_name(run_name: str, keys: Sequence[str], fixed_overrides: Sequence[str]) -> str:
-    """Return the name of a sweep: the same for other values of the same keys.
+    """Return the name of a sweep, which does not depend on the values of the swept keys.
 
     >>> sweep_name("semivae", ["loss.lambda_dcor"], ["trainer.max_epochs=5"])
     'semivae_lambda_dcor_92a076'
@@ -159,17 +160,17 @@ def sweep_name(run_name: str, keys: Sequence[str], fixed_overrides: Sequence[str
 
 
 def find_sweep(output_dir: Path, name: str | None) -> Sweep:
-    """Return the sweep called ``name``, or the one that was launched last.
+    """Return the sweep called ``name``, or the one launched last.
 
     Raises:
-        UserError: there is none.
+        UserError: the sweep does not exist.
     """
     described = sorted(
         (output_dir / "sweeps").glob("*/sweep.json"), key=lambda path: (path.stat().st_mtime_ns, path.parent.name)
     )
     names = [path.parent.name for path in described]
     if not names:
-        raise UserError(f"output_dir: no sweep was launched in '{output_dir}'; menvae-train -m key=value,value does")
+        raise UserError(f"output_dir: '{output_dir}' has no sweep; launch one with menvae-train -m key=value,value")
     if name is not None and name not in names:
-        raise UserError(f"sweep.name: '{name}' is not a sweep of '{output_dir}'; {nearest(name, names)}")
+        raise UserError(f"sweep.name: '{name}' is not a sweep in '{output_dir}'; {nearest(name, names)}")
     return Sweep(output_dir / "sweeps" / (name or names[-1]))

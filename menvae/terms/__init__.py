@@ -1,7 +1,7 @@
 """Terms: (batch, output) -> named unweighted scalars.
 
-A term is constructed with a `TermContext` by code, and its tunables by configuration. Whether a scalar counts, and how
-much, is not its business: weights and schedules belong to `menvae.objective`.
+Code passes a `TermContext` to the constructor; the configuration passes the tunables. Weights and schedules belong to
+`menvae.objective`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Unit = Literal[
     "squared_error_per_batch",
     "dimensionless",
 ]
-"""Unit of the scalars of a term. Where terms with different units are added, weights have to make up for it."""
+"""Unit of the scalars of a term. Adding terms of different units requires weights that compensate."""
 
 UNITS: tuple[str, ...] = get_args(Unit)
 
 
 @dataclass(frozen=True)
 class TermContext:
-    """What a term may know of its run.
+    """What a term knows about its run.
 
     Attributes:
-        layout: the partitions of z.
-        num_input_values: C x D x H x W of one subject, or the number of columns.
+        layout: partitions of z.
+        num_input_values: C * D * H * W of one subject, or the number of columns.
         num_training_subjects: N.
     """
 
@@ -47,26 +47,27 @@ class TermContext:
 
 
 class Term(nn.Module):
-    """A term of an objective. State lives in buffers, so that checkpoints hold it; a term has no parameters.
+    """Base class of terms. State lives in buffers, which checkpoints store; a term has no parameters.
 
-    The attributes declare what the checks of an experiment and the advice before training need to know. A term sets
-    them on the class, or in its constructor where they depend on its settings.
+    The attributes are declarations for the checks of an experiment and for the advice before training. A term sets
+    them on the class, or in its constructor if they depend on its settings.
 
     Attributes:
-        scalars: names of what `forward` returns and weights apply to.
-        requires: what the model must provide (see `menvae.models.Model.provides`).
-        batch_requires: which fields of a batch it reads that not every cohort has, such as ``mask``.
-        unit: unit of the scalars, one of `UNITS`; ``dimensionless`` also where no other term has that unit.
-        min_rows: smallest number of subjects, in the batch of all ranks or remembered, for which every scalar depends
-            on the output of the model. With fewer the scalars stay finite, but at least one of them is constant.
-        memory_size: number of subjects up to which the term adds those of earlier batches to the batch; 0: none.
-        compares_visits: whether it depends on which subjects are visits of the same patient.
-        limits_information: whether it draws the posterior to the prior, as a KL does, so that z holds less of an input.
+        scalars: names of the outputs of `forward` that weights apply to.
+        requires: outputs that the model must provide (see `menvae.models.Model.provides`).
+        batch_requires: optional fields of a batch that the term reads, such as ``mask``.
+        unit: unit of the scalars, one of `UNITS`; ``dimensionless`` also if no other term has that unit.
+        min_rows: smallest number of subjects, in the batch of all ranks plus the memory, for which every scalar depends
+            on the output of the model. With fewer, the scalars are finite but at least one is constant.
+        memory_size: number of subjects up to which rows of earlier batches extend the batch; 0: no memory.
+        compares_visits: whether the term depends on which subjects are visits of the same patient.
+        limits_information: whether the term pulls the posterior towards the prior, as a KL does, which reduces the
+            information in z.
         advised_weights: scalar -> (lowest, highest) weight that it was designed for; no entry: any weight.
         remedies: need -> override that meets it. A need is an entry of ``requires`` or ``batch_requires``, ``rows``
-            (fewer than ``min_rows``), ``visits`` (batches without pairs of visits), or the unit that another term asks
-            for. A key with a leading dot is a key of the term: ``{"mask": ".tumour_weight=1", "visits":
-            "data.pairs=true"}``. For a need without a remedy users are advised to set the weights of the term to 0.
+            (fewer than ``min_rows``), ``visits`` (batches without pairs of visits), or a unit that another term
+            requires. A leading dot marks a key of the term: ``{"mask": ".tumour_weight=1", "visits":
+            "data.pairs=true"}``. Without a remedy, users are advised to set the weights of the term to 0.
     """
 
     scalars: tuple[str, ...]
@@ -81,28 +82,28 @@ class Term(nn.Module):
     remedies: Mapping[str, str] = MappingProxyType({})
 
     def remedy(self, need: str, path: str) -> str | None:
-        """Return the override that meets a need, or None if the term declares none.
+        """Return the override that meets a need, or None without one.
 
         Args:
             need: a key of `remedies`.
-            path: where the term is in the configuration, such as ``loss.terms.recon``.
+            path: configuration path of the term, such as ``loss.terms.recon``.
         """
         override = self.remedies.get(need)
         return path + override if override is not None and override.startswith(".") else override
 
     def at(self, progress: Progress) -> None:
-        """Take note of where training stands, before `forward`; for a term whose definition moves with training.
+        """Set the position in training before `forward`, for terms whose definition depends on it.
 
-        In evaluation it is the end of the run: checkpoints are compared by what they will be judged by.
+        Evaluation uses the end of the run, so that all checkpoints are compared by the same definition.
         """
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
-        """Return every name of `scalars` as a float32 scalar; further names are diagnostics, logged without weight."""
+        """Return each of `scalars` as a float32 scalar; further entries are diagnostics, logged without a weight."""
         raise NotImplementedError
 
     def commit(self, output: ModelOutput) -> None:
-        """Remember something of a training batch; called once per optimiser step, never in validation."""
+        """Update the state from a training batch; called once per optimiser step, never in validation."""
 
     def constants(self) -> Mapping[str, float]:
-        """Return figures that do not change in a run and help to read it, logged under ``sched/``."""
+        """Return values that are constant in a run, logged under ``sched/`` as a reference for readers."""
         return {}

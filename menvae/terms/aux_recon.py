@@ -1,4 +1,4 @@
-"""Reconstruction of a small cube, or of the row of a table, from the residual partition alone."""
+"""Reconstruction of a small cube, or of the row of a table, by the auxiliary decoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from menvae.types import Batch, ModelOutput
 
 @register("term", "aux_recon", reference="SemiVAE Run 6")
 class AuxiliaryReconstruction(Term):
-    """Mean squared error between the auxiliary reconstruction and the inputs averaged down to its size."""
+    """Mean squared error between the auxiliary reconstruction and the inputs, averaged down to its size."""
 
     scalars = ("aux_recon",)
     requires = frozenset({"auxiliary_reconstruction"})
@@ -27,6 +27,6 @@ class AuxiliaryReconstruction(Term):
         """Return ``aux_recon``."""
         small = output.extras["auxiliary_reconstruction"]
         target = batch.inputs.float()
-        if small.shape != target.shape:  # rows of a table have no smaller size
+        if small.shape != target.shape:  # the rows of a table are not resized
             target = interpolate(target, size=small.shape[2:], mode="area")
         return {"aux_recon": mean_squared_error(batch, small, target)}

@@ -1,4 +1,4 @@
-"""Gaussian likelihood whose variance is the one that explains the batch best (sigma-VAE)."""
+"""Gaussian likelihood with the maximum-likelihood variance of the batch (sigma-VAE)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from menvae.types import Batch, ModelOutput
 class CalibratedLikelihood(Term):
     """Negative log likelihood in nats per voxel, (log(2 pi MSE) + 1) / 2.
 
-    Its gradient is that of MSE / (2 MSE.detach()): as the error falls, the pull towards a smaller one stays. Beside a
-    KL divided by the same number of voxels (``kl`` with ``reduction: per_voxel``) equal weights are the evidence lower
-    bound itself; ``lambda_recon = lambda_kl = 10`` puts the useful range of the other weights at 0 to 10.
+    Its gradient is that of MSE / (2 MSE.detach()), so its relative strength does not fade as the error falls. Together
+    with a KL per voxel (``kl`` with ``reduction: per_voxel``), equal weights give the evidence lower bound;
+    ``lambda_recon = lambda_kl = 10`` puts the useful range of the other weights at 0 to 10.
     """
 
     scalars = ("recon",)
@@ -37,17 +37,17 @@ class CalibratedLikelihood(Term):
         """Choose the variances and the weights of voxels.
 
         Args:
-            context: of the run.
-            per_modality: a variance for each channel: the pull on each follows its own error, not the mean.
-            tumour_weight: weight of a voxel inside the mask, 1 outside; 1 needs no mask. With another the variance is
-                that of the weighted errors.
+            context: run context.
+            per_modality: estimate one variance per channel, so that the gradient of each scales with its own error.
+            tumour_weight: weight of a voxel inside the mask, 1 outside; only 1 needs no mask. The variance is that of
+                the weighted errors.
         """
         super().__init__()
         self.per_modality, self.tumour_weight = per_modality, tumour_weight
         self.batch_requires = requirements(tumour_weight)
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
-        """Return ``recon``, and the squared error ``mse`` that it was made from."""
+        """Return ``recon`` and, as a diagnostic, the mean squared error ``mse``."""
         measure = mean_squared_errors if self.per_modality else mean_squared_error
         errors = measure(batch, output.reconstruction, batch.inputs, self.tumour_weight)
         return {"recon": calibrated_nats(errors).mean(), "mse": errors.mean().detach()}

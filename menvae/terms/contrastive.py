@@ -1,4 +1,4 @@
-"""Visits of one patient drawn together, those of different patients apart."""
+"""Contrastive term: pulls visits of one patient together and pushes those of different patients apart."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ PARTITIONS: Sequence[str] = ("residual",)
 
 @register("term", "contrastive", reference="Oord et al. 2018 (InfoNCE), eq. 4; Chen et al. 2020 (NT-Xent), eq. 1")
 class Contrastive(Term):
-    """InfoNCE between visits: minus the log probability of recognising another visit of the patient among strangers.
+    """InfoNCE between visits: negative log probability of picking another visit of the same patient among strangers.
 
     For a visit i, another visit p of its patient, and the visits a of all other patients, with s the cosine of the
     angle between posterior means and t the temperature, it is -log(exp(s_ip / t) / (exp(s_ip / t) + sum_a exp(s_ia /
     t))), averaged over the visits p, and over the visits i that have one. ln(1 + number of strangers) is chance.
 
-    The batch is that of all ranks. Where every patient has two visits in it, this is NT-Xent. Deviation: with three or
-    more, NT-Xent has the others in the denominator, which would push visits of one patient apart; here they are not. A
-    subject that stands in the batch twice is no visit to itself. ``data.pairs=true`` sees to it that there are pairs.
+    The batch is that of all ranks. If every patient has two visits in it, this is NT-Xent. Deviation: with three or
+    more, NT-Xent also puts the other visits into the denominator, which would push visits of one patient apart. A
+    subject that appears twice in the batch is not paired with itself. ``data.pairs=true`` makes batches of pairs.
     """
 
     scalars = ("contrastive",)
@@ -46,22 +46,22 @@ class Contrastive(Term):
         partitions: Sequence[str] | None = PARTITIONS,
         temperature: Annotated[float, Field(gt=0.0)] = 0.1,
     ) -> None:
-        """Choose what is compared.
+        """Choose the coordinates to compare.
 
         Args:
-            context: of the run.
-            partitions: whose coordinates; None is all. The residual holds what stays as it is while a tumour grows.
-            temperature: t; the smaller, the more the strangers count that are hardest to tell apart.
+            context: run context.
+            partitions: partitions to compare; None: all. The residual encodes what stays constant as a tumour grows.
+            temperature: t; smaller values emphasise the strangers that are hardest to distinguish.
 
         Raises:
-            UserError: a partition that does not exist.
+            UserError: a partition does not exist.
         """
         super().__init__()
         self.layout, self.temperature = context.layout, temperature
         self.partitions = context.layout.chosen(partitions)
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
-        """Return ``contrastive``, and how many pairs of visits it was computed from; without a pair both are 0."""
+        """Return ``contrastive`` and the number of pairs of visits ``contrastive_pairs``; both are 0 without a pair."""
         mean = self.layout.join(output.posterior.mean.float(), self.partitions)
         z_MP = normalize(gather_rows(mean), dim=1)
         patients_M, subjects_M = gather_rows(_codes(batch, mean.device)).unbind(dim=1)
@@ -77,11 +77,11 @@ class Contrastive(Term):
 
 
 def _codes(batch: Batch, device: torch.device) -> Tensor:
-    """Return numbers [B, 2] that stand for patients and subjects, the same on all ranks: ranks exchange tensors."""
+    """Return int64 codes of patients and subjects [B, 2], equal on all ranks, because ranks exchange only tensors."""
     names = zip(batch.patient_id, batch.subject_id, strict=True)
     return torch.tensor([[_code(patient), _code(subject)] for patient, subject in names], device=device)
 
 
 def _code(name: str) -> int:
-    """Return 64 bits of a digest; a million names share one with a probability of 3e-8."""
+    """Return a 64-bit digest; a collision among a million names has probability 3e-8."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)

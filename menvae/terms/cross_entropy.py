@@ -1,4 +1,4 @@
-"""Classification of the rows whose class is known."""
+"""Classification of the labelled rows."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from menvae.types import Batch, ModelOutput
 
 @register("term", "cross_entropy", reference="lithology design reports")
 class CrossEntropy(Term):
-    """Cross-entropy in nats of the rows with a label; this mask is the semi-supervision.
+    """Cross-entropy in nats over the labelled rows only, which makes training semi-supervised.
 
-    ``sum`` adds them up and divides by the rows of the batch, labelled or not, as all sums here are averaged over the
-    batch: beside a squared error in ``sum`` it is the objective of the reports divided by the batch size. ``mean`` is
-    over the labelled rows: the same where all are.
+    ``sum`` divides their sum by the number of rows in the batch, labelled or not; together with a squared error in
+    ``sum``, this is the objective of the reports divided by the batch size. ``mean`` averages over the labelled rows.
+    The two are equal if all rows are labelled.
     """
 
     scalars = ("cross_entropy",)
@@ -28,12 +28,12 @@ class CrossEntropy(Term):
     unit = "nats_per_subject"
 
     def __init__(self, context: TermContext, *, reduction: Literal["mean", "sum"] = "mean") -> None:
-        """Args: reduction: see the class."""
+        """Args: context: run context. reduction: see the class."""
         super().__init__()
         self.over_labelled = reduction == "mean"
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
-        """Return ``cross_entropy``; 0 for a batch in which nothing is labelled."""
+        """Return ``cross_entropy``; 0 for a batch without labels."""
         assert batch.labels is not None
         known = batch.labels >= 0
         logits = output.extras["logits"].float()

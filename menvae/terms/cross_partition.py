@@ -18,10 +18,10 @@ from menvae.types import Batch, ModelOutput
 
 @register("term", "cross_partition", reference="SemiVAE Run 6 (Pearson, legacy)")
 class CrossPartition(Term):
-    """Sum over pairs of partitions of the squared covariances between a dimension of one and a dimension of the other.
+    """Sum, over pairs of partitions, of the squared covariances between their dimensions.
 
-    It is estimated from the posterior means of the batch of all ranks, and sees linear dependence only: a partition may
-    hold the square of another, and pay nothing. See ``dcor``.
+    It uses the posterior means of the batch of all ranks and detects only linear dependence: a partition may encode the
+    square of another without penalty. See ``dcor``.
     """
 
     scalars = ("cross_partition",)
@@ -36,13 +36,13 @@ class CrossPartition(Term):
         """Choose the pairs and the measure.
 
         Args:
-            context: of the run.
-            partitions: which partitions are made independent of each other; None is all.
-            statistic: ``covariance``, which shrinking means satisfy too, or Pearson's ``correlation``, which does not
-                depend on their scale; that of two subjects is always 1 or -1.
+            context: run context.
+            partitions: partitions to make independent of each other; None: all.
+            statistic: ``covariance``, which shrinking the means also reduces, or Pearson's ``correlation``, which is
+                invariant to scale and always 1 or -1 for two subjects.
 
         Raises:
-            UserError: partitions that make no pair.
+            UserError: a partition does not exist, or there are fewer than two different ones.
         """
         super().__init__()
         self.partitions = context.layout.chosen(partitions, at_least=2)

@@ -1,4 +1,4 @@
-"""Cycle consistency: a partition is to hold what its predictions tell, and nothing else."""
+"""Cycle consistency: a partition should encode what its predictions determine, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,25 +13,23 @@ from menvae.types import Batch, ModelOutput
 
 @register("term", "cycle", reference="Zhu et al. 2017, eq. 2; design report, recommendations")
 class CycleConsistency(Term):
-    """Mean squared distance of a partition's mean from what the inverse head recovers of it; ``cycle_<partition>``.
+    """Mean squared error of a partition's mean as recovered by the inverse head: ``cycle_<partition>``.
 
-    Half of the cycle of Zhu et al.: coordinates -> predictions -> coordinates. The model detaches the predictions (see
-    `menvae.models.semivae.SemiVAE.recover`), so the term trains the inverse head, which comes to be the mean of the
-    coordinates given the predictions, and the encoder, which is drawn to that mean; it does not bend the head, whose
-    predictions are what supervision makes them, and it cannot be lowered by predictions that carry more than their
-    targets. Without the detachment the cheapest cycle is such a code (Chu et al. 2017).
+    This is half of the cycle of Zhu et al.: coordinates -> predictions -> coordinates. The model detaches the
+    predictions (see `menvae.models.semivae.SemiVAE.recover`), so the term trains the inverse head towards the mean of
+    the coordinates given the predictions, and the encoder towards that mean, but not the head. Without detaching,
+    predictions could hide more information than their targets, which is the cheapest cycle (Chu et al. 2017).
     """
 
     unit = "mean_squared_error"
 
     def __init__(self, context: TermContext, *, partition: str, train_encoder: bool = True) -> None:
-        """Choose what is trained.
+        """Choose the partition and what to train.
 
         Args:
-            context: of the run.
-            partition: whose coordinates are recovered.
-            train_encoder: False trains the inverse head alone, to read coordinates from predictions afterwards, and
-                leaves the latent space as it is.
+            context: run context.
+            partition: partition to recover.
+            train_encoder: if False, train only the inverse head, for later use, without changing the latent space.
         """
         super().__init__()
         context.layout.bounds(partition)

@@ -26,13 +26,13 @@ class DistanceCorrelation(Term):
     """Sum over pairs of partitions of the squared, U-centred distance correlation of posterior means.
 
     It is estimated on the batch of all ranks plus a first-in first-out memory of detached means of earlier batches. The
-    memory is filled from the first step on, so that it is full when the weight rises; it is part of checkpoints and
+    memory fills from the first step, so that it is full when the weight rises. Checkpoints store it, and it is
     identical on all ranks.
 
-    Rows of different age come from different encoders. Where the means of several partitions drift, independent ones
-    look dependent. ``dcor_age_partialled`` is the same sum of partial distance correlations given the age (its squared
-    differences, in steps), which a drift of up to 2 sd leaves near 0. It is a diagnostic and has no gradient; a
-    ``dcor`` that is much larger asks for a smaller ``buffer_size``.
+    Rows of different age come from different encoders. If the means of several partitions drift, independent partitions
+    appear dependent. The diagnostic ``dcor_age_partialled`` is the same sum of partial distance correlations given the
+    age (squared differences in steps), which stays near 0 for a drift of up to 2 sd. If ``dcor`` is much larger, reduce
+    ``buffer_size``.
     """
 
     scalars = ("dcor",)
@@ -50,14 +50,13 @@ class DistanceCorrelation(Term):
         """Choose the pairs and the memory.
 
         Args:
-            context: of the run.
-            partitions: which partitions are made independent of each other; None is all.
-            buffer_size: rows in all, batch included; 0 uses the batch alone.
-            gradient_scale: ``batch`` is the derivative by the rows of the batch, which for each row falls with the
-                number of rows in all: a weight tuned for one ``buffer_size`` does not carry over to another.
-                ``all_rows`` multiplies it by rows in all / rows of the batch, as if all of them followed the encoder: a
-                weight means the same for every ``buffer_size``, and that for the batch alone is where to start. The
-                value is not scaled.
+            context: run context.
+            partitions: partitions to make independent of each other; None: all.
+            buffer_size: total number of rows, including the batch; 0: only the batch.
+            gradient_scale: ``batch`` is the derivative with respect to the rows of the batch, which shrinks with the
+                total number of rows: a weight tuned for one ``buffer_size`` does not transfer to another. ``all_rows``
+                multiplies it by total rows / batch rows, as if all rows followed the encoder, so that a weight is
+                valid for every ``buffer_size``, including the batch alone. The value is not scaled.
         """
         super().__init__()
         self.partitions = context.layout.chosen(partitions, at_least=2)
@@ -66,9 +65,9 @@ class DistanceCorrelation(Term):
         self.memory = RowMemory(buffer_size, context.layout, self.partitions)
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
-        """Return ``dcor``, the number of rows it was estimated on, and the sum given the age if there is a memory.
+        """Return ``dcor``, the number of rows ``dcor_rows`` and, with a memory, ``dcor_age_partialled``.
 
-        With fewer than 4 rows they are 0.
+        With fewer than 4 rows, ``dcor`` and ``dcor_age_partialled`` are 0.
         """
         rows = gather_rows(output.posterior.mean.float())
         joined = self.memory.joined(rows)
@@ -85,7 +84,7 @@ class DistanceCorrelation(Term):
 
     @torch.no_grad()
     def commit(self, output: ModelOutput) -> None:
-        """Remember the means of all ranks."""
+        """Store the means of all ranks."""
         self.memory.push(gather_rows(output.posterior.mean.detach().float()))
 
 

@@ -1,4 +1,4 @@
-"""Covariance of the latents, drawn towards the identity (DIP-VAE)."""
+"""Penalty that pulls the covariance of the latents towards the identity (DIP-VAE)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from menvae.types import Batch, ModelOutput
 
 @register("term", "dip", reference="Kumar, Sattigeri & Balakrishnan 2018, eq. 6 and 7")
 class DisentangledInferredPrior(Term):
-    """Squared entries of the covariance beside its diagonal (``od``), and of its diagonal minus 1 (``d``), summed.
+    """Sums of the squared off-diagonal entries of the covariance (``od``) and of its squared diagonal minus 1 (``d``).
 
-    The covariance is that of the batch of all ranks. On M rows it has rank M - 1 at most, so that of P independent
-    dimensions of unit variance ``od`` is about P (P - 1) / M: read it against that, and prefer large batches.
+    The covariance is that of the batch of all ranks. With M rows its rank is at most M - 1, so P independent dimensions
+    of unit variance have an ``od`` of about P (P - 1) / M. Compare with this baseline, and prefer large batches.
     """
 
     scalars = ("od", "d")
@@ -31,9 +31,10 @@ class DisentangledInferredPrior(Term):
         """Choose the covariance.
 
         Args:
-            context: of the run.
-            kind: ``i`` of the posterior means, ``ii`` of the aggregate posterior: Cov(mean) + mean(diag(exp(logvar))).
-            partitions: which partitions count; None is all.
+            context: run context.
+            kind: covariance of the posterior means (``i``), or of the aggregate posterior,
+                Cov(mean) + mean(diag(exp(logvar))) (``ii``).
+            partitions: partitions to include; None: all.
         """
         super().__init__()
         self.layout = context.layout
@@ -41,7 +42,7 @@ class DisentangledInferredPrior(Term):
         self.kind = kind
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
-        """Return ``od`` and ``d``, and their sum ``cov_penalty``: the squared distance from the identity matrix."""
+        """Return ``od``, ``d`` and their sum ``cov_penalty``, the squared distance from the identity matrix."""
         means = gather_rows(self.layout.join(output.posterior.mean.float(), self.partitions))
         if self.kind == "i":
             matrix = covariance(means)

@@ -22,10 +22,10 @@ from menvae.types import Batch, ModelOutput
 class HilbertSchmidt(Term):
     """Sum over pairs of partitions of the Hilbert-Schmidt independence criterion of posterior means.
 
-    The memory of earlier batches is that of ``dcor``. Normalised, as by default, each pair lies between about 0 and 1
-    whatever the sizes of its partitions, as in ``dcor``, so that weights of the same size serve; without, it is at most
-    1 / 4 or so, and the smaller the more dimensions a partition has. What it adds to distance correlation is the
-    bandwidth: dependence at distances far from it counts little.
+    The memory of earlier batches is that of ``dcor``. By default each pair is normalised to about [0, 1] for partitions
+    of any size, as in ``dcor``, so similar weights work. Without normalisation a pair is at most about 1 / 4, and less
+    the more dimensions a partition has. Unlike distance correlation, HSIC has a bandwidth: dependence at very
+    different distances counts little.
     """
 
     scalars = ("hsic",)
@@ -46,14 +46,14 @@ class HilbertSchmidt(Term):
         """Choose the pairs, the kernel and the memory.
 
         Args:
-            context: of the run.
-            partitions: which partitions are made independent of each other; None is all.
-            buffer_size: rows in all, batch included; 0 uses the batch alone.
-            bandwidth: of the Gaussian kernels, in the unit of z; None is the median distance in each partition among
-                remembered rows (from the batch's to all while fewer than 4 are remembered), without gradient.
+            context: run context.
+            partitions: partitions to make independent of each other; None: all.
+            buffer_size: total number of rows, including the batch; 0: only the batch.
+            bandwidth: bandwidth of the Gaussian kernels, in units of z; None: the median distance in each partition
+                between stored rows (between batch and all rows while fewer than 4 are stored), without gradient.
             estimator: ``unbiased`` (may be negative) or ``biased``.
-            normalise: divide each pair by the geometric mean of both with themselves.
-            gradient_scale: ``batch`` falls with the number of rows in all, ``all_rows`` does not; see ``dcor``.
+            normalise: divide each pair by the geometric mean of the HSIC of each partition with itself.
+            gradient_scale: ``batch`` shrinks with the total number of rows, ``all_rows`` does not; see ``dcor``.
         """
         super().__init__()
         self.partitions = context.layout.chosen(partitions, at_least=2)
@@ -63,7 +63,7 @@ class HilbertSchmidt(Term):
         self.memory = RowMemory(buffer_size, context.layout, self.partitions)
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
-        """Return ``hsic`` (0 while there are fewer than 4 rows) and the number of rows it was estimated on."""
+        """Return ``hsic`` (0 with fewer than 4 rows) and the number of rows ``hsic_rows``."""
         rows = gather_rows(output.posterior.mean.float())
         joined = self.memory.joined(rows)
         num_rows = torch.tensor(float(joined.num_rows), device=rows.device)
@@ -82,7 +82,7 @@ class HilbertSchmidt(Term):
 
     @torch.no_grad()
     def commit(self, output: ModelOutput) -> None:
-        """Remember the means of all ranks."""
+        """Store the means of all ranks."""
         self.memory.push(gather_rows(output.posterior.mean.detach().float()))
 
     def _bandwidths(self, joined: JoinedRows) -> Tensor:

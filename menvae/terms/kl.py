@@ -1,4 +1,4 @@
-"""Kullback-Leibler divergence of the posterior from the prior, with free bits or a capacity."""
+"""Kullback-Leibler divergence from posterior to prior, with free bits or a capacity."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ _UNITS: Mapping[Reduction, Unit] = {
 
 @register("term", "kl", reference="Kingma & Welling 2014; free bits: Kingma et al. 2016; capacity: Burgess et al. 2018")
 class KullbackLeibler(Term):
-    """KL(q(z|x) || N(0, I)) of some partitions, in nats, or divided by the number of dimensions or voxels.
+    """KL(q(z|x) || N(0, I)) of some partitions, in nats, nats per dimension or nats per voxel.
 
-    ``lambda_kl`` is the beta of the papers, and with a capacity the gamma of Burgess et al. An objective may have
-    several under different keys and scalars: ``beta_supervised`` of Run 6 is ``lambda_kl_supervised`` of a second one.
+    ``lambda_kl`` is the beta of the papers or, with a capacity, the gamma of Burgess et al. An objective may have
+    several KL terms with different keys and scalars: ``beta_supervised`` of Run 6 is the weight
+    ``lambda_kl_supervised`` of a second one.
     """
 
     floors: Tensor
@@ -50,23 +51,23 @@ class KullbackLeibler(Term):
         max_capacity_nats: Nats | None = None,
         capacity_length: Annotated[float, Field(gt=0.0)] = 100.0,
     ) -> None:
-        """Choose the dimensions, the unit, and what is free.
+        """Choose the dimensions, the unit, and the free bits or the capacity.
 
         Args:
-            context: of the run.
+            context: run context.
             scalar: name of the scalar, ``kl`` or ``kl_<something>``.
-            partitions: which partitions count; None is all.
-            free_bits: floor in nats per dimension (nats, whatever the name, which is the paper's): one for all
-                dimensions, or {partition: floor}, 0 where a partition is not named.
-            clamping: whether the floor applies to the batch mean or to each subject.
-            reduction: ``sum`` over dimensions in nats, their ``mean``, or the sum ``per_voxel``, the unit of
+            partitions: partitions to include; None: all.
+            free_bits: floor in nats per dimension (despite the name, which is the paper's): one value for all
+                dimensions, or {partition: floor}, 0 for partitions without an entry.
+            clamping: apply the floor to the batch mean or to each subject.
+            reduction: ``sum`` over dimensions, ``mean`` over dimensions, or the sum ``per_voxel``, the unit of
                 ``calibrated``.
-            max_capacity_nats: None, or the capacity C that is reached: the scalar is then |KL - C|, with the KL above
-                its floor, and C rises linearly from 0; both are sums in nats, and their difference is reduced.
-            capacity_length: length of that rise, in reference epochs.
+            max_capacity_nats: final capacity C; the scalar becomes |KL - C|, where the KL includes its floor and C
+                rises linearly from 0. Both are sums in nats; ``reduction`` scales their difference. None: disabled.
+            capacity_length: length of that rise in reference epochs.
 
         Raises:
-            UserError: free bits for a partition that does not count here.
+            UserError: a partition does not exist, or free bits are given for one that is not included.
         """
         super().__init__()
         self.layout = context.layout
@@ -88,12 +89,12 @@ class KullbackLeibler(Term):
         self.scalar, self.scalars = scalar, (scalar,)
 
     def at(self, progress: Progress) -> None:
-        """Set the capacity."""
+        """Set the capacity for this position."""
         if self.max_capacity_nats is not None:
             self.capacity_nats = self.max_capacity_nats * min(1.0, progress.epoch / self.capacity_length)
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
-        """Return ``kl`` in the chosen unit; in nats ``kl_raw``, ``kl_constrained`` (floored), ``kl_capacity``."""
+        """Return ``kl`` in the chosen unit and, in nats, ``kl_raw``, ``kl_constrained`` (floored), ``kl_capacity``."""
         kl = self.layout.join(output.posterior.kl(), self.partitions)
         floors = self.floors.to(kl.dtype)
         if self.clamping == "batch_mean":
@@ -109,5 +110,5 @@ class KullbackLeibler(Term):
         return {self.scalar: self.scale * (constrained - self.capacity_nats).abs(), **values}
 
     def constants(self) -> Mapping[str, float]:
-        """The KL that free bits alone allow, in nats."""
+        """Return the sum of the free-bits floors in nats."""
         return {f"expected_{self.scalar}_floor": self.floor_nats}

@@ -14,9 +14,9 @@ from menvae.types import Batch, ModelOutput
 
 @register("term", "manifold", reference="SemiVAE Run 6")
 class ManifoldDensity(Term):
-    """Half the mean of z^2 over subjects and dimensions: -log N(z; 0, 1) a dimension, without its constant.
+    """Half the mean of z^2 over subjects and dimensions: -log N(z; 0, 1) per dimension, without its constant.
 
-    It draws every decoded z to where the prior is dense, and unlike a KL has nothing against a narrow posterior. In
+    It pulls every decoded z towards high prior density and, unlike a KL, does not penalise a narrow posterior. In
     evaluation, where the mean is decoded, it is the expectation over samples, (mean^2 + variance) / 2.
     """
 
@@ -24,7 +24,7 @@ class ManifoldDensity(Term):
     unit = "nats_per_dimension"
 
     def __init__(self, context: TermContext, *, partitions: Sequence[str] | None = None) -> None:
-        """Args: context: of the run. partitions: which partitions count; None is all."""
+        """Args: context: run context. partitions: partitions to include; None: all."""
         super().__init__()
         self.layout = context.layout
         self.partitions = context.layout.chosen(partitions)

@@ -1,4 +1,4 @@
-"""Squared error of the values that the encoder did not see."""
+"""Squared error of the values hidden from the encoder."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from menvae.types import Batch, ModelOutput
 
 @register("term", "masked_mse", reference="lithology design reports; Vincent et al. 2008")
 class MaskedSquaredError(Term):
-    """Mean over the hidden values, which only what is known of the others can tell.
+    """Mean squared error over the hidden values, which the model must infer from the visible ones.
 
-    0 where nothing is hidden, and so in validation, where the encoder sees all.
+    0 if nothing is hidden, as in validation.
     """
 
     scalars = ("masked",)
@@ -23,15 +23,15 @@ class MaskedSquaredError(Term):
     unit = "mean_squared_error"
 
     def __init__(self, context: TermContext) -> None:
-        """Args: context: of the run."""
+        """Args: context: run context."""
         super().__init__()
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Return ``masked``."""
         hidden = output.extras["hidden"].float()
         differences = output.reconstruction.float() - batch.inputs.float()
-        there = present(batch, differences)
-        if there is not None:
-            hidden, differences = hidden * there, differences.masked_fill(~there, 0.0)
+        available = present(batch, differences)
+        if available is not None:
+            hidden, differences = hidden * available, differences.masked_fill(~available, 0.0)
         errors = differences.square() * hidden
         return {"masked": sum_over_ranks(errors.sum()) / sum_over_ranks(hidden.sum()).clamp(min=1.0)}

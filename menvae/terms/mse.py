@@ -24,10 +24,10 @@ _UNITS: Mapping[Reduction, Unit] = {
 
 @register("term", "mse", reference="Exp1 and SemiVAE Run 6")
 class MeanSquaredError(Term):
-    """Squared error of the reconstruction, as a mean or as a sum.
+    """Squared error of the reconstruction, as a mean or a sum.
 
-    The mean stands beside a summed KL in the reports: that weighs the KL as many times more than the evidence lower
-    bound of unit variance as half the number of voxels, and a decoder may stop using z. See ``calibrated``.
+    The reports combine the mean with a summed KL. Compared with the evidence lower bound at unit variance, this
+    multiplies the weight of the KL by half the number of voxels, and the decoder may stop using z. See ``calibrated``.
     """
 
     scalars = ("recon",)
@@ -44,11 +44,11 @@ class MeanSquaredError(Term):
         """Choose the unit.
 
         Args:
-            context: of the run.
+            context: run context.
             reduction: ``mean`` over subjects, channels and voxels; ``sum`` over channels and voxels, averaged over the
-                batch, the unit of ``kl``; ``batch_sum`` over subjects too, the unit of ``tcvae`` with ``sum``.
-                Modalities that are missing have no share in any of them.
-            tumour_weight: weight of a voxel inside the mask, 1 outside; 1 needs no mask.
+                batch, the unit of ``kl``; ``batch_sum`` also over subjects, the unit of ``tcvae`` with ``sum``. All
+                exclude missing modalities.
+            tumour_weight: weight of a voxel inside the mask, 1 outside; only 1 needs no mask.
         """
         super().__init__()
         self.reduction, self.tumour_weight = reduction, tumour_weight

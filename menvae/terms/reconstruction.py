@@ -1,4 +1,4 @@
-"""The squared error that the terms of reconstruction share."""
+"""Squared error shared by the reconstruction terms."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from menvae.collectives import mean_over_ranks, sum_over_ranks
 from menvae.types import Batch
 
 REMEDIES: Mapping[str, str] = MappingProxyType({"mask": ".tumour_weight=1"})
-"""Of terms with a ``tumour_weight`` (see `menvae.terms.Term.remedies`)."""
+"""Remedies of terms with a ``tumour_weight`` (see `menvae.terms.Term.remedies`)."""
 
 
 def requirements(tumour_weight: float) -> frozenset[str]:
-    """Return what a batch must hold for this weight (see `menvae.terms.Term.batch_requires`)."""
+    """Return the fields of a batch that this weight requires (see `menvae.terms.Term.batch_requires`)."""
     return frozenset() if tumour_weight == 1.0 else frozenset({"mask"})
 
 
 def present(batch: Batch, values: Tensor) -> Tensor | None:
-    """Return which values [B, C, ...] there are as bool [B, C, 1, ...], or None: all; the others may be NaN."""
+    """Return a bool mask [B, C, 1, ...] of the available values [B, C, ...], None for all; others may be NaN."""
     if batch.available is None:
         return None
     return batch.available.reshape(*batch.available.shape, *(1,) * (values.ndim - 2))
 
 
 def share_present(batch: Batch) -> float | Tensor:
-    """Return the share of modalities that there are in the batch of all ranks, in [0, 1]."""
+    """Return the share of available modalities in the batch of all ranks, in [0, 1]."""
     return 1.0 if batch.available is None else mean_over_ranks(batch.available.float().mean())
 
 
 def mean_squared_error(batch: Batch, reconstruction: Tensor, inputs: Tensor, tumour_weight: float = 1.0) -> Tensor:
-    """Mean over subjects of all ranks, channels and voxels of a squared error: a scalar.
+    """Return the mean squared error over subjects of all ranks, channels and voxels, a scalar.
 
     Args:
-        batch: which modalities there are, and the mask where the weight is not 1.
+        batch: gives the available modalities, and the mask if the weight is not 1.
         reconstruction: [B, C, ...].
-        inputs: what it should be; a modality that is missing has no say.
-        tumour_weight: weight of a voxel inside the mask; outside it is 1. The mean is over weights: where the error is
-            the same everywhere, it is the same for every weight.
+        inputs: ground truth [B, C, ...]; missing modalities are excluded.
+        tumour_weight: weight of a voxel inside the mask, 1 outside. The weighted mean is normalised by the sum of
+            weights, so a uniform error does not depend on the weight.
     """
     if tumour_weight == 1.0 and batch.available is None:
         return mean_over_ranks(mse_loss(reconstruction.float(), inputs.float()))
@@ -50,7 +50,7 @@ def mean_squared_error(batch: Batch, reconstruction: Tensor, inputs: Tensor, tum
 
 
 def mean_squared_errors(batch: Batch, reconstruction: Tensor, inputs: Tensor, tumour_weight: float = 1.0) -> Tensor:
-    """Return what `mean_squared_error` does for each channel [C]; 1 for a modality that no subject has."""
+    """Return `mean_squared_error` per channel [C]; 1 for a modality that no subject has."""
     errors, weights = _sums(batch, reconstruction, inputs, tumour_weight)
     return torch.where(weights > 0, errors / weights.clamp(min=1.0), 1.0)
 
@@ -60,11 +60,11 @@ def _sums(batch: Batch, reconstruction: Tensor, inputs: Tensor, tumour_weight: f
     differences = reconstruction.float() - inputs.float()
     weights = torch.ones_like(differences)
     if tumour_weight != 1.0:
-        assert batch.mask is not None, "the experiment refuses a term whose batch_requires its data do not give"
+        assert batch.mask is not None, "experiments reject terms whose batch_requires the data do not provide"
         weights = weights + (tumour_weight - 1.0) * (batch.mask > 0)
-    there = present(batch, differences)
-    if there is not None:
-        weights, differences = weights * there, differences.masked_fill(~there, 0.0)
+    available = present(batch, differences)
+    if available is not None:
+        weights, differences = weights * available, differences.masked_fill(~available, 0.0)
     squares = weights * differences.square()
     errors, totals = (values.transpose(0, 1).flatten(1).sum(dim=1) for values in (squares, weights))
     return sum_over_ranks(errors), sum_over_ranks(totals)

@@ -1,4 +1,4 @@
-"""What terms that make partitions independent have in common: the rows of earlier batches, and their distances."""
+"""Memory of rows of earlier batches and their distances, shared by the independence terms."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from menvae.latent import LatentLayout
 from menvae.statistics.pairwise import distances_of
 
 GradientScale = Literal["batch", "all_rows"]
-"""``batch``: the derivative by the rows of the batch. ``all_rows``: see `JoinedRows.with_gradient_of`."""
+"""``batch``: derivative with respect to the rows of the batch; ``all_rows``: see `JoinedRows.with_gradient_of`."""
 
 
 @dataclass(frozen=True)
 class JoinedRows:
-    """The rows of a batch among those of earlier ones: N rows in all, B of them the batch's, K blocks of columns.
+    """Rows of a batch joined with those of earlier batches: N rows in total, B of them new, K blocks of columns.
 
     Attributes:
-        border: distances [K, B, N] of the batch's rows to all, with gradient.
-        age_border: squared differences [1, B, N] between the ages of these rows, in steps.
-        inner_and_ages: distances and squared differences [K + 1, N, N] among all rows, constant; those of the batch's
-            rows mean nothing. None where B = N.
-        slots: where the batch's rows stand [B].
+        border: distances [K, B, N] from the batch's rows to all rows, with gradient.
+        age_border: squared age differences [1, B, N] of these rows, in steps.
+        inner_and_ages: distances and squared age differences [K + 1, N, N] between all rows, constant; entries of the
+            batch's rows are undefined. None if B = N.
+        slots: indices of the batch's rows [B].
     """
 
     border: Tensor
@@ -40,7 +40,7 @@ class JoinedRows:
 
     @property
     def inner(self) -> Tensor | None:
-        """Distances [K, N, N] among all rows; see ``inner_and_ages``."""
+        """Distances [K, N, N] between all rows; see ``inner_and_ages``."""
         return None if self.inner_and_ages is None else self.inner_and_ages[:-1]
 
     @property
@@ -49,12 +49,12 @@ class JoinedRows:
         return torch.cat([self.border, self.age_border])
 
     def with_gradient_of(self, value: Tensor, scale: GradientScale) -> Tensor:
-        """Return ``value`` with its gradient multiplied by N / B where ``scale`` is ``all_rows``.
+        """Return ``value``, with its gradient multiplied by N / B if ``scale`` is ``all_rows``.
 
-        A statistic of N rows depends on each of them by about 1 / N. The batch's B rows alone have a gradient, so that
-        of the weights is B / N of what it were if the remembered rows, too, were computed anew with every step. N / B
-        makes it an estimate of that, as the gradient of a batch estimates that of all subjects; it does not depend on
-        the size of the memory. The value is the statistic of all rows already, and stays.
+        A statistic of N rows depends on each by about 1 / N. Only the B rows of the batch have a gradient, so that of
+        the weights is B / N of the gradient with all rows recomputed at every step. The factor N / B makes it an
+        estimate of the latter, independent of the size of the memory. The value already is the statistic of all rows
+        and does not change.
         """
         if scale == "batch" or self.inner_and_ages is None:
             return value
@@ -63,11 +63,11 @@ class JoinedRows:
 
 
 class RowMemory(nn.Module):
-    """The newest rows of earlier batches, detached, first in first out, and the distances among them.
+    """First-in first-out memory of detached rows of earlier batches, with the distances between them.
 
-    Rows stand in a ring: the next ones take the slots of the oldest, and while they are only looked at (`joined`) they
-    stand in for them. So a step computes distances of its own rows only. The distances among remembered rows are a
-    function of the rows, to the last bit, and are not part of checkpoints but computed anew when one is read.
+    Rows lie in a ring buffer: new rows take the slots of the oldest, permanently in `push` and temporarily in `joined`,
+    so that a step computes only the distances of its own rows. Checkpoints omit the distances between stored rows;
+    loading recomputes them exactly.
     """
 
     rows: Tensor
@@ -77,12 +77,12 @@ class RowMemory(nn.Module):
     _distances: Tensor
 
     def __init__(self, size: int, layout: LatentLayout, partitions: Sequence[str]) -> None:
-        """Make room.
+        """Allocate the buffers.
 
         Args:
-            size: S, rows that a batch and the memory make up together; 0 for none.
-            layout: of the rows.
-            partitions: the K blocks of columns whose distances are wanted.
+            size: S, total number of rows of batch and memory; 0: no memory.
+            layout: layout of the rows.
+            partitions: the K blocks of columns between which distances are computed.
         """
         super().__init__()
         self.size = size
@@ -94,20 +94,20 @@ class RowMemory(nn.Module):
         # K blocks, then the ages
         distances = torch.zeros(len(self.bounds) + 1, size, size, dtype=torch.float64)
         self.register_buffer("_distances", distances, persistent=False)
-        self._num_filled, self._next_slot = 0, 0  # the buffers' values, which a GPU would have to be waited for
+        self._num_filled, self._next_slot = 0, 0  # copies of the buffers, to avoid a GPU synchronisation
         self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
 
     def newest_first(self) -> Tensor:
-        """Return what is remembered [filled, Z], the newest row first."""
+        """Return the stored rows [filled, Z], newest first."""
         order = torch.arange(self._num_filled, device=self.rows.device)
         return self.rows[(self._next_slot - 1 - order) % max(1, self.size)]
 
     def remembered_distances(self) -> Tensor:
-        """Return the distances [K, filled, filled] among all that is remembered."""
+        """Return the distances [K, filled, filled] between the stored rows."""
         return self._distances[:-1, : self._num_filled, : self._num_filled]
 
     def joined(self, rows_BZ: Tensor) -> JoinedRows:
-        """Return a batch's rows with the newest remembered ones, ``size`` in all; a larger batch is used alone."""
+        """Return a batch's rows with the newest stored ones, up to ``size`` rows; a larger batch is used alone."""
         num_new = len(rows_BZ)
         if num_new >= self.size or self._num_filled == 0:
             border = distances_of(rows_BZ, rows_BZ, self.bounds)
@@ -123,7 +123,7 @@ class RowMemory(nn.Module):
 
     @torch.no_grad()
     def push(self, rows_BZ: Tensor) -> None:
-        """Remember a batch's rows; of more than ``size`` the first ``size``."""
+        """Store a batch's rows; of more than ``size``, only the first ``size``."""
         newest = rows_BZ[: self.size].to(self.rows.dtype)
         if len(newest) == 0:
             return
@@ -137,7 +137,7 @@ class RowMemory(nn.Module):
         self.next_slot.fill_(self._next_slot)
 
     def _slots(self, num_new: int) -> Tensor:
-        """The slots that the next rows take, the last of a batch first: it is the first to be forgotten."""
+        """Return the slots of the next rows; the last row of a batch takes the slot to be overwritten first."""
         return (self._next_slot + num_new - 1 - torch.arange(num_new, device=self.rows.device)) % self.size
 
     def _step(self) -> Tensor:
@@ -162,6 +162,6 @@ def _after_loading(memory: nn.Module, _: Any) -> None:
 
 
 def _squared_age_differences(steps_S: Tensor, slots_B: Tensor) -> Tensor:
-    # squared, as distances in many dimensions grow with the square of a small drift: where means drift 1 sd, that
-    # leaves a partial distance correlation of 0.00 instead of 0.02
+    # Squared, because distances in many dimensions grow with the square of a small drift: for a drift of 1 sd, the
+    # partial distance correlation is 0.00 instead of 0.02.
     return (steps_S[slots_B, None] - steps_S).double().square()[None]

@@ -1,4 +1,4 @@
-"""Supervision of one partition by its targets."""
+"""Supervision of one partition."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from menvae.types import Batch, ModelOutput
 
 @register("term", "semantic", reference="SemiVAE Run 6")
 class Semantic(Term):
-    """Mean squared error of the z-scored targets that were observed; the scalar bears the partition's name."""
+    """Mean squared error of the observed z-scored targets; the scalar is named after the partition."""
 
     unit = "mean_squared_error"
 
     def __init__(self, context: TermContext, *, partition: str) -> None:
-        """Choose what is supervised.
+        """Choose the partition.
 
         Args:
-            context: of the run.
-            partition: whose head.
+            context: run context.
+            partition: partition whose predictions are supervised.
 
         Raises:
-            UserError: no such partition.
+            UserError: the partition does not exist.
         """
         super().__init__()
         try:
@@ -33,14 +33,14 @@ class Semantic(Term):
         except UserError as error:
             without = f"~loss.terms.{partition} ~loss.lambda_{partition} ~loss.schedules.{partition}"
             raise UserError(
-                f"{error}; loss=vae, dip and tcvae are without supervision, or leave it out with {without}"
+                f"{error}; use loss=vae, dip or tcvae, which have no supervision, or remove the term with {without}"
             ) from None
         self.partition = partition
         self.scalars = (partition,)
         self.requires = frozenset({f"predictions.{partition}"})
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
-        """Return the scalar; 0 for a batch in which nothing was observed."""
+        """Return the scalar; 0 for a batch without observed targets."""
         observed = batch.observed[self.partition].float()
         errors = (output.predictions[self.partition].float() - batch.targets[self.partition].float()).square()
         total = sum_over_ranks((errors * observed).sum())

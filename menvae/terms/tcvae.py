@@ -1,4 +1,4 @@
-"""The three parts of the aggregate KL divergence: mutual information, total correlation, dimension-wise KL."""
+"""Decomposition of the aggregate KL divergence: mutual information, total correlation, dimension-wise KL."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _UNITS: Mapping[Reduction, Unit] = {
     "per_voxel": "nats_per_voxel",
 }
 
-_SEED = 7_370_029  # of the samples in evaluation; a seed that nobody gives to a run
+_SEED = 7_370_029  # seed of the samples in evaluation, unlikely to be the seed of a run
 
 
 @register("term", "tcvae", reference="Chen et al. 2018 (beta-TCVAE), eq. 2 and section 3.1; MSS: appendix C.2")
 class TotalCorrelation(Term):
     """``mi``, ``tc`` and ``dwkl`` of the aggregate posterior, computed once.
 
-    ``lambda_mi`` is alpha, ``lambda_tc`` is beta_tc and ``lambda_dwkl`` is gamma of the papers. With equal weights
-    their sum is a one-sample estimate of the KL, so an objective has all three, or ``kl`` with ``tc`` beside it. None
-    is clamped, and each may be negative: the estimators are biased (see `menvae.statistics.total_correlation`).
+    ``lambda_mi`` is alpha, ``lambda_tc`` is beta_tc and ``lambda_dwkl`` is gamma of the papers. With equal weights,
+    their sum is a one-sample estimate of the KL, so an objective uses all three, or ``kl`` plus ``tc``. None is
+    clamped, and each may be negative because the estimators are biased (see `menvae.statistics.total_correlation`).
     """
 
     scalars = ("mi", "tc", "dwkl")
@@ -55,11 +55,11 @@ class TotalCorrelation(Term):
         """Choose the dimensions, the estimator and the unit.
 
         Args:
-            context: of the run.
-            partitions: which partitions count; None is all.
+            context: run context.
+            partitions: partitions to include; None: all.
             estimator: minibatch-weighted (``mws``) or minibatch-stratified (``mss``) sampling.
-            reduction: ``sum`` over the batch of all ranks, as in the reports, beside ``mse`` with ``batch_sum``;
-                ``mean`` over the batch in nats, beside ``mse`` with ``sum``; that ``per_voxel``, beside ``calibrated``.
+            reduction: ``sum`` over the batch of all ranks, as in the reports, to use with ``mse`` in ``batch_sum``;
+                ``mean`` over the batch, with ``mse`` in ``sum``; the mean ``per_voxel``, with ``calibrated``.
         """
         super().__init__()
         self.layout = context.layout
@@ -67,18 +67,18 @@ class TotalCorrelation(Term):
         self.estimator: Estimator = estimator
         self.reduction: Reduction = reduction
         self.unit = _UNITS[reduction]
-        if self.partitions == ["residual"] != list(self.layout):  # all of z, as in the beta-TCVAE, has another range
+        if self.partitions == ["residual"] != list(self.layout):  # beta-TCVAE, on all of z, has another range
             self.advised_weights = {"tc": RESIDUAL_TC}
         self.num_training_subjects, self.num_input_values = context.num_training_subjects, context.num_input_values
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
-        """Return ``mi``, ``tc`` and ``dwkl``."""
+        """Return ``mi``, ``tc`` and ``dwkl`` in the unit of the reduction."""
         z, mean, logvar = (
             self.layout.join(values.float(), self.partitions)
             for values in (self._latent(output), output.posterior.mean, output.posterior.logvar)
         )
         means, logvars = gather_rows(mean), gather_rows(logvar)
-        num_subjects = max(self.num_training_subjects, len(means))  # a batch may be larger than a tiny cohort
+        num_subjects = max(self.num_training_subjects, len(means))  # a batch may exceed a tiny cohort
         densities = log_densities(
             z, means, logvars, weights(self.estimator, len(means), num_subjects), first=rank() * len(z)
         )
@@ -91,7 +91,7 @@ class TotalCorrelation(Term):
         return {name: self._scale(len(means)) * sum_over_ranks(values.sum()) for name, values in rows.items()}
 
     def _latent(self, output: ModelOutput) -> Tensor:
-        """Return the z that was decoded; in evaluation that is the mean, and a sample, always the same, stands in."""
+        """Return the decoded z or, in evaluation, where that is the mean, a reproducible sample instead."""
         if self.training or output.latent is not output.posterior.mean:
             return output.latent
         device = output.latent.device

@@ -1,1 +1,1 @@
-"""Where runs are written down: the local log first, then trackers, which are parts of the group ``tracker``."""
+"""Records of runs: the local log first, then trackers, which are parts of the group ``tracker``."""

@@ -1,8 +1,8 @@
-"""Plain files as a tracker: one JSON file a run, and one table of all runs.
+"""Plain files as a tracker: one JSON file per run, and one table of all runs.
 
-The table ``runs.csv`` has a row for each run and sweep. Its columns are those of ``mlflow.search_runs``: ``name``,
+The table ``runs.csv`` has a row for each run and sweep, with columns as in ``mlflow.search_runs``: ``name``,
 ``status``, ``params.<key>``, ``metrics.<key>`` (the last value), ``tags.<key>``; ``pandas.read_csv`` reads it.
-Artifacts stay in the run directory, which the row names.
+Artifacts stay in the run directory; the row contains its path.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from menvae.tracking.tracker import DatasetInput, Status, Tracker, TrackerContex
 
 _TABLE = "runs.csv"
 _SECTIONS = ("params", "metrics", "tags")
-_PATIENCE_S = 60.0  # for other processes that write the table, milliseconds each
+_PATIENCE_S = 60.0  # for the lock of other processes, which write the table in milliseconds
 
 
 @register("tracker", "files")
 class FilesTracker(Tracker):
-    """A table of all runs in a folder, without a database."""
+    """Writes a table of all runs to a folder, without a database."""
 
     def __init__(self, context: TrackerContext, *, folder: str | None = None) -> None:
         """Choose the folder.
 
         Args:
-            context: of the run.
-            folder: path; None: ``tracked`` in ``output_dir``. Runs of several output directories may share it.
+            context: context of the run.
+            folder: path; None: ``tracked`` in ``output_dir``. Several output directories may share it.
         """
         self._context = context
         self._folder = Path(folder).expanduser().resolve() if folder else context.output_dir / "tracked"
@@ -52,7 +52,7 @@ class FilesTracker(Tracker):
         log: LocalLog,
         datasets: Sequence[DatasetInput] = (),
     ) -> None:
-        """Write the run with what the local log holds."""
+        """Write the run with the metrics of the local log."""
         before = json.loads(self._file.read_text()) if self._file.is_file() else {}
         self._run = {
             "name": self._context.run_name,
@@ -72,17 +72,17 @@ class FilesTracker(Tracker):
         self._write_table()
 
     def log(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
-        """Write the last values of the run; the table follows when the run ends."""
+        """Write the latest values of the run; the table is updated when the run ends."""
         self._run["metrics"] |= finite_values({**metrics, **timings})
         self._write()
 
     def log_artifacts(self, paths: Sequence[Path]) -> None:
-        """Write down where they are."""
+        """Record the paths."""
         relative = [self._context.relative(path).as_posix() for path in paths]
         self._run["artifacts"] = list(dict.fromkeys([*self._run["artifacts"], *relative]))
 
     def finish(self, status: Status, tags: Mapping[str, str] | None = None, *, patience_s: float | None = None) -> bool:
-        """Write the end of the run, and the table."""
+        """Write the final status of the run, and the table."""
         self._run |= {"status": status, "end_time": _now(), "tags": {**self._run["tags"], **(tags or {})}}
         self._write()
         self._write_table(patience_s)
@@ -92,7 +92,7 @@ class FilesTracker(Tracker):
         write_json(self._file, self._run)
 
     def _write_table(self, patience_s: float | None = None) -> None:
-        """Write the table anew, from the files of all runs; whoever comes last has all of them."""
+        """Rewrite the table from the files of all runs; the last writer sees all of them."""
         lock = FolderLock(self._folder, _PATIENCE_S if patience_s is None else patience_s)
         try:
             runs = [json.loads(path.read_text()) for path in sorted(self._folder.glob("*.json"))]
@@ -112,7 +112,7 @@ def _row(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: Any) -> Any:
-    """Return a value as it stands in a cell; parameters as MLflow has them: strings as they are, others as JSON."""
+    """Return the text of a cell: strings and floats unchanged, other values as JSON, as for parameters in MLflow."""
     return value if isinstance(value, str | float) else json.dumps(value)
 
 

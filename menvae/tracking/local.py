@@ -1,7 +1,7 @@
 """The local log: the first and complete record of a run; everything else (MLflow, CSV) is a copy of it.
 
-``metrics.jsonl`` and ``metrics.csv`` hold only what the computation determines, so two identical runs leave identical
-bytes. What differs from run to run (durations, system load, the time of day) is in ``timings.jsonl``.
+``metrics.jsonl`` and ``metrics.csv`` contain only results of the computation, so two identical runs write identical
+bytes. Values that differ between runs (durations, system load, the time of day) are in ``timings.jsonl``.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _TIMESTAMP = "timestamp_ms"
 
 
 class LocalLog:
-    """One line an epoch in ``metrics.jsonl`` (also as ``metrics.csv``) and in ``timings.jsonl`` of a run directory.
+    """One line per epoch in ``metrics.jsonl`` (also as ``metrics.csv``) and in ``timings.jsonl`` of a run directory.
 
-    Reading never changes a file, so a run that is still going on can be read. Every write is on disk when the method
-    returns; a process killed in the middle of one leaves at most one torn last line, which readers ignore and
-    ``rewind`` removes. A trainer appends an epoch *before* it writes that epoch's checkpoint and calls ``rewind`` with
-    the checkpoint's epoch when it goes on: then no epoch is missing and none is there twice.
+    Reading never changes a file, so the log of an active run can be read. Every write is on disk when the method
+    returns; a process killed during a write leaves at most one incomplete last line, which readers ignore and
+    ``rewind`` removes. A trainer appends an epoch *before* it writes that epoch's checkpoint, and on resuming calls
+    ``rewind`` with the checkpoint's epoch, so that no epoch is missing or appears twice.
 
     Args:
         run_dir: the run directory; created with the first line.
@@ -40,16 +40,16 @@ class LocalLog:
         self.metrics_path = run_dir / "metrics.jsonl"
         self.csv_path = run_dir / "metrics.csv"
         self.timings_path = run_dir / "timings.jsonl"
-        self._table: _Table | None = None  # what metrics.csv holds; None until this process writes
+        self._table: _Table | None = None  # content of metrics.csv; None until this process writes
 
     def rewind(self, last_epoch: int) -> None:
-        """Forget the epochs after ``last_epoch``, and a torn last line; atomic for each file.
+        """Remove the epochs after ``last_epoch``, and an incomplete last line; atomic for each file.
 
         Args:
-            last_epoch: the last epoch to keep; 0 drops all.
+            last_epoch: the last epoch to keep; 0 removes all.
 
         Raises:
-            UserError: a line other than the last is not JSON: the file was edited or the disk is damaged.
+            UserError: a line other than the last is invalid, because the file was edited or the disk is damaged.
         """
         for path in (self.timings_path, self.metrics_path):
             kept = [line for line, row in _complete_lines(path) if _epoch_of(row) <= last_epoch]
@@ -61,15 +61,15 @@ class LocalLog:
             write_atomically(self.csv_path, self._table.csv())
 
     def append(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
-        """Add one epoch; on disk when this returns.
+        """Append one epoch; it is on disk when this returns.
 
         Args:
             epoch: counted from 1; larger than every epoch logged before.
-            metrics: what the computation determines, in the order to keep; NaN and infinities become null.
-            timings: ``time/`` and ``system/`` values, which differ from run to run.
+            metrics: results of the computation, in the order to keep; NaN and infinities become null.
+            timings: ``time/`` and ``system/`` values, which differ between runs.
 
         Raises:
-            ValueError: the epoch is already there (call ``rewind`` first), or a key is reserved.
+            ValueError: the epoch is not larger than the last (call ``rewind`` first), or a key is reserved.
         """
         if reserved := {_EPOCH, _TIMESTAMP} & (metrics.keys() | timings.keys()):
             raise ValueError(f"metric keys {sorted(reserved)} are reserved for the local log")
@@ -84,7 +84,7 @@ class LocalLog:
         timing: Row = {_EPOCH: epoch, _TIMESTAMP: time.time_ns() // 1_000_000}
         timing |= {key: _finite(value) for key, value in timings.items()}
         self.metrics_path.parent.mkdir(parents=True, exist_ok=True)
-        # Timings first: an epoch that is in metrics.jsonl is complete.
+        # Timings first, so that an epoch in metrics.jsonl is complete.
         _append_line(self.timings_path, timing)
         _append_line(self.metrics_path, row)
         self._table.append(row)
@@ -108,12 +108,12 @@ class LocalLog:
         return values
 
     def timestamps_ms(self) -> dict[int, int]:
-        """Return {epoch: when it was logged, in milliseconds since 1970}."""
+        """Return {epoch: time of logging in milliseconds since 1970}."""
         rows = [row for _, row in _complete_lines(self.timings_path)]
         return {_epoch_of(row): int(row[_TIMESTAMP] or 0) for row in rows if _TIMESTAMP in row}
 
     def _drop_torn_lines(self) -> None:
-        """Load what is there, less what a killed process left half written (an epoch's timings come first)."""
+        """Load the log without an epoch that a killed process left incomplete (timings are written first)."""
         self.rewind(_Table(self.metrics()).last_epoch)
 
 
@@ -137,7 +137,7 @@ def _append_line(path: Path, row: Row) -> None:
 
 
 def _complete_lines(path: Path) -> list[tuple[bytes, Row]]:
-    """Return (line with its newline, parsed) for every line that was written to its end."""
+    """Return (line with its newline, parsed line) for every complete line."""
     if not path.exists():
         return []
     lines = path.read_bytes().splitlines(keepends=True)
@@ -150,7 +150,7 @@ def _complete_lines(path: Path) -> list[tuple[bytes, Row]]:
         if isinstance(row, dict) and _EPOCH in row:
             complete.append((line, row))
         elif number < len(lines):
-            raise UserError(f"{path}, line {number} is not a line of a metrics log: {line[:60]!r}")
+            raise UserError(f"{path}, line {number}: not a line of a metrics log: {line[:60]!r}")
     return complete
 
 
@@ -168,7 +168,7 @@ def _finite(value: float | None) -> float | None:
 
 
 class _Table:
-    """The rows as CSV, a column a key; a row that brings no new key costs one line, not all of them again."""
+    """The rows as CSV, one column per key; only a row with a new key formats all rows again."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows = list(rows)
@@ -181,7 +181,7 @@ class _Table:
         return _epoch_of(self._rows[-1]) if self._rows else 0
 
     def append(self, row: Row) -> None:
-        """Add a row, and the columns that it brings."""
+        """Add a row, and columns for its new keys."""
         self._rows.append(row)
         known = set(self._columns)
         new_columns = [key for key in row if key not in known]

@@ -1,4 +1,4 @@
-"""The contract of trackers, which copy runs to somewhere else, and what each of them is given."""
+"""The contract of trackers, which copy runs to another place, and the context they are built with."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingSettings:
-    """Where runs are tracked.
+    """Keys of ``tracking.*``.
 
     Attributes:
         uri: MLflow tracking URI: ``sqlite:////absolute/path.db``, ``http(s)://``, ``postgresql://``, ``mysql://``;
             None for ``mlflow.db`` in the output directory.
-        experiment: name of the experiment.
-        enabled: False logs to the run directory only.
+        experiment: name of the MLflow experiment.
+        enabled: False logs only to the run directory.
         trackers: {key: configuration of a tracker}; ``+tracker@tracking.trackers.<key>=<name>`` adds one.
     """
 
@@ -32,17 +32,17 @@ class TrackingSettings:
 
     @property
     def active(self) -> frozenset[str]:
-        """The keys of the trackers that are on."""
+        """The keys of the enabled trackers."""
         return frozenset(self.trackers) if self.enabled else frozenset()
 
 
 @dataclass(frozen=True)
 class ParentRun:
-    """The run of a sweep, as trackers hold it; whoever reaches a tracker's store first creates it.
+    """The run of a sweep in trackers; the first process to reach a tracker's store creates it.
 
     Attributes:
-        folder: of the sweep, where a tracker may remember the run.
-        name: of the sweep and of the run.
+        folder: folder of the sweep, where a tracker may store the id of the run.
+        name: name of the sweep and of its run.
     """
 
     folder: Path
@@ -50,7 +50,7 @@ class ParentRun:
 
     @property
     def tags(self) -> dict[str, str]:
-        """Tags that tell it from the runs of its points."""
+        """Tags that distinguish it from the runs of its points."""
         return {"menvae.kind": "sweep", "menvae.sweep": self.name}
 
 
@@ -59,10 +59,10 @@ class DatasetInput:
     """A data set that a run used.
 
     Attributes:
-        name: such as ``brats``.
-        digest: hash of what was used, at most 36 characters.
-        source: where it is.
-        context: ``training`` and the like.
+        name: name, such as ``brats``.
+        digest: hash of the data used, at most 36 characters.
+        source: location of the data.
+        context: purpose, such as ``training``.
     """
 
     name: str
@@ -73,14 +73,14 @@ class DatasetInput:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerContext:
-    """One run, or one sweep, as its trackers are built for it.
+    """Context of a run or sweep, with which its trackers are built.
 
     Attributes:
         settings: ``tracking.*``.
-        output_dir: absolute path of the folder for everything that is written.
+        output_dir: absolute path of the output directory.
         run_dir: absolute path of the run directory, or of the folder of the sweep.
-        run_name: of the run or sweep; unique in ``output_dir``.
-        parent: the sweep that the run is a point of, or None.
+        run_name: name of the run or sweep; unique in ``output_dir``.
+        parent: the sweep of which the run is a point, or None.
     """
 
     settings: TrackingSettings
@@ -90,7 +90,7 @@ class TrackerContext:
     parent: ParentRun | None = None
 
     def relative(self, path: Path) -> Path:
-        """Return the path of an artifact relative to the run directory; raises ValueError for one outside of it."""
+        """Return the path of an artifact relative to the run directory; raises ValueError if it lies outside."""
         run_dir = self.run_dir.resolve()
         resolved = (run_dir / path).resolve()
         if not resolved.is_relative_to(run_dir):
@@ -99,18 +99,18 @@ class TrackerContext:
 
 
 class Tracker(ABC):
-    """Copies one run to somewhere else; a part of the group ``tracker``, which is called with a `TrackerContext`.
+    """Copies one run to another place; a part of the group ``tracker``, built from a `TrackerContext`.
 
-    The local log in the run directory is the first and complete record. A tracker sends what it lacks of it, so that
-    a run which several processes train, one after the other, arrives whole: `start` is called by each of them, then
-    `log` and `log_artifacts` any number of times, then `finish`, unless the process is killed. Training waits for
-    every call but may go on without the tracker: an exception ends only the tracker, until the next process.
+    The local log in the run directory is the first and complete record. A tracker sends what its store lacks, so that a
+    run trained by several processes in sequence arrives complete: each process calls `start`, then `log` and
+    `log_artifacts` any number of times, then `finish`, unless it is killed. Training waits for every call but continues
+    without the tracker if a call raises; the next process uses the tracker again.
     """
 
     @property
     @abstractmethod
     def address(self) -> str:
-        """Where the run goes, without passwords; a sweep whose address has changed is sent again."""
+        """Destination of the run, without passwords; a sweep is sent again if its address changes."""
 
     @abstractmethod
     def start(
@@ -120,28 +120,28 @@ class Tracker(ABC):
         log: LocalLog,
         datasets: Sequence[DatasetInput] = (),
     ) -> None:
-        """Open the run of this run directory, or go on with it, and take over what the local log holds.
+        """Open or resume the run of this run directory, and copy the content of the local log.
 
         Args:
             params: flattened configuration: dotted key -> value.
             tags: tags of the run.
-            log: the local log, rewound to where training goes on.
-            datasets: what the run is trained on.
+            log: the local log, rewound to the epoch at which training resumes.
+            datasets: data sets of the run.
         """
 
     @abstractmethod
     def log(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
-        """Take one epoch, after the local log has it.
+        """Record one epoch, which the local log already has.
 
         Args:
             epoch: counted from 1.
-            metrics: as written to the local log; None, NaN and infinities are no values.
+            metrics: as written to the local log; None, NaN and infinities mean a missing value.
             timings: as written to the local log.
         """
 
     @abstractmethod
     def log_artifacts(self, paths: Sequence[Path]) -> None:
-        """Take files or folders of the run directory, which stay unchanged until `finish` returns.
+        """Store files or folders of the run directory, which stay unchanged until `finish` returns.
 
         Args:
             paths: absolute, or relative to the run directory.
@@ -155,10 +155,10 @@ class Tracker(ABC):
         """Close the run.
 
         Args:
-            status: how it ended.
+            status: final status of the run.
             tags: further tags of the run.
             patience_s: seconds to wait for a store that makes no progress; None leaves it to the tracker.
 
         Returns:
-            Whether all of the run has arrived.
+            Whether the complete run has arrived.
         """

@@ -1,4 +1,4 @@
-"""All trackers of a run at once: one that fails costs neither the run nor the others."""
+"""All trackers of a run: a failing tracker affects neither the run nor the other trackers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def bind_trackers(settings: TrackingSettings) -> dict[str, Bound]:
 
 
 class Trackers:
-    """The trackers of one run; methods are those of `Tracker`.
+    """The trackers of one run, with the methods of `Tracker`.
 
     Args:
         trackers: {key: tracker}.
@@ -36,11 +36,11 @@ class Trackers:
         """Build the trackers of a run.
 
         Args:
-            context: of the run.
-            only: keys; None: all that are on.
+            context: context of the run.
+            only: keys of the trackers to build; None: all that are enabled.
 
         Raises:
-            UserError: a tracker refuses its configuration.
+            UserError: the configuration of a tracker is invalid.
         """
         keys = context.settings.active if only is None else context.settings.active & set(only)
         bound = bind_trackers(context.settings)
@@ -48,7 +48,7 @@ class Trackers:
 
     @property
     def addresses(self) -> dict[str, str]:
-        """Where each sends the run."""
+        """The address of each tracker, by key."""
         return {key: tracker.address for key, tracker in self._working.items()}
 
     def start(
@@ -58,7 +58,7 @@ class Trackers:
         log: LocalLog,
         datasets: Sequence[DatasetInput] = (),
     ) -> None:
-        """Open the run everywhere."""
+        """Open the run in all trackers."""
         self._ask_each(lambda tracker: tracker.start(params, tags, log, datasets))
 
     def log(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
@@ -72,7 +72,7 @@ class Trackers:
     def finish(
         self, status: Status, tags: Mapping[str, str] | None = None, *, patience_s: float | None = None
     ) -> frozenset[str]:
-        """Close the run everywhere; return the keys of the trackers that have all of it."""
+        """Close the run in all trackers; return the keys of those that have the complete run."""
         answers = self._ask_each(lambda tracker: tracker.finish(status, tags, patience_s=patience_s))
         return frozenset(key for key, has_all in answers.items() if has_all)
 
@@ -81,10 +81,10 @@ class Trackers:
         for key, tracker in list(self._working.items()):
             try:
                 answers[key] = call(tracker)
-            except Exception as error:  # noqa: BLE001 - code or a store of somebody else must not stop the training
+            except Exception as error:  # noqa: BLE001 - third-party code or a store must not stop training
                 del self._working[key]
                 _log.warning(
-                    "tracker '%s' failed: %s: %s; the run goes on without it, and the same command sends it the rest",
+                    "tracker '%s' failed: %s: %s; the run continues without it; the same command sends the rest later",
                     *(key, type(error).__name__, str(error).strip().partition("\n")[0] or "no message"),
                 )
                 _log.debug("tracker '%s'", key, exc_info=True)

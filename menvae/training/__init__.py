@@ -1,1 +1,1 @@
-"""The plain training loop and what it needs: checkpoints, ranks, seeds, the clock of the curriculum."""
+"""The training loop and its parts: checkpoints, ranks, seeds, curriculum."""

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, and read without executing anything."""
+"""Checkpoints: written atomically and read without executing code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT = 1
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values to ``path``; a kill leaves the old file or the new one, never half of one."""
+    """Write tensors and plain values to ``path`` atomically: a killed process leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("wb") as file:
@@ -27,33 +27,33 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read a checkpoint onto ``device``; only tensors and plain types are accepted.
+    """Read a checkpoint of tensors and plain types onto ``device``.
 
     Raises:
-        UserError: no such file, not a checkpoint, or one of another format.
+        UserError: the file does not exist, is not a checkpoint, or has another format.
     """
     if not path.is_file():
         raise UserError(f"checkpoint '{path}' does not exist")
     try:
         content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        raise UserError(f"'{path}' is not a checkpoint of menvae: {error}") from error
+        raise UserError(f"'{path}' is not a menvae checkpoint: {error}") from error
     if content.pop("format", None) != FORMAT:
-        raise UserError(f"checkpoint '{path}' has another format than this version of menvae reads ({FORMAT})")
+        raise UserError(f"checkpoint '{path}' does not have the format that this version of menvae reads ({FORMAT})")
     return content
 
 
 def load_weights(content: Mapping[str, Any], path: Path, model: nn.Module, objective: nn.Module) -> None:
-    """Put the weights and buffers of a checkpoint into a model and its objective.
+    """Load the weights and buffers of a checkpoint into a model and its objective.
 
     Args:
-        content: as `load` returned it.
-        path: of the checkpoint, for messages.
-        model: of the same architecture.
-        objective: of the same terms.
+        content: output of `load`.
+        path: path of the checkpoint, for messages.
+        model: model of the same architecture.
+        objective: objective with the same terms.
 
     Raises:
-        UserError: a checkpoint of another architecture.
+        UserError: the weights do not fit the model or the objective.
     """
     try:
         model.load_state_dict(content["model"])
@@ -64,7 +64,7 @@ def load_weights(content: Mapping[str, Any], path: Path, model: nn.Module, objec
 
 
 def without_optimizer(path: Path) -> None:
-    """Take the optimiser's state out of a checkpoint, if it is there: it is two thirds of the file."""
+    """Remove the optimiser's state, two thirds of the file, from a checkpoint if present."""
     content = load(path, torch.device("cpu"))
     if content.pop("optimizer", None) is not None:
         save(path, content)

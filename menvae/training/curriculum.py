@@ -1,4 +1,4 @@
-"""The clock that schedules are written for."""
+"""Reference epochs, the time unit of schedules."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class Curriculum:
     """Keys of ``curriculum.*``.
 
     Attributes:
-        reference_epochs: the number of epochs that the schedules are written for.
-        scale: whether they are stretched to ``trainer.max_epochs``; otherwise an epoch is an epoch.
+        reference_epochs: length of the run that the schedules are written for.
+        scale: stretch the schedules to ``trainer.max_epochs``; otherwise a reference epoch is one epoch.
     """
 
     reference_epochs: Annotated[float, Field(gt=0.0)] = 15.0
     scale: bool = True
 
     def progress(self, epoch: float, max_epochs: int) -> Progress:
-        """Return where a run of ``max_epochs`` stands after ``epoch`` (fractional) epochs.
+        """Return the position in reference epochs of a run of ``max_epochs`` after ``epoch`` (fractional) epochs.
 
         >>> Curriculum(reference_epochs=600).progress(10, max_epochs=20)
         Progress(epoch=300.0, total_epochs=600)

@@ -1,4 +1,4 @@
-"""Where a process trains: its device and its rank."""
+"""Device and rank of a process."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import torch.distributed as dist
 from menvae.errors import UserError
 
 RENDEZVOUS = "MENVAE_RENDEZVOUS"
-"""Where own ranks meet: a file, since a port that is free now may be taken a second later."""
+"""Environment variable with the rendezvous file of `run_ranks`; a free port could be taken before its use."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where this process stands.
+    """Device and rank of this process.
 
     Attributes:
-        device: what it computes on.
-        rank: its index among ``num_ranks`` processes.
-        num_ranks: processes that train together.
+        device: device of this process.
+        rank: index among ``num_ranks`` processes.
+        num_ranks: number of processes that train together.
     """
 
     device: torch.device
@@ -37,25 +37,25 @@ class Place:
 
 
 def num_ranks_started() -> int | None:
-    """Return how many processes `torchrun`, a launcher or `run_ranks` started together; None if this one is alone."""
+    """Return the number of processes that `torchrun`, a launcher or `run_ranks` started; None for a single process."""
     return int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ else None
 
 
 @contextmanager
 def place(devices: int | None = None) -> Iterator[Place]:
-    """Join the process group that the environment describes (as `torchrun` does), if any, and leave it at the end.
+    """Join the process group described by the environment (as set by `torchrun`), if any, and leave it on exit.
 
     Args:
-        devices: how many processes the user asked for; None takes what there is.
+        devices: requested number of processes; None: any.
 
     Raises:
-        UserError: another number of processes was started.
+        UserError: a different number of processes was started.
     """
     num_ranks, rank = num_ranks_started() or 1, int(os.environ.get("RANK", "0"))
     if devices is not None and devices != num_ranks:
         raise UserError(
-            f"trainer.devices={devices}, but {num_ranks} processes were started together; "
-            "leave trainer.devices=null to take what torchrun or a launcher starts"
+            f"trainer.devices={devices}, but {num_ranks} processes were launched; "
+            "set trainer.devices=null to use what torchrun or a launcher starts"
         )
     device = torch.device("cpu")
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Which process this is and what it computes on; and starting the processes that train together."""
+"""Start of the processes that train together on one machine."""
 
 from __future__ import annotations
 
@@ -23,26 +23,28 @@ _POLL_SECONDS = 0.1
 
 
 def run_ranks(command: Sequence[str], num_ranks: int) -> int:
-    """Run a command ``num_ranks`` times as the ranks of one process group on this machine, and wait for all.
+    """Run a command as ``num_ranks`` ranks of one process group on this machine, and wait for all.
 
-    Stop signals are passed on. A rank that fails ends the others: they get a grace of 20 s to fail by themselves (they
-    lose their connection to it), a SIGTERM, and 5 s later a SIGKILL.
+    Stop signals are forwarded. If a rank fails, the others have 20 s to fail by themselves (they lose their connection
+    to it); then they receive SIGTERM and, 5 s later, SIGKILL.
 
     Args:
-        command: what each rank executes; it finds its rank in the environment and joins with `place`.
-        num_ranks: how many, at least 2.
+        command: command of each rank, which reads its rank from the environment and joins with `place`.
+        num_ranks: number of ranks, at least 2.
 
     Returns:
-        0 if all ended with 0; 2 if one found the user's input wrong; else the exit code of the first rank that failed,
-        1 if a signal ended it.
+        0 if all ranks return 0; 2 if any rank rejects the user's input; otherwise the exit code of the first rank that
+        fails, or 1 if a signal ended it.
 
     Raises:
-        UserError: more ranks than GPUs, on a machine that has any.
-        RunInterruptedError: a stop signal ended a rank that did not listen yet.
+        UserError: more ranks than GPUs, on a machine with GPUs.
+        RunInterruptedError: a stop signal ended a rank before it had a handler.
     """
     num_gpus = torch.cuda.device_count()
     if 0 < num_gpus < num_ranks:
-        raise UserError(f"trainer.devices={num_ranks}: this machine has {num_gpus} GPUs; at most one process a GPU")
+        raise UserError(
+            f"trainer.devices={num_ranks}: this machine has {num_gpus} GPUs; at most one process per GPU is allowed"
+        )
     with tempfile.TemporaryDirectory(prefix="menvae-") as folder:
         shared = {
             **os.environ,
@@ -58,13 +60,13 @@ def run_ranks(command: Sequence[str], num_ranks: int) -> int:
 
 
 def _start_rank(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    # A group of its own: a Ctrl-C reaches it through this process only, once.
+    # In its own process group, a rank receives Ctrl-C once, forwarded by this process.
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, process_group=0)
 
 
 @contextmanager
 def _passing_signals_on(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[set[int]]:
-    """Yield the signals that were passed on, which go on coming."""
+    """Forward stop signals to the ranks; yield the set of forwarded signals, which keeps growing."""
     passed_on: set[int] = set()
 
     def pass_on(number: int, _: object) -> None:
@@ -78,7 +80,7 @@ def _passing_signals_on(ranks: Sequence[subprocess.Popen[bytes]]) -> Iterator[se
         yield passed_on
     finally:
         for rank in ranks:
-            rank.kill()  # none is left but after an error in this process
+            rank.kill()  # any are left only after an error in this process
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -98,6 +100,6 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]], passed_on: Collection[int]) 
     if ExitCode.WRONG_INPUT in codes:
         return ExitCode.WRONG_INPUT
     code = first_code or next(filter(None, codes), ExitCode.DONE)
-    if -code in passed_on:  # it came before the rank had a handler, and so before there was anything to save
+    if -code in passed_on:  # the rank had no handler yet, hence nothing to save
         raise RunInterruptedError(signal.Signals(-code).name)
     return code if code >= 0 else 1

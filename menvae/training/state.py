@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside tensors, and the running means of an epoch."""
+"""Training state in a checkpoint, and the running means of an epoch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 
 @dataclass
 class TrainingState:
-    """What a checkpoint must hold beside tensors.
+    """Position and outcome of training, as stored in a checkpoint.
 
     Attributes:
-        epoch: finished epochs.
-        step: finished steps of the epoch that follows; all of them where its validation is missing.
-        best_value: lowest validation objective at final weights among epochs that are not collapsed.
-        best_epoch: where it was reached; 0 if nowhere yet.
+        epoch: number of finished epochs.
+        step: finished steps of the next epoch; all of them if only its validation is missing.
+        best_value: lowest validation objective at final weights among epochs without collapse.
+        best_epoch: epoch of ``best_value``; 0 if none yet.
         stopped: why an observer ended the run, or empty.
-        pruned: whether that was to make room for better runs.
+        pruned: whether the run was pruned in favour of better runs.
     """
 
     epoch: int = 0
@@ -33,7 +33,7 @@ class TrainingState:
 
 
 class RunningMeans:
-    """Means over steps, weighted by rows, without a synchronisation a step."""
+    """Means over steps, weighted by rows, without a device synchronisation per step."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -47,19 +47,19 @@ class RunningMeans:
             self.rows[name] = self.rows.get(name, 0) + rows
 
     def averages(self) -> dict[str, float]:
-        """Return the means; waits for the device."""
+        """Return the means; synchronises with the device."""
         return {name: (total / self.rows[name]).item() for name, total in self.sums.items()}
 
 
 @dataclass
 class BegunEpoch:
-    """What this rank gathered of an epoch that is not finished; a checkpoint in its middle holds it.
+    """State of an unfinished epoch on this rank, stored in a checkpoint in the middle of an epoch.
 
     Attributes:
-        means: of losses and gradient norm.
-        observers: what each observer gathered, by the name of its class.
+        means: running means of losses and gradient norm.
+        observers: state of each observer, by the name of its class.
         seconds: training time so far.
-        num_skipped_steps: those whose gradient overflowed in fp16.
+        num_skipped_steps: steps skipped because the fp16 gradient overflowed.
     """
 
     means: RunningMeans = field(default_factory=RunningMeans)
@@ -75,7 +75,7 @@ class BegunEpoch:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> BegunEpoch:
-        """Take back what `as_dict` returned."""
+        """Restore the output of `as_dict`."""
         means = RunningMeans()
         means.sums, means.rows = dict(content["means"]["sums"]), dict(content["means"]["rows"])
         return cls(means, content["observers"], content["seconds"], content["num_skipped_steps"])

@@ -18,28 +18,28 @@ from menvae.updates import Side
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SMALLEST_LOSS_SCALE = 1e-4
-"""Where fp16 gives up, as in fairseq: thirty halvings in a row from the first scale of 65536."""
+"""Smallest fp16 loss scale, as in fairseq: the 30th overflow in a row from the initial 65536 is an error."""
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the autocast context of a precision (see `menvae.training.settings.TrainerSettings`)."""
+    """Return the autocast context of ``precision`` (see `menvae.training.settings.TrainerSettings`)."""
     dtype = _AUTOCAST.get(precision)
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 @dataclass(frozen=True)
 class Optimisation:
-    """What all steps of a run share.
+    """Everything that the steps of a run share.
 
     Attributes:
-        model: its parameters are optimised.
-        parallel: the model, or what averages its gradients over ranks.
-        objective: what is minimised.
-        optimizer: of the model's parameters.
-        scaler: of the loss in fp16, else disabled.
-        device: of the model.
-        precision: of the model's forward pass: ``fp32``, ``bf16`` or ``fp16``.
-        gradient_clip: largest L2 norm of the gradient, or None.
+        model: model to optimise.
+        parallel: the model, or its wrapper that averages gradients over ranks.
+        objective: objective to minimise.
+        optimizer: optimizer of the model's parameters.
+        scaler: loss scaler for fp16, otherwise disabled.
+        device: device of the model.
+        precision: precision of the forward pass: ``fp32``, ``bf16`` or ``fp16``.
+        gradient_clip: largest L2 norm of the gradient; None: no clipping.
     """
 
     model: Model
@@ -52,20 +52,20 @@ class Optimisation:
     gradient_clip: float | None
 
     def autocast(self) -> torch.autocast:
-        """Return the autocast context of the precision."""
+        """Return the autocast context of ``precision``."""
         return autocast(self.device, self.precision)
 
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """What an update is given for one batch (see `menvae.updates.Stepper`).
+    """One batch as seen by an update (see `menvae.updates.Stepper`).
 
     Attributes:
-        shared: what all steps have in common.
-        batch: on the device.
-        progress: where training stands.
-        step: optimiser steps done before this one.
-        epoch: counted from 1, for messages.
+        shared: what all steps share.
+        batch: batch on the device.
+        progress: position in training.
+        step: number of earlier steps.
+        epoch: epoch, counted from 1, for messages.
     """
 
     shared: Optimisation
@@ -78,7 +78,7 @@ class TrainingStep:
         """Return the model's output and the losses of the batch.
 
         Raises:
-            TrainingDivergedError: a term is not finite on some rank.
+            TrainingDivergedError: a term is not finite on at least one rank.
         """
         with self.shared.autocast():
             output: ModelOutput = self.shared.parallel(self.batch)
@@ -92,39 +92,39 @@ class TrainingStep:
         """Take one optimiser step and return the gradient's L2 norm before clipping.
 
         Args:
-            total: the loss, without dimensions.
-            only: whose parameters change; None: all.
+            total: loss, a scalar.
+            only: side whose parameters change; None: both.
 
         Raises:
-            TrainingDivergedError: a gradient is not finite, and no smaller loss scale of fp16 can mend it.
+            TrainingDivergedError: a gradient is not finite, and a smaller fp16 loss scale cannot prevent it.
         """
         model, optimizer, scaler = self.shared.model, self.shared.optimizer, self.shared.scaler
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         if only is not None:
-            self._forget_gradients(beside=only)
+            self._drop_gradients_except(only)
         scaler.unscale_(optimizer)
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        value = norm.item()  # averaged over ranks by DDP, so all ranks see the same
+        value = norm.item()  # equal on all ranks, as DDP averages gradients
         if not math.isfinite(value) and not self._may_skip():
             self._diverged("gradient of", list(self._broken_gradients()) or ["all parameters together"])
         if self.shared.gradient_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(model.parameters(), self.shared.gradient_clip, norm)
-        scaler.step(optimizer)  # in fp16, not where a gradient overflowed: the scale is then halved
+        scaler.step(optimizer)  # skipped if an fp16 gradient overflowed; update() then halves the scale
         scaler.update()
         return value
 
     def _may_skip(self) -> bool:
-        """Whether a gradient that is not finite is an overflow that a smaller scale can mend."""
+        """Return whether a non-finite gradient may be an overflow that a smaller loss scale prevents."""
         scaler = self.shared.scaler
         return scaler.is_enabled() and scaler.get_scale() * scaler.get_backoff_factor() >= _SMALLEST_LOSS_SCALE
 
-    def _forget_gradients(self, beside: Side) -> None:
-        """An optimiser leaves parameters without a gradient as they are, their moments and weight decay too."""
+    def _drop_gradients_except(self, side: Side) -> None:
+        """Remove the other side's gradients: optimisers skip such parameters, including moments and weight decay."""
         encoder = {id(parameter) for parameter in self.shared.model.encoder_parameters()}
         for parameter in self.shared.model.parameters():
-            if (id(parameter) in encoder) != (beside == "encoder"):
+            if (id(parameter) in encoder) != (side == "encoder"):
                 parameter.grad = None
 
     def _broken_gradients(self) -> Iterator[str]:
@@ -138,5 +138,5 @@ class TrainingStep:
         more = f" (and {len(first) - 1} more)" if len(first) > 1 else ""
         raise TrainingDivergedError(
             f"{what} '{first[0]}'{more} is not finite on rank {rank} in epoch {self.epoch}; "
-            "the last checkpoint is from before; try a smaller optimizer.learning_rate or trainer.precision=fp32"
+            "the last checkpoint predates it; try a smaller optimizer.learning_rate or trainer.precision=fp32"
         )

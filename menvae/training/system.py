@@ -1,4 +1,4 @@
-"""How hard a process works its machine, once an epoch."""
+"""System metrics of a process, once per epoch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ _MIB = 2**20
 
 
 class SystemMetrics:
-    """Load and memory of this process since the last look."""
+    """CPU load and memory of this process since the last sample."""
 
     def __init__(self, device: torch.device) -> None:
-        """Args: device: what the process computes on."""
-        import psutil  # where a run is trained, not where its configuration is checked
+        """Args: device: device of the process."""
+        import psutil  # needed for training, not for checking a configuration
 
         self._device = device
         self._process = psutil.Process()
-        self._process.cpu_percent()  # the first call has nothing to compare with
+        self._process.cpu_percent()  # the first call only sets the reference
 
     def sample(self) -> dict[str, float]:
-        """Return ``system/`` metrics: CPU in percent of one core, memory in MiB (of the GPU too, if there is one)."""
+        """Return ``system/`` metrics: CPU in percent of one core, memory in MiB (of a CUDA device too)."""
         import psutil
 
         values = {

@@ -1,4 +1,4 @@
-"""The training loop, to be read from top to bottom."""
+"""The training loop, readable from top to bottom."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from menvae.updates import Update
 
 
 class Recorder(Protocol):
-    """Who writes down what happens."""
+    """Logs steps and epochs."""
 
     def step(self, epoch: int, step: int, losses: Callable[[], Mapping[str, float]]) -> None:
-        """After every optimiser step; reading the losses waits for the device."""
+        """Log an optimiser step; calling ``losses`` synchronises with the device."""
 
     def epoch_end(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
-        """After every epoch, before its checkpoint."""
+        """Log an epoch, before its checkpoint is written."""
 
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What is trained, on what, and how."""
+    """Model, data, objective and optimisation of a run."""
 
     model: Model
     objective: Objective
@@ -56,7 +56,7 @@ class Ingredients:
 
 
 class Trainer:
-    """Trains a model on an objective, validates, checkpoints, and tells observers and a recorder."""
+    """Trains a model on an objective, validates, writes checkpoints, and notifies observers and a recorder."""
 
     def __init__(
         self,
@@ -70,17 +70,17 @@ class Trainer:
         observers: Sequence[Observer],
         stop: StopRequest | None = None,
     ) -> None:
-        """Move everything to its device.
+        """Move the objective to the device and prepare training.
 
         Args:
-            ingredients: what is trained.
-            settings: how.
-            place: which process this is.
-            seed: of the run.
-            checkpoints: folder for ``last.ckpt`` and ``best.ckpt``.
-            identity: stored in checkpoints under names that users know; a checkpoint with others is refused.
-            observers: called in this order.
-            stop: looked at before every step and validation batch.
+            ingredients: model, data, objective and optimisation.
+            settings: keys of ``trainer.*``.
+            place: device and rank of this process; the model must already be on the device.
+            seed: seed of the run.
+            checkpoints: folder of ``last.ckpt`` and ``best.ckpt``.
+            identity: stored in checkpoints; a checkpoint with a different identity is rejected.
+            observers: observers in calling order.
+            stop: stop request, checked before every step and validation batch.
         """
         self.ingredients, self.settings, self.place, self.seed = ingredients, settings, place, seed
         self.checkpoints, self.identity = checkpoints, dict(identity)
@@ -101,7 +101,7 @@ class Trainer:
             self.parallel = DistributedDataParallel(
                 self.model,
                 device_ids=[place.device] if place.device.type == "cuda" else None,
-                broadcast_buffers=False,  # all ranks hold the same: menvae.layers.BatchNorm1d sees to it
+                broadcast_buffers=False,  # menvae.layers.BatchNorm1d keeps them equal on all ranks
                 find_unused_parameters="reconstruction" not in self.objective.requires,
             )
         self.peak_learning_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
@@ -118,14 +118,14 @@ class Trainer:
         )
 
     def fit(self, recorder: Recorder | None) -> TrainingState:
-        """Train from the current state to the last epoch, or until an observer asks to stop.
+        """Train from the current state to the last epoch, or until an observer requests a stop.
 
         Args:
-            recorder: told of every step and epoch; on the main rank only.
+            recorder: logs every step and epoch; None on all but the main rank.
 
         Raises:
-            TrainingDivergedError: a loss or gradient that is not finite, on all ranks.
-            RunInterruptedError: one of the ranks was asked to stop; the checkpoint is written.
+            TrainingDivergedError: a loss or gradient is not finite on any rank; raised on all ranks.
+            RunInterruptedError: a rank received a stop request; the checkpoint is written.
         """
         self.recorder = recorder
         with self.stop.deferred():
@@ -137,7 +137,7 @@ class Trainer:
         return self.state
 
     def _fit_epoch(self, epoch: int) -> None:
-        """Train, validate and record an epoch, counted from 1, or what is missing of it."""
+        """Train, validate and record an epoch, counted from 1, or the rest of an interrupted one."""
         metrics = self._train_epoch(epoch - 1)
         started = time.perf_counter()
         if epoch % self.settings.validate_every_epochs == 0 or epoch == self.settings.max_epochs:
@@ -176,7 +176,9 @@ class Trainer:
             if self.recorder is not None:
                 self.recorder.step(epoch + 1, step + 1, report.raw_values)
         averages = means.averages()
-        metrics: dict[str, float | None] = {"diag/grad_norm": averages.pop("grad_norm", None)}  # None: all overflowed
+        metrics: dict[str, float | None] = {
+            "diag/grad_norm": averages.pop("grad_norm", None)
+        }  # None: every step overflowed
         if self.scaler.is_enabled():
             metrics |= {"diag/skipped_steps": self._begun.num_skipped_steps, "diag/loss_scale": self.scaler.get_scale()}
         finished = self._progress(epoch + 1)
@@ -195,18 +197,18 @@ class Trainer:
         output, report, gradient_norm = self.ingredients.update(
             TrainingStep(self.optimisation, batch, progress, steps_done, epoch + 1)
         )
-        self.objective.commit(output)  # a step that fp16 skips counts: what was computed from the batch is finite
+        self.objective.commit(output)  # also for a step that fp16 skips, as its outputs are finite
         return output, report, gradient_norm
 
     def seconds_per_step(self, num_steps: int) -> float:
-        """Train some steps and return how long the fastest took; the trainer is not to be used afterwards."""
+        """Train for some steps and return the seconds of the fastest; do not use the trainer afterwards."""
         self.model.train()
         self.objective.train()
         seconds = []
         for step, batch in enumerate(self.ingredients.train.epoch(0)):
             started = time.perf_counter()
             self._train_step(batch.to(self.place.device, self.memory_format), 0, step)
-            seconds.append(time.perf_counter() - started)  # the gradient's norm has waited for the device
+            seconds.append(time.perf_counter() - started)  # reading the gradient norm has synchronised
             if step == num_steps:
                 break
         return min(seconds)
@@ -248,7 +250,7 @@ class Trainer:
         return self.ingredients.curriculum.progress(epoch, self.settings.max_epochs)
 
     def _stop_if_asked(self) -> None:
-        """End with a checkpoint, on all ranks, as soon as one of them was asked to stop."""
+        """Write a checkpoint and end on all ranks if any of them received a stop request."""
         if not collectives.any_rank(bool(self.stop.reason), self.place.device):
             return
         reason = next(filter(None, collectives.gather_objects(self.stop.reason)))
@@ -256,7 +258,7 @@ class Trainer:
         begun: dict[str, Any] = {"num_steps": self.ingredients.train.steps_per_epoch}
         begun |= {"by_rank": collectives.gather_objects(self._begun.as_dict())}
         self.save("last.ckpt", self.state, with_optimizer=True, begun_epoch=begun)
-        collectives.barrier()  # no rank leaves, and takes the others' connections with it, before the file is whole
+        collectives.barrier()  # a rank that leaves earlier would break the connections of the others
         where = f"epoch {self.state.epoch + 1} after step {self.state.step} of {begun['num_steps']}"
         raise RunInterruptedError(reason, where)
 
@@ -277,41 +279,44 @@ class Trainer:
         checkpoint.save(self.checkpoints / name, content)
 
     def restore(self, path: Path) -> None:
-        """Take weights, buffers, optimiser state and position from a checkpoint of an unfinished run.
+        """Restore weights, buffers, optimiser state and position from a checkpoint.
 
-        A checkpoint of another run is where this one begins: its best epoch is not one of this run.
+        From a checkpoint outside ``checkpoints``, the best epoch and value are dropped, as they belong to another run.
 
         Raises:
-            UserError: no checkpoint, one of another model, of other targets or of another number of ranks, or one
-                without optimiser state.
+            UserError: the checkpoint cannot be read, has another identity, weights that do not fit, too many epochs or
+                an unfinished epoch of another length, or lacks the optimiser state that further training needs.
         """
         content = checkpoint.load(path, self.place.device)
         for key, mine in self.identity.items():
             theirs = content["identity"].get(key)
             if theirs != mine:
-                raise UserError(f"checkpoint '{path}' was trained with {key} {theirs}, this configuration has {mine}")
+                raise UserError(
+                    f"checkpoint '{path}' was trained with {key} {theirs}, but this configuration has {mine}"
+                )
         checkpoint.load_weights(content, path, self.model, self.objective)
         self.state = TrainingState(**content["state"])
         if self.state.epoch > self.settings.max_epochs:
             raise UserError(
-                f"checkpoint '{path}' has {self.state.epoch} epochs behind it; trainer.max_epochs must not be smaller"
+                f"checkpoint '{path}' has completed {self.state.epoch} epochs; trainer.max_epochs must not be smaller"
             )
         finished = self.state.stopped or self.state.epoch == self.settings.max_epochs
         if "optimizer" in content:
             self.optimizer.load_state_dict(content["optimizer"])
-            if content.get("scaler"):  # empty where the run it comes from was not in fp16
+            if content.get("scaler"):  # empty unless that run used fp16
                 self.scaler.load_state_dict(content["scaler"])
         elif not finished:
             raise UserError(
-                f"checkpoint '{path}' holds no optimiser state, so training cannot go on from it exactly; "
-                "train the run it comes from with trainer.keep_optimizer=true"
+                f"checkpoint '{path}' has no optimiser state, so training cannot resume from it exactly; "
+                "train the original run with trainer.keep_optimizer=true"
             )
         begun = content.get("begun_epoch")
         if begun is not None:
             if begun["num_steps"] != self.ingredients.train.steps_per_epoch:
                 raise UserError(
-                    f"checkpoint '{path}' was written in the middle of an epoch of {begun['num_steps']} steps; those "
-                    f"of this run have {self.ingredients.train.steps_per_epoch}: let its own run end the epoch first"
+                    f"checkpoint '{path}' was written in the middle of an epoch of {begun['num_steps']} steps, but "
+                    f"this run has {self.ingredients.train.steps_per_epoch} per epoch; let the original run finish "
+                    "the epoch first"
                 )
             self._begun = BegunEpoch.from_dict(begun["by_rank"][self.place.rank])
         if path.parent.resolve() != self.checkpoints.resolve():
@@ -320,28 +325,29 @@ class Trainer:
             self.save("last.ckpt", self.state, with_optimizer=True, **more)
 
     def begin_with(self, path: Path, must_agree: Collection[str]) -> None:
-        """Take the weights of another run, and nothing else of it.
+        """Load only the weights of another run.
 
         Args:
-            path: its checkpoint.
-            must_agree: names in the identity of both runs, whose values decide what weights mean.
+            path: checkpoint of the other run.
+            must_agree: identity keys whose values must be equal for the weights to be meaningful.
 
         Raises:
-            UserError: no checkpoint, or one of another model; the message names what does not fit.
+            UserError: the checkpoint cannot be read, or its identity or weights do not fit; the message names the
+                first difference.
         """
         content = checkpoint.load(path, self.place.device)
         for key in must_agree:
             theirs = content["identity"].get(key)
             if theirs != self.identity[key]:
                 raise UserError(
-                    f"trainer.init_from: '{path}' was trained with {key} {theirs}, this configuration has "
+                    f"trainer.init_from: '{path}' was trained with {key} {theirs}, but this configuration has "
                     f"{self.identity[key]}"
                 )
         theirs, mine = content["model"], self.model.state_dict()
-        wrong = [f"'{name}' is not in it" for name in mine if name not in theirs]
-        wrong += [f"its '{name}' is not in this model" for name in theirs if name not in mine]
+        wrong = [f"it lacks '{name}'" for name in mine if name not in theirs]
+        wrong += [f"its '{name}' does not exist in this model" for name in theirs if name not in mine]
         wrong += [
-            f"its '{name}' has the shape {list(theirs[name].shape)}, that of this model {list(value.shape)}"
+            f"its '{name}' has shape {list(theirs[name].shape)}, that of this model {list(value.shape)}"
             for name, value in mine.items()
             if name in theirs and theirs[name].shape != value.shape
         ]
@@ -350,12 +356,12 @@ class Trainer:
             raise UserError(f"trainer.init_from: '{path}' does not fit this model: {wrong[0]}{more}")
         try:
             self.model.load_state_dict(theirs)
-        except RuntimeError as error:  # of a module that looks at more than names and shapes
+        except RuntimeError as error:  # from a module that checks more than names and shapes
             detail = str(error).splitlines()[-1].strip()
             raise UserError(f"trainer.init_from: '{path}' does not fit this model: {detail}") from error
 
     def load_best(self) -> None:
-        """Take the weights of ``best.ckpt``, written by the main rank."""
+        """Load the weights of ``best.ckpt``, written by the main rank."""
         collectives.barrier()
         path = self.checkpoints / "best.ckpt"
         checkpoint.load_weights(checkpoint.load(path, self.place.device), path, self.model, self.objective)
@@ -369,6 +375,6 @@ class Trainer:
 
     @torch.no_grad()
     def outputs(self, loader: EpochLoader) -> Iterator[tuple[Batch, ModelOutput]]:
-        """Yield batches with what the model makes of them, in evaluation mode."""
+        """Yield batches with the outputs of the model in evaluation mode."""
         for batch in self.inputs(loader):
             yield batch, self.model(batch)

@@ -1,4 +1,4 @@
-"""Updates: how optimiser steps follow from an objective. The training loop has no branch for it."""
+"""Updates: turn the objective of a batch into optimiser steps."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from torch import Tensor
 from menvae.types import LossReport, ModelOutput, Progress
 
 Side = Literal["encoder", "decoder"]
-"""``encoder``: what q(z|x) depends on, see `menvae.models.Model.encoder_parameters`; ``decoder``: everything else."""
+"""``encoder``: the parameters of `menvae.models.Model.encoder_parameters`; ``decoder``: all others."""
 
 
 class Stepper(Protocol):
-    """What the loop lends to an update for one batch."""
+    """Interface of the training loop to an update, for one batch."""
 
     @property
     def progress(self) -> Progress:
-        """Where training stands."""
+        """Current position in training."""
 
     @property
     def step(self) -> int:
-        """Batches done since the beginning of the run: the same after a resume, and on all ranks."""
+        """Batches completed since the start of the run; equal after a resume and on all ranks."""
 
     def evaluate(self) -> tuple[ModelOutput, LossReport]:
-        """Run the model and the objective on the batch, with gradient."""
+        """Run the model and the objective on the batch, with gradients."""
 
     def descend(self, total: Tensor, only: Side | None = None) -> float:
-        """Backward, check that all is finite, clip, step; return the gradient's L2 norm before clipping.
+        """Backpropagate, check that gradients are finite, clip, step; return the gradient's L2 norm before clipping.
 
         Args:
-            total: what is minimised.
-            only: which parameters move, and count for the norm; None: all.
+            total: scalar to minimise.
+            only: parameters to update and to include in the norm; None: all.
         """
 
 
@@ -39,4 +39,4 @@ class Update(Protocol):
     """Turns one batch into optimiser steps."""
 
     def __call__(self, stepper: Stepper) -> tuple[ModelOutput, LossReport, float]:
-        """Return the last output, its report, and the last gradient norm."""
+        """Return the last output, its loss report and the last gradient norm."""

@@ -1,4 +1,4 @@
-"""One step of all parameters a batch."""
+"""One step of all parameters per batch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from menvae.updates import Stepper
 
 @register("update", "joint")
 class Joint:
-    """Encoder, decoder and heads descend together."""
+    """Update encoder, decoder and heads together."""
 
     def __call__(self, stepper: Stepper) -> tuple[ModelOutput, LossReport, float]:
-        """One evaluation, one step."""
+        """Evaluate once and take one step."""
         output, report = stepper.evaluate()
         return output, report, stepper.descend(report.total)

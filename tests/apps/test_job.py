@@ -27,5 +27,5 @@ def test_a_process_that_is_stopped_while_it_imports_says_so(tmp_path: Path) -> N
     process.terminate()
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 75, errors
-    assert errors == "menvae-train: stopped by SIGTERM; the same command goes on\n"
+    assert errors == "menvae-train: stopped by SIGTERM; run the same command again to resume\n"
     assert json.loads((tmp_path / "outcome.json").read_text())["exit_code"] == 75

@@ -172,7 +172,7 @@ def test_a_run_is_trained_with_them(site: Path, tmp_path: Path, prepared_cache: 
     assert (only_run(tmp_path) / "pictures" / "latent_spectrum.png").is_file()
     assert not (only_run(tmp_path) / "pictures" / "regression.png").exists()
     page = (only_run(tmp_path) / "report.html").read_text()
-    captions = ("first two principal components", "A partition that fills its dimensions", "What each partition knows")
+    captions = ("first two principal", "A partition that uses all its dimensions", "A partition should predict")
     places = [page.index(caption) for caption in captions]
     assert places == sorted(places)
     weights = torch.load(only_run(tmp_path) / "checkpoints" / "best.ckpt", weights_only=True)["model"]
@@ -318,8 +318,8 @@ class Sad:
             "sad_clash",
             f"{SAD_PART}register('head', 'mlp')(Sad)",
             NameTakenError,
-            "head 'mlp' is registered twice: by menvae.heads.mlp.MLPHead and sad_clash.parts.Sad, one of which needs "
-            "another name",
+            "head 'mlp' is registered twice, by menvae.heads.mlp.MLPHead and by sad_clash.parts.Sad; "
+            "rename one of them",
         ),
     ],
 )
@@ -338,7 +338,7 @@ def test_plugin_that_cannot_be_imported_is_named(
         with pytest.raises(UserError) as caught:
             discover()
         assert str(caught.value) == (
-            f"plugin '{name}.parts' cannot be imported: {words}; mend or uninstall package '{name}'"
+            f"plugin '{name}.parts' cannot be imported: {words}; fix or uninstall package '{name}'"
         )
         assert isinstance(caught.value.__cause__, cause)
 

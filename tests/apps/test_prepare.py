@@ -157,7 +157,7 @@ def test_volumes_are_those_of_the_mask(monkeypatch: pytest.MonkeyPatch, tmp_path
         (["targets.missing=none"], "targets.missing: 'none' is not allowed"),
         (["+targets.residualise.vol=[vol_total]"], "targets.residualise: data=phantom has no target 'vol'"),
         (["targets.residualise.solidity_total=[volume]"], "targets.residualise: data=phantom has no target 'volume'"),
-        (["output_dir=/proc/nowhere"], "output_dir: nothing can be written to '/proc/nowhere'"),
+        (["output_dir=/proc/nowhere"], "output_dir: cannot write to '/proc/nowhere'"),
         (["output_dir=null"], "output_dir: None is not allowed"),
         (["trainer.max_epochs=3"], "trainer"),
     ],

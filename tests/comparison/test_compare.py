@@ -58,8 +58,8 @@ def test_a_single_run_is_one_configuration_and_nothing_varies() -> None:
     (cohort,) = comparison.cohorts
     assert cohort.effects == ()
     assert cohort.differences == {}
-    assert "differ in no key but the seed" in key_words(comparison)[0]
-    assert front_words(cohort) == ["There is one configuration only, so there is nothing to trade."]
+    assert "differ only in their seed" in key_words(comparison)[0]
+    assert front_words(cohort) == ["There is only one configuration, so there is no trade-off."]
     assert difference_words(comparison, cohort) == []
 
 
@@ -70,7 +70,7 @@ def test_of_repeated_runs_the_latest_counts() -> None:
         assert [one.name for row in comparison.rows for one in row.runs if row.values["loss.lambda_dcor"] == "0"] == [
             "new"
         ]
-        assert comparison.notes[0].startswith("Repeated with the same configuration, seed and data")
+        assert comparison.notes[0].startswith("Ignored, because a later run has the same configuration, seed and data")
         assert "old" in comparison.notes[0]
 
 
@@ -103,8 +103,8 @@ def test_versions_of_the_code_and_collapsed_runs_are_named() -> None:
     commit = "c" * 40
     runs = [run(0, git_commit=commit), run(5, git_commit=f"{commit} (modified)", state="collapsed", name="flat")]
     assert compared(*runs).notes == (
-        "Ended by the collapse watch, and judged as they were then: flat.",
-        "The runs are of 2 versions of the code (ccccccc, ccccccc (modified)).",
+        "Stopped by the collapse watch, with gates evaluated at that point: flat.",
+        "The runs used 2 versions of the code (ccccccc, ccccccc (modified)).",
     )
 
 
@@ -114,7 +114,7 @@ def test_other_targets_are_said_and_the_most_demanding_is_shown() -> None:
     comparison = compared(lax, strict, ignore=("gates",))
     assert comparison.gates[0].target == 0.6
     assert comparison.rows[0].gates_passed == 1.5
-    assert "judged by different targets of r2 (0.6, 0.5)" in comparison.notes[0]
+    assert "different targets for r2 (0.6, 0.5)" in comparison.notes[0]
 
 
 # --- order ------------------------------------------------------------------------------------------------------------
@@ -155,9 +155,12 @@ def test_sorted_by_a_column(sort: str, expected: list[str]) -> None:
     [
         ({"sort": "dcr"}, "sort: 'dcr' is not a column; did you mean 'dcor'"),
         ({"front": ("r2", "cor")}, "front: 'cor' is not a gate; did you mean 'dcor'"),
-        ({"baseline": "run_"}, "baseline: no configuration is 'run_'; .*name or MLflow id"),
-        ({"baseline": {"loss.lambda_dcor": 7}}, r"no configuration is loss\.lambda_dcor=7; swept are .* \(0, 5\)"),
-        ({"baseline": {"model.name": "semivae"}}, "2 configurations are model.name=semivae; say more of"),
+        ({"baseline": "run_"}, "baseline: no configuration matches 'run_'; .*name or MLflow id"),
+        (
+            {"baseline": {"loss.lambda_dcor": 7}},
+            r"no configuration matches loss\.lambda_dcor=7; swept keys: .* \(0, 5\)",
+        ),
+        ({"baseline": {"model.name": "semivae"}}, "2 configurations match model.name=semivae; specify more of"),
         ({"ignore": ("nothing",)}, "ignore: no run has a key 'nothing'"),
     ],
 )
@@ -218,7 +221,7 @@ def test_below_two_shared_seeds_no_interval_can_be_given(seeds: tuple[int, ...])
     (cohort,) = comparison.cohorts
     (row,) = cohort.differences.values()
     assert all(one.interval is None for one in row.values())
-    assert "No interval can be given" in difference_words(comparison, cohort)[0]
+    assert "There are no intervals" in difference_words(comparison, cohort)[0]
 
 
 @pytest.mark.parametrize("baseline", [{"lambda_dcor": 5.0}, {"loss.lambda_dcor": "5"}, "five", "f" * 32, "f" * 8])

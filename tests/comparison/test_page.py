@@ -158,7 +158,7 @@ def test_a_gate_without_value_is_empty_in_csv_and_said_on_the_page(output_dir: P
     assert sorted(row["max_dcor"] for row in rows) == ["", "0.3"]
     texts = {row[1][0]: (row[8][0], row[4][0]) for row in page.rows("configurations-table")}
     assert texts == {"5": ("n/a", "n/a"), "0": ("0.300", "yes")}
-    assert "cannot be placed, a run of it has no value of max_dcor." in page.text
+    assert "cannot be placed: one of its runs has no value for max_dcor." in page.text
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -166,15 +166,15 @@ def test_a_gate_without_value_is_empty_in_csv_and_said_on_the_page(output_dir: P
 
 def test_answers_in_the_order_a_reader_asks(swept: tuple[Comparison, Page, Path]) -> None:
     order = [
-        "3 of 12 configurations pass every gate with every seed: #1, #2, #3.",
+        "3 of 12 configurations pass every gate for every seed: #1, #2, #3.",
         "Which configuration is best?",
-        "What is traded for what?",
+        "Which gates trade off?",
         "Hypervolume beyond the targets of the gates:",
-        "What does each key do?",
-        "Is the difference more than chance?",
+        "What effect does each key have?",
+        "Are the differences larger than chance?",
         "paired t",
         "What does the best run look like?",
-        "A run's name leads to its report",
+        "The name of a run links to its report",
         "How to read this page",
     ]
     text = re.sub(r"\s+", " ", swept[1].text)
@@ -241,10 +241,10 @@ def test_one_configuration(output_dir: Path, count: int) -> None:
     fill(output_dir, [MadeRun({"seed": seed}, dict.fromkeys(TARGETS, 1.0)) for seed in range(count)])
     comparison, page, _ = write(output_dir)
     assert len(comparison.rows) == 1
-    assert "The runs differ in no key but the seed" in page.text
+    assert "The runs differ only in their seed" in page.text
     assert "There is only one configuration." in page.text
     assert "No key differs between these runs." in page.text
-    assert "It has no pictures that can be read." in page.text
+    assert "The run has no readable pictures." in page.text
 
 
 def test_every_cohort_has_its_sections(output_dir: Path) -> None:
@@ -287,7 +287,7 @@ def test_best_run_is_that_of_the_best_configuration_which_passes_most(output_dir
     ]
     fill(output_dir, runs)
     _, page, _ = write(output_dir)
-    assert "better, seed 1, of configuration #1: it passes 7 of 7 gates." in page.text
+    assert "better (configuration #1, seed 1) passes 7 of 7 gates." in page.text
     assert [image["alt"] for image in page.named("img")] == ["traversals"]
 
 

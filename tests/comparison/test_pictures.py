@@ -70,7 +70,7 @@ def test_trade_offs_of_configurations_without_values_say_so() -> None:
     found = compare(runs, ComparisonSettings())
     (axes,) = draw_trade_offs(found.cohorts[0], [(found.gates[0], found.gates[1])]).axes
     assert not has_marks(axes)
-    assert words(axes) == ["no configuration has both"]
+    assert words(axes) == ["no configuration has both values"]
 
 
 def test_effect(tmp_path: Path) -> None:

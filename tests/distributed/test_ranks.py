@@ -51,7 +51,7 @@ def test_more_ranks_are_another_run(finished: Path) -> None:
 def test_a_number_of_processes_that_was_not_started_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "1")
     refused = train(tmp_path, *TWO, code=2)
-    assert "trainer.devices=2, but 1 processes were started together" in refused.stderr
+    assert "trainer.devices=2, but 1 processes were launched" in refused.stderr
 
 
 def test_wrong_input_is_told_once(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_stopped_run_of_two_ranks_ends_like_an_uninterrupted_one(finished: Pat
         process.send_signal(number)
         rest = process.stderr.read()
         assert process.wait(timeout=60) == 75, rest
-        assert rest.count("the same command goes on") == 1, rest
+        assert rest.count("run the same command again to resume") == 1, rest
     train(tmp_path, *TWO)
     (expected,) = [run for run in (finished / "runs").iterdir() if run.name == only_run(tmp_path).name]
     assert (only_run(tmp_path) / "metrics.jsonl").read_bytes() == (expected / "metrics.jsonl").read_bytes()

@@ -53,7 +53,7 @@ def test_activation_checkpointing_changes_no_digit(prepared_cache: Path, tmp_pat
 def test_fine_tuning_begins_with_the_weights_of_another_run(base: Path, tmp_path: Path) -> None:
     (source,) = named(base, "base")
     told = train(base, "name=tuned", f"trainer.init_from={source}", "optimizer.learning_rate=1e-12")
-    assert f"beginning with the weights of {source / 'checkpoints' / 'best.ckpt'}" in told.stderr
+    assert f"starting from the weights of {source / 'checkpoints' / 'best.ckpt'}" in told.stderr
     (run,) = named(base, "tuned")
     wanted, found = (
         torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["model"] for folder in (source, run)
@@ -79,7 +79,9 @@ def test_frozen_encoder_of_another_run_sees_what_it_was_trained_on(base: Path) -
     other = ", ".join(reversed(trained_on.split(", ")))
     assert other != trained_on
     refused = train(base, "name=refused_order", *frozen, f"data.modalities=[{other}]", code=2)
-    words = f"encoder.checkpoint: its weights were trained with data.modalities {trained_on}, this configuration has "
+    words = (
+        f"encoder.checkpoint: its weights were trained with data.modalities {trained_on}, but this configuration has "
+    )
     assert words + other in refused.stderr, refused.stderr
     assert "Traceback" not in refused.stderr
 
@@ -88,10 +90,10 @@ def test_frozen_encoder_of_another_run_sees_what_it_was_trained_on(base: Path) -
     ("overrides", "words"),
     [
         (["trainer.init_from=/nowhere.ckpt"], "trainer.init_from: '/nowhere.ckpt' does not exist"),
-        (["trainer.init_from={run}/config.yaml"], "is not a checkpoint of menvae"),
+        (["trainer.init_from={run}/config.yaml"], "is not a menvae checkpoint"),
         (
             ["trainer.init_from={run}", "model.partitions.vol=3"],
-            "was trained with model.partitions vol 4, loc 3, shape 4, residual 5, this configuration has vol 3,",
+            "was trained with model.partitions vol 4, loc 3, shape 4, residual 5, but this configuration has vol 3,",
         ),
         (
             ["trainer.init_from={run}", "model.supervision.loc=[loc_z,loc_y,loc_x]"],

@@ -132,12 +132,12 @@ def test_z_keeps_the_order_of_the_layout() -> None:
         ),
         (
             {"multi_scale": ["loc", "loc"]},
-            r"encoder\.multi_scale: partitions \['loc', 'loc'\] are not allowed; it needs d",
+            r"encoder\.multi_scale: partitions \['loc', 'loc'\] are not allowed; choose d",
         ),
-        ({"order": ["vol", "loc", "residual"]}, r"encoder\.order: .* needs encoder\.hierarchical=true"),
+        ({"order": ["vol", "loc", "residual"]}, r"encoder\.order: .* without encoder\.hierarchical=true"),
         ({"hierarchical": True, "order": ["vol", "lox"]}, r"encoder\.order: partition 'lox' does not exist"),
-        ({"hierarchical": True, "order": ["vol", "loc"]}, r"encoder\.order: \['vol', 'loc'\] is not allowed; it names"),
-        ({"hierarchical": True, "order": ["vol", "loc", "vol"]}, r"encoder\.order: .* it names each of"),
+        ({"hierarchical": True, "order": ["vol", "loc"]}, r"encoder\.order: \['vol', 'loc'\] is not allowed; it must"),
+        ({"hierarchical": True, "order": ["vol", "loc", "vol"]}, r"encoder\.order: .* it must contain each of"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(settings: dict[str, Any], words: str) -> None:

@@ -100,7 +100,7 @@ def test_checkpoints_hold_a_digest_of_it_alone(checkpoint: Path, tmp_path: Path)
     path = write(tmp_path / "run.ckpt", encoder.state_dict())
     frozen(checkpoint).load_state_dict(torch.load(path, weights_only=True))
     other = frozen(write(tmp_path / "other.pt", pretrained(seed=8).state_dict()))
-    with pytest.raises(RuntimeError, match=r"trained on other frozen features than those of encoder\.checkpoint"):
+    with pytest.raises(RuntimeError, match=r"trained with frozen weights other than those of encoder\.checkpoint"):
         other.load_state_dict(encoder.state_dict())
 
 
@@ -115,9 +115,9 @@ def frozen_of_a_run(tmp_path: Path, identity: object) -> FrozenFeatures:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"data.modalities": "t2, t1"}, "data.modalities t1, t2, this configuration has t2, t1"),
-        ({"data.modalities": "t1, flair"}, "data.modalities t1, t2, this configuration has t1, flair"),
-        ({"data.normalisation": "minmax"}, "data.normalisation zscore, this configuration has minmax"),
+        ({"data.modalities": "t2, t1"}, "data.modalities t1, t2, but this configuration has t2, t1"),
+        ({"data.modalities": "t1, flair"}, "data.modalities t1, t2, but this configuration has t1, flair"),
+        ({"data.normalisation": "minmax"}, "data.normalisation zscore, but this configuration has minmax"),
     ],
 )
 def test_inputs_must_mean_what_they_meant_in_pretraining(tmp_path: Path, change: dict[str, str], words: str) -> None:
@@ -143,18 +143,21 @@ class NotPlain:
     ("content", "words"),
     [
         (None, "'.*' does not exist"),
-        ({"a": torch.zeros(1)}, "holds no encoder with the layers of encoder=resnet"),
-        (3, "holds no encoder"),
-        (NotPlain(), "holds no weights that can be read"),
-        ({f"{i}.{k}": x for i in range(2) for k, x in pretrained().state_dict().items()}, "holds 2 encoders"),
+        ({"a": torch.zeros(1)}, "contains no encoder with the layers of encoder=resnet"),
+        (3, "contains no encoder"),
+        (NotPlain(), "cannot read weights from"),
+        ({f"{i}.{k}": x for i in range(2) for k, x in pretrained().state_dict().items()}, "contains 2 encoders"),
         (pretrained(3).state_dict(), "trained on 3 modalities, but data.modalities has 2"),
         (pretrained(3, stem="per_modality").state_dict(), "trained on 3 modalities, but data.modalities has 2"),
         (
             {k: x.repeat(2) if x.ndim == 1 else x for k, x in pretrained().state_dict().items()},
-            "is none of this version",
+            "does not match this version",
         ),
-        ({k: x[:4] for k, x in pretrained().state_dict().items()}, "is none of this version: base_filters gives"),
-        ({k: x for k, x in pretrained().state_dict().items() if "layers.7" not in k}, "is none of this version: "),
+        (
+            {k: x[:4] for k, x in pretrained().state_dict().items()},
+            "does not match this version of menvae: base_filters gives",
+        ),
+        ({k: x for k, x in pretrained().state_dict().items() if "layers.7" not in k}, "does not match this version"),
     ],
     ids=["missing", "else", "number", "code", "two", "modalities", "stems", "shapes", "widths", "incomplete"],
 )
@@ -169,7 +172,7 @@ def test_checkpoint_that_cannot_be_used_is_refused_in_words(tmp_path: Path, cont
 
 def test_file_that_is_no_checkpoint_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "encoder.pt").write_text("weights")
-    with pytest.raises(UserError, match="holds no weights that can be read") as caught:
+    with pytest.raises(UserError, match="cannot read weights from") as caught:
         frozen(tmp_path / "encoder.pt")
     assert "\n" not in str(caught.value)
 

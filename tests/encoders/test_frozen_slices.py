@@ -150,7 +150,7 @@ def test_checkpoints_hold_a_digest_of_it_alone(folder: Path, tmp_path: Path) -> 
     path = write(tmp_path / "run.ckpt", encoder.state_dict())
     frozen(folder).load_state_dict(torch.load(path, weights_only=True))
     other = frozen(write_transformer(tmp_path / "other", transformer(seed=8)))
-    with pytest.raises(RuntimeError, match=r"trained on other frozen features than those of encoder\.checkpoint"):
+    with pytest.raises(RuntimeError, match=r"trained with frozen weights other than those of encoder\.checkpoint"):
         other.load_state_dict(encoder.state_dict())
 
 
@@ -221,24 +221,30 @@ def in_a_pickle(folder: Path) -> None:
     [
         (shutil.rmtree, "'.*' does not exist; it must be a folder with config.json and model.safetensors"),
         (lambda folder: (shutil.rmtree(folder), folder.write_text("")), "'.*' is a file; it must be a folder"),
-        (lambda folder: (folder / "config.json").unlink(), "holds no config.json; it must"),
+        (lambda folder: (folder / "config.json").unlink(), "contains no config.json; it must"),
         (lambda folder: (folder / "config.json").write_text("{"), r"config.json' cannot be read: "),
-        (lambda folder: (folder / "config.json").write_text("[1]"), "has the model_type None; allowed are dinov2, "),
-        (lambda folder: change(folder, model_type="bert"), "has the model_type 'bert'; allowed are dinov2, "),
-        (lambda folder: change(folder, model_type=["dinov2"]), r"has the model_type \['dinov2'\]; allowed are"),
+        (lambda folder: (folder / "config.json").write_text("[1]"), "has model_type None; allowed are dinov2, "),
+        (lambda folder: change(folder, model_type="bert"), "has model_type 'bert'; allowed are dinov2, "),
+        (lambda folder: change(folder, model_type=["dinov2"]), r"has model_type \['dinov2'\]; allowed are"),
         (lambda folder: change(folder, model_type="mine", auto_map={"AutoModel": "mine.Mine"}), "'mine'; allowed are"),
-        (lambda folder: (folder / "model.safetensors").unlink(), r"holds no model\.safetensors; it must be"),
-        (in_a_pickle, r"holds no model\.safetensors, and pytorch_model\.bin is not read, for such a file can execute"),
-        (lambda folder: (folder / "model.safetensors").write_text("weights"), "holds no weights that can be read"),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"contains no model\.safetensors; it must be"),
+        (
+            in_a_pickle,
+            r"contains no model\.safetensors \(pytorch_model\.bin is ignored, because loading it can execute",
+        ),
+        (lambda folder: (folder / "model.safetensors").write_text("weights"), "cannot read weights from"),
         (
             lambda folder: without(folder, "layernorm.bias", "embeddings.cls_token"),
             r"do not fit its config\.json: 'embeddings\.cls_token' is missing \(and 1 more\)",
         ),
         (
             lambda folder: change(folder, image_size=32),
-            r"do not fit its config\.json: 'embeddings\.position_embeddings' has another shape$",
+            r"do not fit its config\.json: 'embeddings\.position_embeddings' has a different shape$",
         ),
-        (lambda folder: change(folder, image_size=[16, 17]), r"that are not square: image_size is \[16, 17\]"),
+        (
+            lambda folder: change(folder, image_size=[16, 17]),
+            r"has image_size \[16, 17\]; only squares are supported",
+        ),
         (lambda folder: change(folder, hidden_act="no_such"), "transformers .* cannot build '.*': "),
     ],
     ids=[
@@ -256,8 +262,11 @@ def test_folder_that_cannot_be_used_is_refused_in_words(folder: Path, spoil: Cal
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"slices": 49}, r"encoder\.slices: 49 is not allowed; it is 1 to 48, the last side of data\.roi_size"),
-        ({"image_size": 18}, r"encoder\.image_size: 18 is not allowed; it is a multiple of 4, the side of a patch"),
+        (
+            {"slices": 49},
+            r"encoder\.slices: 49 is not allowed; it must be between 1 and 48, the last side of data\.roi_size",
+        ),
+        ({"image_size": 18}, r"encoder\.image_size: 18 is not allowed; it must be a multiple of 4, the patch size of"),
         ({"partition": "rest"}, r"encoder\.partition: 'rest' is not allowed"),
     ],
 )
@@ -274,7 +283,7 @@ def test_less_than_one_is_refused_in_words(folder: Path, key: str) -> None:
 
 
 def test_rows_of_a_table_are_refused_in_words(folder: Path) -> None:
-    with pytest.raises(UserError, match="encoder=frozen_slices is for volumes, and the data are rows of a table"):
+    with pytest.raises(UserError, match="encoder=frozen_slices needs volumes, but the data are rows of a table"):
         FrozenSlices(5, (), LAYOUT, checkpoint=str(folder), trained={"name": "mlp"})  # type: ignore[arg-type]
 
 

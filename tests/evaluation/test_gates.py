@@ -66,7 +66,7 @@ def test_a_gate_is_listed_where_the_model_has_what_it_judges(sizes: dict[str, in
 
 
 def test_the_note_says_what_is_not_judged() -> None:
-    note = "not judged, because the model does not have what they judge: vol_r2, loc_r2, shape_r2, max_dcor"
+    note = "gates skipped because they do not apply to this model: vol_r2, loc_r2, shape_r2, max_dcor"
     assert judged({"residual": 3}, {}).note == note
     small = judged({"residual": 3}, {}, 5).note
     assert small.startswith("only 5 validation subjects: ")
@@ -80,7 +80,7 @@ def test_a_supervised_partition_without_a_gate_is_named() -> None:
     table = judged({"volume": 2, "loc": 2, "empty": 1}, {}, supervision=supervision)
     assert table.unjudged == ("volume",)
     assert table.as_dict()["unjudged"] == ["volume"]
-    assert "volume is supervised and no gate judges it: add +gates.volume_r2={metric: sem/volume_r2" in table.note
+    assert "volume is supervised, but no gate checks it: add +gates.volume_r2={metric: sem/volume_r2" in table.note
     own = {"mine": {"metric": "sem/vol_total_r2", "above": 0.5}}
     assert judged({"volume": 2, "loc": 2}, {}, supervision=supervision, gates={**TODAY, **own}).unjudged == ()
 
@@ -88,9 +88,11 @@ def test_a_supervised_partition_without_a_gate_is_named() -> None:
 def test_words_for_what_has_no_value() -> None:
     metrics = {"indep/dcor_vol_residual": None, "sem/vol_r2": None, "diag/au_frac_residual": None}
     gates = {gate.name: gate for gate in judged({"vol": 1, "residual": 4}, metrics, 1).gates}
-    assert gates["max_dcor"].reason == "1 validation subject; the estimator needs more than 3"
-    assert gates["vol_r2"].reason.startswith("1 validation subject; no head predicts it, or its targets do not vary")
-    assert gates["residual_active_units"].reason == "1 validation subject; one subject has no variance"
+    assert gates["max_dcor"].reason == "1 validation subject; the estimator needs at least 4"
+    assert gates["vol_r2"].reason.startswith(
+        "1 validation subject; no head predicts it, or the observed targets do not vary"
+    )
+    assert gates["residual_active_units"].reason == "1 validation subject; a single subject has no variance"
     assert gates["mean_z_ratio"].reason == "1 validation subject; no other subject's z to decode"
     assert not any(gate.passed for gate in gates.values())
 
@@ -227,5 +229,7 @@ def test_a_renamed_partition_is_told_before_training(compose_train: Compose) -> 
         "~loss.schedules.vol",
     ]
     advice = Experiment.from_config(compose_train(*renamed)).advice
-    assert [sentence for sentence in advice if sentence.startswith("gates: volume is supervised and no gate judges it")]
+    assert [
+        sentence for sentence in advice if sentence.startswith("gates: volume is supervised, but no gate checks it")
+    ]
     assert not [sentence for sentence in Experiment.from_config(compose_train()).advice if "gates:" in sentence]

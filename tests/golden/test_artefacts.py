@@ -62,7 +62,7 @@ def test_a_finished_run_is_reported_and_not_trained(version: str, name: str, tmp
     output_dir = copy_of(version, name, tmp_path)
     before = content_of(output_dir)
     said = run_again(output_dir, overrides(version, name, output_dir))
-    assert f"run {only_run(output_dir).name} is finished already: nothing to train" in said
+    assert f"run {only_run(output_dir).name} is already finished: nothing to train" in said
     assert content_of(output_dir) == before
 
 
@@ -87,7 +87,7 @@ def test_a_checkpoint_goes_on(version: str, tmp_path: Path) -> None:
         if not override.startswith("trainer.max_epochs")
     ]
     said = run_again(output_dir, [*chosen, "trainer.max_epochs=3", "name=longer", f"trainer.resume={checkpoint}"])
-    assert "going on after epoch 2" in said
+    assert "resuming after epoch 2" in said
     (longer,) = output_dir.glob("runs/longer_*")
     rows = [json.loads(line) for line in (longer / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [3]

@@ -24,7 +24,7 @@ def test_structured_head_is_a_perceptron_a_target() -> None:
 
 @pytest.mark.parametrize(("num_latents", "num_features", "better"), [(8, 3, 9), (1, 4, 4), (25, 4, 24)])
 def test_structured_head_refuses_sizes_that_do_not_divide(num_latents: int, num_features: int, better: int) -> None:
-    words = f"{num_latents} inputs are no multiple of {num_features} outputs; make them {better}$"
+    words = f"{num_latents} is not a multiple of {num_features}; use {better} inputs$"
     with pytest.raises(UserError, match=words):
         build("head", {"name": "structured"}, num_latents, num_features)
 
@@ -34,7 +34,7 @@ def test_identity_head_has_nothing_to_learn() -> None:
     latents = torch.randn(4, 3)
     assert head(latents) is latents
     assert not list(head.parameters())
-    with pytest.raises(UserError, match="24 inputs and 4 outputs; make them as many"):
+    with pytest.raises(UserError, match="24 inputs and 4 outputs; their numbers must be equal"):
         build("head", {"name": "identity"}, 24, 4)
 
 

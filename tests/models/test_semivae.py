@@ -99,8 +99,8 @@ def test_partition_with_no_targets_is_not_supervised() -> None:
         ({"inverse_heads": {"foo": {"name": "mlp"}}}, "^model.inverse_heads.foo: partition 'foo' does not exist"),
         ({"heads": {"vol": {"name": "mlp"}}}, "model.heads.loc: partition 'loc' is supervised and needs a head"),
         ({"heads": {name: {"name": "mpl"} for name in ("vol", "loc", "shape")}}, "model.heads.vol: 'mpl' is not"),
-        ({"z_dim": 9}, "leaves nothing of model.z_dim=9 for residual"),
-        ({"decoder": "auxiliary"}, r"decoder=auxiliary draws \[16, 16, 16\]"),
+        ({"z_dim": 9}, "leaves no dimension of model.z_dim=9 for residual"),
+        ({"decoder": "auxiliary"}, r"decoder=auxiliary outputs \[16, 16, 16\]"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(changes: dict[str, Any], words: str, monkeypatch: Any) -> None:
@@ -155,12 +155,12 @@ def test_identity_is_its_own_inverse() -> None:
 
 def test_head_says_where_its_sizes_do_not_fit() -> None:
     heads = {name: {"name": "structured"} for name in ("vol", "loc", "shape")}
-    with pytest.raises(UserError, match=r"model\.heads\.loc: 'structured' .* 2 inputs are no multiple of 3 outputs"):
+    with pytest.raises(UserError, match=r"model\.heads\.loc: 'structured' .* 2 is not a multiple of 3; use 3 inputs"):
         semivae(heads=heads)
 
 
 def test_cycle_needs_predictions_and_an_inverse_head() -> None:
-    with pytest.raises(UserError, match=r"a cycle of partition 'vol' needs its predictions; give loss\.lambda_vol"):
+    with pytest.raises(UserError, match=r"the cycle of partition 'vol' needs its predictions; set loss\.lambda_vol"):
         semivae(EVERYTHING - {"predictions.vol"} | {"cycle.vol"})
     with pytest.raises(UserError, match=r"model\.inverse_heads\.loc: .* needs an inverse head, such as mlp"):
         cycling(inverse_heads={"vol": {"name": "linear"}})

@@ -87,11 +87,11 @@ def test_settings_reach_them(context: ObserverContext) -> None:
         ({"mine": None}, "observers.mine: None is not allowed; choose a"),
         (
             {"mine": {"name": "metrics"}},
-            "observers.mine: 'metrics' is an observer of menvae, which watches every run; remove it",
+            "observers.mine: 'metrics' is built in and already watches every run; remove it",
         ),
         (
             {"metrics": {"name": "counter"}},
-            "observers.metrics: 'metrics' is an observer of menvae, which watches every run; remove it",
+            "observers.metrics: 'metrics' is built in and already watches every run; remove it",
         ),
     ],
 )
@@ -104,6 +104,6 @@ def test_wrong_keys_are_refused(named: Any, words: str) -> None:
 
 def test_two_of_one_class_are_refused_because_a_checkpoint_keeps_one(context: ObserverContext) -> None:
     with pytest.raises(
-        UserError, match=r"^observers\.b: 'a' is a Counter too, and a checkpoint keeps the state of one"
+        UserError, match=r"^observers\.b: 'a' is a Counter too, but a checkpoint stores the state of only one"
     ):
         built({"a": {"name": "counter"}, "b": {"name": "counter"}}, context)

@@ -157,7 +157,7 @@ def test_axes_hold_their_scale_and_r2_is_cut_where_it_would_hide_the_end() -> No
 def test_shares_of_active_units_replace_counts_where_they_are_known() -> None:
     rows = [{**row, "diag/au_frac_residual": 0.7, "diag/au_frac": 0.8} for row in metric_rows()]
     axes = panels(curves.draw_training_curves(rows, GATES))["Active units, Var(μ) > 0.01"]
-    assert axes.get_ylabel() == "share of dimensions"
+    assert axes.get_ylabel() == "fraction of dimensions"
     assert [set(points(line)[:, 1]) for line in axes.lines] == [{0.8}, {0.7}, {0.6}], "all, residual, its gate"
 
 
@@ -188,7 +188,7 @@ def test_curve_panels_take_partitions_not_features() -> None:
     [
         ([], "no epoch yet"),
         ([{"epoch": 1.0}, {"epoch": 2.0}], "not recorded:\ndiag/grad_norm"),
-        ([{"epoch": 1.0, "diag/grad_norm": None}], "no finite value of\ndiag/grad_norm"),
+        ([{"epoch": 1.0, "diag/grad_norm": None}], "no finite value for\ndiag/grad_norm"),
     ],
 )
 def test_an_empty_panel_says_why(rows: list[dict[str, float | None]], reason: str) -> None:

@@ -64,7 +64,7 @@ def test_every_partition_has_its_panel_and_says_why_it_is_empty() -> None:
     (axes,) = latent.draw_latent_scatter({}, {}).axes
     assert words(axes) == ["no partition"]
     unseen = latent.draw_latent_scatter({"vol": np.eye(4)}, {"vol": ("never seen", np.full(4, np.nan))})
-    assert "hollow: never seen is not observed" in words(unseen)
+    assert "hollow: never seen not observed" in words(unseen)
     assert len(dots(unseen.axes[0])[0].get_offsets()) == 4
 
 

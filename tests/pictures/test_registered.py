@@ -87,7 +87,7 @@ def test_one_that_fails_costs_only_itself(
     registered("broken", fail, order=0)
     with caplog.at_level(logging.WARNING, logger="menvae.pictures"):
         assert drawn(tmp_path) == AFTER
-    assert [record.getMessage() for record in caplog.records] == [f"broken.png of {__name__} cannot be drawn"]
+    assert [record.getMessage() for record in caplog.records] == [f"cannot draw broken.png of {__name__}"]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_wrong_declarations_are_refused(registered: Register, constants: dict[st
     registered("mine", **constants)
     with pytest.raises(UserError) as caught:
         build_pictures({})
-    assert str(caught.value) == f"picture 'mine': {words}; mend or uninstall package '{__name__.partition('.')[0]}'"
+    assert str(caught.value) == f"picture 'mine': {words}; fix or uninstall package '{__name__.partition('.')[0]}'"
 
 
 def test_what_is_no_picture_is_refused() -> None:
@@ -153,7 +153,7 @@ def test_report_shows_one_more_in_its_place(tmp_path: Path, registered: Register
     drawn(tmp_path / "pictures")
     write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
-    captions = ["What each partition knows.", "How to read mine.", "What the decoder changes"]
+    captions = ["A partition should predict", "How to read mine.", "What the decoder changes"]
     places = [page.index(caption) for caption in captions]
     assert places == sorted(places)
     assert page.count("How to read mine.") == 1

@@ -17,7 +17,7 @@ SERIES = {"a": ([0.0, 1.0, 4.0], [2.0, 8.0, 32.0]), "b": ([0.0, 2.5], [0.0, 5.0]
 
 def test_one_line_a_patient_of_what_has_a_place_on_a_log_axis(tmp_path: Path) -> None:
     figure = draw_trajectories(SERIES, title="Growth")
-    assert words(figure) == ["Growth", "2 patients, 4 visits: one line a patient"]
+    assert words(figure) == ["Growth", "2 patients, 4 visits: one line per patient"]
     (axes,) = figure.axes
     lines = [np.asarray(line.get_xydata()).tolist() for line in axes.lines]
     assert lines == [[[0.0, 2.0], [1.0, 8.0], [4.0, 32.0]], [[2.5, 5.0]]]
@@ -43,4 +43,4 @@ def test_one_visit_or_none_can_be_drawn() -> None:
     (axes,) = draw_trajectories({"a": ([0.0], [3.0])}).axes
     assert len(axes.lines) == 1
     (axes,) = draw_trajectories({"a": ([0.0], [0.0])}).axes
-    assert [text.get_text() for text in axes.texts] == ["no visit with a known time and a tumour"]
+    assert [text.get_text() for text in axes.texts] == ["no visit with known time and a tumour"]

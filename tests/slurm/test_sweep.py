@@ -172,7 +172,7 @@ def test_a_job_whose_time_runs_out_is_queued_again_and_goes_on(here: Cluster, tm
     assert len(status.point.submissions) == 1
     assert status.run_dir is not None
     log = (status.run_dir / "train.log").read_text()
-    assert "going on after epoch" in log
+    assert "resuming after epoch" in log
     rows = [json.loads(line)["epoch"] for line in (status.run_dir / "metrics.jsonl").read_text().splitlines()]
     assert rows == [1, 2, 3, 4, 5, 6]
     _check_mlflow(here.output_dir, 1)

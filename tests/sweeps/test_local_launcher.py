@@ -155,7 +155,7 @@ def test_mlflow_gets_a_sweep_that_ran_without_it(machine: Machine) -> None:
     store = machine.output_dir / "mlflow.db"
     assert not store.exists()
     told = machine.launch(*overrides, TRACKED)
-    assert "2 finished runs are sent to trackers that lack them" in told
+    assert "sending 2 finished runs to trackers that lack them" in told
     finished_sweep_in_mlflow(machine.output_dir, 2)
     written = store.stat().st_mtime_ns
     assert "are sent" not in machine.launch(*overrides, TRACKED)
@@ -187,7 +187,7 @@ def test_launching_processes_that_end_early_lose_nothing(machine: Machine) -> No
     os.killpg(again.pid, signal.SIGTERM)  # of no account, since it obeys already
     machine.let_go("2")
     stopped = machine.ended(again, 75)
-    assert "stopped by SIGINT; the same command goes on" in stopped
+    assert "stopped by SIGINT; run the same command again to resume" in stopped
     assert "Traceback" not in stopped
     _check_stopped(machine, "step 2 of 2")
 
@@ -283,5 +283,5 @@ def test_gpus_are_dealt_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_more_gpus_than_there_are_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    with pytest.raises(UserError, match="num_parallel=2 runs with 2 GPUs each need more than the 3 GPUs"):
+    with pytest.raises(UserError, match="num_parallel=2 runs with 2 GPUs each exceed the 3 GPUs"):
         LocalRunner(num_parallel=2, gpus_per_run=2).prepare(tmp_path, ONE_RANK)

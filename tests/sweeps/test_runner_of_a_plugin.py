@@ -47,7 +47,7 @@ def test_jobs_of_a_queue_of_somebody_else(site: Path, prepared_cache: Path, tmp_
     assert "2 unknown" in elsewhere
     assert "'folder_queue' is not registered" in elsewhere
     refused = train(output_dir, *sweep, site=write_trouble(tmp_path / "elsewhere"), code=1).stderr
-    assert "2 that cannot be" in refused
+    assert "2 that cannot run" in refused
     assert "runner 'folder_queue', which may still run it, is not installed" in refused
     assert len(list((output_dir / "queue").glob("*.json"))) == 2
 

@@ -234,7 +234,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
     [
         ("PENDING", NO_RUN, None, Fate.PENDING, ""),
         ("CONFIGURING", NO_RUN, None, Fate.PENDING, ""),
-        ("REQUEUED", RAN_OUT, 75, Fate.PENDING, "again, after SIGUSR2 in epoch 2"),
+        ("REQUEUED", RAN_OUT, 75, Fate.PENDING, "requeued after SIGUSR2 in epoch 2"),
         ("PENDING", FAILED, None, Fate.PENDING, ""),
         ("SUSPENDED", RUNNING, None, Fate.PENDING, ""),
         ("RUNNING", NO_RUN, None, Fate.RUNNING, ""),
@@ -339,7 +339,7 @@ def test_another_submission_forgets_how_the_last_process_ended(sweep: Sweep, pro
 
 
 def test_finding_a_sweep(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no sweep was launched in"):
+    with pytest.raises(UserError, match="has no sweep"):
         find_sweep(tmp_path, None)
     for seconds, name in ((2000, "last"), (1000, "first")):
         Sweep(tmp_path / "sweeps" / name).describe([], [])
@@ -390,7 +390,7 @@ def registered() -> Iterator[None]:
     ("job", "run", "fate", "reason"),
     [
         ("pending: third in the queue", NO_RUN, Fate.PENDING, "third in the queue"),
-        ("pending: third in the queue", STOPPED, Fate.PENDING, "again, after SIGTERM in epoch 2"),
+        ("pending: third in the queue", STOPPED, Fate.PENDING, "requeued after SIGTERM in epoch 2"),
         ("running", FAILED, Fate.RUNNING, ""),
         ("preempted: by somebody", NO_RUN, Fate.PREEMPTED, "by somebody"),
         ("preempted: by somebody", STOPPED, Fate.PREEMPTED, "SIGTERM in epoch 2"),

@@ -398,7 +398,7 @@ def test_store_that_is_not_there_is_one_warning_and_replayed_later(
     add(log, range(1, 4), tracker)
     tracker.finish("FINISHED")
     (warning,) = warnings_of(caplog)
-    assert "the run goes on" in warning
+    assert "the run continues" in warning
     assert "secret" not in caplog.text
     begin(output_dir, log).finish("FINISHED")
     assert stored_points(output_dir / "mlflow.db") == expected_points(log)

@@ -87,7 +87,7 @@ def test_one_that_fails_costs_no_other(
     assert [call for which, call in notebook if not which] == CALLS
     assert pd.read_csv(tmp_path / "tracked" / "runs.csv")["metrics.a"].tolist() == [2.0]
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert warning.startswith("tracker 'broken' failed: OSError: [Errno 28] No space left on device; the run goes on")
+    assert warning.startswith("tracker 'broken' failed: OSError: [Errno 28] No space left on device; the run continues")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_one_that_fails_costs_no_other(
             {"name": "files", "foldr": "x"},
             "tracking.trackers.mine.foldr: no such key of 'files'; did you mean 'folder'",
         ),
-        ({}, "tracking.trackers.mine.name: None is not a name of a tracker"),
+        ({}, "tracking.trackers.mine.name: None is not a registered tracker"),
     ],
 )
 def test_wrong_configurations_are_refused(configuration: dict[str, str], words: str) -> None:
@@ -143,7 +143,7 @@ def test_a_sweep_has_a_row_of_its_own(prepared_cache: Path, tmp_path: Path) -> N
     sweep = ("-m", "loss.lambda_dcor=1,2", "trainer.max_epochs=1")
     train(tmp_path, *sweep)
     said = train(tmp_path, *sweep, *files).stderr
-    assert "2 finished runs are sent to trackers that lack them" in said
+    assert "sending 2 finished runs to trackers that lack them" in said
     (folder,) = (path for path in (tmp_path / "sweeps").iterdir() if path.is_dir())
     rows = pd.read_csv(tmp_path / "tracked" / "runs.csv", index_col="name")
     assert len(rows) == 3

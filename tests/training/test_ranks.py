@@ -135,6 +135,8 @@ def test_no_rank_outlives_an_error_of_the_waiting_process(tmp_path: Path, monkey
 
 def test_more_ranks_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UserError, match=r"^trainer\.devices=3: this machine has 2 GPUs; at most one process a GPU$"):
+    with pytest.raises(
+        UserError, match=r"^trainer\.devices=3: this machine has 2 GPUs; at most one process per GPU is allowed$"
+    ):
         run_ranks(["touch", str(tmp_path / "started")], 3)
     assert not (tmp_path / "started").exists()

@@ -248,11 +248,11 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
     def other_partitions(trainer: Trainer) -> None:
         trainer.identity["model.partitions"] = "one 4, two 1"
 
-    shapes = "its 'decoder.weight' has the shape [8, 5], that of this model [9, 5] (and 1 more)"
+    shapes = "its 'decoder.weight' has shape [8, 5], that of this model [9, 5] (and 1 more)"
     assert refusal(wider).endswith(f"does not fit this model: {shapes}")
-    assert refusal(more).endswith("does not fit this model: 'head.weight' is not in it (and 1 more)")
-    assert refusal(less).endswith("does not fit this model: its 'decoder.bias' is not in this model")
-    partitions = "was trained with model.partitions one 2, two 3, this configuration has one 4, two 1"
+    assert refusal(more).endswith("does not fit this model: it lacks 'head.weight' (and 1 more)")
+    assert refusal(less).endswith("does not fit this model: its 'decoder.bias' does not exist in this model")
+    partitions = "was trained with model.partitions one 2, two 3, but this configuration has one 4, two 1"
     assert refusal(other_partitions).endswith(partitions)
 
 
@@ -262,7 +262,9 @@ def test_weights_beside_other_frozen_features_are_refused_in_words(tmp_path: Pat
         trainer.model.frozen = FrozenTrunk(pretrained(seed=seed).trunk)
         trainer.save("last.ckpt", trainer.state, with_optimizer=False)
     path = tmp_path / "other" / "last.ckpt"
-    with pytest.raises(UserError, match="does not fit this model: it was trained on other frozen features") as caught:
+    with pytest.raises(
+        UserError, match="does not fit this model: it was trained with frozen weights other than"
+    ) as caught:
         trainer.begin_with(path, [])
     assert str(caught.value).startswith(f"trainer.init_from: '{path}' ")
 

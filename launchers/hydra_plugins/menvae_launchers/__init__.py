@@ -1,4 +1,4 @@
-"""Hydra plugins of menvae: launchers that send the points of a sweep somewhere.
+"""Hydra plugins of menvae: the launcher and sweepers of ``menvae-train -m``.
 
-Hydra imports every module here whenever any Hydra application starts, so that nothing but Hydra is imported at the top.
+Hydra imports every module here whenever any Hydra application starts, so they import only Hydra at the top.
 """

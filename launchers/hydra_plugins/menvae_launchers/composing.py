@@ -1,4 +1,4 @@
-"""Composing the jobs of a sweep: once for all that choose the same options of groups and differ in values."""
+"""Composition of the jobs of a sweep: only once for all jobs with the same group options, which differ in values."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from omegaconf.errors import OmegaConfBaseException
 
 
 class Composer:
-    """Composes jobs as Hydra does: what its value overrides do to a configuration is done to a copy of it."""
+    """Composes jobs as Hydra does, but applies value overrides to a copy of an already composed configuration."""
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
-        """Args: loader: Hydra's. master: the configuration of the sweep."""
+        """Args: loader: Hydra's configuration loader. master: the configuration of the sweep."""
         self._loader, self._master = loader, master
         self._parser = OverridesParser.create(config_loader=loader)
         self._by_choices: dict[tuple[str, ...], DictConfig | None] = {}
         self._is_value: dict[str, bool] = {}
 
     def __call__(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
-        """Return the resolved configuration of a job, without Hydra's own.
+        """Return the resolved configuration of a job, without the ``hydra`` section.
 
         Args:
-            overrides: of the job.
-            number: of the job.
+            overrides: overrides of the job.
+            number: number of the job.
         """
         composed = self._quickly(overrides)
         if composed is None:
@@ -41,7 +41,7 @@ class Composer:
         return {str(key): value for key, value in container.items() if key != "hydra"}
 
     def _quickly(self, overrides: Sequence[str]) -> DictConfig | None:
-        """Return what Hydra would compose; None where only Hydra can say, such as what is wrong."""
+        """Return what Hydra would compose, or None if Hydra itself must do it, for instance to report an error."""
         if any("${hydra" in text for text in overrides):
             return None
         parsed = self._parser.parse_overrides(list(overrides))
@@ -61,7 +61,7 @@ class Composer:
         return composed
 
     def _sets_value(self, override: Override) -> bool:
-        """Whether an override changes a value of a configuration, and not what it is composed of."""
+        """Return whether an override changes a value, not the composition, of a configuration."""
         if override.is_add() or override.is_delete() or override.package is not None:
             return False
         key = override.key_or_group
@@ -70,7 +70,7 @@ class Composer:
         return self._is_value[key]
 
     def _base(self, choices: Sequence[str]) -> DictConfig | None:
-        """Compose without values and without Hydra's own; None where a key refers to that, which each job has."""
+        """Compose group choices without ``hydra``; None if a key refers to ``hydra``, which differs between jobs."""
         base = self._loader.load_sweep_config(self._master, list(choices))
         with open_dict(base):
             del base["hydra"]

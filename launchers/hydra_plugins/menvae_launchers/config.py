@@ -1,7 +1,7 @@
 """The keys of ``hydra/sweeper=optuna``; those of launchers are in ``conf/hydra/launcher/``.
 
-Annotations are not postponed here: dataclasses could not look them up, since Hydra executes modules without importing
-them.
+Annotations are not postponed here, because Hydra executes plugin modules without importing them, and dataclasses could
+not resolve postponed ones.
 """
 
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ _PACKAGE = "hydra_plugins.menvae_launchers"
 
 @dataclass
 class OptunaConf:
-    """A search with Optuna; what is searched and wanted stands in ``sweep.space`` and ``sweep.objectives``.
+    """A search with Optuna; ``sweep.space`` and ``sweep.objectives`` define search space and objectives.
 
     Attributes:
-        n_trials: in all, those of earlier launches included.
-        batch: trials at a time; as many jobs go to the launcher.
+        n_trials: total number of trials, including those of earlier launches.
+        batch: number of trials that are launched together.
         sampler: ``tpe``, ``random``, ``grid``, ``cmaes`` or ``nsga2``.
         pruner: ``none``, or ``median`` for a single objective.
-        startup_trials: finished trials before any is pruned.
-        warmup_epochs: epochs before a trial may be pruned.
-        seed: of the sampler.
-        storage: URL of a database; None is a journal file in the sweep's folder.
+        startup_trials: number of finished trials before any trial may be pruned.
+        warmup_epochs: number of epochs before a trial may be pruned.
+        seed: seed of the sampler.
+        storage: URL of a database; None: a journal file in the sweep's folder.
     """
 
     _target_: str = f"{_PACKAGE}.optuna_sweeper.OptunaSweeper"

@@ -1,4 +1,4 @@
-"""``hydra/sweeper=optuna``: asks a study for trials, has the launcher run them, and tells it what became of each."""
+"""``hydra/sweeper=optuna``: asks a study for trials, lets the launcher run them, and tells the study the results."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _PRUNERS = ("none", "median")
 
 
 def _launcher_class() -> type[SweepLauncher]:
-    """Return the class as it is now: Hydra loads each plugin module again, which makes a second one of that name."""
+    """Return the current class: Hydra loads each plugin module again, which creates a second class of that name."""
     from hydra_plugins.menvae_launchers.sweep_launcher import SweepLauncher
 
     return SweepLauncher
 
 
 class OptunaSweeper(Sweeper):
-    """Searches until a study has its number of trials; a study goes on where it was interrupted."""
+    """Searches until a study has its number of trials; resumes an interrupted study."""
 
     def __init__(self, **settings: Any) -> None:
         """Args: settings: fields of `OptunaConf`."""
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Make the launcher."""
+        """Create the launcher."""
         self.hydra_context, self.config = hydra_context, config
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -52,7 +52,7 @@ class OptunaSweeper(Sweeper):
             arguments: overrides of the command line; swept ones join ``sweep.space``.
 
         Raises:
-            UserError: what cannot be searched, or how.
+            UserError: the search space, the objectives or the settings of the search are invalid.
         """
         from menvae.composition.settings import SweepSettings
         from menvae.errors import UserError
@@ -61,7 +61,7 @@ class OptunaSweeper(Sweeper):
         from menvae.sweeps.launch import sweep_of
 
         if not isinstance(self.launcher, _launcher_class()):
-            raise UserError("hydra/sweeper=optuna needs hydra/launcher=local, slurm, or another that names a runner")
+            raise UserError("hydra/sweeper=optuna needs a launcher of menvae, such as hydra/launcher=local or slurm")
         content = OmegaConf.to_container(self.config.sweep, resolve=True)
         assert isinstance(content, dict)
         settings = validated(SweepSettings, {str(key): value for key, value in content.items()}, "sweep")
@@ -78,7 +78,7 @@ class OptunaSweeper(Sweeper):
         try:
             lock = FolderLock(folder)
         except FolderIsLockedError as error:
-            raise UserError(f"sweep '{sweep.name}' is being searched by {error}; wait for it") from None
+            raise UserError(f"sweep '{sweep.name}' is being searched by {error}; wait until it ends") from None
         storage = self.settings["storage"] or str(folder / "journal.log")
         study = self.make_study(storage, sweep.name, settings, distributions)
         try:
@@ -102,7 +102,7 @@ class OptunaSweeper(Sweeper):
             trials = study.get_trials(deepcopy=False)
             begun = [trial for trial in trials if trial.state == state.RUNNING]
             for trial in begun:
-                if _OVERRIDES not in trial.user_attrs:  # killed between asking and writing down what
+                if _OVERRIDES not in trial.user_attrs:  # killed between asking for the trial and storing its overrides
                     study.tell(trial.number, state=state.FAIL)
             batch = [(trial.number, trial.user_attrs[_OVERRIDES]) for trial in begun if _OVERRIDES in trial.user_attrs]
             num_ended = len(trials) - len(begun)
@@ -160,7 +160,7 @@ class OptunaSweeper(Sweeper):
         settings: SweepSettings,
         distributions: dict[str, optuna.distributions.BaseDistribution],
     ) -> optuna.Study:
-        """Return the study, new or as it was left, with its sampler; raises `UserError` for one of another search."""
+        """Create or resume the study, and set its sampler; raises `UserError` if it belongs to another search."""
         import optuna
 
         from menvae.errors import UserError
@@ -177,10 +177,10 @@ class OptunaSweeper(Sweeper):
             before = study.user_attrs.get(what, now)
             if before != now:
                 raise UserError(
-                    f"study '{name}' has other {what} ({before}) than this search ({now}); give it another sweep.name"
+                    f"study '{name}' has different {what} ({before}) than this search ({now}); use another sweep.name"
                 )
             study.set_user_attr(what, now)
-        seed = self.settings["seed"] + len(study.get_trials(deepcopy=False))  # a study that goes on draws new trials
+        seed = self.settings["seed"] + len(study.get_trials(deepcopy=False))  # a resumed study draws new trials
         samplers = {
             "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True),
             "random": lambda: optuna.samplers.RandomSampler(seed=seed),
@@ -202,7 +202,7 @@ class OptunaSweeper(Sweeper):
         for override in searched:
             if not override.is_sweep_override():
                 raise UserError(
-                    f"sweep.space: '{override.input_line}' is no space; it takes choice(...), range(...), interval(...)"
+                    f"sweep.space: '{override.input_line}' is not a space; use choice(...), range(...) or interval(...)"
                 )
         by_key = {o.get_key_element(): o for o in searched} | {o.get_key_element(): o for o in typed}
         distributions = {key: _distribution(o) for key, o in by_key.items() if o.is_sweep_override()}
@@ -220,22 +220,26 @@ class OptunaSweeper(Sweeper):
             raise UserError("hydra.sweeper: n_trials and batch must be 1 or larger")
         if not space:
             raise UserError(
-                "hydra/sweeper=optuna: nothing to search; say sweep=volumes or loss.lambda_dcor=interval(0,10)"
+                "hydra/sweeper=optuna: nothing to search; add sweep=volumes or loss.lambda_dcor=interval(0,10)"
             )
         if not settings.objectives:
-            raise UserError("hydra/sweeper=optuna: sweep.objectives is empty; +sweep.objectives={sem/vol_r2: maximize}")
+            raise UserError(
+                "hydra/sweeper=optuna: sweep.objectives is empty; add +sweep.objectives={sem/vol_r2: maximize}"
+            )
         if own["pruner"] != "none":
             if len(settings.objectives) > 1:
                 raise UserError(
-                    "hydra.sweeper.pruner: Optuna cannot prune with several objectives; leave it at none, and let the "
-                    "collapse watch end runs (watch.collapse=stop), which is told as pruned"
+                    "hydra.sweeper.pruner: Optuna cannot prune with several objectives; use none, and let the collapse "
+                    "watch stop runs (watch.collapse=stop), which Optuna counts as pruned"
                 )
             if next(iter(settings.objectives)).startswith("gate/"):
-                raise UserError("hydra.sweeper.pruner: gates are judged at the end only; name a key of metrics.jsonl")
+                raise UserError(
+                    "hydra.sweeper.pruner: gates are evaluated only at the end; use a key of metrics.jsonl as objective"
+                )
         if own["sampler"] == "grid":
             _grid(space)
         if own["sampler"] == "cmaes" and len(settings.objectives) > 1:
-            raise UserError("hydra.sweeper.sampler=cmaes: it has one objective; tpe and nsga2 take several")
+            raise UserError("hydra.sweeper.sampler=cmaes supports a single objective; use tpe or nsga2 for several")
 
     def _show(self, settings: SweepSettings) -> None:
         from rich.table import Table
@@ -281,7 +285,7 @@ class OptunaSweeper(Sweeper):
 
 
 def _distribution(override: Override) -> optuna.distributions.BaseDistribution:
-    """Return Optuna's distribution for a sweep as Hydra parses it."""
+    """Return Optuna's distribution for a parsed Hydra sweep."""
     import optuna
 
     from menvae.errors import UserError
@@ -304,7 +308,7 @@ def _distribution(override: Override) -> optuna.distributions.BaseDistribution:
             return optuna.distributions.FloatDistribution(float(low), float(high), log=log)
         except ValueError as error:
             raise UserError(f"{key}: '{override.input_line}' cannot be searched: {error}") from None
-    raise UserError(f"{key}: '{override.input_line}' cannot be searched; allowed are choice, range and interval")
+    raise UserError(f"{key}: '{override.input_line}' cannot be searched; use choice, range or interval")
 
 
 def _grid(space: dict[str, optuna.distributions.BaseDistribution]) -> dict[str, list[Any]]:
@@ -319,17 +323,17 @@ def _grid(space: dict[str, optuna.distributions.BaseDistribution]) -> dict[str, 
         elif isinstance(distribution, optuna.distributions.IntDistribution):
             grid[key] = list(range(distribution.low, distribution.high + 1, distribution.step))
         else:
-            raise UserError(f"hydra.sweeper.sampler=grid: {key} is continuous; give it as choice(...) or range(...)")
+            raise UserError(f"hydra.sweeper.sampler=grid: {key} is continuous; use choice(...) or integer range(...)")
     return grid
 
 
 def _grid_sampler(space: dict[str, optuna.distributions.BaseDistribution], seed: int) -> optuna.samplers.GridSampler:
-    """Return a sampler that leaves it to `OptunaSweeper` to stop at the end of the grid."""
+    """Return a grid sampler that leaves stopping at the end of the grid to `OptunaSweeper`."""
     import optuna
 
     class Grid(optuna.samplers.GridSampler):
         def after_trial(self, *_: object) -> None:
-            """Optuna would stop the study, which a study that is asked and told refuses."""
+            """Do nothing: Optuna's version calls ``study.stop``, which fails in the ask-and-tell interface."""
 
     return Grid(_grid(space), seed=seed)
 

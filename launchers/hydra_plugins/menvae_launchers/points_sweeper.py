@@ -1,4 +1,4 @@
-"""``hydra/sweeper=points``: Hydra's own sweeper, without composing every job twice."""
+"""``hydra/sweeper=points``: Hydra's basic sweeper, without composing every job twice."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
 
 class PointsSweeper(BasicSweeper):
-    """Hydra's own sweeper, which leaves it to a `SweepLauncher` to compose all jobs before the first begins."""
+    """Hydra's basic sweeper, but a `SweepLauncher` composes all jobs before the first starts."""
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Compose every job, unless the launcher does so at once."""
-        from hydra_plugins.menvae_launchers.sweep_launcher import SweepLauncher  # Hydra executes it anew before
+        """Compose every job to validate it, unless the launcher does so anyway."""
+        from hydra_plugins.menvae_launchers.sweep_launcher import SweepLauncher  # here: Hydra executes modules again
 
         if not isinstance(self.launcher, SweepLauncher):
             super().validate_batch_is_legal(batch)

@@ -1,4 +1,4 @@
-"""Every launcher of menvae: from Hydra's job overrides to a campaign, and back to Hydra's results.
+"""The launcher class of menvae: from Hydra's job overrides to a campaign, and back to Hydra's results.
 
 ``conf/hydra/launcher/<name>.yaml`` names this class as its target, a registered runner, and the keys of that runner.
 """
@@ -22,32 +22,32 @@ if TYPE_CHECKING:
 
 
 class SweepLauncher(Launcher):
-    """Launches the points of a sweep of ``menvae-train``, each once, and each known by its run."""
+    """Launches the points of a sweep of ``menvae-train``, each once and identified by its run."""
 
     def __init__(self, *, runner: str, **settings: Any) -> None:
-        """Keep the configuration; nothing of it is checked before a sweep is launched.
+        """Store the configuration; it is checked when a sweep is launched.
 
         Args:
-            runner: registered name of what runs the points.
-            settings: its keys.
+            runner: registered name of the runner.
+            settings: keys of the runner.
         """
         self.runner = runner
         self.trials: Sequence[Trial] = ()
-        """Of a study, one for each job of the next launch; set by a sweeper that searches."""
+        """Trials of a study, one per job of the next launch; set by a sweeper that searches."""
         self.swept: Mapping[str, str] | None = None
-        """{key: what is searched there}, set by a sweeper that searches; None: as typed."""
+        """{key: search space}, set by a sweeper that searches; None: as on the command line."""
         self.settings = {
             key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             for key, value in settings.items()
         }
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra gives; jobs are run by `menvae.apps.job`, not by the task function."""
+        """Store Hydra's objects; `menvae.apps.job` runs the jobs, not the task function."""
         self.hydra_context, self.config = hydra_context, config
         self._composer: Composer | None = None
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run what is left to do of these points; their exit codes go to `menvae.apps.outcome`."""
+        """Run the unfinished ones of these points; their exit codes go to `menvae.apps.outcome`."""
         from menvae.apps import outcome
         from menvae.errors import UserError
         from menvae.sweeps.launch import launch_points
@@ -56,7 +56,7 @@ class SweepLauncher(Launcher):
         runner = build_runner({"runner": self.runner, **self.settings})
         command = self.config.hydra.job.config_name
         if command != "train":
-            raise UserError(f"hydra/launcher: menvae-{command} has no sweeps; this launcher is for menvae-train")
+            raise UserError(f"hydra/launcher: menvae-{command} does not support sweeps; use menvae-train")
         jobs = [
             (filter_overrides(overrides), self.composed(overrides, initial_job_idx + index))
             for index, overrides in enumerate(job_overrides)
@@ -69,13 +69,13 @@ class SweepLauncher(Launcher):
         return returns
 
     def composed(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
-        """Return the resolved configuration of a job, without Hydra's own."""
+        """Return the resolved configuration of a job, without the ``hydra`` section."""
         if self._composer is None:
             self._composer = Composer(self.hydra_context.config_loader, self.config)
         return self._composer(overrides, number)
 
     def typed(self) -> Command:
-        """Return the command line, with what a searching sweeper sweeps."""
+        """Return the command line, with the search space of a sweeper that searches."""
         from menvae.sweeps.launch import Command
 
         typed = self.config.hydra.overrides

@@ -1,1 +1,1 @@
-"""Pure functions from arrays to matplotlib figures; none of them saves, and none touches global state."""
+"""Pure functions from arrays to matplotlib figures; they save nothing and change no global state."""

@@ -34,7 +34,7 @@ from menvae.presentation.figures import (
 
 LINE_STYLES: Final = ("-", (0, (5, 1.5)), (0, (1, 1.2)))
 R2_FLOOR: Final = -0.5
-"""A panel of R2 is cut here: the first epochs can lie far below and would flatten all that follows."""
+"""Lower limit of R2 panels: the first epochs can lie far below and would flatten the rest of the curve."""
 
 Metrics: TypeAlias = Sequence[Mapping[str, float | None]]
 
@@ -43,10 +43,10 @@ def draw_schedule(
     curves: Mapping[str, tuple[NDArray[Any], NDArray[Any]]],
     learning_rate: tuple[NDArray[Any], NDArray[Any]],
 ) -> Figure:
-    """Draw the curriculum: weight times schedule of every term, one row a term, and the learning rate below.
+    """Draw the curriculum: weight times schedule of every term, one row per term, and the learning rate below.
 
-    Every row has its own axis from 0 to its peak, because weights differ by a factor of 200 and the question is when
-    a term acts; the peak and the final value are written at the right.
+    Every row has its own axis from 0 to its peak, because weights differ by a factor of 200 and the picture shows when
+    a term acts; the peak and the final value are written on the right.
 
     Args:
         curves: {term: (epochs [E], effective weight [E])}, in real epochs.
@@ -122,11 +122,11 @@ class _Curves:
         title: what the panel shows.
         ylabel: quantity and unit.
         lines: the curves.
-        wanted: what the metrics would have to hold, for the message of an empty panel.
+        wanted: metric keys that the panel needs, for the message of an empty panel.
         references: (value, label) of horizontal lines that belong to no single curve.
         limits: (lowest, highest) value that the axis must include.
-        floor: cut the axis here.
-        may_log: whether a logarithmic axis is allowed where a linear one would hide the curve.
+        floor: lower limit of the axis.
+        may_log: whether the axis may be logarithmic if a linear one would hide the curve.
     """
 
     title: str
@@ -144,16 +144,16 @@ def draw_training_curves(rows: Metrics, gates: Mapping[str, float]) -> Figure:
 
     Args:
         rows: lines of ``metrics.jsonl``, each with ``epoch``; any other key may be missing or None.
-        gates: {metric key: target of its gate}, drawn as dashed lines. Of ``sem/<name>_r2`` those are drawn that have a
-            gate, or a name without an underscore (partitions; features have one: ``vol_total``).
+        gates: {metric key: target of its gate}, drawn as dashed lines. ``sem/<name>_r2`` is drawn if it has a gate, or
+            if the name has no underscore, so that it is a partition (features have one: ``vol_total``).
 
     Returns:
-        The figure. A panel without values says which keys it would need.
+        The figure. A panel without values names the keys that it needs.
     """
     known = {key: target for key, target in gates.items() if math.isfinite(target)}
     panels = _curve_panels(rows, known)
     layout = Layout(panel=(2.35, 1.6), gap=(2.05, 0.75), left=0.68, right=1.72, top=0.95, bottom=0.5)
-    figure, all_axes = panel_grid(len(panels), 3, layout, "Training", "Dashed: gates; at the right: the last values")
+    figure, all_axes = panel_grid(len(panels), 3, layout, "Training", "Dashed: gates; on the right: the last values")
     epochs = [value for row in rows if (value := _number(row.get("epoch"))) is not None]
     first, last = (min(epochs), max(epochs)) if epochs else (0.0, 1.0)
     span = (first, last) if last > first else (first - 0.5, last + 0.5)
@@ -199,7 +199,7 @@ def _both(scalar: str) -> list[_Line]:
 
 
 def _found(keys: Sequence[str], prefix: str, separator: str = " ", absolute: bool = False) -> list[_Line]:
-    """Return a line for each key with a prefix, called what follows that, ``_`` replaced by a separator."""
+    """Return a line for each key with a prefix, labelled with the rest of the key, ``_`` replaced by ``separator``."""
     names = sorted(key for key in keys if key.startswith(prefix))
     return [
         _Line(key.removeprefix(prefix).replace("_", separator), key, colour, style, absolute)
@@ -215,11 +215,11 @@ def _kl_panel() -> _Curves:
 
 
 def _target_panel(keys: Sequence[str], gates: Mapping[str, float]) -> _Curves:
-    """Return R2 of the partitions; of a run without regression targets what is known of its classes."""
+    """Return a panel with R2 of the partitions, or with class metrics for a run without regression targets."""
     lines = [_Line(name, f"sem/{name}_r2", colour, style) for name, (colour, style) in _looks(_partitions(keys, gates))]
     classes = _found(keys, "sem/class_")
     if classes and not lines:
-        return _Curves("Classes", "share (validation)", classes, "", limits=(0.0, 1.0))
+        return _Curves("Classes", "fraction (validation)", classes, "", limits=(0.0, 1.0))
     wanted = "sem/<partition>_r2"
     return _Curves("Target regression", "R² (validation)", lines, wanted, limits=(0.0, 1.0), floor=R2_FLOOR)
 
@@ -247,14 +247,14 @@ def _active_units_panel(keys: Sequence[str]) -> _Curves:
         _Line("all", f"diag/au_{kind}", COLOURS[0], LINE_STYLES[1]),
         _Line("residual", f"diag/au_{kind}_residual", COLOURS[3]),
     ]
-    ylabel = "share of dimensions" if share else "number of dimensions"
+    ylabel = "fraction of dimensions" if share else "number of dimensions"
     limits = (0.0, 1.0) if share else (0.0,)
     wanted = "diag/au_frac_residual or diag/au_count"
     return _Curves("Active units, Var(μ) > 0.01", ylabel, lines, wanted, limits=limits)
 
 
 def _quality_panel(keys: Sequence[str]) -> _Curves:
-    """Return SSIM of each modality, or the error of each column of a table, which has no images."""
+    """Return a panel with SSIM of each modality, or the error of each column of a table, which has no images."""
     if columns := _found(keys, "val_epoch/mse_"):
         return _Curves("Error of each column", "error / variance", columns, "", limits=(0.0,))
     images = _found(keys, "val_epoch/ssim_", "_")
@@ -262,7 +262,7 @@ def _quality_panel(keys: Sequence[str]) -> _Curves:
 
 
 def _looks(names: Sequence[str]) -> list[tuple[str, tuple[str, Any]]]:
-    """Give every name a colour, and another line style once the colours are used up."""
+    """Assign a colour to every name, and another line style once the colours are used up."""
     return [
         (name, (COLOURS[index % len(COLOURS)], LINE_STYLES[index // len(COLOURS) % len(LINE_STYLES)]))
         for index, name in enumerate(names)
@@ -287,7 +287,7 @@ def _draw_curves(
         present = any(line.key in row for line in panel.lines for row in rows)
         axes.set_xlabel("")
         axes.set_ylabel("")
-        reason = f"{'no finite value of' if present else 'not recorded:'}\n{panel.wanted}"
+        reason = f"{'no finite value for' if present else 'not recorded:'}\n{panel.wanted}"
         empty_panel(axes, reason if rows else "no epoch yet")
         return
     for line, epochs, values in drawn:
@@ -308,7 +308,7 @@ def _draw_curves(
 
 
 def _limit(axes: Axes, panel: _Curves, series: Sequence[NDArray[np.float64]], fixed: NDArray[np.float64]) -> None:
-    """Set the value axis: linear, or logarithmic where the panel allows it and a linear one would hide the curve."""
+    """Set the value axis: linear, or logarithmic if the panel allows it and a linear one would hide the curve."""
     values = np.concatenate([*series, fixed])
     if panel.may_log and any(needs_log(one) for one in series) and float(values.min()) > 0:
         axes.set_yscale("log")
@@ -322,13 +322,13 @@ def _limit(axes: Axes, panel: _Curves, series: Sequence[NDArray[np.float64]], fi
         low = panel.floor
         axes.set_ylabel(f"{axes.get_ylabel()}, cut at {panel.floor:g}")
     pad = 0.05 * (high - low) or 0.5
-    # A bound that the panel asks for is a natural end of its scale (0, 1), so no room is added beyond it.
+    # A lower limit of 0 that the panel requires is the natural end of its scale, so no margin is added.
     axes.set_ylim(low if low in panel.limits and low == 0 else low - pad, high if low == high else high + pad)
     axes.yaxis.set_major_locator(tick_locator(5))
 
 
 def _label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
-    """Write (value, text, colour) at the right end of curves, moved apart where they would overlap."""
+    """Write (value, text, colour) labels at the right end of curves, moved apart if they would overlap."""
     low, high = axes.get_ylim()
     log = axes.get_yscale() == "log"
     scale: Callable[[float], float] = math.log if log else float
@@ -342,7 +342,7 @@ def _label_ends(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
 
 
 def _spread(heights: Sequence[float], gap: float) -> dict[int, float]:
-    """Move heights in [0, 1] apart to at least ``gap``, in their order, changing them as little as is simple.
+    """Move heights in [0, 1] apart to at least ``gap``, preserving their order, with small changes.
 
     >>> _spread([0.5, 0.5], 0.25)
     {0: 0.375, 1: 0.625}

@@ -36,13 +36,17 @@ def draw_latent_scatter(latents: Mapping[str, NDArray[Any]], colours: Mapping[st
 
     Args:
         latents: {partition: posterior means [N, P]}.
-        colours: {partition: (feature with unit, values [N], NaN where not observed)}; partitions may be missing.
+        colours: {partition: (feature with unit, values [N], NaN if not observed)}; partitions may be missing.
     """
     columns = min(4, max(1, len(latents)))
     right = max(0.2, 4.6 - 2.98 * columns)
     layout = Layout(panel=(2.3, 2.3), gap=(0.68, 1.6), left=0.62, right=right, top=0.95, bottom=1.22)
     figure, all_axes = panel_grid(
-        max(1, len(latents)), columns, layout, "Latent space", "Posterior means, one point a subject, validation split"
+        max(1, len(latents)),
+        columns,
+        layout,
+        "Latent space",
+        "Posterior means, one point per subject, validation split",
     )
     if not latents:
         empty_panel(all_axes[0], "no partition")
@@ -52,13 +56,13 @@ def draw_latent_scatter(latents: Mapping[str, NDArray[Any]], colours: Mapping[st
 
 
 def principal_components(means: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Project rows on their first two principal components.
+    """Project rows onto their first two principal components.
 
     Args:
         means: finite values [N, P], P >= 1.
 
     Returns:
-        Scores [N, 2] and shares of the variance [2]; zeros for a component that does not exist.
+        Scores [N, 2] and fractions of the variance [2]; zeros for a component that does not exist.
 
     >>> scores, shares = principal_components(np.array([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]]))
     >>> np.abs(scores[:, 0]).round(9).tolist(), shares.tolist()
@@ -115,7 +119,7 @@ def _scatter_panel(
         missing = int(np.count_nonzero(~known))
         colour_bar(figure, bar, "viridis", norm, colour[0] + (f"\n{missing} hollow: not observed" if missing else ""))
         return
-    reason = "hollow: no supervised feature" if colour is None else f"hollow: {colour[0]} is not observed"
+    reason = "hollow: no supervised feature" if colour is None else f"hollow: {colour[0]} not observed"
     x, y = bar[0] + bar[2] / 2, bar[1]
     figure.text(x / width, y / height, literal(reason), size=8, color=MUTED, ha="center")
 
@@ -126,16 +130,16 @@ def draw_regression(
     units: Mapping[str, str],
     r2: Mapping[str, float | None],
 ) -> Figure:
-    """Draw predicted against true values in physical units, one panel a feature, with the line of identity.
+    """Draw predicted against true values in physical units, one panel per feature, with the identity line.
 
     Args:
-        true: {feature: values [N], NaN where not observed}.
-        predicted: {feature: values [N]}, the same features.
-        units: {feature: unit}; a missing or empty one is a number without unit.
-        r2: {feature: R2 or None where it cannot be computed}.
+        true: {feature: ground truth [N], NaN if not observed}.
+        predicted: {feature: predictions [N]} for the same features.
+        units: {feature: unit}; a missing or empty unit means a dimensionless number.
+        r2: {feature: R2, or None if it cannot be computed}.
 
     Raises:
-        ValueError: a feature is not predicted, or with another number of subjects.
+        ValueError: a feature has no predictions, or predictions for a different number of subjects.
     """
     columns = min(5, max(1, len(true)))
     layout = Layout(panel=(1.75, 1.75), gap=(0.62, 0.85), left=0.65, right=max(0.2, 4.4 - 2.4 * columns), top=0.98)

@@ -1,4 +1,4 @@
-"""Marks that several pictures of a run share: colour bars, display ranges, cells."""
+"""Helpers that several pictures of a run share: colour bars, display ranges, cell texts."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ GREY: Final = colormaps["gray"].with_extremes(bad="black")
 def colour_bar(
     figure: Figure, box: tuple[float, float, float, float], cmap: str, norm: Normalize, label: str, extend: str = "both"
 ) -> None:
-    """Draw a colour bar in ``box`` = (left, bottom, width, height), in inches; lying if it is wider than high."""
+    """Draw a colour bar in ``box`` = (left, bottom, width, height), in inches; horizontal if wider than high."""
     width, height = figure.get_size_inches()
     axes = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
-    lying = box[2] > box[3]
+    horizontal = box[2] > box[3]
     bar = figure.colorbar(
         ScalarMappable(norm, cmap),
         cax=axes,
-        orientation="horizontal" if lying else "vertical",
+        orientation="horizontal" if horizontal else "vertical",
         extend=extend,
         extendfrac=0.03,
     )
@@ -39,17 +39,17 @@ def colour_bar(
     bar.locator = tick_locator(4)
     bar.update_ticks()
     axes.tick_params(labelsize=7.5, length=2.5, width=0.6, pad=2, labelcolor=INK)
-    bar.set_label(literal(label), size=8, color=INK, labelpad=2 if lying else 6)
+    bar.set_label(literal(label), size=8, color=INK, labelpad=2 if horizontal else 6)
 
 
 def finite_values(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the values that are finite, flattened."""
+    """Return the finite values, flattened."""
     flat = np.asarray(values, dtype=np.float64).ravel()
     return flat[np.isfinite(flat)]
 
 
 def display_window(values: NDArray[Any], low: float, high: float) -> tuple[float, float]:
-    """Return a display range from two percentiles, never empty."""
+    """Return a nonempty display range from two percentiles."""
     finite = finite_values(values)
     if finite.size == 0:
         return 0.0, 1.0
@@ -58,17 +58,17 @@ def display_window(values: NDArray[Any], low: float, high: float) -> tuple[float
 
 
 def needs_log(values: NDArray[Any]) -> bool:
-    """Whether a linear axis would press more than half of a positive curve into the lowest 5 %."""
+    """Return whether a linear axis would squeeze more than half of a positive curve into the lowest 5 %."""
     finite = finite_values(values)
     return finite.size > 2 and float(finite.min()) > 0 and float(np.median(finite)) < 0.05 * float(finite.max())
 
 
 def cell_text(value: float) -> str:
-    """Write the number of a heat map cell: two places, never minus zero."""
+    """Format the number of a heat map cell: two decimals, never minus zero."""
     return f"{round(value, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}") if abs(value) < 10 else short_number(value)
 
 
 def check_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Raise a `ValueError` that names an array of another shape than expected."""
+    """Raise a `ValueError` with the name of the array unless its shape is as expected."""
     if shape != expected:
         raise ValueError(f"{name} has shape {list(shape)}, expected {list(expected)}")

@@ -36,19 +36,19 @@ def draw_leak_matrix(
     title: str,
     own: Mapping[str, Sequence[str]] | None = None,
 ) -> Figure:
-    """Draw how well each partition predicts each target: R2, with values that cannot be computed hatched.
+    """Draw how well each partition predicts each target: R2, hatched where it cannot be computed.
 
-    The cells of a partition's own targets are framed: high values belong there and nowhere else.
+    The cells of a partition's own targets are framed: only these should have high values.
 
     Args:
-        r2: [rows, columns]; NaN where it cannot be computed.
+        r2: [rows, columns]; NaN if it cannot be computed.
         rows: partitions.
         columns: target groups or features.
-        title: of the picture.
+        title: title of the picture.
         own: {partition: its own columns}, such as ``model.supervision``; None: the column of the same name.
 
     Raises:
-        ValueError: the names do not fit the matrix.
+        ValueError: the number of names does not fit the matrix.
     """
     check_shape("r2", np.shape(r2), (len(rows), len(columns)))
     owned = {row: (row,) for row in rows} if own is None else own
@@ -69,17 +69,17 @@ def draw_leak_matrix(
 def draw_target_correlation(
     before: NDArray[Any], after: NDArray[Any], partitions: Mapping[str, Sequence[str]]
 ) -> Figure:
-    """Draw the correlation of the regression targets, before training: strongly related targets cannot be separated.
+    """Draw the correlation of the regression targets: strongly correlated targets cannot be separated.
 
-    One matrix holds both: above the diagonal the features as they were measured, below it as they are learnt.
+    One matrix shows both: above the diagonal the features as measured, below it as learnt, after residualisation.
 
     Args:
-        before: correlations [F, F] of the features; NaN where one is constant or never observed.
+        before: correlations [F, F] of the features; NaN if one is constant or never observed.
         after: the same after residualisation.
-        partitions: partition -> its targets, F in all, in the order of the matrices.
+        partitions: partition -> its targets, F in total, in the order of the matrices.
 
     Raises:
-        ValueError: the names do not fit the matrices.
+        ValueError: the number of names does not fit the matrices.
     """
     names = [name for targets in partitions.values() for name in targets]
     for label, matrix in (("before", before), ("after", after)):
@@ -95,7 +95,7 @@ def draw_target_correlation(
 
 
 def _frame_partitions(axes: Axes, sizes: Sequence[int]) -> None:
-    """Frame the blocks on the diagonal: a strong correlation matters outside of them."""
+    """Frame the diagonal blocks of the partitions; strong correlations matter outside of them."""
     start = 0
     for size in sizes:
         corner = (start - 0.5, start - 0.5)
@@ -114,7 +114,7 @@ def _heat_map(
     label: str,
     extend: str,
 ) -> tuple[Figure, Axes]:
-    """Draw an annotated heat map; cells are at least as wide as their numbers need."""
+    """Draw an annotated heat map with cells wide enough for their numbers."""
     values = np.asarray(values, dtype=np.float64)
     crowded = len(columns) > 8
     cell = (0.52, 0.4) if crowded else (0.85, 0.55)
@@ -162,7 +162,7 @@ def _name_cells(axes: Axes, rows: Sequence[str], columns: Sequence[str], slanted
 
 
 def _annotate_cells(axes: Axes, values: NDArray[np.float64], cmap: str, norm: Normalize, size: float) -> None:
-    """Write the number into every cell, in white on dark ones; hatch those without a number."""
+    """Write the number into every cell, in white on dark cells; hatch cells without a number."""
     colour_of = colormaps[cmap]
     for (row, column), value in np.ndenumerate(values):
         known = math.isfinite(value)

@@ -1,6 +1,6 @@
 """Slices of volumes: reconstructions and latent traversals.
 
-Volumes are displayed as `menvae.presentation.planes` says. Shape legend: C channels (modalities), D, H, W spatial axes.
+`menvae.presentation.planes` defines the orientation. Shape legend: C channels (modalities), D, H, W spatial axes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from menvae.presentation.planes import (
 
 
 class _Sheet:
-    """A page of slices: one Axes in millimetres, because an Axes for every slice would be several times slower."""
+    """A page of slices on one Axes in millimetres, because one Axes per slice would be several times slower."""
 
     def __init__(self, figure: Figure, box: tuple[float, float, float, float], extent: tuple[float, float]) -> None:
         width, height = figure.get_size_inches()
@@ -108,24 +108,24 @@ def draw_reconstruction(
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
     available: Sequence[bool] | None = None,
 ) -> Figure:
-    """Draw input, reconstruction and their difference: one row a modality, three planes.
+    """Draw input, reconstruction and their difference: one row per modality, three planes.
 
-    Voxels without signal (exactly 0 in the z-scored input, where the mean of the head also lies) are black in the
-    input and in the reconstruction; the difference hides nothing. A modality has one grey window for input and
-    reconstruction; all share one scale of differences, so that modalities can be compared. Of a modality that is
-    missing only the reconstruction is drawn, where another one has a signal.
+    Voxels without signal (exactly 0 in the z-scored input) are black in the input and the reconstruction; the
+    difference shows all voxels. Input and reconstruction of a modality share one grey window; all modalities share one
+    scale of differences, so that they can be compared. For a missing modality, only the reconstruction is drawn, where
+    another modality has signal.
 
     Args:
         inputs: z-scored images [C, D, H, W].
-        reconstruction: the same shape.
+        reconstruction: reconstructed images [C, D, H, W].
         mask: labels [D, H, W], 0 is background, outlined on the input; or None.
         modalities: names of the C channels.
-        title: of the picture.
+        title: title of the picture.
         spacing_mm: voxel size along D, H, W.
         available: which modalities the subject has; None: all.
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: the shapes do not match.
     """
     inputs, reconstruction = np.asarray(inputs, dtype=np.float32), np.asarray(reconstruction, dtype=np.float32)
     if inputs.ndim != 4:
@@ -164,7 +164,7 @@ def draw_reconstruction(
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where the slices of a reconstruction are: a row for each modality, three columns for each plane.
+    """Positions of the slices of a reconstruction: one row per modality, three columns per plane.
 
     Attributes:
         sizes: width and height in mm of a slice of each plane.
@@ -183,17 +183,17 @@ class _Grid:
 
     @classmethod
     def fitted(cls, sizes: Sequence[tuple[float, float]], num_rows: int) -> _Grid:
-        """Return the grid whose slices are 11 inches wide together."""
+        """Return the grid whose slices have a total width of 11 inches."""
         return cls(sizes, num_rows, 11.0 / sum(3 * width for width, _ in sizes))
 
     @property
     def gap(self) -> float:
-        """Between slices, in mm."""
+        """Gap between slices, in mm."""
         return 0.035 / self.inch
 
     @property
     def row_height(self) -> float:
-        """Height of the highest slice, in mm."""
+        """Height of the tallest slice, in mm."""
         return max(height for _, height in self.sizes)
 
     @property
@@ -227,7 +227,7 @@ class _Grid:
 
 
 def _head_columns(sheet: _Sheet, grid: _Grid, plane: int, heading: str) -> None:
-    """Write above the three columns of a plane what they show."""
+    """Write the headings above the three columns of a plane."""
     width, _ = grid.sizes[plane]
     middle = grid.start(plane) + 1.5 * width + grid.gap
     sheet.text(heading, (middle, -0.26 / grid.inch), "center", "bottom", 9, weight="bold")
@@ -238,7 +238,7 @@ def _head_columns(sheet: _Sheet, grid: _Grid, plane: int, heading: str) -> None:
 def _draw_scales(
     figure: Figure, sheet: _Sheet, grid: _Grid, greys: Mapping[str, Normalize], diverging: Normalize
 ) -> None:
-    """Name the modalities at the left; draw the grey scale of each at the right, that of the differences below."""
+    """Name the modalities on the left; draw their grey scales on the right, and that of the differences below."""
     left, bottom, width, height = grid.box
     x = left + width + 0.1
     for row, (name, grey) in enumerate(greys.items()):
@@ -262,7 +262,7 @@ def _draw_pair(
     size: tuple[float, float],
     norms: tuple[Normalize, Normalize],
 ) -> None:
-    """Draw a slice of the input, of the reconstruction and their difference at three places."""
+    """Draw a slice of the input, of the reconstruction and of their difference."""
     original, rebuilt = pair
     silent = original == 0
     sheet.image(np.ma.masked_array(original, silent), places[0], size, GREY, norms[0])
@@ -280,7 +280,7 @@ def _draw_filled_in(
     size: tuple[float, float],
     norm: Normalize,
 ) -> None:
-    """Draw a slice of the reconstruction of a modality that is missing, beside what says so."""
+    """Draw a slice of the reconstruction of a missing modality, and label the input as missing."""
     (x, y), (width, height) = places[0], size
     sheet.text("missing", (x + width / 2, y + height / 2), "center", "center", 8, colour=MUTED)
     sheet.image(np.ma.masked_array(rebuilt, rebuilt == 0), places[1], size, GREY, norm)
@@ -294,20 +294,20 @@ def draw_traversals(
     title: str,
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> Figure:
-    """Draw what a walk along latent directions changes: one row a direction, axial slices, the change at the right.
+    """Draw latent traversals: one row of axial slices per direction, with the change on the right.
 
-    Every row is cut where the first and the last step differ most.
+    Every row shows the slice in which the first and the last step differ most.
 
     Args:
         volumes: one decoded modality [rows, steps, D, H, W].
-        row_labels: what each row walks along, such as ``vol``.
-        steps: distance from the mean in standard deviations, one a step.
-        modality: name of the modality that is shown.
-        title: of the picture.
+        row_labels: direction of each row, such as ``vol``.
+        steps: distance of each step from the mean, in standard deviations.
+        modality: name of the modality.
+        title: title of the picture.
         spacing_mm: voxel size along D, H, W.
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: the shapes do not match.
     """
     volumes = np.asarray(volumes, dtype=np.float32)
     if volumes.ndim != 5:
@@ -349,6 +349,6 @@ def draw_traversals(
 
 
 def _headings(steps: Sequence[float]) -> list[str]:
-    """Return what stands above the columns of a traversal."""
+    """Return the column headings of a traversal."""
     of_steps = [f"{step:+g} SD".replace("-", "\N{MINUS SIGN}") if step else "0" for step in steps]
     return [*of_steps, "|last \N{MINUS SIGN} first|"]

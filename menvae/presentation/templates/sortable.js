@@ -1,5 +1,5 @@
 "use strict";
-// Sorts a table by a column: first click as the column says, next click the other way round. What has no value is last.
+// Sorts a table by a column: the first click in the column's own direction, the next reversed. Empty values come last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = Array.from(table.tHead.rows[0].cells);
   for (const head of heads) {

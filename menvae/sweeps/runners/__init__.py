@@ -1,4 +1,4 @@
-"""What runs the jobs of a sweep, and says how they are: one module for each kind of queue.
+"""Runners submit the jobs of a sweep and report their state: one module for each kind of queue.
 
 A runner is a part like any other. ``hydra/launcher=<name>`` chooses it; ``conf/hydra/launcher/<name>.yaml`` holds its
 keys, which are the keyword-only parameters of its constructor. A plugin's runner is one Python file and one such YAML
@@ -18,7 +18,7 @@ from menvae.sweeps.sweep import Submission
 
 
 class Fate(StrEnum):
-    """What became of a point."""
+    """State or outcome of a point."""
 
     FINISHED = "finished"
     COLLAPSED = "collapsed"
@@ -38,26 +38,26 @@ class Fate(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether no work is left."""
         return self in (Fate.FINISHED, Fate.COLLAPSED, Fate.PRUNED)
 
     @property
     def has_failed(self) -> bool:
-        """Whether it was begun and did not come to its end."""
+        """Whether the point was started and ended without finishing."""
         return not (self.is_final or self.is_active or self == Fate.NOT_STARTED)
 
     @property
     def is_active(self) -> bool:
-        """Whether something is being done, or will be without anybody's help."""
+        """Whether the point is running, or will run without further action."""
         return self in (Fate.RUNNING, Fate.PENDING, Fate.UNKNOWN)
 
 
 class JobState(NamedTuple):
-    """What a runner knows of one of its jobs.
+    """State of a job, as its runner knows it.
 
     Attributes:
-        fate: PENDING, RUNNING, UNKNOWN where the queue does not answer, or how the queue ended the job: TIMED_OUT,
-            PREEMPTED, CANCELLED, OUT_OF_MEMORY, NODE_FAILED. How the run itself ended is in its directory.
+        fate: PENDING, RUNNING, UNKNOWN if the queue does not answer, or how the queue ended the job: TIMED_OUT,
+            PREEMPTED, CANCELLED, OUT_OF_MEMORY, NODE_FAILED. The run directory says how the run itself ended.
         reason: one sentence, or empty.
     """
 
@@ -69,12 +69,12 @@ class Runner(ABC):
     """Runs the jobs of a sweep; a part of the group ``runner``.
 
     `menvae.sweeps.campaign.Campaign` calls `prepare` once, `submit` at most once, and then `advance` every `poll_s`
-    seconds until nothing is open. A job is the file that `menvae.runs.job.command` takes; it trains one run, and its
-    process writes its exit code beside that file. `states` is a static method, because ``menvae-sweep status`` and
-    later launches ask it in processes that know no more of a job than its `Submission`.
+    seconds until no job is open. A job is a file for `menvae.runs.job.command`; its process trains one run and writes
+    the exit code beside that file. `states` is a static method, because ``menvae-sweep status`` and later launches call
+    it in processes that know only the `Submission` of a job.
 
     Attributes:
-        poll_s: seconds between two looks.
+        poll_s: seconds between two calls of `advance`.
         wait: whether the launching process waits for the end of the jobs.
     """
 
@@ -83,48 +83,48 @@ class Runner(ABC):
 
     @property
     def num_ranks(self) -> int | None:
-        """How many processes of a job train together; None leaves it to ``trainer.devices``."""
+        """Number of ranks that a job starts; None leaves it to ``trainer.devices``."""
         return None
 
     def prepare(self, folder: Path, config: Mapping[str, Any]) -> None:
-        """Check that jobs can be run; nothing has been written yet.
+        """Check that jobs can run, before anything is written.
 
         Args:
-            folder: of the sweep, for scripts and logs; it may not exist yet.
+            folder: folder of the sweep, for scripts and logs; it may not exist yet.
             config: composed configuration of one of the points.
 
         Raises:
-            UserError: the keys ask for something that is not available here.
+            UserError: the settings ask for something that is not available here.
         """
         self.folder = folder
 
     @abstractmethod
     def submit(self, jobs: Mapping[str, Path]) -> dict[str, Submission]:
-        """Take {run: job file}; return the submissions made at once. `advance` returns the rest."""
+        """Queue {run: job file}; return the submissions made immediately. `advance` returns the rest."""
 
     def advance(self) -> dict[str, Submission]:
-        """Do what is due since the last call; return the submissions made in it."""
+        """Process events since the last call; return the submissions made meanwhile."""
         return {}
 
     @property
     def num_open(self) -> int:
-        """How many jobs this object still has to start, or whose end it has to wait for."""
+        """Number of jobs that this object has yet to start or whose end it has yet to wait for."""
         return 0
 
     @abstractmethod
     def stop(self) -> None:
-        """End the jobs that cannot live without the launching process, which ends early."""
+        """Stop the jobs that cannot outlive the launching process, which is about to end early."""
 
     @staticmethod
     @abstractmethod
     def states(submissions: Mapping[str, Submission]) -> Mapping[str, JobState]:
-        """Return the state of jobs, all asked about at once.
+        """Return the state of jobs, in one query.
 
         Args:
             submissions: {run: its last submission}, all made by this runner, perhaps in another process or long ago.
 
         Returns:
-            {run: state}, without the jobs that have ended by themselves or that the queue has forgotten.
+            {run: state}, without jobs that ended on their own or that the queue no longer knows.
         """
 
 

@@ -1,4 +1,4 @@
-"""``hydra/launcher=local``: every point in a process of its own on this machine, some at a time, GPUs dealt out."""
+"""``hydra/launcher=local``: runs every point in its own process on this machine, and assigns GPUs to them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from menvae.runs.job import command
 from menvae.sweeps.runners import Fate, JobState, Runner
 from menvae.sweeps.sweep import Submission
 
-_SECONDS_TO_STOP = 90.0  # for checkpoints of what runs when the launching process is stopped
+_SECONDS_TO_STOP = 90.0  # for running jobs to write checkpoints when the launching process is stopped
 
 Count = Annotated[int, Field(ge=1)]
 
 
 @register("runner", "local")
 class LocalRunner(Runner):
-    """Processes of this machine, each started as soon as a slot is free."""
+    """Runs jobs as processes of this machine, each started as soon as a slot is free."""
 
     poll_s = 0.5
 
@@ -32,40 +32,40 @@ class LocalRunner(Runner):
         """Set the number of slots.
 
         Args:
-            num_parallel: runs at a time; None: as many as there are GPUs for, or 1.
-            gpus_per_run: GPUs that one run sees; None: one for each of ``trainer.devices``.
+            num_parallel: number of concurrent runs; None: as many as the GPUs allow, or 1 without a GPU.
+            gpus_per_run: GPUs visible to each run; None: ``trainer.devices``, or 1.
         """
         self._num_parallel, self._gpus_per_run = num_parallel, gpus_per_run
-        self._slots: list[list[str]] = []  # GPUs of each run that may run at a time
+        self._slots: list[list[str]] = []  # GPUs of each slot
         self._waiting: list[tuple[str, Path]] = []
         self._running: dict[int, tuple[subprocess.Popen[bytes], Path]] = {}  # by slot
-        self._shown = 0  # bytes of the log of the one run, if there is one at a time
+        self._shown = 0  # bytes already shown of the log, if only one run is active at a time
 
     def prepare(self, folder: Path, config: Mapping[str, Any]) -> None:
-        """Deal out the GPUs; raises `UserError` where there are too few."""
+        """Assign GPUs to slots; raises `UserError` if there are too few."""
         super().prepare(folder, config)
         gpus = _visible_gpus()
         gpus_per_run = self._gpus_per_run or config["trainer"]["devices"] or 1
         num_parallel = self._num_parallel or max(1, len(gpus) // gpus_per_run)
         if gpus and num_parallel * gpus_per_run > len(gpus):
             raise UserError(
-                f"hydra.launcher.num_parallel={num_parallel} runs with {gpus_per_run} GPUs each need more than the "
+                f"hydra.launcher.num_parallel={num_parallel} runs with {gpus_per_run} GPUs each exceed the "
                 f"{len(gpus)} GPUs of this machine"
             )
         self._slots = [gpus[slot * gpus_per_run : (slot + 1) * gpus_per_run] for slot in range(num_parallel)]
 
     def submit(self, jobs: Mapping[str, Path]) -> dict[str, Submission]:
-        """Take jobs and start what fits."""
+        """Queue jobs, and start as many as there are free slots."""
         self._waiting += list(jobs.items())
         return self.advance()
 
     @property
     def num_open(self) -> int:
-        """Jobs that wait for a slot, and processes that have not ended."""
+        """Number of jobs that wait for a slot or whose process has not ended."""
         return len(self._waiting) + len(self._running)
 
     def advance(self) -> dict[str, Submission]:
-        """Show what the one run says, note which runs have ended, start others in their place."""
+        """Show the output if there is only one slot, detect ended runs, and start waiting ones in their place."""
         submitted = {}
         for slot, gpus in enumerate(self._slots):
             if slot in self._running:
@@ -82,7 +82,7 @@ class LocalRunner(Runner):
         return submitted
 
     def stop(self) -> None:
-        """Have running jobs write their checkpoints, and wait for that."""
+        """Ask running jobs to write their checkpoints and end, and wait for them."""
         self._waiting.clear()
         for process, _ in self._running.values():
             process.terminate()
@@ -95,7 +95,7 @@ class LocalRunner(Runner):
 
     @staticmethod
     def states(submissions: Mapping[str, Submission]) -> dict[str, JobState]:
-        """Return the jobs whose processes are there."""
+        """Return the jobs whose processes are alive, as running."""
         return {run: JobState(Fate.RUNNING) for run, last in submissions.items() if _has_process(last.job, run)}
 
     def _start(self, slot: int, job: Path, gpus: list[str]) -> Submission:
@@ -105,7 +105,7 @@ class LocalRunner(Runner):
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         log = job.with_name("output.log")
         self._shown = log.stat().st_size if log.exists() else 0
-        with log.open("ab") as file:  # a group of its own: a Ctrl-C comes through this process, once
+        with log.open("ab") as file:  # own process group: Ctrl-C reaches the job once, through this process
             process = subprocess.Popen(
                 command(job),
                 env=environment,
@@ -126,7 +126,7 @@ class LocalRunner(Runner):
 
 
 def _visible_gpus() -> list[str]:
-    import torch  # takes seconds, and nothing else here needs it
+    import torch  # slow, and needed only here
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
@@ -134,12 +134,12 @@ def _visible_gpus() -> list[str]:
 
 
 def _has_process(process: str, run: str) -> bool:
-    """Whether the process that was started for a run is there."""
+    """Return whether the process that was started for a run is alive."""
     try:
         os.kill(int(process), 0)
         if not Path("/proc/self/cmdline").exists():
             return True
-        arguments = Path(f"/proc/{process}/cmdline").read_bytes()  # a number may be that of another process now
-    except OSError:  # also where it ended between these lines
+        arguments = Path(f"/proc/{process}/cmdline").read_bytes()  # process ids are reused
+    except OSError:  # also if the process ended between these lines
         return False
     return f"/{run}/job.json".encode() in arguments

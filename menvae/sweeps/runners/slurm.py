@@ -1,6 +1,6 @@
-"""``hydra/launcher=slurm``: every point a job of one array, sent with submitit.
+"""``hydra/launcher=slurm``: submits the points as one job array, with submitit.
 
-SLURM is asked about jobs with ``squeue``, for those it still knows, and ``sacct``, where there is accounting, for all.
+The state of jobs comes from ``squeue``, for recent jobs, and from ``sacct``, if accounting is available, for all.
 """
 
 from __future__ import annotations
@@ -38,41 +38,41 @@ _FATES: Mapping[str, Fate] = {
     "NODE_FAIL": Fate.NODE_FAILED,
     "BOOT_FAIL": Fate.NODE_FAILED,
 }
-"""State of a job -> fate. FAILED and COMPLETED are left out: the run's own files say more."""
+"""State of a job -> fate. FAILED and COMPLETED are omitted, because the files of the run are more specific."""
 
 _OWN = ("max_num_timeout", "modules", "environment", "setup", "wait", "poll_s", "srun_args", "additional_parameters")
 _SHARED = ("timeout_min", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "name")
-_SECONDS_AFTER_FIRST_TASK = 45  # all tasks of a run leave together; one that is left is waiting for one that failed
+_SECONDS_AFTER_FIRST_TASK = 45  # all tasks of a run end together; one that remains is waiting for a failed one
 _SECONDS_TO_ANSWER = 60
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Word = str | int
-"""Text, which YAML and Hydra read as a number where it is one: ``account=4711``."""
+"""Text that YAML and Hydra may read as a number, such as ``account=4711``."""
 
 
 @register("runner", "slurm")
 @dataclass(kw_only=True)
 class SlurmRunner(Runner):
-    """A SLURM cluster, through submitit; keys are those of hydra-submitit-launcher where it has them.
+    """Runs jobs on a SLURM cluster with submitit; keys follow hydra-submitit-launcher where it has them.
 
     Attributes:
         timeout_min: time limit of a job, in minutes.
-        signal_delay_s: how long before the limit SLURM asks the job to write its checkpoint.
-        max_num_timeout: how often a job whose time ran out is queued again; restarts after a preemption or a lost node
-            count, too.
-        nodes, tasks_per_node, gpus_per_node, cpus_per_task, mem_gb: what a job gets; all its tasks train one run. 0 GB
-            are all that a node has.
-        array_parallelism: jobs at a time.
-        partition, account, qos, constraint, exclude, nodelist, comment, gres: as sbatch has them.
+        signal_delay_s: how long before the limit SLURM signals the job to write a checkpoint, in seconds.
+        max_num_timeout: how often a job may be requeued after its time limit; restarts after a preemption or a node
+            failure count too.
+        nodes, tasks_per_node, gpus_per_node, cpus_per_task, mem_gb: resources of a job, whose tasks all train one run;
+            ``mem_gb=0`` requests all memory of a node.
+        array_parallelism: number of concurrent jobs.
+        partition, account, qos, constraint, exclude, nodelist, comment, gres: options of sbatch.
         additional_parameters: further options of sbatch.
         srun_args: further options of srun.
-        modules: environment modules to load before.
-        environment: variables to set before.
-        setup: shell commands to run before.
-        name: of the jobs.
+        modules: environment modules to load before the run.
+        environment: environment variables to set before the run.
+        setup: shell commands to execute before the run.
+        name: job name.
         wait: False returns after submitting.
-        poll_s: seconds between two looks at the queue.
+        poll_s: seconds between queries of the queue.
     """
 
     timeout_min: Positive = 1440
@@ -103,17 +103,15 @@ class SlurmRunner(Runner):
 
     @property
     def num_ranks(self) -> int | None:
-        """All tasks of a job train together; a single one may start its own ranks."""
+        """Number of tasks of a job, which train together; None for a single task, which may start its own ranks."""
         num_tasks = self.nodes * self.tasks_per_node
         return num_tasks if num_tasks > 1 else None
 
     def prepare(self, folder: Path, config: Mapping[str, Any]) -> None:
-        """Look for SLURM; raises `UserError` where there is none, and for limits that cannot be."""
+        """Look for SLURM; raises `UserError` if it is missing, and for contradictory time limits."""
         super().prepare(folder, config)
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
-            raise UserError(
-                "hydra/launcher=slurm: sbatch and srun are not on the path; launch from a node of the cluster"
-            )
+            raise UserError("hydra/launcher=slurm: sbatch and srun are not in PATH; launch from a node of the cluster")
         if self.signal_delay_s >= 60 * self.timeout_min:
             raise UserError(
                 f"hydra.launcher.signal_delay_s={self.signal_delay_s} must be shorter than "
@@ -121,7 +119,7 @@ class SlurmRunner(Runner):
             )
 
     def submit(self, jobs: Mapping[str, Path]) -> dict[str, Submission]:
-        """Submit all jobs as one array, which lives without the launching process."""
+        """Submit all jobs as one array, which outlives the launching process."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError  # only where jobs are submitted
 
         executor = self._executor()
@@ -129,7 +127,7 @@ class SlurmRunner(Runner):
             with executor.batch():
                 submitted = {run: executor.submit(_task, str(job), self.max_num_timeout) for run, job in jobs.items()}
         except (FailedJobError, FailedSubmissionError) as error:
-            raise UserError(f"hydra/launcher=slurm: sbatch refuses the jobs: {' '.join(str(error).split())}") from error
+            raise UserError(f"hydra/launcher=slurm: sbatch rejects the jobs: {' '.join(str(error).split())}") from error
         return {run: Submission("slurm", job.job_id, str(job.paths.stdout)) for run, job in submitted.items()}
 
     def stop(self) -> None:
@@ -137,7 +135,7 @@ class SlurmRunner(Runner):
 
     @staticmethod
     def states(submissions: Mapping[str, Submission]) -> dict[str, JobState]:
-        """Return the jobs that SLURM knows and has not ended as failed or completed."""
+        """Return the states of the jobs that SLURM knows, except failed and completed ones."""
         states = _job_states(submission.job for submission in submissions.values())
         if states is None:
             return dict.fromkeys(submissions, JobState(Fate.UNKNOWN, "SLURM does not answer"))
@@ -168,14 +166,14 @@ class SlurmRunner(Runner):
 
 
 def _task(path: str, max_num_timeout: int) -> None:
-    """Be one task of a SLURM job; the application is known by name only, as in a command line."""
+    """Run one task of a SLURM job; the application is imported by name, as on a command line."""
     importlib.import_module(APPLICATION).run_slurm_task(path, max_num_timeout)
 
 
 def _job_states(jobs: Iterable[str]) -> dict[str, str] | None:
     """Return {job id such as ``812_3``: state such as ``RUNNING``, ``TIMEOUT``, ``OUT_OF_MEMORY``}.
 
-    Jobs that SLURM does not know any more are left out, all of them where there is no SLURM. None: it does not answer.
+    Jobs that SLURM no longer knows are omitted; without SLURM, all are. None means that SLURM does not answer.
     """
     wanted = set(jobs)
     queued = _ask(["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T", "-j", _arrays(wanted)], "Invalid job id")
@@ -191,7 +189,7 @@ def _arrays(jobs: Iterable[str]) -> str:
 
 
 def _ask(command: list[str], harmless: str) -> dict[str, str] | None:
-    """Return {job: state}, or None where the command fails for another reason than ``harmless``."""
+    """Return {job: state}, or None if the command fails with an error other than ``harmless``."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS_TO_ANSWER, check=False)
     except FileNotFoundError:

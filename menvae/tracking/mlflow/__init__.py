@@ -1,3 +1,3 @@
-"""The MLflow tracker; importing this package registers it, and does not import MLflow."""
+"""The MLflow tracker; importing this package registers it without importing MLflow."""
 
 from menvae.tracking.mlflow.tracker import MLflowTracker as MLflowTracker

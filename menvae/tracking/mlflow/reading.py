@@ -1,4 +1,4 @@
-"""A tracking store opened for reading: nothing in it is created or changed, and what fails is one sentence."""
+"""A tracking store opened for reading: nothing is created or changed, and failures are reported in one sentence."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _PAGE_SIZE = 200
 
 
 def open_store(tracking: TrackingSettings, output_dir: Path) -> tuple[MlflowClient, str]:
-    """Return MLflow's client of a store, and the store as it may be named to a user.
+    """Return the MLflow client of a store, and the address of the store without passwords, for messages.
 
     Args:
-        tracking: its ``uri`` is None for the store in ``output_dir``.
-        output_dir: of the runs.
+        tracking: settings; ``uri`` is None for the store in ``output_dir``.
+        output_dir: output directory of the runs.
 
     Raises:
-        UserError: there is no such store.
+        UserError: the store does not exist.
     """
     uri = tracking_uri(tracking, output_dir)
     place = without_password(uri) or uri
@@ -46,10 +46,10 @@ def open_store(tracking: TrackingSettings, output_dir: Path) -> tuple[MlflowClie
 
 
 def experiment_id(client: MlflowClient, experiment: str, place: str) -> str:
-    """Return MLflow's id of an experiment.
+    """Return the MLflow id of an experiment.
 
     Raises:
-        UserError: there is no such experiment, or the store cannot be read.
+        UserError: the experiment does not exist, or the store cannot be read.
     """
     found = answer(lambda: client.get_experiment_by_name(experiment), place)
     if found is None or found.lifecycle_stage != "active":
@@ -59,12 +59,12 @@ def experiment_id(client: MlflowClient, experiment: str, place: str) -> str:
 
 
 def runs_of(client: MlflowClient, experiment: str, place: str) -> Iterator[Run]:
-    """Yield the runs of an experiment, without those that stand for sweeps, the oldest first.
+    """Yield the runs of an experiment, without those of sweeps, the oldest first.
 
     Args:
-        client: of the store.
-        experiment: MLflow's id of it.
-        place: the store, for messages.
+        client: client of the store.
+        experiment: MLflow id of the experiment.
+        place: address of the store, for messages.
     """
     token: str | None = None
     while True:
@@ -88,7 +88,7 @@ def name_of(run: Run) -> str:
 
 
 def value_of(text: str) -> Any:
-    """Return the value that a parameter was logged from: strings are logged as they are, others as JSON.
+    """Return the original value of a logged parameter: strings are logged unchanged, others as JSON.
 
     >>> [value_of(text) for text in ("null", "5.0", "[1, 2]", "adamw")]
     [None, 5.0, [1, 2], 'adamw']
@@ -100,16 +100,16 @@ def value_of(text: str) -> Any:
 
 
 def local_path(artifact_uri: str) -> Path | None:
-    """Return the folder of a run's artifacts if it is on this machine's file system."""
+    """Return the folder of a run's artifacts, or None if it is not on this machine's file system."""
     parts = urlsplit(artifact_uri)
     return Path(unquote(parts.path)) if parts.scheme in ("file", "") and parts.path else None
 
 
 def answer(question: Callable[[], _T], place: str) -> _T:
-    """Return the store's answer.
+    """Query the store.
 
     Raises:
-        UserError: it has none.
+        UserError: the query fails.
     """
     from mlflow.exceptions import MlflowException
 
@@ -120,9 +120,9 @@ def answer(question: Callable[[], _T], place: str) -> _T:
 
 
 def _check_database(database: Path, key: str) -> None:
-    """MLflow would create a database that is not there, and its tables in one that is somebody else's."""
+    """Refuse anything but an MLflow database: MLflow would create a missing one, and its tables in a foreign one."""
     if not database.is_file():
-        raise UserError(f"{key}: there is no tracking store '{database}'; train first, or name the store of the runs")
+        raise UserError(f"{key}: tracking store '{database}' does not exist; train first, or give another store")
     try:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
             tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}

@@ -1,4 +1,4 @@
-"""One MLflow run: found again or created, and what it holds already."""
+"""One MLflow run: find or create it, and send what it lacks."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _MAX_KEY_LENGTH = 250
 
 @dataclass(frozen=True)
 class RunPlace:
-    """Where one run is tracked."""
+    """Store, experiment and name of one tracked run."""
 
     uri: str
-    configured_uri: str | None  # None stays None in the run file: an output directory that moved keeps its runs
+    configured_uri: str | None  # None stays None in the run file, so a moved output directory keeps its runs
     experiment: str
     output_dir: Path
     run_dir: Path
@@ -54,14 +54,14 @@ class MetricPoint(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """How the run ended, in MLflow's words, and its last tags."""
+    """Final MLflow status of the run, and its last tags."""
 
     status: Status
     tags: Mapping[str, str]
 
 
 class OpenRun:
-    """One MLflow run and what it holds already."""
+    """One MLflow run, with the parameters and metrics that it already has."""
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self.run_id = run_id
@@ -73,20 +73,20 @@ class OpenRun:
         }
 
     def send_params(self, params: Mapping[str, Any]) -> None:
-        """Log the parameters that are not there; say which ones MLflow, which never changes one, has otherwise."""
+        """Log missing parameters; warn about changed ones, which MLflow cannot update."""
         from mlflow.entities import Param
 
         wanted = {valid_key(key): _param_text(key, value) for key, value in params.items()}
         changed = [key for key, text in wanted.items() if self._known_params.get(key, text) != text]
         if changed:
-            _logger.warning("MLflow keeps the parameters the run began with, not today's: %s", ", ".join(changed))
+            _logger.warning("MLflow keeps the original values of changed parameters: %s", ", ".join(changed))
         new = [Param(key, text) for key, text in wanted.items() if key not in self._known_params]
         for start in range(0, len(new), _MAX_PARAMS_PER_BATCH):
             self._client.log_batch(self.run_id, params=new[start : start + _MAX_PARAMS_PER_BATCH])
         self._known_params = wanted | self._known_params
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags, over older values."""
+        """Set tags, replacing older values."""
         from mlflow.entities import RunTag
 
         entities = [RunTag(valid_key(key), value) for key, value in tags.items()]
@@ -94,7 +94,7 @@ class OpenRun:
             self._client.log_batch(self.run_id, tags=entities[start : start + _MAX_PARAMS_PER_BATCH])
 
     def send_datasets(self, datasets: Sequence[DatasetInput]) -> None:
-        """Log what the run is trained on; the store ignores what it has."""
+        """Log the data sets of the run; the store ignores those it already has."""
         from mlflow import entities
 
         inputs = [
@@ -108,7 +108,7 @@ class OpenRun:
             self._client.log_inputs(self.run_id, inputs)
 
     def send_points(self, points: Sequence[MetricPoint]) -> None:
-        """Log the points, at most 1000, whose (key, step) the run does not have."""
+        """Log those of at most 1000 points whose (key, step) the run does not have yet."""
         from mlflow.entities import Metric
         from mlflow.exceptions import MlflowException
 
@@ -124,8 +124,8 @@ class OpenRun:
         except MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
-            # Trying again would not help and would hold back everything that comes after.
-            _logger.warning("MLflow refuses %d metric values, left out: %s", len(new), first_line(error))
+            # Retrying would fail again and block everything after it.
+            _logger.warning("MLflow rejects %d metric values, which are skipped: %s", len(new), first_line(error))
         for key, step in new:
             self._known_steps.setdefault(key, set()).add(step)
 
@@ -138,7 +138,7 @@ class OpenRun:
             folder = relative.parent.as_posix()
             self._client.log_artifact(self.run_id, str(source), None if folder == "." else folder)
         else:
-            _logger.warning("%s is not there, so it is not stored in MLflow", source)
+            _logger.warning("%s does not exist, so it is not stored in MLflow", source)
 
     def close(self, finish: Finish) -> None:
         """Set the last tags and the final status."""
@@ -147,7 +147,7 @@ class OpenRun:
 
 
 def open_run(client: MlflowClient, experiment_id: str, place: RunPlace) -> str:
-    """Return the id of the run of this place, as a child of its parent, running."""
+    """Find or create the run of this place as a child of its parent, set it to running, and return its id."""
     tags = {}
     if place.parent is not None:
         parent = replace(place, run_dir=place.parent.folder, run_name=place.parent.name, parent=None)
@@ -169,9 +169,9 @@ def run_ids(run_dir: Path) -> set[str]:
 def _find_or_create_run(
     client: MlflowClient, experiment_id: str, place: RunPlace, tags: Mapping[str, str]
 ) -> tuple[str, bool]:
-    """Return the id of the run that belongs to a folder and a store, and whether it was created, with ``tags``, now.
+    """Return the id of the run of a folder and a store, and whether this call created it, with ``tags``.
 
-    Of several processes that call this at once one creates it.
+    If several processes call this at once, exactly one creates the run.
     """
     place.run_dir.mkdir(parents=True, exist_ok=True)
     with (place.run_dir / _LOCK_FILE).open("w") as lock:
@@ -193,7 +193,7 @@ def _find_or_create_alone(
         entries.append(entry)
         _write_entries(path, entries)
     run_id = entry["run_id"]
-    if run_id is None:  # killed between the two writes of this file, or new
+    if run_id is None:  # new, or a process was killed between the two writes of this file
         found = client.search_runs([experiment_id], f"tags.`{_TOKEN_TAG}` = '{entry['token']}'", max_results=1)
         run_id = found[0].info.run_id if found else None
     else:
@@ -206,7 +206,7 @@ def _find_or_create_alone(
         else:
             run_id = run_id if run.info.lifecycle_stage == "active" else None
         if run_id is None:
-            _logger.warning("MLflow run %s is no longer in the store: the run gets a new one", entry["run_id"])
+            _logger.warning("MLflow run %s is no longer in the store; creating a new one", entry["run_id"])
     is_new = run_id is None
     if is_new:
         entry["token"] = uuid.uuid4().hex
@@ -233,18 +233,18 @@ def _write_entries(path: Path, entries: list[dict[str, Any]]) -> None:
 
 
 def _param_text(key: str, value: Any) -> str:
-    """Return a parameter as text, in full as far as MLflow allows."""
+    """Return a parameter as text, truncated to the length that MLflow allows."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     if len(text) <= _MAX_PARAM_LENGTH:
         return text
-    note = f" [cut: {len(text)} characters, in full in config.yaml]"
-    _logger.warning("%s has %d characters, more than MLflow's %d: cut there", key, len(text), _MAX_PARAM_LENGTH)
+    note = f" [truncated: {len(text)} characters, in full in config.yaml]"
+    _logger.warning("%s has %d characters and is truncated to MLflow's limit of %d", key, len(text), _MAX_PARAM_LENGTH)
     return text[: _MAX_PARAM_LENGTH - len(note)] + note
 
 
 @lru_cache(maxsize=10_000)
 def valid_key(key: str) -> str:
-    """Return a key that MLflow accepts; one it refuses would take the other 999 values of its batch with it."""
+    """Return a key that MLflow accepts; a rejected key would lose the other 999 values of its batch too."""
     cleaned = re.sub(r"[^\w\-. :/]", "_", key)[:_MAX_KEY_LENGTH]
     return (
         cleaned

@@ -1,4 +1,4 @@
-"""The MLflow store: its address, its creation by one process, errors in one line."""
+"""The MLflow store: its address, its creation by a single process, and one-line error messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 
 _DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
 _SERVER_SCHEMES = ("http", "https")
-# Only what the environment does not say otherwise. The HTTP client's own retries would hold the thread for minutes.
+# Defaults, which the environment may override. The HTTP client's own retries would block the thread for minutes.
 _QUIET_ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -35,18 +35,18 @@ _QUIET_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-_store_lock = threading.Lock()  # the lock file keeps other processes out, this one other threads
+_store_lock = threading.Lock()  # excludes other threads; a lock file excludes other processes
 
 
 def tracking_uri(settings: TrackingSettings, output_dir: Path) -> str:
-    """Return the URI of the tracking store, after a check that needs no MLflow.
+    """Check and return the URI of the tracking store, without importing MLflow.
 
     Args:
         settings: the tracking settings.
-        output_dir: holds the SQLite store when ``settings.uri`` is None.
+        output_dir: folder of the SQLite store if ``settings.uri`` is None.
 
     Raises:
-        UserError: the URI is of a kind that MLflow or menvae cannot use.
+        UserError: MLflow or menvae does not support the URI.
     """
     if settings.uri is None:
         return f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
@@ -55,18 +55,18 @@ def tracking_uri(settings: TrackingSettings, output_dir: Path) -> str:
     if not separator or kind not in _DATABASE_SCHEMES + _SERVER_SCHEMES:
         why = " (MLflow 3.13 removed its file store)" if kind == "file" or not separator else ""
         raise UserError(
-            f"tracking.uri={settings.uri} is no tracking store{why}: allowed are null, sqlite:////absolute/path.db, "
-            "http://, https://, postgresql://, mysql:// and mssql://"
+            f"tracking.uri={settings.uri} is not a tracking store{why}; use null, sqlite:////absolute/path.db, "
+            "http://, https://, postgresql://, mysql:// or mssql://"
         )
     if kind == "sqlite" and not rest.startswith("//"):
         raise UserError(
-            f"tracking.uri={settings.uri} must be an absolute path, with four slashes: sqlite:////absolute/path.db"
+            f"tracking.uri={settings.uri} must contain an absolute path, with four slashes: sqlite:////absolute/path.db"
         )
     return settings.uri
 
 
 def silence_mlflow() -> None:
-    """Keep MLflow's chatter (INFO lines, hints, telemetry, progress bars) off standard error; before it is imported."""
+    """Silence MLflow (INFO lines, hints, telemetry, progress bars); call before importing it."""
     for key, value in _QUIET_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
@@ -74,14 +74,14 @@ def silence_mlflow() -> None:
 
 
 def open_experiment(uri: str, experiment: str, output_dir: Path) -> tuple[MlflowClient, str]:
-    """Return a client and the experiment's id; create the SQLite store and the experiment if they are not there.
+    """Return a client and the experiment's id; create the SQLite store and the experiment if they are missing.
 
-    Imports MLflow. Any number of processes may call this at once on a store that does not exist yet.
+    Imports MLflow. Any number of processes may call this at once for a store that does not exist yet.
 
     Args:
-        uri: as ``tracking_uri`` returns it.
+        uri: return value of ``tracking_uri``.
         experiment: name of the experiment.
-        output_dir: artifacts go to its ``mlartifacts``, unless a server decides where.
+        output_dir: its ``mlartifacts`` stores artifacts, unless a server chooses the place.
     """
     silence_mlflow()
     from mlflow.exceptions import MlflowException
@@ -107,7 +107,7 @@ def open_experiment(uri: str, experiment: str, output_dir: Path) -> tuple[Mlflow
 
 @contextmanager
 def _sole_creator(uri: str) -> Iterator[None]:
-    """Keep other processes and threads from creating the same SQLite store; nothing for other stores."""
+    """Prevent other processes and threads from creating the same SQLite store; does nothing for other stores."""
     database = sqlite_path(uri)
     if database is None:
         yield
@@ -115,19 +115,19 @@ def _sole_creator(uri: str) -> Iterator[None]:
     database.parent.mkdir(parents=True, exist_ok=True)
     with _store_lock, database.with_name(f"{database.name}.lock").open("w") as lock:
         try:
-            # A record lock, not flock: a forked data-loading worker that outlives a killed trainer must not keep it.
+            # A record lock, not flock: a forked data-loading worker that outlives a killed trainer must not hold it.
             fcntl.lockf(lock, fcntl.LOCK_EX)
         except OSError as error:
             _logger.warning(
-                "%s cannot be locked (%s): processes that create it at the same moment may break it", database, error
+                "cannot lock %s (%s): processes that create it at the same time may corrupt it", database, error
             )
         yield
 
 
 def _create_sqlite_store(uri: str, artifact_root: str) -> None:
-    """Create a SQLite store under another name and move it into place when it is whole.
+    """Create a SQLite store under a temporary name, and move it into place when it is complete.
 
-    Creating takes seconds of schema migrations, and a database whose creation was killed half way stays unusable.
+    Schema migrations take seconds, and a database whose creation was killed half-way stays unusable.
     """
     database = sqlite_path(uri)
     if database is None or (database.exists() and database.stat().st_size > 0):
@@ -149,10 +149,10 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def without_password(uri: str | None) -> str | None:
-    """Return a URI that may be shown."""
+    """Return a URI with its password masked."""
     return None if uri is None else re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri)
 
 
 def first_line(error: Exception) -> str:
-    """Return what a store or its driver says, short and without a password."""
+    """Return the first line of an error message, truncated and with passwords masked."""
     return without_password(str(error).strip().partition("\n")[0][:300]) or "no message"

@@ -1,12 +1,12 @@
-"""MLflow as a copy of the local log, kept by one background thread that training never waits for.
+"""MLflow as a copy of the local log, maintained by one background thread that training never waits for.
 
-The local log is written first. The thread sends whatever MLflow does not have yet, in order, so a run that was killed,
-or whose store was away, is complete in MLflow once a later process of the same run has reached the store: each
-(key, step) exactly once. MLflow itself is imported in that thread only.
+The local log is written first. The thread sends everything that MLflow does not have yet, in order, so a run that was
+killed, or whose store was unreachable, is complete in MLflow once a later process of the same run reaches the store:
+each (key, step) exactly once. Only that thread imports MLflow.
 
-Two states decide what is sent, and both survive a kill at any moment: the local log, and the file ``mlflow_run_id``,
-which names a random token *before* the MLflow run with that token as a tag is created. A process killed between the two
-finds its run again by the token instead of opening a second one.
+Two states determine what is sent, and both survive a kill at any time: the local log, and the file ``mlflow_run_id``,
+which stores a random token *before* the MLflow run with that token as a tag is created. After a kill between these two
+steps, the next process finds the run by its token instead of creating a second one.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ _logger = logging.getLogger(__name__)
 _MAX_METRICS_PER_BATCH = 1000
 _FINISH_SECONDS = 60.0
 _FINISH_ATTEMPTS = 3
-_SILENT_SECONDS = 3.0  # of finishing, before it says what it is waiting for
+_SILENT_SECONDS = 3.0  # of waiting in ``finish`` before a message
 _MAX_RETRY_SECONDS = 60.0
 
 
 @register("tracker", "mlflow")
 class MLflowTracker(Tracker):
-    """MLflow, in the background, in the store of ``tracking.uri``.
+    """Sends the run to MLflow in the background, to the store of ``tracking.uri``.
 
-    No method but ``finish`` waits, and none raises because of the store: its first failure is one warning, what could
-    not be sent is tried again with growing pauses, and whatever is left is sent by the next process of the same run.
+    Only ``finish`` waits, and no method raises because of the store: its first failure is logged as a warning, sending
+    is retried with growing pauses, and the next process of the same run sends what is left.
 
     Args:
-        context: of the run. ``output_dir`` holds the SQLite store and the artifacts when no URI is given;
-            ``mlflow_run_id`` in the run directory remembers the MLflow run.
+        context: context of the run. Without a URI, ``output_dir`` contains the SQLite store and the artifacts;
+            ``mlflow_run_id`` in the run directory identifies the MLflow run.
 
     Raises:
-        UserError: ``tracking.uri`` cannot be a tracking store.
+        UserError: ``tracking.uri`` is not a supported tracking store.
     """
 
     def __init__(self, context: TrackerContext) -> None:
@@ -80,14 +80,14 @@ class MLflowTracker(Tracker):
         log: LocalLog,
         datasets: Sequence[DatasetInput] = (),
     ) -> None:
-        """Open the run of this run directory, or go on with it, and send what the local log has and MLflow has not.
+        """Open or resume the MLflow run of this run directory, and send what it lacks of the local log.
 
         Args:
-            params: flattened configuration: dotted key -> value. Strings are logged as they are, everything else as
-                JSON (null, true, 0.001, [1, 2]).
+            params: flattened configuration: dotted key -> value. Strings are logged unchanged, everything else as JSON
+                (null, true, 0.001, [1, 2]).
             tags: tags of the run.
-            log: the local log, rewound to where training goes on.
-            datasets: what the run is trained on.
+            log: the local log, rewound to the epoch at which training resumes.
+            datasets: data sets of the run.
         """
         assert self._worker is None, "start is called once"
         silence_mlflow()
@@ -101,7 +101,7 @@ class MLflowTracker(Tracker):
         self._worker.start()
 
     def log(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
-        """Send one epoch; None, NaN and infinities are left out. Returns at once.
+        """Send one epoch; None, NaN and infinities are skipped. Returns immediately.
 
         Args:
             epoch: becomes the step.
@@ -112,9 +112,9 @@ class MLflowTracker(Tracker):
             self._worker.inbox.put(_Epoch(epoch, {**metrics, **timings}, time.time_ns() // 1_000_000))
 
     def log_artifacts(self, paths: Sequence[Path]) -> None:
-        """Store files or folders of the run directory under the same relative path. Returns at once.
+        """Store files or folders of the run directory under the same relative path. Returns immediately.
 
-        They are read some time before ``finish`` returns: do not change or remove them until then.
+        The thread reads them at some time before ``finish`` returns: do not change or remove them until then.
 
         Args:
             paths: absolute, or relative to the run directory.
@@ -127,22 +127,22 @@ class MLflowTracker(Tracker):
             self._worker.inbox.put(_Artifacts(relative))
 
     def finish(self, status: Status, tags: Mapping[str, str] | None = None, *, patience_s: float | None = None) -> bool:
-        """Send everything that is left and close the run; gives up, with a warning, after a time without any progress.
+        """Send everything that is left and close the run; give up with a warning if there is no progress.
 
         Args:
-            status: how the run ended, in MLflow's words.
+            status: final MLflow status of the run.
             tags: further tags of the run.
-            patience_s: seconds without any progress; None is 60.
+            patience_s: seconds to wait without any progress; None: 60.
 
         Returns:
-            Whether MLflow has all of the run.
+            Whether MLflow has the complete run.
         """
         if self._worker is None:
             return False
         self._worker.inbox.put(Finish(status, dict(tags or {})))
         self._worker.join(_SILENT_SECONDS)
         if self._worker.is_alive():
-            _logger.info("waiting for MLflow to take the rest of the run")
+            _logger.info("sending the rest of the run to MLflow")
         patience_s = _FINISH_SECONDS if patience_s is None else patience_s
         num_delivered = -1
         while self._worker.is_alive() and self._worker.num_delivered > num_delivered:
@@ -154,7 +154,7 @@ class MLflowTracker(Tracker):
 
 
 class _Facts(NamedTuple):
-    """What is known of a run when it starts."""
+    """Facts about a run that are known at its start."""
 
     params: dict[str, Any]
     tags: dict[str, str]
@@ -172,10 +172,10 @@ class _Artifacts(NamedTuple):
 
 
 class _Worker(threading.Thread):
-    """The only thread that talks to MLflow.
+    """The only thread that communicates with MLflow.
 
-    It takes messages from ``inbox`` into what is pending, and tries to deliver all of it. Daemonic: a store that hangs
-    cannot keep the process from ending, since nothing is lost with the thread.
+    It collects messages from ``inbox`` and tries to deliver all of them. It is a daemon thread, so a store that hangs
+    cannot keep the process alive; nothing is lost with the thread, because the local log has everything.
     """
 
     def __init__(self, place: RunPlace, facts: _Facts, epochs: list[_Epoch]) -> None:
@@ -183,7 +183,7 @@ class _Worker(threading.Thread):
         self.inbox: queue.SimpleQueue[_Epoch | _Artifacts | Finish] = queue.SimpleQueue()
         self.run_id: str | None = None
         self.is_complete = False  # everything is delivered and the run is closed
-        self.num_delivered = 0  # answers of the store: a slow store is waited for, one that hangs is not
+        self.num_delivered = 0  # answers of the store: ``finish`` waits for a slow store, not for one that hangs
         self._place = place
         self._facts: _Facts | None = facts
         self._logged_before = epochs
@@ -196,7 +196,7 @@ class _Worker(threading.Thread):
         self._num_failures = 0  # in a row
 
     def run(self) -> None:
-        """Deliver until the run is finished, or given up."""
+        """Deliver until the run is finished or delivery is given up."""
         for epoch in self._logged_before:
             self._take(epoch)
         finish_attempts = 0
@@ -209,17 +209,17 @@ class _Worker(threading.Thread):
             if self._finish is not None:
                 finish_attempts += 1
                 if finish_attempts == _FINISH_ATTEMPTS:
-                    _logger.info("MLflow store %s does not have all of this run", without_password(self._place.uri))
+                    _logger.info("this run is incomplete in MLflow store %s", without_password(self._place.uri))
                     return
 
     def warn(self, problem: str) -> None:
-        """Log the first problem with the store as a warning, later ones only for debugging."""
+        """Log the first problem with the store as a warning, later ones at debug level."""
         level = logging.DEBUG if self._has_warned else logging.WARNING
         self._has_warned = True
         _logger.log(
             level,
-            "MLflow store %s %s (while %s): the run goes on, its metrics are in %s and are sent when the store answers "
-            "or when the same command runs again",
+            "MLflow store %s %s (while %s): the run continues; its metrics are in %s and are sent once the store "
+            "answers or the same command runs again",
             without_password(self._place.uri),
             problem,
             self._doing,
@@ -227,10 +227,10 @@ class _Worker(threading.Thread):
         )
 
     def _receive(self) -> None:
-        """Wait for a message, or for the time of the next attempt, and take all that have come."""
+        """Wait for a message or for the time of the next attempt, and collect all messages."""
         pause = min(2.0 ** (self._num_failures - 1), _MAX_RETRY_SECONDS) if self._num_failures else None
         if self._finish is not None and pause is not None:
-            time.sleep(min(pause, 2.0))  # nothing comes after it
+            time.sleep(min(pause, 2.0))  # no message follows ``finish``
             return
         until = math.inf if pause is None else time.monotonic() + pause
         while self._finish is None:
@@ -251,15 +251,15 @@ class _Worker(threading.Thread):
             self._finish = message
 
     def _attempt(self) -> bool:
-        """Deliver all that is pending; return False, after a warning, if the store did not take it."""
+        """Deliver everything pending; return False, after a warning, if the store fails."""
         try:
             self._deliver()
-        except Exception as error:  # noqa: BLE001 - whatever the store or its driver raises must not stop the training
+        except Exception as error:  # noqa: BLE001 - no error of the store or its driver may stop training
             self._num_failures += 1
             self.warn(f"failed: {type(error).__name__}: {first_line(error)}")
             return False
         if self._num_failures:
-            _logger.info("MLflow store %s answers again, nothing is missing", without_password(self._place.uri))
+            _logger.info("MLflow store %s answers again and is up to date", without_password(self._place.uri))
         self._num_failures = 0
         return True
 
@@ -295,7 +295,7 @@ class _Worker(threading.Thread):
 
 
 def _points(row: _Epoch) -> list[MetricPoint]:
-    """Return what MLflow gets of one row: every finite number but the epoch itself."""
+    """Return the metrics of one row for MLflow: every finite number except the epoch itself."""
     timestamp_ms = row.timestamp_ms or time.time_ns() // 1_000_000
     return [
         MetricPoint(valid_key(key), row.epoch, float(value), timestamp_ms)

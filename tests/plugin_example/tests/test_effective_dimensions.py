@@ -1,4 +1,4 @@
-"""The contract of every metric, its values by another implementation and by hand."""
+"""Contract of every metric; values from another implementation and by hand."""
 
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ from menvae.registry import build
 
 
 def effective_rank(example, metric):
-    """By SciPy's entropy of the eigenvalues of the covariance."""
+    """Compute the metric with SciPy's entropy of the eigenvalues of the covariance."""
     eigenvalues = torch.linalg.eigvalsh(torch.cov(example.output.posterior.mean.double().T))
     return {"diag/effective_dimensions": float(np.exp(scipy.stats.entropy(eigenvalues.clamp(min=0.0).numpy())))}
 

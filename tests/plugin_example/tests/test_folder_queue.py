@@ -1,4 +1,4 @@
-"""The contract of every runner, with a worker, and what becomes of jobs whose worker is killed."""
+"""Contract of every runner, with a worker; jobs whose worker is killed."""
 
 import subprocess
 import sys

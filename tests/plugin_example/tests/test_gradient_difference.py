@@ -1,4 +1,4 @@
-"""The contract of every term, its values by hand, and two processes that are one."""
+"""Contract of every term; values by hand; two ranks equal one process."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -30,7 +30,7 @@ def batch_of(inputs, available=None):
 
 
 def ramp(slope, axis):
-    """Return [1, 1, 3, 4, 5] that rises by ``slope`` from voxel to voxel along one axis."""
+    """Return a volume [1, 1, 3, 4, 5] that rises by ``slope`` per voxel along one axis."""
     sides = [5 if place == axis else 1 for place in range(5)]
     return (slope * torch.arange(5.0)).reshape(sides).expand(1, 1, 5, 5, 5)[:, :, :3, :4, :]
 
@@ -40,7 +40,7 @@ def ramp(slope, axis):
 def test_ramps_by_hand(axis, exponent):
     batch = batch_of(ramp(3.0, axis))
     assert value_of(batch, ramp(1.0, axis), exponent=exponent).item() == pytest.approx(2.0**exponent / 3)
-    across = 2 if axis != 2 else 3  # no step of one meets a step of the other
+    across = 2 if axis != 2 else 3  # the two volumes never change along the same axis
     expected = (3.0**exponent + 1.0) / 3
     assert value_of(batch, ramp(1.0, across), exponent=exponent).item() == pytest.approx(expected)
 
@@ -65,7 +65,7 @@ def test_a_missing_modality_has_no_say():
 
 
 def example():
-    """Return a batch of four rows, the modalities of which are unevenly spread, and a reconstruction."""
+    """Return a batch of four rows with unevenly distributed modalities, and a reconstruction."""
     generator = torch.Generator().manual_seed(0)
     inputs, drawn = (torch.randn(4, 2, 4, 4, 4, generator=generator) for _ in range(2))
     return batch_of(inputs, torch.tensor([[True, False], [True, False], [True, True], [True, True]])), drawn

@@ -1,4 +1,4 @@
-"""The contract of every picture, and what this one draws."""
+"""Contract of every picture, and the content of this one."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The contract of every encoder, and which side each view looks from."""
+"""Contract of every encoder, and the axis of each view."""
 
 from typing import ClassVar
 

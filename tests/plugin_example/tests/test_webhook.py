@@ -1,4 +1,4 @@
-"""The contract of every tracker, before a server that keeps what it gets."""
+"""Contract of every tracker, with a server that stores its requests."""
 
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

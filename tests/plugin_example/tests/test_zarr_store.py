@@ -1,4 +1,4 @@
-"""The contract of every source of volumes, and that a store gives what the same subjects as NIfTI files give."""
+"""Contract of every source of volumes; a store gives the same result as NIfTI files of the same subjects."""
 
 import json
 import tempfile
@@ -18,7 +18,7 @@ from menvae.data.sources.brats import BratsSource
 from menvae.errors import UserError
 
 AFFINE = np.array([[0, -2.0, 0, 8], [0, 0, 3.0, -8], [-2.0, 0, 0, 4], [0, 0, 0, 1]])
-"""Axes in another order than R, A, S."""
+"""Axes in a different order than R, A, S."""
 AGES = {"a": 61.0, "b": None, "c": 43.5, "d": 70.0}
 
 

@@ -1,4 +1,4 @@
-"""A metric: how many dimensions latents really fill."""
+"""A metric: the effective number of latent dimensions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from menvae.registry import register
 class EffectiveDimensions(Metric):
     """Effective rank of the covariance of the posterior means over the split: ``diag/effective_dimensions``.
 
-    The exponential of the entropy of its normalised eigenvalues: Z where all directions vary alike, 1 where all latents
-    lie on a line. Active units do not show that: they may all say the same.
+    The exponential of the entropy of its normalised eigenvalues: Z if all directions vary equally, 1 if all latents lie
+    on a line. The number of active units does not show this, because active units may be redundant.
     """
 
     direction: ClassVar[Direction | None] = "higher"
@@ -27,11 +27,11 @@ class EffectiveDimensions(Metric):
     absent = "the latents of all subjects are the same"
 
     def names(self) -> list[str]:
-        """One."""
+        """Return the single key."""
         return ["diag/effective_dimensions"]
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the effective rank, None where nothing varies."""
+        """Return the effective rank, or None if the latents do not vary."""
         mean = record.arrays["mean"]
         values = np.linalg.svd(mean - mean.mean(axis=0), compute_uv=False) ** 2
         if not values.sum() > 0.0:

@@ -1,7 +1,7 @@
-"""A runner whose queue is a folder: jobs wait there until a worker, on any machine that sees the folder, takes them.
+"""A runner whose queue is a folder: jobs wait there until a worker, on any machine with access to it, takes them.
 
-``python -m menvae_example.folder_queue FOLDER`` is a worker. It runs what waits, oldest first, and ends when nothing
-waits; with ``--stay`` it goes on looking. There may be any number of workers.
+``python -m menvae_example.folder_queue FOLDER`` is a worker. It runs waiting jobs, oldest first, and ends when the
+queue is empty; with ``--stay`` it keeps waiting. Any number of workers may run at once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WAITING, _RUNNING = ".json", ".running"
 
 @register("runner", "folder_queue")
 class FolderQueue(Runner):
-    """A folder that workers take jobs from; the jobs live without the launching process."""
+    """Puts jobs into a folder that workers take them from; the jobs outlive the launching process."""
 
     def __init__(self, *, folder: str | None = None, wait: bool = True) -> None:
         """Choose the queue.
@@ -39,13 +39,13 @@ class FolderQueue(Runner):
         self._queue = None if folder is None else Path(folder).expanduser().resolve()
 
     def prepare(self, folder: Path, config: Mapping[str, Any]) -> None:
-        """Find the queue."""
+        """Set the path of the queue."""
         super().prepare(folder, config)
         self._queue = self._queue or Path(config["output_dir"]) / "queue"
 
     def submit(self, jobs: Mapping[str, Path]) -> dict[str, Submission]:
-        """Put all jobs into the folder; the name of an entry begins with its time, so that names are in order."""
-        assert self._queue is not None, "prepare comes first"
+        """Put all jobs into the folder; names of entries start with a timestamp, so that they sort by age."""
+        assert self._queue is not None, "call prepare first"
         self._queue.mkdir(parents=True, exist_ok=True)
         submitted = {}
         for run, job in jobs.items():
@@ -59,7 +59,7 @@ class FolderQueue(Runner):
 
     @staticmethod
     def states(submissions: Mapping[str, Submission]) -> dict[str, JobState]:
-        """Return the jobs that wait in the folder or that a worker holds."""
+        """Return the states of jobs that wait in the folder or that a worker runs."""
         states = {}
         for run, submission in submissions.items():
             entry = Path(submission.job)
@@ -71,7 +71,7 @@ class FolderQueue(Runner):
 
 
 def work(folder: Path) -> bool:
-    """Run the oldest job that waits; return whether there was one."""
+    """Run the oldest waiting job; return whether there was one."""
     for entry in sorted(folder.glob(f"*{_WAITING}")):
         taken = entry.with_suffix(_RUNNING)
         with entry.open("r+") as file:
@@ -87,7 +87,7 @@ def work(folder: Path) -> bool:
 
 
 def _is_held(entry: Path) -> bool:
-    """Whether the worker that took an entry is alive: the lock ends with the process, however that ends."""
+    """Return whether the worker that took an entry is alive: its lock ends with the process, even after a crash."""
     try:
         with entry.open() as file:
             return not _lock(file, fcntl.LOCK_SH)

@@ -1,4 +1,4 @@
-"""A term for reconstructions whose edges are where those of the image are."""
+"""A term that aligns the edges of the reconstruction with those of the image."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from menvae.types import Batch, ModelOutput
 
 @register("term", "gradient_difference", reference="Mathieu, Couprie & LeCun 2016 (gradient difference loss)")
 class GradientDifference(Term):
-    """How far steps between neighbouring voxels of the reconstruction are from those of the image, in size.
+    """Difference in magnitude between the gradients of the reconstruction and of the image.
 
-    ``||x_i - x_i-1| - |y_i - y_i-1||^exponent``, with a third axis added to the two of the paper, and averaged where
-    the paper sums: over the pairs of an axis, the axes, modalities and subjects.
+    ``||x_i - x_i-1| - |y_i - y_i-1||^exponent``, with a third axis added to the two of the paper, and averaged, where
+    the paper sums, over voxel pairs of an axis, axes, modalities and subjects.
     """
 
     scalars = ("gradient_difference",)
@@ -28,14 +28,14 @@ class GradientDifference(Term):
         """Choose the norm.
 
         Args:
-            context: of the run.
-            exponent: alpha of the paper.
+            context: context of the run.
+            exponent: alpha in the paper.
         """
         super().__init__()
         self.exponent = exponent
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
-        """Return ``gradient_difference``; a modality that a subject does not have has no say."""
+        """Return ``gradient_difference``; missing modalities of a subject do not contribute."""
         image, drawn = batch.inputs.float(), output.reconstruction.float()
         counts = torch.ones(image.shape[:2], device=image.device)
         if batch.available is not None:

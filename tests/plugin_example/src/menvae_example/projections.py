@@ -1,4 +1,4 @@
-"""An encoder that sees a volume from three sides."""
+"""An encoder that sees three projections of a volume."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ VIEWS = {"sagittal": 2, "coronal": 3, "axial": 4}
 class View(nn.Sequential):
     """Stride-2 convolutions, GroupNorm and ReLU on a projection.
 
-    The projected axis is kept with a side of 1, and kernels are 1 along it: memory formats of volumes fit no `Conv2d`.
+    The projected axis is kept with size 1, and kernels have size 1 along it, because `Conv2d` does not support the
+    memory formats of volumes.
     """
 
     def __init__(self, in_channels: int, axis: int, *, base_filters: int, num_halvings: int) -> None:
@@ -43,9 +44,9 @@ def _sides(axis: int, projected: int, other: int) -> tuple[int, int, int]:
 class ProjectionEncoder(Encoder):
     """Sagittal, coronal and axial projections, each with a small 2D network.
 
-    Prasoon et al. classify a voxel by the three planes that cross there; here projections stand for the whole box. Like
-    theirs, the networks share no weights and are joined by one linear layer. Strides take the place of max pooling. At
-    32^3 it multiplies 240 times less often than ``resnet``.
+    Prasoon et al. classify a voxel from the three planes through it; here, projections represent the whole box. As in
+    the paper, the networks share no weights, and one linear layer joins them. Strides replace max pooling. At 32^3 the
+    encoder needs 240 times fewer multiplications than ``resnet``.
     """
 
     def __init__(
@@ -65,17 +66,17 @@ class ProjectionEncoder(Encoder):
             in_channels: C, number of modalities.
             size: (D, H, W) in voxels.
             layout: the partitions of z.
-            projection: ``mean``, or ``maximum``, in which small bright regions are not lost.
-            base_filters: channels after the first convolution; each that follows has twice as many.
+            projection: ``mean``, or ``maximum``, which preserves small bright regions.
+            base_filters: channels after the first convolution; each further one doubles them.
             num_halvings: number of convolutions of each view.
             initial_logvar: log variance of q(z|x) before training.
 
         Raises:
-            UserError: a side of ``size`` is too small to be halved that often.
+            UserError: a side of ``size`` is too small for ``num_halvings``.
         """
         super().__init__()
         self.projection = projection
-        smallest = 2 ** (num_halvings + 1)  # which leaves GroupNorm more than one value to normalise
+        smallest = 2 ** (num_halvings + 1)  # so that GroupNorm has more than one value to normalise
         if min(size) < smallest:
             raise UserError(
                 f"data.roi_size: {list(size)} has a side of {min(size)}, too small for encoder=projections; with "
@@ -94,7 +95,7 @@ class ProjectionEncoder(Encoder):
         self.head = GaussianHead(num_features, layout.z_dim, initial_logvar=initial_logvar)
 
     def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
-        """Inputs [B, C, D, H, W] -> {view: [B, F]}; a modality that is missing is a 0, the mean of a z-score."""
+        """Inputs [B, C, D, H, W] -> {view: [B, F]}; missing modalities are set to 0, the mean of z-scores."""
         if available is not None:
             inputs = inputs.masked_fill(~available[..., None, None, None], 0.0)
         project = torch.mean if self.projection == "mean" else torch.amax

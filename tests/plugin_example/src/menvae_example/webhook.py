@@ -1,4 +1,4 @@
-"""A tracker that tells a web address when a run begins and how it ends: a chat, a dashboard, a script of one's own."""
+"""A tracker that notifies a web address, such as a chat or a dashboard, when a run starts and how it ends."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from menvae.tracking.tracker import DatasetInput, Status, Tracker, TrackerContex
 
 @register("tracker", "webhook")
 class Webhook(Tracker):
-    """Posts ``{"run", "sweep", "status", "params", "tags", "metrics", ...}`` to an address, with the last values."""
+    """Posts ``{"run", "sweep", "status", "params", "tags", "metrics", ...}`` with the last values to an address."""
 
     def __init__(self, context: TrackerContext, *, url: str, timeout_s: Annotated[float, Field(gt=0.0)] = 5.0) -> None:
         """Choose the address.
 
         Args:
-            context: of the run.
-            url: ``http(s)://``; its answer must be 2xx, or the run counts as not tracked and is sent again.
+            context: context of the run.
+            url: ``http(s)://`` address; if it does not answer 2xx, the run counts as not tracked and is sent again.
             timeout_s: seconds to wait for an answer.
         """
         self._context, self._url, self._timeout_s = context, url, timeout_s
@@ -33,7 +33,7 @@ class Webhook(Tracker):
 
     @property
     def address(self) -> str:
-        """The address without its query, which may hold a token."""
+        """The address without its query, which may contain a token."""
         return self._url.partition("?")[0]
 
     def start(
@@ -43,22 +43,22 @@ class Webhook(Tracker):
         log: LocalLog,
         datasets: Sequence[DatasetInput] = (),
     ) -> None:
-        """Post the beginning."""
+        """Post the start of the run."""
         self._facts = {"params": dict(params), "tags": dict(tags), "datasets": [data.name for data in datasets]}
         for row in sorted(log.metrics() + log.timings(), key=lambda row: row["epoch"] or 0):
             self._take({key: value for key, value in row.items() if key != "epoch"})
         self._post("RUNNING")
 
     def log(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
-        """Keep the last values."""
+        """Store the last values."""
         self._take({**metrics, **timings})
 
     def log_artifacts(self, paths: Sequence[Path]) -> None:
-        """Keep the paths."""
+        """Store the paths."""
         self._artifacts += [self._context.relative(path).as_posix() for path in paths]
 
     def finish(self, status: Status, tags: Mapping[str, str] | None = None, *, patience_s: float | None = None) -> bool:
-        """Post the end; an address that does not answer raises, which ends this tracker and nothing else."""
+        """Post the end of the run; raises if the address does not answer, which stops only this tracker."""
         self._facts["tags"] |= tags or {}
         self._post(status)
         return True

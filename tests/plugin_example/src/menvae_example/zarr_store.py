@@ -1,12 +1,12 @@
-"""A source of volumes that lie in a Zarr store, with a target that is not of the mask.
+"""A source of volumes in a Zarr store, with a target that is not measured on the mask.
 
-The store is a group with a group for each subject::
+The store is a group with one group per subject::
 
     store.zarr/
-      <subject>/            attributes: patient; age_years, null where it is not known
+      <subject>/            attributes: patient; age_years, null if unknown
         t1c, t2f, ..., seg  arrays of three axes; attribute: affine, 4 x 4, voxel -> mm in RAS
 
-Preparation, checks, cache, box, augmentation and the targets of the mask are those of NIfTI files.
+Preparation, checks, cache, box, augmentation and mask targets work as for NIfTI files.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from menvae.registry import register
 
 @dataclass(frozen=True)
 class ZarrReader(Reader):
-    """An array, whose attributes say how it lies in space: they are in its folder, and so in the key of the cache."""
+    """Reads arrays with their affine, an attribute; attributes lie in the array's folder and so enter the cache key."""
 
     versions: ClassVar[Mapping[str, str]] = MappingProxyType({"zarr": version("zarr")})
 
@@ -51,11 +51,11 @@ class ZarrReader(Reader):
 @register("data", "zarr_store", reference="Zarr storage specification, versions 2 and 3")
 @dataclass(frozen=True, kw_only=True)
 class ZarrSource(VolumeSource):
-    """Subjects of a Zarr store; what is known of a patient's age is a target.
+    """Subjects of a Zarr store; the age of a patient, if known, is a target.
 
     Attributes:
-        store: folder of the store; a run is the same wherever it lies.
-        spacing_mm: voxel size along R, A, S that images are resampled to.
+        store: folder of the store; moving it does not change the identity of runs.
+        spacing_mm: voxel size along R, A, S to which images are resampled.
     """
 
     outside_identity: ClassVar[frozenset[str]] = VolumeSource.outside_identity | {"store"}
@@ -70,12 +70,12 @@ class ZarrSource(VolumeSource):
 
     @property
     def targets(self) -> Mapping[str, Target]:
-        """What the mask is measured for, and the age."""
+        """The targets measured on the mask, and the age."""
         return {**super().targets, "age": Target("years", "patient")}
 
     @property
     def geometry(self) -> Geometry:
-        """As configured."""
+        """The configured geometry."""
         return Geometry(self.roi_size, self.spacing_mm, self.regions, self.box)
 
     def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
@@ -86,7 +86,7 @@ class ZarrSource(VolumeSource):
         except (OSError, ValueError) as error:
             raise UserError(f"data.store: '{root}' is not a Zarr group") from error
         if not groups:
-            raise UserError(f"data.store: '{root}' holds no subject; expected <store>/<subject>/t1c and so on")
+            raise UserError(f"data.store: '{root}' contains no subject; expected <store>/<subject>/t1c and so on")
         return [self._subject(root / name, dict(group.attrs)) for name, group in groups]
 
     def _subject(self, folder: Path, attributes: Mapping[str, object]) -> SubjectFiles:
