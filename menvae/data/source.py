@@ -44,8 +44,7 @@ class DataRequest:
         num_ranks: number of ranks.
         show: progress display.
         prepared: `Data.prepared` of an earlier call, to skip preparation.
-        in_order: for a look at the data instead of training: every split in the order of ``splits.csv``, without
-            augmentation.
+        in_order: for inspection instead of training: keep every split in ``splits.csv`` order, without augmentation.
     """
 
     cache: Path
@@ -121,7 +120,7 @@ class Data:
         split_columns: columns of ``splits.csv``.
         split_rows: rows of ``splits.csv``, one per subject.
         train, val: batches of this rank.
-        test: batches of this rank of the test subjects, as ``val``; None where the split is empty.
+        test: batches of the test split on this rank; None if it is empty.
         classes: class names by label index; empty without labels.
         targets: targets of all subjects, or None if there are none.
         volumes: data for pictures of volumes, or None.

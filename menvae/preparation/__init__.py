@@ -1,1 +1,1 @@
-"""``menvae-prepare``: a cohort is checked, prepared and described, for the eyes of those who know it."""
+"""``menvae-prepare``: check, prepare and describe a cohort, for review by those who know the data."""

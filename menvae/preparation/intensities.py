@@ -1,4 +1,4 @@
-"""What the intensities of a prepared subject look like, channel by channel; remembered in the cache."""
+"""Intensity statistics of prepared subjects per channel, kept in the cache."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from menvae.data.digests import digest_of, write_whole
 from menvae.data.workers import ShowProgress, run_tasks, unseen
 
 INTENSITIES_VERSION: Final = 1
-"""Raise it when something is measured in another way: everything remembered is then measured anew."""
+"""Increment when the measurement changes; this invalidates all cached measurements."""
 
 LARGEST_PLATEAU: Final = 0.2
-"""Beyond that share of the voxels, one value is a background or the image is nearly constant."""
+"""If one value fills a larger share of the non-zero voxels, it is a background or the image is nearly constant."""
 
 _LARGEST_SAMPLE: Final = 200_000
 _TASKS_WORTH_PROCESSES: Final = 8
@@ -27,13 +27,12 @@ _TASKS_WORTH_PROCESSES: Final = 8
 
 @dataclass(frozen=True)
 class ChannelIntensities:
-    """One channel of a subject in the box of training.
+    """Statistics of one channel of a subject in the training box.
 
     Attributes:
-        coverage: share of the voxels with a signal in any channel in which this one has one; 0 without any signal. What
-            is 0, or on a large plateau, is no signal.
-        plateau: share of its voxels that are not 0 which have one and the same value: that at the lowest tenth, or the
-            median.
+        coverage: share of the voxels with signal in any channel where this channel has signal; 0 without any signal.
+            Signal is non-zero and not on a plateau above `LARGEST_PLATEAU`.
+        plateau: share of the non-zero voxels with the most common of two values: the 10th percentile and the median.
         plateau_value: that value, as stored.
     """
 
@@ -45,8 +44,8 @@ class ChannelIntensities:
 def measure_intensities(image: NDArray[Any]) -> list[ChannelIntensities]:
     """Measure the channels of a subject.
 
-    The plateau is looked for among at most 200,000 voxels, equally far apart: a background that is not 0 but a constant
-    fills most of a box, and is the lowest value where it is negative.
+    The plateau is estimated from at most 200,000 evenly spaced voxels. A constant non-zero background fills most of a
+    box, and is the lowest value if it is negative.
 
     Args:
         image: stored values [C, D, H, W]; 0 is background.
@@ -69,7 +68,7 @@ def measure_intensities(image: NDArray[Any]) -> list[ChannelIntensities]:
 
 
 def _plateau(values: NDArray[Any]) -> tuple[float, float]:
-    """Return the share and the value of the plateau among values that are not 0."""
+    """Return the share and the value of the plateau among non-zero values."""
     if not len(values):
         return 0.0, 0.0
     sample = values[:: -(-len(values) // _LARGEST_SAMPLE)]
@@ -83,13 +82,13 @@ def _plateau(values: NDArray[Any]) -> tuple[float, float]:
 def cohort_intensities(
     subjects: Sequence[PreparedSubject], cache: Path, num_workers: int | None = None, show: ShowProgress = unseen
 ) -> dict[str, list[ChannelIntensities]]:
-    """Return {subject: its channels}, reading only subjects that were not measured before.
+    """Return {subject: statistics of its channels}, reading only subjects that were not measured before.
 
     Args:
-        subjects: entries of the cache.
-        cache: folder of the cache.
-        num_workers: processes; None is one a core.
-        show: how to show progress.
+        subjects: cache entries.
+        cache: cache folder.
+        num_workers: worker processes; None uses one per core.
+        show: progress display.
     """
     found = {subject.subject_id: _recall(_memo(subject, cache)) for subject in subjects}
     tasks = [(subject, _memo(subject, cache)) for subject in subjects if found[subject.subject_id] is None]
@@ -114,5 +113,5 @@ def _memo(subject: PreparedSubject, cache: Path) -> Path:
 def _recall(memo: Path) -> list[ChannelIntensities] | None:
     try:
         return [ChannelIntensities(**channel) for channel in json.loads(memo.read_text())]
-    except (FileNotFoundError, ValueError, TypeError):  # not there, or damaged
+    except (FileNotFoundError, ValueError, TypeError):  # missing or damaged
         return None

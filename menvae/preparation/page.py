@@ -1,4 +1,4 @@
-"""The quality of a cohort as one self-contained HTML page: the worst subjects with pictures, all in a table."""
+"""The quality of a cohort as one self-contained HTML page: pictures of the worst subjects, and a table of all."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _BOX_COLUMNS: Final = (
 
 @dataclass(frozen=True)
 class _Card:
-    """A subject that is shown: what is wrong with it, and its slices if it has any."""
+    """A subject with its problems and, if available, its slices."""
 
     subject_id: str
     verdict: str
@@ -49,10 +49,10 @@ def write_page(found: Findings, folder: Path, most: int, num_workers: int | None
     """Write ``quality.html``.
 
     Args:
-        found: what is to be told.
-        folder: holds ``cohort.png`` and, if there are splits, ``target_correlation.png``.
-        most: subjects with pictures.
-        num_workers: processes that draw; None is one a core.
+        found: content of the page.
+        folder: folder with ``cohort.png`` and, if there are splits, ``target_correlation.png``.
+        most: maximum number of subjects with pictures.
+        num_workers: drawing processes; None uses one per core.
 
     Returns:
         The path of the page.
@@ -128,7 +128,7 @@ def _summary(found: Findings) -> list[tuple[str, str]]:
 
 
 def _cards(found: Findings, thumbnails: Mapping[str, Thumbnail], room_bytes: int, most: int) -> tuple[list[_Card], str]:
-    """Return a card for each of the worst subjects, with pictures as long as the page has room for them."""
+    """Return a card for each of the worst subjects, with pictures until the page is full, and a note on the rest."""
     cards, shown = [], 0
     for row in found.rows[:most]:
         picture = thumbnails.get(row.subject_id)

@@ -1,4 +1,4 @@
-"""Pictures of a cohort: how large the tumours are, what the box leaves of them, and how they grow."""
+"""Pictures of a cohort: tumour volumes, the shares that the box keeps, and tumour growth."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _MOST_BINS: Final = 30
 
 
 def draw_cohort(boxes: Sequence[BoxReport], limits: Limits) -> Figure:
-    """Draw histograms of the volume at native resolution and in the box, and what the box keeps of tumour and brain.
+    """Draw tumour volumes at native resolution and in the box, and the shares of tumour and brain that the box keeps.
 
     Args:
-        boxes: one a subject.
-        limits: of what the box should hold.
+        boxes: one report per subject.
+        limits: minimum shares inside the box.
     """
     layout = Layout(panel=(3.6, 1.9), gap=(0.75, 0.5), left=0.65, right=0.25, top=0.98)
     note = f"{len(boxes)} subjects; filled: in the training box, line: at native resolution"
@@ -67,11 +67,11 @@ def _volumes(axes: Axes, boxes: Sequence[BoxReport]) -> None:
 
 
 def draw_patients(patients: Sequence[Trajectory], curves: Mapping[str, Gompertz]) -> Figure:
-    """Draw how tumours change over time, before the curves that they are known to follow.
+    """Draw tumour volumes over time, on top of the ground-truth curves.
 
     Args:
-        patients: their visits.
-        curves: patient -> curve; empty where none is known.
+        patients: visits of each patient.
+        curves: patient -> ground-truth curve; empty if unknown.
     """
     series = {
         patient.patient_id: (patient.years, [millilitres(volume) for volume in patient.tumour_mm3])
@@ -86,7 +86,7 @@ def _volume_ml(curve: Gompertz, years: float) -> float:
 
 
 def _kept(axes: Axes, boxes: Sequence[BoxReport], limits: Limits) -> None:
-    """Draw how many subjects keep at most so much: a step at the right border is a cohort that is whole."""
+    """Draw the cumulative distribution of kept shares; one step at the right border means that nothing is cut."""
     if not boxes:
         empty_panel(axes, "no subjects")
         return

@@ -1,8 +1,8 @@
-"""What is to be said about each subject of a cohort, and who should be looked at first.
+"""Quality of each subject of a cohort, and the order in which to look at them.
 
-Every reason to look at a subject has a kind (`Kind`), and the kinds have an order: what makes a subject useless comes
-before what makes its targets wrong, and that before what is merely unusual. Within a kind the worse value comes first.
-Subjects without a reason are ordered by the feature in which they are farthest from the cohort.
+Every reason to look at a subject has a kind (`Kind`). Kinds are ordered: problems that make a subject unusable come
+first, then those that make its targets wrong, then what is merely unusual. Within a kind, the worse value comes first.
+Subjects without a reason are ordered by their largest robust z-score.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Verdict = Literal["left out", "look", "ok"]
 
 
 def percent(share: float, sign: str = "") -> str:
-    """Write a share in whole percent; a share that is not whole never as 100 %.
+    """Format a share in whole percent; a share below 1 is never shown as 100 %.
 
     >>> percent(0.414), percent(0.999), percent(-0.1, "+")
     ('41 %', '99 %', '−10 %')
@@ -40,7 +40,7 @@ def percent(share: float, sign: str = "") -> str:
 
 
 class Kind(IntEnum):
-    """Kinds of reasons, the least severe first; NOTE is none to look at a subject."""
+    """Kinds of reasons, the least severe first; a NOTE is no reason to look at a subject."""
 
     NOTE = 0
     INTENSITY = 1
@@ -55,11 +55,11 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """Shares of a subject that the box should hold at least.
+    """Minimum shares of a subject inside the box.
 
     Attributes:
-        tumour_kept: of the resampled tumour.
-        brain_kept: of the resampled voxels with a signal.
+        tumour_kept: share of the resampled tumour.
+        brain_kept: share of the resampled voxels with signal.
     """
 
     tumour_kept: float = 0.98
@@ -67,7 +67,7 @@ class Limits:
 
 
 def meanings(limits: Limits) -> dict[Kind, tuple[str, str]]:
-    """Return the kinds that are reasons to look at a subject, the most severe first: name, and when it is said."""
+    """Return {kind: (name, criterion)} of all kinds but NOTE, the most severe first."""
     cubic = "mm\N{SUPERSCRIPT THREE}"
     return {
         Kind.FAULT: ("unusable files", "The subject was left out; each fault is listed with its remedy."),
@@ -112,12 +112,12 @@ def meanings(limits: Limits) -> dict[Kind, tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Reason:
-    """Something about a subject.
+    """A reason to look at a subject, or a note about it.
 
     Attributes:
-        kind: which decides who comes first.
-        amount: how bad it is among reasons of its kind, in [0, 1).
-        words: what is to be said, part of a sentence.
+        kind: kind, which determines the order.
+        amount: severity within the kind, in [0, 1).
+        words: description, as a clause.
     """
 
     kind: Kind
@@ -135,12 +135,12 @@ class SubjectQuality:
     """One row of the quality table.
 
     Attributes:
-        subject_id: as in the source.
-        split: of the subject; None if it was left out or the cohort cannot be split.
-        reasons: the worst first, then notes.
-        prepared: the entry of the cache; None if the subject was left out.
-        channels: modality -> its intensities; of those that the subject has.
-        farthest: largest robust z-score of a feature, without its sign; 0 in a cohort too small for it.
+        subject_id: identifier, as in the source.
+        split: split of the subject; None if it was left out or the cohort cannot be split.
+        reasons: reasons, the worst first, then notes.
+        prepared: cache entry; None if the subject was left out.
+        channels: modality -> its intensity statistics, without missing modalities.
+        farthest: largest absolute robust z-score over the features; 0 if the cohort is too small.
     """
 
     subject_id: str
@@ -152,19 +152,19 @@ class SubjectQuality:
 
     @property
     def severity(self) -> float:
-        """That of the worst reason; 0 if there is none."""
+        """Severity of the worst reason; 0 if there is none."""
         return max((reason.severity for reason in self.reasons), default=0.0)
 
     @property
     def verdict(self) -> Verdict:
-        """``left out``; ``look`` if there is a reason to; else ``ok``."""
+        """``left out``; ``look`` if there is a reason to look at the subject; otherwise ``ok``."""
         if self.prepared is None:
             return "left out"
         return "look" if self.severity else "ok"
 
     @property
     def words(self) -> str:
-        """All reasons in words, and notes."""
+        """Descriptions of all reasons and notes."""
         return "; ".join(reason.words for reason in self.reasons)
 
 
@@ -175,14 +175,14 @@ def judge_cohort(
     modalities: Sequence[str],
     limits: Limits,
 ) -> list[SubjectQuality]:
-    """Return one row a subject, those that were left out included, the worst first.
+    """Return one row per subject, including subjects that were left out, the worst first.
 
     Args:
-        cohort: all prepared subjects, and what was found about their files.
+        cohort: all prepared subjects, and the findings about their files.
         splits: subject -> split; None if the cohort cannot be split.
-        intensities: subject -> its channels.
+        intensities: subject -> statistics of its channels.
         modalities: names of the channels.
-        limits: of what the box holds.
+        limits: minimum shares inside the box.
     """
     findings: dict[str, list[Finding]] = {}
     for finding in cohort.findings:
@@ -200,7 +200,7 @@ def judge_cohort(
             *_of_regions(subject, rare),
             *_of_intensities(channels),
         ]
-        # Notes on box and volume come from the preparation: their numbers are judged here, with the others.
+        # findings about box and mask are skipped: `_of_box` judges their numbers
         of_files = [finding for finding in findings.get(name, ()) if finding.file.startswith(name)]
         reasons += [_of_finding(finding, Kind.NOTE) for finding in of_files]
         farthest = max(map(abs, far.values()), default=0.0)
@@ -264,7 +264,7 @@ def _of_distances(subject: PreparedSubject, scores: Mapping[str, float]) -> list
 
 
 def robust_z(values: Sequence[float]) -> list[float]:
-    """Return 0.6745 (x - median) / MAD of each value; all 0 where more than half of the values are equal.
+    """Return 0.6745 (x - median) / MAD of each value; all 0 if the MAD is 0.
 
     Source: the modified z-score of Iglewicz & Hoaglin 1993.
 
@@ -279,7 +279,7 @@ def robust_z(values: Sequence[float]) -> list[float]:
 
 
 def missing_regions(subject: PreparedSubject) -> list[str]:
-    """Return the regions without a voxel in the box."""
+    """Return the regions without voxels in the box."""
     return [region for region in REGION_CODES if subject.features[f"vol_{region}"] is None]
 
 

@@ -1,4 +1,4 @@
-"""The life of a preparation: from a configuration to the cache, and a folder that says what is in it."""
+"""The steps of ``menvae-prepare``: from a configuration to the cache, and a folder that describes the cohort."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class PreparationSettings:
     """Keys of ``menvae-prepare`` beside ``data`` and ``targets``.
 
     Attributes:
-        output_dir: folder for everything that is written.
-        num_workers: processes; None is one a core.
-        thumbnails: subjects that have pictures on the page, the worst first.
+        output_dir: folder for all output.
+        num_workers: worker processes; None uses one per core.
+        thumbnails: maximum number of subjects with pictures on the page, the worst first.
     """
 
     output_dir: str = "./outputs"
@@ -54,10 +54,10 @@ def prepare_cohort(composed: DictConfig) -> ExitCode:
     """Check, prepare and describe a cohort.
 
     Args:
-        composed: configuration of ``conf/prepare.yaml``.
+        composed: composed configuration of ``conf/prepare.yaml``.
 
     Raises:
-        UserError: configuration or data are wrong.
+        UserError: if the configuration or the data are invalid.
     """
     keys = plain_values(composed, {"data", "targets", *PreparationSettings.__dataclass_fields__})
     data = bind("data", keys.pop("data"), "data")
@@ -79,16 +79,16 @@ def prepare_cohort(composed: DictConfig) -> ExitCode:
 
 
 def examine(data: Bound, targets: TargetSettings, cache: Path, num_workers: int | None = None) -> Findings:
-    """Prepare a cohort and look at every subject of it.
+    """Prepare a cohort and judge every subject.
 
     Args:
         data: the source, ready to be built.
-        targets: how targets are made of features.
-        cache: folder of the cache.
-        num_workers: processes; None is one a core.
+        targets: target settings.
+        cache: cache folder.
+        num_workers: worker processes; None uses one per core.
 
     Raises:
-        UserError: what is wrong with the source, its subjects or the targets.
+        UserError: if the source, its subjects or the targets are invalid, or the source needs no preparation.
     """
     built: DataSource = data()
     source = built.cohort
@@ -123,7 +123,7 @@ def examine(data: Bound, targets: TargetSettings, cache: Path, num_workers: int 
 
 
 def _splits(cohort: Cohort, source: CohortSource) -> tuple[dict[str, Split] | None, str]:
-    """Return the splits, or why there are none: a cohort too small to train on can still be looked at."""
+    """Return the splits, or None and the reason; a cohort too small to train on can still be described."""
     try:
         return split_cohort(cohort, source.val_fraction, source.test_fraction, source.split_seed), ""
     except UserError as error:
@@ -142,9 +142,9 @@ def _targets(
 
 
 def write_folder(found: Findings, folder: Path, settings: PreparationSettings) -> Path:
-    """Write tables, pictures, normaliser and page; return the page.
+    """Write tables, pictures, normaliser and page; return the path of the page.
 
-    What needs splits is removed where there are none: it would be that of other keys.
+    Without splits, files that need them are removed, because they would come from other keys.
     """
     from menvae.pictures.drawing.matrices import draw_target_correlation
     from menvae.preparation.page import write_page

@@ -1,4 +1,4 @@
-"""What is found about a cohort, put together and into words that terminal and page share."""
+"""Results of examining a cohort, with the sentences that terminal and page share."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _MOST_PAIRS: Final = 5
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that ``menvae-prepare`` tells.
+    """Everything that ``menvae-prepare`` reports.
 
     Attributes:
-        name: of the source of the data.
-        cohort: as prepared.
-        roi_size: (D, H, W) of the box of training in voxels.
-        modalities: the channels.
-        targets: names of what is known of every subject.
-        rows: one a subject, the worst first.
+        name: name of the data source.
+        cohort: the prepared cohort.
+        roi_size: (D, H, W) of the training box in voxels.
+        modalities: names of the channels.
+        targets: names of the targets that the source declares.
+        rows: one row per subject, the worst first.
         splits: subject -> split; None if the cohort cannot be split.
-        no_splits: why not, or empty.
+        no_splits: why the cohort cannot be split, or empty.
         normalizer: fitted on the training subjects; None without splits.
-        correlation: of the targets of the training subjects; None without splits.
-        limits: of what the box should hold.
-        curves: patient -> the curve that its tumour is known to follow; empty where none is known.
+        correlation: correlations between the targets of the training subjects; None without splits.
+        limits: minimum shares inside the box.
+        curves: patient -> ground-truth growth curve of its tumour; empty if unknown.
     """
 
     name: str
@@ -55,30 +55,27 @@ class Findings:
 
     @property
     def verdicts(self) -> dict[str, int]:
-        """Verdict -> number of subjects, for those that occur, the worst first."""
+        """Verdict -> number of subjects, the worst first, without verdicts that do not occur."""
         counts = Counter(row.verdict for row in self.rows)
         return {verdict: counts[verdict] for verdict in ("left out", "look", "ok") if counts[verdict]}
 
     @property
     def has_visits(self) -> bool:
-        """Whether some patient has more than one visit, or some visit a day."""
+        """Whether any patient has more than one visit, or any visit a known day."""
         subjects = self.cohort.subjects
         patients = {subject.patient_id for subject in subjects}
         return len(patients) < len(subjects) or any(subject.days is not None for subject in subjects)
 
 
 def verdict_words(found: Findings) -> str:
-    """Say how many subjects there are, and how they are.
-
-    ``40 subjects: 3 to look at, 37 ok.``
-    """
+    """Return the number of subjects by verdict: ``40 subjects: 3 to look at, 37 ok.``."""
     names = {"left out": "left out", "look": "to look at", "ok": "ok"}
     counts = ", ".join(f"{count} {names[verdict]}" for verdict, count in found.verdicts.items())
     return f"{counted(len(found.rows), 'subject')}: {counts}."
 
 
 def split_words(found: Findings) -> str:
-    """Say how large the splits are, or why there are none."""
+    """Return the sizes of the splits, or why there are none."""
     if found.splits is None:
         return f"No splits and no targets to learn: {found.no_splits}."
     counts = Counter(found.splits.values())
@@ -88,7 +85,7 @@ def split_words(found: Findings) -> str:
 
 
 def region_words(found: Findings) -> str:
-    """Say which regions are absent, and how often; empty if none is."""
+    """Return how often each region is absent; empty if none is."""
     missing = Counter(region for subject in found.cohort.subjects for region in missing_regions(subject))
     told = [f"{region} in {missing[region]}" for region in REGION_CODES if missing[region]]
     if not told:
@@ -97,7 +94,7 @@ def region_words(found: Findings) -> str:
 
 
 def correlation_words(found: Findings) -> list[str]:
-    """Say which targets of different partitions are strongly correlated, and what residualisation does about it."""
+    """Return sentences on strongly correlated targets of different partitions, and the effect of residualisation."""
     if found.correlation is None:
         return []
     if not found.correlation.judged:
@@ -127,7 +124,7 @@ def _pair_words(pair: TargetPair) -> str:
 
 
 def _r(value: float | None) -> str:
-    """Write a correlation with two places, or three where two would hide that it is not 1."""
+    """Format a correlation with two decimals, or three if two would round it to 1."""
     if value is None:
         return "n/a"
     places = 3 if 0.985 <= abs(value) < 0.9995 else 2

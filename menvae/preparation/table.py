@@ -24,7 +24,7 @@ _STYLES: Final = {"left out": "bold red", "look": "yellow", "ok": "green"}
 
 
 def answers(found: Findings) -> Iterator[RenderableType]:
-    """Yield everything that the command prints."""
+    """Yield the table and the sentences that the command prints."""
     yield quality_table(found)
     for sentence in (verdict_words(found), split_words(found), region_words(found), *correlation_words(found)):
         if sentence:
@@ -32,7 +32,7 @@ def answers(found: Findings) -> Iterator[RenderableType]:
 
 
 def quality_table(found: Findings) -> Table:
-    """Make the table of the subjects that should be looked at first."""
+    """Return a table of the subjects to look at first."""
     table = Table(
         box=box.SIMPLE_HEAD, title="Quality, worst first", title_justify="left", caption_justify="left", pad_edge=False
     )
@@ -47,7 +47,7 @@ def quality_table(found: Findings) -> Table:
     table.add_column("why", overflow="fold")
     for row in found.rows[:MOST_ROWS]:
         subject = row.prepared
-        # Text, not str: a name may hold square brackets, which rich would read as markup.
+        # Text, not str: rich would interpret square brackets in a name as markup
         visit = [Text(_patient(subject)), Text(shown_day(subject))] if found.has_visits else []
         verdict = Text(row.verdict, style=_STYLES[row.verdict])
         numbers = [Text(number) for number in shown_box(subject)]
@@ -78,7 +78,7 @@ def shown_box(subject: PreparedSubject | None) -> tuple[str, str, str, str]:
 
 
 def shown_share(share: float) -> str:
-    """Write a share in percent; only what is whole is 100 %.
+    """Format a share in percent; a share below 1 is never shown as 100 %.
 
     >>> shown_share(1.0), shown_share(0.9998), shown_share(0.414)
     ('100 %', '99.9 %', '41.4 %')
@@ -89,10 +89,10 @@ def shown_share(share: float) -> str:
 def write_tables(found: Findings, folder: Path) -> list[Path]:
     """Write ``quality.csv``, ``targets.csv``, ``splits.csv`` and ``target_correlation.csv``, in full precision.
 
-    The last two are removed if the cohort cannot be split: they would be those of other keys.
+    If the cohort cannot be split, the last two are removed, because they would come from other keys.
 
     Returns:
-        The files that were written.
+        The written files.
     """
     written = [_write_quality(found, folder / "quality.csv"), _write_targets(found, folder / "targets.csv")]
     splits, correlation = folder / "splits.csv", folder / "target_correlation.csv"
@@ -116,7 +116,7 @@ def _write_quality(found: Findings, path: Path) -> Path:
 
 
 def _quality_row(row: SubjectQuality, modalities: Sequence[str], targets: Sequence[str]) -> list[object]:
-    """Return the cells of a row; what a subject that was left out lacks is at the end."""
+    """Return the cells of a row; a subject that was left out has only the first ones."""
     subject = row.prepared
     facts: list[object] = [row.split, row.verdict, row.severity, row.farthest, row.words]
     if subject is None:
@@ -146,7 +146,7 @@ def _write_targets(found: Findings, path: Path) -> Path:
 
 
 def _correlations(found: Findings, path: Path) -> Path:
-    """Write one row a pair of targets, those of one partition included."""
+    """Write one row per pair of targets, including pairs within a partition."""
     correlation = found.correlation
     assert correlation is not None
     targets = [(name, partition) for partition, names in correlation.partitions.items() for name in names]

@@ -1,4 +1,4 @@
-"""Three slices of a subject through the centre of its tumour, with the outline of each region; small, for a page."""
+"""Thumbnails of subjects: three slices through the centre of the tumour, with an outline of each region."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from menvae.data.workers import ShowProgress, run_tasks, unseen
 from menvae.presentation.planes import PLANES, Plane, displayed_slice, slice_size_mm
 
 REGION_COLOURS: Final = {"ncr": "#ff6ac1", "ed": "#4cc3ff", "et": "#ff9a00"}
-"""Bright on grey, and different for the colour-blind."""
+"""Bright on grey, and distinguishable for colour-blind readers."""
 
 _LONGEST_SIDE_PIXELS: Final = 220
 _MARGIN_PIXELS: Final = 14
-"""Around every slice, for the letters."""
+"""Margin around every slice, for the orientation letters."""
 _DARKEST, _BRIGHTEST = 25.0, 200.0
-"""Grey values of what is not background: none so bright that an outline would be lost on it."""
+"""Range of grey values of the foreground; outlines stay visible on the brightest."""
 _LETTER_PIXELS: Final = 13
 _QUALITY: Final = 85
 _TASKS_WORTH_PROCESSES: Final = 100
@@ -46,9 +46,9 @@ def draw_thumbnails(
     """Return {subject: its thumbnail}.
 
     Args:
-        subjects: entries of the cache.
-        num_workers: processes; None is one a core.
-        show: how to show progress.
+        subjects: cache entries.
+        num_workers: worker processes; None uses one per core.
+        show: progress display.
     """
     if len(subjects) < _TASKS_WORTH_PROCESSES:  # starting processes would take longer
         return dict(map(_draw, subjects))
@@ -61,14 +61,14 @@ def _draw(subject: PreparedSubject) -> tuple[str, Thumbnail]:
     centre = centre_of(subject, stored.mask.shape)
     picture = draw_planes(stored.image[first], stored.mask, subject.spacing_mm, centre)
     content = io.BytesIO()
-    # At full resolution of colour, which WebP halves: outlines of neighbouring regions would run together.
+    # full chroma resolution, which WebP halves: outlines of neighbouring regions would blend
     picture.save(content, format="JPEG", quality=_QUALITY, subsampling=0, optimize=True)
     source = f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
     return subject.subject_id, Thumbnail(source, picture.width, picture.height)
 
 
 def centre_of(subject: PreparedSubject, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the voxel that holds the centroid of the tumour, or the middle of the box without a tumour."""
+    """Return the voxel at the centroid of the tumour, or at the centre of the box without a tumour."""
     places = [subject.features[name] for name in LOCATION_FEATURES]
     return tuple(
         min(int((0.5 if place is None else place) * extent), extent - 1)
@@ -82,10 +82,10 @@ def draw_planes(
     """Draw the axial, coronal and sagittal slices through a voxel side by side, all at one scale in millimetres.
 
     Args:
-        volume: stored values [D, H, W]; 0 is background, and black.
+        volume: stored values [D, H, W]; 0 is background and drawn black.
         mask: labels [D, H, W].
         spacing_mm: voxel size along D, H, W.
-        centre: voxel that all three go through.
+        centre: voxel (D, H, W) that all three slices contain.
     """
     inside = volume[volume != 0]
     low, high = (float(bound) for bound in np.percentile(inside, (0.5, 99.5))) if inside.size else (0.0, 1.0)
@@ -111,13 +111,13 @@ def draw_planes(
 
 
 def _outlined(grey: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a slice in colour, with the outermost pixels of every region in its colour.
+    """Return the slice in RGB, with the boundary pixels of every region in the region's colour.
 
-    They are pixels of the region: an outline between two regions would be that of the last one drawn.
+    Outlines consist of pixels inside the region; on a shared border, the last region drawn would hide the others.
 
     Args:
-        grey: the slice [rows, columns].
-        labels: its labels [rows, columns].
+        grey: grey values [rows, columns].
+        labels: labels [rows, columns].
     """
     shown = np.repeat(grey[..., np.newaxis], 3, axis=-1)
     for region, code in REGION_CODES.items():
@@ -128,7 +128,7 @@ def _outlined(grey: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.
 
 
 def _letter(sheet: Image.Image, plane: Plane, place: tuple[int, int], size: tuple[int, int]) -> None:
-    """Write beside a slice where right and left, front and back, top and bottom are."""
+    """Write the orientation letters around a slice."""
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_LETTER_PIXELS)
     (left, top), (width, height), half = place, size, _MARGIN_PIXELS / 2
     middle, centre = top + height / 2, left + width / 2
