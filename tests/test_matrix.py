@@ -112,13 +112,13 @@ def test_another_part_takes_its_place_in_an_experiment(experiment: str, swap: st
         (
             "semivae_run6",
             "schedule@loss.schedules.vol=exponential",
-            "loss.schedules.vol=exponential has no decay_start, decay_length, decay_to: left out",
+            "loss.schedules.vol=exponential has no decay_start, decay_length, decay_to: ignored",
         ),
         ("semivae_run6", "schedule@loss.schedules.kl=linear", "loss.schedules.kl=linear has no "),
         (
             "exp2_tcvae_sbd",
             "term@loss.terms.recon=calibrated",
-            "loss.terms.recon=calibrated has no reduction: left out",
+            "loss.terms.recon=calibrated has no reduction: ignored",
         ),
     ],
 )

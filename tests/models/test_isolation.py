@@ -133,6 +133,8 @@ def test_trunk_is_evaluated_once() -> None:
 
 @pytest.mark.parametrize("encoder", ["resnet", "branched"])
 def test_latent_is_refused_where_slicing_does_it(encoder: str) -> None:
-    with pytest.raises(UserError, match=rf"model\.isolation: 'latent' needs .* encoder={encoder} already") as caught:
+    with pytest.raises(
+        UserError, match=rf"model\.isolation: 'latent' needs .* encoder={encoder} are already"
+    ) as caught:
         model_with(encoder, "latent")
     assert "\n" not in str(caught.value)

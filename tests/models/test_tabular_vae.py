@@ -62,8 +62,8 @@ def test_nothing_is_hidden_in_evaluation(compose_train: Compose) -> None:
     [
         (["experiment=lithology_hybrid", "model.input_mask=0"], "model.input_mask: 0 is not allowed"),
         (["experiment=lithology_vae", "model.classifier.dropout=7"], "model.classifier.dropout: 7 is not allowed"),
-        (["experiment=lithology_vae", "encoder=resnet"], "encoder=resnet is for volumes"),
-        (["experiment=lithology_vae", "decoder=sbd"], "decoder=sbd is for volumes"),
+        (["experiment=lithology_vae", "encoder=resnet"], "encoder=resnet needs volumes"),
+        (["experiment=lithology_vae", "decoder=sbd"], "decoder=sbd needs volumes"),
         (["encoder=mlp"], "encoder=mlp needs rows of a table, but data.roi_size="),
         (["experiment=lithology_vae", "loss=dcor"], "partition 'vol' does not exist"),
         (

@@ -96,7 +96,7 @@ def test_a_damaged_line_in_the_middle_is_reported(tmp_path: Path) -> None:
     fill(tmp_path, range(1, 4))
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     (tmp_path / "metrics.jsonl").write_text("\n".join([lines[0], "oops", lines[2]]) + "\n")
-    with pytest.raises(UserError, match=r"metrics.jsonl, line 2 is not"):
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2: not"):
         LocalLog(tmp_path).metrics()
 
 

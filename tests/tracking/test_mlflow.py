@@ -299,7 +299,7 @@ def test_parameters_in_full_up_to_the_limit_and_readable_beyond(
     assert len(stored) == len(params) + 1
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert sum("longer has 7300 characters" in message for message in messages) == 2
-    assert [message for message in messages if message.endswith("not today's: flag")]
+    assert [message for message in messages if message.endswith("changed parameters: flag")]
 
 
 def test_more_than_a_batch_and_keys_mlflow_refuses(output_dir: Path, log: LocalLog) -> None:

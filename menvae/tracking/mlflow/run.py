@@ -237,7 +237,7 @@ def _param_text(key: str, value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     if len(text) <= _MAX_PARAM_LENGTH:
         return text
-    note = f" [truncated: {len(text)} characters, in full in config.yaml]"
+    note = f" [cut: {len(text)} characters, in full in config.yaml]"
     _logger.warning("%s has %d characters and is truncated to MLflow's limit of %d", key, len(text), _MAX_PARAM_LENGTH)
     return text[: _MAX_PARAM_LENGTH - len(note)] + note
 
