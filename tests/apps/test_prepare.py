@@ -68,7 +68,7 @@ def test_train_prepares_nothing_afterwards_and_has_the_same_targets(
     assert run(monkeypatch, tmp_path / "cwd", *COHORT, *SPLIT, f"output_dir={output_dir}") == 0
     printed = capfd.readouterr().out
     assert "20 subjects:" in printed
-    assert "Splits: 12 train, 8 val, of 20 patients." in printed
+    assert "Splits: 12 train, 8 val, from 20 patients." in printed
     assert "vol_total and surface_area_total correlate at 0.99" in printed
     assert list((tmp_path / "cwd").iterdir()) == []
     (made,) = (output_dir / "cohorts").iterdir()
@@ -85,7 +85,7 @@ def test_train_prepares_nothing_afterwards_and_has_the_same_targets(
     assert json.loads((trained / "targets.json").read_text()) == targets
     assert (trained / "splits.csv").read_text() == (made / "splits.csv").read_text()
     assert (trained / "pictures" / "target_correlation.png").is_file()
-    assert re.search(r'<img[^>]+alt="[^"]*targets[^"]*correlation', (trained / "report.html").read_text())
+    assert re.search(r'<img[^>]+alt="Correlation of the targets', (trained / "report.html").read_text())
 
 
 def test_train_warns_of_targets_that_cannot_be_separated(tmp_path: Path, prepared_cache: Path) -> None:
@@ -129,7 +129,7 @@ def test_what_was_left_out_comes_first(
     assert rows[0]["reasons"].startswith("phantom-00002-t2w.nii.gz is empty (0 bytes): copy or download it again")
     assert [row["verdict"] for row in rows].count("left out") == 1
     assert run(monkeypatch, tmp_path, *real(root, tmp_path / "outputs")) == 2
-    assert "data.on_error=skip leaves such subjects out" in capfd.readouterr().err.splitlines()[-1]
+    assert "set data.on_error=skip to leave such subjects out" in capfd.readouterr().err.splitlines()[-1]
 
 
 def test_volumes_are_those_of_the_mask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

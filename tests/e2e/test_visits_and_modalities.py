@@ -41,5 +41,5 @@ def test_fine_tuning_on_pairs_of_visits_by_two_ranks(tmp_path: Path) -> None:
 def test_a_cohort_without_second_visits_is_refused_in_a_sentence(prepared_cache: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").symlink_to(prepared_cache)
     refused = train(tmp_path, "data.pairs=true", code=2)
-    assert "data.pairs: true is not allowed where none of 7 training patients has two visits" in refused.stderr
+    assert "data.pairs: true is not allowed because none of 7 training patients has two visits" in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -121,7 +121,7 @@ FAULTS: dict[str, tuple[str, Spoil, str, str]] = {
         "t2w",
         lambda path: path.write_bytes(b"x" * 400),
         "is named .nii.gz but is not compr",
-        r"name it \.nii",
+        r"rename it to \.nii",
     ),
     "no NIfTI": (
         "t2w",
