@@ -84,7 +84,7 @@ def test_settings_reach_them(context: ObserverContext) -> None:
             {"mine": {"name": "counter", "evry": 1}},
             "observers.mine.evry: no such key of 'counter'; did you mean 'every'?",
         ),
-        ({"mine": None}, "observers.mine: None is not allowed; choose a"),
+        ({"mine": None}, "observers.mine: None is not allowed; choose one"),
         (
             {"mine": {"name": "metrics"}},
             "observers.mine: 'metrics' is built in and already watches every run; remove it",
