@@ -22,7 +22,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from menvae.apps.outcome import carry_out, ended_elsewhere, leave
+from menvae.apps.outcome import carry_out, ended_elsewhere, leave, only_looked
 from menvae.errors import ExitCode
 from menvae.registry import ENTRY_POINT_GROUP, configuration_folder
 
@@ -41,7 +41,7 @@ class PluginConfigurations(SearchPathPlugin):
                 search_path.append(provider=package, path=f"file://{folder}")
 
 
-def run(config_name: str, task: Task, command: str | None = None, *, only_looks: bool = False) -> None:
+def run(config_name: str, task: Task, command: str | None = None, *, imports_most: bool = False) -> None:
     """Run ``task`` as a Hydra application and end the process with its exit code.
 
     Wrong input, whether menvae or Hydra detects it, ends with one sentence on standard error and exit code 2; a sweep
@@ -51,13 +51,14 @@ def run(config_name: str, task: Task, command: str | None = None, *, only_looks:
         config_name: name of the file in ``conf/``.
         task: function of the composed configuration that returns an exit code.
         command: ``train`` for ``menvae-train``; None: ``config_name``.
-        only_looks: whether the task only reads: it leaves no thread or temporary folder for interpreter shutdown.
+        imports_most: whether the task spends most of its time importing: garbage collection is then off.
     """
     command = command or config_name
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     Plugins.instance().register(PluginConfigurations)
     codes: list[int] = []
     ended_elsewhere.clear()
+    only_looked.clear()
     modes: set[RunMode | None] = set()
 
     def job(config: DictConfig) -> None:
@@ -73,11 +74,11 @@ def run(config_name: str, task: Task, command: str | None = None, *, only_looks:
             return int(any(code not in (ExitCode.DONE, ExitCode.GATES_NOT_MET) for code in codes + ended_elsewhere))
         return max(codes, default=ExitCode.DONE)
 
-    if only_looks:
+    if imports_most:
         gc.disable()  # most of the time goes into imports, which make little garbage
     with _help_within(120):
         code = carry_out(command, application)
-    leave(code, at_once=only_looks)
+    leave(code, at_once=any(only_looked))
 
 
 @contextmanager

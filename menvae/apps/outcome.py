@@ -29,6 +29,9 @@ _DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT}
 _USER_CAN_FIX = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 """File errors that are not bugs."""
 
+only_looked: list[bool] = []
+"""One True if a launcher has only shown a plan, which leaves no thread or temporary folder behind."""
+
 ended_elsewhere: list[int] = []
 """Exit codes of points that launchers ran in other processes; Hydra does not pass its results to the command."""
 

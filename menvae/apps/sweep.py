@@ -40,8 +40,7 @@ def main() -> None:
 
 def plan(arguments: list[str]) -> None:
     """Compose a sweep of ``menvae-train``, and show its plan."""
-    costs = any(argument.startswith("sweep.cost=") for argument in arguments)  # a cost may start processes
-    _sweep_of_train([*arguments, "sweep.action=plan"], only_looks=not costs)
+    _sweep_of_train([*arguments, "sweep.action=plan"], imports_most=True)
 
 
 def status(arguments: list[str]) -> None:
@@ -106,8 +105,8 @@ def _quoted(value: str) -> str:
     return "'" + value.replace("'", "\\'") + "'"
 
 
-def _sweep_of_train(arguments: list[str], *, only_looks: bool = False) -> None:
+def _sweep_of_train(arguments: list[str], *, imports_most: bool = False) -> None:
     from menvae.apps.train import task
 
     sys.argv = ["menvae-train", "-m", *arguments]
-    hydra_application.run("train", task, "sweep", only_looks=only_looks)
+    hydra_application.run("train", task, "sweep", imports_most=imports_most)

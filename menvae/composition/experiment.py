@@ -61,6 +61,9 @@ _PARTS = {
 }
 """Configuration key -> registry group."""
 
+_MODEL_PARTS = ("model", "encoder", "decoder", "auxiliary_decoder")
+"""Those that a model is built from."""
+
 _SETTINGS = {
     "targets": TargetSettings,
     "augmentation": AugmentationSettings,
@@ -76,8 +79,8 @@ _SETTINGS = {
 _OPTIONAL = ("metrics", "observers")
 """Keys that configurations of older runs do not have; if empty, they are removed from a run's configuration."""
 
-CheckedModels = MutableMapping[tuple[object, ...], Model]
-"""Models built for checks, by the parts and requirements that they were built from."""
+CheckedModels = MutableMapping[str, Model]
+"""Models built for checks, by the blueprint that they were built from."""
 
 
 @dataclass(frozen=True)
@@ -241,31 +244,32 @@ class Experiment:
         seed_everything(self.config["seed"])
         if num_classes is None:
             num_classes = self._assumed_classes
-        model = self._build_model(objective.requires, num_classes)
+        model = self._build_model(self._blueprint(objective.requires, num_classes))
         self._check_model(model, objective)
         return model, objective
 
     def _checked(self, known: CheckedModels) -> tuple[Model, Objective]:
         """Return model and objective as `build` does, but with a model without weights."""
         objective = self._fitting_objective(num_training_subjects=1)
-        key = (repr(self.parts), objective.requires)
+        blueprint = self._blueprint(objective.requires, self._assumed_classes)
+        key = repr(blueprint)
         model = known.get(key)
         if model is None:
-            model = known[key] = self._model_without_weights(objective.requires)
+            model = known[key] = self._model_without_weights(blueprint)
         self._check_model(model, objective)
         return model, objective
 
-    def _model_without_weights(self, requires: frozenset[str]) -> Model:
+    def _model_without_weights(self, blueprint: Blueprint) -> Model:
         """Build the model `without_weights`, or with weights if a part needs their values."""
         try:
             with without_weights():
-                return self._build_model(requires, self._assumed_classes)
+                return self._build_model(blueprint)
         except UserError:
             raise
         except (RuntimeError, TypeError, ValueError) as error:  # raised by torch and numpy for tensors without values
             _log.debug("model=%s cannot be built without weights: %s", self.parts["model"].part.name, error)
         seed_everything(self.config["seed"])
-        return self._build_model(requires, self._assumed_classes)
+        return self._build_model(blueprint)
 
     @property
     def _assumed_classes(self) -> int:
@@ -277,9 +281,11 @@ class Experiment:
         check_needs(objective, self.parts, self.supervision, self.layout, self.source.gives)
         return objective
 
-    def _build_model(self, requires: frozenset[str], num_classes: int) -> Model:
-        source = self.source
-        blueprint = Blueprint(len(source.channels), source.size, self.parts, requires, num_classes)
+    def _blueprint(self, requires: frozenset[str], num_classes: int) -> Blueprint:
+        source, parts = self.source, {key: self.parts[key] for key in _MODEL_PARTS}
+        return Blueprint(len(source.channels), source.size, parts, requires, num_classes)
+
+    def _build_model(self, blueprint: Blueprint) -> Model:
         model: Model = self.parts["model"](blueprint)
         return model
 

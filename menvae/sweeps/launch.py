@@ -90,7 +90,8 @@ class Identifier:
         num_ranks = self._num_ranks or asked or 1
         data = self.data(experiment)
         if data is None:
-            return ProvisionalName(run_name(experiment, "", "", num_ranks))
+            unseen = self._key(experiment, "data")  # stands in for the data hash: any of its keys may change the data
+            return ProvisionalName(run_name(experiment, unseen, "", num_ranks))
         return run_name(experiment, data.data_hash, data.targets_hash, num_ranks)
 
     def experiment(self, config: Mapping[str, Any]) -> Experiment:
@@ -283,7 +284,7 @@ def _show_plan(
 ) -> None:
     possible = [point for point in planned if not point.problem]
     logs.show(plan_table(planned))
-    effects = [(point.overrides, _effect(identifier.experiment(point.config))) for point in possible]
+    effects = [(point.overrides, loss_effect(identifier.experiment(point.config))) for point in possible]
     for key in dead_knobs(effects, keys):
         _log.warning("%s has no effect: the loss is the same for all of its values", key)
     todo = [point for point in possible if point.is_to_do]
@@ -306,12 +307,8 @@ def _show_plan(
     )
 
 
-def loss_effect(config: Mapping[str, Any]) -> LossEffect:
-    """Return the effect of the ``loss`` section of a composed configuration on its run."""
-    return _effect(Experiment.from_config(OmegaConf.create(dict(config))))
-
-
-def _effect(experiment: Experiment) -> LossEffect:
+def loss_effect(experiment: Experiment) -> LossEffect:
+    """Return the weights and terms that the ``loss`` section of a configuration gives its run."""
     objective = experiment.build_objective(num_training_subjects=1)
     weights = {name: tuple(curve) for name, curve in objective.weight_curves(experiment.positions(201)).items()}
     active = {key: [s for s in term.scalars if any(weights.get(s, ()))] for key, term in objective.active_terms.items()}

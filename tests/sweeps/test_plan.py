@@ -6,16 +6,17 @@ import json
 from collections.abc import Callable, Mapping
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from menvae.composition.experiment import Experiment
 from menvae.composition.settings import SweepSettings
 from menvae.errors import UserError
 from menvae.runs.identity import run_hash
-from menvae.sweeps.launch import loss_effect
+from menvae.sweeps.launch import Identifier, loss_effect
 from menvae.sweeps.plan import LossEffect, PlannedPoint, ProvisionalName, dead_knobs, plan_points, plan_table
 from menvae.sweeps.sweep import Point, Sweep
 
@@ -210,8 +211,7 @@ Compose = Callable[..., DictConfig]
 def _composed(compose_train: Compose, key: str, values: list[str], *fixed: str) -> list[tuple[list[str], LossEffect]]:
     """Compose a sweep over a key, with what the loss really makes of each point."""
     configs = [compose_train(f"{key}={value}", *fixed, "hydra/launcher=basic") for value in values]
-    containers = [OmegaConf.to_container(config, resolve=True) for config in configs]
-    effects = [loss_effect({str(name): part for name, part in dict(one or {}).items()}) for one in containers]
+    effects = [loss_effect(Experiment.from_config(config)) for config in configs]
     return [([f"{key}={value}"], effect) for value, effect in zip(values, effects, strict=True)]
 
 
@@ -275,3 +275,26 @@ def test_without_data_a_plan_knows_duplicates_but_no_runs(sweep: Sweep) -> None:
     output = StringIO()
     Console(file=output, width=120).print(plan_table(planned))
     assert output.getvalue().count("known once the cohort is prepared  run") == 3
+
+
+@pytest.mark.parametrize(
+    "key", ["data.refuse_below.tumour=0.5,0.9", "data.on_error=skip,fail", "data.num_subjects=8,9"]
+)
+def test_without_data_any_key_of_the_data_tells_points_apart(
+    compose_train: Compose, sweep: Sweep, tmp_path: Path, key: str
+) -> None:
+    """A run's name leaves some of them out, because the hash of the data takes their place."""
+    name, _, values = key.partition("=")
+    jobs = [
+        (
+            [f"{name}={value}"],
+            OmegaConf.to_container(
+                compose_train(f"{name}={value}", f"output_dir={tmp_path}", "hydra/launcher=basic"), resolve=True
+            ),
+        )
+        for value in [*values.split(","), values.split(",")[0]]
+    ]
+    identify = Identifier(None, prepares=False)
+    planned = plan_points(sweep, cast(Any, jobs), identify, SweepSettings(), lambda: TODAY)
+    assert [point.duplicate_of for point in planned] == [None, None, 0]
+    assert [point.problem for point in planned] == [""] * 3

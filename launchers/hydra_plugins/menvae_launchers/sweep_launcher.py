@@ -62,6 +62,8 @@ class SweepLauncher(Launcher):
             for index, overrides in enumerate(job_overrides)
         ]
         results = launch_points(jobs, self.typed(), runner, self.trials)
+        settings = jobs[0][1]["sweep"]
+        outcome.only_looked.append(settings["action"] == "plan" and not settings["cost"])  # a cost may start processes
         outcome.ended_elsewhere.extend(result.exit_code for result in results)
         returns = [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
         for answer, result in zip_longest(returns, results[: len(returns)]):
