@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from menvae.errors import UserError, nearest
-from menvae.metrics import Metric
 from menvae.registry import validated
+
+if TYPE_CHECKING:
+    from menvae.metrics import Metric  # and with it torch, which menvae-compare does not need
 
 Comparison = Literal[">", "<"]
 

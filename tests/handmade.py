@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from menvae.evaluation.metrics import SplitRecord, SplitRecorder, build_metrics
+from menvae.evaluation.metrics import SplitRecorder
 from menvae.latent import LatentLayout
-from menvae.metrics import Metric, MetricContext, measure
+from menvae.metrics import Metric, MetricContext, SplitRecord, build_metrics, measure
 from menvae.models import Model
 from menvae.types import Batch, ModelOutput, Posterior
 

@@ -27,16 +27,14 @@ from menvae.encoders.pretrained import check_inputs
 from menvae.errors import UserError
 from menvae.evaluation.collapse import WatchSettings
 from menvae.evaluation.gates import unjudged_partitions, unjudged_words
-from menvae.evaluation.metrics import build_metrics
 from menvae.gates import GateSettings, canonical, check_gates
 from menvae.latent import LatentLayout
 from menvae.layers import recompute_activations, without_weights
-from menvae.metrics import Metric, MetricContext
+from menvae.metrics import Metric, MetricContext, build_metrics
 from menvae.models import Blueprint, Model
 from menvae.objective import Objective
 from menvae.observers import bound_observers
-from menvae.observers.reconstructions import PictureSettings
-from menvae.pictures import Picture, build_pictures
+from menvae.pictures import Picture, PictureSettings, build_pictures
 from menvae.registry import Bound, bind, own_keys, validated
 from menvae.terms import TermContext
 from menvae.tracking.tracker import TrackingSettings

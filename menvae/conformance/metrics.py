@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -229,6 +230,10 @@ class MetricConformance(PartConformance):
             assert metric.absent
             names = metric.names()
             assert len(set(names)) == len(names)
+            for name in names:
+                assert re.fullmatch(r"\S.*\S\.", metric.meaning(name)), (
+                    f"{name}: {metric.meaning(name)!r} is no sentence"
+                )
 
     def test_gives_what_it_announces(self, case: Case) -> None:
         for metric in self.built(case):

@@ -150,7 +150,7 @@ def example(num_subjects: int, empty: bool = False) -> PictureContext:
         ),
         correlation=TargetCorrelation(supervision, correlation, correlation, np.full((3, 3), 20)),
         metrics=rows,
-        gates={"sem/vol_r2": 0.85},
+        gates={"sem/vol_r2": [0.85]},
         model=LinearModel(layout, supervision, (2, 8, 9, 10)).eval(),
         train=_split(random, layout, supervision, 2 * num_subjects, empty),
         val=_split(random, layout, supervision, num_subjects, empty),

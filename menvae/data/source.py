@@ -226,6 +226,11 @@ class DataSource(ABC):
         """Properties that must match between a checkpoint and a run that resumes from it, by configuration key."""
 
     @property
+    def input_identity(self) -> frozenset[str]:
+        """Keys of `identity` that must match even if a run only starts from the weights of another; all by default."""
+        return frozenset(self.identity)
+
+    @property
     def targets(self) -> Mapping[str, Target]:
         """Name -> declaration of each target that ``model.supervision`` may use; none by default."""
         return {}

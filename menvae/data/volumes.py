@@ -141,6 +141,11 @@ class VolumeSource(DataSource):
         }
 
     @property
+    def input_identity(self) -> frozenset[str]:
+        """The modalities: weights can be fine-tuned on another geometry."""
+        return frozenset({"data.modalities"})
+
+    @property
     def targets(self) -> Mapping[str, Target]:
         """Mask features; subclasses add the targets that they provide themselves."""
         return MASK_TARGETS

@@ -25,6 +25,7 @@ class Gate:
         target: threshold.
         comparison: ``>`` or ``<``.
         reason: why the value is missing, else empty.
+        meaning: what the metric measures, in one sentence.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Gate:
     target: float
     comparison: Comparison
     reason: str = ""
+    meaning: str = ""
 
     @property
     def passed(self) -> bool:
@@ -62,6 +64,14 @@ class GateTable:
     def passed(self) -> bool:
         """Whether all gates passed."""
         return all(gate.passed for gate in self.gates)
+
+    @property
+    def targets_by_metric(self) -> dict[str, list[float]]:
+        """Key of each metric with a gate -> targets of its gates."""
+        found: dict[str, list[float]] = {}
+        for gate in self.gates:
+            found.setdefault(gate.metric, []).append(gate.target)
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content of ``gates.json``."""
@@ -95,9 +105,11 @@ def evaluate_gates(
             not_applicable.append(name)
             continue
         value = values.get(target.metric)
-        absent = owners[target.metric].absent if target.metric in owners else "no metric computes it"
+        owner = owners.get(target.metric)
+        absent = owner.absent if owner else "no metric computes it"
+        meaning = owner.meaning(target.metric) if owner else ""
         reason = "" if value is not None else f"{_subjects(num_subjects)}; {absent}"
-        gates.append(Gate(name, target.metric, value, target.bound, target.comparison, reason))
+        gates.append(Gate(name, target.metric, value, target.bound, target.comparison, reason, meaning))
     unjudged = unjudged_partitions([gate.metric for gate in gates], supervision)
     notes = [_chance(num_subjects)] if num_subjects < SMALL_SPLIT else []
     if not_applicable:

@@ -10,48 +10,9 @@ import torch
 from torch import Tensor
 
 from menvae import collectives
-from menvae.errors import UserError
-from menvae.metrics import Floats, Metric, MetricContext, SplitRecord, measure
+from menvae.metrics import Floats, Metric, SplitRecord, measure
 from menvae.models import Model
-from menvae.registry import bind, known, lookup
 from menvae.types import Batch, ModelOutput, Observation, Observer, Posterior
-
-__all__ = ["SplitRecord", "SplitRecorder", "build_metrics"]
-
-
-def build_metrics(config: Mapping[str, Any], context: MetricContext) -> list[Metric]:
-    """Build every registered metric that applies to a context.
-
-    Args:
-        config: ``metrics.*``: key -> configuration of a metric that replaces its defaults, or None to disable the
-            metric of that name.
-        context: run context.
-
-    Returns:
-        Metrics sorted by key. A metric with a required tunable is built only if configured.
-
-    Raises:
-        UserError: a metric does not exist, a value is not allowed, or two metrics compute the same key.
-    """
-    parts = {name: lookup("metric", name) for name in known("metric")}
-    wanted: dict[str, Metric] = {}
-    for key, entry in config.items():
-        if entry is None:
-            lookup("metric", key, f"metrics.{key}")
-        else:
-            wanted[f"metrics.{key}"] = bind("metric", entry, f"metrics.{key}")(context)
-    configured = {entry["name"] for entry in config.values() if entry is not None}
-    for name, part in parts.items():
-        complete = all(default is not ... for _, default in part.tunables.values())
-        if complete and name not in configured and (name not in config or config[name] is not None):
-            wanted.setdefault(name, part.factory(context))
-    owners: dict[str, str] = {}
-    for owner, metric in wanted.items():
-        for key in metric.names():
-            if key in owners:
-                raise UserError(f"metrics: {owners[key]} and {owner} both compute '{key}'; set one of them to null")
-            owners[key] = owner
-    return [metric for _, metric in sorted(wanted.items()) if metric.names()]
 
 
 class SplitRecorder(Observer):

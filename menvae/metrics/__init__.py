@@ -12,13 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from menvae.errors import UserError
 from menvae.latent import LatentLayout
+from menvae.registry import bind, known, lookup
 from menvae.types import Batch, ModelOutput
 
 Floats = NDArray[np.float64]
@@ -135,6 +137,14 @@ class Metric:
         """Return the keys of all values that it may compute in this context; empty if it does not apply."""
         raise NotImplementedError
 
+    def meaning(self, key: str) -> str:
+        """Return what a value measures, in one sentence for the table of gates; by default, from the class docstring.
+
+        Args:
+            key: one of `names`.
+        """
+        return (type(self).__doc__ or "").strip().split("\n", 1)[0].split(": ``", 1)[0].rstrip(".") + "."
+
     def observe(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Reduce a batch, under ``no_grad``, to arrays with one row per subject [B, ...] for the record.
 
@@ -145,6 +155,41 @@ class Metric:
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
         """Return {key: value} of a split of at least ``min_subjects`` subjects; None for undefined values."""
         raise NotImplementedError
+
+
+def build_metrics(config: Mapping[str, Any], context: MetricContext) -> list[Metric]:
+    """Build every registered metric that applies to a context.
+
+    Args:
+        config: ``metrics.*``: key -> configuration of a metric that replaces its defaults, or None to disable the
+            metric of that name.
+        context: run context.
+
+    Returns:
+        Metrics sorted by key. A metric with a required tunable is built only if configured.
+
+    Raises:
+        UserError: a metric does not exist, a value is not allowed, or two metrics compute the same key.
+    """
+    parts = {name: lookup("metric", name) for name in known("metric")}
+    wanted: dict[str, Metric] = {}
+    for key, entry in config.items():
+        if entry is None:
+            lookup("metric", key, f"metrics.{key}")
+        else:
+            wanted[f"metrics.{key}"] = bind("metric", entry, f"metrics.{key}")(context)
+    configured = {entry["name"] for entry in config.values() if entry is not None}
+    for name, part in parts.items():
+        complete = all(default is not ... for _, default in part.tunables.values())
+        if complete and name not in configured and (name not in config or config[name] is not None):
+            wanted.setdefault(name, part.factory(context))
+    owners: dict[str, str] = {}
+    for owner, metric in wanted.items():
+        for key in metric.names():
+            if key in owners:
+                raise UserError(f"metrics: {owners[key]} and {owner} both compute '{key}'; set one of them to null")
+            owners[key] = owner
+    return [metric for _, metric in sorted(wanted.items()) if metric.names()]
 
 
 def measure(metrics: Iterable[Metric], record: SplitRecord) -> dict[str, float | None]:

@@ -29,6 +29,11 @@ class ActiveShare(Metric):
         super().__init__(context)
         self.threshold = threshold
 
+    def meaning(self, key: str) -> str:
+        """Name the partition."""
+        partition = key.removeprefix("diag/au_frac").removeprefix("_")
+        return f"Fraction of {partition or 'all'} dimensions that vary between subjects."
+
     def names(self) -> list[str]:
         """One key for z and one per partition."""
         return [f"diag/au_frac{ending}" for ending in sections(self.context.layout)]

@@ -26,6 +26,13 @@ class PartitionDcor(Metric):
     min_subjects = MIN_ROWS
     absent = f"the estimator needs at least {MIN_ROWS}"
 
+    def meaning(self, key: str) -> str:
+        """Name the pair, or the maximum."""
+        if key == "indep/max_dcor":
+            return "Largest distance correlation between two partitions; 0 means independence."
+        first, second = next(pair for pair in pairs(self.context.layout) if key == "indep/dcor_{}_{}".format(*pair))
+        return f"Distance correlation of {first} and {second}; 0 means independence."
+
     def names(self) -> list[str]:
         """One key per pair and one for all; none for a single partition."""
         found = [f"indep/dcor_{a}_{b}" for a, b in pairs(self.context.layout)]

@@ -23,6 +23,15 @@ class DecoderRatio(Metric):
     needs = frozenset({"errors"})
     absent = "no other subject's z to decode"
 
+    def meaning(self, key: str) -> str:
+        """Name the z that replaces the subject's own."""
+        foreign = {
+            "diag/shuffled_ratio": "the z of another subject",
+            "diag/mean_z_ratio": "the mean training latent instead of z",
+            "diag/z0_ratio": "z = 0",
+        }[key]
+        return f"Error with {foreign}, divided by the error with the subject's own z."
+
     def names(self) -> list[str]:
         """Three keys."""
         return [f"diag/{name}_ratio" for name in FOREIGN]

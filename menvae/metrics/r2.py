@@ -24,6 +24,12 @@ class TargetR2(Metric):
     needs = frozenset({"targets", "observed", "predictions"})
     absent = "no head predicts it, or the observed targets do not vary"
 
+    def meaning(self, key: str) -> str:
+        """Name the partition or target."""
+        name = key.removeprefix("sem/").removesuffix("_r2")
+        of_partition = f"Mean R² of the {name} targets" if name in self.context.supervision else f"R² of {name}"
+        return f"{of_partition} on the validation split."
+
     def names(self) -> list[str]:
         """One key per target and one per partition."""
         targets = [name for names in self.context.supervision.values() for name in names]

@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import ClassVar
 
 from menvae.observers import ObserverContext
-from menvae.pictures import VolumeFacts
-from menvae.registry import Field, register
+from menvae.pictures import PictureSettings, VolumeFacts
+from menvae.registry import register
 from menvae.types import Batch, ModelOutput, Observation, Observer
-
-
-@dataclass(frozen=True, kw_only=True)
-class PictureSettings:
-    """Keys of ``pictures.*``.
-
-    Attributes:
-        every_epochs: draw reconstructions every so many epochs, and in the last one.
-        num_subjects: number of validation subjects to draw.
-        parts: name of a registered picture -> its configuration, or None to disable it.
-    """
-
-    every_epochs: Annotated[int, Field(ge=1)] = 10
-    num_subjects: Annotated[int, Field(ge=1)] = 2
-    parts: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
 
 
 @register("observer", "reconstructions")

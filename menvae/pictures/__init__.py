@@ -11,11 +11,11 @@ import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast, get_args
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, cast, get_args
 
 from menvae.errors import UserError
-from menvae.registry import build, lookup, parts_of
+from menvae.registry import Field, build, lookup, parts_of
 
 if TYPE_CHECKING:  # only for annotations: a comparison lists pictures without torch
     from pathlib import Path
@@ -46,6 +46,21 @@ KNOWN_WHEN: Final[Mapping[When, frozenset[str]]] = {
     ),
 }
 """Fields of a `PictureContext` that can be known at each time, besides layout and supervision."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSettings:
+    """Keys of ``pictures.*``.
+
+    Attributes:
+        every_epochs: draw reconstructions every so many epochs, and in the last one.
+        num_subjects: number of validation subjects to draw.
+        parts: name of a registered picture -> its configuration, or None to disable it.
+    """
+
+    every_epochs: Annotated[int, Field(ge=1)] = 10
+    num_subjects: Annotated[int, Field(ge=1)] = 2
+    parts: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,7 +131,7 @@ class PictureContext:
         schedules: the curriculum.
         correlation: correlation of the targets over the training subjects.
         metrics: lines of ``metrics.jsonl``.
-        gates: metric key -> target of its gate.
+        gates: key of a metric -> targets of its gates.
         model: the model with the best weights, in evaluation mode.
         train, val: latents and targets of the training subjects, and everything of the validation subjects.
         leaks: R2 with which each partition predicts each target [partitions, features]; None without supervision.
@@ -131,7 +146,7 @@ class PictureContext:
     schedules: Schedules | None = None
     correlation: TargetCorrelation | None = None
     metrics: Sequence[Mapping[str, float | None]] | None = None
-    gates: Mapping[str, float] | None = None
+    gates: Mapping[str, Sequence[float]] | None = None
     model: Model | None = None
     train: SplitRecord | None = None
     val: SplitRecord | None = None

@@ -21,12 +21,12 @@ from menvae.interruption import StopRequest
 from menvae.layers import set_memory_format
 from menvae.models import Model
 from menvae.observers import ObserverContext, build_observers
-from menvae.pictures import VolumeFacts, draw_pictures
+from menvae.pictures import KNOWN_WHEN, VolumeFacts, draw_pictures
 from menvae.runs.embeddings import write_embeddings
 from menvae.runs.environment import code_hash
 from menvae.runs.job import Job
 from menvae.runs.recorder import RunRecorder
-from menvae.runs.start import MEANING_OF_WEIGHTS, checkpoint_identity, foreign_checkpoint, initial_weights
+from menvae.runs.start import checkpoint_identity, foreign_checkpoint, initial_weights, meaning_for_other_runs
 from menvae.tracking.local import LocalLog
 from menvae.training.place import Place
 from menvae.training.settings import TrainerSettings
@@ -100,7 +100,9 @@ class AssembledRun:
             return
         initial = initial_weights(self.experiment)
         if initial is not None:
-            self.trainer.begin_with(initial, [key for key in MEANING_OF_WEIGHTS if key in self.trainer.identity])
+            self.trainer.begin_with(
+                initial, [key for key in meaning_for_other_runs(self.experiment) if key in self.trainer.identity]
+            )
             _log.info("starting from the weights of %s", initial)
 
     def train_and_evaluate(self, recorder: RunRecorder | None) -> dict[str, Any]:
@@ -147,13 +149,15 @@ class AssembledRun:
             "parameters": _count_parameters(self.model),
             "seconds": round(seconds, 1),
         }
-        write_json(self.path / "summary.json", summary)
         units = {name: target.unit for name, target in self.experiment.source.targets.items()}
         context = replace(
             results(self.model, evaluation, self.data, units),
             metrics=local.metrics(),
-            gates={gate.metric: gate.target for gate in gates.gates},
+            gates=gates.targets_by_metric,
         )
+        lacks = {need for need in KNOWN_WHEN["after_training"] if not context.has(frozenset({need}))}
+        lacks |= {"correlation"} if self.data.targets is None else set()
+        write_json(self.path / "summary.json", {**summary, "lacks": sorted(lacks)})
         draw_pictures(self.experiment.pictures, context, "after_training", self.path / "pictures")
         for observer in self.trainer.observers:
             outputs = chain(self.trainer.outputs(self.data.val), self.trainer.outputs(self.data.train))

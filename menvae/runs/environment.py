@@ -12,12 +12,15 @@ import sys
 from collections.abc import Collection
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from menvae.registry import ENTRY_POINT_GROUP
 
-PACKAGES = ("menvae", "torch", "numpy", "scipy", "nibabel", "scikit-image", "hydra-core", "mlflow", "pydantic")
+_COMPUTING = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "scikit-learn", "monai", "transformers")
+"""Packages that losses, metrics or weights of a run are computed with."""
+_PACKAGES = ("menvae", *_COMPUTING, "hydra-core", "mlflow", "pydantic")
 
 _ASIDE = frozenset(
     {"apps", "comparison", "conformance", "console", "pictures", "preparation", "presentation", "sweeps", "tracking"}
@@ -31,7 +34,7 @@ def describe_environment(device: str, num_ranks: int) -> dict[str, Any]:
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "working_directory": str(Path.cwd()),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in _PACKAGES},
         "git": _git_commit(),
         "code": code_hash(),
         "platform": platform.platform(),
@@ -43,16 +46,30 @@ def describe_environment(device: str, num_ranks: int) -> dict[str, Any]:
 
 @lru_cache
 def code_hash() -> str:
-    """Return a hash of the code that the results of a run depend on.
+    """Return a hash of the code that the results of a run depend on; see `hash_of_code`."""
+    return hash_of_code(Path(__file__).resolve().parents[1])
 
-    It covers menvae's modules, except those that only launch, report, compare, draw or track (`_ASIDE`), and the
-    versions of plugins and of the packages that menvae computes with. Modules are hashed as syntax trees: comments,
-    docstrings and formatting do not matter.
+
+def hash_of_code(menvae: Path) -> str:
+    """Return a hash of menvae, its plugins, and the versions of Python and the packages that it computes with.
+
+    Modules are hashed as syntax trees: comments, docstrings and formatting do not matter. The syntax tree of a module
+    depends on the minor version of Python, which is part of the hash in any case.
+
+    Args:
+        menvae: folder of the package, of which what only launches, reports, compares, draws or tracks is excluded.
+
+    Returns:
+        16 hexadecimal digits.
     """
-    package = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256(meaning_of_code(package, _ASIDE))
-    plugins = {point.module.partition(".")[0] for point in entry_points(group=ENTRY_POINT_GROUP)}
-    versions = {name: _version(name) for name in (*PACKAGES, *sorted(plugins))}
+    versions: dict[str, str | None] = {name: _version(name) for name in _COMPUTING}
+    versions["python"] = ".".join(platform.python_version_tuple()[:2])
+    digest = hashlib.sha256(meaning_of_code(menvae, _ASIDE))
+    for plugin in sorted({point.module.partition(".")[0] for point in entry_points(group=ENTRY_POINT_GROUP)}):
+        spec = find_spec(plugin)
+        places = (spec.submodule_search_locations or [spec.origin or ""]) if spec else []
+        for place in places:
+            digest.update(plugin.encode() + meaning_of_code(Path(place)))
     digest.update(json.dumps(versions, sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
@@ -61,31 +78,25 @@ def meaning_of_code(package: Path, aside: Collection[str] = ()) -> bytes:
     """Return a digest (32 bytes) of the syntax trees of a package's modules, without docstrings.
 
     Args:
-        package: folder of the package.
+        package: folder of the package, or the file of a single module.
         aside: top-level subfolders to exclude.
     """
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        name = path.relative_to(package)
+    folder = package.parent if package.is_file() else package
+    for path in [package] if package.is_file() else sorted(package.rglob("*.py")):
+        name = path.relative_to(folder)
         if name.parts[0] not in aside:
-            tree = ast.parse(path.read_bytes())
-            _remove_docstrings(tree.body)
+            tree = _WithoutDocstrings().visit(ast.parse(path.read_bytes()))
             digest.update(f"{name.as_posix()}\0{ast.dump(tree)}\0".encode())
     return digest.digest()
 
 
-def _remove_docstrings(statements: list[ast.stmt]) -> None:
-    """Remove strings that are statements from a block and its nested blocks, in place."""
-    statements[:] = [
-        each
-        for each in statements
-        if not (
-            isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant) and isinstance(each.value.value, str)
-        )
-    ]
-    for each in statements:
-        for block in ("body", "orelse", "finalbody"):
-            _remove_docstrings(getattr(each, block, []))
+class _WithoutDocstrings(ast.NodeTransformer):
+    """Removes strings that are statements."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_text else node
 
 
 def describe_process() -> dict[str, Any]:

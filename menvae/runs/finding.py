@@ -104,6 +104,9 @@ def _download(client: MlflowClient, run: Run, folder: Path, place: str) -> Path:
             answer(partial(client.download_artifacts, run_id, name, str(temporary)), place)
         temporary.chmod(0o755)
         temporary.replace(path)
+    except OSError:
+        if not is_run(path):  # else another process was faster
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return path.resolve()

@@ -58,10 +58,11 @@ def _overall_banner(gates: Sequence[Mapping[str, Any]]) -> _Banner:
 
 def _decoder_banner(gates: Sequence[Mapping[str, Any]], collapsed: bool) -> _Banner | None:
     """Report whether the decoder uses its latent space, which good reconstructions do not prove."""
-    found = {str(gate.get("name")): gate for gate in gates}
+    # older gates.json name no metric; the gates were then called as their metrics
+    found = {str(gate.get("metric") or f"diag/{gate.get('name')}"): gate for gate in gates}
     phrases = {
-        "mean_z_ratio": "when z is replaced by the mean training latent",
-        "shuffled_ratio": "when z is shuffled between subjects",
+        "diag/mean_z_ratio": "when z is replaced by the mean training latent",
+        "diag/shuffled_ratio": "when z is shuffled between subjects",
     }
     decoder = {name: found[name] for name in phrases if name in found}
     if not decoder and not collapsed:
@@ -159,7 +160,7 @@ def _page(run_dir: Path) -> dict[str, Any]:
         "summary": summary_facts(summary),
         "targets": _clipped(_pretty(read_mapping(run_dir / "targets.json"))),
         **_metrics(metrics),
-        **_pictures(run_dir / "pictures", config),
+        **_pictures(run_dir / "pictures", config, summary),
         "columns": _column_errors(config, metrics),
         **_reproduction(read_mapping(run_dir / "environment.json")),
         "config": _clipped(read_text(run_dir / "config.yaml")),
@@ -193,8 +194,11 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _lacks(config: Mapping[str, Any]) -> set[str]:
-    """Return the fields of `PictureContext` that a run of this configuration does not have."""
+def _lacks(config: Mapping[str, Any], summary: Mapping[str, Any]) -> set[str]:
+    """Return the fields of `PictureContext` that a run does not have; those of an older run by its configuration."""
+    known = summary.get("lacks")
+    if isinstance(known, list):
+        return set(map(str, known))
     model = config.get("model")
     supervision = model.get("supervision") if isinstance(model, Mapping) else True
     of_volumes = {"volumes", "traversals", "targets", "correlation"}
@@ -217,10 +221,10 @@ def _column_errors(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]])
     return [(str(name), significant(last.get(f"val_epoch/mse_{name}"))) for name in names]
 
 
-def _pictures(pictures: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def _pictures(pictures: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
     """Embed the pictures of every section in order, and the names of missing ones."""
     album = Album()
-    lacking, left_out = _lacks(config), _left_out(config)
+    lacking, left_out = _lacks(config, summary), _left_out(config)
     # Registered pictures come first; reconstructions get the rest of the budget.
     sections: dict[Section, list[tuple[str, Picture | None]]] = {section: [] for section in SECTIONS}
     known = registered_pictures()

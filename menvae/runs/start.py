@@ -13,9 +13,6 @@ from menvae.errors import UserError
 from menvae.runs.identity import run_hash
 from menvae.training.place import Place
 
-MEANING_OF_WEIGHTS = ("data.modalities", "data.columns", "model.partitions", "model.supervision")
-"""Keys in which a run must agree with the run whose weights it starts from, besides names and shapes of weights."""
-
 
 def identify(experiment: Experiment, data: Data, num_ranks: int) -> str:
     """Return the name of a run, ``<name>_<hash>``: equal for everything that gives the same result."""
@@ -49,6 +46,11 @@ def meaning_of_weights(experiment: Experiment) -> dict[str, str]:
         **({"model.supervision": supervision} if supervision else {}),
         "model.partitions": ", ".join(f"{name} {size}" for name, size in experiment.layout.sizes.items()),
     }
+
+
+def meaning_for_other_runs(experiment: Experiment) -> list[str]:
+    """Return the keys of `checkpoint_identity` in which a run must agree with the run whose weights it starts from."""
+    return [*sorted(experiment.source.input_identity), "model.partitions", "model.supervision"]
 
 
 def foreign_checkpoint(experiment: Experiment) -> Path | None:

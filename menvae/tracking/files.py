@@ -7,6 +7,7 @@ Artifacts stay in the run directory; the row contains its path.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -37,7 +38,8 @@ class FilesTracker(Tracker):
         """
         self._context = context
         self._folder = Path(folder).expanduser().resolve() if folder else context.output_dir / "tracked"
-        self._file = self._folder / f"{context.run_name}.json"
+        place = hashlib.sha256(str(context.run_dir).encode()).hexdigest()[:8]  # output directories may share the folder
+        self._file = self._folder / f"{context.run_name}.{place}.json"
         self._run: dict[str, Any] = {}
 
     @property

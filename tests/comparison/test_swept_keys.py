@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -96,3 +98,8 @@ def test_ignored_keys_and_sections() -> None:
 
 def test_one_run() -> None:
     assert keys({}) == {}
+
+
+def test_comparing_needs_no_torch() -> None:
+    asked = "import sys, menvae.comparison.swept_keys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0

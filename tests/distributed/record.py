@@ -13,8 +13,9 @@ import torch
 
 from menvae.apps.outcome import leave
 from menvae.conformance.metrics import VOLUMES, SplitExample
-from menvae.evaluation.metrics import SplitRecorder, build_metrics
+from menvae.evaluation.metrics import SplitRecorder
 from menvae.latent import LatentLayout
+from menvae.metrics import build_metrics
 from menvae.models import Model
 from menvae.training.place import place
 

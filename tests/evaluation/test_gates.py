@@ -13,10 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from menvae.composition.experiment import Experiment
 from menvae.errors import UserError
 from menvae.evaluation.gates import Gate, GateTable, evaluate_gates
-from menvae.evaluation.metrics import build_metrics
 from menvae.gates import NUMBERS, GateSettings, canonical
 from menvae.latent import LatentLayout
-from menvae.metrics import MetricContext
+from menvae.metrics import MetricContext, build_metrics
 from menvae.runs.identity import run_hash
 
 Compose = Callable[..., DictConfig]
@@ -233,3 +232,27 @@ def test_a_renamed_partition_is_told_before_training(compose_train: Compose) -> 
         sentence for sentence in advice if sentence.startswith("gates: volume is supervised, but no gate checks it")
     ]
     assert not [sentence for sentence in Experiment.from_config(compose_train()).advice if "gates:" in sentence]
+
+
+def test_what_a_gate_means_is_what_its_metric_measures_whatever_it_is_called() -> None:
+    gates = {
+        "spread_r2": {"metric": "diag/au_frac_loc", "above": 0.5},
+        "used": {"metric": "diag/mean_z_ratio", "above": 1.5},
+        "volume": {"metric": "sem/vol_r2", "above": 0.8},
+        "pair": {"metric": "indep/dcor_vol_loc", "below": 0.3},
+    }
+    table = judged({"vol": 2, "loc": 1}, {}, supervision={"vol": ["vol_total"]}, gates=gates)
+    assert {gate.name: gate.meaning for gate in table.gates} == {
+        "spread_r2": "Fraction of loc dimensions that vary between subjects.",
+        "used": "Error with the mean training latent instead of z, divided by the error with the subject's own z.",
+        "volume": "Mean R² of the vol targets on the validation split.",
+        "pair": "Distance correlation of vol and loc; 0 means independence.",
+    }
+
+
+def test_two_gates_of_one_metric_are_both_drawn() -> None:
+    gates = {
+        "low": {"metric": "diag/au_frac", "above": 0.2},
+        "high": {"metric": "diag/au_frac", "below": 0.9},
+    }
+    assert judged({"vol": 2}, {}, gates=gates).targets_by_metric == {"diag/au_frac": [0.2, 0.9]}

@@ -14,12 +14,12 @@ from menvae.presentation.figures import COLOURS, INK, MUTED
 
 EPOCHS = np.linspace(0.0, 10.0, 51)
 GATES = {
-    "sem/vol_r2": 0.85,
-    "sem/loc_r2": 0.91,
-    "indep/max_dcor": 0.35,
-    "diag/au_frac_residual": 0.6,
-    "diag/mean_z_ratio": 1.5,
-    "diag/grad_norm": 0.01,
+    "sem/vol_r2": [0.85],
+    "sem/loc_r2": [0.91],
+    "indep/max_dcor": [0.35],
+    "diag/au_frac_residual": [0.6],
+    "diag/mean_z_ratio": [1.5],
+    "diag/grad_norm": [0.01, 2.0],
 }
 
 
@@ -141,7 +141,7 @@ def test_gates_are_dashed_lines_in_the_colour_of_their_curve_and_named() -> None
     assert {"vol–loc 0.100", "vol–residual 0.0667"} <= set(words(found["Dependence of partitions"]))
     assert {"z = mean 1.60 (gate 1.5)", "1 = z is ignored"} == set(words(found["Does the decoder use z?"]))
     assert "t1_native 0.600" in words(found["Image quality"])
-    assert levels("Gradient") == [(0.01, COLOURS[0])], "of any curve"
+    assert levels("Gradient") == [(0.01, COLOURS[0]), (2.0, COLOURS[0])], "of any curve, and each of several"
 
 
 def test_axes_hold_their_scale_and_r2_is_cut_where_it_would_hide_the_end() -> None:
@@ -177,7 +177,7 @@ def test_a_table_has_classes_and_columns_in_place_of_targets_and_images() -> Non
 
 
 def test_curve_panels_take_partitions_not_features() -> None:
-    named = panels(curves.draw_training_curves([{"epoch": 1.0, "sem/my_part_r2": 0.1}], {"sem/my_part_r2": 0.5}))
+    named = panels(curves.draw_training_curves([{"epoch": 1.0, "sem/my_part_r2": 0.1}], {"sem/my_part_r2": [0.5]}))
     assert words(named["Target regression"]) == ["my_part 0.100 (gate 0.5)"]
     unnamed = panels(curves.draw_training_curves([{"epoch": 1.0, "sem/my_feature_r2": 0.1}], {}))
     assert words(unnamed["Target regression"]) == ["not recorded:\nsem/<partition>_r2"]

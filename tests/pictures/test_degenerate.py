@@ -59,7 +59,7 @@ def test_curves(num_epochs: int, tmp_path: Path) -> None:
     epochs = np.arange(1.0, num_epochs + 1)
     check(curves.draw_schedule({HOSTILE: (epochs, np.full(num_epochs, 0.1))}, (epochs, epochs)), tmp_path, "Curriculum")
     rows = [{"epoch": epoch, "diag/grad_norm": 0.0, f"val_epoch/ssim_{HOSTILE}": 1.0} for epoch in epochs]
-    figure = curves.draw_training_curves(rows, {HOSTILE: 0.1, "indep/max_dcor": float("nan")})
+    figure = curves.draw_training_curves(rows, {HOSTILE: [0.1], "indep/max_dcor": [float("nan")]})
     check(figure, tmp_path, "Training")
     assert sum(len(axes.lines) for axes in figure.axes) == 2
 

@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from plugins import write_package
 
 import menvae
-from menvae.runs.environment import meaning_of_code
+from menvae.runs import environment
+from menvae.runs.environment import hash_of_code, meaning_of_code
 
 TERM = "terms/dcor.py"
 
@@ -36,7 +38,15 @@ def test_comments_docstrings_and_layout_do_not_count(package: Path) -> None:
     assert meaning_of_code(package) == before
 
 
-@pytest.mark.parametrize("block", ["def f():\n    {}return 1\n", "try:\n    pass\nfinally:\n    {}x = 2\n"])
+@pytest.mark.parametrize(
+    "block",
+    [
+        "def f():\n    {}return 1\n",
+        "try:\n    pass\nfinally:\n    {}x = 2\n",
+        "try:\n    pass\nexcept ValueError:\n    {}x = 2\n",
+        "match 1:\n  case 1:\n    {}x = 2\n",
+    ],
+)
 def test_docstrings_inside_do_not_count(package: Path, block: str) -> None:
     _append(package / TERM, block.format(""))
     before = meaning_of_code(package)
@@ -62,3 +72,50 @@ def test_a_new_module_counts_unless_it_is_aside(package: Path) -> None:
     assert meaning_of_code(package, {"apps"}) == before
     (package / "terms" / "new.py").write_text("A = 1\n")
     assert meaning_of_code(package, {"apps"}) != before
+
+
+COUNTS = [
+    *("composition", "data", "decoders", "encoders", "evaluation", "heads", "metrics", "models", "observers"),
+    *("optimizers", "runs", "schedules", "statistics", "terms", "training", "updates"),
+]
+ASIDE = [
+    "apps",
+    "comparison",
+    "conformance",
+    "console",
+    "pictures",
+    "preparation",
+    "presentation",
+    "sweeps",
+    "tracking",
+]
+
+
+def test_every_package_is_one_or_the_other(package: Path) -> None:
+    assert sorted(COUNTS + ASIDE) == sorted(path.parent.name for path in package.glob("*/__init__.py"))
+
+
+@pytest.mark.parametrize("folder", [*COUNTS, *ASIDE])
+def test_code_of_results_counts_and_no_other(package: Path, folder: str) -> None:
+    before = hash_of_code(package)
+    _append(package / folder / "__init__.py", "\n_CHANGED = 1\n")
+    assert (hash_of_code(package) != before) == (folder in COUNTS)
+
+
+def test_versions_of_what_computes_count_and_no_other(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, known = hash_of_code(package), environment._version
+    changed: list[str] = []
+    for name in ("torch", "monai", "transformers", "mlflow", "hydra-core", "menvae"):
+        monkeypatch.setattr(environment, "_version", lambda asked, new=name: "0" if asked == new else known(asked))
+        changed += [name] * (hash_of_code(package) != before)
+    assert changed == ["torch", "monai", "transformers"]
+
+
+def test_code_of_a_plugin_counts(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = hash_of_code(package)
+    monkeypatch.syspath_prepend(write_package(tmp_path / "site", "someplugin", "parts", {"parts.py": "A = 1\n"}))
+    installed = hash_of_code(package)
+    _append(tmp_path / "site" / "someplugin" / "parts.py", "# no change\n")
+    assert hash_of_code(package) == installed != before
+    _append(tmp_path / "site" / "someplugin" / "parts.py", "B = 1\n")
+    assert hash_of_code(package) != installed

@@ -183,6 +183,22 @@ def test_warns_when_the_decoder_ignores_its_latent_space(run_dir: Path, collapse
     assert ("div", {"class": "banner bad"}) in outline.tags
 
 
+def test_warns_whatever_the_gates_of_the_decoder_are_called(run_dir: Path) -> None:
+    listed = [
+        {**gate, "name": f"mine_{index}", "metric": f"diag/{gate['name']}"}
+        for index, gate in enumerate(gates(1.04, 1.03))
+    ]
+    (run_dir / "gates.json").write_text(json.dumps({"gates": listed, "passed": False}))
+    assert "posterior collapse. The decoder ignores its latent space" in read(run_dir).text
+
+
+@pytest.mark.parametrize("lacks", [[], ["traversals", "volumes"]])
+def test_pictures_that_a_run_cannot_have_are_not_missed(run_dir: Path, lacks: list[str]) -> None:
+    (run_dir / "pictures" / "traversals.png").unlink()
+    (run_dir / "summary.json").write_text(json.dumps({"lacks": lacks}))
+    assert ("traversals.png" in read(run_dir).text) == (not lacks)
+
+
 def test_warns_of_a_run_that_the_collapse_watch_stopped(run_dir: Path) -> None:
     (run_dir / "gates.json").unlink()
     (run_dir / "metrics.jsonl").write_text('{"epoch": 9, "diag/collapsed": 1.0}\n')

@@ -72,3 +72,12 @@ def test_processes_that_end_at_once_are_all_in_the_table(tmp_path: Path) -> None
     rows = rows_of(tmp_path / "tracked")
     assert sorted(rows["params.seed"]) == list(range(16))
     assert set(rows["status"]) == {"FINISHED"}
+
+
+def test_the_same_run_of_two_output_directories_has_two_rows(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        tracker = FilesTracker(context(tmp_path / place, "run_0"), folder=str(tmp_path / "shared"))
+        tracker.start({}, {"place": place}, LocalLog(tmp_path / place))
+    rows = rows_of(tmp_path / "shared")
+    assert list(rows["tags.place"]) == ["a", "b"]
+    assert list(rows["run_dir"]) == [str(tmp_path / place / "runs" / "run_0") for place in ("a", "b")]

@@ -96,6 +96,11 @@ class TabularSource(DataSource):
         return {"data.columns": ", ".join(self.columns), **({"data.target_columns": targets} if targets else {})}
 
     @property
+    def input_identity(self) -> frozenset[str]:
+        """The columns; targets are compared by ``model.supervision``."""
+        return frozenset({"data.columns"})
+
+    @property
     def targets(self) -> Mapping[str, Target]:
         """The target columns; a table does not declare their units."""
         units = {name: self._transform(name) for name in self.target_columns}

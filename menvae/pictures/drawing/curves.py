@@ -139,18 +139,18 @@ class _Curves:
     may_log: bool = False
 
 
-def draw_training_curves(rows: Metrics, gates: Mapping[str, float]) -> Figure:
+def draw_training_curves(rows: Metrics, gates: Mapping[str, Sequence[float]]) -> Figure:
     """Draw how training went, as nine panels of curves against the epoch.
 
     Args:
         rows: lines of ``metrics.jsonl``, each with ``epoch``; any other key may be missing or None.
-        gates: {metric key: target of its gate}, drawn as dashed lines. ``sem/<name>_r2`` is drawn if it has a gate, or
-            if the name has no underscore, so that it is a partition (features have one: ``vol_total``).
+        gates: {metric key: targets of its gates}, drawn as dashed lines. ``sem/<name>_r2`` is drawn if it has a gate,
+            or if the name has no underscore, so that it is a partition (features have one: ``vol_total``).
 
     Returns:
         The figure. A panel without values names the keys that it needs.
     """
-    known = {key: target for key, target in gates.items() if math.isfinite(target)}
+    known = {key: [one for one in targets if math.isfinite(one)] for key, targets in gates.items()}
     panels = _curve_panels(rows, known)
     layout = Layout(panel=(2.35, 1.6), gap=(2.05, 0.75), left=0.68, right=1.72, top=0.95, bottom=0.5)
     figure, all_axes = panel_grid(len(panels), 3, layout, "Training", "Dashed: gates; on the right: the last values")
@@ -178,7 +178,7 @@ def _series(rows: Metrics, key: str) -> tuple[NDArray[np.float64], NDArray[np.fl
     return array[:, 0], array[:, 1]
 
 
-def _curve_panels(rows: Metrics, gates: Mapping[str, float]) -> list[_Curves]:
+def _curve_panels(rows: Metrics, gates: Mapping[str, Sequence[float]]) -> list[_Curves]:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     return [
         _Curves("Objective", "loss", _both("loss"), "train_epoch/loss or val_epoch/loss", may_log=True),
@@ -214,7 +214,7 @@ def _kl_panel() -> _Curves:
     return _Curves("KL to the prior, unclamped", "KL (nats)", lines, wanted, limits=(0.0,), may_log=True)
 
 
-def _target_panel(keys: Sequence[str], gates: Mapping[str, float]) -> _Curves:
+def _target_panel(keys: Sequence[str], gates: Mapping[str, Sequence[float]]) -> _Curves:
     """Return a panel with R2 of the partitions, or with class metrics for a run without regression targets."""
     lines = [_Line(name, f"sem/{name}_r2", colour, style) for name, (colour, style) in _looks(_partitions(keys, gates))]
     classes = _found(keys, "sem/class_")
@@ -224,10 +224,9 @@ def _target_panel(keys: Sequence[str], gates: Mapping[str, float]) -> _Curves:
     return _Curves("Target regression", "R² (validation)", lines, wanted, limits=(0.0, 1.0), floor=R2_FLOOR)
 
 
-def _dependence_panel(keys: Sequence[str], gates: Mapping[str, float]) -> _Curves:
+def _dependence_panel(keys: Sequence[str], gates: Mapping[str, Sequence[float]]) -> _Curves:
     lines = _found(keys, "indep/dcor_", "\N{EN DASH}", absolute=True)
-    target = gates.get("indep/max_dcor")
-    gate = [] if target is None else [(target, f"gate {target:g}")]
+    gate = [(target, f"gate {target:g}") for target in gates.get("indep/max_dcor", ())]
     return _Curves("Dependence of partitions", "|dCor|", lines, "indep/dcor_<a>_<b>", gate, (0.0, 0.5))
 
 
@@ -269,14 +268,14 @@ def _looks(names: Sequence[str]) -> list[tuple[str, tuple[str, Any]]]:
     ]
 
 
-def _partitions(keys: Sequence[str], gates: Mapping[str, float]) -> list[str]:
+def _partitions(keys: Sequence[str], gates: Mapping[str, Sequence[float]]) -> list[str]:
     """Return the partitions among keys such as ``sem/vol_r2`` and ``sem/vol_total_r2``."""
     names = [key[len("sem/") : -len("_r2")] for key in keys if key.startswith("sem/") and key.endswith("_r2")]
     return [name for name in names if "_" not in name or f"sem/{name}_r2" in gates]
 
 
 def _draw_curves(
-    axes: Axes, panel: _Curves, rows: Metrics, span: tuple[float, float], gates: Mapping[str, float]
+    axes: Axes, panel: _Curves, rows: Metrics, span: tuple[float, float], gates: Mapping[str, Sequence[float]]
 ) -> None:
     drawn: list[tuple[_Line, NDArray[np.float64], NDArray[np.float64]]] = []
     for line in panel.lines:
@@ -293,7 +292,7 @@ def _draw_curves(
     for line, epochs, values in drawn:
         marker = "o" if values.size < 3 else ""
         axes.plot(epochs, values, color=line.colour, linestyle=line.style, linewidth=1.5, marker=marker, markersize=3.5)
-    dashed = [(gates[line.key], line.colour) for line, _, _ in drawn if line.key in gates]
+    dashed = [(target, line.colour) for line, _, _ in drawn for target in gates.get(line.key, ())]
     for value, colour in [*dashed, *((value, MUTED) for value, _ in panel.references)]:
         axes.axhline(value, color=colour, linestyle=(0, (4, 2.5)), linewidth=0.9, alpha=0.85, zorder=1)
     axes.set_xlim(*span)
@@ -302,7 +301,7 @@ def _draw_curves(
     _limit(axes, panel, [values for _, _, values in drawn], fixed)
     labels = [(value, label, MUTED) for value, label in panel.references]
     for line, _, values in drawn:
-        target = f" (gate {gates[line.key]:g})" if line.key in gates else ""
+        target = "".join(f" (gate {one:g})" for one in gates.get(line.key, ()))
         labels.append((float(values[-1]), f"{line.label} {short_number(float(values[-1]))}{target}", line.colour))
     _label_ends(axes, labels)
 

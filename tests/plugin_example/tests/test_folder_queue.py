@@ -41,3 +41,15 @@ def test_a_job_is_running_as_long_as_its_worker_lives(tmp_path, worker):
     worker.kill()
     worker.wait()
     assert FolderQueue.states(last) == {}
+
+
+def test_two_workers_run_every_job_once(tmp_path):
+    queue, done = tmp_path / "queue", tmp_path / "done"
+    queue.mkdir()
+    for number in range(40):
+        command = ["sh", "-c", f"echo {number} >> {done}"]
+        write_json(queue / f"{number:02}_run.json", {"command": command, "log": str(tmp_path / "log")})
+    workers = [subprocess.Popen([sys.executable, "-m", "menvae_example.folder_queue", str(queue)]) for _ in range(2)]
+    assert [worker.wait() for worker in workers] == [0, 0]
+    assert sorted(map(int, done.read_text().split())) == list(range(40))
+    assert list(queue.iterdir()) == []

@@ -74,9 +74,13 @@ def work(folder: Path) -> bool:
     """Run the oldest waiting job; return whether there was one."""
     for entry in sorted(folder.glob(f"*{_WAITING}")):
         taken = entry.with_suffix(_RUNNING)
-        with entry.open("r+") as file:
+        try:
+            file = entry.open("r+")
+        except FileNotFoundError:
+            continue  # another worker was faster
+        with file:
             if not _lock(file, fcntl.LOCK_EX) or not entry.exists():
-                continue  # another worker was faster
+                continue  # so was one between the two
             entry.rename(taken)
             job = json.load(file)
             with Path(job["log"]).open("ab") as log:
