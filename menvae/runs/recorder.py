@@ -36,7 +36,7 @@ class RunRecorder:
     """Records a run on the main rank: in the local log first, then trackers, then the progress bar."""
 
     def __init__(
-        self, local: LocalLog, trackers: Trackers, progress: TrainingProgress, draw: Callable[[], object] | None = None
+        self, local: LocalLog, trackers: Trackers, progress: TrainingProgress, start: Callable[[], object]
     ) -> None:
         """Set the destinations.
 
@@ -44,18 +44,16 @@ class RunRecorder:
             local: log on disk.
             trackers: MLflow and others.
             progress: progress bar or lines.
-            draw: draws the pictures due before training; called after the first step, which thus does not wait for
-                matplotlib.
+            start: starts trackers and draws the pictures due before training; called after every step, and has to act
+                once. The first step thus does not wait for MLflow and matplotlib.
         """
         self.local, self.trackers, self.progress = local, trackers, progress
-        self._draw = draw
+        self._start = start
 
     def step(self, epoch: int, step: int, losses: Callable[[], Mapping[str, float]]) -> None:
         """Show the progress of a step."""
         self.progress.step(epoch, step, losses)
-        if self._draw is not None:
-            self._draw()
-            self._draw = None
+        self._start()
 
     def epoch_end(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
         """Log, track and show an epoch."""

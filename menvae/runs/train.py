@@ -6,6 +6,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,29 +157,38 @@ def _main_rank_run(
     logs.configure(directory.path)
     _log.info("run %s", directory.path)
     directory.set_status("running", **describe_process())
-    trackers = run_trackers(experiment, directory, job)
-    try:
-        draw = describe(experiment, data, here, directory)
-        local = LocalLog(directory.path)
-        run = AssembledRun(experiment, data, here, directory.path, stop, job)
-        local.rewind(run.trainer.state.epoch)
-        facts = (params_of(experiment, here), tags_of(experiment, data, directory))
+    trackers, local = run_trackers(experiment, directory, job), LocalLog(directory.path)
+
+    draw = describe(experiment, data, here, directory)
+    run = AssembledRun(experiment, data, here, directory.path, stop, job)
+    local.rewind(run.trainer.state.epoch)
+    facts = (params_of(experiment, here), tags_of(experiment, data, directory))
+
+    @cache
+    def start_tracking() -> None:
         trackers.start(*facts, local, datasets_of(experiment, data))
+
+    @cache
+    def start_recording() -> None:
+        start_tracking()
+        draw()
+
+    try:
+        if run.trainer.state.step:  # an earlier process may have ended before this, and no step may be left
+            start_recording()
         first_epoch = run.trainer.state.epoch + 1
         max_epochs = experiment.settings["trainer"].max_epochs
-        if run.trainer.state.step:  # an earlier process may have ended before drawing, and no step may be left
-            draw()
         with TrainingProgress(max_epochs, data.train.steps_per_epoch, first_epoch) as progress:
-            status = run.train_and_evaluate(
-                RunRecorder(local, trackers, progress, None if run.trainer.state.step else draw)
-            )
+            status = run.train_and_evaluate(RunRecorder(local, trackers, progress, start_recording))
     except (RunInterruptedError, KeyboardInterrupt) as interruption:
         reason = str(interruption) or "Ctrl-C twice"
         _log.info("stopped by %s", reason)
         _set_status(directory, "interrupted", reason)  # first: schedulers kill soon after their signal
+        start_tracking()
         trackers.finish("KILLED", {"menvae.state": "interrupted"}, patience_s=_PATIENCE_WHEN_STOPPED_S)
         raise
     except BaseException:
+        start_tracking()
         trackers.finish("FAILED", {"menvae.state": "failed"})
         raise
     hand_over(trackers, experiment.settings["tracking"], directory, status)
