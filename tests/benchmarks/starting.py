@@ -1,8 +1,8 @@
 """How long commands take to start: this checkout against another one, A B A B.
 
 Three starts: ``menvae-sweep plan loss.lambda_dcor=0,1,5,10`` with an empty cache and with a prepared cohort, and
-``menvae-train`` until its first optimiser step is done. Printed are medians of the time on the clock, for a machine that
-does nothing else, and the ratio B / A. Importing torch alone is printed too: no start is faster.
+``menvae-train`` until its first optimiser step is done. Printed are medians of the time on the clock, on a machine
+that does nothing else, and the ratio B / A. Importing torch alone is printed too: no start is faster.
 
     python tests/benchmarks/starting.py --beside ../of-last-month
 """
