@@ -7,12 +7,16 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from menvae.errors import UserError
 from menvae.files import A_LOOK_S, FolderIsLockedError, FolderLock, write_json
 
 State = Literal["running", "interrupted", "finished", "collapsed", "pruned", "failed"]
+ENDED: Final = ("finished", "collapsed", "pruned")
+"""States of runs with results."""
+RUNS: Final = "runs"
+"""Folder of run directories in an output directory."""
 
 
 class RunDirectory:

@@ -1,4 +1,4 @@
-"""Where a finished run lies: a run directory, or what a tracking store has of one that is on another machine."""
+"""Finding a finished run: its run directory, or a copy downloaded from a tracking store."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from menvae.errors import UserError, nearest
+from menvae.runs.directory import RUNS
 from menvae.tracking.mlflow.reading import answer, name_of, open_store
 from menvae.tracking.mlflow.run import run_ids
 from menvae.tracking.tracker import TrackingSettings
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-RUNS, DOWNLOADED = "runs", "downloaded"
-"""Folders of an output directory. A downloaded run is not among the runs, or `menvae-train` would go on with it."""
+DOWNLOADED = "downloaded"
+"""Folder of an output directory for downloaded runs; in ``runs/``, menvae-train would resume them."""
 
 _NEEDED = frozenset(
     {"config.yaml", "targets.json", "splits.csv", "gates.json", "summary.json", "metrics.jsonl", "checkpoints"}
@@ -28,12 +29,12 @@ _NEEDED = frozenset(
 
 
 def find_run(run: str | Path, output_dir: Path, tracking_uri: str | None = None) -> Path:
-    """Return the directory of a run; one that only a tracking store has is downloaded, once.
+    """Return the directory of a run; download it once if only a tracking store has it.
 
     Args:
-        run: the directory, the name of one in ``output_dir/runs``, or MLflow's id of the run.
-        output_dir: holds ``runs/`` and, where no URI is given, the tracking store; gets ``downloaded/``.
-        tracking_uri: of the tracking store; see `menvae.tracking.tracker.TrackingSettings`.
+        run: run directory, name of a run in ``output_dir/runs``, or MLflow run id.
+        output_dir: contains ``runs/``, ``downloaded/`` and, by default, the tracking store.
+        tracking_uri: URI of the tracking store; see `menvae.tracking.tracker.TrackingSettings`.
 
     Raises:
         UserError: there is no such run.
@@ -54,7 +55,7 @@ def find_run(run: str | Path, output_dir: Path, tracking_uri: str | None = None)
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is that of a run."""
+    """Return whether a folder is a run directory."""
     return (folder / "config.yaml").is_file()
 
 
@@ -65,7 +66,7 @@ def _find_by_id(run_id: str, output_dir: Path, tracking_uri: str | None) -> Path
         raise UserError(f"run: '{run_id}' is a sweep; menvae.load_runs lists the runs in {place}")
     there = Path(run.data.params.get("output_dir", output_dir))
     folders = [folder / RUNS / name_of(run) for folder in (output_dir, there)]
-    # a run of the same name that was tracked elsewhere was trained again, maybe on another machine
+    # a run of the same name without this id was trained again, perhaps on another machine
     mine = [folder for folder in folders if is_run(folder) and run_id in run_ids(folder)]
     return mine[0].resolve() if mine else _download(client, run, output_dir / DOWNLOADED, place)
 
@@ -88,7 +89,7 @@ def _run(client: MlflowClient, run_id: str, place: str) -> Run:
 
 
 def _download(client: MlflowClient, run: Run, folder: Path, place: str) -> Path:
-    """Copy what a finished run needs from the store; the folder appears whole or not at all."""
+    """Download a finished run; the folder appears complete or not at all."""
     run_id = run.info.run_id
     path = folder / f"{name_of(run)}_{run_id[:8]}"
     if is_run(path):
@@ -96,7 +97,7 @@ def _download(client: MlflowClient, run: Run, folder: Path, place: str) -> Path:
     there = {file.path for file in answer(lambda: client.list_artifacts(run_id), place)}
     if missing := sorted({"config.yaml", "summary.json"} - there):
         state = run.data.tags.get("menvae.state", str(run.info.status).lower())
-        raise UserError(f"run: '{run_id}' is {state}, and {place} has no {missing[0]} of it; only finished runs load")
+        raise UserError(f"run: '{run_id}' is {state}: {missing[0]} is missing in {place}; load finished runs only")
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
     try:

@@ -1,6 +1,6 @@
 """A finished run as Python objects: its model, data, targets and figures.
 
-Nothing is taken on trust: the data found now must be those that the run was trained on, in the same splits, with the
+Everything is checked: the data found now must be those that the run was trained on, in the same splits, with the
 same targets, and the checkpoint must be one of the run's own architecture.
 """
 
@@ -29,8 +29,9 @@ from menvae.errors import UserError, about, nearest
 from menvae.layers import set_memory_format
 from menvae.models import Model
 from menvae.objective import Objective
+from menvae.runs.directory import ENDED, RUNS
 from menvae.runs.facts import flat, read_mapping
-from menvae.runs.finding import DOWNLOADED, RUNS, find_run
+from menvae.runs.finding import DOWNLOADED, find_run
 from menvae.runs.identity import is_outside, outside_keys
 from menvae.runs.recorder import gate_values
 from menvae.runs.start import meaning_of_weights
@@ -43,21 +44,20 @@ from menvae.types import Batch, ModelOutput
 
 CheckpointName = Literal["best", "last"]
 
-_ENDED = ("finished", "collapsed", "pruned")
 _TOLERANCE = 1e-6
-"""Of fitted targets, relative: another machine may fit another last digit."""
+"""Relative difference allowed between fitted targets, which may differ in the last digit between machines."""
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """One run that has come to its end; `load_run` returns it. Model and data are loaded when they are first used.
+    """A run that has ended, as returned by `load_run`. Model and data are loaded on first use.
 
     Attributes:
         path: the run directory.
-        status: how it ended: ``finished``, ``collapsed`` (the watch ended it) or ``pruned`` (a study did).
-        checkpoint: file of the weights.
-        epoch: of these weights, counted from 1.
-        device: where the model is.
+        status: ``finished``, ``collapsed`` (ended by the collapse watch) or ``pruned`` (ended by a study).
+        checkpoint: checkpoint file.
+        epoch: epoch of the checkpoint, counted from 1.
+        device: device of the model.
         experiment: the checked configuration.
     """
 
@@ -80,7 +80,7 @@ class FinishedRun:
 
     @cached_property
     def model(self) -> Model:
-        """The model with the weights of the checkpoint, in evaluation mode; it needs no data unless labels are learnt.
+        """The model with the weights of the checkpoint, in evaluation mode. Loads the data only if labels are learnt.
 
         Raises:
             UserError: the checkpoint is of another architecture, or of other targets.
@@ -108,19 +108,19 @@ class FinishedRun:
 
     @cached_property
     def targets(self) -> TargetNormalizer | None:
-        """What made z-scores of the targets, as ``targets.json`` has it; None where nothing is supervised."""
+        """The normalizer of the targets, read from ``targets.json``; None without supervision."""
         known = self._described
         return TargetNormalizer.from_dict(known) if "statistics" in known else None
 
     @cached_property
     def splits(self) -> Mapping[str, str]:
-        """Subject -> split, as ``splits.csv`` has it."""
+        """Subject -> split, read from ``splits.csv``."""
         with self._file("splits.csv").open(newline="", encoding="utf-8") as file:
             return {row["subject_id"]: row["split"] for row in csv.DictReader(file)}
 
     @cached_property
     def metrics(self) -> Mapping[str, float | None]:
-        """What the run logged in `epoch`; for the best weights also ``gate/<name>``, measured after training."""
+        """Metrics logged in `epoch`; for the best checkpoint also ``gate/<name>``, measured after training."""
         rows = {row["epoch"]: row for row in LocalLog(self.path).metrics()}
         logged = {key: value for key, value in rows.get(self.epoch, {}).items() if key != "epoch"}
         table = read_mapping(self.path / "gates.json")
@@ -128,7 +128,7 @@ class FinishedRun:
 
     @torch.no_grad()
     def outputs(self, split: Split = "val") -> Iterator[tuple[Batch, ModelOutput]]:
-        """Yield the batches of a split with what the model makes of them, in the precision of the run.
+        """Yield the batches of a split with the outputs of the model, in the precision of the run.
 
         Args:
             split: ``train``, ``val`` or ``test``.
@@ -214,7 +214,7 @@ def load_run(
     overrides: Sequence[str] = (),
     device: str | torch.device = "cpu",
 ) -> FinishedRun:
-    """Return a finished run: its configuration now, its model and data when they are first used.
+    """Load a finished run: the configuration now, model and data on first use.
 
     Args:
         run: a run directory, the name of one in ``output_dir/runs``, or MLflow's id. A run that MLflow has and this
@@ -231,7 +231,7 @@ def load_run(
     """
     path = find_run(run, Path(output_dir or "outputs").expanduser(), tracking_uri)
     status = read_mapping(path / "status.json") or read_mapping(path / "summary.json")  # of which MLflow has the latter
-    if status.get("state") not in _ENDED:
+    if status.get("state") not in ENDED:
         raise UserError(
             f"run '{path.name}' is {status.get('state', 'new')}, not finished; repeat its command to resume it"
         )
@@ -250,7 +250,7 @@ def load_run(
 
 
 def _experiment(path: Path, output_dir: str | Path | None, overrides: Sequence[str]) -> Experiment:
-    """Compose the run's configuration anew, with its cache where the run lies now."""
+    """Return the checked configuration of the run, with the cache of its present output directory."""
     try:
         config = OmegaConf.create(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
         source = str(config["data"]["name"])

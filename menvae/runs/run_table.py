@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from menvae.errors import UserError
+from menvae.runs.directory import RUNS
 from menvae.runs.facts import flat, read_mapping, value_at
-from menvae.runs.finding import RUNS, is_run
+from menvae.runs.finding import is_run
 from menvae.runs.recorder import gate_values
 from menvae.tracking.local import LocalLog, finite_values
 from menvae.tracking.mlflow.reading import answer, experiment_id, name_of, open_store, runs_of, value_of
@@ -23,19 +24,19 @@ _SECTIONS = ("params", "metrics")
 
 
 def load_runs(source: str | Path = "outputs", *, experiment: str | None = None) -> pd.DataFrame:
-    """Return one row a run, whatever its state, with the columns of `mlflow.search_runs`.
+    """Return a data frame with one row per run, in any state, with the columns of `mlflow.search_runs`.
 
     The index is the name of the run. ``status`` is the state of the run (``finished``, ``collapsed``, ``interrupted``
     and so on); ``path``, or ``run_id`` from MLflow, is what `menvae.load_run` takes; ``params.<key>`` are the keys of
     the configuration (lists as JSON); ``metrics.<key>`` the last value of each metric, and ``metrics.gate/<name>``
-    those of the gates. What a run does not have is missing.
+    that of each gate. Values that a run does not have are missing.
 
     Args:
         source: an output directory, or the URI of an MLflow store, such as ``sqlite:////absolute/path.db``.
-        experiment: of `tracking.experiment`; None: all.
+        experiment: value of ``tracking.experiment``; None: all.
 
     Raises:
-        UserError: there is no such folder, store or experiment.
+        UserError: the folder, store or experiment does not exist.
     """
     import pandas as pd  # half a second
 
@@ -72,7 +73,7 @@ def _of_store(uri: str, experiment: str | None) -> Iterator[dict[str, Any]]:
         ids = [experiment_id(client, experiment, place)]
     for identifier in ids:
         for run in runs_of(client, identifier, place):
-            if "menvae.run" in run.data.tags:  # other runs may be tracked beside those of menvae
+            if "menvae.run" in run.data.tags:  # the store may contain runs of other tools
                 params = {key: value_of(text) for key, text in run.data.params.items()}
                 yield _row(name_of(run), _state(run), {"run_id": run.info.run_id}, params, run.data.metrics)
 

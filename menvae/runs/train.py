@@ -23,7 +23,7 @@ from menvae.errors import ExitCode, OtherRankFailedError, RunInterruptedError, U
 from menvae.interruption import StopRequest, stop_requests
 from menvae.runs.assembly import AssembledRun
 from menvae.runs.description import datasets_of, describe, params_of, tags_of
-from menvae.runs.directory import RunDirectory, trackers_of
+from menvae.runs.directory import ENDED, RUNS, RunDirectory, trackers_of
 from menvae.runs.embeddings import add_others
 from menvae.runs.environment import describe_process
 from menvae.runs.failures import FailureLog
@@ -90,7 +90,7 @@ def _train_here(experiment: Experiment, job: Job | None, here: Place, stop: Stop
     try:
         if status["state"] == "pruned" and (job is None or job.trial is None):
             raise UserError(f"run '{path.name}' was {status['reason']}; use trainer.resume=never to train it fully")
-        if status["state"] in ("finished", "collapsed", "pruned"):
+        if status["state"] in ENDED:
             _log.info("run %s is already %s: nothing to train", path.name, status["state"])
             if directory is not None:
                 _complete(experiment, data, here, directory, status, job)
@@ -124,7 +124,7 @@ def _set_status(directory: RunDirectory | None, state: Literal["failed", "interr
 
 
 def _open_directory(experiment: Experiment, identity: str, job: Job | None) -> RunDirectory:
-    runs = experiment.output_dir / "runs"
+    runs = experiment.output_dir / RUNS
     if job is not None and job.run is not None:
         if not job.run.startswith(identity):
             raise UserError(

@@ -11,7 +11,7 @@ from typing import Any, cast
 from menvae.errors import ExitCode, UserError
 from menvae.files import FolderLock
 from menvae.registry import lookup
-from menvae.runs.directory import trackers_of
+from menvae.runs.directory import ENDED, trackers_of
 from menvae.sweeps.runners import Fate, JobState, Runner
 from menvae.sweeps.sweep import Point, Submission, Sweep
 
@@ -87,7 +87,7 @@ def _fate(
     run_is_held: bool,
 ) -> tuple[Fate, str]:
     state, reason = run.get("state", "new"), str(run.get("reason", ""))
-    if state in ("finished", "collapsed", "pruned"):
+    if state in ENDED:
         return Fate(state), reason
     if job is not None and job.fate == Fate.UNKNOWN and not run_is_held:
         return job
