@@ -30,6 +30,8 @@ NUMBERS: Mapping[str, Mapping[str, Any]] = {
 }
 """Gate -> meaning of a bare number: the metric it bounds, from which side, and whether the model may lack it."""
 
+METRIC_PREFIX = "gate/"
+"""Prefix of gates as metrics, for trackers and studies."""
 _FORM = "{metric: <key>, above: <number>} or {metric: <key>, below: <number>}"
 
 
@@ -158,3 +160,9 @@ def check_gates(targets: Mapping[str, Target], metrics: Iterable[Metric]) -> Non
                 f"gates.{name}.{side}: {target.bound:g} is not allowed; {metric.direction} values of '{target.metric}' "
                 f"are better: use {other}"
             )
+
+
+def gate_values(table: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the content of ``gates.json`` as metrics ``gate/<name>`` and ``gate/passed``."""
+    values = {f"{METRIC_PREFIX}{gate['name']}": gate["value"] for gate in table["gates"]}
+    return {**values, f"{METRIC_PREFIX}passed": float(table["passed"])}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from menvae.gates import gate_values
 from menvae.tracking.local import LocalLog
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 PrunerName = Literal["none", "median"]
 
 _log = logging.getLogger(__name__)
-
-_GATE = "gate/"
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def objective_values(run_dir: Path, metrics: Sequence[str]) -> list[float] | Non
     best_epoch = json.loads((run_dir / "status.json").read_text())["best_epoch"]
     known: dict[str, Any] = next(row for row in LocalLog(run_dir).metrics() if row["epoch"] == best_epoch)
     table = json.loads((run_dir / "gates.json").read_text())
-    known = known | {f"{_GATE}{gate['name']}": gate["value"] for gate in table["gates"]}
+    known = known | gate_values(table)
     values = [known.get(metric) for metric in metrics]
     unknown = [metric for metric in metrics if metric not in known]
     if unknown:

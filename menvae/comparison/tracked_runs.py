@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from menvae.errors import UserError, nearest
+from menvae.gates import METRIC_PREFIX
 from menvae.tracking.mlflow.reading import experiment_id, local_path, name_of, open_store, runs_of
 from menvae.tracking.mlflow.run import valid_key
 from menvae.tracking.tracker import TrackingSettings
@@ -257,7 +258,11 @@ def _gate(entry: Mapping[str, Any]) -> GateValue:
 
 def _disagreements(run: Run, gates: Mapping[str, GateValue]) -> list[str]:
     """Report gates whose MLflow metric and ``gates.json`` differ, because one of them was changed later."""
-    metrics = {key.removeprefix("gate/"): value for key, value in run.data.metrics.items() if key.startswith("gate/")}
+    metrics = {
+        key.removeprefix(METRIC_PREFIX): value
+        for key, value in run.data.metrics.items()
+        if key.startswith(METRIC_PREFIX)
+    }
     different = [name for name, gate in gates.items() if metrics.get(valid_key(name)) != gate.value]
     if not different:
         return []

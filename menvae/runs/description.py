@@ -19,7 +19,7 @@ from menvae.files import write_json, write_table, write_text
 from menvae.pictures import PictureContext, Schedules, VolumeFacts, draw_pictures
 from menvae.runs.directory import RunDirectory
 from menvae.runs.environment import code_hash, describe_environment
-from menvae.runs.facts import flat
+from menvae.runs.reading import flat
 from menvae.schedules import Schedule
 from menvae.tracking.tracker import DatasetInput
 from menvae.training.place import Place

@@ -26,14 +26,14 @@ from menvae.data.batches.splits import Split
 from menvae.data.source import Data
 from menvae.data.targets.normalizer import TargetNormalizer
 from menvae.errors import UserError, about, nearest
+from menvae.gates import gate_values
 from menvae.layers import set_memory_format
 from menvae.models import Model
 from menvae.objective import Objective
 from menvae.runs.directory import ENDED, RUNS
-from menvae.runs.facts import flat, read_mapping
 from menvae.runs.finding import DOWNLOADED, find_run
 from menvae.runs.identity import is_outside, outside_keys
-from menvae.runs.recorder import gate_values
+from menvae.runs.reading import flat, read_mapping
 from menvae.runs.start import meaning_of_weights
 from menvae.tracking.local import LocalLog
 from menvae.training import checkpoint

@@ -8,6 +8,7 @@ from typing import Any
 
 from menvae.composition.experiment import Experiment
 from menvae.console.progress import TrainingProgress
+from menvae.gates import gate_values
 from menvae.runs.directory import RunDirectory, trackers_of
 from menvae.runs.job import Job
 from menvae.tracking.local import LocalLog
@@ -82,12 +83,6 @@ def run_trackers(
         parent=ParentRun(sweep, sweep.name) if sweep else None,
     )
     return Trackers.of(context, only)
-
-
-def gate_values(table: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the content of ``gates.json`` as metrics ``gate/<name>`` and ``gate/passed``."""
-    values = {f"gate/{gate['name']}": gate["value"] for gate in table["gates"]}
-    return {**values, "gate/passed": float(table["passed"])}
 
 
 def hand_over(trackers: Trackers, settings: TrackingSettings, directory: RunDirectory, status: dict[str, Any]) -> None:

@@ -19,18 +19,9 @@ from menvae.files import write_text
 from menvae.pictures import SECTIONS, Section, registered_pictures
 from menvae.presentation.page import Album, Picture, render
 from menvae.presentation.text import significant
-from menvae.runs.facts import (
-    flat,
-    plain_text,
-    read_mapping,
-    read_metrics,
-    read_text,
-    split_sizes,
-    summary_facts,
-    trained_facts,
-    value_at,
-)
+from menvae.runs.facts import plain_text, summary_facts, trained_facts
 from menvae.runs.gates_table import gate_row
+from menvae.runs.reading import flat, read_mapping, read_metrics, read_text, split_sizes, value_at
 
 IGNORED_RATIO: Final = 1.05
 """Below this ratio of errors, a decoder is considered to ignore its latent space: the difference is noise."""
@@ -157,7 +148,7 @@ def _page(run_dir: Path) -> dict[str, Any]:
         "subtitle": subtitle,
         **_passed(read_mapping(run_dir / "gates.json"), summary, metrics),
         "trained": trained_facts(config, split_sizes(run_dir / "splits.csv")) if config else [],
-        "summary": summary_facts(summary),
+        "summary": summary_facts({key: value for key, value in summary.items() if key != "lacks"}),
         "targets": _clipped(_pretty(read_mapping(run_dir / "targets.json"))),
         **_metrics(metrics),
         **_pictures(run_dir / "pictures", config, summary),

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from menvae.errors import UserError
+from menvae.gates import gate_values
 from menvae.runs.directory import RUNS
-from menvae.runs.facts import flat, read_mapping, value_at
 from menvae.runs.finding import is_run
-from menvae.runs.recorder import gate_values
+from menvae.runs.reading import flat, read_mapping, value_at
 from menvae.tracking.local import LocalLog, finite_values
 from menvae.tracking.mlflow.reading import answer, experiment_id, name_of, open_store, runs_of, value_of
 from menvae.tracking.tracker import TrackingSettings
