@@ -56,7 +56,9 @@ def test_a_plan_prepares_nothing_and_names_runs_where_the_cohort_is_prepared(tmp
     assert planned.count("duplicate of 0") == 1
     assert "2 of 3 points to run" in planned
     assert not (tmp_path / "cache").exists()
-    cost = menvae_sweep(tmp_path, "plan", *arguments, "sweep.cost=true")
+    assert "sweep.cost=true estimates" in menvae_sweep(tmp_path, "plan", *arguments, "sweep.cost=false")
+    assert not (tmp_path / "cache").exists()
+    cost = menvae_sweep(tmp_path, "plan", *arguments, "++sweep.cost=true")
     assert "s per step" in cost
     again = menvae_sweep(tmp_path, "plan", *arguments)
     names = re.findall(r"semivae_[0-9a-f]{10}\b", cost.partition("to run: about")[0])

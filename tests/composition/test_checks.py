@@ -56,9 +56,12 @@ def test_points_that_differ_in_a_weight_share_a_model(compose_train: Compose) ->
     known: CheckedModels = {}
     for weight in (1, 5, 10):
         Experiment.from_config(compose_train(f"loss.lambda_dcor={weight}"), known)
+    for key in ("optimizer.learning_rate=1e-5", "data.num_subjects=80", "schedule@learning_rate=constant", "seed=2"):
+        Experiment.from_config(compose_train(key), known)
     assert len(known) == 1
-    Experiment.from_config(compose_train("model.partitions.vol=16"), known)
-    assert len(known) == 2
+    for number, key in enumerate(("model.partitions.vol=16", "data.roi_size=[48,48,48]", "data.modalities=[t1c]"), 2):
+        Experiment.from_config(compose_train(key), known)
+        assert len(known) == number
 
 
 def test_a_check_draws_no_random_numbers(compose_train: Compose) -> None:

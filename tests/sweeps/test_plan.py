@@ -278,19 +278,19 @@ def test_without_data_a_plan_knows_duplicates_but_no_runs(sweep: Sweep) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["data.refuse_below.tumour=0.5,0.9", "data.on_error=skip,fail", "data.num_subjects=8,9"]
+    "key",
+    ["data.refuse_below.tumour=0.5,0.9", "data.on_error=skip,fail", "data.num_subjects=8,9", "data.root=/a,/b"],
 )
 def test_without_data_any_key_of_the_data_tells_points_apart(
     compose_train: Compose, sweep: Sweep, tmp_path: Path, key: str
 ) -> None:
     """A run's name leaves some of them out, because the hash of the data takes their place."""
     name, _, values = key.partition("=")
+    fixed = [f"output_dir={tmp_path}", "hydra/launcher=basic", *(["data=brats"] if name == "data.root" else [])]
     jobs = [
         (
             [f"{name}={value}"],
-            OmegaConf.to_container(
-                compose_train(f"{name}={value}", f"output_dir={tmp_path}", "hydra/launcher=basic"), resolve=True
-            ),
+            OmegaConf.to_container(compose_train(*fixed, f"{name}={value}"), resolve=True),
         )
         for value in [*values.split(","), values.split(",")[0]]
     ]
