@@ -11,7 +11,7 @@ train: $(VENV)/.installed
 	$(BIN)/menvae-train
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 20
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check menvae launchers tests
