@@ -7,8 +7,8 @@
 # Expected: one module object per name, as sys.modules keeps it for every other import. A sweeper that recognises its own
 #   launcher by its class never does, and silently takes the branch for foreign launchers.
 # Seen: launcher: hydra_plugins.example.launcher.ExampleLauncher; isinstance: False
-# In menvae: the plugin modules import each other inside functions, after discovery, and tests run the sweeper on real
-#   sweeps.
+# In menvae: a sweeper imports the class of the launcher that it recognises inside a function, after discovery, and tests
+#   run the sweepers on real sweeps.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

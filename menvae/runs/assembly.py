@@ -100,9 +100,7 @@ class AssembledRun:
             return
         initial = initial_weights(self.experiment)
         if initial is not None:
-            self.trainer.begin_with(
-                initial, [key for key in meaning_for_other_runs(self.experiment) if key in self.trainer.identity]
-            )
+            self.trainer.begin_with(initial, meaning_for_other_runs(self.experiment))
             _log.info("starting from the weights of %s", initial)
 
     def train_and_evaluate(self, recorder: RunRecorder | None) -> dict[str, Any]:

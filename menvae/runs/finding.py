@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from menvae.errors import UserError, nearest
 from menvae.runs.directory import RUNS
-from menvae.tracking.mlflow.reading import answer, name_of, open_store
+from menvae.tracking.mlflow.reading import answer, name_of, open_store, state_of
 from menvae.tracking.mlflow.run import run_ids
 from menvae.tracking.tracker import TrackingSettings
 
@@ -96,8 +96,9 @@ def _download(client: MlflowClient, run: Run, folder: Path, place: str) -> Path:
         return path.resolve()
     there = {file.path for file in answer(lambda: client.list_artifacts(run_id), place)}
     if missing := sorted({"config.yaml", "summary.json"} - there):
-        state = run.data.tags.get("menvae.state", str(run.info.status).lower())
-        raise UserError(f"run: '{run_id}' is {state}: {missing[0]} is missing in {place}; load finished runs only")
+        raise UserError(
+            f"run: '{run_id}' is {state_of(run)}: {missing[0]} is missing in {place}; load finished runs only"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
     try:

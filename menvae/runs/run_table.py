@@ -13,12 +13,11 @@ from menvae.runs.directory import RUNS
 from menvae.runs.finding import is_run
 from menvae.runs.reading import flat, read_mapping, value_at
 from menvae.tracking.local import LocalLog, finite_values
-from menvae.tracking.mlflow.reading import answer, experiment_id, name_of, open_store, runs_of, value_of
+from menvae.tracking.mlflow.reading import answer, experiment_id, name_of, open_store, runs_of, state_of, value_of
 from menvae.tracking.tracker import TrackingSettings
 
 if TYPE_CHECKING:
     import pandas as pd
-    from mlflow.entities import Run
 
 _SECTIONS = ("params", "metrics")
 
@@ -75,11 +74,7 @@ def _of_store(uri: str, experiment: str | None) -> Iterator[dict[str, Any]]:
         for run in runs_of(client, identifier, place):
             if "menvae.run" in run.data.tags:  # the store may contain runs of other tools
                 params = {key: value_of(text) for key, text in run.data.params.items()}
-                yield _row(name_of(run), _state(run), {"run_id": run.info.run_id}, params, run.data.metrics)
-
-
-def _state(run: Run) -> str:
-    return str(run.data.tags.get("menvae.state", run.info.status)).lower()
+                yield _row(name_of(run), state_of(run), {"run_id": run.info.run_id}, params, run.data.metrics)
 
 
 def _row(

@@ -49,9 +49,7 @@ class Composer:
         composed = self._loader.load_sweep_config(self._master, list(overrides))
         with open_dict(composed):
             composed.hydra.job.num, composed.hydra.job.id = number, str(number)
-        whole = OmegaConf.to_container(composed, resolve=True)
-        assert isinstance(whole, dict)
-        return {str(key): value for key, value in whole.items() if key != "hydra"}
+        return _resolved(composed)
 
     def _from_base(self, overrides: Sequence[str]) -> dict[str, Any] | None:
         """Return what Hydra would compose; None where only Hydra knows, for example what is wrong."""
@@ -69,11 +67,9 @@ class Composer:
             for _, one in parsed[first:]:
                 if self._sets(one):
                     OmegaConf.update(composed, one.key_or_group, one.value(), merge=True)
-            whole = OmegaConf.to_container(composed, resolve=True)
+            return _resolved(composed)
         except (HydraException, OmegaConfBaseException):
             return None
-        assert isinstance(whole, dict)
-        return {str(key): value for key, value in whole.items()}
 
     def _chooses(self, override: Override) -> bool:
         """Return whether an override chooses the option of a group; where it stands among values does not matter."""
@@ -99,6 +95,13 @@ class Composer:
             texts = _texts(OmegaConf.to_container(base, resolve=False))
             self._bases[overrides] = None if any(map(_may_name_hydra, texts)) else base
         return self._bases[overrides]
+
+
+def _resolved(composed: DictConfig) -> dict[str, Any]:
+    """Return a configuration as plain values, without Hydra's own section."""
+    whole = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(whole, dict)
+    return {str(key): value for key, value in whole.items() if key != "hydra"}
 
 
 def _texts(node: object) -> Iterator[str]:

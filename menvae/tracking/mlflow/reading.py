@@ -87,6 +87,11 @@ def name_of(run: Run) -> str:
     return str(run.data.tags.get("menvae.run") or run.info.run_name or run.info.run_id)
 
 
+def state_of(run: Run) -> str:
+    """Return the state of a run, such as ``collapsed``, or MLflow's status if menvae has not reported one."""
+    return str(run.data.tags.get("menvae.state", run.info.status)).lower()
+
+
 def value_of(text: str) -> Any:
     """Return the original value of a logged parameter: strings are logged unchanged, others as JSON.
 
