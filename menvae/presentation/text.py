@@ -72,8 +72,8 @@ def gate_meaning(gate: Mapping[str, Any]) -> str:
     """Return a sentence about what a gate measures; empty if unknown.
 
     Args:
-        gate: entry of ``gates.json``. Earlier versions wrote no ``meaning``, and before that no ``metric`` either: names
-            of gates were then fixed, so that the name tells.
+        gate: entry of ``gates.json``. Earlier versions wrote no ``meaning``, and before that no ``metric``; the names
+            of gates were then fixed.
 
     >>> gate_meaning({"name": "spread_r2", "metric": "mine/spread", "meaning": "Spread of z."})
     'Spread of z.'

@@ -106,7 +106,7 @@ class FilesTracker(Tracker):
 
 
 def _file_of(folder: Path, context: TrackerContext) -> Path:
-    """Return the file of a run, named after its directory too: a folder may have the same run of two output directories.
+    """Return the file of a run; its directory is part of the name, as output directories may share the folder.
 
     Earlier versions named files only after the run; a run that has such a file keeps it, so that it has one row.
     """

@@ -254,7 +254,9 @@ def test_what_a_gate_means_is_what_its_metric_measures_whatever_it_is_called() -
 def test_values_of_one_metric_have_sentences_of_their_own() -> None:
     supervision = {"vol": ["vol_total"], "loc": ["loc_x"]}
     for size in ((8, 8, 8), ()):
-        context = MetricContext(LatentLayout({"vol": 2, "loc": 1, "residual": 3}), ("t1c", "t1n"), size, supervision, True)
+        context = MetricContext(
+            LatentLayout({"vol": 2, "loc": 1, "residual": 3}), ("t1c", "t1n"), size, supervision, True
+        )
         meanings = [metric.meaning(key) for metric in build_metrics({}, context) for key in metric.names()]
         assert len(meanings) > 30
         assert sorted(set(meanings)) == sorted(meanings)
