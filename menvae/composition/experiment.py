@@ -292,7 +292,7 @@ class Experiment:
         source = self.source
         changes_intensities = self.settings["augmentation"].changes_intensities
         check_reach(model, self.parts, source, changes_intensities=changes_intensities)
-        check_inputs(model, source.identity)
+        check_inputs(model, source.identity, source.input_identity)
         check_supervision(objective, self.parts["model"], self.supervision)
         trainer: TrainerSettings = self.settings["trainer"]
         if trainer.activation_checkpointing:

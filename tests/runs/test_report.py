@@ -215,6 +215,17 @@ def test_pictures_that_a_run_cannot_have_are_not_missed(run_dir: Path, lacks: li
     assert ("traversals.png" in read(run_dir).text) == (not lacks)
 
 
+def test_rows_of_any_source_have_errors_of_their_columns(run_dir: Path) -> None:
+    for epoch in (2, 10):
+        (run_dir / "pictures" / f"epoch_{epoch}" / "subject_a.png").unlink()
+    assert "Squared error of each column" not in read(run_dir).text
+    (run_dir / "metrics.jsonl").write_text('{"epoch": 1, "val_epoch/mse_gene_7": 0.125}\n')
+    text = read(run_dir).text
+    assert "Squared error of each column" in text
+    assert "No reconstructions" not in text
+    assert re.search(r"gene_7\s*0\.125", text[text.index("Squared error of each column") :])
+
+
 def test_warns_of_a_run_that_the_collapse_watch_stopped(run_dir: Path) -> None:
     (run_dir / "gates.json").unlink()
     (run_dir / "metrics.jsonl").write_text('{"epoch": 9, "diag/collapsed": 1.0}\n')
