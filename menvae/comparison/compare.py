@@ -113,7 +113,8 @@ def _gates(runs: Sequence[TrackedRun]) -> tuple[tuple[Objective, ...], list[str]
     for name, values in found.items():
         larger = values[-1].comparison == ">"
         targets = sorted({gate.target for gate in values}, reverse=larger)
-        objectives.append(Objective(name, targets[0], larger))
+        meaning = next((gate.meaning for gate in reversed(values) if gate.meaning), "")
+        objectives.append(Objective(name, targets[0], larger, meaning))
         if len(targets) > 1:
             listing = ", ".join(f"{target:g}" for target in targets)
             notes.append(

@@ -39,7 +39,7 @@ from menvae.pictures import registered_pictures
 from menvae.presentation.figures import save_figure
 from menvae.presentation.page import Album, Picture, render
 from menvae.presentation.sortable import Cell, Column, Table, number_cell, sorting_script
-from menvae.presentation.text import broken, gate_meaning
+from menvae.presentation.text import broken
 
 READING: Final = (
     ("Configuration", "Runs that differ only in their seed. Its numbers are means over the seeds."),
@@ -108,7 +108,7 @@ def _content(
         "configurations": _configurations(comparison),
         "cohorts": [_cohort(comparison, cohort, store, place, album) for cohort in comparison.cohorts],
         "runs": _runs(comparison, store, place),
-        "gates": [(gate.name, wanted(gate), gate_meaning(gate.name)) for gate in comparison.gates],
+        "gates": [(gate.name, wanted(gate), gate.meaning) for gate in comparison.gates],
         "reading": READING,
     }
 
@@ -167,7 +167,7 @@ def _gate_columns(gates: Sequence[Objective], first: str = "") -> list[Column]:
             broken(gate.name),
             first=first or ("descending" if gate.larger_is_better else "ascending"),
             wanted=wanted(gate),
-            title=gate_meaning(gate.name),
+            title=gate.meaning,
         )
         for gate in gates
     ]

@@ -35,11 +35,13 @@ class Objective:
         name: name of the gate.
         target: the least acceptable value.
         larger_is_better: direction of the gate.
+        meaning: what it measures, in one sentence; empty if unknown.
     """
 
     name: str
     target: float
     larger_is_better: bool
+    meaning: str = ""
 
 
 @dataclass(frozen=True)

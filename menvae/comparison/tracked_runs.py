@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from menvae.errors import UserError, nearest
 from menvae.gates import METRIC_PREFIX
+from menvae.presentation.text import gate_meaning
 from menvae.tracking.mlflow.reading import experiment_id, local_path, name_of, open_store, runs_of
 from menvae.tracking.mlflow.run import valid_key
 from menvae.tracking.tracker import TrackingSettings
@@ -43,6 +44,7 @@ class GateValue:
         comparison: ``>`` if larger is better, ``<`` if smaller is better.
         passed: whether the run passed the gate.
         reason: why there is no value, or empty.
+        meaning: what it measures, in one sentence; empty if unknown.
     """
 
     name: str
@@ -51,6 +53,7 @@ class GateValue:
     comparison: Comparison
     passed: bool
     reason: str = ""
+    meaning: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +256,7 @@ def _gate(entry: Mapping[str, Any]) -> GateValue:
         comparison=comparison,
         passed=entry["passed"] is True,
         reason=str(entry.get("reason") or ""),
+        meaning=gate_meaning(entry),
     )
 
 

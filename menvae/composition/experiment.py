@@ -25,7 +25,6 @@ from menvae.data.targets.normalizer import TargetSettings
 from menvae.data.workers import unseen
 from menvae.encoders.pretrained import check_inputs
 from menvae.errors import UserError
-from menvae.evaluation.collapse import WatchSettings
 from menvae.evaluation.gates import unjudged_partitions, unjudged_words
 from menvae.gates import GateSettings, canonical, check_gates
 from menvae.latent import LatentLayout
@@ -34,6 +33,7 @@ from menvae.metrics import Metric, MetricContext, build_metrics
 from menvae.models import Blueprint, Model
 from menvae.objective import Objective
 from menvae.observers import bound_observers
+from menvae.observers.collapse_watch import WatchSettings
 from menvae.pictures import Picture, PictureSettings, build_pictures
 from menvae.registry import Bound, bind, own_keys, validated
 from menvae.terms import TermContext
@@ -292,7 +292,7 @@ class Experiment:
         source = self.source
         changes_intensities = self.settings["augmentation"].changes_intensities
         check_reach(model, self.parts, source, changes_intensities=changes_intensities)
-        check_inputs(model, source.identity)
+        check_inputs(model, source.identity, source.input_identity)
         check_supervision(objective, self.parts["model"], self.supervision)
         trainer: TrainerSettings = self.settings["trainer"]
         if trainer.activation_checkpointing:

@@ -77,6 +77,10 @@ class SourceConformance(PartConformance):
                 f"{key}: its default must not change existing runs"
             )
 
+    def test_identity_names_the_keys_that_weights_depend_on(self, case: Case) -> None:
+        source = source_of(case)
+        assert source.input_identity <= source.identity.keys(), "`input_identity` must contain keys of `identity`"
+
     def test_hash_of_a_run_depends_on_the_keys_that_belong_to_its_identity(self, case: Case) -> None:
         config = case.config()
         before = run_hash({"data": config}, "data", "targets")

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from menvae.conformance.pictures import LinearModel
 from menvae.conformance.suite import Case, PartConformance, seeded
-from menvae.evaluation.collapse import WatchSettings
 from menvae.latent import LatentLayout
 from menvae.metrics import MetricContext, build_metrics
 from menvae.observers import ObserverContext
+from menvae.observers.collapse_watch import WatchSettings
 from menvae.pictures import PictureSettings, VolumeFacts
 from menvae.studies import Trial
 from menvae.types import Batch, ModelOutput, Observation, Observer, Posterior

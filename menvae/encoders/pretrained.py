@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from menvae.encoders.trunk import ResNetTrunk, Stem
 from menvae.errors import UserError
 from menvae.layers import coarse_grid
 
-_MEANING_OF_INPUTS = ("data.modalities", "data.normalisation")
-"""Identity keys that a run must share with the run of its frozen weights."""
+_NORMALISATION = "data.normalisation"
+"""Must match for frozen weights only: others adapt to it in training."""
 
 _FIRST_BLOCK = re.compile(r"(.*)layers\.0\.body\.0\.")
 
@@ -158,20 +158,21 @@ class FrozenTrunk(nn.Module):
             raise RuntimeError("it was trained with frozen weights other than those of encoder.checkpoint")
 
 
-def check_inputs(model: nn.Module, identity: Mapping[str, str]) -> None:
+def check_inputs(model: nn.Module, identity: Mapping[str, str], input_identity: Collection[str]) -> None:
     """Reject frozen weights that were trained on other inputs than those of a run.
 
     Args:
         model: model of the run; frozen weights of unknown origin are accepted.
         identity: identity of the data (`menvae.data.source.DataSource.identity`).
+        input_identity: keys of ``identity`` that define the inputs (`menvae.data.source.DataSource.input_identity`).
 
     Raises:
-        UserError: the modalities, their order or the normalisation differ.
+        UserError: the value of one of these keys, such as the modalities, or the normalisation differs.
     """
     for trunk in model.modules():
         if not isinstance(trunk, FrozenTrunk):
             continue
-        for key in _MEANING_OF_INPUTS:
+        for key in sorted({*input_identity, _NORMALISATION}):
             theirs, mine = trunk.trained_on.get(key), identity.get(key)
             if theirs is not None and mine is not None and theirs != mine:
                 raise UserError(

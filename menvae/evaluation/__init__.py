@@ -1,1 +1,1 @@
-"""Evaluation of a run: metrics, collapse watch, final evaluation, leak matrix and gates."""
+"""Evaluation of a run: metrics, final evaluation, leak matrix and gates."""

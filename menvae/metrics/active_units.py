@@ -31,6 +31,11 @@ class ActiveUnits(Metric):
         super().__init__(context)
         self.threshold = threshold
 
+    def meaning(self, key: str) -> str:
+        """Name the partition."""
+        partition = key.removeprefix("diag/au_count").removeprefix("_")
+        return f"Number of {partition or 'all'} dimensions that vary between subjects."
+
     def names(self) -> list[str]:
         """One key for z and one per partition."""
         return [f"diag/au_count{ending}" for ending in sections(self.context.layout)]

@@ -25,6 +25,11 @@ class PartitionCorrelation(Metric):
     min_subjects = MIN_ROWS
     absent = f"it needs at least {MIN_ROWS}"
 
+    def meaning(self, key: str) -> str:
+        """Name the pair."""
+        a, b = next(pair for pair in pairs(self.context.layout) if key == "indep/corr_{}_{}".format(*pair))
+        return f"Mean absolute Pearson correlation between the dimensions of {a} and {b}."
+
     def names(self) -> list[str]:
         """One key per pair."""
         return [f"indep/corr_{a}_{b}" for a, b in pairs(self.context.layout)]

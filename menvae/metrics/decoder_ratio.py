@@ -21,15 +21,11 @@ class DecoderRatio(Metric):
     direction: ClassVar[Direction | None] = "higher"
     range = (0.0, math.inf)
     needs = frozenset({"errors"})
-    absent = "no other subject's z to decode"
+    absent = "no other subject's z to decode, or every reconstruction is perfect"
 
     def meaning(self, key: str) -> str:
         """Name the z that replaces the subject's own."""
-        foreign = {
-            "diag/shuffled_ratio": "the z of another subject",
-            "diag/mean_z_ratio": "the mean training latent instead of z",
-            "diag/z0_ratio": "z = 0",
-        }[key]
+        foreign = FOREIGN[key.removeprefix("diag/").removesuffix("_ratio")]
         return f"Error with {foreign}, divided by the error with the subject's own z."
 
     def names(self) -> list[str]:

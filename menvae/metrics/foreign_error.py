@@ -9,7 +9,12 @@ from menvae.metrics import Direction, Metric, SplitRecord
 from menvae.metrics.decoding import mean_errors
 from menvae.registry import register
 
-FOREIGN = ("shuffled", "mean_z", "z0")
+FOREIGN = {
+    "shuffled": "the z of another subject",
+    "mean_z": "the mean training latent instead of z",
+    "z0": "z = 0",
+}
+"""Name of a z that is not the subject's own -> its description."""
 
 
 @register("metric", "foreign_error")
@@ -20,6 +25,11 @@ class ForeignError(Metric):
     range = (0.0, math.inf)
     needs = frozenset({"errors"})
     absent = "no other subject's z to decode"
+
+    def meaning(self, key: str) -> str:
+        """Name the z that replaces the subject's own."""
+        name = key.removeprefix("diag/recon_").removesuffix("_mse")
+        return f"Mean squared error of the reconstruction from {FOREIGN[name]}."
 
     def names(self) -> list[str]:
         """Three keys."""

@@ -21,6 +21,12 @@ class LatentKl(Metric):
     range = (0.0, math.inf)
     needs = frozenset({"mean", "logvar"})
 
+    def meaning(self, key: str) -> str:
+        """Name the partition."""
+        endings = sections(self.context.layout)
+        partition = next(ending for ending in endings if key == _key(ending)).removeprefix("_")
+        return f"KL divergence of the posterior of {partition or 'z'} from the prior, mean over subjects."
+
     def names(self) -> list[str]:
         """One key for z and one per partition."""
         return list(dict.fromkeys(_key(ending) for ending in sections(self.context.layout)))

@@ -25,6 +25,10 @@ class ColumnError(Metric):
     needs = frozenset({"inputs", "reconstruction"})
     absent = "no row has the column"
 
+    def meaning(self, key: str) -> str:
+        """Name the column."""
+        return f"Mean squared error of the reconstructed {key.removeprefix('val_epoch/mse_')}; 1 is its variance."
+
     def names(self) -> list[str]:
         """One key per column."""
         return [] if self.context.size else [f"val_epoch/mse_{column}" for column in self.context.channels]

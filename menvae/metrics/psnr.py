@@ -17,13 +17,18 @@ from menvae.types import Batch, ModelOutput
 class PeakSignalToNoise(Metric):
     """Peak signal-to-noise ratio of the reconstruction, per modality: ``val_epoch/psnr_<modality>``.
 
-    It averages over the subjects that have the modality; the peak is the range of the image.
+    It averages over the subjects that have the modality and a finite ratio, which constant images and perfect
+    reconstructions do not have; the peak is the range of the image.
     """
 
     direction: ClassVar[Direction | None] = "higher"
     unit = "dB"
     needs = frozenset({"inputs", "reconstruction"})
-    absent = "no subject has the modality, or it is constant"
+    absent = "every subject lacks the modality, or its image is constant or perfectly reconstructed"
+
+    def meaning(self, key: str) -> str:
+        """Name the modality."""
+        return f"Peak signal-to-noise ratio of the reconstructed {key.removeprefix('val_epoch/psnr_')}."
 
     def names(self) -> list[str]:
         """One key per modality."""

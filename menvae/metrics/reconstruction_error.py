@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from menvae.metrics import Direction, Metric, SplitRecord
+from menvae.metrics import ERRORS, Direction, Metric, SplitRecord
 from menvae.metrics.decoding import mean_errors
 from menvae.registry import register
 
@@ -19,6 +19,11 @@ class ReconstructionError(Metric):
     direction: ClassVar[Direction | None] = "lower"
     range = (0.0, math.inf)
     needs = frozenset({"errors"})
+
+    def meaning(self, key: str) -> str:
+        """Name the z."""
+        name = key.removeprefix("diag/recon_").removesuffix("_mse")
+        return f"Mean squared error of the reconstruction from {ERRORS[name]}."
 
     def names(self) -> list[str]:
         """Two keys."""

@@ -26,6 +26,10 @@ class StructuralSimilarity(Metric):
     needs = frozenset({"inputs", "reconstruction"})
     absent = "no subject has the modality, or it is constant"
 
+    def meaning(self, key: str) -> str:
+        """Name the modality."""
+        return f"Structural similarity of the reconstructed {key.removeprefix('val_epoch/ssim_')}."
+
     def names(self) -> list[str]:
         """One key per modality."""
         fits = self.context.size and min(self.context.size) >= _WINDOW

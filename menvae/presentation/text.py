@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
-_GATE_MEANINGS: Final = {
-    "max_dcor": "Largest distance correlation between two partitions; 0 means independence.",
-    "residual_active_units": "Fraction of residual dimensions that vary between subjects.",
-    "mean_z_ratio": "Error with the mean training latent instead of z, divided by the error with the subject's own z.",
-    "shuffled_ratio": "Error with the z of another subject, divided by the error with the subject's own z.",
+_EARLIER_GATES: Final = {
+    ("max_dcor", "indep/max_dcor"): "Largest distance correlation between two partitions; 0 means independence.",
+    ("residual_active_units", "diag/au_frac_residual"): "Fraction of residual dimensions that vary between subjects.",
+    ("mean_z_ratio", "diag/mean_z_ratio"): (
+        "Error with the mean training latent instead of z, divided by the error with the subject's own z."
+    ),
+    ("shuffled_ratio", "diag/shuffled_ratio"): (
+        "Error with the z of another subject, divided by the error with the subject's own z."
+    ),
 }
+"""(name, metric) of the gates that a gates.json without meanings may contain, besides those of R²."""
 
 
 def significant(value: object) -> str:
@@ -62,15 +68,28 @@ def broken(name: str, width: int = 12) -> str:
     return "\n".join(lines)
 
 
-def gate_meaning(name: str) -> str:
-    """Return a sentence about what a gate measures; empty for an unknown gate.
+def gate_meaning(gate: Mapping[str, Any]) -> str:
+    """Return a sentence about what a gate measures; empty if unknown.
 
-    >>> gate_meaning("vol_r2")
+    Args:
+        gate: entry of ``gates.json``. Earlier versions wrote no ``meaning``, and before that no ``metric``; the names
+            of gates were then fixed.
+
+    >>> gate_meaning({"name": "spread_r2", "metric": "mine/spread", "meaning": "Spread of z."})
+    'Spread of z.'
+    >>> gate_meaning({"name": "vol_r2"})
     'Mean R² of the vol targets on the validation split.'
     """
-    if name.endswith("_r2") and name not in _GATE_MEANINGS:
-        return f"Mean R² of the {name.removesuffix('_r2')} targets on the validation split."
-    return _GATE_MEANINGS.get(name, "")
+    if gate.get("meaning"):
+        return str(gate["meaning"])
+    name, metric = str(gate.get("name", "")), str(gate.get("metric") or "")
+    for (its_name, its_metric), sentence in _EARLIER_GATES.items():
+        if metric == its_metric or (not metric and name == its_name):
+            return sentence
+    if found := re.fullmatch(r"sem/(.+)_r2", metric):
+        return f"R² of {found[1]} on the validation split."
+    is_r2 = not metric and name.endswith("_r2")
+    return f"Mean R² of the {name.removesuffix('_r2')} targets on the validation split." if is_r2 else ""
 
 
 def counted(number: int, noun: str) -> str:

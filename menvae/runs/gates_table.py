@@ -44,7 +44,7 @@ def gate_row(gate: Mapping[str, Any]) -> GateRow:
         verdict=verdict,
         kind=kind,
         reason=str(gate.get("reason") or ""),
-        meaning=str(gate.get("meaning") or gate_meaning(name)),
+        meaning=gate_meaning(gate),
     )
 
 

@@ -206,10 +206,12 @@ def _left_out(config: Mapping[str, Any]) -> set[str]:
 
 def _column_errors(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Return what a run on a table shows instead of pictures: the final squared error of each column."""
-    columns = value_at(config, "data.columns")
+    columns, prefix = value_at(config, "data.columns"), "val_epoch/mse_"
     last: Mapping[str, Any] = rows[-1] if rows else {}
-    names = columns if isinstance(columns, list) else []
-    return [(str(name), significant(last.get(f"val_epoch/mse_{name}"))) for name in names]
+    # the source of a plugin may call its columns otherwise; only runs on tables have these metrics
+    measured = [key.removeprefix(prefix) for key in last if key.startswith(prefix)]
+    names = columns if isinstance(columns, list) else measured
+    return [(str(name), significant(last.get(f"{prefix}{name}"))) for name in names]
 
 
 def _pictures(pictures: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:

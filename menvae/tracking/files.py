@@ -38,8 +38,7 @@ class FilesTracker(Tracker):
         """
         self._context = context
         self._folder = Path(folder).expanduser().resolve() if folder else context.output_dir / "tracked"
-        place = hashlib.sha256(str(context.run_dir).encode()).hexdigest()[:8]  # output directories may share the folder
-        self._file = self._folder / f"{context.run_name}.{place}.json"
+        self._file = _file_of(self._folder, context)
         self._run: dict[str, Any] = {}
 
     @property
@@ -104,6 +103,18 @@ class FilesTracker(Tracker):
             write_table(self._folder / _TABLE, order, [[row.get(column) for column in order] for row in rows])
         finally:
             lock.release()
+
+
+def _file_of(folder: Path, context: TrackerContext) -> Path:
+    """Return the file of a run; its directory is part of the name, as output directories may share the folder.
+
+    Earlier versions named files only after the run; a run that has such a file keeps it, so that it has one row.
+    """
+    earlier = folder / f"{context.run_name}.json"
+    if earlier.is_file() and json.loads(earlier.read_text())["run_dir"] == str(context.run_dir):
+        return earlier
+    place = hashlib.sha256(str(context.run_dir).encode()).hexdigest()[:8]
+    return folder / f"{context.run_name}.{place}.json"
 
 
 def _row(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -250,6 +250,10 @@ def test_its_source_has_targets_of_its_own_and_its_store_may_move(site: Path, tm
     wrong = train(tmp_path, *chosen, moved, "model.supervision.shape=[aged]", code=2, site=site).stderr
     assert "model.supervision.shape: data=zarr_store has no target 'aged'; did you mean 'age'? known: age, " in wrong
 
+    coarse = ("data.spacing_mm=[12,12,12]", f"trainer.init_from={run}")
+    wrong = train(tmp_path, *chosen, moved, *coarse, code=2, site=site).stderr
+    assert "was trained with data.spacing_mm [10.0, 10.0, 10.0], but this configuration has [12.0, 12.0, 12.0]" in wrong
+
     box = ["data.roi_size=[16,16,16]", "data.spacing_mm=[10,10,10]"]
     done = run_prepare(site, "data=zarr_store", moved, *box, f"output_dir={tmp_path}")
     assert done.returncode == 0, done.stderr

@@ -149,6 +149,21 @@ def test_table_of_configurations_is_the_means_of_mlflow(sweep_dir: Path, swept: 
             assert float(deviation) == pytest.approx(statistics.stdev(values), abs=6e-4)
 
 
+def test_gates_say_what_their_metric_measures(output_dir: Path) -> None:
+    fill(output_dir, [MadeRun({"seed": 1}, dict.fromkeys(TARGETS, 0.5))])
+    ((run_id, *_),) = stored(output_dir)
+    path = output_dir / "mlartifacts" / run_id / "artifacts" / "gates.json"
+    table = json.loads(path.read_text())
+    for gate in table["gates"]:
+        if gate["name"] == "shape_r2":
+            gate |= {"metric": "mine/spread", "meaning": "Spread of the shapes."}
+    path.write_text(json.dumps(table))
+    _, page, _ = write(output_dir)
+    assert "Spread of the shapes." in page.text
+    assert "Mean R² of the shape targets" not in page.text
+    assert "Mean R² of the vol targets on the validation split." in page.text, "as in files of earlier versions"
+
+
 def test_a_gate_without_value_is_empty_in_csv_and_said_on_the_page(output_dir: Path, tmp_path: Path) -> None:
     values = dict.fromkeys(TARGETS, 0.5)
     runs = [MadeRun({"loss.lambda_dcor": w}, {**values, "max_dcor": None if w else 0.3}) for w in (0, 5)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import pandas as pd
 import pytest
 import runs
 import torch
+from omegaconf import OmegaConf
 from runs import gates, only_run
 
 from menvae.data.sources.lithology import draw_holes
+from menvae.runs.report import write_report
 
 EXPERIMENTS = ("lithology_vae", "lithology_semisup", "lithology_hybrid")
 TINY_TABLE = (
@@ -77,6 +80,21 @@ def test_run_directory_is_complete(finished: Path) -> None:
     assert ("sem/class_balanced_accuracy" in last) == ("lithology_vae" not in finished.name)
     scaler = json.loads((finished / "targets.json").read_text())["scaler"]
     assert scaler["transforms"] == ["none", "signed_log", "signed_log", "log1p", "log1p", "log1p"]
+
+
+def test_report_knows_rows_whatever_their_source_calls_its_keys(finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / finished.name)
+    page = (run / "report.html").read_text()
+    config = OmegaConf.load(run / "config.yaml")
+    config.data.genes = config.data.pop("columns")
+    OmegaConf.save(config, run / "config.yaml")
+    (run / "report.html").unlink()
+    write_report(run)
+    again = (run / "report.html").read_text()
+    for said in ("is missing", "No reconstructions"):
+        assert said not in again
+    for column in config.data.genes:
+        assert page.count(f">{column}<") == again.count(f">{column}<") > 0
 
 
 def test_report_reads_like_one_of_a_table(finished: Path) -> None:

@@ -122,17 +122,25 @@ def frozen_of_a_run(tmp_path: Path, identity: object) -> FrozenFeatures:
 )
 def test_inputs_must_mean_what_they_meant_in_pretraining(tmp_path: Path, change: dict[str, str], words: str) -> None:
     model = nn.ModuleDict({"encoder": frozen_of_a_run(tmp_path, IDENTITY)})
-    check_inputs(model, IDENTITY)
+    check_inputs(model, IDENTITY, {"data.modalities"})
     with pytest.raises(UserError) as caught:
-        check_inputs(model, IDENTITY | change)
+        check_inputs(model, IDENTITY | change, {"data.modalities"})
     assert str(caught.value) == f"encoder.checkpoint: its weights were trained with {words}"
 
 
+def test_a_source_declares_which_keys_define_its_inputs(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"encoder": frozen_of_a_run(tmp_path, IDENTITY | {"data.tracer": "FET"})})
+    other = IDENTITY | {"data.tracer": "FDOPA"}
+    check_inputs(model, other, {"data.modalities"})
+    with pytest.raises(UserError, match=r"trained with data\.tracer FET, but this configuration has FDOPA"):
+        check_inputs(model, other, {"data.modalities", "data.tracer"})
+
+
 def test_what_is_not_known_of_pretraining_or_does_not_matter_is_accepted(tmp_path: Path, checkpoint: Path) -> None:
-    check_inputs(frozen_of_a_run(tmp_path, IDENTITY), IDENTITY | {"data.roi_size": "[16, 16, 16]"})
-    check_inputs(frozen_of_a_run(tmp_path, IDENTITY), {"plugin.channels": "a, b"})
-    check_inputs(frozen_of_a_run(tmp_path, "a run"), IDENTITY)
-    check_inputs(frozen(checkpoint), IDENTITY)
+    check_inputs(frozen_of_a_run(tmp_path, IDENTITY), IDENTITY | {"data.roi_size": "[16, 16, 16]"}, {"data.modalities"})
+    check_inputs(frozen_of_a_run(tmp_path, IDENTITY), {"plugin.channels": "a, b"}, {"plugin.channels"})
+    check_inputs(frozen_of_a_run(tmp_path, "a run"), IDENTITY, IDENTITY.keys())
+    check_inputs(frozen(checkpoint), IDENTITY, IDENTITY.keys())
 
 
 class NotPlain:

@@ -7,10 +7,10 @@ import torch
 from handmade import metrics_for
 from torch import Tensor, nn
 
-from menvae.evaluation.collapse import CollapseWatch, WatchSettings
 from menvae.evaluation.metrics import SplitRecorder
 from menvae.latent import LatentLayout
 from menvae.models import Model
+from menvae.observers.collapse_watch import CollapseWatch, WatchSettings
 from menvae.types import Batch, ModelOutput, Observation, Posterior
 
 LAYOUT = LatentLayout({"vol": 2, "residual": 6})

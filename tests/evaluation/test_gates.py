@@ -92,7 +92,8 @@ def test_words_for_what_has_no_value() -> None:
         "1 validation subject; no head predicts it, or the observed targets do not vary"
     )
     assert gates["residual_active_units"].reason == "1 validation subject; a single subject has no variance"
-    assert gates["mean_z_ratio"].reason == "1 validation subject; no other subject's z to decode"
+    nothing = "1 validation subject; no other subject's z to decode, or every reconstruction is perfect"
+    assert gates["mean_z_ratio"].reason == nothing
     assert not any(gate.passed for gate in gates.values())
 
 
@@ -248,6 +249,17 @@ def test_what_a_gate_means_is_what_its_metric_measures_whatever_it_is_called() -
         "volume": "Mean R² of the vol targets on the validation split.",
         "pair": "Distance correlation of vol and loc; 0 means independence.",
     }
+
+
+def test_values_of_one_metric_have_sentences_of_their_own() -> None:
+    supervision = {"vol": ["vol_total"], "loc": ["loc_x"]}
+    for size in ((8, 8, 8), ()):
+        context = MetricContext(
+            LatentLayout({"vol": 2, "loc": 1, "residual": 3}), ("t1c", "t1n"), size, supervision, True
+        )
+        meanings = [metric.meaning(key) for metric in build_metrics({}, context) for key in metric.names()]
+        assert len(meanings) > 30
+        assert sorted(set(meanings)) == sorted(meanings)
 
 
 def test_two_gates_of_one_metric_are_both_drawn() -> None:

@@ -9,6 +9,12 @@ from scipy.ndimage import gaussian_filter1d
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn.metrics import mean_squared_error
 
+from menvae.evaluation.gates import evaluate_gates
+from menvae.gates import Target
+from menvae.latent import LatentLayout
+from menvae.metrics import MetricContext, build_metrics
+
+RATIO = "diag/mean_z_ratio"
 SHAPE = (8, 11, 16)
 CHANNELS = ("t1c", "t1n")
 
@@ -60,6 +66,18 @@ def test_a_perfect_reconstruction() -> None:
     arrays = recorded(model, split(model, np.zeros((2, 2)), inputs=images, reconstruction=images), CHANNELS).arrays
     np.testing.assert_allclose(arrays["ssim"], 1.0, atol=1e-6)
     assert np.isposinf(arrays["psnr"]).all()
+
+
+def test_a_gate_on_the_psnr_of_perfect_reconstructions_says_why_it_has_no_value() -> None:
+    images, _ = volumes(2)
+    model = LinearDecoder({"all": 2}, (2, *SHAPE))
+    found = measured(model, split(model, np.zeros((2, 2)), inputs=images, reconstruction=images), CHANNELS)
+    metrics = build_metrics({}, MetricContext(LatentLayout({"all": 2}), CHANNELS, SHAPE))
+    gates = {"sharp": Target(metric="val_epoch/psnr_t1c", above=20.0), "used": Target(metric=RATIO, above=1.5)}
+    sharp, used = evaluate_gates(found, gates, metrics, {}, 2).gates
+    assert (sharp.value, used.value) == (None, None)
+    assert "perfectly reconstructed" in sharp.reason
+    assert "every reconstruction is perfect" in used.reason
 
 
 def test_images_without_a_voxel_of_anatomy() -> None:

@@ -192,11 +192,38 @@ def test_warns_whatever_the_gates_of_the_decoder_are_called(run_dir: Path) -> No
     assert "posterior collapse. The decoder ignores its latent space" in read(run_dir).text
 
 
+def test_gates_say_what_their_metric_measures(run_dir: Path) -> None:
+    listed = [
+        {**gate("spread_r2", 3.0, 2.0), "metric": "mine/spread", "meaning": "Spread of the latents."},
+        {**gate("loc_r2", 3.0, 2.0), "metric": "mine/other"},
+        {**gate("independent", 0.2, 0.35, "<"), "metric": "indep/max_dcor"},
+        gate("vol_r2", 0.9, 0.8),
+    ]
+    (run_dir / "gates.json").write_text(json.dumps({"gates": listed, "passed": True}))
+    text = read(run_dir).text
+    assert "Spread of the latents." in text
+    assert "Mean R² of the vol targets on the validation split." in text, "as in files of earlier versions"
+    assert "Largest distance correlation between two partitions" in text, "by its metric, in files without a meaning"
+    assert "spread targets" not in text
+    assert "loc targets" not in text
+
+
 @pytest.mark.parametrize("lacks", [[], ["traversals", "volumes"]])
 def test_pictures_that_a_run_cannot_have_are_not_missed(run_dir: Path, lacks: list[str]) -> None:
     (run_dir / "pictures" / "traversals.png").unlink()
     (run_dir / "summary.json").write_text(json.dumps({"lacks": lacks}))
     assert ("traversals.png" in read(run_dir).text) == (not lacks)
+
+
+def test_rows_of_any_source_have_errors_of_their_columns(run_dir: Path) -> None:
+    for epoch in (2, 10):
+        (run_dir / "pictures" / f"epoch_{epoch}" / "subject_a.png").unlink()
+    assert "Squared error of each column" not in read(run_dir).text
+    (run_dir / "metrics.jsonl").write_text('{"epoch": 1, "val_epoch/mse_gene_7": 0.125}\n')
+    text = read(run_dir).text
+    assert "Squared error of each column" in text
+    assert "No reconstructions" not in text
+    assert re.search(r"gene_7\s*0\.125", text[text.index("Squared error of each column") :])
 
 
 def test_warns_of_a_run_that_the_collapse_watch_stopped(run_dir: Path) -> None:

@@ -81,3 +81,15 @@ def test_the_same_run_of_two_output_directories_has_two_rows(tmp_path: Path) -> 
     rows = rows_of(tmp_path / "shared")
     assert list(rows["tags.place"]) == ["a", "b"]
     assert list(rows["run_dir"]) == [str(tmp_path / place / "runs" / "run_0") for place in ("a", "b")]
+
+
+def test_a_run_of_an_earlier_version_keeps_its_row(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    FilesTracker(context(tmp_path / "a", "run_0"), folder=str(shared)).start({}, {"kept": "yes"}, LocalLog(tmp_path))
+    (written,) = shared.glob("*.json")
+    written.rename(shared / "run_0.json")  # as earlier versions named it
+    for place in ("a", "b"):
+        FilesTracker(context(tmp_path / place, "run_0"), folder=str(shared)).start({}, {}, LocalLog(tmp_path))
+    rows = rows_of(shared)
+    assert list(rows["run_dir"]) == [str(tmp_path / place / "runs" / "run_0") for place in ("a", "b")]
+    assert list(rows["tags.kept"].fillna("")) == ["yes", ""]

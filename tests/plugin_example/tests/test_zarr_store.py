@@ -75,6 +75,13 @@ def test_arrays_and_targets_are_those_of_nifti_files(tmp_path):
         np.testing.assert_array_equal(own.load().mask, other.load().mask)
 
 
+def test_weights_depend_on_modalities_and_voxel_size():
+    one, other = (ZarrSource(store=str(STORE), **{**KEYS, "spacing_mm": (side, 3.0, 2.5)}) for side in (2.0, 4.0))
+    differs = {key for key in one.input_identity if one.identity[key] != other.identity[key]}
+    assert differs == {"data.spacing_mm"}
+    assert one.input_identity == {"data.modalities", "data.spacing_mm"}
+
+
 def test_what_is_wrong_is_named(tmp_path):
     store = written(tmp_path)
     (store / "a" / "t1c" / "zarr.json").write_text("{")

@@ -69,6 +69,11 @@ class ZarrSource(VolumeSource):
         return self.store
 
     @property
+    def input_identity(self) -> frozenset[str]:
+        """The voxel size too, as stores differ in it: filters learned at one do not fit another."""
+        return super().input_identity | {"data.spacing_mm"}
+
+    @property
     def targets(self) -> Mapping[str, Target]:
         """The targets measured on the mask, and the age."""
         return {**super().targets, "age": Target("years", "patient")}

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from menvae.evaluation.collapse import CollapseWatch, WatchSettings, collapse_findings
+from menvae.observers.collapse_watch import CollapseWatch, WatchSettings, collapse_findings
 
 HEALTHY = {"diag/mean_z_ratio": 2.0, "diag/shuffled_ratio": 2.0, "val_epoch/kl_raw": 40.0}
 BLIND = {**HEALTHY, "diag/mean_z_ratio": 1.0}
@@ -16,7 +16,7 @@ BLIND = {**HEALTHY, "diag/mean_z_ratio": 1.0}
 def test_warns_once_for_each_collapse_and_tells_of_the_recovery(caplog: pytest.LogCaptureFixture) -> None:
     watch = CollapseWatch(WatchSettings(), max_epochs=10)
     told = []
-    with caplog.at_level(logging.INFO, logger="menvae.evaluation.collapse"):
+    with caplog.at_level(logging.INFO, logger="menvae.observers.collapse_watch"):
         for epoch, metrics in enumerate([BLIND, BLIND, HEALTHY, HEALTHY, BLIND], start=5):
             caplog.clear()
             verdict = watch.on_validation_end(epoch, metrics)
