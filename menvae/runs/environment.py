@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Collection
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -54,10 +54,11 @@ def hash_of_code(menvae: Path) -> str:
     """Return a hash of menvae, its plugins, and the versions of Python and the packages that it computes with.
 
     Modules are hashed as syntax trees: comments, docstrings and formatting do not matter. The syntax tree of a module
-    depends on the minor version of Python, which is part of the hash in any case.
+    depends on the minor version of Python, which is part of the hash because results may depend on it too. A plugin
+    enters with the version of its distribution, for compiled code, and with its source, for editable installations.
 
     Args:
-        menvae: folder of the package, of which what only launches, reports, compares, draws or tracks is excluded.
+        menvae: folder of the package, without the subpackages that only launch, compare, draw or track.
 
     Returns:
         16 hexadecimal digits.
@@ -65,17 +66,33 @@ def hash_of_code(menvae: Path) -> str:
     versions: dict[str, str | None] = {name: _version(name) for name in _COMPUTING}
     versions["python"] = ".".join(platform.python_version_tuple()[:2])
     digest = hashlib.sha256(meaning_of_code(menvae, _ASIDE))
-    for plugin in sorted({point.module.partition(".")[0] for point in entry_points(group=ENTRY_POINT_GROUP)}):
-        spec = find_spec(plugin)
-        places = (spec.submodule_search_locations or [spec.origin or ""]) if spec else []
-        for place in places:
-            digest.update(plugin.encode() + meaning_of_code(Path(place)))
+    plugins = {_package_and_distribution(point) for point in entry_points(group=ENTRY_POINT_GROUP)}
+    for package, distribution in sorted(plugins):
+        digest.update(f"{package}\0{distribution}\0".encode())
+        for place in _places_of(package):
+            digest.update(meaning_of_code(place))
     digest.update(json.dumps(versions, sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
 
+def _package_and_distribution(plugin: EntryPoint) -> tuple[str, str]:
+    """Return the top-level package of a plugin, and name and version of the distribution that installed it."""
+    distribution = f"{plugin.dist.name} {plugin.dist.version}" if plugin.dist is not None else ""
+    return plugin.module.partition(".")[0], distribution
+
+
+def _places_of(package: str) -> list[Path]:
+    """Return the folders of a package, or the file of a single module; empty if it cannot be found."""
+    spec = find_spec(package)
+    if spec is None:
+        return []
+    return [Path(place) for place in spec.submodule_search_locations or [spec.origin] if place is not None]
+
+
 def meaning_of_code(package: Path, aside: Collection[str] = ()) -> bytes:
     """Return a digest (32 bytes) of the syntax trees of a package's modules, without docstrings.
+
+    A file that is not valid Python, such as a compiled module or a template, enters with its bytes.
 
     Args:
         package: folder of the package, or the file of a single module.
@@ -86,9 +103,16 @@ def meaning_of_code(package: Path, aside: Collection[str] = ()) -> bytes:
     for path in [package] if package.is_file() else sorted(package.rglob("*.py")):
         name = path.relative_to(folder)
         if name.parts[0] not in aside:
-            tree = _WithoutDocstrings().visit(ast.parse(path.read_bytes()))
-            digest.update(f"{name.as_posix()}\0{ast.dump(tree)}\0".encode())
+            digest.update(name.as_posix().encode() + b"\0" + _meaning_of_module(path.read_bytes()) + b"\0")
     return digest.digest()
+
+
+def _meaning_of_module(source: bytes) -> bytes:
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # ValueError: null bytes
+        return source
+    return ast.dump(_WithoutDocstrings().visit(tree)).encode("utf-8", "surrogatepass")
 
 
 class _WithoutDocstrings(ast.NodeTransformer):

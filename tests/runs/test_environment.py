@@ -119,3 +119,31 @@ def test_code_of_a_plugin_counts(package: Path, tmp_path: Path, monkeypatch: pyt
     assert hash_of_code(package) == installed != before
     _append(tmp_path / "site" / "someplugin" / "parts.py", "B = 1\n")
     assert hash_of_code(package) != installed
+
+
+def test_version_of_a_plugin_counts_though_its_package_has_another_name(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = write_package(tmp_path / "site", "someplugin", "parts", {"parts.py": "A = 1\n"})
+    metadata = site / "someplugin-0.1.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("Name: someplugin", "Name: some-distribution"))
+    monkeypatch.syspath_prepend(site)
+    before = hash_of_code(package)
+    metadata.write_text(metadata.read_text().replace("Version: 0.1", "Version: 0.2"))
+    assert hash_of_code(package) != before
+
+
+def test_a_file_that_is_not_python_counts_with_its_bytes(tmp_path: Path) -> None:
+    found = set()
+    for content in (b"\x7fELF\x00\x01", b"\x7fELF\x00\x02", b"class {{ name }}:\n", b"TEXT = '\\ud800'\n"):
+        (tmp_path / "module.py").write_bytes(content)
+        found.add(meaning_of_code(tmp_path / "module.py"))
+    assert len(found) == 4
+
+
+def test_the_minor_version_of_python_counts(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for version in (("3", "11", "0"), ("3", "11", "9"), ("3", "12", "0")):
+        monkeypatch.setattr("platform.python_version_tuple", lambda version=version: version)
+        found.append(hash_of_code(package))
+    assert found[0] == found[1] != found[2]
