@@ -18,9 +18,11 @@ from typing import Any
 
 from menvae.registry import ENTRY_POINT_GROUP
 
-_COMPUTING = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "scikit-learn", "monai", "transformers")
-"""Packages that losses, metrics or weights of a run are computed with."""
-_PACKAGES = ("menvae", *_COMPUTING, "hydra-core", "mlflow", "pydantic")
+_COMPUTING = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "scikit-learn", "transformers")
+"""Packages that losses, metrics or weights of a run are computed with. Those that only read, store or decompress data
+are not among them: the hash of the data covers what they return."""
+_PACKAGES = ("menvae", *_COMPUTING, "monai", "hydra-core", "mlflow", "pydantic")
+"""Packages whose versions ``environment.json`` lists."""
 
 _ASIDE = frozenset(
     {"apps", "comparison", "conformance", "console", "pictures", "preparation", "presentation", "sweeps", "tracking"}

@@ -94,3 +94,17 @@ def test_help_fits_two_screens_and_says_what_a_newcomer_needs(tmp_path: Path, co
     assert max(map(len, written)) <= 120
     for needed in wanted:
         assert needed in text
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("menvae.apps.compare", "menvae.comparison.compare", "menvae.comparison.swept_keys"),
+        *("menvae.comparison.page", "menvae.comparison.table", "menvae.comparison.tracked_runs"),
+        *("menvae.apps.sweep", "menvae.sweeps.status"),
+    ],
+)
+def test_comparing_and_asking_for_a_status_import_no_torch(module: str) -> None:
+    program = f"import sys, {module}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,10 +107,31 @@ def test_code_of_results_counts_and_no_other(package: Path, folder: str) -> None
 def test_versions_of_what_computes_count_and_no_other(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, known = hash_of_code(package), environment._version
     changed: list[str] = []
-    for name in ("torch", "monai", "transformers", "mlflow", "hydra-core", "menvae"):
+    for name in ("torch", "transformers", "monai", "mlflow", "hydra-core", "menvae"):
         monkeypatch.setattr(environment, "_version", lambda asked, new=name: "0" if asked == new else known(asked))
         changed += [name] * (hash_of_code(package) != before)
-    assert changed == ["torch", "monai", "transformers"]
+    assert changed == ["torch", "transformers"]
+
+
+COMPUTE = {"torch", "numpy", "scipy", "nibabel", "skimage", "sklearn", "transformers"}
+READ_STORE_OR_SHOW = {
+    *("blosc2", "deflate", "pandas", "pyarrow"),  # what they return enters the hash of the data
+    *("hydra", "jinja2", "matplotlib", "mlflow", "omegaconf", "optuna", "pydantic", "pydantic_core", "rich", "yaml"),
+    *("psutil", "safetensors", "threadpoolctl"),
+}
+
+
+def test_every_imported_package_is_one_or_the_other(package: Path) -> None:
+    imported: set[str] = set()
+    for path in (path for folder in COUNTS for path in (package / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            imported |= {name.partition(".")[0] for name in names}
+    assert imported - sys.stdlib_module_names - {"menvae"} <= COMPUTE | READ_STORE_OR_SHOW
+    assert imported >= COMPUTE, "a package that nothing imports would change the hash in vain"
+    distributions = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
+    assert {distributions.get(name, name) for name in COMPUTE} == set(environment._COMPUTING)
 
 
 def test_code_of_a_plugin_counts(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
