@@ -1,4 +1,4 @@
-"""Atomic writes, and folders that one process locks at a time."""
+"""Atomic writes of files and folders, and folders that one process locks at a time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import fcntl
 import io
 import json
 import os
+import shutil
+import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -97,6 +100,39 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_directory(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Create a folder atomically: yield a hidden folder beside it, to be filled, and rename that at the end.
+
+    Several processes may create the same folder at once: the first one to finish wins, and the others discard theirs.
+    After an error nothing is left.
+
+    Args:
+        path: the new folder, in an existing one.
+
+    Raises:
+        OSError: the folder cannot be created, or ``path`` is a file.
+    """
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    """Return the umask of this process, which `tempfile.mkdtemp` does not use."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def sync_directory(directory: Path) -> None:

@@ -40,6 +40,7 @@ from menvae.presentation.figures import save_figure
 from menvae.presentation.page import Album, Picture, render
 from menvae.presentation.sortable import Cell, Column, Table, number_cell, sorting_script
 from menvae.presentation.text import broken
+from menvae.runs.directory import RUNS
 
 READING: Final = (
     ("Configuration", "Runs that differ only in their seed. Its numbers are means over the seeds."),
@@ -227,7 +228,7 @@ def _runs(comparison: Comparison, store: RunStore, place: Path) -> Table:
 
 def _report_link(run: TrackedRun, store: RunStore, place: Path) -> str:
     """Return the address of a run's report: relative to the page if both are in the output directory."""
-    original = store.output_dir / "runs" / run.name / "report.html"
+    original = store.output_dir / RUNS / run.name / "report.html"
     path = original if original.is_file() else store.local_artifact(run, "report.html")
     if path is None:
         return ""

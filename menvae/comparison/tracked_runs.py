@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from menvae.errors import UserError, nearest
 from menvae.gates import METRIC_PREFIX
 from menvae.presentation.text import gate_meaning
+from menvae.runs.directory import RUNS
 from menvae.tracking.mlflow.reading import experiment_id, local_path, name_of, open_store, runs_of
 from menvae.tracking.mlflow.run import valid_key
 from menvae.tracking.tracker import TrackingSettings
@@ -180,7 +181,7 @@ class RunStore:
     def _local(self, run_name: str, artifact_uri: str, name: str) -> Path | None:
         """Look for MLflow's copy, then for the original in ``output_dir``: the store may be remote or moved."""
         artifacts = local_path(artifact_uri)
-        folders = [*([] if artifacts is None else [artifacts]), self.output_dir / "runs" / run_name]
+        folders = [*([] if artifacts is None else [artifacts]), self.output_dir / RUNS / run_name]
         return next((folder / name for folder in folders if (folder / name).exists()), None)
 
     def _fetch(self, run_id: str, run_name: str, artifact_uri: str, name: str) -> Path | None:

@@ -13,6 +13,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from menvae.composition.advice import Circumstances, advice
+from menvae.composition.canonical import OPTIONAL, canonical
 from menvae.composition.compatibility import check_needs, check_reach, check_supervision
 from menvae.composition.loss import Loss, section
 from menvae.composition.settings import SweepSettings
@@ -26,7 +27,7 @@ from menvae.data.workers import unseen
 from menvae.encoders.pretrained import check_inputs
 from menvae.errors import UserError
 from menvae.evaluation.gates import unjudged_partitions, unjudged_words
-from menvae.gates import GateSettings, canonical, check_gates
+from menvae.gates import GateSettings, check_gates
 from menvae.latent import LatentLayout
 from menvae.layers import recompute_activations, without_weights
 from menvae.metrics import Metric, MetricContext, build_metrics
@@ -74,9 +75,6 @@ _SETTINGS = {
 }
 """Configuration key -> dataclass of settings."""
 
-_OPTIONAL = ("metrics", "observers")
-"""Keys that configurations of older runs do not have; if empty, they are removed from a run's configuration."""
-
 CheckedModels = MutableMapping[str, Model]
 """Models built for checks, by the blueprint that they were built from."""
 
@@ -120,22 +118,18 @@ class Experiment:
             UserError: the first error found.
         """
         own = {"name", "seed", "output_dir", "loss", "gates"}
-        config = plain_values(composed, {*own, *_OPTIONAL, *_PARTS, *_SETTINGS})
+        config = plain_values(composed, {*own, *OPTIONAL, *_PARTS, *_SETTINGS})
         if isinstance(config["seed"], bool) or not isinstance(config["seed"], int) or config["seed"] < 0:
             raise UserError(f"seed: {config['seed']!r} is not allowed; it should be a whole number, 0 or larger")
         if not isinstance(config["loss"], Mapping):
             raise UserError(f"loss: {config['loss']!r} is not allowed; choose an objective with loss=<name>")
         left_out = _leave_out_keys_of_others(config)
         parts = {key: bind(group, config[key], key) for key, group in _PARTS.items()}
-        config["data"] = cast(type[DataSource], parts["data"].part.factory).canonical(config["data"])
         settings = {key: validated(settings_class, config[key], key) for key, settings_class in _SETTINGS.items()}
         settings["gates"] = GateSettings.from_config(config["gates"])
-        config["gates"] = canonical(config["gates"])
         observers = bound_observers(config.get("observers") or {})
         pictures = build_pictures(settings["pictures"].parts)
-        for key in _OPTIONAL:
-            if not config.get(key):
-                config.pop(key, None)  # as in configurations of versions without this key
+        config = canonical(config)
         bind_trackers(settings["tracking"])
         latent = parts["model"].settings
         layout = LatentLayout.from_config(latent["z_dim"], latent["partitions"])

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from menvae.conformance.suite import Case, PartConformance
+from menvae.runs.directory import RUNS
 from menvae.tracking.local import LocalLog
 from menvae.tracking.tracker import DatasetInput, ParentRun, Tracker, TrackerContext, TrackingSettings
 
@@ -47,7 +48,7 @@ class TrackerConformance(PartConformance):
 
     def context(self, output_dir: Path, name: str = "a_run", parent: ParentRun | None = None) -> TrackerContext:
         """Return the context of a run, whose directory exists."""
-        run_dir = output_dir / "runs" / name
+        run_dir = output_dir / RUNS / name
         run_dir.mkdir(parents=True, exist_ok=True)
         return TrackerContext(
             settings=TrackingSettings(), output_dir=output_dir, run_dir=run_dir, run_name=name, parent=parent

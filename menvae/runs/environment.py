@@ -88,7 +88,9 @@ def _places_of(package: str) -> list[Path]:
     spec = find_spec(package)
     if spec is None:
         return []
-    return [Path(place) for place in spec.submodule_search_locations or [spec.origin] if place is not None]
+    if spec.submodule_search_locations is not None:
+        return [Path(place) for place in spec.submodule_search_locations]
+    return [Path(spec.origin)] if spec.origin is not None else []
 
 
 def meaning_of_code(package: Path, aside: Collection[str] = ()) -> bytes:

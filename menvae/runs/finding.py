@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from menvae.errors import UserError, nearest
+from menvae.files import new_folder
 from menvae.runs.directory import RUNS
 from menvae.tracking.mlflow.reading import answer, name_of, open_store, state_of
 from menvae.tracking.mlflow.run import run_ids
@@ -100,15 +99,7 @@ def _download(client: MlflowClient, run: Run, folder: Path, place: str) -> Path:
             f"run: '{run_id}' is {state_of(run)}: {missing[0]} is missing in {place}; load finished runs only"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
-    try:
+    with new_folder(path) as temporary:
         for name in sorted(_NEEDED & there):
             answer(partial(client.download_artifacts, run_id, name, str(temporary)), place)
-        temporary.chmod(0o755)
-        temporary.replace(path)
-    except OSError:
-        if not is_run(path):  # else another process was faster
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return path.resolve()

@@ -6,13 +6,9 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-from menvae.gates import canonical
-from menvae.registry import lookup
-
-if TYPE_CHECKING:
-    from menvae.data.source import DataSource  # and with it torch, which menvae-compare does not need
+from menvae.composition.canonical import canonical, source_class
 
 OUTSIDE = (
     "output_dir",
@@ -29,11 +25,6 @@ OUTSIDE = (
 )
 """Keys that affect only where results go, how they are kept, or how the same results are computed; and
 ``trainer.devices``, because the number of ranks enters the hash separately. The source declares those of ``data.*``."""
-
-
-def source_class(name: str) -> type[DataSource]:
-    """Return the class of a registered data source; raises `UserError` for an unknown name."""
-    return cast("type[DataSource]", lookup("data", name, "data").factory)
 
 
 def outside_keys(source: str) -> tuple[str, ...]:
@@ -67,23 +58,13 @@ def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_r
     >>> run_hash({"loss": {"lambda_dcor": 5}}, "d", "t") == run_hash({"loss": {"lambda_dcor": 5.0}}, "d", "t")
     True
     """
-    inside = copy.deepcopy(dict(config))
-    outside: tuple[str, ...] = OUTSIDE
-    if "data" in inside:
-        source = inside["data"]["name"]
-        inside["data"] = source_class(source).canonical(inside["data"])
-        outside = outside_keys(source)
-    for key in outside:
+    inside = copy.deepcopy(canonical(config))
+    for key in outside_keys(inside["data"]["name"]) if "data" in inside else OUTSIDE:
         *parents, last = key.split(".")
         node: Any = inside
         for parent in parents:
             node = node.get(parent, {})
         node.pop(last, None)
-    if isinstance(inside.get("gates"), Mapping):
-        inside["gates"] = canonical(inside["gates"])
-    for key in ("metrics", "observers"):
-        if not inside.get(key):
-            inside.pop(key, None)  # older runs were hashed without this key
     text = json.dumps([as_typed(inside), data_hash, targets_hash, num_ranks, start], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 

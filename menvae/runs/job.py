@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from menvae.files import write_json
+from menvae.runs.directory import RUNS
 from menvae.runs.environment import describe_process
 from menvae.studies import Trial
 
@@ -54,7 +55,7 @@ class Job:
 
     def reason(self, since: float) -> str:
         """Return the reason in ``status.json`` if it was written at or after ``since`` (`time.time`), else nothing."""
-        path = Path(self.config["output_dir"]) / "runs" / (self.run or "") / "status.json"
+        path = Path(self.config["output_dir"]) / RUNS / (self.run or "") / "status.json"
         is_new = path.is_file() and path.stat().st_mtime >= since
         return str(json.loads(path.read_text()).get("reason", "")) if is_new else ""
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from menvae.errors import UserError, nearest
 from menvae.files import write_json
+from menvae.runs.directory import RUNS
 from menvae.runs.job import Job
 from menvae.studies import Trial
 
@@ -85,7 +86,7 @@ class Sweep:
     @property
     def runs(self) -> Path:
         """The folder of run directories."""
-        return self.output_dir / "runs"
+        return self.output_dir / RUNS
 
     def folder(self, point: Point) -> Path:
         """Return the folder of a point."""

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from golden.artefacts import FOLDER
+from mlflow.tracking import MlflowClient
 from runs import TRACKED, gates, only_run, train
 from sklearn.metrics import r2_score
 from torch import Tensor
@@ -274,6 +275,7 @@ def test_a_run_of_mlflow_is_found_or_downloaded(output_dir: Path, run: FinishedR
     assert list(tracked.index) == [run.name]
     identifier = tracked["run_id"].iloc[0]
     assert menvae.load_run(identifier, output_dir=output_dir).path == run.path
+    original, metrics = run.model.state_dict(), run.metrics  # read from files that are hidden below
     hidden = run.path.rename(tmp_path / "hidden")
     try:
         loaded = menvae.load_run(identifier, output_dir=tmp_path, tracking_uri=store)
@@ -282,10 +284,36 @@ def test_a_run_of_mlflow_is_found_or_downloaded(output_dir: Path, run: FinishedR
         again = menvae.load_run(identifier, output_dir=tmp_path, tracking_uri=store)
         assert (again.path / "is_kept").is_file()
         weights = loaded.model.state_dict()
-        assert all(torch.equal(value, weights[name]) for name, value in run.model.state_dict().items())
-        assert (loaded.status, loaded.epoch, loaded.metrics) == (run.status, run.epoch, run.metrics)
+        assert all(torch.equal(value, weights[name]) for name, value in original.items())
+        assert (loaded.status, loaded.epoch, loaded.metrics) == (run.status, run.epoch, metrics)
     finally:
         hidden.rename(run.path)
+    assert [path.name for path in (tmp_path / "downloaded").iterdir()] == [loaded.path.name]
+
+
+def test_two_processes_may_download_a_run_at_once(
+    output_dir: Path, run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process has the run after this one has begun and before it is done."""
+    store = f"sqlite:///{output_dir / 'mlflow.db'}"
+    identifier = menvae.load_runs(store)["run_id"].iloc[0]
+    program = "import sys, menvae; menvae.load_run(sys.argv[1], output_dir=sys.argv[2], tracking_uri=sys.argv[3])"
+    command = [sys.executable, "-c", program, identifier, str(tmp_path), store]
+    download, others = MlflowClient.download_artifacts, []
+
+    def download_slowly(client: MlflowClient, *arguments: str) -> str:
+        if not others:
+            others.append(subprocess.run(command, check=True))
+        return download(client, *arguments)
+
+    monkeypatch.setattr(MlflowClient, "download_artifacts", download_slowly)
+    hidden = run.path.rename(tmp_path / "hidden")
+    try:
+        loaded = menvae.load_run(identifier, output_dir=tmp_path, tracking_uri=store)
+    finally:
+        hidden.rename(run.path)
+    assert others
+    assert (loaded.status, loaded.epoch) == (run.status, run.epoch)
     assert [path.name for path in (tmp_path / "downloaded").iterdir()] == [loaded.path.name]
 
 

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -35,6 +33,7 @@ from menvae.data.geometry.transforms import Geometry, load_and_resample
 from menvae.data.masks.features import mask_features
 from menvae.data.workers import ShowProgress, run_tasks, unseen
 from menvae.errors import UserError
+from menvae.files import new_folder
 
 _log = logging.getLogger(__name__)
 
@@ -245,24 +244,9 @@ def _prepare_entry(task: _Task) -> str:
 
 
 def _publish(entry: Path, subject: StoredSubject, cache_format: CacheFormat, description: Mapping[str, Any]) -> None:
-    temporary = Path(tempfile.mkdtemp(prefix=".", dir=entry.parent))
-    try:
-        arrays = write_subject(temporary, subject, cache_format)
-        (temporary / "subject.json").write_text(json.dumps({**description, "arrays": arrays}))
-        temporary.chmod(0o777 & ~_umask())
-        temporary.rename(entry)
-    except OSError:
-        if not entry.is_dir():
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _umask() -> int:
-    """Return the umask of this process, which `mkdtemp` does not use."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with new_folder(entry) as folder:
+        arrays = write_subject(folder, subject, cache_format)
+        (folder / "subject.json").write_text(json.dumps({**description, "arrays": arrays}))
 
 
 def _read_entry(entry: Path, subject: SubjectFiles) -> PreparedSubject:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +15,7 @@ from menvae.data.phantom.anatomy import Anatomy, Tissues
 from menvae.data.phantom.distributions import FIELD_OF_VIEW_MM, INTENSITIES, VISIT_STREAM, draw_value, random_streams
 from menvae.data.phantom.shapes import Float, Point, Waves, occupancy
 from menvae.data.phantom.tumour import PhantomVisit, Tumour
+from menvae.files import new_folder
 
 MODALITIES: Final = ("t1c", "t1n", "t2f", "t2w")
 NCR, ED, ET = 1, 2, 3
@@ -119,21 +118,12 @@ def write_subject(subject: PhantomSubject, folder: Path) -> Path:
     if final.exists():
         return final
     folder.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{subject.subject_id}-", dir=folder))
-    try:
+    with new_folder(final) as partial:
         for name, volume in (*subject.images.items(), ("seg", subject.mask)):
             image = nibabel.nifti1.Nifti1Image(volume, subject.affine)  # type: ignore[no-untyped-call, unused-ignore]
             image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call, unused-ignore]
             packed = gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)  # mtime: same subject, same bytes
             (partial / f"{subject.subject_id}-{name}.nii.gz").write_bytes(packed)
-        partial.chmod(0o755)
-        try:
-            partial.replace(final)
-        except OSError:  # another process was faster
-            if not final.exists():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return final
 
 

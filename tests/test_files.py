@@ -1,0 +1,72 @@
+"""Folders that appear whole or not at all, whoever else creates them."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from menvae.files import new_folder
+
+RACE = """
+import sys
+from pathlib import Path
+from menvae.files import new_folder
+with new_folder(Path(sys.argv[1])) as folder:
+    (folder / "who").write_text(sys.argv[2])
+    print("filled", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def _fill(path: Path, who: str) -> subprocess.Popen[str]:
+    """Start a process that creates the folder, and wait until it has filled it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", RACE, str(path), who], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "filled\n"
+    return process
+
+
+def test_the_first_of_two_processes_wins(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    with _fill(path, "first") as first, _fill(path, "second") as second:
+        assert not path.exists()
+        for process in (first, second):
+            process.communicate("go on\n", timeout=60)
+            assert process.returncode == 0
+            assert (path / "who").read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_after_an_error_nothing_is_left(tmp_path: Path) -> None:
+    def fail() -> None:
+        with new_folder(tmp_path / "folder") as folder:
+            (folder / "half").touch()
+            raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_its_place_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "folder").touch()
+    with pytest.raises(NotADirectoryError), new_folder(tmp_path / "folder"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with new_folder(tmp_path / "folder"):
+            pass
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o750
