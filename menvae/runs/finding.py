@@ -24,7 +24,7 @@ DOWNLOADED = "downloaded"
 _NEEDED = frozenset(
     {"config.yaml", "targets.json", "splits.csv", "gates.json", "summary.json", "metrics.jsonl", "checkpoints"}
 )
-"""Files and folders that are downloaded. MLflow keeps the name of a folder, and would lose that of a file's folder."""
+"""Top-level artifacts to download. MLflow would drop the folder of a single file, such as ``checkpoints/best.ckpt``."""
 
 
 def find_run(run: str | Path, output_dir: Path, tracking_uri: str | None = None) -> Path:
@@ -36,7 +36,7 @@ def find_run(run: str | Path, output_dir: Path, tracking_uri: str | None = None)
         tracking_uri: URI of the tracking store; see `menvae.tracking.tracker.TrackingSettings`.
 
     Raises:
-        UserError: there is no such run.
+        UserError: the run does not exist, or is not finished and only the tracking store has it.
     """
     path, runs = Path(run).expanduser(), output_dir / RUNS
     for folder in (path, runs / path):

@@ -1,4 +1,4 @@
-"""A finished run as Python objects: its model, data, targets and figures.
+"""Load a finished run: its model, data, targets and metrics.
 
 Everything is checked: the data found now must be those that the run was trained on, in the same splits, with the
 same targets, and the checkpoint must be one of the run's own architecture.
@@ -75,7 +75,7 @@ class FinishedRun:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The configuration, plain values."""
+        """The configuration, as plain values."""
         return self.experiment.config
 
     @cached_property
@@ -83,24 +83,25 @@ class FinishedRun:
         """The model with the weights of the checkpoint, in evaluation mode. Loads the data only if labels are learnt.
 
         Raises:
-            UserError: the checkpoint is of another architecture, or of other targets.
+            UserError: the checkpoint does not fit the architecture or the targets of the run.
         """
         return self._built[0]
 
     @property
     def objective(self) -> Objective:
-        """The objective of the run, with the buffers of the checkpoint; raises as `model`."""
+        """The objective of the run, with the buffers of the checkpoint. Raises the same errors as `model`."""
         return self._built[1]
 
     @cached_property
     def data(self) -> Data:
-        """The data of the run; ``data.train``, ``val`` and ``test`` follow ``splits.csv``, without augmentation.
+        """The data of the run, split as in ``splits.csv``, in order and without augmentation.
 
-        Their batches hold stored values: `menvae.types.Batch.to` makes the model's inputs of them, as `outputs` does.
-        What the cache lacks is prepared. ``data.test`` is None where the split is empty.
+        Batches hold voxels as the cache stores them; `menvae.types.Batch.to` converts them to model inputs, which
+        `outputs` does itself. Subjects that are not in the cache are prepared. ``data.test`` is None if no subject is in
+        the test split.
 
         Raises:
-            UserError: these are not the data, splits and targets that the run was trained on.
+            UserError: data, splits or targets differ from those that the run was trained on.
         """
         data = self.experiment.load_data(Place(self.device, 0, 1), in_order=True)
         self._check_data(data)
@@ -134,7 +135,7 @@ class FinishedRun:
             split: ``train``, ``val`` or ``test``.
 
         Raises:
-            UserError: the split is empty; as `model` and `data`.
+            UserError: the split is empty, or `model` or `data` cannot be loaded.
         """
         loaders = {"train": self.data.train, "val": self.data.val, "test": self.data.test}
         loader = loaders.get(split)
@@ -191,7 +192,7 @@ class FinishedRun:
         if known.get("data_hash") != data.data_hash:
             raise UserError(
                 f"run '{self.name}' was trained on other data: {found} have the hash {data.data_hash}, targets.json "
-                f"has {known.get('data_hash')}; restore them, or say where they are, as in "
+                f"has {known.get('data_hash')}; restore them, or pass their location, such as "
                 "overrides=['data.root=/new/place']"
             )
         moved = [name for name, split in data.splits.items() if self.splits.get(name) != split]
@@ -217,17 +218,18 @@ def load_run(
     """Load a finished run: the configuration now, model and data on first use.
 
     Args:
-        run: a run directory, the name of one in ``output_dir/runs``, or MLflow's id. A run that MLflow has and this
-            machine does not is downloaded into ``output_dir/downloaded``.
+        run: path of a run directory, name of a run in ``output_dir/runs``, or MLflow run id. If only MLflow has the
+            run, it is downloaded into ``output_dir/downloaded``.
         checkpoint: ``best`` (lowest validation objective without collapse) or ``last``.
-        output_dir: holds the cache of prepared data; None: that of the run directory, or ``outputs``.
-        tracking_uri: MLflow store of the id; None: ``mlflow.db`` in ``output_dir``.
-        overrides: as on the command line, such as ``data.root=/new/place``: keys that do not change the result.
-        device: of the model.
+        output_dir: output directory with the cache of prepared data. None: the one that contains the run directory;
+            for names and ids, ``outputs``.
+        tracking_uri: MLflow store that contains the run id. None: ``mlflow.db`` in ``output_dir``.
+        overrides: overrides of keys that do not change the result, such as ``data.root=/new/place``.
+        device: device of the model.
 
     Raises:
-        UserError: there is no such run or checkpoint, the run is not finished, an override would change its result,
-            or a plugin that it needs is not installed.
+        UserError: the run or checkpoint does not exist, the run is not finished, an override would change the result,
+            or a required plugin is not installed.
     """
     path = find_run(run, Path(output_dir or "outputs").expanduser(), tracking_uri)
     status = read_mapping(path / "status.json") or read_mapping(path / "summary.json")  # of which MLflow has the latter
@@ -270,7 +272,7 @@ def _experiment(path: Path, output_dir: str | Path | None, overrides: Sequence[s
 
 
 def _parsed(overrides: Sequence[str], allowed: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """Yield key and value of each override; refuse those that would change the result of the run."""
+    """Yield key and value of each override; raise `UserError` for one that would change the result of the run."""
     parser = OverridesParser.create()
     for text in overrides:
         try:
@@ -286,7 +288,7 @@ def _parsed(overrides: Sequence[str], allowed: Collection[str]) -> Iterator[tupl
 
 
 def _first_difference(known: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return in words where two descriptions of targets differ beyond `_TOLERANCE`, or nothing."""
+    """Describe the first difference beyond `_TOLERANCE` between two descriptions of targets; empty if there is none."""
     before, after = dict(_leaves(known)), dict(_leaves(now))
     for key in sorted((before.keys() | after.keys()) - {"hash", "data_hash"}):
         old, new = before.get(key), after.get(key)

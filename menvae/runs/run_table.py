@@ -1,4 +1,4 @@
-"""Runs as a data frame, from run directories or from a tracking store."""
+"""Read runs into a data frame, from an output directory or a tracking store."""
 
 from __future__ import annotations
 
@@ -23,21 +23,24 @@ _SECTIONS = ("params", "metrics")
 
 
 def load_runs(source: str | Path = "outputs", *, experiment: str | None = None) -> pd.DataFrame:
-    """Return a data frame with one row per run, in any state, with the columns of `mlflow.search_runs`.
-
-    The index is the name of the run. ``status`` is the state of the run (``finished``, ``collapsed``, ``interrupted``
-    and so on); ``path``, or ``run_id`` from MLflow, is what `menvae.load_run` takes; ``params.<key>`` are the keys of
-    the configuration (lists as JSON); ``metrics.<key>`` the last value of each metric, and ``metrics.gate/<name>``
-    that of each gate. Values that a run does not have are missing.
+    """Read runs in any state into a data frame, with one row per run and columns as in `mlflow.search_runs`.
 
     Args:
-        source: an output directory, or the URI of an MLflow store, such as ``sqlite:////absolute/path.db``.
-        experiment: value of ``tracking.experiment``; None: all.
+        source: output directory, or URI of an MLflow store, such as ``sqlite:////absolute/path.db``.
+        experiment: value of ``tracking.experiment`` of the runs to read. None: all runs.
+
+    Returns:
+        A data frame indexed by the name of the run; values that a run lacks are missing. Columns:
+
+        - ``status``: state of the run, such as ``finished``, ``collapsed`` or ``interrupted``.
+        - ``path`` of an output directory, ``run_id`` of an MLflow store: the argument for `menvae.load_run`.
+        - ``params.<key>``: configuration, with lists as JSON.
+        - ``metrics.<key>``: last value of each metric; ``metrics.gate/<name>``: value of each gate.
 
     Raises:
-        UserError: the folder, store or experiment does not exist.
+        UserError: the output directory, store or experiment does not exist.
     """
-    import pandas as pd  # half a second
+    import pandas as pd  # takes half a second
 
     is_store = "://" in str(source)
     rows = list(_of_store(str(source), experiment) if is_store else _of_folder(Path(source).expanduser(), experiment))
@@ -52,7 +55,9 @@ def load_runs(source: str | Path = "outputs", *, experiment: str | None = None) 
 def _of_folder(output_dir: Path, experiment: str | None) -> Iterator[dict[str, Any]]:
     runs = output_dir / RUNS
     if not runs.is_dir():
-        raise UserError(f"source: '{output_dir}' has no folder '{RUNS}'; name an output directory or an MLflow store")
+        raise UserError(
+            f"source: '{output_dir}' has no folder '{RUNS}'; pass an output directory or the URI of an MLflow store"
+        )
     for path in sorted(runs.iterdir()):
         if not is_run(path):
             continue
@@ -72,7 +77,7 @@ def _of_store(uri: str, experiment: str | None) -> Iterator[dict[str, Any]]:
         ids = [experiment_id(client, experiment, place)]
     for identifier in ids:
         for run in runs_of(client, identifier, place):
-            if "menvae.run" in run.data.tags:  # the store may contain runs of other tools
+            if "menvae.run" in run.data.tags:  # the store may contain runs of other software
                 params = {key: value_of(text) for key, text in run.data.params.items()}
                 yield _row(name_of(run), state_of(run), {"run_id": run.info.run_id}, params, run.data.metrics)
 
