@@ -80,7 +80,9 @@ class FinishedRun:
 
     @cached_property
     def model(self) -> Model:
-        """The model with the weights of the checkpoint, in evaluation mode. Loads the data only if labels are learnt.
+        """The model with the weights of the checkpoint, in evaluation mode.
+
+        The data are loaded only if their source has labels, for the number of classes.
 
         Raises:
             UserError: the checkpoint does not fit the architecture or the targets of the run.
@@ -97,8 +99,8 @@ class FinishedRun:
         """The data of the run, split as in ``splits.csv``, in order and without augmentation.
 
         Batches hold voxels as the cache stores them; `menvae.types.Batch.to` converts them to model inputs, which
-        `outputs` does itself. Subjects that are not in the cache are prepared. ``data.test`` is None if no subject is in
-        the test split.
+        `outputs` does itself. Subjects that are not in the cache are prepared. ``data.test`` is None if the test split
+        is empty.
 
         Raises:
             UserError: data, splits or targets differ from those that the run was trained on.
@@ -109,7 +111,7 @@ class FinishedRun:
 
     @cached_property
     def targets(self) -> TargetNormalizer | None:
-        """The normalizer of the targets, read from ``targets.json``; None without supervision."""
+        """The fitted normalizer of the targets, from ``targets.json``; None if the run has no such targets."""
         known = self._described
         return TargetNormalizer.from_dict(known) if "statistics" in known else None
 
@@ -252,7 +254,7 @@ def load_run(
 
 
 def _experiment(path: Path, output_dir: str | Path | None, overrides: Sequence[str]) -> Experiment:
-    """Return the checked configuration of the run, with the cache of its present output directory."""
+    """Return the checked configuration of a run, with overrides and the current output directory."""
     try:
         config = OmegaConf.create(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
         source = str(config["data"]["name"])
