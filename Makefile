@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 TEST_PROCESSES ?= 2
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
+unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles menvae
+
 .PHONY: train test lint bench bench-data bench-losses wrong-lines mutants clean
 
 train: $(VENV)/.installed

@@ -25,7 +25,7 @@ from menvae.terms import Term
 class Trouble(Term):
     """Fails in a training step, on one rank, as long as a flag file exists; what the file says is the fault.
 
-    A step that waits, until the file is gone, says so with a file beside it.
+    A step that hangs, or waits until the file is gone, says so with a file beside it.
     """
 
     scalars = ("trouble",)
@@ -43,16 +43,16 @@ class Trouble(Term):
             raise ZeroDivisionError("a fault of the trouble term")
         if fault == "die":
             os.kill(os.getpid(), 9)
+        if fault in ("hang", "wait"):
+            self.flag.with_suffix(".waiting").touch()
         if fault == "hang":
             time.sleep(3600)
         if fault == "memory":
             raise MemoryError
         if fault == "slow":
             time.sleep(3)
-        if fault == "wait":
-            self.flag.with_suffix(".waiting").touch()
-            while self.flag.is_file():
-                time.sleep(0.05)
+        while fault == "wait" and self.flag.is_file():
+            time.sleep(0.05)
         return {"trouble": 0.0 * output.posterior.mean.sum()}
 '''
 TROUBLE_CONF = "name: trouble\nflag: ''\nrank: 0\nstep: 1\n"

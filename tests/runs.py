@@ -14,6 +14,18 @@ from typing import Any
 
 import torch
 
+_UNDRAWN = tuple(
+    f"+pictures.parts.{name}=null"
+    for name in (
+        "latent_scatter",
+        "leak_matrix",
+        "regression",
+        "schedule",
+        "target_correlation",
+        "training_curves",
+        "traversals",
+    )
+)
 TINY = (
     "data.num_subjects=12",
     "data.val_fraction=0.4",
@@ -27,10 +39,12 @@ TINY = (
     "pictures.every_epochs=100",
     "pictures.num_subjects=1",
     "tracking.enabled=false",
+    *_UNDRAWN,
 )
-"""Shrunk in size, not in structure; MLflow, a quarter of such a run, is for the tests that look at it."""
+"""Shrunk in size, not in structure; MLflow and pictures, half of such a run, are for the tests that look at them."""
 
 TRACKED = "tracking.enabled=true"
+DRAWN = tuple(f"~{override.partition('=')[0]}" for override in _UNDRAWN)
 
 _OF_OTHERS = [
     "matplotlib.backends.backend_agg",

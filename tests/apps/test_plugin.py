@@ -17,7 +17,7 @@ import pytest
 import torch
 import zarr
 from plugins import install_example, write_package
-from runs import TRACKED, environment, gates, only_run, train
+from runs import DRAWN, TRACKED, environment, gates, only_run, train
 
 from menvae.data.files.subjects import MODALITIES
 from menvae.errors import UserError
@@ -161,7 +161,7 @@ def test_a_run_is_trained_with_them(site: Path, tmp_path: Path, prepared_cache: 
     (tmp_path / "cache").symlink_to(prepared_cache)
     added = ["+gates=spread", "+observer@observers.mine=steps", "observers.mine.unit=2"]
     added += ["+picture@pictures.parts.latent_spectrum=latent_spectrum", "+pictures.parts.regression=null"]
-    train(tmp_path, "encoder=projections", "loss=sharp", *added, site=site)
+    train(tmp_path, "encoder=projections", "loss=sharp", *DRAWN, *added, site=site)
     history = [json.loads(line) for line in (only_run(tmp_path) / "metrics.jsonl").read_text().splitlines()]
     assert len(history) == 3
     assert all(row["train_epoch/gradient_difference"] > 0.0 for row in history)

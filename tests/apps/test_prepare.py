@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from runs import only_run, train
+from runs import DRAWN, only_run, train
 
 from menvae.apps import prepare
 from menvae.data.phantom.head import phantom_subject, write_subject
@@ -78,7 +78,7 @@ def test_train_prepares_nothing_afterwards_and_has_the_same_targets(
         assert (made / name).stat().st_size > 0, name
 
     before = {path: path.stat().st_mtime_ns for path in (output_dir / "cache").rglob("*")}
-    told = train(output_dir, *COHORT, "trainer.max_epochs=1").stderr
+    told = train(output_dir, *COHORT, *DRAWN, "trainer.max_epochs=1").stderr
     assert "preparing" not in told
     assert {path: path.stat().st_mtime_ns for path in (output_dir / "cache").rglob("*")} == before
     trained = only_run(output_dir)

@@ -8,14 +8,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from runs import TRACKED, command, environment, gates, mlflow_points, only_run, train
+from runs import DRAWN, TRACKED, command, environment, gates, mlflow_points, only_run, train
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, prepared_cache: Path) -> Path:
     output_dir = tmp_path_factory.mktemp("finished")
     (output_dir / "cache").symlink_to(prepared_cache)
-    train(output_dir, TRACKED)
+    train(output_dir, TRACKED, *DRAWN)
     return output_dir
 
 

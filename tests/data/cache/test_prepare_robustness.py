@@ -94,13 +94,13 @@ def remains(group: int) -> list[int]:
     return found
 
 
-def test_a_cache_is_whole_after_being_killed_at_20_moments(root: Path, tmp_path: Path) -> None:
+def test_a_cache_is_whole_after_being_killed_at_ten_moments(root: Path, tmp_path: Path) -> None:
     finish(preparing(root, tmp_path / "undisturbed"))
     wanted = entries(tmp_path / "undisturbed")
     assert len(wanted) == 3 * NUM_SUBJECTS
     random, seen = np.random.default_rng(0), []
     cache = tmp_path / "cache"
-    for _ in range(20):
+    for _ in range(10):
         if len(entries(cache)) == len(wanted):
             shutil.rmtree(cache)
         process = preparing(root, cache)
