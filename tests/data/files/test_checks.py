@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from menvae.data.cache import prepare as preparation
 from menvae.data.cache.prepare import prepare
 from menvae.data.files.checks import Finding, Volume, check_subject, inspect_file
+from menvae.data.files.discovery import discover_subjects
 from menvae.data.files.readers import NIFTI
-from menvae.data.files.subjects import MODALITIES, discover_subjects
+from menvae.data.files.subjects import MODALITIES
 from menvae.data.sources.brats import BratsSource
 from menvae.data.sources.phantom import PhantomSource
 from menvae.errors import UserError
