@@ -19,6 +19,7 @@ from menvae.data.files.subjects import (
     FileKind,
     Listing,
     SubjectFiles,
+    all_endings,
     file_names_of,
     list_folder,
     subject_files,
@@ -54,10 +55,11 @@ def discover_subjects(
     Raises:
         UserError: if the folder does not exist, cannot be read or has no subject, or an identifier appears twice.
     """
-    expected = f"<id>/<id>{file_names.get('t1c', FILE_NAMES['t1c'])}.nii.gz"
+    endings = all_endings(file_names)
+    expected = f"<id>/<id>{endings['t1c']}.nii.gz"
     if not root.is_dir():
         raise UserError(f"data.root: folder '{root}' does not exist; it must contain {expected} and so on")
-    walk = _Walk({**FILE_NAMES, **file_names}, modalities)
+    walk = _Walk(endings, modalities)
     try:
         listing = list_folder(root)
         visits = walk.below(root, listing)
@@ -85,7 +87,7 @@ class _Visit:
 class _Walk:
     """A walk over the folders below a root, and what it ignored."""
 
-    file_names: Mapping[str, str]
+    endings: Mapping[str, str]
     modalities: Sequence[str]
     stray: list[Path] = field(default_factory=list)
     dangling: list[Path] = field(default_factory=list)
@@ -105,7 +107,7 @@ class _Walk:
         listing = list_folder(folder)
         files = listing.files
         volumes = sorted(filter(_is_volume, files))
-        kinds = {kind for kind, ending in self.file_names.items() if files.intersection(file_names_of(folder, ending))}
+        kinds = {kind for kind, ending in self.endings.items() if files.intersection(file_names_of(folder, ending))}
         below = self.below(folder, listing, above)
         named = [visit for visit in below if visit.named]
         if "seg" in kinds and kinds.intersection(self.modalities):  # complete enough to be used

@@ -135,9 +135,9 @@ def warn_of_groups(guesses: Iterable[Path]) -> None:
     if several:
         shown = ", ".join(f"'{folder.name}' ({count} visits)" for folder, count in list(several.items())[:_SHOWN])
         _log.warning(
-            "data.patient_pattern: %d folders are taken for patients, such as %s; if they only group visits, set "
-            "data.patient_pattern='(.+)', which makes each visit a patient, or a pattern for the names of visits; if "
-            "they are patients, set '(?:.+/)?([^/]+)/[^/]+'",
+            "data.patient_pattern: folders of several visits are taken for patients (%d in all, such as %s); if they "
+            "only group visits, set data.patient_pattern='(.+)', which makes each visit a patient, or a pattern for "
+            "the names of visits; if they are patients, set '(?:.+/)?([^/]+)/[^/]+'",
             *(len(several), shown),
         )
 

@@ -136,6 +136,11 @@ def file_names_of(folder: Path, ending: str) -> list[str]:
     ]
 
 
+def all_endings(file_names: Mapping[FileKind, str]) -> dict[str, str]:
+    """Return the ending of every kind of file, with those of the BraTS layout where none is given."""
+    return {kind: file_names.get(kind, ending) for kind, ending in FILE_NAMES.items()}
+
+
 def subject_files(
     folder: Path,
     modalities: Sequence[str],
@@ -152,7 +157,7 @@ def subject_files(
     """
     if found is None:
         found = list_folder(folder).files if folder.is_dir() else ()
-    endings: Mapping[str, str] = {**FILE_NAMES, **file_names}
+    endings = all_endings(file_names)
     files, doubles = {}, []
     for name in (*modalities, "seg"):
         expected = file_names_of(folder, endings[name])

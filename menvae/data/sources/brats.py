@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from menvae.data.files.discovery import discover_subjects
 from menvae.data.files.patients import PatientRule, log_patients
-from menvae.data.files.subjects import FILE_NAMES, SUFFIXES, FileKind, SubjectFiles
+from menvae.data.files.subjects import FILE_NAMES, SUFFIXES, FileKind, SubjectFiles, all_endings
 from menvae.data.files.visits import with_times
 from menvae.data.geometry.box import BoxStrategy
 from menvae.data.geometry.transforms import Geometry
@@ -62,7 +62,7 @@ class BratsSource(VolumeSource):
         """Validate the keys without reading any data."""
         super().__post_init__()
         PatientRule(self.patient_pattern)
-        _check_file_names({**FILE_NAMES, **self.file_names})
+        _check_endings(all_endings(self.file_names))
         if self.box == "resize" and self.spacing_mm is not None:
             raise UserError(
                 f"data.spacing_mm: {list(self.spacing_mm)} is not allowed with data.box=resize, which chooses the "
@@ -94,9 +94,9 @@ class BratsSource(VolumeSource):
         return found if self.dates is None else with_times(found, Path(self.dates).expanduser())
 
 
-def _check_file_names(file_names: Mapping[FileKind, str]) -> None:
+def _check_endings(endings: Mapping[str, str]) -> None:
     kinds: dict[str, str] = {}
-    for kind, ending in file_names.items():
+    for kind, ending in endings.items():
         if not ending.strip("-_ ") or PurePosixPath(ending).name != ending or ending.startswith("."):
             raise UserError(f"data.file_names.{kind}: '{ending}' is not an ending of a file name such as -t1c or _t1ce")
         if ending.endswith(SUFFIXES):

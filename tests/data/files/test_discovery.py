@@ -285,7 +285,7 @@ def test_numbers_in_a_cohort_are_no_visits(tmp_path: Path, caplog: pytest.LogCap
 def test_a_folder_that_may_be_a_patient_or_a_group_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     visits(tmp_path, "alpha/P01", "alpha/P02", "beta/P03")
     assert found(tmp_path) == {"P01": "alpha", "P02": "alpha", "P03": "beta"}
-    assert "1 folders are taken for patients, such as 'alpha' (2 visits)" in caplog.text
+    assert "are taken for patients (1 in all, such as 'alpha' (2 visits))" in caplog.text
     caplog.clear()
     assert found(tmp_path, patient_pattern="(.+)") == {name: name for name in ("P01", "P02", "P03")}
     assert found(tmp_path, patient_pattern="(?:.+/)?([^/]+)/[^/]+")["P02"] == "alpha"
