@@ -110,7 +110,7 @@ class _Walk:
         kinds = {kind for kind, ending in self.endings.items() if files.intersection(file_names_of(folder, ending))}
         below = self.below(folder, listing, above)
         named = [visit for visit in below if visit.named]
-        if "seg" in kinds and kinds.intersection(self.modalities):  # complete enough to be used
+        if kinds.issuperset(("seg", *self.modalities)):
             self.inside += [visit.folder for visit in named]
             return [_Visit(folder, files, named=True)]
         if named or not volumes:

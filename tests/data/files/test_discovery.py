@@ -84,15 +84,16 @@ def test_copies_beside_the_visits_are_no_data(tmp_path: Path) -> None:
     assert list(found(tmp_path)) == names
 
 
-@pytest.mark.parametrize("stray", ["brainmask.nii.gz", "P1-t1c.nii.gz", "P1-seg.nii"])
+@pytest.mark.parametrize("stray", [["brainmask.nii.gz"], ["P1-seg.nii"], ["P1-seg.nii.gz", "P1-t1c.nii.gz"]])
 def test_a_volume_beside_visits_does_not_hide_them(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, stray: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, stray: list[str]
 ) -> None:
     visits(tmp_path, "P0/P0-0", "P1/P1-0", "P1/P1-1")
-    (tmp_path / "P1" / stray).touch()
+    for name in stray:
+        (tmp_path / "P1" / name).touch()
     caplog.set_level(logging.INFO)
     assert found(tmp_path) == {"P0-0": "P0", "P1-0": "P1", "P1-1": "P1"}
-    assert f"'{tmp_path / 'P1' / stray}' is ignored, because it lies in a folder above visits" in caplog.text
+    assert f"'{tmp_path / 'P1' / stray[0]}' is ignored, because it lies in a folder above visits" in caplog.text
 
 
 def test_folders_inside_a_visit_belong_to_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
