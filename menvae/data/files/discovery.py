@@ -95,10 +95,10 @@ class _Walk:
 
     def below(self, folder: Path, listing: Listing, above: tuple[str, ...] = ()) -> list[_Visit]:
         """Return the visits below a folder."""
-        path = os.path.realpath(folder)
-        if path in above:  # a link to a folder above
-            return []
         self.dangling += [folder / name for name in listing.dangling if not _is_volume(name)]
+        path = os.path.realpath(folder) if listing.folders else ""
+        if not path or path in above:  # nothing below, or a link to a folder above
+            return []
         children = [folder / name for name in listing.folders if name not in _NOT_DATA]
         return [visit for child in children for visit in self._visits(child, (*above, path))]
 
