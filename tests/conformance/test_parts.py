@@ -182,7 +182,11 @@ class TestPictures(PictureConformance):
 class TestData(DataConformance):
     others = ("table", "lithology")
     variants: ClassVar = {
-        "brats": [{"root": "/nowhere"}, {"root": "/nowhere", "patient_pattern": r"(\w+)_\d", "dates": "/nowhere.csv"}]
+        "brats": [
+            {"root": "/nowhere"},
+            {"root": "/nowhere", "patient_pattern": r"(\w+)_\d", "dates": "/nowhere.csv"},
+            {"root": "/nowhere", "file_names": {"t1c": "_t1ce", "seg": "_mask"}},
+        ]
     }
     loadable: ClassVar = {
         "brats": {"root": str(BRATS), **BOX},

@@ -197,3 +197,13 @@ def test_visits_lack_modalities_independently(tmp_path: Path) -> None:
     visits = source.subjects(tmp_path, lambda items, *_: items)
     assert len({visit.missing for visit in visits}) > 1
     assert [visit.patient_id for visit in visits] == ["phantom-00000"] * 3 + ["phantom-00001"] * 3
+
+
+def test_a_file_that_was_not_fetched_is_no_missing_modality(cohort: Make, tmp_path: Path) -> None:
+    source = cohort(f"{FIRST}-t2f")
+    (tmp_path / "root" / FIRST / f"{FIRST}-t2f.nii.gz").symlink_to("../../.git/annex/objects/x.nii.gz")
+    for _ in range(2):  # also once the descriptions of the other files are cached
+        with pytest.raises(UserError, match=rf"{FIRST}-t2f\.nii\.gz is a link to a file that does not exist: fetch it"):
+            prepare(source, tmp_path / "cache")
+    kept = prepare(replace(source, on_error="skip"), tmp_path / "cache")
+    assert [subject.subject_id for subject in kept.subjects] == [SECOND]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from menvae.data.files.findings import Finding
-from menvae.data.files.readers import Reader, UnreadableError
+from menvae.data.files.readers import Reader, UnreadableError, not_readable
 from menvae.data.files.stored_volume import StoredVolume, ras_axes
 from menvae.data.files.subjects import SUFFIXES, SubjectFiles
 
@@ -91,7 +91,8 @@ def inspect_file(reader: Reader, path: Path, name: str, *, is_mask: bool) -> Vol
     except UnreadableError as error:
         return Unreadable(error.problem, error.remedy)
     except OSError as error:
-        return Unreadable(f"cannot be read ({error.strerror})", "check its permissions and the disk")
+        reason = not_readable(path, error)
+        return Unreadable(reason.problem, reason.remedy)
     if volume.voxels.dtype.kind not in "iuf":
         return Unreadable(f"has voxels of type {volume.voxels.dtype}", "save it with one real number per voxel")
     return _describe(volume, is_mask)
@@ -179,10 +180,10 @@ def _existence(subject: SubjectFiles, files: Mapping[str, object]) -> Iterator[t
     missing = [path.name for name, path in subject.files.items() if name not in files]
     if missing:
         verb, them = ("is missing", "it") if len(missing) == 1 else ("are missing", "them")
-        is_nifti = missing[0].endswith(SUFFIXES)
-        is_nifti = missing[0].endswith(SUFFIXES)
-        older = " (BraTS up to 2021 names them t1ce, t1, flair, t2, not t1c, t1n, t2f, t2w)" if is_nifti else ""
-        yield ", ".join(missing), verb, f"add {them}, or rename existing files{older}", True
+        named = "rename existing files"
+        if missing[0].endswith(SUFFIXES):
+            named = "set data.file_names (BraTS up to 2021: {t1c: _t1ce, t1n: _t1, t2f: _flair, t2w: _t2, seg: _seg})"
+        yield ", ".join(missing), verb, f"add {them}, or {named}", True
     for same in subject.doubles:
         yield " and ".join(path.name for path in same), "both exist", "remove one of them", True
 

@@ -23,6 +23,11 @@ from menvae.data.files.stored_volume import StoredVolume
 
 COPY_AGAIN: Final = "copy or download it again"
 _GZIP_MAGIC = b"\x1f\x8b"
+_POINTERS: Final = {
+    b"/annex/objects/": "fetch it (git annex get, datalad get)",
+    b"version https://git-lfs.": "fetch it (git lfs pull)",
+}
+"""How the small files begin that stand for a file that was not fetched."""
 
 
 class UnreadableError(ValueError):
@@ -38,6 +43,15 @@ class UnreadableError(ValueError):
         self.problem, self.remedy = problem, remedy
 
 
+def not_readable(path: Path, error: OSError) -> UnreadableError:
+    """Return why the operating system cannot read a volume, and the remedy."""
+    if path.is_symlink() and not path.exists():
+        return UnreadableError(
+            "is a link to a file that does not exist", "fetch it (git annex get, datalad get), or correct the link"
+        )
+    return UnreadableError(f"cannot be read ({error.strerror})", "check its permissions and the disk")
+
+
 class Reader(ABC):
     """Reads the volumes of one format. Subclasses are picklable frozen dataclasses: worker processes get a copy.
 
@@ -49,13 +63,13 @@ class Reader(ABC):
     versions: ClassVar[Mapping[str, str]]
 
     def exists(self, path: Path, name: str) -> bool:
-        """Whether a volume exists.
+        """Whether a volume exists; a link that leads nowhere does, because its file may not be fetched yet.
 
         Args:
             path: file or folder of the volume.
             name: modality, or ``seg``; for formats with several volumes per file.
         """
-        return path.exists()
+        return path.exists() or path.is_symlink()
 
     @abstractmethod
     def read(self, path: Path, name: str) -> StoredVolume:
@@ -78,8 +92,8 @@ class NiftiReader(Reader):
     versions: ClassVar[Mapping[str, str]] = MappingProxyType({})  # nibabel's version is part of every key
 
     def exists(self, path: Path, name: str) -> bool:
-        """Whether the file exists."""
-        return path.is_file()
+        """Whether the file exists, or a link to it."""
+        return path.is_file() or path.is_symlink()
 
     def read(self, path: Path, name: str) -> StoredVolume:
         """Read a file whose name ends in ``.nii`` or ``.nii.gz``."""
@@ -93,6 +107,9 @@ def _parsed(content: bytes, file_name: str) -> StoredVolume:
     is_packed = file_name.endswith(".gz")
     if not content:
         raise UnreadableError("is empty (0 bytes)")
+    for beginning, remedy in _POINTERS.items():
+        if content.startswith(beginning):
+            raise UnreadableError("is a pointer to a file that was not fetched", remedy)
     if is_packed != content.startswith(_GZIP_MAGIC):
         is_named, ending = ("is", ".nii") if is_packed else ("is not", ".nii.gz")
         other = "not compressed with gzip" if is_packed else "compressed with gzip"

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from menvae.data.digests import digest_of, file_digest, remembered_digest, write_whole
 from menvae.data.files.checks import CHECKS_VERSION, Unreadable, Volume, check_subject, inspect_file
 from menvae.data.files.findings import Finding
-from menvae.data.files.readers import Reader
+from menvae.data.files.readers import Reader, not_readable
 from menvae.data.files.subjects import SubjectFiles
 from menvae.data.workers import ShowProgress, run_tasks, unseen
 from menvae.errors import UserError
@@ -72,7 +72,10 @@ def _remembered_files(subject: SubjectFiles, cache: Path) -> _Files | None:
     for name, path in subject.files.items():
         if not subject.reader.exists(path, name):
             continue
-        digest = remembered_digest(path, cache)
+        try:
+            digest = remembered_digest(path, cache)
+        except OSError:  # a link that leads nowhere
+            return None
         found = None if digest is None else _recall(_description_memo(subject.reader, path, name, digest, cache))
         if found is None:
             return None
@@ -90,7 +93,8 @@ def _inspect(task: tuple[SubjectFiles, Path]) -> tuple[str, _Files]:
         try:
             digest = file_digest(path, cache)
         except OSError as error:
-            files[name] = Unreadable(f"cannot be read ({error.strerror})", "check its permissions and the disk")
+            reason = not_readable(path, error)
+            files[name] = Unreadable(reason.problem, reason.remedy)
             continue
         memo = _description_memo(subject.reader, path, name, digest, cache)
         found = _recall(memo)

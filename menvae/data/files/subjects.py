@@ -1,18 +1,18 @@
-"""Discovery of subject folders on disk.
+"""The files of a subject, and how they are named.
 
 A subject is one visit of a patient: one folder of files. A patient may have several visits.
+`menvae.data.files.discovery` finds the folders.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from menvae.data.files.readers import NIFTI, Reader
-from menvae.errors import UserError
 
 Region = Literal["ncr", "ed", "et"]
 REGION_CODES: Mapping[str, int] = {"ncr": 1, "ed": 2, "et": 3}
@@ -25,13 +25,19 @@ MODALITIES: tuple[Modality, ...] = ("t1c", "t1n", "t2f", "t2w")
 SUFFIXES = (".nii.gz", ".nii")
 """Suffixes of volume files."""
 
+FileKind = Literal["t1c", "t1n", "t2f", "t2w", "seg"]
+FILE_NAMES: Mapping[FileKind, str] = {"t1c": "-t1c", "t1n": "-t1n", "t2f": "-t2f", "t2w": "-t2w", "seg": "-seg"}
+"""File names in the BraTS layout, see `file_names_of`."""
+
+_BIDS_IMAGES = "anat"
+
 
 @dataclass(frozen=True)
 class SubjectFiles:
     """The files of one subject.
 
     Attributes:
-        subject_id: name of the subject's folder.
+        subject_id: name of the subject's folder, or ``<patient>_<folder>`` where visits of patients have equal names.
         images: {modality: file or folder}, in channel order; the checks find out whether they exist.
         mask: file or folder of the segmentation.
         doubles: files of the same volume that both exist, compressed and uncompressed.
@@ -71,73 +77,92 @@ class SubjectFiles:
         return self if len(missing) == len(self.images) else replace(self, missing=missing)
 
 
-def discover_subjects(
-    root: Path, modalities: Sequence[str], patient_pattern: re.Pattern[str] | None = None
-) -> list[SubjectFiles]:
-    """Return the subjects of a folder in the BraTS layout, sorted by identifier.
+@dataclass(frozen=True)
+class Listing:
+    """The content of a folder, without hidden files and folders.
 
-    A subject is ``<root>/<id>/`` or, as the visit of a patient, ``<root>/<patient>/<id>/``, with files
-    ``<id>-{t1c,t1n,t2f,t2w,seg}.nii.gz`` or ``.nii``. Both layouts may be mixed: a folder with a NIfTI file is a
-    subject, any other folder a patient. Hidden folders are ignored. A subject may lack files.
+    Attributes:
+        files: names of the files, relative to the folder. Links that lead nowhere are included: their files exist, but
+            were not fetched. So are the files of a BIDS folder ``anat``.
+        folders: names of the other folders, sorted.
+        dangling: names of the links that lead nowhere.
+    """
+
+    files: set[str]
+    folders: list[str]
+    dangling: list[str]
+
+
+def list_folder(folder: Path) -> Listing:
+    """List a folder; raises OSError if it cannot be read."""
+    listing = Listing(set(), [], [])
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_dir():
+                listing.files.add(entry.name)
+                if entry.is_symlink() and not Path(entry.path).exists():
+                    listing.dangling.append(entry.name)
+            elif entry.name == _BIDS_IMAGES:
+                images = list_folder(folder / _BIDS_IMAGES)
+                listing.files.update(f"{_BIDS_IMAGES}/{name}" for name in images.files)
+            else:
+                listing.folders.append(entry.name)
+    listing.folders.sort()
+    return listing
+
+
+def file_names_of(folder: Path, ending: str) -> list[str]:
+    """Return the names that one volume of a visit may have, relative to the visit's folder; the first is the usual one.
 
     Args:
-        root: the folder.
-        modalities: modalities in channel order.
-        patient_pattern: matched against the whole name of a folder ``<root>/<id>/``; its first group is the patient. A
-            folder that does not match is its own patient.
+        folder: folder of the visit.
+        ending: what follows the name of the visit, such as ``-t1c`` or ``_t1ce``. The name of the visit is that of its
+            folder (without ``_nifti``, as UCSF-PDGM ends them), or ``<patient>_<visit>`` for ``<patient>/<visit>/``.
+            An ending that begins with neither ``-`` nor ``_`` is the whole name, such as ``CT1``.
 
-    Raises:
-        UserError: if the folder does not exist, cannot be read or has no subject, or an identifier appears twice.
+    >>> file_names_of(Path("sub-01/ses-02"), "_T1w")[:2]
+    ['ses-02_T1w.nii.gz', 'ses-02_T1w.nii']
+    >>> file_names_of(Path("Patient-001/week-000"), "CT1")
+    ['CT1.nii.gz', 'CT1.nii', 'anat/CT1.nii.gz', 'anat/CT1.nii']
     """
-    if not root.is_dir():
-        raise UserError(f"data.root: folder '{root}' does not exist; it must contain <id>/<id>-t1c.nii.gz and so on")
-    try:
-        found = _subject_folders(root, patient_pattern)
-    except OSError as error:
-        raise UserError(f"data.root: folder '{error.filename}' cannot be read: {error.strerror}") from None
-    if not found:
-        raise UserError(f"data.root: '{root}' contains no subject folder; expected <id>/<id>-t1c.nii.gz and so on")
+    names = [""]
+    if ending.startswith(("-", "_")):
+        visit, patient = folder.name, folder.parent.name
+        names = list(dict.fromkeys([visit, visit.removesuffix("_nifti"), f"{patient}_{visit}", f"{patient}-{visit}"]))
     return [
-        replace(subject_files(folder, modalities), patient_id=patient) for _, (folder, patient) in sorted(found.items())
+        f"{place}{name}{ending}{suffix}" for place in ("", f"{_BIDS_IMAGES}/") for name in names for suffix in SUFFIXES
     ]
 
 
-def _subject_folders(root: Path, patient_pattern: re.Pattern[str] | None) -> dict[str, tuple[Path, str]]:
-    """Return identifier -> (folder, patient)."""
-    found: dict[str, tuple[Path, str]] = {}
-    for folder in _folders(root):
-        flat = _holds_volumes(folder)
-        for visit in [folder] if flat else filter(_holds_volumes, _folders(folder)):
-            patient = _patient_in(folder.name, patient_pattern) if flat else folder.name
-            other, _ = found.setdefault(visit.name, (visit, patient))
-            if other != visit:
-                raise UserError(
-                    f"data.root: '{other}' and '{visit}' have the same name, but names of visit folders must be unique "
-                    "in the cohort; rename them and their files, for example to <patient>-<visit>"
-                )
-    return found
+def all_endings(file_names: Mapping[FileKind, str]) -> dict[str, str]:
+    """Return the ending of every kind of file, with those of the BraTS layout where none is given."""
+    return {kind: file_names.get(kind, ending) for kind, ending in FILE_NAMES.items()}
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+def subject_files(
+    folder: Path,
+    modalities: Sequence[str],
+    file_names: Mapping[FileKind, str] = FILE_NAMES,
+    found: Collection[str] | None = None,
+) -> SubjectFiles:
+    """Return the files of one subject folder, with the expected path for each missing file.
 
-
-def _holds_volumes(folder: Path) -> bool:
-    return any(path.name.endswith(SUFFIXES) for path in folder.iterdir())
-
-
-def _patient_in(name: str, pattern: re.Pattern[str] | None) -> str:
-    matched = pattern.fullmatch(name) if pattern is not None else None
-    return (matched.group(1) if matched is not None else None) or name
-
-
-def subject_files(folder: Path, modalities: Sequence[str]) -> SubjectFiles:
-    """Return the files of one subject folder, with the expected path for each missing file."""
+    Args:
+        folder: folder of the visit.
+        modalities: modalities in channel order.
+        file_names: modality or ``seg`` -> ending of the name, see `file_names_of`.
+        found: the files of its `list_folder`; None lists the folder, if it exists.
+    """
+    if found is None:
+        found = list_folder(folder).files if folder.is_dir() else ()
+    endings = all_endings(file_names)
     files, doubles = {}, []
     for name in (*modalities, "seg"):
-        expected = [folder / f"{folder.name}-{name}{suffix}" for suffix in SUFFIXES]
-        there = [path for path in expected if path.is_file()]
-        files[name] = (there or expected)[0]
+        expected = file_names_of(folder, endings[name])
+        there = [folder / path for path in expected if path in found]
+        files[name] = there[0] if there else folder / expected[0]
         if len(there) > 1:
             doubles.append(tuple(there))
     return SubjectFiles(folder.name, {name: files[name] for name in modalities}, files["seg"], tuple(doubles))

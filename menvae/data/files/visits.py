@@ -1,4 +1,4 @@
-"""Patients and times of visits, from folder names and a table of dates."""
+"""Times of visits, and patients if given, from a table of dates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import difflib
 import logging
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -35,27 +34,6 @@ class VisitRow:
     patient_id: str | None
     days: float | None
     line: int
-
-
-def compiled_patient_pattern(pattern: str) -> re.Pattern[str]:
-    r"""Compile ``data.patient_pattern``.
-
-    Raises:
-        UserError: if it is not a regular expression or has no group.
-
-    >>> compiled_patient_pattern(r"(\w+)-\d+").fullmatch("anna-002").group(1)
-    'anna'
-    """
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"data.patient_pattern: '{pattern}' is not a valid regular expression: {error}") from None
-    if compiled.groups == 0:
-        raise UserError(
-            f"data.patient_pattern: '{pattern}' has no group; put the patient's part in parentheses, such as "
-            r"(BraTS-[A-Za-z]+-\d+)-\d+"
-        )
-    return compiled
 
 
 def with_times(subjects: Sequence[SubjectFiles], table: Path) -> list[SubjectFiles]:

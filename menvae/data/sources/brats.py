@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import ClassVar
 
-from menvae.data.files.subjects import SubjectFiles, discover_subjects
-from menvae.data.files.visits import compiled_patient_pattern, with_times
+from menvae.data.files.discovery import discover_subjects
+from menvae.data.files.patients import PatientRule, log_patients
+from menvae.data.files.subjects import FILE_NAMES, SUFFIXES, FileKind, SubjectFiles, all_endings
+from menvae.data.files.visits import with_times
 from menvae.data.geometry.box import BoxStrategy
 from menvae.data.geometry.transforms import Geometry
 from menvae.data.volumes import Positive, Side, VolumeSource
@@ -19,13 +23,16 @@ from menvae.registry import register
 @register("data", "brats", reference="BraTS-MEN 2023 (LaBella et al. 2023)")
 @dataclass(frozen=True, kw_only=True)
 class BratsSource(VolumeSource):
-    r"""``<root>/<id>/<id>-{t1c,t1n,t2f,t2w,seg}.nii.gz``, or ``<root>/<patient>/<id>/...``.
+    r"""``<id>/<id>-{t1c,t1n,t2f,t2w,seg}.nii.gz`` anywhere below a root, see `menvae.data.files.discovery`.
 
     Attributes:
-        root: folder of subject folders, or of patient folders with one folder per visit.
-        patient_pattern: regular expression matched against the whole name of a folder ``<root>/<id>``; its first group
-            is the patient: BraTS-MEN-00004-001 is a visit of BraTS-MEN-00004. A folder without a match is its own
-            patient.
+        root: folder of visits; folders between them are patients (sub-01/ses-01) or groups of any depth (HGG, LGG).
+        patient_pattern: regular expression matched against the whole name of a visit, or, if it contains a slash,
+            against its path below ``root``; its first group is the patient. None uses the names of public cohorts
+            (`menvae.data.files.patients.KNOWN_NAMES`): BraTS-MEN-00004-001 is a visit of BraTS-MEN-00004. A visit
+            without a match belongs to the patient in whose folder it lies, or is its own patient.
+        file_names: what follows the visit's name in the names of its files, without ``.nii.gz``; an ending that begins
+            with neither ``-`` nor ``_`` is the whole name. Kinds that are left out keep their BraTS names.
         dates: CSV file with the columns ``subject_id``, ``date`` (2024-01-31) or ``days``, and optionally
             ``patient_id``, which overrides folders; None if the times of visits are unknown.
         roi_size: training box; 144 x 192 x 144 mm around its centre holds a whole skull-stripped brain.
@@ -33,10 +40,19 @@ class BratsSource(VolumeSource):
         box: ``brain`` by default: meningiomas lie at the skull, and a box centred on the image cuts some of them.
     """
 
-    outside_identity: ClassVar[frozenset[str]] = VolumeSource.outside_identity | {"root", "patient_pattern", "dates"}
+    outside_identity: ClassVar[frozenset[str]] = VolumeSource.outside_identity | {
+        "root",
+        "patient_pattern",
+        "file_names",
+        "dates",
+    }  # the hash of the data covers patients, times, and the content of files
+    added_keys: ClassVar[Mapping[str, object]] = MappingProxyType(
+        {**VolumeSource.added_keys, "file_names": dict(FILE_NAMES)}
+    )
 
     root: str
-    patient_pattern: str = r"(BraTS-[A-Za-z]+-\d+)-\d+"
+    patient_pattern: str | None = None
+    file_names: dict[FileKind, str] = field(default_factory=lambda: dict(FILE_NAMES))
     dates: str | None = None
     roi_size: tuple[Side, Side, Side] = (144, 192, 144)
     spacing_mm: tuple[Positive, Positive, Positive] | None = (1.0, 1.0, 1.0)
@@ -45,7 +61,8 @@ class BratsSource(VolumeSource):
     def __post_init__(self) -> None:
         """Validate the keys without reading any data."""
         super().__post_init__()
-        compiled_patient_pattern(self.patient_pattern)
+        PatientRule(self.patient_pattern)
+        _check_endings(all_endings(self.file_names))
         if self.box == "resize" and self.spacing_mm is not None:
             raise UserError(
                 f"data.spacing_mm: {list(self.spacing_mm)} is not allowed with data.box=resize, which chooses the "
@@ -65,7 +82,25 @@ class BratsSource(VolumeSource):
         return self.root
 
     def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
+        """The subjects under ``root``, with their patients and times; logs how many patients there are."""
+        found = self.found_subjects(cache)
+        log_patients(found, PatientRule(self.patient_pattern))
+        return found
+
+    def found_subjects(self, cache: Path) -> list[SubjectFiles]:
         """The subjects under ``root``, with their patients and times."""
-        pattern = compiled_patient_pattern(self.patient_pattern)
-        found = discover_subjects(Path(self.root).expanduser(), self.modalities, pattern)
+        rule = PatientRule(self.patient_pattern)
+        found = discover_subjects(Path(self.root).expanduser(), self.modalities, rule, self.file_names)
         return found if self.dates is None else with_times(found, Path(self.dates).expanduser())
+
+
+def _check_endings(endings: Mapping[str, str]) -> None:
+    kinds: dict[str, str] = {}
+    for kind, ending in endings.items():
+        if not ending.strip("-_ ") or PurePosixPath(ending).name != ending or ending.startswith("."):
+            raise UserError(f"data.file_names.{kind}: '{ending}' is not an ending of a file name such as -t1c or _t1ce")
+        if ending.endswith(SUFFIXES):
+            raise UserError(f"data.file_names.{kind}: '{ending}' must be given without .nii.gz or .nii")
+        other = kinds.setdefault(ending, kind)
+        if other != kind:
+            raise UserError(f"data.file_names: '{ending}' cannot be both {other} and {kind}")

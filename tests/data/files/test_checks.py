@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from menvae.data.cache import prepare as preparation
 from menvae.data.cache.prepare import prepare
 from menvae.data.files.checks import Finding, Volume, check_subject, inspect_file
+from menvae.data.files.discovery import discover_subjects
 from menvae.data.files.readers import NIFTI
-from menvae.data.files.subjects import MODALITIES, discover_subjects
+from menvae.data.files.subjects import MODALITIES
 from menvae.data.sources.brats import BratsSource
 from menvae.data.sources.phantom import PhantomSource
 from menvae.errors import UserError
@@ -97,6 +98,11 @@ def flipped_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
+def unfetched(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("../../.git/annex/objects/XX/YY/SHA256E-s2280000--0.nii.gz")
+
+
 MOVED = LPS + np.array([[0.0, 0, 0, 3], [0, 0, 0, 4], [0, 0, 0, 0], [0, 0, 0, 0]])
 SHEARED = LPS @ np.array([[1.0, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])  # by arctan 0.1
 TURNED = LPS @ np.array([[1.0, -0.03, 0, 0], [0.03, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -113,6 +119,24 @@ FAULTS: dict[str, tuple[str, Spoil, str, str]] = {
     "missing": ("t2f", Path.unlink, "is missing", "add it"),
     "no mask": ("seg", Path.unlink, "is missing", "add it"),
     "double": ("t1c", unpacked, r"and {id}-t1c\.nii both exist", "remove one"),
+    "not fetched": (
+        "t1c",
+        unfetched,
+        "is a link to a file that does not exist",
+        r"fetch it \(git annex get, datalad get\)",
+    ),
+    "unlocked in git-annex": (
+        "t1c",
+        lambda path: path.write_bytes(b"/annex/objects/SHA256E-s2280000--0.nii.gz\n"),
+        "is a pointer to a file that was not fetched",
+        "git annex get",
+    ),
+    "in git LFS": (
+        "t1c",
+        lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+        "is a pointer to a file that was not fetched",
+        "git lfs pull",
+    ),
     "cut": ("t1n", cut(900), r"is truncated \(its gzip stream ends after \d+ bytes\)", "copy or download"),
     "cut by a byte": ("t1n", cut(1), r"is truncated \(its gzip stream ends", "copy or download"),
     "damaged": ("t2w", flipped_bit, r"is damaged \(.+\)", "copy or download"),
@@ -213,7 +237,7 @@ def findings(folder: Path) -> list[Finding]:
     files = {
         name: inspect_file(NIFTI, path, name, is_mask=name == "seg")
         for name, path in subject.files.items()
-        if path.exists()
+        if NIFTI.exists(path, name)
     }
     return check_subject(subject, files, REGIONS)
 

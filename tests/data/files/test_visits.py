@@ -1,10 +1,8 @@
-"""Patients and times of visits: folders, the pattern of names, tables of dates."""
+"""Times of visits: tables of dates."""
 
 from __future__ import annotations
 
-import errno
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
@@ -16,89 +14,23 @@ from menvae.data.batches.dataset import SubjectDataset, collate
 from menvae.data.batches.order import Draw
 from menvae.data.cache.cohort import Cohort
 from menvae.data.cache.prepare import prepare
-from menvae.data.files.subjects import MODALITIES, SubjectFiles, discover_subjects
+from menvae.data.files.subjects import MODALITIES, SubjectFiles
 from menvae.data.files.visits import read_visits, with_times
 from menvae.data.sources.brats import BratsSource
 from menvae.data.targets.normalizer import TargetNormalizer, TargetSettings
-from menvae.data.workers import unseen
 from menvae.errors import UserError
-
-
-def folder(path: Path) -> Path:
-    """A folder that looks like a subject."""
-    path.mkdir(parents=True)
-    (path / f"{path.name}-t1c.nii.gz").touch()
-    return path
 
 
 def subject(subject_id: str, patient_id: str = "") -> SubjectFiles:
     return SubjectFiles(subject_id, {}, Path(), patient_id=patient_id)
 
 
-def found(root: Path, **keys: str) -> dict[str, str]:
-    """{subject: patient}."""
-    return {
-        subject.subject_id: subject.patient_id
-        for subject in BratsSource(root=str(root), **keys).subjects(root, unseen)  # type: ignore[arg-type]
-    }
-
-
-# --- folders --------------------------------------------------------------------------------------------------------
+# --- patients --------------------------------------------------------------------------------------------------------
 
 
 def test_a_subject_is_a_patient_of_its_own_unless_more_is_said() -> None:
     assert (subject("a").patient_id, subject("a").days) == ("a", None)
     assert subject("a", "b").patient_id == "b"
-
-
-def test_flat_nested_and_mixed_folders(tmp_path: Path) -> None:
-    for name in ("BraTS-MEN-00004-001", "BraTS-MEN-00004-000", "BraTS-GLI-00004-000", "TCGA-DU-7294", "x-001"):
-        folder(tmp_path / name)
-    for name in ("anna/anna-0", "anna/anna-1", "BraTS-MEN-00004/extra", "anna/.hidden"):
-        folder(tmp_path / name)
-    (tmp_path / "anna" / "notes").mkdir()
-    (tmp_path / "empty").mkdir()
-    assert found(tmp_path) == {
-        "BraTS-GLI-00004-000": "BraTS-GLI-00004",
-        "BraTS-MEN-00004-000": "BraTS-MEN-00004",
-        "BraTS-MEN-00004-001": "BraTS-MEN-00004",
-        "TCGA-DU-7294": "TCGA-DU-7294",
-        "anna-0": "anna",
-        "anna-1": "anna",
-        "extra": "BraTS-MEN-00004",
-        "x-001": "x-001",
-    }
-    assert list(found(tmp_path)) == sorted(found(tmp_path))
-    (nested,) = (s for s in discover_subjects(tmp_path, MODALITIES) if s.subject_id == "anna-1")
-    assert nested.mask == tmp_path / "anna" / "anna-1" / "anna-1-seg.nii.gz"
-
-
-def test_the_pattern_is_for_whole_names(tmp_path: Path) -> None:
-    for name in ("x-001", "x-002", "x-001-b", "y"):
-        folder(tmp_path / name)
-    assert list(found(tmp_path, patient_pattern=r"(\w)-\d+").values()) == ["x", "x-001-b", "x", "y"]
-    assert list(found(tmp_path, patient_pattern=r"(?:(\w)-\d+)?.*").values()) == ["x", "x", "x", "y"]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "message"),
-    [
-        ("(BraTS", r"data\.patient_pattern: '\(BraTS' is not a valid regular expression: missing \)"),
-        (
-            r"BraTS-\d+",
-            r"data\.patient_pattern: 'BraTS-\\d\+' has no group; put the patient's part .*, such as \(BraTS",
-        ),
-    ],
-)
-def test_a_pattern_that_cannot_be_used_is_refused(pattern: str, message: str) -> None:
-    with pytest.raises(UserError, match=f"^{message}"):
-        BratsSource(root="/nowhere", patient_pattern=pattern)
-
-
-def test_two_visits_of_one_name_are_refused(tmp_path: Path) -> None:
-    first, second = folder(tmp_path / "anna" / "baseline"), folder(tmp_path / "bert" / "baseline")
-    with pytest.raises(UserError, match=f"^data.root: '{first}' and '{second}' have the same name"):
-        found(tmp_path)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -240,18 +172,3 @@ def test_a_corrected_date_prepares_nothing_anew_and_is_other_data(root: Path, ca
     other = prepared(root, cache, "subject_id,days,patient_id\nanna-0,0,\nanna-1,180,\nbert,0,anna\n")
     assert len({first.data_hash, moved.data_hash, other.data_hash}) == 3
     assert [s.key for s in first.subjects] == [s.key for s in moved.subjects] == [s.key for s in other.subjects]
-
-
-def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder(tmp_path / "a")
-    closed, iterdir = tmp_path / "b", Path.iterdir
-    closed.mkdir()
-
-    def refused(path: Path) -> Iterator[Path]:
-        if path == closed:
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return iterdir(path)
-
-    monkeypatch.setattr(Path, "iterdir", refused)  # the superuser may read everything
-    with pytest.raises(UserError, match=rf"^data.root: folder '{closed}' cannot be read: Permission denied$"):
-        found(tmp_path)

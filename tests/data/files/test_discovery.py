@@ -1,0 +1,308 @@
+"""Which folders are visits, how their files are named, and who is a patient."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from menvae.data.files.discovery import discover_subjects
+from menvae.data.files.patients import PatientRule
+from menvae.data.files.subjects import FILE_NAMES, MODALITIES
+from menvae.data.sources.brats import BratsSource
+from menvae.data.workers import unseen
+from menvae.errors import UserError
+
+OLDER = {"t1c": "_t1ce", "t1n": "_t1", "t2f": "_flair", "t2w": "_t2", "seg": "_seg"}
+"""File names of BraTS up to 2021."""
+
+
+def visit(path: Path, *kinds: str, stem: str | None = None) -> Path:
+    """A folder that looks like a visit; of all kinds by default."""
+    path.mkdir(parents=True, exist_ok=True)
+    for kind in kinds or FILE_NAMES:
+        (path / f"{path.name if stem is None else stem}-{kind}.nii.gz").touch()
+    return path
+
+
+def visits(root: Path, *paths: str) -> None:
+    for path in paths:
+        visit(root / path)
+
+
+def found(root: Path, **keys: Any) -> dict[str, str]:
+    """{subject: patient}."""
+    return {s.subject_id: s.patient_id for s in BratsSource(root=str(root), **keys).subjects(root, unseen)}
+
+
+# --- which folders are visits ---------------------------------------------------------------------------------------
+
+
+def test_flat_nested_and_mixed_folders(tmp_path: Path) -> None:
+    visits(tmp_path, "BraTS-MEN-00004-001", "BraTS-MEN-00004-000", "BraTS-GLI-00004-000", "TCGA-DU-7294", "x-001")
+    visits(tmp_path, "anna/anna-0", "anna/anna-1", "BraTS-MEN-00004/extra", "anna/.hidden")
+    (tmp_path / "anna" / "notes").mkdir()
+    (tmp_path / "empty").mkdir()
+    assert found(tmp_path) == {
+        "BraTS-GLI-00004-000": "BraTS-GLI-00004",
+        "BraTS-MEN-00004-000": "BraTS-MEN-00004",
+        "BraTS-MEN-00004-001": "BraTS-MEN-00004",
+        "TCGA-DU-7294": "TCGA-DU-7294",
+        "anna-0": "anna",
+        "anna-1": "anna",
+        "extra": "BraTS-MEN-00004",
+        "x-001": "x-001",
+    }
+    assert list(found(tmp_path)) == sorted(found(tmp_path))
+    (nested,) = (s for s in discover_subjects(tmp_path, MODALITIES) if s.subject_id == "anna-1")
+    assert nested.mask == tmp_path / "anna" / "anna-1" / "anna-1-seg.nii.gz"
+
+
+def test_folders_above_visits_of_any_depth_only_group_them(tmp_path: Path) -> None:
+    visits(tmp_path, "HGG/BraTS-GLI-00000-000", "LGG/BraTS-GLI-00001-000", "LGG/BraTS-GLI-00001-001", "HGG/P7")
+    visits(tmp_path, "2024/part_2/data/BraTS-MEN-00002-000", "Training/sub-01/ses-01")
+    assert found(tmp_path) == {
+        "BraTS-GLI-00000-000": "BraTS-GLI-00000",
+        "BraTS-GLI-00001-000": "BraTS-GLI-00001",
+        "BraTS-GLI-00001-001": "BraTS-GLI-00001",
+        "BraTS-MEN-00002-000": "BraTS-MEN-00002",
+        "P7": "P7",
+        "ses-01": "sub-01",
+    }
+
+
+def test_copies_beside_the_visits_are_no_data(tmp_path: Path) -> None:
+    names = ["BraTS-MEN-00001-000", "BraTS-MEN-00002-000"]
+    visits(tmp_path, *names, *(f"{beside}/{name}" for beside in ("__MACOSX", "derivatives/seg") for name in names))
+    (tmp_path / "__MACOSX" / names[0] / f"._{names[0]}-t1c.nii.gz").touch()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "._x.nii.gz").touch()
+    assert list(found(tmp_path)) == names
+
+
+@pytest.mark.parametrize("stray", [["brainmask.nii.gz"], ["P1-seg.nii"], ["P1-seg.nii.gz", "P1-t1c.nii.gz"]])
+def test_a_volume_beside_visits_does_not_hide_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, stray: list[str]
+) -> None:
+    visits(tmp_path, "P0/P0-0", "P1/P1-0", "P1/P1-1")
+    for name in stray:
+        (tmp_path / "P1" / name).touch()
+    caplog.set_level(logging.INFO)
+    assert found(tmp_path) == {"P0-0": "P0", "P1-0": "P1", "P1-1": "P1"}
+    assert f"'{tmp_path / 'P1' / stray[0]}' is ignored, because it lies in a folder above visits" in caplog.text
+
+
+def test_folders_inside_a_visit_belong_to_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    visits(tmp_path, "a", "a/b")
+    visit(tmp_path / "c", "t1c")  # no mask: a visit with a fault, which its own subfolder does not hide
+    (tmp_path / "c" / "registered").mkdir()
+    (tmp_path / "c" / "registered" / "x.nii.gz").touch()
+    assert list(found(tmp_path)) == ["a", "c"]
+    assert f"'{tmp_path / 'a' / 'b'}' is ignored, because it lies inside another visit" in caplog.text
+
+
+def test_a_folder_of_misnamed_volumes_remains_a_visit_so_that_it_is_reported(tmp_path: Path) -> None:
+    visits(tmp_path, "a")
+    visit(tmp_path / "b", stem="old-name-of-b")
+    assert list(found(tmp_path)) == ["a", "b"]
+
+
+def test_a_link_to_a_folder_above_ends(tmp_path: Path) -> None:
+    visits(tmp_path, "P0/P0-0")
+    (tmp_path / "P0" / "again").symlink_to(tmp_path)
+    assert list(found(tmp_path)) == ["P0-0"]
+
+
+def test_a_link_to_a_visit_that_leads_nowhere_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    visits(tmp_path, "P0")
+    (tmp_path / "P1").symlink_to(tmp_path / "elsewhere")
+    assert list(found(tmp_path)) == ["P0"]
+    assert f"'{tmp_path / 'P1'}' is ignored, because it is a link that leads nowhere" in caplog.text
+
+
+def test_volumes_without_folders_are_refused_with_advice(tmp_path: Path) -> None:
+    (tmp_path / "a-t1c.nii.gz").touch()
+    with pytest.raises(UserError, match=r"contains no subject folder; .*each visit needs a folder$"):
+        found(tmp_path)
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    visits(tmp_path, "a")
+    closed, scandir = tmp_path / "b", os.scandir
+    closed.mkdir()
+
+    def refused(path: Path) -> Any:
+        if path == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)  # the superuser may read everything
+    with pytest.raises(UserError, match=rf"^data.root: folder '{closed}' cannot be read: Permission denied$"):
+        found(tmp_path)
+
+
+# --- identifiers of visits ------------------------------------------------------------------------------------------
+
+
+def test_sessions_of_equal_names_are_known_by_their_patients(tmp_path: Path) -> None:
+    visits(tmp_path, "sub-00/ses-00", "sub-00/ses-01", "sub-01/ses-00", "Patient-001/week-000-1", "anna/anna-0", "x")
+    assert found(tmp_path) == {
+        "Patient-001_week-000-1": "Patient-001",
+        "anna-0": "anna",
+        "sub-00_ses-00": "sub-00",
+        "sub-00_ses-01": "sub-00",
+        "sub-01_ses-00": "sub-01",
+        "x": "x",
+    }
+
+
+def test_two_visits_of_one_identifier_are_refused(tmp_path: Path) -> None:
+    visits(tmp_path, "HGG/BraTS-GLI-00001-000", "LGG/BraTS-GLI-00001-000")
+    first, second = (tmp_path / grade / "BraTS-GLI-00001-000" for grade in ("HGG", "LGG"))
+    with pytest.raises(UserError, match=f"^data.root: '{first}' and '{second}' have the same name"):
+        found(tmp_path)
+
+
+# --- file names -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("place", "stem", "names"),
+    [
+        ("BraTS20_Training_001", "BraTS20_Training_001", OLDER),
+        ("UCSF-PDGM-0004_nifti", "UCSF-PDGM-0004", {"t1c": "_T1c_bias", "seg": "_tumor_segmentation"}),
+        ("PatientID_0003/Timepoint_1", "PatientID_0003_Timepoint_1", {"t1c": "_brain_t1c", "seg": "_tumorMask"}),
+        ("sub-01/ses-02", "anat/sub-01_ses-02", {"t1c": "_ce-gd_T1w", "seg": "_dseg"}),
+        ("sub-01", "anat/sub-01", {"t1c": "_ce-gd_T1w", "seg": "_dseg"}),
+        ("Patient-001/week-000", "", {"t1c": "CT1", "seg": "mask"}),
+    ],
+)
+def test_files_of_other_releases_need_no_new_names(
+    tmp_path: Path, place: str, stem: str, names: dict[str, str]
+) -> None:
+    for kind in ("t1c", "seg"):
+        path = tmp_path / place / f"{stem}{names[kind]}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    source = BratsSource(root=str(tmp_path), file_names=names, modalities=("t1c",))  # type: ignore[arg-type]
+    (subject,) = source.subjects(tmp_path, unseen)
+    assert subject.subject_id == Path(place).name
+    assert subject.images == {"t1c": tmp_path / place / f"{stem}{names['t1c']}.nii.gz"}
+    assert subject.mask == tmp_path / place / f"{stem}{names['seg']}.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"t1c": "_t1ce.nii.gz"}, r"data\.file_names\.t1c: '_t1ce\.nii\.gz' must be given without \.nii\.gz"),
+        ({"seg": "../seg"}, r"data\.file_names\.seg: '\.\./seg' is not an ending"),
+        ({"seg": ""}, r"data\.file_names\.seg: '' is not an ending"),
+        ({"t1c": "_t1", "t1n": "_t1"}, r"data\.file_names: '_t1' cannot be both t1c and t1n"),
+    ],
+)
+def test_file_names_that_cannot_be_used_are_refused(names: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}"):
+        BratsSource(root="/nowhere", file_names=names)  # type: ignore[arg-type]
+
+
+def test_default_file_names_are_no_part_of_the_configuration() -> None:
+    default = {"name": "brats", "root": "/data"}
+    assert BratsSource.canonical({**default, "file_names": dict(FILE_NAMES)}) == default
+    assert BratsSource.canonical({**default, "file_names": OLDER}) != default
+
+
+# --- patients -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "patient"),
+    [
+        (["BraTS-MEN-00004-001", "BraTS-MEN-00004-000"], "BraTS-MEN-00004"),
+        (["BraTS-MEN-RT-0001-1", "BraTS-MEN-RT-0001-2"], "BraTS-MEN-RT-0001"),
+        (["UPENN-GBM-00001_11", "UPENN-GBM-00001_21"], "UPENN-GBM-00001"),
+        (["UCSF-PDGM-0409", "UCSF-PDGM-0409_FU001d", "UCSF-PDGM-0409_FU001d_nifti"], "UCSF-PDGM-0409"),
+        (["UCSD-PTGBM-0001_01", "UCSD-PTGBM-0001_02"], "UCSD-PTGBM-0001"),
+        (["case001_v1", "case001_v2"], "case001"),
+        (["sub-01_ses-01", "sub-01_ses-02"], "sub-01"),
+        (["Patient-001_week-000-1", "Patient-001_week-044"], "Patient-001"),
+        (["BraTS20_Training_001"], "BraTS20_Training_001"),
+        (["BraTS2021_00000"], "BraTS2021_00000"),
+        (["Brats18_TCIA01_001_1"], "Brats18_TCIA01_001_1"),
+    ],
+)
+def test_names_of_public_cohorts_are_known(tmp_path: Path, names: list[str], patient: str) -> None:
+    visits(tmp_path, *names)
+    assert found(tmp_path) == dict.fromkeys(names, patient)
+
+
+def test_the_pattern_is_for_whole_names_or_paths(tmp_path: Path) -> None:
+    visits(tmp_path, "x-001", "x-002", "x-001-b", "y")
+    assert list(found(tmp_path, patient_pattern=r"(\w)-\d+").values()) == ["x", "x-001-b", "x", "y"]
+    assert list(found(tmp_path, patient_pattern=r"(?:(\w)-\d+)?.*").values()) == ["x", "x", "x", "y"]
+    visits(tmp_path, "site/z/s1")
+    assert found(tmp_path, patient_pattern=r".+/([^/]+)/[^/]+")["s1"] == "z"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("(BraTS", r"data\.patient_pattern: '\(BraTS' is not a valid regular expression: missing \)"),
+        (
+            r"BraTS-\d+",
+            r"data\.patient_pattern: 'BraTS-\\d\+' has no group; put the patient's part .*, such as \(BraTS",
+        ),
+    ],
+)
+def test_a_pattern_that_cannot_be_used_is_refused(pattern: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}"):
+        BratsSource(root="/nowhere", patient_pattern=pattern)
+
+
+@pytest.mark.parametrize(
+    "names", [("P1_1", "P1_2", "P2_1"), ("P1a", "P1b", "P2a"), ("anna-pre", "anna-post", "eve-pre")]
+)
+def test_names_that_look_like_visits_of_one_patient_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: tuple[str, ...]
+) -> None:
+    visits(tmp_path, *names)
+    assert found(tmp_path) == dict(zip(names, names, strict=True))
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert "no pattern matches 2 names of visits that differ from others in their last part only" in warning
+    caplog.clear()
+    found(tmp_path, patient_pattern="(.+)")
+    assert not [record for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def test_numbers_in_a_cohort_are_no_visits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    visits(tmp_path, "men-001", "men-002", "men-003", "TCGA-DU-7294", "TCGA-DU-7295", "BraTS2021_00000")
+    found(tmp_path)
+    assert not [record for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def test_a_folder_that_may_be_a_patient_or_a_group_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    visits(tmp_path, "alpha/P01", "alpha/P02", "beta/P03")
+    assert found(tmp_path) == {"P01": "alpha", "P02": "alpha", "P03": "beta"}
+    assert "are taken for patients (1 in all, such as 'alpha' (2 visits))" in caplog.text
+    caplog.clear()
+    assert found(tmp_path, patient_pattern="(.+)") == {name: name for name in ("P01", "P02", "P03")}
+    assert found(tmp_path, patient_pattern="(?:.+/)?([^/]+)/[^/]+")["P02"] == "alpha"
+    assert "taken for patients" not in caplog.text
+
+
+def test_the_rule_is_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    visits(tmp_path, *(f"UPENN-GBM-0000{patient}_{number}1" for patient in range(2) for number in (1, 2)))
+    found(tmp_path)
+    assert (
+        "4 visits of 2 patients, by data.patient_pattern; first three: UPENN-GBM-00000_11 of UPENN-GBM-00000, "
+        "UPENN-GBM-00000_21 of UPENN-GBM-00000, UPENN-GBM-00001_11 of UPENN-GBM-00001"
+    ) in caplog.text
+
+
+def test_the_folder_of_a_patient_is_found_below_groups() -> None:
+    patient = PatientRule().patient_of(Path("/root/part1/sub-01/ses-01"), Path("/root"))
+    assert (patient.patient_id, patient.name_of_visit("ses-01"), patient.is_guess) == ("sub-01", "sub-01_ses-01", False)
