@@ -101,9 +101,7 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
     >>> csv_text([["=1+1", -0.5, "-0.5", "a-b", None]])
     "'=1+1,-0.5,-0.5,a-b,\n"
     """
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(map(_harmless, row) for row in rows)
-    return buffer.getvalue()
+    return "".join(map(_line, rows))
 
 
 def original_cell(cell: str) -> str:
@@ -113,6 +111,12 @@ def original_cell(cell: str) -> str:
     ('=1+1', "'a'")
     """
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _line(row: Sequence[object]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\r\n").writerow(map(_harmless, row))  # with "\n", it does not quote "\r"
+    return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _harmless(cell: object) -> object:

@@ -16,8 +16,8 @@ from menvae.registry import register
 class TableSource(TabularSource):
     """Rows of a table; the same content gives the same run in every file format.
 
-    Empty cells, nulls, NaN and words such as NA, NULL or None (`menvae.data.tables.nulls.NULL_WORDS`) are missing values
-    in every column.
+    Empty cells, nulls, NaN and words such as NA, NULL or None (`menvae.data.tables.nulls.NULL_WORDS`) are missing
+    values in every column.
 
     Attributes:
         path: path of a CSV file (separated by commas, semicolons or tabs; ``.csv.gz`` if compressed), a Parquet file or

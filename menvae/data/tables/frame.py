@@ -89,14 +89,21 @@ def _read_parquet(path: Path, files: Sequence[Path], wanted: Sequence[str]) -> p
     import pyarrow.dataset
     import pyarrow.parquet
 
-    names = [str(file) for file in files]
-    base = str(path if path.is_dir() else path.parent)
-    dataset = pyarrow.dataset.dataset(names, format="parquet", partitioning="hive", partition_base_dir=base)
-    schemas = [dataset.schema, *map(pyarrow.parquet.read_schema, names)]
+    base = path if path.is_dir() else path.parent
+    folders = {part for file in files for part in file.relative_to(base).parent.parts}
+    keys = {folder.partition("=")[0] for folder in folders if "=" in folder}
+    of_folders = pyarrow.schema([(name, pyarrow.string()) for name in wanted if name in keys])
+    schemas = [of_folders, *map(pyarrow.parquet.read_schema, files)]
     _check_columns(wanted, [schema.names for schema in schemas], path)
     of_wanted = [pyarrow.schema([one.field(name) for name in wanted if name in one.names]) for one in schemas]
-    together = pyarrow.unify_schemas(of_wanted, promote_options="permissive")
-    return dataset.replace_schema(together).to_table(columns=list(wanted))
+    dataset = pyarrow.dataset.dataset(
+        [str(file) for file in files],
+        schema=pyarrow.unify_schemas(of_wanted, promote_options="permissive"),
+        format="parquet",
+        partitioning=pyarrow.dataset.partitioning(of_folders, flavor="hive"),
+        partition_base_dir=str(base),
+    )
+    return dataset.to_table(columns=list(wanted))
 
 
 def _read_csv(

@@ -8,14 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 NULL_WORDS = frozenset(
-    ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"]
-    + ["NULL", "NaN", "None", "n/a", "nan", "null"]
+    {
+        *("", "#N/A", "#N/A N/A", "#NA", "<NA>", "N/A", "NA", "NULL", "None", "n/a", "null"),
+        *("-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "NaN", "nan"),
+    }
 )
 """Words that mean "missing" in every column, as in `pandas.read_csv`."""
 
 _FEWEST_REPEATS = 3
 _FEWEST_OTHERS = 10  # distinct values; fewer are codes rather than measurements
-_FAR = 10.0  # interquartile ranges beyond the quartiles
+_FAR = 3.0  # interquartile ranges between a mark and the nearest other value
 _SINGLE_PRECISION = 2.0**-23  # -999.9 in a column of float32 is not the float64 -999.9
 
 
@@ -60,9 +62,9 @@ def as_number(word: str) -> float | None:
 def suspected_marks(values: NDArray[np.float64]) -> list[float]:
     """Return numbers that probably mark missing values, such as -999.25 among values from 0 to 100.
 
-    Such a number is the smallest or the largest, occurs at least 3 times, and lies far outside the other distinct
-    values: more than 10 interquartile ranges beyond their quartiles, or below 0 where all others are positive and
-    farther from them than they are from each other. The share of rows does not matter.
+    Such a number is the smallest or the largest, occurs at least 3 times, and lies more than 3 interquartile ranges of
+    the other distinct values from the nearest of them. A number below 0 need only be farther from the others than those
+    are from each other, if none of them is negative. The share of rows does not matter.
 
     Args:
         values: values of a column [N]; NaN is ignored.
@@ -91,4 +93,4 @@ def _is_far(value: float, others: NDArray[np.float64]) -> bool:
     if value < 0.0 <= others[0] and others[0] - value > np.diff(others[: len(others) // 2 + 1]).max():
         return True
     low, high = np.quantile(others, (0.25, 0.75))
-    return bool(max(low - value, value - high) > _FAR * (high - low))
+    return bool(max(others[0] - value, value - others[-1]) > _FAR * (high - low))

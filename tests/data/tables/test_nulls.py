@@ -105,8 +105,8 @@ def test_a_number_that_repeats_far_outside_is_told(
         source(content, tmp_path / f"a.{ending}").table()
     low, high = content[column][40:].min(), content[column][40:].max()
     assert caplog.messages == [
-        f"column '{column}': 40 of 60 values are exactly -999.25, far from all others ({low:g} to {high:g}); if it marks "
-        "missing values, add it to data.null_values"
+        f"column '{column}': 40 of 60 values are exactly -999.25, far from all others ({low:g} to {high:g}); if it "
+        "marks missing values, add it to data.null_values"
     ]
 
 
