@@ -22,6 +22,7 @@ from menvae.data.sources.brats import BratsSource
 from menvae.data.targets.normalizer import TargetNormalizer, TargetSettings
 from menvae.data.workers import unseen
 from menvae.errors import UserError
+from menvae.files import write_table
 
 
 def folder(path: Path) -> Path:
@@ -255,3 +256,9 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Path, "iterdir", refused)  # the superuser may read everything
     with pytest.raises(UserError, match=rf"^data.root: folder '{closed}' cannot be read: Permission denied$"):
         found(tmp_path)
+
+
+def test_names_that_look_like_formulas_are_read_as_they_were_written(tmp_path: Path) -> None:
+    names = ["=a", "-b", "@c", "'=d", "e"]
+    table = write_table(tmp_path / "a.csv", ["subject_id", "days"], [[name, 1.5] for name in names])
+    assert [row.subject_id for row in read_visits(table)] == names
