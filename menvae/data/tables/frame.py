@@ -13,6 +13,7 @@ import itertools
 import logging
 import zlib
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +65,7 @@ def read_frame(path: Path, numbers: Sequence[str], words: Sequence[str], nulls: 
             table = _read_csv(path, numbers, words, wanted, nulls)
         # Columns of an index of pandas are columns too; integers stay integers where others are missing.
         return table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
-    except (OSError, EOFError, zlib.error, csv.Error, pyarrow.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "invalid UTF8" in reason:
             raise _not_utf8(path) from error
@@ -155,8 +156,8 @@ def _layout(content: bytes, numbers: Sequence[str], wanted: Collection[str], nul
         UserError: the file is empty or not UTF-8, or a column is missing or appears twice.
     """
     peeked = {separator: _first_rows(content, separator) for separator in _SEPARATORS}
-    if not peeked[","]:
-        raise UserError(f"data.path: '{path}' cannot be read as a table: it is empty")
+    if not all(peeked.values()):
+        raise UserError(f"data.path: '{path}' cannot be read as a table: it has no header")
     headers = {separator: rows[0] for separator, rows in peeked.items()}
     separator = max(_SEPARATORS, key=lambda one: (len({*wanted} & {*headers[one]}), len(headers[one])))
     header, *rows = peeked[separator]
@@ -172,8 +173,10 @@ def _layout(content: bytes, numbers: Sequence[str], wanted: Collection[str], nul
 
 def _first_rows(content: bytes, separator: str) -> list[list[str]]:
     text = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", "replace", newline="")
-    rows = (row for row in csv.reader(text, delimiter=separator) if row)
-    return list(itertools.islice(rows, 1 + _PEEKED_ROWS))
+    rows: list[list[str]] = []
+    with suppress(csv.Error):  # a cell of more than 131,072 characters, which pyarrow reads
+        rows.extend(itertools.islice(filter(None, csv.reader(text, delimiter=separator)), 1 + _PEEKED_ROWS))
+    return rows
 
 
 def _units(rows: Sequence[Sequence[str]], places: Sequence[int], nulls: Nulls) -> list[str]:

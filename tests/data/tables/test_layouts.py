@@ -135,7 +135,7 @@ def test_files_of_a_folder_may_lack_columns(tmp_path: Path) -> None:
         ("a.csv", "hole,density,gamma,rock\nH1,1,2,gr\u00e8s\n".encode("latin-1"), "is not UTF-8; save it as CSV in"),
         ("a.csv", "hole,density,gamma,rock\nH1,1,\u00b52,a\n".encode("latin-1"), "is not UTF-8; save it as CSV in"),
         ("a.csv", "hole,density,gamma,rock\nH1,1,2,a\n".encode("utf-16"), "is not UTF-8; save it as CSV in"),
-        ("a.csv", b"", "cannot be read as a table: it is empty"),
+        ("a.csv", b"", "cannot be read as a table: it has no header"),
         ("a.csv", b"hole;density;gama;rock\nH1;1;2;a\n", "has no column 'gamma'; did you mean 'gama'?"),
         ("a.csv.gz", gzip.compress(b"hole,density,gamma,rock\nH1,1,2,a\n" * 9)[:30], "cannot be read as a table"),
         ("a.csv.gz", b"hole", "cannot be read as a table"),
@@ -159,6 +159,11 @@ def test_what_cannot_be_read_is_said_in_one_sentence(
 def test_columns_that_are_not_read_may_have_another_encoding(tmp_path: Path, expected: Table) -> None:
     content = FRAME.assign(**{"Schl\u00fcssel": "gr\u00e8s"})
     content.to_csv(tmp_path / "a.csv", index=False, encoding="latin-1")
+    assert read(tmp_path / "a.csv").hash == expected.hash
+
+
+def test_cells_may_be_long(tmp_path: Path, expected: Table) -> None:
+    FRAME.assign(outline="POLYGON" * 30_000).to_csv(tmp_path / "a.csv", index=False)
     assert read(tmp_path / "a.csv").hash == expected.hash
 
 
