@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from menvae.data.digests import digest_of
 from menvae.data.tables.frame import read_frame
-from menvae.data.tables.nulls import Nulls, suspected_marks
+from menvae.data.tables.nulls import NULL_WORDS, Nulls, suspected_marks
 from menvae.errors import UserError
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _words(series: pd.Series[str], nulls: Nulls) -> NDArray[np.str_]:
     words: NDArray[np.str_] = series.astype("string").fillna("").str.strip().to_numpy(dtype=np.str_)
     unique, inverse = np.unique(words, return_inverse=True)
     is_null = np.array([nulls.is_null(str(word)) for word in unique], dtype=bool)
-    if named := [f"'{word}'" for word in unique[is_null] if word]:
+    if named := [f"'{word}'" for word in unique if word and word in NULL_WORDS]:  # not those that the user named
         _log.warning("column '%s': %s counts as missing", series.name, ", ".join(named))
     unique = np.where(is_null, "", unique)
     if all(re.fullmatch(r"(-?\d+(\.0)?)?", word) for word in unique):
