@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import fcntl
 import io
+import itertools
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -16,6 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 A_LOOK_S = 1.0  # `FolderLock.is_held` takes the lock for a moment
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")  # apostrophes before it count, so that `original_cell` is the inverse
 
 
 class FolderIsLockedError(Exception):
@@ -83,12 +87,46 @@ def write_json(path: Path, content: Mapping[str, Any]) -> Path:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
-    """Write a CSV file atomically."""
+    """Write a CSV file atomically; see `csv_text`."""
+    return write_text(path, csv_text(itertools.chain([columns], rows)))
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    r"""Return rows as CSV in which no cell of text is a formula to a spreadsheet.
+
+    Names of subjects and runs may come from others, and spreadsheets execute cells that begin with ``=``, ``+``, ``-``,
+    ``@``, a tab or a line end. Such a cell gets an apostrophe, which `original_cell` removes. Numbers stay as they are,
+    also in text.
+
+    >>> csv_text([["=1+1", -0.5, "-0.5", "a-b", None]])
+    "'=1+1,-0.5,-0.5,a-b,\n"
+    """
+    return "".join(map(_line, rows))
+
+
+def original_cell(cell: str) -> str:
+    """Return a cell of text as it was before `csv_text` made it harmless.
+
+    >>> original_cell("'=1+1"), original_cell("'a'")
+    ('=1+1', "'a'")
+    """
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _line(row: Sequence[object]) -> str:
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return write_text(path, buffer.getvalue())
+    csv.writer(buffer, lineterminator="\r\n").writerow(map(_harmless, row))  # with "\n", it does not quote "\r"
+    return buffer.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _harmless(cell: object) -> object:
+    if not isinstance(cell, str) or not _FORMULA.match(cell):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def write_atomically(path: Path, content: bytes) -> None:

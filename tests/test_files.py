@@ -1,7 +1,8 @@
-"""Folders that appear whole or not at all, whoever else creates them."""
+"""Folders that appear whole or not at all, whoever else creates them; CSV without formulas."""
 
 from __future__ import annotations
 
+import csv
 import os
 import stat
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from menvae.files import new_folder
+from menvae.files import csv_text, new_folder, original_cell, write_table
 
 RACE = """
 import sys
@@ -70,3 +71,22 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o750
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+x", "-x", "@SUM(A1)", "\tx", "\r=1", "\n=1", "-", "'=1", "''-x", "-2+3"])
+def test_no_cell_of_text_is_a_formula(tmp_path: Path, cell: str) -> None:
+    path = write_table(tmp_path / "a.csv", ["name", cell], [[cell, 1.5]])
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [["name", f"'{cell}"], [f"'{cell}", "1.5"]]
+    assert original_cell(rows[1][0]) == cell
+
+
+@pytest.mark.parametrize("cell", ["a=b", "", "x-1", "'quoted'", "-1.5", "+3", "-1e-3", "2024-01-31"])
+def test_other_cells_stay_as_they_are(cell: str) -> None:
+    assert csv_text([["first", cell]]) == f"first,{cell}\n"
+    assert original_cell(cell) == cell
+
+
+def test_numbers_stay_numbers() -> None:
+    assert csv_text([[-1.5, -3, 0.1, None, float("-inf"), True]]) == "-1.5,-3,0.1,,-inf,True\n"

@@ -26,6 +26,7 @@ from menvae.data.batches.splits import Split
 from menvae.data.source import Data
 from menvae.data.targets.normalizer import TargetNormalizer
 from menvae.errors import UserError, about, nearest
+from menvae.files import original_cell
 from menvae.gates import gate_values
 from menvae.layers import set_memory_format
 from menvae.models import Model
@@ -119,7 +120,7 @@ class FinishedRun:
     def splits(self) -> Mapping[str, str]:
         """Subject -> split, read from ``splits.csv``."""
         with self._file("splits.csv").open(newline="", encoding="utf-8") as file:
-            return {row["subject_id"]: row["split"] for row in csv.DictReader(file)}
+            return {original_cell(row["subject_id"]): row["split"] for row in csv.DictReader(file)}
 
     @cached_property
     def metrics(self) -> Mapping[str, float | None]:

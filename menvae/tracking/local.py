@@ -6,8 +6,6 @@ bytes. Values that differ between runs (durations, system load, the time of day)
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
@@ -16,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from menvae.errors import UserError
-from menvae.files import sync_directory, write_atomically
+from menvae.files import csv_text, sync_directory, write_atomically
 
 Row = dict[str, float | None]
 
@@ -190,11 +188,7 @@ class _Table:
 
     def csv(self) -> bytes:
         """Return header and rows."""
-        header = io.StringIO()
-        csv.writer(header, lineterminator="\n").writerow(self._columns)
-        return (header.getvalue() + self._text).encode()
+        return (csv_text([self._columns]) + self._text).encode()
 
     def _lines(self, rows: Sequence[Row]) -> str:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([row.get(column) for column in self._columns] for row in rows)
-        return text.getvalue()
+        return csv_text([row.get(column) for column in self._columns] for row in rows)

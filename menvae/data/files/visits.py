@@ -13,6 +13,7 @@ from pathlib import Path
 
 from menvae.data.files.subjects import SubjectFiles
 from menvae.errors import UserError
+from menvae.files import original_cell
 
 _log = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ def _row(table: Path, line: int, header: Sequence[str], cells: Sequence[str]) ->
     place = _place(table, line)
     if len(cells) != len(header):
         raise UserError(f"{place}: {len(cells)} cells, but the header has {len(header)}: '{','.join(cells)}'")
-    values = dict(zip(header, (cell.strip() for cell in cells), strict=True))
+    values = dict(zip(header, (original_cell(cell.strip()) for cell in cells), strict=True))
     if not values["subject_id"]:
         raise UserError(f"{place}: subject_id is empty; every row must name its subject")
     days = _day(place, values["date"]) if "date" in values else _number_of_days(place, values["days"])

@@ -27,7 +27,6 @@ The folder has the layout of real longitudinal cohorts, and ``growth.csv`` is a 
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import tempfile
@@ -48,6 +47,7 @@ from menvae.data.phantom.tumour import PhantomVisit
 from menvae.data.sources.phantom import ProceduralSource
 from menvae.data.workers import ShowProgress, run_tasks
 from menvae.errors import UserError
+from menvae.files import csv_text
 from menvae.registry import Field, register
 from menvae.statistics.gompertz import Gompertz
 
@@ -188,9 +188,8 @@ def _write_truth(path: Path, rows: list[Mapping[str, str | float]]) -> None:
     descriptor, name = tempfile.mkstemp(prefix=".growth-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [*_COLUMNS, *_MEASURED], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+            columns = [*_COLUMNS, *_MEASURED]
+            file.write(csv_text([columns, *([row[column] for column in columns] for row in rows)]))
         Path(name).chmod(0o644)
         Path(name).replace(path)
     finally:

@@ -1,4 +1,4 @@
-"""A table in a CSV or Parquet file."""
+"""A table in a CSV file, a Parquet file or a folder of Parquet files."""
 
 from __future__ import annotations
 
@@ -14,22 +14,29 @@ from menvae.registry import register
 @register("data", "table", reference="the lithology tables of the design reports")
 @dataclass(frozen=True, kw_only=True)
 class TableSource(TabularSource):
-    """Rows of a CSV or Parquet file; the same content gives the same run in either format.
+    """Rows of a table; the same content gives the same run in every file format.
+
+    Empty cells, nulls, NaN and words such as NA, NULL or None (`menvae.data.tables.nulls.NULL_WORDS`) are missing
+    values in every column.
 
     Attributes:
-        path: path of the file.
-        label: class column; empty cells are unlabelled. None: no classes.
+        path: path of a CSV file (separated by commas, semicolons or tabs; ``.csv.gz`` if compressed), a Parquet file or
+            a folder of Parquet files.
+        label: class column; rows where it is missing are unlabelled. None: no classes.
         group: column of units that splits keep whole, such as drill holes or patients; None treats each row as its own
             group.
         gaps: how to handle rows with missing inputs: ``fail``, or ``drop`` them.
+        null_values: further numbers and words that mark missing values in every column, such as -999.25 in well logs.
+            They describe the file, as ``path`` does: the data hash covers their effect.
     """
 
-    outside_identity: ClassVar[frozenset[str]] = TabularSource.outside_identity | {"path"}
+    outside_identity: ClassVar[frozenset[str]] = TabularSource.outside_identity | {"path", "null_values"}
 
     path: str
     label: str | None = None
     group: str | None = None
     gaps: Gaps = "fail"
+    null_values: tuple[float | str, ...] = ()
 
     @property
     def location(self) -> str:
@@ -43,5 +50,12 @@ class TableSource(TabularSource):
 
     def table(self) -> Table:
         """Read the file."""
-        path = Path(self.path).expanduser()
-        return read_table(path, self.columns, self.label, self.group, self.gaps, self.target_columns)
+        return read_table(
+            Path(self.path).expanduser(),
+            self.columns,
+            self.label,
+            self.group,
+            self.gaps,
+            self.target_columns,
+            self.null_values,
+        )

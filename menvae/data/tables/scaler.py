@@ -104,9 +104,12 @@ def check_domain(values: Floats, columns: Sequence[str], transforms: Sequence[Tr
         wrong = values[:, column] <= -1.0
         if transform == "log1p" and wrong.any():
             row = int(np.argmax(wrong))
+            value = values[row, column]
+            repeats = np.count_nonzero(values[:, column] == value) > 1
+            advice = "if it marks missing values, add it to data.null_values" if repeats else "or choose signed_log"
             raise UserError(
-                f"data.transforms.{name}: log1p is undefined for {values[row, column]:g} in row {row + 1}; values "
-                "must be above -1, otherwise choose signed_log"
+                f"data.transforms.{name}: log1p is undefined for {value:g} in row {row + 1}; values must be above -1; "
+                f"{advice}"
             )
 
 

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from menvae.data.digests import digest_of
-from menvae.errors import UserError, nearest
+from menvae.data.tables.frame import read_frame
+from menvae.data.tables.nulls import NULL_WORDS, Nulls, suspected_marks
+from menvae.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd  # takes half a second; only tables need it
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 Gaps = Literal["fail", "drop"]
-
-SUFFIXES = (".csv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -76,75 +76,49 @@ def read_table(
     group: str | None,
     gaps: Gaps,
     targets: Sequence[str] = (),
+    null_values: Sequence[float | str] = (),
 ) -> Table:
     """Read the required columns of a table.
 
+    Missing are empty cells, nulls, NaN, the words `menvae.data.tables.nulls.NULL_WORDS`, and ``null_values``, in every
+    column and every file format.
+
     Args:
-        path: a ``.csv`` (with a header) or ``.parquet`` file.
+        path: a CSV file, a Parquet file or a folder of Parquet files, see `menvae.data.tables.frame.read_frame`.
         columns: numeric input columns.
-        label: class column of words or integers; empty cells are unlabelled. None: no classes.
+        label: class column of words or integers; rows where it is missing are unlabelled. None: no classes.
         group: column of units that splits keep whole; None treats each row as its own group.
         gaps: how to handle rows with missing inputs: ``fail`` or ``drop``.
         targets: numeric target columns; values may be missing regardless of ``gaps``.
+        null_values: further numbers and words that mean "missing".
 
     Raises:
         UserError: if the file or a column does not exist, a column appears twice, a value is not a finite number, a row
             has no group, or the kept rows have fewer than 2 classes.
     """
-    frame = _read_frame(path, [*columns, *targets], [name for name in (label, group) if name is not None])
+    nulls = Nulls(null_values)
+    frame = read_frame(path, [*columns, *targets], [name for name in (label, group) if name is not None], nulls)
     if frame.empty:
         raise UserError(f"data.path: '{path}' contains no rows")
-    values = np.stack([_numbers(frame[name], name) for name in columns], axis=1)
+    numbers = {name: _numbers(frame[name], name, nulls) for name in dict.fromkeys([*columns, *targets])}
+    values = np.stack([numbers[name] for name in columns], axis=1)
     kept = _without_gaps(values, columns, gaps)
     rows = np.flatnonzero(kept)  # dropped rows leave neither classes nor groups behind
     groups = np.arange(len(rows))
     if group is not None:
-        words = _words(frame[group][kept])
+        words = _words(frame[group][kept], nulls)
         if (words == "").any():
             raise UserError(f"data.group: row {rows[np.argmax(words == '')] + 1} has no value in column '{group}'")
         groups = np.unique(words, return_inverse=True)[1]
     labels, classes = np.full(len(rows), -1), tuple[str, ...]()
     if label is not None:
-        labels, classes = _classes(_words(frame[label][kept]), label)
-    known = {name: _numbers(frame[name], name)[kept] for name in targets}
+        labels, classes = _classes(_words(frame[label][kept], nulls), label)
+    known = {name: numbers[name][kept] for name in targets}
     return Table(tuple(columns), values[kept], labels.astype(np.int64), classes, groups.astype(np.int64), known)
 
 
-def _read_frame(path: Path, columns: Sequence[str], words: Sequence[str]) -> pd.DataFrame:
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"data.path: '{path}' is not a supported table; its name must end in .csv or .parquet")
-    if not path.is_file():
-        raise UserError(f"data.path: file '{path}' does not exist")
-    wanted = list(dict.fromkeys([*columns, *words]))
-    try:
-        if path.suffix == ".parquet":
-            _check_columns(wanted, pyarrow.parquet.read_schema(path).names, path)
-            table = pyarrow.parquet.read_table(path, columns=wanted)
-        else:  # pandas' fast parser does not always return the nearest float
-            convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(words, pyarrow.string()))
-            whole = min(max(path.stat().st_size, 1), 2**31 - 1)  # column types are inferred from the first block only
-            read, parse = pyarrow.csv.ReadOptions(block_size=whole), pyarrow.csv.ParseOptions(newlines_in_values=True)
-            table = pyarrow.csv.read_csv(path, read, parse, convert)
-            _check_columns(wanted, table.column_names, path)
-        return table.select(wanted).to_pandas()
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"data.path: '{path}' cannot be read as a table: {reason}") from error
-
-
-def _check_columns(wanted: Sequence[str], there: Sequence[str], path: Path) -> None:
-    for name in wanted:
-        if name not in there:
-            raise UserError(f"data: '{path}' has no column '{name}'; {nearest(name, there)}")
-        if there.count(name) > 1:
-            raise UserError(f"data: '{path}' has {there.count(name)} columns named '{name}'; rename all but one")
-
-
-def _numbers(series: pd.Series[float], name: str) -> NDArray[np.float64]:
-    """Return the values as floats, NaN where missing.
+def _numbers(series: pd.Series[float], name: str, nulls: Nulls) -> NDArray[np.float64]:
+    """Return the values as floats, NaN where missing; warn of numbers that seem to mark missing values.
 
     Raises:
         UserError: if a value is not a finite number.
@@ -154,13 +128,28 @@ def _numbers(series: pd.Series[float], name: str) -> NDArray[np.float64]:
     if series.dtype.kind in "Mmb":  # pandas would convert times and booleans to numbers
         series = series.astype(str)
     numbers: NDArray[np.float64] = pd.to_numeric(series, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    wrong: NDArray[np.bool_] = (np.isnan(numbers) & series.notna().to_numpy(dtype=bool)) | np.isinf(numbers)
+    is_text = np.isnan(numbers) & series.notna().to_numpy(dtype=bool)
+    is_text[is_text] = [not nulls.is_null(str(word)) for word in series[is_text]]
+    numbers = np.where(nulls.among_numbers(numbers), np.nan, numbers)
+    wrong: NDArray[np.bool_] = is_text | np.isinf(numbers)
     if wrong.any():
         row = int(np.argmax(wrong))
         raise UserError(
             f"data: column '{name}' contains '{series.iloc[row]}' in row {row + 1}, which is not a finite number"
         )
+    _warn_of_marks(numbers, name)
     return numbers
+
+
+def _warn_of_marks(numbers: NDArray[np.float64], name: str) -> None:
+    marks = suspected_marks(numbers)
+    for mark in marks:
+        others = numbers[~np.isnan(numbers) & ~np.isin(numbers, marks)]
+        _log.warning(
+            "column '%s': %d of %d values are exactly %s, far from all others (%g to %g); if it marks missing values, "
+            "add it to data.null_values",
+            *(name, np.count_nonzero(numbers == mark), len(numbers), f"{mark:.10g}", others.min(), others.max()),
+        )
 
 
 def _without_gaps(values: NDArray[np.float64], columns: Sequence[str], gaps: Gaps) -> NDArray[np.bool_]:
@@ -180,13 +169,17 @@ def _without_gaps(values: NDArray[np.float64], columns: Sequence[str], gaps: Gap
     return kept
 
 
-def _words(series: pd.Series[str]) -> NDArray[np.str_]:
+def _words(series: pd.Series[str], nulls: Nulls) -> NDArray[np.str_]:
     """Return the values as strings, empty where missing, with the same integers in every file format.
 
     If a value is missing, pandas reads integers as floats; "2.0" becomes "2" again.
     """
     words: NDArray[np.str_] = series.astype("string").fillna("").str.strip().to_numpy(dtype=np.str_)
     unique, inverse = np.unique(words, return_inverse=True)
+    is_null = np.array([nulls.is_null(str(word)) for word in unique], dtype=bool)
+    if named := [f"'{word}'" for word in unique if word and word in NULL_WORDS]:  # not those that the user named
+        _log.warning("column '%s': %s counts as missing", series.name, ", ".join(named))
+    unique = np.where(is_null, "", unique)
     if all(re.fullmatch(r"(-?\d+(\.0)?)?", word) for word in unique):
         unique = np.array([word.removesuffix(".0") for word in unique], dtype=np.str_)
     return unique[inverse]

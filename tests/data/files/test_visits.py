@@ -19,6 +19,7 @@ from menvae.data.files.visits import read_visits, with_times
 from menvae.data.sources.brats import BratsSource
 from menvae.data.targets.normalizer import TargetNormalizer, TargetSettings
 from menvae.errors import UserError
+from menvae.files import write_table
 
 
 def subject(subject_id: str, patient_id: str = "") -> SubjectFiles:
@@ -172,3 +173,9 @@ def test_a_corrected_date_prepares_nothing_anew_and_is_other_data(root: Path, ca
     other = prepared(root, cache, "subject_id,days,patient_id\nanna-0,0,\nanna-1,180,\nbert,0,anna\n")
     assert len({first.data_hash, moved.data_hash, other.data_hash}) == 3
     assert [s.key for s in first.subjects] == [s.key for s in moved.subjects] == [s.key for s in other.subjects]
+
+
+def test_names_that_look_like_formulas_are_read_as_they_were_written(tmp_path: Path) -> None:
+    names = ["=a", "-b", "@c", "'=d", "e"]
+    table = write_table(tmp_path / "a.csv", ["subject_id", "days"], [[name, 1.5] for name in names])
+    assert [row.subject_id for row in read_visits(table)] == names

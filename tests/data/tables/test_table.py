@@ -196,7 +196,7 @@ def test_a_time_is_no_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.xlsx", b"x", "its name must end in .csv or .parquet"),
+        ("a.xlsx", b"x", "its name must end in .csv, .tsv or .parquet"),
         ("a.csv", b"", "cannot be read as a table"),
         ("a.parquet", b"PAR1 no", "cannot be read as a table"),
         ("a.csv", b"density,susceptibility,gamma,rock\n1,2\n", "cannot be read as a table"),
