@@ -18,7 +18,7 @@ from menvae.data.batches.splits import SPLITS
 from menvae.data.cache.cohort import Cohort
 from menvae.data.cache.prepare import find_prepared, prepare
 from menvae.data.cache.storage import CacheFormat, Normalisation
-from menvae.data.files.subjects import MODALITIES, Modality, Region, SubjectFiles
+from menvae.data.files.subjects import MODALITIES, REGION_CODES, Modality, Region, SubjectFiles
 from menvae.data.geometry.box import BoxStrategy, KeptShares
 from menvae.data.geometry.transforms import Geometry
 from menvae.data.source import CohortSource, Data, DataRequest, DataSource, FittedTargets, Volumes
@@ -42,7 +42,9 @@ class VolumeSource(DataSource):
     Attributes:
         roi_size: (D, H, W) of the training box in voxels.
         modalities: channels, in order.
-        label_map: region -> its value or values in the mask file (BraTS up to 2021 writes ET as 4).
+        label_map: region -> its value or values in the mask file (BraTS up to 2021 writes ET as 4). A region that the
+            masks do not have is removed: a mask of 0 and 1 for the whole tumour is mapped by
+            ``~data.label_map.ncr data.label_map.et=1``.
         val_fraction: share of the patients for validation; at least one patient.
         test_fraction: share of the patients for test, never used in training.
         split_seed: seed of the random split.
@@ -105,7 +107,11 @@ class VolumeSource(DataSource):
         for region, labels in self.label_map.items():
             for label in labels if isinstance(labels, tuple) else (labels,):
                 if label in regions:
-                    raise UserError(f"data.label_map: {label} cannot be both {regions[label]} and {region}")
+                    unset = region if REGION_CODES[region] == label else regions[label]  # the one with its default
+                    raise UserError(
+                        f"data.label_map: {label} cannot be both {regions[label]} and {region}; if the masks have no "
+                        f"{unset}, remove it with ~data.label_map.{unset}"
+                    )
                 regions[label] = region
         return regions
 

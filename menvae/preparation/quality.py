@@ -18,7 +18,7 @@ from menvae.data.batches.splits import Split
 from menvae.data.cache.cohort import Cohort, PreparedSubject
 from menvae.data.files.findings import Finding
 from menvae.data.files.subjects import REGION_CODES
-from menvae.data.geometry.box import MOST_VOLUME_CHANGE, SMALL_TUMOUR_MM3, Problem
+from menvae.data.geometry.box import MOST_OFF_BRAIN, MOST_VOLUME_CHANGE, SMALL_TUMOUR_MM3, Problem
 from menvae.preparation.intensities import LARGEST_PLATEAU, ChannelIntensities
 
 MOST_ROBUST_Z: Final = 5.0
@@ -50,7 +50,9 @@ class Kind(IntEnum):
     RESAMPLING = 5
     BRAIN_CUT = 6
     TUMOUR_CUT = 7
-    FAULT = 8
+    DUPLICATE = 8
+    OFF_BRAIN = 9
+    FAULT = 10
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,16 @@ def meanings(limits: Limits) -> dict[Kind, tuple[str, str]]:
     cubic = "mm\N{SUPERSCRIPT THREE}"
     return {
         Kind.FAULT: ("unusable files", "The subject was left out; each fault is listed with its remedy."),
+        Kind.OFF_BRAIN: (
+            "the mask does not fit the images",
+            f"More than {percent(MOST_OFF_BRAIN)} of the tumour lie where every image is 0: skull stripping removed "
+            "it, or the mask belongs to another image or is mirrored.",
+        ),
+        Kind.DUPLICATE: (
+            "same images",
+            "Another subject has an image with the same content. Both count as one patient, so that they lie in one "
+            "split. Remove one of them.",
+        ),
         Kind.TUMOUR_CUT: (
             "the box cuts the tumour",
             f"Less than {percent(limits.tumour_kept)} of its voxels lie in the training box, and the targets describe "
@@ -196,6 +208,7 @@ def judge_cohort(
         far = distances[name]
         reasons = [
             *_of_box(subject, limits),
+            *_of_duplicates(subject),
             *_of_distances(subject, far),
             *_of_regions(subject, rare),
             *_of_intensities(channels),
@@ -224,15 +237,22 @@ def _of_finding(finding: Finding, kind: Kind) -> Reason:
 def _of_box(subject: PreparedSubject, limits: Limits) -> list[Reason]:
     box = subject.box
     said: dict[Problem, tuple[Kind, str]] = {
+        "off_brain": (Kind.OFF_BRAIN, f"{percent(box.tumour_off_brain)} of the tumour lie where every image is 0"),
         "tumour_cut": (Kind.TUMOUR_CUT, f"the box keeps {percent(box.tumour_kept)} of the tumour"),
         "brain_cut": (Kind.BRAIN_CUT, f"the box keeps {percent(box.brain_kept)} of the brain"),
         "resampling": (Kind.RESAMPLING, f"resampling changes the volume by {percent(box.volume_change or 0.0, '+')}"),
         "small": (Kind.SMALL, f"the tumour measures {box.least_volume_mm3:.0f} mm\N{SUPERSCRIPT THREE}"),
+        "lesions": (Kind.NOTE, f"separate lesions, the second with {percent(box.second_lesion)} of the tumour"),
     }
     return [
         Reason(said[problem][0], amount, said[problem][1])
         for problem, amount in box.problems(limits.tumour_kept, limits.brain_kept).items()
     ]
+
+
+def _of_duplicates(subject: PreparedSubject) -> list[Reason]:
+    same = " and ".join(subject.same_images)
+    return [Reason(Kind.DUPLICATE, 0.0, f"the same images as {same}")] if same else []
 
 
 def _amount(value: float) -> float:

@@ -27,6 +27,8 @@ def test_every_kind_in_its_order() -> None:
     random = np.random.default_rng(0)
     many = [subject(f"z{index:02d}", solidity_total=float(random.normal(0.5, 0.02))) for index in range(30)]
     bad = [
+        subject("off", replace(SOUND, tumour_off_brain=0.5, tumour_kept=0.2)),
+        replace(subject("copy"), same_images=("z00",)),
         subject("cut", replace(SOUND, tumour_kept=0.41)),
         subject("cut less", replace(SOUND, tumour_kept=0.9)),
         subject("brain", replace(SOUND, brain_kept=0.8)),
@@ -38,13 +40,26 @@ def test_every_kind_in_its_order() -> None:
     ]
     findings = (Finding("lost", "lost-t1c.nii.gz", "is truncated", "copy it again"),)
     rows = judge(many + bad, findings, odd=ChannelIntensities(0.5, 0.01, 5.0))
-    assert list(rows)[:9] == ["lost", "cut", "cut less", "brain", "shrunk", "small", "far", "coreless", "odd"]
-    assert [row.verdict for row in rows.values()] == ["left out", *["look"] * 8, *["ok"] * 30]
-    assert [rows[name].reasons[0].kind for name in list(rows)[:9]] == [
-        *(Kind.FAULT, Kind.TUMOUR_CUT, Kind.TUMOUR_CUT, Kind.BRAIN_CUT, Kind.RESAMPLING, Kind.SMALL, Kind.OUTLIER),
+    names = ["lost", "off", "copy", "cut", "cut less", "brain", "shrunk", "small", "far", "coreless", "odd"]
+    assert list(rows)[:11] == names
+    assert [row.verdict for row in rows.values()] == ["left out", *["look"] * 10, *["ok"] * 30]
+    assert [rows[name].reasons[0].kind for name in names] == [
+        *(
+            Kind.FAULT,
+            Kind.OFF_BRAIN,
+            Kind.DUPLICATE,
+            Kind.TUMOUR_CUT,
+            Kind.TUMOUR_CUT,
+            Kind.BRAIN_CUT,
+            Kind.RESAMPLING,
+            Kind.SMALL,
+            Kind.OUTLIER,
+        ),
         *(Kind.REGION, Kind.INTENSITY),
     ]
     assert rows["lost"].words == "lost-t1c.nii.gz is truncated: copy it again"
+    assert rows["off"].words.startswith("50 % of the tumour lie where every image is 0; the box keeps 20 %")
+    assert rows["copy"].words == "the same images as z00"
     assert rows["cut"].words == "the box keeps 41 % of the tumour"
     assert rows["shrunk"].words == "resampling changes the volume by \N{MINUS SIGN}25 %"
     assert rows["odd"].words == "t1c has no signal in 50 % of the voxels where some channel does"
@@ -90,6 +105,11 @@ def test_a_background_that_is_not_0_is_told_with_its_sign() -> None:
     )
     assert rows["a"].words == "t1c has a negative background in 70 % of its non-zero voxels"
     assert rows["b"].words == "t1c has a single value in 70 % of its non-zero voxels"
+
+
+def test_several_lesions_are_only_noted() -> None:
+    row = judge([subject("a", replace(SOUND, second_lesion=0.3))])["a"]
+    assert (row.verdict, row.words) == ("ok", "separate lesions, the second with 30 % of the tumour")
 
 
 def test_notes_on_files_are_kept_and_those_on_the_box_are_not_told_twice() -> None:

@@ -29,6 +29,7 @@ class PreparedSubject:
         arrays: storage format of the arrays, for `read_subject`.
         patient_id: patient of this visit. Like ``days``, it is not part of the key: correcting it prepares nothing.
         days: days since the patient's first visit; None if unknown.
+        same_images: identifiers of other subjects with an image of the same content; all of them have one patient.
         missing_channels: indices of the modalities that the subject lacks; their channels are 0.
     """
 
@@ -43,6 +44,7 @@ class PreparedSubject:
     patient_id: str
     days: float | None = None
     missing_channels: tuple[int, ...] = ()
+    same_images: tuple[str, ...] = ()
 
     def load(self) -> StoredSubject:
         """Read the arrays.

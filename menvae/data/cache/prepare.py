@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from menvae.data.cache.cohort import Cohort, PreparedSubject
+from menvae.data.cache.duplicates import as_one_patient
 from menvae.data.cache.storage import CacheFormat, StoredSubject, stored, write_subject
 from menvae.data.digests import digest_of, file_digest, remembered_digest
 from menvae.data.files.findings import Finding
@@ -166,7 +167,7 @@ def _cohort(
     """Read the entries of these subjects, and handle those of which the box holds too little."""
     entries = [_read_entry(cache / "prepared" / key, subject) for subject, key in keyed]
     of_boxes = _judge_boxes(entries, source)
-    entries = without_faulty(entries, of_boxes, leave_out=source.on_error == "skip")
+    entries = as_one_patient(without_faulty(entries, of_boxes, leave_out=source.on_error == "skip"))
     own = {subject.subject_id: [dict(subject.targets)] if subject.targets else [] for subject, _ in keyed}
     identity = [
         [entry.subject_id, entry.key, entry.patient_id, entry.days, *own[entry.subject_id]] for entry in entries
@@ -188,7 +189,9 @@ def _remove_unfinished(cache: Path) -> None:
 
 def _judge_boxes(entries: Sequence[PreparedSubject], source: Preparable) -> list[Finding]:
     """Return the findings about boxes, and log one warning per remedy, naming the worst subject."""
-    worst_first = sorted(entries, key=lambda entry: min(entry.box.tumour_kept, entry.box.brain_kept))
+    worst_first = sorted(
+        entries, key=lambda entry: min(entry.box.tumour_kept, entry.box.brain_kept, 1.0 - entry.box.tumour_off_brain)
+    )
     findings = [
         finding
         for entry in worst_first
@@ -225,6 +228,8 @@ class _Task:
 def _prepare_entry(task: _Task) -> str:
     try:
         prepared = load_and_resample(task.subject, task.recipe.geometry)
+    except MemoryError as error:
+        raise MemoryError(f"subject '{task.subject.subject_id}': {error}") from error
     finally:  # a change of the files explains any other error
         if _entry_key(task.subject, task.recipe, task.cache) != task.key:
             raise UserError(

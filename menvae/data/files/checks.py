@@ -18,15 +18,20 @@ from numpy.typing import NDArray
 
 from menvae.data.files.findings import Finding
 from menvae.data.files.readers import Reader, UnreadableError, not_readable
-from menvae.data.files.stored_volume import StoredVolume, ras_axes
+from menvae.data.files.stored_volume import StoredVolume, ras_axes, whole_labels
 from menvae.data.files.subjects import SUFFIXES, SubjectFiles
 
-CHECKS_VERSION = 2
+CHECKS_VERSION = 3
 """Increment when descriptions change; this invalidates every cached description."""
 
 _MOST_SHEAR_DEG = 0.5
 _ALIGNMENT_TOLERANCE_MM = 0.1  # sform and qform of one affine can differ by 0.07 mm at a corner
 _MOST_LABELS = 8  # labels listed per mask; a volume with more is not a mask
+_EXTENT_MM = (5.0, 1000.0)  # of a head; a coil is 500 mm long, and a mistaken unit is a factor of 10 or 1000
+_OTHER_EXTENT = 4.0  # times as long as the median of the cohort, or as short
+_RAYS = 16  # along both sides of a face
+_RUN = 4  # voxels of one value that make a background; noise differs from voxel to voxel
+_SAME_VALUE = 1e-4  # of the standard deviation; interpolation rounds a constant
 _LARGEST = float(np.finfo(np.float32).max)  # images are prepared as float32
 
 
@@ -59,6 +64,9 @@ class Volume:
         num_labels: number of distinct non-zero integer values; 0 for images.
         num_fractional: number of finite voxels with a non-integer value; 0 for images.
         fraction: one of the non-integer values; 0 if there is none.
+        background: value of a constant background; 0 if background is 0 as it must be, and for masks.
+        unit: as in `StoredVolume`.
+        second_affine: as in `StoredVolume`.
     """
 
     shape: tuple[int, int, int]
@@ -72,6 +80,9 @@ class Volume:
     num_labels: int
     num_fractional: int
     fraction: float
+    background: float = 0.0
+    unit: str = ""
+    second_affine: tuple[tuple[float, ...], ...] | None = None
 
 
 def inspect_file(reader: Reader, path: Path, name: str, *, is_mask: bool) -> Volume | Unreadable:
@@ -99,7 +110,7 @@ def inspect_file(reader: Reader, path: Path, name: str, *, is_mask: bool) -> Vol
 
 
 def _describe(volume: StoredVolume, is_mask: bool) -> Volume | Unreadable:
-    voxels = volume.values
+    voxels = whole_labels(volume.values) if is_mask else volume.values
     shape = voxels.shape
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -114,6 +125,8 @@ def _describe(volume: StoredVolume, is_mask: bool) -> Volume | Unreadable:
         return Unreadable(
             f"has axes that are {sheared_deg:.3g} degrees away from orthogonal", "resample it to an orthogonal grid"
         )
+    if (problem := _implausible(shape, affine, volume.unit)) is not None:
+        return Unreadable(*problem)
     usable = np.abs(voxels) <= _LARGEST if voxels.dtype.kind == "f" else None
     finite = voxels if usable is None or usable.all() else voxels[usable]
     content = finite[finite != 0]
@@ -130,7 +143,71 @@ def _describe(volume: StoredVolume, is_mask: bool) -> Volume | Unreadable:
         num_labels=num_labels,
         num_fractional=fractional.size,
         fraction=float(fractional[0]) if fractional.size else 0.0,
+        background=0.0 if is_mask else background_of(voxels.reshape(shape)),
+        unit=volume.unit,
+        second_affine=None if volume.second_affine is None else tuple(map(tuple, volume.second_affine.tolist())),
     )
+
+
+def _implausible(shape: tuple[int, ...], affine: NDArray[np.float64], unit: str) -> tuple[str, str] | None:
+    """Return problem and remedy if no head has the extent of the volume."""
+    extent_mm = _extent_mm(shape, affine)
+    if (extent_mm >= _EXTENT_MM[0]).all() and (extent_mm <= _EXTENT_MM[1]).all():
+        return None
+    sides = " x ".join(f"{side:.3g}" for side in extent_mm)
+    declared = f" (its header declares {unit} in xyzt_units)" if unit else ""
+    least, most = _EXTENT_MM
+    return (
+        f"has an implausible extent of {sides} mm{declared}",
+        f"correct the voxel size or its unit in the header; each side must measure {least:g} to {most:g} mm",
+    )
+
+
+def _extent_mm(shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.linalg.norm(affine[:3, :3], axis=0) * shape, np.float64)
+
+
+def background_of(voxels: NDArray[Any]) -> float:
+    """Return the value of a constant background that is not 0; 0 if there is none.
+
+    Rays enter the image through its six faces on a regular grid. If more than half of them first meet `_RUN` voxels of
+    one value, skipping zeros, that value is the background: also behind a margin of zeros, and where a head touches a
+    face. A brain meets them with many values, and noise changes from voxel to voxel.
+
+    Args:
+        voxels: image [i, j, k].
+
+    >>> image = np.pad(np.random.default_rng(0).normal(size=(8, 8, 8)), 6)
+    >>> background_of(image), background_of(np.where(image == 0, -3.5, image))
+    (0.0, -3.5)
+    """
+    runs, deviation = [], 0.0
+    for axis in range(3):
+        thin = tuple(
+            slice(None) if other == axis else slice(None, None, max(1, side // _RAYS))
+            for other, side in enumerate(voxels.shape)
+        )
+        rays = np.moveaxis(voxels[thin], axis, 0).reshape(voxels.shape[axis], -1)
+        with np.errstate(all="ignore"):  # values that are not finite have a finding of their own
+            deviation = max(deviation, float(rays.std(dtype=np.float64)))
+        if len(rays) >= _RUN:
+            runs += [_first_run(rays), _first_run(rays[::-1])]
+    first = np.concatenate(runs, axis=1).astype(np.float64) if runs else np.empty((_RUN, 0))
+    if not first.size:
+        return 0.0
+    value = float(np.median(first[0]))
+    with np.errstate(all="ignore"):
+        is_same = (np.abs(first - value) <= _SAME_VALUE * deviation).all(axis=0)
+    return value if np.count_nonzero(is_same) > 0.5 * is_same.size else 0.0
+
+
+def _first_run(rays: NDArray[Any]) -> NDArray[Any]:
+    """Return the first `_RUN` values of each ray from its first non-zero one on, without rays that have none."""
+    is_met = rays != 0
+    columns = np.flatnonzero(is_met.any(axis=0))
+    start = np.minimum(is_met.argmax(axis=0)[columns], len(rays) - _RUN)
+    run: NDArray[Any] = rays[start + np.arange(_RUN)[:, None], columns]
+    return run
 
 
 def _labels(content: NDArray[Any]) -> tuple[dict[int, int], int, NDArray[Any]]:
@@ -176,6 +253,33 @@ def check_subject(
     return [Finding(subject.subject_id, *parts) for parts in findings()]
 
 
+def check_cohort(files: Mapping[str, Mapping[str, Volume | Unreadable]], regions: Mapping[int, str]) -> Iterator[str]:
+    """Yield warnings about what only shows in several subjects together.
+
+    Args:
+        files: subject -> files, as in `check_subject`.
+        regions: value in the mask -> region.
+    """
+    masks = {name: mask for name, found in files.items() if isinstance(mask := found.get("seg"), Volume)}
+    labels = [frozenset(mask.labels) for mask in masks.values() if mask.num_labels]
+    if len(labels) > 1 and len(set(labels)) == len(labels[0]) == 1:
+        (label,) = labels[0]
+        region = regions.get(label)
+        if region not in (None, "et"):
+            yield (
+                f"data.label_map: label {label}, the only one in all {len(labels)} masks, is mapped to {region}; if it "
+                f"is the whole tumour, set '~data.label_map.{region}' data.label_map.et={label}"
+            )
+    extents_mm = {name: float(_extent_mm(mask.shape, np.array(mask.affine)).max()) for name, mask in masks.items()}
+    usual_mm = float(np.median([*extents_mm.values()])) if len(masks) > 2 else 0.0
+    for name, extent_mm in extents_mm.items():
+        if usual_mm and not usual_mm / _OTHER_EXTENT < extent_mm < usual_mm * _OTHER_EXTENT:
+            yield (
+                f"subject '{name}': its longest side measures {extent_mm:.3g} mm, but {usual_mm:.3g} mm is the median "
+                "of the cohort; check the unit and the voxel size in its header"
+            )
+
+
 def _existence(subject: SubjectFiles, files: Mapping[str, object]) -> Iterator[tuple[str, str, str, bool]]:
     missing = [path.name for name, path in subject.files.items() if name not in files]
     if missing:
@@ -199,6 +303,12 @@ def _image(volume: Volume) -> Iterator[tuple[str, str, bool]]:
         yield (
             f"is constant (every voxel is 0 or {volume.high:g})" if volume.high else "is constant (every voxel is 0)",
             "replace it; if the whole cohort lacks this modality, remove it from data.modalities",
+            True,
+        )
+    elif volume.background:
+        yield (
+            f"has a background of {volume.background:.6g}, but every non-zero voxel counts as brain",
+            "set the background to 0",
             True,
         )
     if not volume.is_oriented:
@@ -292,7 +402,23 @@ def _places(volumes: Mapping[str, Volume]) -> Iterator[tuple[str, str, str, bool
             yield name, differs, f"resample it to the grid of {reference}", True
         elif apart_mm > _ALIGNMENT_TOLERANCE_MM:
             lies = f"is not aligned with {reference} (corners are up to {apart_mm:.3g} mm apart)"
-            yield name, lies, f"resample it to the grid of {reference}, or correct its header", True
+            remedy = f"resample it to the grid of {reference}, or correct its header"
+            if _share_a_grid(volumes[name], volumes[reference]):
+                remedy = (
+                    f"copy the header of {reference}, and do not resample: qform and sform of one of them disagree, "
+                    "but both are on one grid"
+                )
+            yield name, lies, remedy, True
+
+
+def _share_a_grid(first: Volume, second: Volume) -> bool:
+    """Whether any affine of one volume, qform or sform, is an affine of the other, voxel by voxel."""
+    pairs = product(*([one.affine, one.second_affine] for one in (first, second)))
+    return first.shape == second.shape and any(
+        _apart_mm((first.shape, np.array(a)), (second.shape, np.array(b))) <= _ALIGNMENT_TOLERANCE_MM
+        for a, b in pairs
+        if a is not None and b is not None
+    )
 
 
 _Place = tuple[tuple[int, ...], NDArray[np.float64]]

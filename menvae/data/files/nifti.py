@@ -12,12 +12,15 @@ from typing import Any
 
 import deflate
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
 
 from menvae.data.files.stored_volume import StoredVolume
 
 _SILENT_LOGGER = logging.Logger("nibabel header checks")
 _SILENT_LOGGER.addHandler(logging.NullHandler())
 _NIFTI2_SIZES = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # header size of 540 bytes in both byte orders
+_LENGTHS = {1: ("metres", 1000.0), 3: ("micrometres", 0.001)}  # codes of xyzt_units; 0 and 2 are mm
 
 
 class CutShortError(ValueError):
@@ -91,10 +94,29 @@ def _parse(unpacked: bytes | bytearray) -> StoredVolume | None:
         return None
     voxels = np.frombuffer(unpacked, dtype, int(np.prod(shape, dtype=object)), start)
     slope, intercept = header.get_slope_inter()
+    unit, to_mm = _LENGTHS.get(int(header["xyzt_units"]) & 7, ("", 1.0))
     return StoredVolume(
         voxels.reshape(shape, order="F"),
-        np.asarray(header.get_best_affine(), np.float64),
+        _scaled(header.get_best_affine(), to_mm),
         1.0 if slope is None else float(slope),
         0.0 if intercept is None else float(intercept),
         bool(header["qform_code"] or header["sform_code"]),
+        unit,
+        _second_affine(header, to_mm),
     )
+
+
+def _scaled(affine: NDArray[Any], to_mm: float) -> NDArray[np.float64]:
+    scaled = np.array(affine, np.float64)
+    scaled[:3] *= to_mm
+    return scaled
+
+
+def _second_affine(header: Any, to_mm: float) -> NDArray[np.float64] | None:
+    """Return the qform where the sform takes precedence over it; None if there is only one, or it is damaged."""
+    if not (header["qform_code"] and header["sform_code"]):
+        return None
+    try:
+        return _scaled(header.get_qform(), to_mm)
+    except (HeaderDataError, ValueError):
+        return None

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from menvae.data.digests import digest_of, file_digest, remembered_digest, write_whole
-from menvae.data.files.checks import CHECKS_VERSION, Unreadable, Volume, check_subject, inspect_file
+from menvae.data.files.checks import CHECKS_VERSION, Unreadable, Volume, check_cohort, check_subject, inspect_file
 from menvae.data.files.findings import Finding
 from menvae.data.files.readers import Reader, not_readable
 from menvae.data.files.subjects import SubjectFiles
@@ -56,6 +56,8 @@ def check_files(
         for subject in subjects
         for finding in check_subject(subject, described[subject.subject_id] or {}, regions)
     ]
+    for warning in check_cohort({name: files or {} for name, files in described.items()}, regions):
+        _log.warning("%s", warning)
     if tasks:
         _log_notes([finding for finding in findings if not finding.is_fault])
     return findings

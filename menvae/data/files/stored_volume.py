@@ -9,6 +9,8 @@ import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation
 from numpy.typing import NDArray
 
+_LABEL_TOLERANCE = 1e-3
+
 
 @dataclass(frozen=True)
 class StoredVolume:
@@ -20,6 +22,9 @@ class StoredVolume:
         slope: value = slope * stored + intercept.
         intercept: see ``slope``.
         is_oriented: whether the file declares its orientation.
+        unit: declared unit of lengths, such as ``metres``, if it is not mm; ``affine`` is in mm nevertheless.
+        second_affine: [4, 4], another affine that the file declares, which other programs may use; None if there is
+            none.
     """
 
     voxels: NDArray[Any]
@@ -27,6 +32,8 @@ class StoredVolume:
     slope: float = 1.0
     intercept: float = 0.0
     is_oriented: bool = True
+    unit: str = ""
+    second_affine: NDArray[np.float64] | None = None
 
     @property
     def values(self) -> NDArray[Any]:
@@ -47,6 +54,21 @@ class StoredVolume:
         """Return the values [D, H, W] with axes reoriented to R, A, S; a view if they are not rescaled."""
         values = self.values
         return apply_orientation(values.reshape(values.shape[:3]), ras_axes(self.affine))  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
+
+
+def whole_labels(values: NDArray[Any]) -> NDArray[Any]:
+    """Return values of a mask, where those within 0.001 of an integer are that integer.
+
+    A scale factor or float32 rounds labels: nibabel, for example, stores label 2 such that it reads as 1.9999999995.
+
+    >>> whole_labels(np.array([1e-9, 1.9999999995, 2.25])).tolist()
+    [0.0, 2.0, 2.25]
+    """
+    if values.dtype.kind != "f":
+        return values
+    nearest = np.rint(values)
+    with np.errstate(invalid="ignore"):  # infinity - infinity
+        return np.where(np.abs(values - nearest) <= _LABEL_TOLERANCE, nearest, values)
 
 
 def ras_axes(affine: NDArray[np.float64]) -> NDArray[np.float64]:

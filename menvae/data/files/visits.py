@@ -40,17 +40,18 @@ class VisitRow:
 def with_times(subjects: Sequence[SubjectFiles], table: Path) -> list[SubjectFiles]:
     """Return subjects with the days and, if given, the patients of a table of dates.
 
-    Days are counted from each patient's first dated visit. One warning reports subjects without a date.
+    Days are counted from each patient's first dated visit. One warning reports subjects without a date, another rows
+    that name no subject, such as those of a table of the whole collection; they are ignored.
 
     Args:
         subjects: all subjects of the cohort.
         table: path of the table, see `read_visits`.
 
     Raises:
-        UserError: if the table is invalid or names an unknown subject.
+        UserError: if the table is invalid or names no subject of the cohort.
     """
     rows = {row.subject_id: row for row in read_visits(table)}
-    _check_known(table, rows.values(), [subject.subject_id for subject in subjects])
+    _check_known(table, list(rows.values()), [subject.subject_id for subject in subjects])
     patients, days = {}, {}
     for subject in subjects:
         found = rows.get(subject.subject_id)
@@ -155,15 +156,23 @@ def _number_of_days(place: str, text: str) -> float | None:
     return days
 
 
-def _check_known(table: Path, rows: Iterable[VisitRow], subject_ids: Sequence[str]) -> None:
+def _check_known(table: Path, rows: Sequence[VisitRow], subject_ids: Sequence[str]) -> None:
     known = set(subject_ids)
-    for row in rows:
-        if row.subject_id not in known:
-            close = difflib.get_close_matches(row.subject_id, subject_ids, n=1)
-            raise UserError(
-                f"{_place(table, row.line)}: subject_id '{row.subject_id}' is not in the cohort; "
-                + (f"did you mean '{close[0]}'?" if close else "remove the row, or use the folder name of a visit")
-            )
+    superfluous = [row for row in rows if row.subject_id not in known]
+    if not superfluous:
+        return
+    first = superfluous[0]
+    if len(superfluous) < len(rows):
+        _log.warning(
+            "data.dates: %d of %d rows in '%s' name no subject of the cohort, such as '%s' in line %d; ignored",
+            *(len(superfluous), len(rows), table, first.subject_id, first.line),
+        )
+        return
+    close = difflib.get_close_matches(first.subject_id, subject_ids, n=1)
+    raise UserError(
+        f"{_place(table, first.line)}: subject_id '{first.subject_id}' is not in the cohort, nor is that of any other "
+        "row; " + (f"did you mean '{close[0]}'?" if close else "use the folder names of the visits")
+    )
 
 
 def _place(table: Path, line: int) -> str:

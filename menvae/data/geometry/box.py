@@ -1,4 +1,7 @@
-"""The training box: its placement, how much of a subject it holds, and how much is too little."""
+"""The training box: its placement, how much of a subject it holds, and how much is too little.
+
+Whether the mask fits the images is judged here too, because an enlarged box is no remedy for a mask that does not.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +21,20 @@ BoxStrategy = Literal["center", "brain", "resize"]
 non-zero. ``resize``: the whole image, at the spacing that fits it into the box."""
 
 Content = Literal["tumour", "brain"]
-Problem = Literal["tumour_cut", "brain_cut", "resampling", "small"]
+Problem = Literal["off_brain", "tumour_cut", "brain_cut", "resampling", "small", "lesions"]
 KeptShares = dict[Content, Annotated[float, Field(ge=0.0, le=1.0)]]
 Kind = TypeVar("Kind", bound=np.generic)
 Corner = tuple[int, int, int]
 
 SMALL_TUMOUR_MM3 = 100.0
 MOST_VOLUME_CHANGE = 0.1
+MOST_OFF_BRAIN = 0.1
+LEAST_LESION = 0.1
 
 
 @dataclass(frozen=True)
 class BoxReport:
-    """How much of a subject the training box holds.
+    """How much of a subject the training box holds, and how well its mask fits its images.
 
     Attributes:
         native_volume_mm3: volume of all labels at native resolution, voxel count times voxel volume.
@@ -37,6 +42,10 @@ class BoxReport:
         volume_mm3: the same inside the box, which the targets describe.
         tumour_kept: share of the resampled tumour that lies in the box, in [0, 1]; 0 if resampling lost all of it.
         brain_kept: share of the resampled brain that lies in the box, in [0, 1].
+        tumour_off_brain: share of the resampled tumour that lies where every image is 0, in [0, 1]; 0 in entries that
+            were prepared before it was measured.
+        second_lesion: share of the resampled tumour in its second largest separate part, in [0, 0.5]; 0 if there is
+            one part, and as ``tumour_off_brain``.
     """
 
     native_volume_mm3: float
@@ -44,6 +53,8 @@ class BoxReport:
     volume_mm3: float
     tumour_kept: float
     brain_kept: float
+    tumour_off_brain: float = 0.0
+    second_lesion: float = 0.0
 
     @property
     def volume_change(self) -> float | None:
@@ -64,6 +75,8 @@ class BoxReport:
         """
         change, volume = abs(self.volume_change or 0.0), self.least_volume_mm3
         amounts: dict[Problem, float] = {}
+        if self.tumour_off_brain > MOST_OFF_BRAIN:
+            amounts["off_brain"] = self.tumour_off_brain
         if self.tumour_kept < tumour_kept:
             amounts["tumour_cut"] = 1.0 - self.tumour_kept
         if self.brain_kept < brain_kept:
@@ -72,6 +85,8 @@ class BoxReport:
             amounts["resampling"] = change / (1.0 + change)
         if volume < SMALL_TUMOUR_MM3:
             amounts["small"] = 1.0 - volume / SMALL_TUMOUR_MM3
+        if self.second_lesion >= LEAST_LESION:
+            amounts["lesions"] = self.second_lesion
         return {problem: min(amount, 0.999) for problem, amount in amounts.items()}
 
 
@@ -122,6 +137,9 @@ def judge_box(
     limits = {content: (refuse_below.get(content, 0.0), warn_below.get(content, 0.0)) for content in shares}
     problems = report.problems(max(limits["tumour"]), max(limits["brain"]))
     found = []
+    if "off_brain" in problems:
+        problem = f"has {100.0 * report.tumour_off_brain:.3g} % of the tumour where every image is 0"
+        found.append(Finding(subject_id, "the mask", problem, _OFF_BRAIN_REMEDY, False))
     for content, kept in shares.items():
         if f"{content}_cut" in problems:
             refused = limits[content][0]
@@ -131,6 +149,10 @@ def judge_box(
                 remedy += ", or try data.box=brain"
             if report.resampled_volume_mm3 == 0 and content == "tumour":
                 remedy = "the voxels are too large, use a smaller data.spacing_mm or a larger data.roi_size"
+            if "off_brain" in problems and content == "tumour":
+                if not is_fault:
+                    continue  # said above
+                remedy = _OFF_BRAIN_REMEDY
             if is_fault:
                 remedy += f", or lower data.refuse_below.{content}={refused:g}"
             problem = f"holds {100.0 * kept:.3g} % of the {content}"
@@ -143,4 +165,13 @@ def judge_box(
     elif "resampling" in problems:
         problem = f"has {native:.4g} mm^3 of tumour, but {resampled:.4g} mm^3 after resampling"
         found.append(Finding(subject_id, "the mask", problem, "use a smaller data.spacing_mm", False))
+    if "lesions" in problems:
+        problem = f"has separate lesions, the second with {100.0 * report.second_lesion:.3g} % of the tumour"
+        remedy = "location and shape describe all of them together, and the location may lie between them"
+        found.append(Finding(subject_id, "the mask", problem, remedy, False))
     return found
+
+
+_OFF_BRAIN_REMEDY = (
+    "look whether skull stripping removed the tumour, or the mask belongs to another image or is mirrored"
+)

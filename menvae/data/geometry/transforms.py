@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from menvae.data.files.checks import label_remedy
-from menvae.data.files.stored_volume import StoredVolume
+from menvae.data.files.stored_volume import StoredVolume, whole_labels
 from menvae.data.files.subjects import REGION_CODES, Region, SubjectFiles
 from menvae.data.geometry.box import BoxReport, BoxStrategy, cut_out, place_box
 from menvae.data.geometry.resampling import Resampling
 from menvae.data.masks.features import bounding_box
+from menvae.data.masks.parts import second_part
 from menvae.errors import UserError
 
 
@@ -111,7 +112,10 @@ def _report(
     start: tuple[int, int, int],
 ) -> BoxReport:
     voxel_mm3 = float(np.prod(spacing_mm))
-    whole, kept, num_brain = np.count_nonzero(mask), np.count_nonzero(boxed), np.count_nonzero(brain)
+    around = bounding_box(mask)
+    tumour = mask[around or (slice(0),)] != 0
+    whole, kept, num_brain = np.count_nonzero(tumour), np.count_nonzero(boxed), np.count_nonzero(brain)
+    off_brain = np.count_nonzero(tumour & (brain[around] == 0)) if around else 0
     spans = (slice(max(first, 0), max(first + side, 0)) for first, side in zip(start, boxed.shape, strict=True))
     return BoxReport(
         native_volume_mm3=np.count_nonzero(native_mask) * float(np.prod(native_mm)),
@@ -119,6 +123,8 @@ def _report(
         volume_mm3=kept * voxel_mm3,
         tumour_kept=kept / whole if whole else 0.0,
         brain_kept=float(np.count_nonzero(brain[tuple(spans)]) / num_brain) if num_brain else 0.0,
+        tumour_off_brain=off_brain / whole if whole else 0.0,
+        second_lesion=second_part(tumour),
     )
 
 
@@ -136,6 +142,7 @@ def _union(images: list[NDArray[Any]]) -> NDArray[Any]:
 
 def _recode(mask: NDArray[Any], geometry: Geometry, subject_id: str) -> NDArray[np.uint8]:
     """Return a mask with the codes of `REGION_CODES`, in the memory order of ``mask``."""
+    mask = whole_labels(mask)
     recoded = np.zeros_like(mask, np.uint8)
     box = bounding_box(mask if mask.dtype.kind in "iu" else mask != 0)
     if box is None:

@@ -62,6 +62,14 @@ def test_what_tables_of_other_programs_look_like(tmp_path: Path, caplog: pytest.
     ]
 
 
+def test_rows_of_other_subjects_are_ignored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = table(tmp_path, "subject_id,days\na-0,3\nz-9,1\na-1,5\nb-0,0\nz-8,2\nc-0,0\n")
+    assert [s.days for s in with_times(VISITS, path)] == [0.0, 2.0, 0.0, 0.0]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"data.dates: 2 of 6 rows in '{path}' name no subject of the cohort, such as 'z-9' in line 3; ignored"
+    ]
+
+
 def test_subjects_without_a_row_are_counted_in_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     timed = with_times(VISITS, table(tmp_path, "subject_id,days\na-1,3\n"))
     assert [(s.patient_id, s.days) for s in timed] == [("a", None), ("a", 0.0), ("b", None), ("c", None)]
@@ -80,8 +88,8 @@ def test_subjects_without_a_row_are_counted_in_one_warning(tmp_path: Path, caplo
         ("subject_id,date,date\n", "line 1: column date appears twice"),
         ("subject_id;date\na-0;2024-01-01\n", "line 1: the header 'subject_id;date' is not comma-separated"),
         (
-            "subject_id,date\na-0,2024-01-01\nz-9,2024-01-01\n",
-            "line 3: subject_id 'z-9' is not in the cohort.*remove the row",
+            "subject_id,date\nz-9,2024-01-01\nz-8,2024-01-01\n",
+            "line 2: subject_id 'z-9' is not in the cohort, nor is that of any other row; use the folder names",
         ),
         (
             "subject_id,date\na-00,2024-01-01\n",
