@@ -32,6 +32,26 @@ def plain_values(composed: DictConfig, known: Collection[str]) -> dict[str, Any]
     return config
 
 
+def path_of(value: object, key: str) -> Path:
+    """Return a path that a user gave, with ``~`` expanded.
+
+    Args:
+        value: the path as text.
+        key: its configuration key.
+
+    Raises:
+        UserError: it is not a path, or the home directory of an unknown user.
+    """
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise UserError(f"{key}: {value!r} is not allowed; it should be a path")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{key}: '{value}' names the home directory of an unknown user; write ./~ for a folder"
+        ) from None
+
+
 def check_writable(output_dir: Path) -> None:
     """Create the output directory and check that it is writable.
 
