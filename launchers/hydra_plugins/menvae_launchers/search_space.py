@@ -85,7 +85,7 @@ def _range(sweep: RangeSweep, typed: str) -> Dimension:
     if (stop - start) / step > _MOST_FRACTIONS:
         raise ValueError(f"it contains more than {_MOST_FRACTIONS} values; use interval")
     fractions = sorted(float(value) for value in sweep.range())
-    steps = _steps(fractions[0], abs(step), len(fractions))
+    steps = sorted(_steps(start, step, len(fractions)))
     return Dimension(typed, optuna.distributions.FloatDistribution(steps[0], steps[-1], step=abs(step)), fractions)
 
 
