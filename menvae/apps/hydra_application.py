@@ -22,8 +22,9 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from menvae.apps.command_line import composing
 from menvae.apps.outcome import carry_out, ended_elsewhere, leave, only_looked
-from menvae.errors import ExitCode, UserError
+from menvae.errors import ExitCode
 from menvae.registry import ENTRY_POINT_GROUP, configuration_folder
 
 Task = Callable[[DictConfig], int]
@@ -69,7 +70,10 @@ def run(config_name: str, task: Task, command: str | None = None, *, imports_mos
             sys.exit(ExitCode.INTERRUPTED)  # without starting the remaining points
 
     def application() -> int:
-        _carry_out_flags(config_name, job)
+        with composing(sys.argv[1:], _groups):
+            hydra.main(version_base="1.3", config_path=str(configuration_folder("menvae")), config_name=config_name)(
+                job
+            )()
         if RunMode.MULTIRUN in modes or ended_elsewhere:
             return int(any(code not in (ExitCode.DONE, ExitCode.GATES_NOT_MET) for code in codes + ended_elsewhere))
         return max(codes, default=ExitCode.DONE)
@@ -81,17 +85,10 @@ def run(config_name: str, task: Task, command: str | None = None, *, imports_mos
     leave(code, at_once=any(only_looked))
 
 
-def _carry_out_flags(config_name: str, job: Callable[[DictConfig], None]) -> None:
-    """Let Hydra do what the command line asks for; it reports flags that contradict each other as `ValueError`."""
-    application = hydra.main(
-        version_base="1.3", config_path=str(configuration_folder("menvae")), config_name=config_name
-    )
-    try:
-        application(job)()
-    except ValueError as error:
-        if not str(error).startswith(("Only one of --run", "The --resolve flag")):
-            raise
-        raise UserError(str(error)) from None
+def _groups() -> list[str]:
+    """Return the names of the groups in ``conf/``."""
+    folder = configuration_folder("menvae")
+    return [] if folder is None else [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_dir()]
 
 
 @contextmanager

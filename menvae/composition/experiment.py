@@ -121,7 +121,7 @@ class Experiment:
         config = plain_values(composed, {*own, *OPTIONAL, *_PARTS, *_SETTINGS})
         for key in (*own, *_PARTS, *_SETTINGS):
             if key not in config:
-                raise UserError(f"{key}: no such key in this configuration; remove ~{key}")
+                raise UserError(f"{key}: a value is required; an override such as ~{key} or {key}=null removes it")
         path_of(config["output_dir"], "output_dir")
         if isinstance(config["seed"], bool) or not isinstance(config["seed"], int) or config["seed"] < 0:
             raise UserError(f"seed: {config['seed']!r} is not allowed; it should be a whole number, 0 or larger")

@@ -24,6 +24,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from menvae.apps.command_line import composing
 from menvae.apps.outcome import carry_out
 from menvae.composition.experiment import CheckedModels, Experiment
 from menvae.console import logs
@@ -78,7 +79,7 @@ class Overrides:
         assert folder is not None
         files = [path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml")]
         self._options = sorted(str(path) for path in files if len(path.parts) > 1)
-        self._groups = sorted({option.rpartition("/")[0] for option in self._options})
+        self.groups = sorted({option.rpartition("/")[0] for option in self._options})
         keys: set[str] = set()
         for base in _BASES:
             keys |= set(_keys(OmegaConf.to_container(compose("train", list(base)), resolve=False)))
@@ -104,7 +105,7 @@ class Overrides:
                 f"{draw.choice(sections)}={value}",
                 f"{draw.choice(sections)}={value}",
                 f"{group}={option}",
-                f"{draw.choice(self._groups)}={value}",
+                f"{draw.choice(self.groups)}={value}",
                 f"{group}@{key}={option}",
                 f"+{group}@{key}={option}",
                 f"hydra.{draw.choice(('launcher', 'sweeper', 'job', 'run'))}={value}",
@@ -126,7 +127,8 @@ def check(overrides: Overrides, num: int) -> Counter[str]:
     logs.configure(None)
 
     def task(texts: Sequence[str]) -> int:
-        config: DictConfig = compose("train", list(texts))
+        with composing(texts, lambda: overrides.groups):
+            config: DictConfig = compose("train", list(texts))
         experiment = Experiment.from_config(config, known)
         experiment.find_data(Place(torch.device("cpu"), 0, 1))
         return ExitCode.DONE
@@ -156,9 +158,11 @@ def run_commands(overrides: Overrides, num: int) -> Counter[str]:
     """Run real command lines in a temporary folder; return how many ended how."""
     ends: Counter[str] = Counter()
     draw = overrides.random
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as outside:
+        folder = Path(outside) / "work"  # name=../x must not leave the temporary folder
+        folder.mkdir()
         rows = [f"{value},{2 * value}" for value in range(60)]
-        (Path(folder) / "table.csv").write_text("\n".join(["a,b", *rows]) + "\n")
+        (folder / "table.csv").write_text("\n".join(["a,b", *rows]) + "\n")
         for number in range(num):
             command, arguments = ("train", _TINY) if draw.random() < 0.6 else draw.choice(_OTHER_COMMANDS)
             flags = draw.sample(_FLAGS, draw.choice((0, 0, 0, 1, 2))) if command != "parts" else []
@@ -171,7 +175,7 @@ def run_commands(overrides: Overrides, num: int) -> Counter[str]:
     return ends
 
 
-def _end_of(command: str, arguments: Sequence[str], folder: str) -> tuple[str, str]:
+def _end_of(command: str, arguments: Sequence[str], folder: Path) -> tuple[str, str]:
     program = f"import sys; sys.argv[0] = 'menvae-{command}'; from menvae.apps.{command} import main; main()"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
