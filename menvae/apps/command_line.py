@@ -36,9 +36,10 @@ def composing(arguments: Sequence[str], groups: Callable[[], Sequence[str]]) -> 
             values = list(override.sweep_iterator()) if override.is_discrete_sweep() else [override.value()]
             group = override.key_or_group
             wrong = [value for value in values if not _may_be_option(value)]
+            wrong += [None] if None in values and "NoneType" in str(error) else []
             if group in known and wrong:
                 raise UserError(
-                    f"{group}: {wrong[0]!r} is not an option; give the name of a file in conf/{group}, in quotes if it "
+                    f"{group}: {'null' if wrong[0] is None else wrong[0]} is not an option; give the name of a file in conf/{group}, in quotes if it "
                     "is a number"
                 ) from error
         what = str(error) or type(error).__name__
