@@ -38,9 +38,10 @@ def composing(arguments: Sequence[str], groups: Callable[[], Sequence[str]]) -> 
             wrong = [value for value in values if not _may_be_option(value)]
             wrong += [None] if None in values and "NoneType" in str(error) else []
             if group in known and wrong:
+                first = "null" if wrong[0] is None else wrong[0]
                 raise UserError(
-                    f"{group}: {'null' if wrong[0] is None else wrong[0]} is not an option; give the name of a file in conf/{group}, in quotes if it "
-                    "is a number"
+                    f"{group}: {first} is not an option; give the name of a file in conf/{group}, in quotes if it is a "
+                    "number"
                 ) from error
         what = str(error) or type(error).__name__
         raise UserError(f"the command line cannot be composed: {what}") from error
