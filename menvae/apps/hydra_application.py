@@ -22,6 +22,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from menvae.apps.command_line import composing
 from menvae.apps.outcome import carry_out, ended_elsewhere, leave, only_looked
 from menvae.errors import ExitCode
 from menvae.registry import ENTRY_POINT_GROUP, configuration_folder
@@ -69,7 +70,10 @@ def run(config_name: str, task: Task, command: str | None = None, *, imports_mos
             sys.exit(ExitCode.INTERRUPTED)  # without starting the remaining points
 
     def application() -> int:
-        hydra.main(version_base="1.3", config_path=str(configuration_folder("menvae")), config_name=config_name)(job)()
+        with composing(sys.argv[1:], _groups):
+            hydra.main(version_base="1.3", config_path=str(configuration_folder("menvae")), config_name=config_name)(
+                job
+            )()
         if RunMode.MULTIRUN in modes or ended_elsewhere:
             return int(any(code not in (ExitCode.DONE, ExitCode.GATES_NOT_MET) for code in codes + ended_elsewhere))
         return max(codes, default=ExitCode.DONE)
@@ -79,6 +83,12 @@ def run(config_name: str, task: Task, command: str | None = None, *, imports_mos
     with _help_within(120):
         code = carry_out(command, application)
     leave(code, at_once=any(only_looked))
+
+
+def _groups() -> list[str]:
+    """Return the names of the groups in ``conf/``."""
+    folder = configuration_folder("menvae")
+    return [] if folder is None else [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_dir()]
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -50,12 +49,13 @@ def status(arguments: list[str]) -> None:
 
 
 def _show_status(config: DictConfig) -> ExitCode:
+    from menvae.configuration import path_of
     from menvae.console import logs
     from menvae.sweeps.campaign import fate_counts, status_table
     from menvae.sweeps.status import sweep_status
     from menvae.sweeps.sweep import find_sweep
 
-    sweep = find_sweep(Path(config.output_dir).expanduser().resolve(), config.sweep.name)
+    sweep = find_sweep(path_of(config.output_dir, "output_dir").resolve(), config.sweep.name)
     statuses = sweep_status(sweep)
     logs.show(f"sweep {sweep.path}")
     logs.show(status_table(statuses))
@@ -75,9 +75,10 @@ def retry(arguments: list[str]) -> None:
             rest.append(argument)
 
     def arguments_of_launch() -> int:
+        from menvae.configuration import path_of
         from menvae.sweeps.sweep import find_sweep
 
-        sweep = find_sweep(Path(str(own["output_dir"])).expanduser().resolve(), own["sweep.name"])
+        sweep = find_sweep(path_of(own["output_dir"], "output_dir").resolve(), own["sweep.name"])
         for argument in rest:
             if not argument.startswith(("hydra", "site=", "-")):
                 raise UserError(

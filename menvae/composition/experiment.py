@@ -17,7 +17,7 @@ from menvae.composition.canonical import OPTIONAL, canonical
 from menvae.composition.compatibility import check_needs, check_reach, check_supervision
 from menvae.composition.loss import Loss, section
 from menvae.composition.settings import SweepSettings
-from menvae.configuration import plain_values
+from menvae.configuration import path_of, plain_values
 from menvae.console.progress import progress_bar
 from menvae.data.batches.augmentation import AugmentationSettings
 from menvae.data.source import Data, DataRequest, DataSource
@@ -59,6 +59,9 @@ _PARTS = {
     "update": "update",
 }
 """Configuration key -> registry group."""
+
+_OWN = ("name", "seed", "output_dir", "loss", "gates")
+"""Keys that this module checks itself."""
 
 _MODEL_PARTS = ("model", "encoder", "decoder", "auxiliary_decoder")
 """Those that a model is built from."""
@@ -117,8 +120,8 @@ class Experiment:
         Raises:
             UserError: the first error found.
         """
-        own = {"name", "seed", "output_dir", "loss", "gates"}
-        config = plain_values(composed, {*own, *OPTIONAL, *_PARTS, *_SETTINGS})
+        config = plain_values(composed, {*_OWN, *OPTIONAL, *_PARTS, *_SETTINGS})
+        check_sections(config)
         if isinstance(config["seed"], bool) or not isinstance(config["seed"], int) or config["seed"] < 0:
             raise UserError(f"seed: {config['seed']!r} is not allowed; it should be a whole number, 0 or larger")
         if not isinstance(config["loss"], Mapping):
@@ -150,7 +153,7 @@ class Experiment:
     @property
     def output_dir(self) -> Path:
         """Absolute path of the output directory."""
-        return Path(self.config["output_dir"]).expanduser().resolve()
+        return path_of(self.config["output_dir"], "output_dir").resolve()
 
     @property
     def supervision(self) -> Mapping[str, Sequence[str]]:
@@ -303,6 +306,27 @@ class Experiment:
         judged = [target.metric for target in self.settings["gates"].targets.values()]
         found = unjudged_partitions(judged, self.supervision)
         return [f"gates: {unjudged_words(found)}"] if found else []
+
+
+def check_sections(config: Mapping[str, Any]) -> None:
+    """Check that a configuration has its sections; all further checks may read their keys.
+
+    Args:
+        config: resolved configuration, plain values.
+
+    Raises:
+        UserError: a section is missing or is no section, for example after ``~model`` or ``trainer=3``.
+    """
+    for key in (*_OWN, *_PARTS, *_SETTINGS):
+        if key not in config:
+            raise UserError(f"{key}: a value is required; an override such as ~{key} or {key}=[] removes it")
+    for key in _PARTS:
+        if not isinstance(config[key], Mapping) or not isinstance(config[key].get("name"), str):
+            raise UserError(f"{key}: {config[key]!r} is not allowed; choose an option with {key}=<name>")
+    for key in _SETTINGS:
+        if not isinstance(config[key], Mapping):
+            raise UserError(f"{key}: {config[key]!r} is not allowed; set its keys, {key}.<key>=...")
+    path_of(config["output_dir"], "output_dir")
 
 
 def _leave_out_keys_of_others(config: dict[str, Any]) -> list[str]:

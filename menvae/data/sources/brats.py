@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import ClassVar
 
+from menvae.configuration import path_of
 from menvae.data.files.discovery import discover_subjects
 from menvae.data.files.patients import PatientRule, log_patients
 from menvae.data.files.subjects import FILE_NAMES, SUFFIXES, FileKind, SubjectFiles, all_endings
@@ -90,8 +91,8 @@ class BratsSource(VolumeSource):
     def found_subjects(self, cache: Path) -> list[SubjectFiles]:
         """The subjects under ``root``, with their patients and times."""
         rule = PatientRule(self.patient_pattern)
-        found = discover_subjects(Path(self.root).expanduser(), self.modalities, rule, self.file_names)
-        return found if self.dates is None else with_times(found, Path(self.dates).expanduser())
+        found = discover_subjects(path_of(self.root, "data.root"), self.modalities, rule, self.file_names)
+        return found if self.dates is None else with_times(found, path_of(self.dates, "data.dates"))
 
 
 def _check_endings(endings: Mapping[str, str]) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
+from menvae.configuration import path_of
 from menvae.data.tables.table_file import Gaps, Table, read_table
 from menvae.data.tables.tabular import TabularSource
 from menvae.registry import register
@@ -51,7 +51,7 @@ class TableSource(TabularSource):
     def table(self) -> Table:
         """Read the file."""
         return read_table(
-            Path(self.path).expanduser(),
+            path_of(self.path, "data.path"),
             self.columns,
             self.label,
             self.group,

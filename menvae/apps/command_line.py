@@ -1,0 +1,72 @@
+"""Command lines that Hydra refuses with a bug of its own instead of a message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from menvae.errors import UserError
+
+
+@contextmanager
+def composing(arguments: Sequence[str], groups: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """Turn exceptions that Hydra itself raises while it reads a command line into `UserError`.
+
+    Args:
+        arguments: the command line, without the program.
+        groups: returns the names of configuration groups.
+
+    Raises:
+        UserError: Hydra raised something other than its own exceptions, such as a `ValueError` for ``encoder=3``.
+    """
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException):
+        raise
+    except Exception as error:
+        if not _is_of_hydra(error):
+            raise
+        known = groups()
+        for override in _parsed(arguments):
+            values = list(override.sweep_iterator()) if override.is_discrete_sweep() else [override.value()]
+            group = override.key_or_group
+            wrong = [value for value in values if not _may_be_option(value)]
+            wrong += [None] if None in values and "NoneType" in str(error) else []
+            if group in known and wrong:
+                first = "null" if wrong[0] is None else wrong[0]
+                raise UserError(
+                    f"{group}: {first} is not an option; give the name of a file in conf/{group}, in quotes if it is a "
+                    "number"
+                ) from error
+        what = str(error) or type(error).__name__
+        raise UserError(f"the command line cannot be composed: {what}") from error
+
+
+def _is_of_hydra(error: Exception) -> bool:
+    """Return whether Hydra's own code raised an error, rather than code that it calls."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and str(frame.tb_frame.f_globals.get("__name__", "")).startswith("hydra.")
+
+
+def _parsed(arguments: Sequence[str]) -> list[Override]:
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    try:
+        return OverridesParser.create().parse_overrides(overrides)
+    except HydraException:
+        return []
+
+
+def _may_be_option(value: object) -> bool:
+    """Return whether a value may name options of a group: a text, several, or null for none."""
+    return value is None or isinstance(value, str) or (isinstance(value, list) and all(map(_is_text, value)))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
