@@ -18,15 +18,21 @@ import hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from menvae.apps.configuration_files import read_digits_as_typed
+from menvae.apps.launching import without_default_key
 from menvae.apps.outcome import carry_out, ended_elsewhere, leave, only_looked
-from menvae.errors import ExitCode
+from menvae.errors import ExitCode, UserError
 from menvae.registry import ENTRY_POINT_GROUP, configuration_folder
 
 Task = Callable[[DictConfig], int]
+
+_OF_FLAGS = ("Only one of --run", "The --resolve flag")
+"""How Hydra's errors about flags that exclude each other begin."""
 
 
 class PluginConfigurations(SearchPathPlugin):
@@ -56,6 +62,7 @@ def run(config_name: str, task: Task, command: str | None = None, *, imports_mos
     command = command or config_name
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     Plugins.instance().register(PluginConfigurations)
+    read_digits_as_typed()
     codes: list[int] = []
     ended_elsewhere.clear()
     only_looked.clear()
@@ -69,7 +76,10 @@ def run(config_name: str, task: Task, command: str | None = None, *, imports_mos
             sys.exit(ExitCode.INTERRUPTED)  # without starting the remaining points
 
     def application() -> int:
-        hydra.main(version_base="1.3", config_path=str(configuration_folder("menvae")), config_name=config_name)(job)()
+        with _clear_errors():
+            hydra.main(version_base="1.3", config_path=str(configuration_folder("menvae")), config_name=config_name)(
+                job
+            )()
         if RunMode.MULTIRUN in modes or ended_elsewhere:
             return int(any(code not in (ExitCode.DONE, ExitCode.GATES_NOT_MET) for code in codes + ended_elsewhere))
         return max(codes, default=ExitCode.DONE)
@@ -79,6 +89,21 @@ def run(config_name: str, task: Task, command: str | None = None, *, imports_mos
     with _help_within(120):
         code = carry_out(command, application)
     leave(code, at_once=any(only_looked))
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Raise `UserError` for errors of Hydra that do not say what to type."""
+    try:
+        yield
+    except HydraException as error:
+        if remedy := without_default_key(error, sys.argv[1:]):
+            raise UserError(remedy) from error
+        raise
+    except ValueError as error:
+        if str(error).startswith(_OF_FLAGS):
+            raise UserError(str(error)) from error
+        raise
 
 
 @contextmanager

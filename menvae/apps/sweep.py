@@ -79,7 +79,7 @@ def retry(arguments: list[str]) -> None:
 
         sweep = find_sweep(Path(str(own["output_dir"])).expanduser().resolve(), own["sweep.name"])
         for argument in rest:
-            if not argument.startswith(("hydra", "site=", "-")):
+            if not argument.lstrip("+~").startswith(("hydra", "site=", "-")):
                 raise UserError(
                     f"'{argument}': retry repeats points with the same configuration; only the launcher can be changed"
                 )
@@ -108,5 +108,6 @@ def _quoted(value: str) -> str:
 def _sweep_of_train(arguments: list[str], *, imports_most: bool = False) -> None:
     from menvae.apps.train import task
 
-    sys.argv = ["menvae-train", "-m", *arguments]
+    looks = any(argument.startswith(("-c", "--cfg")) and not argument.startswith("--config") for argument in arguments)
+    sys.argv = ["menvae-train", *([] if looks else ["-m"]), *arguments]  # Hydra shows the configuration of one run
     hydra_application.run("train", task, "sweep", imports_most=imports_most)

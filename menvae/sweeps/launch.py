@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from menvae.composition.experiment import CheckedModels, Experiment
 from menvae.composition.settings import SweepSettings
+from menvae.configuration import check_folder_name
 from menvae.console import logs
 from menvae.data.source import Data
 from menvae.errors import ExitCode, UserError
@@ -131,7 +132,13 @@ def sweep_of(config: Mapping[str, Any], typed: Command) -> Sweep:
     Args:
         config: composed configuration of one of its points.
         typed: the command line.
+
+    Raises:
+        UserError: a name cannot be that of a folder.
     """
+    check_folder_name("name", config["name"])
+    if config["sweep"]["name"] is not None:
+        check_folder_name("sweep.name", config["sweep"]["name"])
     outside = outside_keys(config["data"]["name"])
     identifying = [text for text in typed.fixed if not is_outside(_key_of(text), outside)]
     identifying += [f"{metric} {direction}" for metric, direction in config["sweep"]["objectives"].items()]

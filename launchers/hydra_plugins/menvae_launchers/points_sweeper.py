@@ -1,18 +1,23 @@
-"""``hydra/sweeper=points``: Hydra's basic sweeper, without composing every job twice."""
+"""``hydra/sweeper=points``: Hydra's basic sweeper, for launchers of menvae."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 
 
 class PointsSweeper(BasicSweeper):
     """Hydra's basic sweeper, but a `SweepLauncher` composes all jobs before the first starts."""
 
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Compose every job to validate it, unless the launcher does so anyway."""
-        from hydra_plugins.menvae_launchers.sweep_launcher import SweepLauncher  # here: Hydra executes modules again
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Create the launcher; raises `UserError` if it is not one of menvae."""
+        from menvae.apps.launching import check_launcher
 
-        if not isinstance(self.launcher, SweepLauncher):
-            super().validate_batch_is_legal(batch)
+        check_launcher(config.hydra)
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Do nothing: the launcher composes every job."""

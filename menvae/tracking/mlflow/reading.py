@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from menvae.errors import UserError, nearest
-from menvae.tracking.mlflow.store import first_line, silence_mlflow, sqlite_path, tracking_uri, without_password
+from menvae.tracking.mlflow.store import configured_uri, first_line, silence_mlflow, sqlite_path, tracking_uri, without_password
 from menvae.tracking.tracker import TrackingSettings
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def open_store(tracking: TrackingSettings, output_dir: Path) -> tuple[MlflowClie
     place = without_password(uri) or uri
     database = sqlite_path(uri)
     if database is not None:
-        _check_database(database, "output_dir" if tracking.uri is None else "tracking.uri")
+        _check_database(database, "output_dir" if configured_uri(tracking) is None else "tracking.uri")
         place = str(database)
     silence_mlflow()
     from mlflow.tracking import MlflowClient

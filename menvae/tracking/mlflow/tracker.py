@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 from menvae.registry import register
 from menvae.tracking.local import LocalLog
-from menvae.tracking.mlflow.run import Finish, MetricPoint, OpenRun, RunPlace, open_run, valid_key
-from menvae.tracking.mlflow.store import first_line, open_experiment, silence_mlflow, tracking_uri, without_password
+from menvae.tracking.mlflow.run import Finish, KeyNames, MetricPoint, OpenRun, RunPlace, open_run
+from menvae.tracking.mlflow.store import configured_uri, first_line, open_experiment, silence_mlflow, tracking_uri, without_password
 from menvae.tracking.tracker import DatasetInput, Status, Tracker, TrackerContext
 
 _logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class MLflowTracker(Tracker):
         self._context = context
         self._place = RunPlace(
             uri=tracking_uri(context.settings, context.output_dir),
-            configured_uri=context.settings.uri,
+            configured_uri=configured_uri(context.settings),
             experiment=context.settings.experiment,
             output_dir=context.output_dir.resolve(),
             run_dir=context.run_dir.resolve(),
@@ -188,6 +188,7 @@ class _Worker(threading.Thread):
         self._facts: _Facts | None = facts
         self._logged_before = epochs
         self._points: deque[MetricPoint] = deque()
+        self._names = KeyNames()
         self._artifacts: deque[Path] = deque()
         self._finish: Finish | None = None
         self._run: OpenRun | None = None
@@ -244,7 +245,7 @@ class _Worker(threading.Thread):
 
     def _take(self, message: _Epoch | _Artifacts | Finish) -> None:
         if isinstance(message, _Epoch):
-            self._points.extend(_points(message))
+            self._points.extend(_points(message, self._names))
         elif isinstance(message, _Artifacts):
             self._artifacts.extend(message.paths)
         else:
@@ -294,11 +295,11 @@ class _Worker(threading.Thread):
             self._run.close(self._finish)
 
 
-def _points(row: _Epoch) -> list[MetricPoint]:
+def _points(row: _Epoch, names: KeyNames) -> list[MetricPoint]:
     """Return the metrics of one row for MLflow: every finite number except the epoch itself."""
     timestamp_ms = row.timestamp_ms or time.time_ns() // 1_000_000
     return [
-        MetricPoint(valid_key(key), row.epoch, float(value), timestamp_ms)
+        MetricPoint(names(key), row.epoch, float(value), timestamp_ms)
         for key, value in row.values.items()
         if key != "epoch" and value is not None and math.isfinite(value)
     ]

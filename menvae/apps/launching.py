@@ -1,0 +1,93 @@
+"""What a command does about launchers: which ones may launch, and where a single run trains."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+from menvae.errors import UserError, nearest
+from menvae.registry import parts_of
+
+HERE = "local"
+"""The runner that runs points on this machine; only for others does it matter that a single run is not launched."""
+
+
+def check_launcher(section: DictConfig) -> None:
+    """Check that a sweep uses a launcher of menvae: others would run its points without plan, status and retry.
+
+    Args:
+        section: Hydra's section of a composed configuration.
+
+    Raises:
+        UserError: the launcher belongs to Hydra or to another package.
+    """
+    if "runner" not in section.launcher:
+        chosen = section.runtime.choices.get("hydra/launcher")
+        raise UserError(
+            f"hydra/launcher: '{chosen}' is not a launcher of menvae, which would not know its runs; "
+            f"{nearest(str(chosen), [part.name for part in parts_of('runner')])}"
+        )
+
+
+def check_single_run(section: DictConfig) -> str:
+    """Check that a single run was not meant for a launcher.
+
+    Args:
+        section: Hydra's section of the configuration.
+
+    Returns:
+        A sentence to log if a file has chosen a launcher, which a single run does not use; else nothing.
+
+    Raises:
+        UserError: a launcher was typed.
+    """
+    launcher = section.launcher
+    if section.mode == RunMode.MULTIRUN or "runner" not in launcher or launcher.runner == HERE:
+        return ""
+    chosen = section.runtime.choices["hydra/launcher"]
+    if any(text.startswith("hydra/launcher=") for text in section.overrides.hydra):
+        raise UserError(
+            f"hydra/launcher={chosen} launches sweeps, of one run or more: add -m, or leave it out to train here"
+        )
+    return f"this run trains here; -m launches it with hydra/launcher={chosen}"
+
+
+def join_tasks_of_srun() -> None:
+    """Make the tasks of one ``srun`` the ranks of one run, as `torchrun` would: each finds its rank in the environment.
+
+    Without this, every task would train the same run, and all but one would find it locked.
+    """
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "WORLD_SIZE" not in os.environ:
+        import submitit  # only in a step with several tasks
+
+        submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+
+
+def without_default_key(error: Exception, arguments: Sequence[str]) -> str:
+    """Return what to type if a sweep over a group sets a key that only the swept options have; else nothing.
+
+    Hydra composes such a sweep first with the default option of the group, which lacks the key.
+
+    Args:
+        error: Hydra's error.
+        arguments: the command line.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ConfigAttributeError | ConfigKeyError):
+        cause = cause.__cause__ or cause.__context__
+    groups = [key for key, _, values in map(_parted, arguments) if "," in values and "." not in key]
+    typed = [text for text in arguments if isinstance(cause, KeyError | AttributeError) and _parted(text)[0] == cause.full_key]
+    if not groups or not typed or not {"-m", "--multirun"} & set(arguments):
+        return ""
+    return (
+        f"{_parted(typed[0])[0]}: no such key without {groups[0]}=..., which Hydra leaves out when it checks fixed "
+        f"values of a sweep; type ++{typed[0]}, which every point then checks"
+    )
+
+
+def _parted(argument: str) -> tuple[str, str, str]:
+    return argument.partition("=")
