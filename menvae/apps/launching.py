@@ -79,15 +79,14 @@ def without_default_key(error: Exception, arguments: Sequence[str]) -> str:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ConfigAttributeError | ConfigKeyError):
         cause = cause.__cause__ or cause.__context__
-    groups = [key for key, _, values in map(_parted, arguments) if "," in values and "." not in key]
-    typed = [text for text in arguments if isinstance(cause, KeyError | AttributeError) and _parted(text)[0] == cause.full_key]
-    if not groups or not typed or not {"-m", "--multirun"} & set(arguments):
+    if cause is None or not {"-m", "--multirun"} & set(arguments):
+        return ""
+    keys = [argument.partition("=")[0] for argument in arguments]
+    groups = [key for key, text in zip(keys, arguments, strict=True) if "," in text and "." not in key.split("@")[0]]
+    typed = [text for key, text in zip(keys, arguments, strict=True) if f"{key}.".startswith(f"{cause.full_key}.")]
+    if not groups or not typed:
         return ""
     return (
-        f"{_parted(typed[0])[0]}: no such key without {groups[0]}=..., which Hydra leaves out when it checks fixed "
-        f"values of a sweep; type ++{typed[0]}, which every point then checks"
+        f"{typed[0].partition('=')[0]}: no such key without {groups[0]}=..., which Hydra leaves out when it checks "
+        f"fixed values of a sweep; type ++{typed[0]}, which every point then checks"
     )
-
-
-def _parted(argument: str) -> tuple[str, str, str]:
-    return argument.partition("=")
