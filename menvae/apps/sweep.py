@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from menvae.apps import hydra_application
+from menvae.apps.guard import launcher_overrides
 from menvae.apps.outcome import carry_out
 from menvae.errors import ExitCode, UserError, nearest
 
@@ -83,10 +84,8 @@ def retry(arguments: list[str]) -> None:
                 raise UserError(
                     f"'{argument}': retry repeats points with the same configuration; only the launcher can be changed"
                 )
-        before = sweep.description()["launcher"]
-        launcher = [text for text in before if "hydra/sweeper" not in text and not text.startswith("hydra.sweeper.")]
         rest[:] = [
-            *launcher,
+            *launcher_overrides(sweep.description()["launcher"], rest, str(sweep.path / "sweep.json")),
             *rest,
             f"output_dir={_quoted(str(sweep.output_dir))}",
             f"sweep.name={_quoted(sweep.name)}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from menvae.errors import UserError
+from menvae.masking import without_passwords
 from menvae.tracking.tracker import TrackingSettings
 
 if TYPE_CHECKING:
@@ -50,17 +50,18 @@ def tracking_uri(settings: TrackingSettings, output_dir: Path) -> str:
     """
     if settings.uri is None:
         return f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
+    shown = without_passwords(settings.uri)
     scheme, separator, rest = settings.uri.partition("://")
     kind = scheme.partition("+")[0]
     if not separator or kind not in _DATABASE_SCHEMES + _SERVER_SCHEMES:
         why = " (MLflow 3.13 removed its file store)" if kind == "file" or not separator else ""
         raise UserError(
-            f"tracking.uri={settings.uri} is not a tracking store{why}; use null, sqlite:////absolute/path.db, "
+            f"tracking.uri={shown} is not a tracking store{why}; use null, sqlite:////absolute/path.db, "
             "http://, https://, postgresql://, mysql:// or mssql://"
         )
     if kind == "sqlite" and not rest.startswith("//"):
         raise UserError(
-            f"tracking.uri={settings.uri} must contain an absolute path, with four slashes: sqlite:////absolute/path.db"
+            f"tracking.uri={shown} must contain an absolute path, with four slashes: sqlite:////absolute/path.db"
         )
     return settings.uri
 
@@ -148,11 +149,6 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(rest[1:].partition("?")[0]) if scheme.partition("+")[0] == "sqlite" else None
 
 
-def without_password(uri: str | None) -> str | None:
-    """Return a URI with its password masked."""
-    return None if uri is None else re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri)
-
-
 def first_line(error: Exception) -> str:
     """Return the first line of an error message, truncated and with passwords masked."""
-    return without_password(str(error).strip().partition("\n")[0][:300]) or "no message"
+    return without_passwords(str(error).strip().partition("\n")[0])[:300] or "no message"
