@@ -23,6 +23,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from menvae.apps import guard
 from menvae.apps.configuration_files import read_digits_as_typed
 from menvae.apps.launching import without_default_key
 from menvae.apps.outcome import carry_out, ended_elsewhere, leave, only_looked
@@ -63,6 +64,7 @@ def run(config_name: str, task: Task, command: str | None = None, *, imports_mos
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     Plugins.instance().register(PluginConfigurations)
     read_digits_as_typed()
+    guard.install()
     codes: list[int] = []
     ended_elsewhere.clear()
     only_looked.clear()

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from menvae.apps import hydra_application
-from menvae.apps.launching import check_launcher, check_single_run, join_tasks_of_srun
+from menvae.apps.launching import check_single_run, join_tasks_of_srun
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +24,6 @@ def task(config: DictConfig) -> int:
 
     gc.enable()
     hydra = HydraConfig.instance().cfg.hydra
-    check_launcher(hydra)
     where = check_single_run(hydra)
     # nothing is launched now, but a wrong key is a mistake all the same
     build_runner(cast(dict[str, Any], OmegaConf.to_container(hydra.launcher, resolve=True)))

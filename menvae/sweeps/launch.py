@@ -22,7 +22,7 @@ from menvae.interruption import StopRequest, stop_requests
 from menvae.registry import validated
 from menvae.runs.environment import code_hash
 from menvae.runs.identity import is_outside, outside_keys
-from menvae.runs.start import run_name
+from menvae.runs.start import check_start, run_name
 from menvae.studies import Trial
 from menvae.sweeps.campaign import Campaign
 from menvae.sweeps.plan import LossEffect, PlannedPoint, ProvisionalName, dead_knobs, plan_points, plan_table
@@ -89,6 +89,7 @@ class Identifier:
         if self._num_ranks is not None and asked not in (None, self._num_ranks):
             raise UserError(f"trainer.devices={asked}, but the launcher starts {self._num_ranks} processes per run")
         num_ranks = self._num_ranks or asked or 1
+        check_start(experiment)
         data = self.data(experiment)
         if data is None:
             unseen = self._key(experiment, "data")  # stands in for the data hash: any of its keys may change the data

@@ -288,12 +288,7 @@ class Trainer:
                 an unfinished epoch of another length, or lacks the optimiser state that further training needs.
         """
         content = checkpoint.load(path, self.place.device)
-        for key, mine in self.identity.items():
-            theirs = content["identity"].get(key)
-            if theirs != mine:
-                raise UserError(
-                    f"checkpoint '{path}' was trained with {key} {theirs}, but this configuration has {mine}"
-                )
+        checkpoint.check_identity(content, self.identity, f"checkpoint '{path}'")
         checkpoint.load_weights(content, path, self.model, self.objective)
         self.state = TrainingState(**content["state"])
         if self.state.epoch > self.settings.max_epochs:
@@ -336,13 +331,8 @@ class Trainer:
                 first difference.
         """
         content = checkpoint.load(path, self.place.device)
-        for key in must_agree:
-            theirs = content["identity"].get(key)
-            if theirs != self.identity[key]:
-                raise UserError(
-                    f"trainer.init_from: '{path}' was trained with {key} {theirs}, but this configuration has "
-                    f"{self.identity[key]}"
-                )
+        expected = {key: self.identity[key] for key in must_agree}
+        checkpoint.check_identity(content, expected, f"trainer.init_from: '{path}'")
         theirs, mine = content["model"], self.model.state_dict()
         wrong = [f"it lacks '{name}'" for name in mine if name not in theirs]
         wrong += [f"its '{name}' does not exist in this model" for name in theirs if name not in mine]

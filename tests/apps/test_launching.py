@@ -92,7 +92,7 @@ def test_retry_launches_as_before_also_where_a_file_said_so(
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(
         "# @package _global_\ndefaults: [lithology_vae, _self_]\ntrainer: {max_epochs: 1}\n"
-        "hydra: {launcher: {num_parallel: 2}, job: {env_set: {TOLD: \"it's ${oc.env:HOME}\"}}}\n"
+        'hydra: {launcher: {num_parallel: 2}, job: {env_set: {TOLD: "it\'s ${oc.env:HOME}"}}}\n'
     )
     wrong = ("optimizer.learning_rate=-1,-2", "tracking.enabled=false")  # no point can run
     _told(monkeypatch, capfd, "--config-dir", ".", "-m", "experiment=mine", *wrong, code=1)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from menvae.files import write_atomically
-from menvae.tracking.mlflow.store import first_line, without_password
+from menvae.masking import masked
+from menvae.tracking.mlflow.store import first_line
 from menvae.tracking.tracker import DatasetInput, ParentRun, Status
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def _find_or_create_alone(
     from mlflow.exceptions import MlflowException
 
     path = place.run_dir / _RUN_FILE
-    here = {"uri": without_password(place.configured_uri), "experiment": place.experiment}
+    here = {"uri": masked(place.configured_uri), "experiment": place.experiment}
     entries = _read_entries(path)
     entry = next((entry for entry in entries if {key: entry.get(key) for key in here} == here), None)
     if entry is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from menvae.errors import UserError
+from menvae.masking import without_passwords
 from menvae.tracking.tracker import TrackingSettings
 
 if TYPE_CHECKING:
@@ -57,19 +57,18 @@ def tracking_uri(settings: TrackingSettings, output_dir: Path) -> str:
     if uri is None:
         return _default_uri(output_dir)
     key = "tracking.uri" if settings.uri is not None else _VARIABLE
+    shown = without_passwords(uri)
     scheme, separator, rest = uri.partition("://")
     kind = scheme.partition("+")[0]
     unset = "null" if key == "tracking.uri" else "no such variable"
     if not separator or kind not in _DATABASE_SCHEMES + _SERVER_SCHEMES:
         why = " (MLflow 3.13 removed its file store)" if kind == "file" or not separator else ""
         raise UserError(
-            f"{key}={uri} is not a tracking store{why}; use {unset}, sqlite:////absolute/path.db, "
+            f"{key}={shown} is not a tracking store{why}; use {unset}, sqlite:////absolute/path.db, "
             "http://, https://, postgresql://, mysql:// or mssql://"
         )
     if kind == "sqlite" and not rest.startswith("//"):
-        raise UserError(
-            f"{key}={uri} must contain an absolute path, with four slashes: sqlite:////absolute/path.db"
-        )
+        raise UserError(f"{key}={shown} must contain an absolute path, with four slashes: sqlite:////absolute/path.db")
     if key == _VARIABLE:
         _say_from_environment(uri)
     return uri
@@ -92,7 +91,7 @@ def _default_uri(output_dir: Path) -> str:
 
 @cache
 def _say_from_environment(uri: str) -> None:
-    _logger.info("MLflow store: %s, from %s", without_password(uri), _VARIABLE)
+    _logger.info("MLflow store: %s, from %s", without_passwords(uri), _VARIABLE)
 
 
 def silence_mlflow() -> None:
@@ -210,11 +209,6 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(rest[1:].partition("?")[0]) if scheme.partition("+")[0] == "sqlite" else None
 
 
-def without_password(uri: str | None) -> str | None:
-    """Return a URI with its password masked."""
-    return None if uri is None else re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri)
-
-
 def first_line(error: Exception) -> str:
     """Return the first line of an error message, truncated and with passwords masked."""
-    return without_password(str(error).strip().partition("\n")[0][:300]) or "no message"
+    return without_passwords(str(error).strip().partition("\n")[0])[:300] or "no message"

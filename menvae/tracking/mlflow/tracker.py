@@ -21,10 +21,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from menvae.masking import without_passwords
 from menvae.registry import register
 from menvae.tracking.local import LocalLog
 from menvae.tracking.mlflow.run import Finish, KeyNames, MetricPoint, OpenRun, RunPlace, open_run
-from menvae.tracking.mlflow.store import configured_uri, first_line, open_experiment, silence_mlflow, tracking_uri, without_password
+from menvae.tracking.mlflow.store import configured_uri, first_line, open_experiment, silence_mlflow, tracking_uri
 from menvae.tracking.tracker import DatasetInput, Status, Tracker, TrackerContext
 
 _logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class MLflowTracker(Tracker):
     @property
     def address(self) -> str:
         """Store and experiment."""
-        return f"{without_password(self._place.uri)} {self._place.experiment}"
+        return f"{without_passwords(self._place.uri)} {self._place.experiment}"
 
     @property
     def run_id(self) -> str | None:
@@ -210,7 +211,7 @@ class _Worker(threading.Thread):
             if self._finish is not None:
                 finish_attempts += 1
                 if finish_attempts == _FINISH_ATTEMPTS:
-                    _logger.info("this run is incomplete in MLflow store %s", without_password(self._place.uri))
+                    _logger.info("this run is incomplete in MLflow store %s", without_passwords(self._place.uri))
                     return
 
     def warn(self, problem: str) -> None:
@@ -221,7 +222,7 @@ class _Worker(threading.Thread):
             level,
             "MLflow store %s %s (while %s): the run continues; its metrics are in %s and are sent once the store "
             "answers or the same command runs again",
-            without_password(self._place.uri),
+            without_passwords(self._place.uri),
             problem,
             self._doing,
             self._place.run_dir / "metrics.jsonl",
@@ -260,7 +261,7 @@ class _Worker(threading.Thread):
             self.warn(f"failed: {type(error).__name__}: {first_line(error)}")
             return False
         if self._num_failures:
-            _logger.info("MLflow store %s answers again and is up to date", without_password(self._place.uri))
+            _logger.info("MLflow store %s answers again and is up to date", without_passwords(self._place.uri))
         self._num_failures = 0
         return True
 
