@@ -100,11 +100,11 @@ def _clear_errors() -> Iterator[None]:
         yield
     except HydraException as error:
         if remedy := without_default_key(error, sys.argv[1:]):
-            raise UserError(remedy) from error
+            raise UserError(remedy) from None  # `sentence` would follow the cause
         raise
     except ValueError as error:
         if str(error).startswith(_OF_FLAGS):
-            raise UserError(str(error)) from error
+            raise UserError(str(error)) from None
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -97,11 +98,11 @@ def test_retry_launches_as_before_also_where_a_file_said_so(
     wrong = ("optimizer.learning_rate=-1,-2", "tracking.enabled=false")  # no point can run
     _told(monkeypatch, capfd, "--config-dir", ".", "-m", "experiment=mine", *wrong, code=1)
     stored = tmp_path / "outputs" / "sweeps"
-    assert not [path for path in stored.glob("*/points/*")]
+    assert not list(stored.glob("*/points/*"))
     show = ("retry", "--cfg", "hydra", "-p")
     assert _told(monkeypatch, capfd, *show, "hydra.launcher.num_parallel", name="sweep", code=0) == "2\n"
     told = _told(monkeypatch, capfd, *show, "hydra.job.env_set.TOLD", name="sweep", code=0)
-    assert told == "it's ${oc.env:HOME}\n"
+    assert told == f"it's {os.environ['HOME']}\n"
     typed = (*show, "hydra.launcher.num_parallel", "hydra.launcher.num_parallel=3")
     assert _told(monkeypatch, capfd, *typed, name="sweep", code=0) == "3\n"
     launcher = json.loads((find_sweep(tmp_path / "outputs", None).path / "sweep.json").read_text())["launcher"]

@@ -21,8 +21,10 @@ def _runner(**keys: Any) -> SlurmRunner:
 
 @pytest.mark.parametrize(
     ("typed", "minutes"),
-    [(90, 90), ("90", 90), ("90:30", 91), ("12:00:00", 720), ("00:00:59", 1), ("1-12", 2160), ("2-12:30", 3630)]
-    + [("1-00:00:01", 1441)],
+    [
+        *((90, 90), ("90", 90), ("90:30", 91), ("12:00:00", 720)),
+        *(("00:00:59", 1), ("1-12", 2160), ("2-12:30", 3630), ("1-00:00:01", 1441)),
+    ],
 )
 def test_time_limits_as_for_sbatch(typed: object, minutes: int) -> None:
     assert _runner(timeout_min=typed).timeout_min == minutes

@@ -23,6 +23,7 @@ from menvae.conformance import Case, TrackerConformance
 from menvae.errors import UserError
 from menvae.tracking.local import LocalLog
 from menvae.tracking.mlflow import tracker as tracking
+from menvae.tracking.mlflow.store import say_if_from_environment
 from menvae.tracking.mlflow.tracker import MLflowTracker
 from menvae.tracking.tracker import TrackerContext, TrackingSettings
 from menvae.tracking.trackers import Trackers
@@ -565,8 +566,9 @@ def test_the_environment_variable_of_mlflow(
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:secret@team")
-    for _ in range(2):
-        assert tracking.tracking_uri(TrackingSettings(), tmp_path) == "https://user:secret@team"
+    assert tracking.tracking_uri(TrackingSettings(), tmp_path) == "https://user:secret@team"
+    for settings in (TrackingSettings(), TrackingSettings(uri="https://own")):
+        say_if_from_environment(settings)
     assert caplog.messages == ["MLflow store: https://user:***@team, from MLFLOW_TRACKING_URI"]
     assert tracking.tracking_uri(TrackingSettings(uri="https://own"), tmp_path) == "https://own"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")

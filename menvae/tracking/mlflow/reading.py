@@ -13,7 +13,14 @@ from urllib.parse import unquote, urlsplit
 
 from menvae.errors import UserError, nearest
 from menvae.masking import without_passwords
-from menvae.tracking.mlflow.store import configured_uri, first_line, silence_mlflow, sqlite_path, tracking_uri
+from menvae.tracking.mlflow.store import (
+    configured_uri,
+    first_line,
+    say_if_from_environment,
+    silence_mlflow,
+    sqlite_path,
+    tracking_uri,
+)
 from menvae.tracking.tracker import TrackingSettings
 
 if TYPE_CHECKING:
@@ -41,6 +48,7 @@ def open_store(tracking: TrackingSettings, output_dir: Path) -> tuple[MlflowClie
         _check_database(database, "output_dir" if configured_uri(tracking) is None else "tracking.uri")
         place = str(database)
     silence_mlflow()
+    say_if_from_environment(tracking)
     from mlflow.tracking import MlflowClient
 
     return answer(lambda: MlflowClient(uri), place), place

@@ -9,7 +9,6 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -69,8 +68,6 @@ def tracking_uri(settings: TrackingSettings, output_dir: Path) -> str:
         )
     if kind == "sqlite" and not rest.startswith("//"):
         raise UserError(f"{key}={shown} must contain an absolute path, with four slashes: sqlite:////absolute/path.db")
-    if key == _VARIABLE:
-        _say_from_environment(uri)
     return uri
 
 
@@ -89,9 +86,10 @@ def _default_uri(output_dir: Path) -> str:
     return f"sqlite:///{database}"
 
 
-@cache
-def _say_from_environment(uri: str) -> None:
-    _logger.info("MLflow store: %s, from %s", without_passwords(uri), _VARIABLE)
+def say_if_from_environment(settings: TrackingSettings) -> None:
+    """Log that the environment chooses the store, which no configuration file shows."""
+    if settings.uri is None and (uri := configured_uri(settings)):
+        _logger.info("MLflow store: %s, from %s", without_passwords(uri), _VARIABLE)
 
 
 def silence_mlflow() -> None:

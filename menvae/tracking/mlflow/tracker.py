@@ -25,7 +25,14 @@ from menvae.masking import without_passwords
 from menvae.registry import register
 from menvae.tracking.local import LocalLog
 from menvae.tracking.mlflow.run import Finish, KeyNames, MetricPoint, OpenRun, RunPlace, open_run
-from menvae.tracking.mlflow.store import configured_uri, first_line, open_experiment, silence_mlflow, tracking_uri
+from menvae.tracking.mlflow.store import (
+    configured_uri,
+    first_line,
+    open_experiment,
+    say_if_from_environment,
+    silence_mlflow,
+    tracking_uri,
+)
 from menvae.tracking.tracker import DatasetInput, Status, Tracker, TrackerContext
 
 _logger = logging.getLogger(__name__)
@@ -92,6 +99,7 @@ class MLflowTracker(Tracker):
         """
         assert self._worker is None, "start is called once"
         silence_mlflow()
+        say_if_from_environment(self._context.settings)
         # Read here, not in the thread: the caller may write to the log as soon as this returns.
         timestamps = log.timestamps_ms()
         rows: dict[int, dict[str, float | None]] = {}
