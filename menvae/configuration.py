@@ -22,7 +22,7 @@ def plain_values(composed: DictConfig, known: Collection[str]) -> dict[str, Any]
         known: allowed top-level keys.
 
     Raises:
-        UserError: a required value is missing, or a top-level key is unknown.
+        UserError: a required value is missing, a top-level key is unknown, or an integer exceeds 64 bits.
     """
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
@@ -31,7 +31,40 @@ def plain_values(composed: DictConfig, known: Collection[str]) -> dict[str, Any]
     for key in config:
         if key not in known:
             raise UserError(f"{key}: no such key; {nearest(key, known)}")
+    _check_integers(config, "")
     return config
+
+
+def _check_integers(node: object, path: str) -> None:
+    """Check that every integer fits into 64 bits, as torch and NumPy need it; raises `UserError`."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            _check_integers(value, f"{path}.{key}".removeprefix("."))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            _check_integers(value, f"{path}.{index}")
+    elif isinstance(node, int) and not -(2**63) <= node < 2**63:
+        raise UserError(f"{path}: {node} is not allowed; it does not fit into 64 bits")
+
+
+def path_of(value: object, key: str) -> Path:
+    """Return a path that a user gave, with ``~`` expanded.
+
+    Args:
+        value: the path as text.
+        key: its configuration key.
+
+    Raises:
+        UserError: it is not a path, or the home directory of an unknown user.
+    """
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise UserError(f"{key}: {value!r} is not allowed; it should be a path")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{key}: '{value}' names the home directory of an unknown user; write ./~ for a folder"
+        ) from None
 
 
 def check_writable(output_dir: Path) -> None:

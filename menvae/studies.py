@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from menvae.errors import UserError, nearest
 from menvae.gates import gate_values
 from menvae.tracking.local import LocalLog
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 
 PrunerName = Literal["none", "median"]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,14 +70,19 @@ def objective_values(run_dir: Path, metrics: Sequence[str]) -> list[float] | Non
         metrics: keys of ``metrics.jsonl``, or ``gate/<name>``.
 
     Returns:
-        One value for each metric, or None if one of them could not be computed.
+        One value for each metric, or None if one of them is undefined for this run.
+
+    Raises:
+        UserError: the run has no such metric.
     """
     best_epoch = json.loads((run_dir / "status.json").read_text())["best_epoch"]
     known: dict[str, Any] = next(row for row in LocalLog(run_dir).metrics() if row["epoch"] == best_epoch)
     table = json.loads((run_dir / "gates.json").read_text())
     known = known | gate_values(table)
-    values = [known.get(metric) for metric in metrics]
-    unknown = [metric for metric in metrics if metric not in known]
-    if unknown:
-        _log.error("run %s has no metric %s", run_dir.name, ", ".join(unknown))
+    for metric in metrics:
+        if metric not in known:
+            raise UserError(
+                f"sweep.objectives: '{metric}' is not a metric of run {run_dir.name}; {nearest(metric, known)}"
+            )
+    values = [known[metric] for metric in metrics]
     return None if None in values else [float(value) for value in values if value is not None]

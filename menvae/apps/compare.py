@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 def task(config: DictConfig) -> ExitCode:
     """Compare runs; the heavy imports wait until here."""
     from menvae.comparison.compare import ComparisonSettings
+    from menvae.configuration import path_of
     from menvae.console import logs
     from menvae.registry import validated
     from menvae.tracking.tracker import TrackingSettings
@@ -28,19 +29,13 @@ def task(config: DictConfig) -> ExitCode:
     keys = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     keys["sweep"] = keys["sweep"]["name"]
     tracking = validated(TrackingSettings, keys.pop("tracking"), "tracking")
-    output_dir, html = (_path(name, keys.pop(name)) for name in ("output_dir", "html"))
+    output_dir, html = (path_of(keys.pop(name), name) for name in ("output_dir", "html"))
     logs.configure(None)
     try:
         _compare(tracking, validated(ComparisonSettings, keys, ""), output_dir, html)
     finally:
         logs.release()
     return ExitCode.DONE
-
-
-def _path(key: str, value: object) -> Path:
-    if not isinstance(value, str) or not value:
-        raise UserError(f"{key}: {value!r} is not allowed; it should be a path")
-    return Path(value).expanduser()
 
 
 def _compare(tracking: TrackingSettings, settings: ComparisonSettings, output_dir: Path, html: Path) -> None:

@@ -36,7 +36,7 @@ class DecimalFiles(FileConfigSource):
         path = Path(self.path) / self._normalize_file_name(config_path)
         text = path.read_text(encoding="utf-8")
         if _MAY_HOLD_ONE.search(text):
-            content = yaml.load(text, Loader=_loader())  # noqa: S506 - derived from the safe loader
+            content = yaml.load(text, Loader=_loader())
             result.config = OmegaConf.create(content)
         return result
 

@@ -18,22 +18,18 @@ import hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from menvae.apps import guard
+from menvae.apps.command_line import composing
 from menvae.apps.configuration_files import read_digits_as_typed
-from menvae.apps.launching import without_default_key
 from menvae.apps.outcome import carry_out, ended_elsewhere, leave, only_looked
-from menvae.errors import ExitCode, UserError
+from menvae.errors import ExitCode
 from menvae.registry import ENTRY_POINT_GROUP, configuration_folder
 
 Task = Callable[[DictConfig], int]
-
-_OF_FLAGS = ("Only one of --run", "The --resolve flag")
-"""How Hydra's errors about flags that exclude each other begin."""
 
 
 class PluginConfigurations(SearchPathPlugin):
@@ -78,7 +74,7 @@ def run(config_name: str, task: Task, command: str | None = None, *, imports_mos
             sys.exit(ExitCode.INTERRUPTED)  # without starting the remaining points
 
     def application() -> int:
-        with _clear_errors():
+        with composing(sys.argv[1:], _groups):
             hydra.main(version_base="1.3", config_path=str(configuration_folder("menvae")), config_name=config_name)(
                 job
             )()
@@ -93,19 +89,10 @@ def run(config_name: str, task: Task, command: str | None = None, *, imports_mos
     leave(code, at_once=any(only_looked))
 
 
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Raise `UserError` for errors of Hydra that do not say what to type."""
-    try:
-        yield
-    except HydraException as error:
-        if remedy := without_default_key(error, sys.argv[1:]):
-            raise UserError(remedy) from None  # `sentence` would follow the cause
-        raise
-    except ValueError as error:
-        if str(error).startswith(_OF_FLAGS):
-            raise UserError(str(error)) from None
-        raise
+def _groups() -> list[str]:
+    """Return the names of the groups in ``conf/``."""
+    folder = configuration_folder("menvae")
+    return [] if folder is None else [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_dir()]
 
 
 @contextmanager

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from menvae.errors import UserError, nearest
 from menvae.registry import parts_of
@@ -65,28 +63,3 @@ def join_tasks_of_srun() -> None:
         import submitit  # only in a step with several tasks
 
         submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-
-
-def without_default_key(error: Exception, arguments: Sequence[str]) -> str:
-    """Return what to type if a sweep over a group sets a key that only the swept options have; else nothing.
-
-    Hydra composes such a sweep first with the default option of the group, which lacks the key.
-
-    Args:
-        error: Hydra's error.
-        arguments: the command line.
-    """
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ConfigAttributeError | ConfigKeyError):
-        cause = cause.__cause__ or cause.__context__
-    if cause is None or not {"-m", "--multirun"} & set(arguments):
-        return ""
-    keys = [argument.partition("=")[0] for argument in arguments]
-    groups = [key for key, text in zip(keys, arguments, strict=True) if "," in text and "." not in key.split("@")[0]]
-    typed = [text for key, text in zip(keys, arguments, strict=True) if f"{key}.".startswith(f"{cause.full_key}.")]
-    if not groups or not typed:
-        return ""
-    return (
-        f"{typed[0].partition('=')[0]}: no such key without {groups[0]}=..., which Hydra leaves out when it checks "
-        f"fixed values of a sweep; type ++{typed[0]}, which every point then checks"
-    )

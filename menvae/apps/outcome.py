@@ -104,7 +104,14 @@ def sentence(error: Exception) -> str:
         mark = error.problem_mark
         return f"'{mark.name}', line {mark.line + 1}, column {mark.column + 1}: invalid YAML: {error.problem}"
     if isinstance(error, OverrideParseException):
-        why = str(error).partition("\n")[0]
+        lines = str(error).splitlines()
+        call = re.match(r"\w+ while evaluating '(.*)': (?!Unknown function)(.*)", lines[1]) if len(lines) > 1 else None
+        if call and call[1].startswith("choice(") and "NoneType" in call[2]:
+            values = call[1].removeprefix("choice(").removesuffix(")")
+            return f"argument '{error.override}': choice does not accept null; list the values without it: ={values}"
+        if call:
+            return f"argument '{error.override}': '{call[1]}' is invalid: {call[2]}"
+        why = lines[0]
         if why.startswith("Lexer"):
             why = "it contains a character that Hydra accepts only in quotes"
         return (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -54,12 +53,13 @@ def status(arguments: list[str]) -> None:
 
 
 def _show_status(config: DictConfig) -> ExitCode:
+    from menvae.configuration import path_of
     from menvae.console import logs
     from menvae.sweeps.campaign import fate_counts, status_table
     from menvae.sweeps.status import sweep_status
     from menvae.sweeps.sweep import find_sweep
 
-    sweep = find_sweep(Path(config.output_dir).expanduser().resolve(), config.sweep.name)
+    sweep = find_sweep(path_of(config.output_dir, "output_dir").resolve(), config.sweep.name)
     statuses = sweep_status(sweep)
     logs.show(f"sweep {sweep.path}")
     logs.show(status_table(statuses))
@@ -79,9 +79,10 @@ def retry(arguments: list[str]) -> None:
             rest.append(argument)
 
     def arguments_of_launch() -> int:
+        from menvae.configuration import path_of
         from menvae.sweeps.sweep import find_sweep
 
-        sweep = find_sweep(Path(str(own["output_dir"])).expanduser().resolve(), own["sweep.name"])
+        sweep = find_sweep(path_of(own["output_dir"], "output_dir").resolve(), own["sweep.name"])
         flags, overrides = _parted(rest)
         for override in overrides:
             if not override.lstrip("+~").startswith(("hydra", "site=")):

@@ -17,7 +17,7 @@ from menvae.composition.canonical import OPTIONAL, canonical
 from menvae.composition.compatibility import check_needs, check_reach, check_supervision
 from menvae.composition.loss import Loss, section
 from menvae.composition.settings import SweepSettings
-from menvae.configuration import check_folder_name, plain_values
+from menvae.configuration import check_folder_name, path_of, plain_values
 from menvae.console.progress import progress_bar
 from menvae.data.batches.augmentation import AugmentationSettings
 from menvae.data.source import Data, DataRequest, DataSource
@@ -117,8 +117,12 @@ class Experiment:
         Raises:
             UserError: the first error found.
         """
-        own = {"name", "seed", "output_dir", "loss", "gates"}
+        own = ("name", "seed", "output_dir", "loss", "gates")
         config = plain_values(composed, {*own, *OPTIONAL, *_PARTS, *_SETTINGS})
+        for key in (*own, *_PARTS, *_SETTINGS):
+            if key not in config:
+                raise UserError(f"{key}: a value is required; an override such as ~{key} or {key}=null removes it")
+        path_of(config["output_dir"], "output_dir")
         if isinstance(config["seed"], bool) or not isinstance(config["seed"], int) or config["seed"] < 0:
             raise UserError(f"seed: {config['seed']!r} is not allowed; it should be a whole number, 0 or larger")
         check_folder_name("name", config["name"])
@@ -153,7 +157,7 @@ class Experiment:
     @property
     def output_dir(self) -> Path:
         """Absolute path of the output directory."""
-        return Path(self.config["output_dir"]).expanduser().resolve()
+        return path_of(self.config["output_dir"], "output_dir").resolve()
 
     @property
     def supervision(self) -> Mapping[str, Sequence[str]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from menvae.configuration import path_of
 from menvae.encoders.frozen_features import FrozenProjection
 from menvae.encoders.pretrained import FrozenTrunk, load_trunk
 from menvae.encoders.resnet import DEFAULTS
@@ -51,7 +51,7 @@ class FrozenFeatures(FrozenProjection):
                 `load_trunk`).
         """
         super().__init__(in_channels, size, layout, partition, trained)
-        trunk, identity = load_trunk(Path(checkpoint).expanduser(), in_channels, size, "encoder=frozen")
+        trunk, identity = load_trunk(path_of(checkpoint, "encoder.checkpoint"), in_channels, size, "encoder=frozen")
         self.frozen = FrozenTrunk(trunk, trained_on=identity)
         self.pool = pooling(pool)
         self.head = GaussianHead(trunk.num_pooled(pool), layout.sizes[partition], initial_logvar=initial_logvar)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 from torch import Tensor
 
+from menvae.configuration import path_of
 from menvae.encoders.frozen_features import FrozenProjection
 from menvae.encoders.pretrained import FrozenTrunk
 from menvae.encoders.resnet import DEFAULTS
@@ -56,7 +56,7 @@ class FrozenSlices(FrozenProjection):
                 `load_vision_transformer`), or ``slices`` or ``image_size`` is invalid (see `SliceTrunk`).
         """
         super().__init__(in_channels, size, layout, partition, trained)
-        transformer = load_vision_transformer(Path(checkpoint).expanduser())
+        transformer = load_vision_transformer(path_of(checkpoint, "encoder.checkpoint"))
         trunk = SliceTrunk(transformer, size, slices=slices, image_size=image_size, images_at_once=images_at_once)
         self.frozen = FrozenTrunk(trunk, transformer.weights)
         self.head = GaussianHead(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from omegaconf import DictConfig
 
-from menvae.configuration import check_writable, plain_values
+from menvae.configuration import check_writable, path_of, plain_values
 from menvae.console import logs
 from menvae.console.progress import progress_bar
 from menvae.data.batches.cohort_splits import split_cohort, subjects_of
@@ -63,7 +63,7 @@ def prepare_cohort(composed: DictConfig) -> ExitCode:
     data = bind("data", keys.pop("data"), "data")
     targets = validated(TargetSettings, keys.pop("targets"), "targets")
     settings = validated(PreparationSettings, keys, "")
-    output_dir = Path(settings.output_dir).expanduser().resolve()
+    output_dir = path_of(settings.output_dir, "output_dir").resolve()
     check_writable(output_dir)
     logs.configure(None)
     try:

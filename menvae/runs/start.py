@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from menvae.composition.experiment import Experiment
+from menvae.configuration import path_of
 from menvae.data.source import Data
 from menvae.errors import UserError
 from menvae.runs.directory import RUNS
@@ -95,7 +96,7 @@ def starting_checkpoints(experiment: Experiment) -> tuple[Path | None, Path | No
 def foreign_checkpoint(experiment: Experiment) -> Path | None:
     """Return the checkpoint that ``trainer.resume`` names, or None."""
     wish: str = experiment.settings["trainer"].resume
-    return None if wish in ("auto", "never") else Path(wish).expanduser()
+    return None if wish in ("auto", "never") else path_of(wish, "trainer.resume")
 
 
 def initial_weights(experiment: Experiment) -> Path | None:
@@ -103,7 +104,7 @@ def initial_weights(experiment: Experiment) -> Path | None:
     wish: str | None = experiment.settings["trainer"].init_from
     if wish is None:
         return None
-    path = Path(wish).expanduser()
+    path = path_of(wish, "trainer.init_from")
     return path / "checkpoints" / "best.ckpt" if path.is_dir() else path
 
 
@@ -125,7 +126,7 @@ def _checkpoints(settings: Mapping[str, Any]) -> Iterator[Path]:
         if isinstance(value, Mapping):
             yield from _checkpoints(value)
         elif key == "checkpoint" and value is not None:
-            yield Path(value).expanduser()
+            yield path_of(value, key)
 
 
 def _files(path: Path) -> list[Path]:

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from omegaconf import OmegaConf
 
 from menvae.composition.experiment import CheckedModels, Experiment
 from menvae.composition.settings import SweepSettings
-from menvae.configuration import check_folder_name
+from menvae.configuration import check_folder_name, path_of
 from menvae.console import logs
 from menvae.data.source import Data
 from menvae.errors import ExitCode, UserError
@@ -29,6 +28,7 @@ from menvae.sweeps.plan import LossEffect, PlannedPoint, ProvisionalName, dead_k
 from menvae.sweeps.runners import Fate, Runner
 from menvae.sweeps.status import PointStatus, sweep_status
 from menvae.sweeps.sweep import Sweep, sweep_name
+from menvae.sweeps.trials import RetriedTrials, has_study, locked
 from menvae.tracking.tracker import TrackingSettings
 from menvae.tracking.trackers import bind_trackers
 from menvae.training.place import Place
@@ -46,10 +46,12 @@ class Result:
     Attributes:
         exit_code: exit code as if the job had run in this process.
         status: status of its point; None if it cannot run.
+        problem: why it cannot run, or empty.
     """
 
     exit_code: int
     status: PointStatus | None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def sweep_of(config: Mapping[str, Any], typed: Command) -> Sweep:
     identifying = [text for text in typed.fixed if not is_outside(_key_of(text), outside)]
     identifying += [f"{metric} {direction}" for metric, direction in config["sweep"]["objectives"].items()]
     name = config["sweep"]["name"] or sweep_name(config["name"], list(typed.swept), identifying)
-    return Sweep(Path(config["output_dir"]).expanduser().resolve() / "sweeps" / name)
+    return Sweep(path_of(config["output_dir"], "output_dir").resolve() / "sweeps" / name)
 
 
 def _key_of(override: str) -> str:
@@ -234,7 +236,15 @@ class _Launch:
         jobs = [(point.overrides, self.sweep.config(point)) for point in failed]
         planned = self._planned(jobs, [point.run for point in failed])
         self.runner.prepare(self.sweep.path, jobs[0][1])
-        return self._carry_out(planned, _tracking(jobs), stop)
+        if not has_study(self.sweep):
+            return self._carry_out(planned, _tracking(jobs), stop)
+        with locked(self.sweep):
+            retried = RetriedTrials(self.sweep, failed)
+            planned = [replace(each, trial=trial) for each, trial in zip(planned, retried.trials, strict=True)]
+            results = self._carry_out(planned, _tracking(jobs), stop)
+            if self.wait:
+                retried.tell([result.status for result in results], jobs[0][1]["sweep"]["objectives"])
+            return results
 
     def _planned(
         self, jobs: Sequence[Composed], runs: Sequence[str] = (), *, searching: bool = False
@@ -259,7 +269,7 @@ def _tracking(jobs: Sequence[Composed]) -> TrackingSettings:
 
 
 def _impossible(planned: Sequence[PlannedPoint]) -> list[Result]:
-    return [Result(ExitCode.WRONG_INPUT, None) for point in planned if point.problem]
+    return [Result(ExitCode.WRONG_INPUT, None, point.problem) for point in planned if point.problem]
 
 
 def _result(planned: Sequence[PlannedPoint], index: int, by_run: Mapping[str, PointStatus]) -> Result:
@@ -267,7 +277,7 @@ def _result(planned: Sequence[PlannedPoint], index: int, by_run: Mapping[str, Po
     if point.duplicate_of is not None:
         return _result(planned, point.duplicate_of, by_run)
     if point.status is None:
-        return Result(ExitCode.WRONG_INPUT, None)
+        return Result(ExitCode.WRONG_INPUT, None, point.problem)
     status = by_run[point.status.point.run]
     codes = {Fate.FINISHED: ExitCode.DONE, Fate.PRUNED: ExitCode.DONE, Fate.COLLAPSED: ExitCode.COLLAPSED}
     if point.trial is not None:  # for a search, a collapsed run is a valid result
@@ -281,7 +291,7 @@ def _own(jobs: Sequence[Composed], fixed: Sequence[str]) -> list[Composed]:
     return [
         (
             [text for text in overrides if text.partition("=")[0] not in shared],
-            {**config, "output_dir": str(Path(config["output_dir"]).expanduser().resolve())},
+            {**config, "output_dir": str(path_of(config["output_dir"], "output_dir").resolve())},
         )
         for overrides, config in jobs
     ]

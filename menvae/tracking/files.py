@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from menvae.configuration import path_of
 from menvae.files import FolderLock, write_json, write_table
 from menvae.registry import register
 from menvae.tracking.local import LocalLog, finite_values
@@ -37,7 +38,9 @@ class FilesTracker(Tracker):
             folder: path; None: ``tracked`` in ``output_dir``. Several output directories may share it.
         """
         self._context = context
-        self._folder = Path(folder).expanduser().resolve() if folder else context.output_dir / "tracked"
+        self._folder = (
+            path_of(folder, "tracking.trackers.files.folder").resolve() if folder else context.output_dir / "tracked"
+        )
         self._file = _file_of(self._folder, context)
         self._run: dict[str, Any] = {}
 

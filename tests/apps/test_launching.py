@@ -64,9 +64,8 @@ def test_a_launcher_without_m_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     told = _told(monkeypatch, capfd, *LITHOLOGY, "hydra/launcher=slurm", code=2)
-    assert told == (
-        "menvae-train: hydra/launcher=slurm launches sweeps, of one run or more: add -m, or leave it out to train here\n"
-    )
+    assert told.startswith("menvae-train: hydra/launcher=slurm launches sweeps, of one run or more: add -m")
+    assert told.count("\n") == 1
     assert not (tmp_path / "outputs").exists()
 
 
@@ -129,7 +128,7 @@ def test_a_fixed_key_that_only_swept_options_have(
 
 def test_run_and_multirun(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     told = _told(monkeypatch, capfd, "--run", "--multirun", "seed=1,2", code=2)
-    assert told.startswith("menvae-train: Only one of --run, --multirun")
+    assert told.startswith("menvae-train: the command line cannot be composed: Only one of --run, --multirun")
     assert told.count("\n") == 1
 
 

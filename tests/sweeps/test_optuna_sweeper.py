@@ -13,7 +13,7 @@ import pytest
 from hydra_plugins.menvae_launchers.optuna_sweeper import OptunaSweeper
 from optuna.distributions import FloatDistribution, IntDistribution
 from plugins import trouble, write_trouble
-from runs import command, environment, train
+from runs import command, environment, menvae_sweep, train
 
 from menvae.composition.settings import SweepSettings
 from menvae.studies import open_storage
@@ -76,12 +76,54 @@ def test_two_objectives_and_a_region_that_collapses(output_dir: Path) -> None:
         assert trial.state.name == ("PRUNED" if trial.params["watch.collapse"] == "stop" else "COMPLETE")
 
 
-def test_a_trial_that_fails_is_told_as_failed(output_dir: Path, tmp_path: Path) -> None:
+def test_failed_trials_are_run_again_by_retry(output_dir: Path, tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     flag.write_text("raise")
+    site = write_trouble(tmp_path / "site")
     overrides = (*SEARCH, *SPACE, "hydra.sweeper.n_trials=2", "+sweep.objectives={sem/vol_r2: maximize}")
-    train(output_dir, *overrides, *trouble(flag), code=1, site=write_trouble(tmp_path / "site"))
+    train(output_dir, *overrides, *trouble(flag), code=1, site=site)
     assert states(output_dir) == {"FAIL": 2}
+    flag.unlink()
+    output = menvae_sweep(output_dir, "retry", site=site)
+    assert "2 complete" in output
+    assert "the best trial:" in output
+    assert states(output_dir) == {"FAIL": 2, "COMPLETE": 2}
+    trials = study_of(output_dir).get_trials()
+    assert [trial.params for trial in trials[2:]] == [trial.params for trial in trials[:2]]
+    done = train(output_dir, *overrides, *trouble(flag), site=site)
+    assert states(output_dir).total() == 4, "the search is complete"
+    assert "2 complete" in done.stdout
+    assert len(list((output_dir / "runs").iterdir())) == 2
+
+
+def test_failed_trials_are_run_again_by_the_same_command(output_dir: Path, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    flag.write_text("die")
+    site = write_trouble(tmp_path / "site")
+    overrides = (*SEARCH, *SPACE, "+sweep.objectives={sem/vol_r2: maximize}", "sweep.name=mine", *trouble(flag))
+    train(output_dir, *overrides, "hydra.sweeper.n_trials=1", code=1, site=site)
+    again = train(output_dir, *overrides, "hydra.sweeper.n_trials=1", code=1, site=site)
+    assert states(output_dir) == {"FAIL": 2}
+    assert "study mine: 1 fail" in again.stdout, "the trial counts once"
+    flag.unlink()
+    done = train(output_dir, *overrides, "hydra.sweeper.n_trials=2", site=site)
+    assert states(output_dir) == {"FAIL": 2, "COMPLETE": 2}
+    assert "study mine: 2 complete" in done.stdout
+    assert len(list((output_dir / "runs").iterdir())) == 2
+
+
+def test_a_metric_that_no_run_has_ends_the_search_at_its_first_trial(output_dir: Path) -> None:
+    overrides = ("-m", "hydra/sweeper=optuna", *SPACE, "trainer.max_epochs=1")
+    done = train(output_dir, *overrides, "+sweep.objectives={val_epoch/rekon: minimize}", code=2)
+    assert "did you mean 'val_epoch/recon'?" in done.stderr
+    assert len(list((output_dir / "runs").iterdir())) == 1
+
+
+def test_trials_that_cannot_run_end_the_search(output_dir: Path) -> None:
+    overrides = ("-m", "hydra/sweeper=optuna", *SPACE, "data=brats", "data.root=/nowhere")
+    done = train(output_dir, *overrides, "+sweep.objectives={sem/vol_r2: maximize}", code=2)
+    assert "the search ends, because its first trials cannot run: data.root: folder '/nowhere'" in done.stderr
+    assert states(output_dir) == {"FAIL": 1}
 
 
 @pytest.mark.parametrize(
@@ -94,6 +136,11 @@ def test_a_trial_that_fails_is_told_as_failed(output_dir: Path, tmp_path: Path) 
         (["sweep=volumes", "hydra.sweeper.sampler=tpee"], "did you mean 'tpe'?"),
         (["sweep=volumes", "hydra.sweeper.n_trials=0"], "n_trials and batch must be 1 or larger"),
         (["sweep=volumes", "loss.lambda_vol=interval(5,1)"], "cannot be searched"),
+        (["sweep=volumes", "sweep.action=plan", "loss.lambda_vol=interval(0,inf)"], "its ends must be finite"),
+        (["sweep=volumes", "sweep.action=plan", "trainer.batch_size=interval(8,16)"], "use tag(int,interval(8,16))"),
+        (["sweep=volumes", "trainer.batch_size=tag(log,interval(8,16))"], "use tag(int,log,interval(8,16))"),
+        (["sweep=volumes", "trainer.devices=choice(null,1)"], "list the values without it: =null,1"),
+        (["sweep=volumes", "trainer.devices=range(a,3)"], "'range(a,3)' is invalid"),
         (["sweep=volumes", "hydra/launcher=basic"], "needs a launcher of menvae, such as hydra/launcher=local"),
     ],
 )

@@ -125,10 +125,10 @@ def _may_name_hydra(text: str) -> bool:
 
 
 def hydra_text(value: Any) -> str:
-    """Return a plain value in the grammar of Hydra's command line.
+    r"""Return a plain value in the grammar of Hydra's command line.
 
     >>> hydra_text({"A": "it's 1:00", "B": [1, None, True]})
-    "{A: 'it\\\\'s 1:00', B: [1, null, true]}"
+    "{A: 'it\\'s 1:00', B: [1, null, true]}"
     """
     if value is None:
         return "null"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
+from hydra_plugins.menvae_launchers.search_space import Dimension, dimension, fraction_and_whole, grid
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
     from hydra_plugins.menvae_launchers.sweep_launcher import SweepLauncher
 
     from menvae.composition.settings import SweepSettings
-    from menvae.sweeps.launch import Result
+    from menvae.sweeps.launch import Identifier
 
-_OVERRIDES = "overrides"
 _SAMPLERS = ("tpe", "random", "grid", "cmaes", "nsga2")
 _PRUNERS = ("none", "median")
 
@@ -54,38 +54,35 @@ class OptunaSweeper(Sweeper):
         Raises:
             UserError: the search space, the objectives or the settings of the search are invalid.
         """
+        from menvae.apps import outcome
         from menvae.composition.settings import SweepSettings
         from menvae.errors import UserError
-        from menvae.files import FolderIsLockedError, FolderLock
         from menvae.registry import validated
         from menvae.sweeps.launch import sweep_of
+        from menvae.sweeps.trials import has_failed, journal, locked, show
 
         if not isinstance(self.launcher, _launcher_class()):
             raise UserError("hydra/sweeper=optuna needs a launcher of menvae, such as hydra/launcher=local or slurm")
         content = OmegaConf.to_container(self.config.sweep, resolve=True)
         assert isinstance(content, dict)
         settings = validated(SweepSettings, {str(key): value for key, value in content.items()}, "sweep")
-        fixed, distributions = self._space(arguments, settings)
+        fixed, space = self._space(arguments, settings)
+        distributions = {key: values.distribution for key, values in space.items()}
         self._check(settings, distributions)
+        self._check_whole_numbers(fixed, space)
         self.launcher.swept = {key: _describe(distribution) for key, distribution in distributions.items()}
         plain = self.launcher.composed(fixed, 0)
         sweep = sweep_of(plain, self.launcher.typed())
         if settings.action == "plan":
             self._show(settings)
             return
-        folder = sweep.path / "study"
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = FolderLock(folder)
-        except FolderIsLockedError as error:
-            raise UserError(f"sweep '{sweep.name}' is being searched by {error}; wait until it ends") from None
-        storage = self.settings["storage"] or str(folder / "journal.log")
-        study = self.make_study(storage, sweep.name, settings, distributions)
-        try:
-            self._search(study, storage, fixed, settings, distributions)
-        finally:
-            lock.release()
-        self._report(study, settings)
+        with locked(sweep):
+            storage = self.settings["storage"] or str(journal(sweep))
+            study = self.make_study(storage, sweep.name, settings, distributions)
+            self._search(study, storage, fixed, settings, space)
+        show(study, settings.objectives)
+        if has_failed(study):
+            outcome.ended_elsewhere.append(1)
 
     def _search(
         self,
@@ -93,25 +90,32 @@ class OptunaSweeper(Sweeper):
         storage: str,
         fixed: Sequence[str],
         settings: SweepSettings,
-        distributions: dict[str, optuna.distributions.BaseDistribution],
+        space: Mapping[str, Dimension],
     ) -> None:
+        """Run trials that have begun, then those that failed in earlier launches, then new ones."""
         import optuna
 
+        from menvae.sweeps.trials import OVERRIDES, begin_again, failed_trials, trials_of
+
         state = optuna.trial.TrialState
+        distributions = {key: values.distribution for key, values in space.items()}
+        most = self.settings["n_trials"]
+        if self.settings["sampler"] == "grid":
+            most = min(most, math.prod(map(len, grid(distributions).values())))
+        failed = failed_trials(study)
         while True:
-            trials = study.get_trials(deepcopy=False)
-            begun = [trial for trial in trials if trial.state == state.RUNNING]
-            for trial in begun:
-                if _OVERRIDES not in trial.user_attrs:  # killed between asking for the trial and storing its overrides
+            for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
+                if OVERRIDES not in trial.user_attrs:  # killed between asking for the trial and storing its overrides
                     study.tell(trial.number, state=state.FAIL)
-            batch = [(trial.number, trial.user_attrs[_OVERRIDES]) for trial in begun if _OVERRIDES in trial.user_attrs]
-            num_ended = len(trials) - len(begun)
-            num_new = min(self.settings["batch"], self.settings["n_trials"] - num_ended - len(batch))
-            exhausted = isinstance(study.sampler, optuna.samplers.GridSampler) and study.sampler.is_exhausted(study)
-            for _ in range(0 if exhausted else max(0, num_new)):
+            trials = trials_of(study)
+            batch = [(each.number, each.user_attrs[OVERRIDES]) for each in trials if each.state == state.RUNNING]
+            while failed and len(batch) < self.settings["batch"]:
+                trial = failed.pop(0)
+                batch.append((begin_again(study, trial), trial.user_attrs[OVERRIDES]))
+            for _ in range(min(self.settings["batch"] - len(batch), most - len(trials))):
                 asked = study.ask(distributions)
-                overrides = [f"{key}={_typed(value)}" for key, value in asked.params.items()]
-                asked.set_user_attr(_OVERRIDES, overrides)
+                overrides = [f"{key}={space[key].text(value)}" for key, value in asked.params.items()]
+                asked.set_user_attr(OVERRIDES, overrides)
                 batch.append((asked.number, overrides))
             if not batch:
                 return
@@ -125,7 +129,15 @@ class OptunaSweeper(Sweeper):
         fixed: Sequence[str],
         settings: SweepSettings,
     ) -> None:
+        """Run trials, and tell the study their results.
+
+        Raises:
+            UserError: no trial of the study has a result yet, and these trials cannot run or lack an objective: the
+                others would end the same way.
+        """
+        from menvae.errors import UserError
         from menvae.studies import Trial
+        from menvae.sweeps.trials import tell
 
         assert isinstance(self.launcher, _launcher_class())
         options = (self.settings["pruner"], self.settings["startup_trials"], self.settings["warmup_epochs"])
@@ -133,25 +145,18 @@ class OptunaSweeper(Sweeper):
         self.launcher.trials = [Trial(storage, study.study_name, number, metric, *options) for number, _ in batch]
         jobs = [[*fixed, *overrides] for _, overrides in batch]
         answers = self.launcher.launch(jobs, initial_job_idx=batch[0][0])
+        cannot_run = [answer.return_value.problem for answer in answers if answer.return_value.problem]
+        lacking: list[str] = []
         for (number, _), answer in zip(batch, answers, strict=True):
-            self._tell(study, number, answer.return_value, settings)
-
-    @staticmethod
-    def _tell(study: optuna.Study, number: int, result: Result, settings: SweepSettings) -> None:
-        import optuna
-
-        from menvae.studies import objective_values
-        from menvae.sweeps.runners import Fate
-
-        state = optuna.trial.TrialState
-        status = result.status
-        if status is not None and status.run_dir is not None and status.fate == Fate.FINISHED:
-            values = objective_values(status.run_dir, list(settings.objectives))
-            if values is not None:
-                study.tell(number, values)
-                return
-        pruned = status is not None and status.fate in (Fate.PRUNED, Fate.COLLAPSED)
-        study.tell(number, state=state.PRUNED if pruned else state.FAIL)
+            try:
+                tell(study, number, answer.return_value.status, list(settings.objectives))
+            except UserError as error:
+                lacking.append(str(error))
+        states = {trial.state.name for trial in study.get_trials(deepcopy=False)}
+        if lacking and "COMPLETE" not in states:
+            raise UserError(lacking[0])
+        if len(cannot_run) == len(batch) and not states & {"COMPLETE", "PRUNED"}:
+            raise UserError(f"the search ends, because its first trials cannot run: {cannot_run[0]}")
 
     def make_study(
         self,
@@ -191,9 +196,8 @@ class OptunaSweeper(Sweeper):
         study.sampler = samplers[self.settings["sampler"]]()
         return study
 
-    def _space(
-        self, arguments: Sequence[str], settings: SweepSettings
-    ) -> tuple[list[str], dict[str, optuna.distributions.BaseDistribution]]:
+    def _space(self, arguments: Sequence[str], settings: SweepSettings) -> tuple[list[str], dict[str, Dimension]]:
+        """Return the overrides that all trials share, and the searched keys."""
         from menvae.errors import UserError
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
@@ -205,9 +209,38 @@ class OptunaSweeper(Sweeper):
                     f"sweep.space: '{override.input_line}' is not a space; use choice(...), range(...) or interval(...)"
                 )
         by_key = {o.get_key_element(): o for o in searched} | {o.get_key_element(): o for o in typed}
-        distributions = {key: _distribution(o) for key, o in by_key.items() if o.is_sweep_override()}
+        space = {key: dimension(o) for key, o in by_key.items() if o.is_sweep_override()}
         fixed = [o.input_line or "" for o in by_key.values() if not o.is_sweep_override()]
-        return fixed, distributions
+        return fixed, space
+
+    def _check_whole_numbers(self, fixed: Sequence[str], space: Mapping[str, Dimension]) -> None:
+        """Check that a key that takes only whole numbers is not searched over fractions, which would all fail."""
+        from menvae.errors import UserError
+        from menvae.sweeps.launch import Identifier
+
+        identifier = Identifier(None, prepares=False)
+        for key, values in space.items():
+            found = fraction_and_whole(values)
+            if found is None:
+                continue
+            fraction, whole = ([*fixed, f"{key}={text}"] for text in found)
+            if not self._is_valid(identifier, fraction) and self._is_valid(identifier, whole):
+                inner = values.typed[4:-1] if values.typed.startswith("tag(") else values.typed
+                remedy = "a range of whole numbers" if values.fractions else f"tag(int,{inner})"
+                raise UserError(
+                    f"{key}: '{values.typed}' contains fractions, but {key} takes whole numbers; use {remedy}"
+                )
+
+    def _is_valid(self, identifier: Identifier, overrides: Sequence[str]) -> bool:
+        """Return whether an experiment with these overrides passes all checks that need no data."""
+        from menvae.errors import UserError
+
+        assert isinstance(self.launcher, _launcher_class())
+        try:
+            identifier.experiment(self.launcher.composed(overrides, 0))
+        except UserError:
+            return False
+        return True
 
     def _check(self, settings: SweepSettings, space: dict[str, optuna.distributions.BaseDistribution]) -> None:
         from menvae.errors import UserError, nearest
@@ -218,6 +251,8 @@ class OptunaSweeper(Sweeper):
                 raise UserError(f"hydra.sweeper.{key}: '{own[key]}' does not exist; {nearest(own[key], allowed)}")
         if own["n_trials"] < 1 or own["batch"] < 1:
             raise UserError("hydra.sweeper: n_trials and batch must be 1 or larger")
+        if settings.action == "retry":
+            raise UserError("sweep.action=retry does not search; use menvae-sweep retry")
         if not space:
             raise UserError(
                 "hydra/sweeper=optuna: nothing to search; add sweep=volumes or loss.lambda_dcor=interval(0,10)"
@@ -237,7 +272,7 @@ class OptunaSweeper(Sweeper):
                     "hydra.sweeper.pruner: gates are evaluated only at the end; use a key of metrics.jsonl as objective"
                 )
         if own["sampler"] == "grid":
-            _grid(space)
+            grid(space)
         if own["sampler"] == "cmaes" and len(settings.objectives) > 1:
             raise UserError("hydra.sweeper.sampler=cmaes supports a single objective; use tpe or nsga2 for several")
 
@@ -260,72 +295,6 @@ class OptunaSweeper(Sweeper):
             f"{own['n_trials']} trials in batches of {own['batch']}, sampler {own['sampler']}, pruner {own['pruner']}"
         )
 
-    @staticmethod
-    def _report(study: optuna.Study, settings: SweepSettings) -> None:
-        from collections import Counter
-
-        from rich.table import Table
-        from rich.text import Text
-
-        from menvae.console import logs
-
-        counts = Counter(trial.state.name.lower() for trial in study.get_trials(deepcopy=False))
-        logs.show(f"study {study.study_name}: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
-        if not counts["complete"]:
-            return
-        best = study.best_trials
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("trial", *settings.objectives, "point"):
-            table.add_column(column)
-        for trial in best:
-            values = [f"{value:.4g}" for value in trial.values]
-            table.add_row(*map(Text, (str(trial.number), *values, " ".join(trial.user_attrs[_OVERRIDES]))))
-        logs.show("the best trial:" if len(settings.objectives) == 1 else "the Pareto front:")
-        logs.show(table)
-
-
-def _distribution(override: Override) -> optuna.distributions.BaseDistribution:
-    """Return Optuna's distribution for a parsed Hydra sweep."""
-    import optuna
-
-    from menvae.errors import UserError
-
-    value, key = override.value(), override.get_key_element()
-    if isinstance(value, ChoiceSweep):
-        return optuna.distributions.CategoricalDistribution(list(override.sweep_iterator(Transformer.encode)))
-    if isinstance(value, RangeSweep):
-        assert value.start is not None
-        assert value.stop is not None
-        if isinstance(value.start, int) and isinstance(value.stop, int) and isinstance(value.step, int):
-            last = value.start + (value.stop - 1 - value.start) // value.step * value.step
-            return optuna.distributions.IntDistribution(value.start, last, step=value.step)
-        return optuna.distributions.FloatDistribution(value.start, value.stop, step=value.step)
-    if isinstance(value, IntervalSweep):
-        low, high, log = value.start, value.end, "log" in value.tags
-        try:
-            if "int" in value.tags:
-                return optuna.distributions.IntDistribution(int(low), int(high), log=log)
-            return optuna.distributions.FloatDistribution(float(low), float(high), log=log)
-        except ValueError as error:
-            raise UserError(f"{key}: '{override.input_line}' cannot be searched: {error}") from None
-    raise UserError(f"{key}: '{override.input_line}' cannot be searched; use choice, range or interval")
-
-
-def _grid(space: dict[str, optuna.distributions.BaseDistribution]) -> dict[str, list[Any]]:
-    import optuna
-
-    from menvae.errors import UserError
-
-    grid: dict[str, list[Any]] = {}
-    for key, distribution in space.items():
-        if isinstance(distribution, optuna.distributions.CategoricalDistribution):
-            grid[key] = list(distribution.choices)
-        elif isinstance(distribution, optuna.distributions.IntDistribution):
-            grid[key] = list(range(distribution.low, distribution.high + 1, distribution.step))
-        else:
-            raise UserError(f"hydra.sweeper.sampler=grid: {key} is continuous; use choice(...) or integer range(...)")
-    return grid
-
 
 def _grid_sampler(space: dict[str, optuna.distributions.BaseDistribution], seed: int) -> optuna.samplers.GridSampler:
     """Return a grid sampler that leaves stopping at the end of the grid to `OptunaSweeper`."""
@@ -335,12 +304,8 @@ def _grid_sampler(space: dict[str, optuna.distributions.BaseDistribution], seed:
         def after_trial(self, *_: object) -> None:
             """Do nothing: Optuna's version calls ``study.stop``, which fails in the ask-and-tell interface."""
 
-    return Grid(_grid(space), seed=seed)
+    return Grid(grid(space), seed=seed)
 
 
 def _describe(distribution: optuna.distributions.BaseDistribution) -> str:
     return str(distribution).replace("Distribution", "")
-
-
-def _typed(value: object) -> str:
-    return value if isinstance(value, str) else repr(value)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from menvae.configuration import path_of
 from menvae.data.files.subjects import SubjectFiles, discover_subjects
 from menvae.data.files.visits import compiled_patient_pattern, with_times
 from menvae.data.geometry.box import BoxStrategy
@@ -67,5 +68,5 @@ class BratsSource(VolumeSource):
     def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
         """The subjects under ``root``, with their patients and times."""
         pattern = compiled_patient_pattern(self.patient_pattern)
-        found = discover_subjects(Path(self.root).expanduser(), self.modalities, pattern)
-        return found if self.dates is None else with_times(found, Path(self.dates).expanduser())
+        found = discover_subjects(path_of(self.root, "data.root"), self.modalities, pattern)
+        return found if self.dates is None else with_times(found, path_of(self.dates, "data.dates"))

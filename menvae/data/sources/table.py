@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
+from menvae.configuration import path_of
 from menvae.data.tables.table_file import Gaps, Table, read_table
 from menvae.data.tables.tabular import TabularSource
 from menvae.registry import register
@@ -43,5 +43,5 @@ class TableSource(TabularSource):
 
     def table(self) -> Table:
         """Read the file."""
-        path = Path(self.path).expanduser()
+        path = path_of(self.path, "data.path")
         return read_table(path, self.columns, self.label, self.group, self.gaps, self.target_columns)

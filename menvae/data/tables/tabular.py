@@ -7,13 +7,13 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from menvae.configuration import path_of
 from menvae.data.batches.splits import SPLITS
 from menvae.data.digests import digest_of
 from menvae.data.source import Data, DataRequest, DataSource, FittedTargets, RowsToEmbed
@@ -211,7 +211,7 @@ class TabularSource(DataSource):
     def _others(self, table: Table) -> dict[str, NDArray[np.float32]]:
         if self.unsup_run is None:
             return {}
-        path = Path(self.unsup_run).expanduser() / "embeddings.npz"
+        path = path_of(self.unsup_run, "data.unsup_run") / "embeddings.npz"
         if not path.is_file():
             raise UserError(f"data.unsup_run: '{path}' does not exist; give the directory of a finished run")
         with np.load(path) as file:

@@ -1,0 +1,100 @@
+"""Command lines that Hydra refuses with a bug of its own or with a message that misleads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from menvae.errors import UserError
+
+
+@contextmanager
+def composing(arguments: Sequence[str], groups: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """Turn exceptions that Hydra itself raises while it reads a command line into `UserError`.
+
+    Args:
+        arguments: the command line, without the program.
+        groups: returns the names of configuration groups.
+
+    Raises:
+        UserError: Hydra raised something other than its own exceptions, such as a `ValueError` for ``encoder=3``, or
+            refuses a key of a sweep that only the swept options have.
+    """
+    try:
+        yield
+    except HydraException as error:
+        if remedy := _without_default_key(error, arguments):
+            raise UserError(remedy) from None  # a cause would be reported instead
+        raise
+    except OmegaConfBaseException:
+        raise
+    except Exception as error:
+        if not _is_of_hydra(error):
+            raise
+        known = groups()
+        for override in _parsed(arguments):
+            values = list(override.sweep_iterator()) if override.is_discrete_sweep() else [override.value()]
+            group = override.key_or_group
+            wrong = [value for value in values if not _may_be_option(value)]
+            if group in known and wrong:
+                raise UserError(
+                    f"{group}: {wrong[0]!r} is not an option; give the name of a file in conf/{group}, in quotes if it "
+                    "is a number"
+                ) from error
+        what = str(error) or type(error).__name__
+        raise UserError(f"the command line cannot be composed: {what}") from error
+
+
+def _without_default_key(error: Exception, arguments: Sequence[str]) -> str:
+    """Return what to type if a sweep over a group sets a key that only the swept options have; else nothing.
+
+    Hydra composes such a sweep first with the default option of the group, which lacks the key.
+
+    Args:
+        error: Hydra's error.
+        arguments: the command line.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ConfigAttributeError | ConfigKeyError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None or not {"-m", "--multirun"} & set(arguments):
+        return ""
+    keys = [argument.partition("=")[0] for argument in arguments]
+    groups = [key for key, text in zip(keys, arguments, strict=True) if "," in text and "." not in key.split("@")[0]]
+    typed = [text for key, text in zip(keys, arguments, strict=True) if f"{key}.".startswith(f"{cause.full_key}.")]
+    if not groups or not typed:
+        return ""
+    return (
+        f"{typed[0].partition('=')[0]}: no such key without {groups[0]}=..., which Hydra leaves out when it checks "
+        f"fixed values of a sweep; type ++{typed[0]}, which every point then checks"
+    )
+
+
+def _is_of_hydra(error: Exception) -> bool:
+    """Return whether Hydra's own code raised an error, rather than code that it calls."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and str(frame.tb_frame.f_globals.get("__name__", "")).startswith("hydra.")
+
+
+def _parsed(arguments: Sequence[str]) -> list[Override]:
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    try:
+        return OverridesParser.create().parse_overrides(overrides)
+    except HydraException:
+        return []
+
+
+def _may_be_option(value: object) -> bool:
+    """Return whether a value may name options of a group: a text, several, or null for none."""
+    return value is None or isinstance(value, str) or (isinstance(value, list) and all(map(_is_text, value)))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
