@@ -70,8 +70,8 @@ def _without_default_key(error: Exception, arguments: Sequence[str]) -> str:
     if not groups or not typed:
         return ""
     return (
-        f"{typed[0].partition('=')[0]}: no such key without {groups[0]}=..., which Hydra leaves out when it checks "
-        f"fixed values of a sweep; type ++{typed[0]}, which every point then checks"
+        f"{typed[0].partition('=')[0]}: only options of {groups[0]} can have this key, and Hydra checks fixed values of "
+        f"a sweep without them; type ++{typed[0]}, which every point then checks"
     )
 
 

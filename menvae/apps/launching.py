@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -12,6 +13,8 @@ from menvae.registry import parts_of
 
 HERE = "local"
 """The runner that runs points on this machine; only for others does it matter that a single run is not launched."""
+
+_FIRST_PORT, _NUM_PORTS = 20_000, 12_000  # below those that kernels use for outgoing connections
 
 
 def check_launcher(section: DictConfig) -> None:
@@ -59,7 +62,12 @@ def join_tasks_of_srun() -> None:
 
     Without this, every task would train the same run, and all but one would find it locked.
     """
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "WORLD_SIZE" not in os.environ:
-        import submitit  # only in a step with several tasks
-
-        submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+    step = os.environ
+    if int(step.get("SLURM_STEP_NUM_TASKS", "1")) < 2 or "WORLD_SIZE" in step:
+        return
+    ask = ["scontrol", "show", "hostnames", step["SLURM_STEP_NODELIST"]]
+    nodes = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.split()
+    number = int(step["SLURM_JOB_ID"]) * 17 + int(step["SLURM_STEP_ID"])  # steps at the same time differ
+    step["MASTER_ADDR"], step["MASTER_PORT"] = nodes[0], str(_FIRST_PORT + number % _NUM_PORTS)
+    step["RANK"], step["LOCAL_RANK"] = step["SLURM_PROCID"], step["SLURM_LOCALID"]
+    step["WORLD_SIZE"] = step["SLURM_STEP_NUM_TASKS"]  # last: it says that the others are set

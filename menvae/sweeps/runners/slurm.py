@@ -6,7 +6,6 @@ The state of jobs comes from ``squeue``, for recent jobs, and from ``sacct``, if
 from __future__ import annotations
 
 import importlib
-import itertools
 import logging
 import re
 import shlex
@@ -160,7 +159,8 @@ class SlurmRunner(Runner):
         submitted: dict[str, Any] = {}
         most = _largest_array() or len(jobs)
         try:
-            for array in itertools.batched(jobs.items(), most):
+            for first in range(0, len(jobs), most):
+                array = list(jobs.items())[first : first + most]
                 share = max(1, self.array_parallelism * len(array) // len(jobs))
                 executor.update_parameters(slurm_array_parallelism=share)
                 with executor.batch():
