@@ -22,7 +22,8 @@ menvae-sweep status [sweep.name=NAME] [output_dir=./outputs]
     Show the state of every point of a sweep (default: the latest): finished, running, pending, failed, timed out, ...
 
 menvae-sweep retry [sweep.name=NAME] [output_dir=./outputs] [hydra.launcher.KEY=VALUE ...]
-    Run the failed points of a sweep again with the same configuration. The launcher is the same too, unless overridden.
+    Run the failed points of a sweep again with the same configuration. The launcher is the same too, unless overridden
+    (hydra/launcher=NAME or site=NAME replaces it).
 """
 
 _FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-path", "-cp")
