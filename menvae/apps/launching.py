@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 
+from hydra.conf import HydraConf
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -34,7 +35,7 @@ def check_launcher(section: DictConfig) -> None:
         )
 
 
-def check_single_run(section: DictConfig) -> str:
+def check_single_run(section: HydraConf) -> str:
     """Check that a single run was not meant for a launcher.
 
     Args:

@@ -115,7 +115,8 @@ def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     >>> _parted(["--config-dir", "conf", "site=mine", "--cfg", "hydra", "hydra.launcher.num_parallel=2"])
     (['--config-dir', 'conf', '--cfg', 'hydra'], ['site=mine', 'hydra.launcher.num_parallel=2'])
     """
-    flags, overrides = [], []
+    flags: list[str] = []
+    overrides: list[str] = []
     expects_value = False
     for argument in arguments:
         is_flag = argument.startswith("-")

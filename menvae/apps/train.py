@@ -23,7 +23,7 @@ def task(config: DictConfig) -> int:
     from menvae.sweeps.runners import build_runner
 
     gc.enable()
-    hydra = HydraConfig.instance().cfg.hydra
+    hydra = HydraConfig.get()
     where = check_single_run(hydra)
     # nothing is launched now, but a wrong key is a mistake all the same
     build_runner(cast(dict[str, Any], OmegaConf.to_container(hydra.launcher, resolve=True)))
