@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -98,12 +99,14 @@ class Trainer:
             self.model.compile()
         self.parallel: nn.Module = self.model
         if place.num_ranks > 1:
-            self.parallel = DistributedDataParallel(
-                self.model,
-                device_ids=[place.device] if place.device.type == "cuda" else None,
-                broadcast_buffers=False,  # menvae.layers.BatchNorm1d keeps them equal on all ranks
-                find_unused_parameters="reconstruction" not in self.objective.requires,
-            )
+            with warnings.catch_warnings():  # torch 2.13 has another name for it, which torch 2.10 lacks
+                warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+                self.parallel = DistributedDataParallel(
+                    self.model,
+                    device_ids=[place.device] if place.device.type == "cuda" else None,
+                    broadcast_buffers=False,  # menvae.layers.BatchNorm1d keeps them equal on all ranks
+                    find_unused_parameters="reconstruction" not in self.objective.requires,
+                )
         self.peak_learning_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=settings.precision == "fp16")
         self.optimisation = Optimisation(

@@ -140,7 +140,7 @@ def test_one_sentence(
     assert_one_sentence(captured.err, words)
     assert captured.out == ""
     assert not (tmp_path / "outputs" / "runs").exists()
-    assert not (tmp_path / "outputs" / "cache").exists()
+    assert not (tmp_path / "outputs" / "cache" / "phantom").exists()
 
 
 @pytest.mark.parametrize(
