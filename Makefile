@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles menvae
 
-.PHONY: train test lint bench bench-data bench-losses wrong-lines mutants clean
+.PHONY: train test lint bench bench-data bench-losses soak wrong-lines mutants clean
 
 train: $(VENV)/.installed
 	$(BIN)/menvae-train
@@ -35,6 +35,10 @@ bench-data: $(VENV)/.installed-test
 bench-losses: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/losses.py
 	$(BIN)/python tests/benchmarks/losses_tc.py
+
+# random overrides; an hour
+soak: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/overrides.py
 
 wrong-lines: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/wrong_lines.py

@@ -41,10 +41,12 @@ def composing(arguments: Sequence[str], groups: Callable[[], Sequence[str]]) -> 
             values = list(override.sweep_iterator()) if override.is_discrete_sweep() else [override.value()]
             group = override.key_or_group
             wrong = [value for value in values if not _may_be_option(value)]
+            wrong += [None] if None in values and "NoneType" in str(error) else []
             if group in known and wrong:
+                first = "null" if wrong[0] is None else wrong[0]
                 raise UserError(
-                    f"{group}: {wrong[0]!r} is not an option; give the name of a file in conf/{group}, in quotes if it "
-                    "is a number"
+                    f"{group}: {first} is not an option; give the name of a file in conf/{group}, in quotes if it is a "
+                    "number"
                 ) from error
         what = str(error) or type(error).__name__
         raise UserError(f"the command line cannot be composed: {what}") from error
@@ -70,8 +72,8 @@ def _without_default_key(error: Exception, arguments: Sequence[str]) -> str:
     if not groups or not typed:
         return ""
     return (
-        f"{typed[0].partition('=')[0]}: only options of {groups[0]} can have this key, and Hydra checks fixed values of "
-        f"a sweep without them; type ++{typed[0]}, which every point then checks"
+        f"{typed[0].partition('=')[0]}: only options of {groups[0]} can have this key, and Hydra checks fixed values "
+        f"of a sweep without them; type ++{typed[0]}, which every point then checks"
     )
 
 

@@ -60,6 +60,9 @@ _PARTS = {
 }
 """Configuration key -> registry group."""
 
+_OWN = ("name", "seed", "output_dir", "loss", "gates")
+"""Keys that this module checks itself."""
+
 _MODEL_PARTS = ("model", "encoder", "decoder", "auxiliary_decoder")
 """Those that a model is built from."""
 
@@ -117,12 +120,8 @@ class Experiment:
         Raises:
             UserError: the first error found.
         """
-        own = ("name", "seed", "output_dir", "loss", "gates")
-        config = plain_values(composed, {*own, *OPTIONAL, *_PARTS, *_SETTINGS})
-        for key in (*own, *_PARTS, *_SETTINGS):
-            if key not in config:
-                raise UserError(f"{key}: a value is required; an override such as ~{key} or {key}=null removes it")
-        path_of(config["output_dir"], "output_dir")
+        config = plain_values(composed, {*_OWN, *OPTIONAL, *_PARTS, *_SETTINGS})
+        check_sections(config)
         if isinstance(config["seed"], bool) or not isinstance(config["seed"], int) or config["seed"] < 0:
             raise UserError(f"seed: {config['seed']!r} is not allowed; it should be a whole number, 0 or larger")
         check_folder_name("name", config["name"])
@@ -310,6 +309,27 @@ class Experiment:
         judged = [target.metric for target in self.settings["gates"].targets.values()]
         found = unjudged_partitions(judged, self.supervision)
         return [f"gates: {unjudged_words(found)}"] if found else []
+
+
+def check_sections(config: Mapping[str, Any]) -> None:
+    """Check that a configuration has its sections; all further checks may read their keys.
+
+    Args:
+        config: resolved configuration, plain values.
+
+    Raises:
+        UserError: a section is missing or is no section, for example after ``~model`` or ``trainer=3``.
+    """
+    for key in (*_OWN, *_PARTS, *_SETTINGS):
+        if key not in config:
+            raise UserError(f"{key}: a value is required; an override such as ~{key} or {key}=[] removes it")
+    for key in _PARTS:
+        if not isinstance(config[key], Mapping) or not isinstance(config[key].get("name"), str):
+            raise UserError(f"{key}: {config[key]!r} is not allowed; choose an option with {key}=<name>")
+    for key in _SETTINGS:
+        if not isinstance(config[key], Mapping):
+            raise UserError(f"{key}: {config[key]!r} is not allowed; set its keys, {key}.<key>=...")
+    path_of(config["output_dir"], "output_dir")
 
 
 def _leave_out_keys_of_others(config: dict[str, Any]) -> list[str]:

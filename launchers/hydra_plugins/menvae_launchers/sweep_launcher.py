@@ -77,10 +77,14 @@ class SweepLauncher(Launcher):
         return returns
 
     def composed(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
-        """Return the resolved configuration of a job, without the ``hydra`` section."""
+        """Return the resolved configuration of a job, without the ``hydra`` section; raises `UserError`."""
+        from menvae.composition.experiment import check_sections
+
         if self._composer is None:
             self._composer = Composer(self.hydra_context.config_loader, self.config)
-        return self._composer(overrides, number)
+        config = self._composer(overrides, number)
+        check_sections(config)
+        return config
 
     def _from_files(self, typed: Sequence[str]) -> list[str]:
         """Return the overrides that repeat what experiment and sweep files say about launching.
