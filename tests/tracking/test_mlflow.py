@@ -529,11 +529,10 @@ def test_output_directory_that_moved_keeps_its_runs(output_dir: Path, log: Local
     assert len(stored_points(moved / "mlflow.db")) == 4
 
 
-def test_artifacts_follow_an_output_directory_that_moved(output_dir: Path, log: LocalLog) -> None:
+def test_artifacts_follow_an_output_directory_that_moved(output_dir: Path) -> None:
     before, moved = output_dir / "before", output_dir / "moved"
-    before.mkdir()
-    for name in ("mlflow.db", "run"):
-        shutil.move(output_dir / name, before / name)
+    (before / "run").mkdir(parents=True)
+    shutil.move(output_dir / "mlflow.db", before / "mlflow.db")
     (before / "run" / "a.txt").write_text("a")
     first = begin(before, LocalLog(before / "run"))
     first.log_artifacts([Path("a.txt")])
