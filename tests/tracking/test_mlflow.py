@@ -539,14 +539,18 @@ def test_artifacts_follow_an_output_directory_that_moved(output_dir: Path) -> No
     assert first.finish("FINISHED")
     shutil.move(before, moved)
     (moved / "run" / "b.txt").write_text("b")
-    second = begin(moved, LocalLog(moved / "run"))
-    second.log_artifacts([Path("b.txt")])
-    assert second.finish("FINISHED")
+    other_process = (  # MLflow keeps the addresses of a process
+        "import sys; from pathlib import Path; from test_mlflow import LocalLog, begin; moved = Path(sys.argv[1]); "
+        "tracker = begin(moved, LocalLog(moved / 'run')); tracker.log_artifacts([Path('b.txt')]); "
+        "sys.exit(not tracker.finish('FINISHED'))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(VICTIM.parents[2]), str(VICTIM.parent)])}
+    subprocess.run([sys.executable, "-c", other_process, str(moved)], env=environment, check=True)
     assert not before.exists()
     stored = {path.name: path.read_text() for path in (moved / "mlartifacts").rglob("*.txt")}
     assert stored == {"a.txt": "a", "b.txt": "b"}
     ((address,),) = query(moved / "mlflow.db", "select artifact_uri from runs")
-    assert address == f"{(moved / 'mlartifacts').as_uri()}/{second.run_id}/artifacts"
+    assert address == f"{(moved / 'mlartifacts').as_uri()}/{first.run_id}/artifacts"
 
 
 def test_keys_that_clean_to_one_name_keep_their_values(output_dir: Path, log: LocalLog) -> None:
