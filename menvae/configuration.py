@@ -11,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from menvae.errors import UserError, nearest
 
+_MAX_NAME_BYTES = 150  # a file system allows 255, and hashes, swept keys and numbers follow
+
 
 def plain_values(composed: DictConfig, known: Collection[str]) -> dict[str, Any]:
     """Resolve a composed configuration to plain values.
@@ -77,3 +79,22 @@ def check_writable(output_dir: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"output_dir: cannot write to '{output_dir}': {error.strerror}") from error
+
+
+def check_folder_name(key: str, value: object) -> None:
+    """Check a name that becomes part of the name of a folder.
+
+    Args:
+        key: dotted key of the value.
+        value: the name.
+
+    Raises:
+        UserError: the folder would lie elsewhere, or cannot exist.
+    """
+    text = str(value)
+    fits = 0 < len(text.encode()) <= _MAX_NAME_BYTES
+    if isinstance(value, Mapping | list) or not fits or text in (".", "..") or "/" in text or not text.isprintable():
+        raise UserError(
+            f"{key}: {value!r} is not allowed; it names a folder, with 1 to {_MAX_NAME_BYTES} letters, digits or other "
+            "characters, but without /"
+        )

@@ -75,15 +75,15 @@ class FolderLock:
         self._file.close()
 
 
-def write_text(path: Path, content: str) -> Path:
-    """Write a text file atomically."""
-    write_atomically(path, content.encode())
+def write_text(path: Path, content: str, *, private: bool = False) -> Path:
+    """Write a text file atomically; see `write_atomically`."""
+    write_atomically(path, content.encode(), private=private)
     return path
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Write a JSON file atomically."""
-    return write_text(path, json.dumps(content, indent=2) + "\n")
+def write_json(path: Path, content: Mapping[str, Any], *, private: bool = False) -> Path:
+    """Write a JSON file atomically; see `write_atomically`."""
+    return write_text(path, json.dumps(content, indent=2) + "\n", private=private)
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
@@ -129,10 +129,18 @@ def _harmless(cell: object) -> object:
     return cell
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file atomically: after a crash it holds either all of the old content or all of the new."""
+def write_atomically(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Replace a file atomically: after a crash it holds either all of the old content or all of the new.
+
+    Args:
+        path: the file.
+        content: its new content.
+        private: whether only its owner may read it, for content with passwords.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
+        if private:
+            os.fchmod(file.fileno(), 0o600)
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Command lines that Hydra refuses with a bug of its own instead of a message."""
+"""Command lines that Hydra refuses with a bug of its own or with a message that misleads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from menvae.errors import UserError
 
@@ -22,11 +22,16 @@ def composing(arguments: Sequence[str], groups: Callable[[], Sequence[str]]) -> 
         groups: returns the names of configuration groups.
 
     Raises:
-        UserError: Hydra raised something other than its own exceptions, such as a `ValueError` for ``encoder=3``.
+        UserError: Hydra raised something other than its own exceptions, such as a `ValueError` for ``encoder=3``, or
+            refuses a key of a sweep that only the swept options have.
     """
     try:
         yield
-    except (HydraException, OmegaConfBaseException):
+    except HydraException as error:
+        if remedy := _without_default_key(error, arguments):
+            raise UserError(remedy) from None  # a cause would be reported instead
+        raise
+    except OmegaConfBaseException:
         raise
     except Exception as error:
         if not _is_of_hydra(error):
@@ -45,6 +50,31 @@ def composing(arguments: Sequence[str], groups: Callable[[], Sequence[str]]) -> 
                 ) from error
         what = str(error) or type(error).__name__
         raise UserError(f"the command line cannot be composed: {what}") from error
+
+
+def _without_default_key(error: Exception, arguments: Sequence[str]) -> str:
+    """Return what to type if a sweep over a group sets a key that only the swept options have; else nothing.
+
+    Hydra composes such a sweep first with the default option of the group, which lacks the key.
+
+    Args:
+        error: Hydra's error.
+        arguments: the command line.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ConfigAttributeError | ConfigKeyError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None or not {"-m", "--multirun"} & set(arguments):
+        return ""
+    keys = [argument.partition("=")[0] for argument in arguments]
+    groups = [key for key, text in zip(keys, arguments, strict=True) if "," in text and "." not in key.split("@")[0]]
+    typed = [text for key, text in zip(keys, arguments, strict=True) if f"{key}.".startswith(f"{cause.full_key}.")]
+    if not groups or not typed:
+        return ""
+    return (
+        f"{typed[0].partition('=')[0]}: only options of {groups[0]} can have this key, and Hydra checks fixed values "
+        f"of a sweep without them; type ++{typed[0]}, which every point then checks"
+    )
 
 
 def _is_of_hydra(error: Exception) -> bool:

@@ -22,7 +22,9 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from menvae.apps import guard
 from menvae.apps.command_line import composing
+from menvae.apps.configuration_files import read_digits_as_typed
 from menvae.apps.outcome import carry_out, ended_elsewhere, leave, only_looked
 from menvae.errors import ExitCode
 from menvae.registry import ENTRY_POINT_GROUP, configuration_folder
@@ -57,6 +59,8 @@ def run(config_name: str, task: Task, command: str | None = None, *, imports_mos
     command = command or config_name
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     Plugins.instance().register(PluginConfigurations)
+    read_digits_as_typed()
+    guard.install()
     codes: list[int] = []
     ended_elsewhere.clear()
     only_looked.clear()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
 from menvae.apps import hydra_application
+from menvae.apps.guard import launcher_overrides
 from menvae.apps.outcome import carry_out
 from menvae.errors import ExitCode, UserError, nearest
 
@@ -20,8 +22,11 @@ menvae-sweep status [sweep.name=NAME] [output_dir=./outputs]
     Show the state of every point of a sweep (default: the latest): finished, running, pending, failed, timed out, ...
 
 menvae-sweep retry [sweep.name=NAME] [output_dir=./outputs] [hydra.launcher.KEY=VALUE ...]
-    Run the failed points of a sweep again with the same configuration. The launcher is the same too, unless overridden.
+    Run the failed points of a sweep again with the same configuration. The launcher is the same too, unless overridden
+    (hydra/launcher=NAME or site=NAME replaces it).
 """
+
+_FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-path", "-cp")
 
 
 def main() -> None:
@@ -79,16 +84,19 @@ def retry(arguments: list[str]) -> None:
         from menvae.sweeps.sweep import find_sweep
 
         sweep = find_sweep(path_of(own["output_dir"], "output_dir").resolve(), own["sweep.name"])
-        for argument in rest:
-            if not argument.startswith(("hydra", "site=", "-")):
+        flags, overrides = _parted(rest)
+        for override in overrides:
+            if not override.lstrip("+~").startswith(("hydra", "site=")):
                 raise UserError(
-                    f"'{argument}': retry repeats points with the same configuration; only the launcher can be changed"
+                    f"'{override}': retry repeats points with the same configuration; only the launcher can be changed"
                 )
-        before = sweep.description()["launcher"]
-        launcher = [text for text in before if "hydra/sweeper" not in text and not text.startswith("hydra.sweeper.")]
-        rest[:] = [
-            *launcher,
-            *rest,
+        stored = launcher_overrides(sweep.description()["launcher"], overrides, str(sweep.path / "sweep.json"))
+        stored_flags, stored_overrides = _parted(stored)
+        rest[:] = [  # Hydra accepts overrides only in one piece
+            *stored_flags,
+            *flags,
+            *stored_overrides,
+            *overrides,
             f"output_dir={_quoted(str(sweep.output_dir))}",
             f"sweep.name={_quoted(sweep.name)}",
             "sweep.action=retry",
@@ -101,6 +109,22 @@ def retry(arguments: list[str]) -> None:
     _sweep_of_train(rest)
 
 
+def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return flags of a command line, with their values, and its overrides.
+
+    >>> _parted(["--config-dir", "conf", "site=mine", "--cfg", "hydra", "hydra.launcher.num_parallel=2"])
+    (['--config-dir', 'conf', '--cfg', 'hydra'], ['site=mine', 'hydra.launcher.num_parallel=2'])
+    """
+    flags: list[str] = []
+    overrides: list[str] = []
+    expects_value = False
+    for argument in arguments:
+        is_flag = argument.startswith("-")
+        (flags if is_flag or expects_value else overrides).append(argument)
+        expects_value = is_flag and argument in _FLAGS_WITH_VALUE
+    return flags, overrides
+
+
 def _quoted(value: str) -> str:
     """Quote a value for Hydra's grammar."""
     return "'" + value.replace("'", "\\'") + "'"
@@ -109,5 +133,6 @@ def _quoted(value: str) -> str:
 def _sweep_of_train(arguments: list[str], *, imports_most: bool = False) -> None:
     from menvae.apps.train import task
 
-    sys.argv = ["menvae-train", "-m", *arguments]
+    only_shows = bool({"--cfg", "-c"} & set(arguments))  # which Hydra does for one run
+    sys.argv = ["menvae-train", *([] if only_shows else ["-m"]), *arguments]
     hydra_application.run("train", task, "sweep", imports_most=imports_most)

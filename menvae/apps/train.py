@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import gc
+import logging
 from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from menvae.apps import hydra_application
+from menvae.apps.launching import check_single_run, join_tasks_of_srun
+
+_log = logging.getLogger(__name__)
 
 
 def task(config: DictConfig) -> int:
     """Train one run; the heavy imports wait until here."""
     gc.disable()  # imports make little garbage, and collecting it takes a tenth of the time
+    from menvae.console import logs
     from menvae.runs.train import train
     from menvae.sweeps.runners import build_runner
 
     gc.enable()
-    launcher = HydraConfig.get().launcher
-    if "runner" in launcher:  # one of menvae; nothing is launched now, but a wrong key is a mistake all the same
-        build_runner(cast(dict[str, Any], OmegaConf.to_container(launcher, resolve=True)))
+    hydra = HydraConfig.get()
+    where = check_single_run(hydra)
+    # nothing is launched now, but a wrong key is a mistake all the same
+    build_runner(cast(dict[str, Any], OmegaConf.to_container(hydra.launcher, resolve=True)))
+    join_tasks_of_srun()
+    if where:
+        logs.configure(None)
+        _log.info("%s", where)
     return train(config)
 
 

@@ -17,6 +17,7 @@ from menvae.models import Model
 from menvae.objective import Objective
 
 _RISEN = 0.999  # of the largest weight: the warm-up is over
+_SHRUNK = 0.5  # from four subjects on, a squared covariance is above it
 _REACHED = 0.99  # of the configured weight: an exponential warm-up ends at 1 - exp(-5)
 
 
@@ -51,6 +52,7 @@ def advice(model: Model, objective: Objective, run: Circumstances) -> list[str]:
         *_unusual_weights(objective, run),
         *_never(objective, run),
         *_too_few_rows(objective, run),
+        *_shrunk_by_batch(objective, run),
         *_nothing_to_hide(model, run),
     ]
 
@@ -153,6 +155,21 @@ def _too_few_rows(objective: Objective, run: Circumstances) -> Iterator[str]:
                 f"loss.terms.{key} compares visits of a patient, and batches contain two of them only by chance"
                 f"{f': set {remedy}' if remedy else ''}"
             )
+
+
+def _shrunk_by_batch(objective: Objective, run: Circumstances) -> Iterator[str]:
+    """Detect weights that a small batch reduces, because a statistic is divided by the number of its subjects."""
+    for key, term in objective.active_terms.items():
+        if run.num_rows < term.min_rows:
+            continue  # other advice
+        for scalar, factor in term.effect_of_batch(run.num_rows).items():
+            whole = objective.weights.get(scalar, 0.0)
+            if whole and factor < _SHRUNK:
+                yield (
+                    f"loss.lambda_{scalar}={whole:g} acts as {whole * factor:.3g}, because loss.terms.{key} divides by "
+                    f"the number of subjects and the batch of all ranks has {run.num_rows}: increase "
+                    "trainer.batch_size, or the weight"
+                )
 
 
 def _nothing_to_hide(model: Model, run: Circumstances) -> Iterator[str]:

@@ -17,7 +17,7 @@ from menvae.composition.canonical import OPTIONAL, canonical
 from menvae.composition.compatibility import check_needs, check_reach, check_supervision
 from menvae.composition.loss import Loss, section
 from menvae.composition.settings import SweepSettings
-from menvae.configuration import path_of, plain_values
+from menvae.configuration import check_folder_name, path_of, plain_values
 from menvae.console.progress import progress_bar
 from menvae.data.batches.augmentation import AugmentationSettings
 from menvae.data.source import Data, DataRequest, DataSource
@@ -124,6 +124,7 @@ class Experiment:
         check_sections(config)
         if isinstance(config["seed"], bool) or not isinstance(config["seed"], int) or config["seed"] < 0:
             raise UserError(f"seed: {config['seed']!r} is not allowed; it should be a whole number, 0 or larger")
+        check_folder_name("name", config["name"])
         if not isinstance(config["loss"], Mapping):
             raise UserError(f"loss: {config['loss']!r} is not allowed; choose an objective with loss=<name>")
         left_out = _leave_out_keys_of_others(config)
@@ -133,6 +134,8 @@ class Experiment:
         observers = bound_observers(config.get("observers") or {})
         pictures = build_pictures(settings["pictures"].parts)
         config = canonical(config)
+        if settings["sweep"].name is not None:
+            check_folder_name("sweep.name", settings["sweep"].name)
         bind_trackers(settings["tracking"])
         latent = parts["model"].settings
         layout = LatentLayout.from_config(latent["z_dim"], latent["partitions"])

@@ -22,7 +22,7 @@ from menvae.sweeps.sweep import Point, Sweep
 
 _OF_LAUNCHER = {"_target_", "runner"}
 _CONFIG = {"seed": -1, "trainer": {"resume": "auto", "devices": None, "max_epochs": 1}}  # rejected on reading
-_ERROR = "seed: -1 is not allowed"
+_ERROR = "name: a value is required"
 _LOOK = """
 import sys
 from pathlib import Path

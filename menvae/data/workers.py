@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.synchronize import Event
 from typing import Protocol, TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -47,18 +48,24 @@ def run_tasks(
         num_workers: worker processes; None uses one per available core.
 
     Raises:
-        UserError: if memory runs out or a worker is killed.
+        UserError: if memory runs out, or workers are killed or cannot start.
     """
     tasks = list(tasks)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["menvae.data.cache.prepare", "menvae.data.phantom.head"])
     workers = max(1, min(num_workers or num_cores(), len(tasks)))
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+    has_started = context.Event()
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(has_started,)) as pool:
         futures = [pool.submit(function, task) for task in tasks]
         try:
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool:
+            if not has_started.is_set():
+                raise UserError(
+                    "data: worker processes cannot start; their messages are above (a script that calls menvae needs "
+                    "if __name__ == '__main__':)"
+                ) from None
             raise UserError(
                 f"data: one of {workers} worker processes was killed, most likely because memory ran out; give the job "
                 "more memory, or prepare with fewer processes (menvae-prepare num_workers=1)"
@@ -72,7 +79,7 @@ def run_tasks(
                 future.cancel()
 
 
-def _start_worker() -> None:
+def _start_worker(has_started: Event) -> None:
     leave_stopping_to_parent()
     threadpool_limits(1)
     parent = multiprocessing.parent_process()
@@ -83,3 +90,4 @@ def _start_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+    has_started.set()

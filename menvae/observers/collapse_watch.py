@@ -78,5 +78,5 @@ def collapse_findings(metrics: Mapping[str, float | None], settings: WatchSettin
     kl = metrics.get("val_epoch/kl_raw", metrics.get("diag/kl_all_nats"))  # an objective may have no KL term
     floor = metrics.get("sched/expected_kl_floor") or 0.0
     if kl is not None and (kl < settings.min_kl_nats or kl <= floor):
-        findings.append(f"KL is {kl:.2f} nats (free-bits floor {floor:.1f}, healthy above 10)")
+        findings.append(f"KL is {kl:.2f} nats (limit {settings.min_kl_nats:g}, free-bits floor {floor:.1f})")
     return findings

@@ -16,6 +16,7 @@ from menvae.composition.experiment import Experiment
 from menvae.data.source import Data
 from menvae.data.targets.correlation import entangled_words, target_correlation
 from menvae.files import write_json, write_table, write_text
+from menvae.masking import masked
 from menvae.pictures import PictureContext, Schedules, VolumeFacts, draw_pictures
 from menvae.runs.directory import RunDirectory
 from menvae.runs.environment import code_hash, describe_environment
@@ -40,7 +41,7 @@ def describe(experiment: Experiment, data: Data, here: Place, directory: RunDire
     Returns:
         A function that draws the pictures due before training; training need not wait for it.
     """
-    write_text(directory.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(experiment.config))))
+    write_text(directory.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(masked(experiment.config))))
     write_json(directory.path / "environment.json", describe_environment(str(here.device), here.num_ranks))
     write_json(directory.path / "targets.json", {"data_hash": data.data_hash, **data.description})
     write_table(directory.path / "splits.csv", data.split_columns, data.split_rows)
@@ -79,8 +80,8 @@ def _schedules(experiment: Experiment) -> Schedules:
 
 
 def params_of(experiment: Experiment, here: Place) -> dict[str, Any]:
-    """Return {dotted key: value} of the configuration, and the number of ranks."""
-    return {**dict(flat(experiment.config)), "num_ranks": here.num_ranks}
+    """Return {dotted key: value} of the configuration, without passwords, and the number of ranks."""
+    return {**dict(flat(masked(experiment.config))), "num_ranks": here.num_ranks}
 
 
 def tags_of(experiment: Experiment, data: Data, directory: RunDirectory) -> dict[str, str]:

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from menvae.masking import without_passwords
 from menvae.registry import ENTRY_POINT_GROUP
 
 _COMPUTING = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "scikit-learn", "transformers")
@@ -33,7 +34,7 @@ _ASIDE = frozenset(
 def describe_environment(device: str, num_ranks: int) -> dict[str, Any]:
     """Return versions, git commit (None outside a checkout), code hash, machine, device and command."""
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": without_passwords(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         "working_directory": str(Path.cwd()),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},

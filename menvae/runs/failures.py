@@ -6,6 +6,8 @@ import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
+from menvae.masking import without_passwords
+
 _ENTRY = "=== "
 
 
@@ -24,7 +26,7 @@ class FailureLog:
         """Append the traceback of an error on a rank."""
         entry = f"{_ENTRY}{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, rank {rank} of {num_ranks}\n"
         with self._path.open("a") as file:
-            file.write(entry + "".join(traceback.format_exception(error)) + "\n")
+            file.write(entry + without_passwords("".join(traceback.format_exception(error))) + "\n")
 
     def cause(self) -> str:
         """Return the message of the first error of this attempt on any rank, or an empty string.

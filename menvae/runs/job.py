@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from menvae.files import write_json
+from menvae.masking import masked
 from menvae.runs.directory import RUNS
 from menvae.runs.environment import describe_process
 from menvae.studies import Trial
@@ -48,10 +49,10 @@ class Job:
         return cls(content["config"], content["run"], Path(point) if point else None, Trial(**trial) if trial else None)
 
     def write(self, path: Path) -> None:
-        """Write a job file atomically."""
+        """Write a job file atomically; only its owner may read it if it holds a password, which the job needs."""
         content = {"config": dict(self.config), "run": self.run, "point": str(self.point) if self.point else None}
         content |= {"trial": asdict(self.trial) if self.trial else None}
-        write_json(path, content)
+        write_json(path, content, private=masked(content) != content)
 
     def reason(self, since: float) -> str:
         """Return the reason in ``status.json`` if it was written at or after ``since`` (`time.time`), else nothing."""

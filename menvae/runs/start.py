@@ -7,11 +7,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from menvae.composition.experiment import Experiment
 from menvae.configuration import path_of
 from menvae.data.source import Data
 from menvae.errors import UserError
+from menvae.runs.directory import RUNS
 from menvae.runs.identity import run_hash
+from menvae.tracking.tracker import TrackerContext, TrackingSettings
+from menvae.tracking.trackers import Trackers
+from menvae.training import checkpoint
 from menvae.training.place import Place
 
 
@@ -55,6 +61,38 @@ def meaning_for_other_runs(experiment: Experiment) -> list[str]:
     return [key for key in keys if key in meaning_of_weights(experiment)]
 
 
+def check_start(experiment: Experiment) -> None:
+    """Check what a run needs besides its data, before these are loaded: trackers and checkpoints.
+
+    Raises:
+        UserError: a tracker cannot use its settings, or a checkpoint does not exist, cannot be read or does not fit.
+    """
+    run_dir = experiment.output_dir / RUNS
+    settings: TrackingSettings = experiment.settings["tracking"]
+    Trackers.of(TrackerContext(settings=settings, output_dir=experiment.output_dir, run_dir=run_dir, run_name=""))
+    resumed, initial = starting_checkpoints(experiment)
+    meaning, cpu = meaning_of_weights(experiment), torch.device("cpu")
+    if resumed is not None:
+        checkpoint.check_identity(checkpoint.load(resumed, cpu), meaning, f"checkpoint '{resumed}'")
+    if initial is not None:
+        expected = {key: meaning[key] for key in meaning_for_other_runs(experiment)}
+        checkpoint.check_identity(checkpoint.load(initial, cpu), expected, f"trainer.init_from: '{initial}'")
+
+
+def starting_checkpoints(experiment: Experiment) -> tuple[Path | None, Path | None]:
+    """Return the checkpoint to resume from and the one with initial weights; at most one is not None.
+
+    Raises:
+        UserError: it does not exist.
+    """
+    resumed, initial = foreign_checkpoint(experiment), initial_weights(experiment)
+    if resumed is not None and not resumed.is_file():
+        raise UserError(f"trainer.resume: checkpoint '{resumed}' does not exist; use auto, never or an existing file")
+    if initial is not None and not initial.is_file():
+        raise UserError(f"trainer.init_from: '{initial}' does not exist; give a run directory or a checkpoint")
+    return resumed, initial
+
+
 def foreign_checkpoint(experiment: Experiment) -> Path | None:
     """Return the checkpoint that ``trainer.resume`` names, or None."""
     wish: str = experiment.settings["trainer"].resume
@@ -72,11 +110,7 @@ def initial_weights(experiment: Experiment) -> Path | None:
 
 def _start(experiment: Experiment) -> str:
     """Return the digests of the checkpoints that the run starts from: like the seed, they determine the result."""
-    resumed, initial = foreign_checkpoint(experiment), initial_weights(experiment)
-    if resumed is not None and not resumed.is_file():
-        raise UserError(f"trainer.resume: checkpoint '{resumed}' does not exist; use auto, never or an existing file")
-    if resumed is None and initial is not None and not initial.is_file():
-        raise UserError(f"trainer.init_from: '{initial}' does not exist; give a run directory or a checkpoint")
+    resumed, initial = starting_checkpoints(experiment)
     of_parts = [path for bound in experiment.parts.values() for path in _checkpoints(bound.settings)]
     digests = []
     for path in filter(None, (resumed or initial, *of_parts)):

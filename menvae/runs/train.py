@@ -29,7 +29,7 @@ from menvae.runs.environment import describe_process
 from menvae.runs.failures import FailureLog
 from menvae.runs.job import Job, command
 from menvae.runs.recorder import RunRecorder, hand_over, run_trackers
-from menvae.runs.start import identify
+from menvae.runs.start import check_start, identify
 from menvae.tracking.local import LocalLog
 from menvae.tracking.tracker import TrackingSettings
 from menvae.training import checkpoint
@@ -65,6 +65,7 @@ def train(composed: DictConfig, job: Job | None = None) -> int:
     """
     experiment = Experiment.from_config(composed)
     settings: TrainerSettings = experiment.settings["trainer"]
+    check_start(experiment)
     if settings.devices is not None and settings.devices > 1 and num_ranks_started() is None:
         with tempfile.TemporaryDirectory(prefix="menvae-") as folder:
             file = Path(folder) / "job.json"

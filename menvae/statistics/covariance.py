@@ -23,6 +23,15 @@ def covariance(rows_NF: Tensor) -> Tensor:
         return centred.T @ centred / len(centred)
 
 
+def shrinkage(num_rows: int) -> float:
+    """Return the expectation of `covariance` of ``num_rows`` rows divided by the true covariance, (N - 1) / N.
+
+    >>> shrinkage(2), shrinkage(100)
+    (0.5, 0.99)
+    """
+    return (num_rows - 1) / num_rows
+
+
 def aggregate_covariance(mean_NF: Tensor, logvar_NF: Tensor) -> Tensor:
     """Covariance [F, F] of the aggregate posterior 1/N sum_n N(mean_n, diag(exp(logvar_n))).
 

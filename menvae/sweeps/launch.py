@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from menvae.composition.experiment import CheckedModels, Experiment
 from menvae.composition.settings import SweepSettings
-from menvae.configuration import path_of
+from menvae.configuration import check_folder_name, path_of
 from menvae.console import logs
 from menvae.data.source import Data
 from menvae.errors import ExitCode, UserError
@@ -21,7 +21,7 @@ from menvae.interruption import StopRequest, stop_requests
 from menvae.registry import validated
 from menvae.runs.environment import code_hash
 from menvae.runs.identity import is_outside, outside_keys
-from menvae.runs.start import run_name
+from menvae.runs.start import check_start, run_name
 from menvae.studies import Trial
 from menvae.sweeps.campaign import Campaign
 from menvae.sweeps.plan import LossEffect, PlannedPoint, ProvisionalName, dead_knobs, plan_points, plan_table
@@ -91,6 +91,7 @@ class Identifier:
         if self._num_ranks is not None and asked not in (None, self._num_ranks):
             raise UserError(f"trainer.devices={asked}, but the launcher starts {self._num_ranks} processes per run")
         num_ranks = self._num_ranks or asked or 1
+        check_start(experiment)
         data = self.data(experiment)
         if data is None:
             unseen = self._key(experiment, "data")  # stands in for the data hash: any of its keys may change the data
@@ -134,7 +135,13 @@ def sweep_of(config: Mapping[str, Any], typed: Command) -> Sweep:
     Args:
         config: composed configuration of one of its points.
         typed: the command line.
+
+    Raises:
+        UserError: a name cannot be that of a folder.
     """
+    check_folder_name("name", config["name"])
+    if config["sweep"]["name"] is not None:
+        check_folder_name("sweep.name", config["sweep"]["name"])
     outside = outside_keys(config["data"]["name"])
     identifying = [text for text in typed.fixed if not is_outside(_key_of(text), outside)]
     identifying += [f"{metric} {direction}" for metric, direction in config["sweep"]["objectives"].items()]

@@ -17,6 +17,7 @@ from typing import Any
 
 from menvae.errors import UserError, nearest
 from menvae.files import write_json
+from menvae.masking import masked
 from menvae.runs.directory import RUNS
 from menvae.runs.job import Job
 from menvae.studies import Trial
@@ -101,9 +102,9 @@ class Sweep:
         return self.folder(point) / "job.json"
 
     def describe(self, overrides: Sequence[str], launcher: Sequence[str]) -> None:
-        """Write ``sweep.json``: overrides of the last command, and separately those of its launcher."""
+        """Write ``sweep.json``: overrides of the last command, and separately those of its launcher; no passwords."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "sweep.json", {"overrides": list(overrides), "launcher": list(launcher)})
+        write_json(self.path / "sweep.json", masked({"overrides": list(overrides), "launcher": list(launcher)}))
 
     def description(self) -> dict[str, Any]:
         """Return the content of ``sweep.json``."""

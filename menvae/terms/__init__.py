@@ -91,6 +91,14 @@ class Term(nn.Module):
         override = self.remedies.get(need)
         return path + override if override is not None and override.startswith(".") else override
 
+    def effect_of_batch(self, num_rows: int) -> Mapping[str, float]:
+        """Return {scalar: factor} by which a batch shrinks its expectation, compared with a large batch; {} if not.
+
+        Args:
+            num_rows: number of subjects in the batch of all ranks.
+        """
+        return {}
+
     def at(self, progress: Progress) -> None:
         """Set the position in training before `forward`, for terms whose definition depends on it.
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from torch import Tensor
 
 from menvae.collectives import gather_rows
 from menvae.registry import register
-from menvae.statistics.covariance import aggregate_covariance, covariance, diagonal_from_one_sqr, off_diagonal_sqr
+from menvae.statistics.covariance import (
+    aggregate_covariance,
+    covariance,
+    diagonal_from_one_sqr,
+    off_diagonal_sqr,
+    shrinkage,
+)
 from menvae.terms import Term, TermContext
 from menvae.types import Batch, ModelOutput
 
@@ -40,6 +46,10 @@ class DisentangledInferredPrior(Term):
         self.layout = context.layout
         self.partitions = context.layout.chosen(partitions)
         self.kind = kind
+
+    def effect_of_batch(self, num_rows: int) -> Mapping[str, float]:
+        """Return the factor of ``od``: that of a squared covariance."""
+        return {"od": shrinkage(num_rows) ** 2}
 
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Return ``od``, ``d`` and their sum ``cov_penalty``, the squared distance from the identity matrix."""

@@ -19,7 +19,8 @@ class TrackingSettings:
 
     Attributes:
         uri: MLflow tracking URI: ``sqlite:////absolute/path.db``, ``http(s)://``, ``postgresql://``, ``mysql://``;
-            None for ``mlflow.db`` in the output directory.
+            None for the environment variable ``MLFLOW_TRACKING_URI``, or without it ``mlflow.db`` in the output
+            directory.
         experiment: name of the MLflow experiment.
         enabled: False logs only to the run directory.
         trackers: {key: configuration of a tracker}; ``+tracker@tracking.trackers.<key>=<name>`` adds one.

@@ -43,6 +43,23 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     return content
 
 
+def check_identity(content: Mapping[str, Any], expected: Mapping[str, str], what: str) -> None:
+    """Compare what a checkpoint was trained on with a configuration.
+
+    Args:
+        content: output of `load`.
+        expected: entries of the identity that must be equal.
+        what: name of the checkpoint, for the message.
+
+    Raises:
+        UserError: the first difference.
+    """
+    for key, mine in expected.items():
+        theirs = content["identity"].get(key)
+        if theirs != mine:
+            raise UserError(f"{what} was trained with {key} {theirs}, but this configuration has {mine}")
+
+
 def load_weights(content: Mapping[str, Any], path: Path, model: nn.Module, objective: nn.Module) -> None:
     """Load the weights and buffers of a checkpoint into a model and its objective.
 

@@ -20,6 +20,7 @@ from menvae.training.place import RENDEZVOUS
 
 _GRACE_SECONDS = 20.0
 _POLL_SECONDS = 0.1
+_ALWAYS_ALLOWED_RANKS = 4  # on a CPU: slow on fewer cores, but useful to try what runs elsewhere
 
 
 def run_ranks(command: Sequence[str], num_ranks: int) -> int:
@@ -37,13 +38,19 @@ def run_ranks(command: Sequence[str], num_ranks: int) -> int:
         fails, or 1 if a signal ended it.
 
     Raises:
-        UserError: more ranks than GPUs, on a machine with GPUs.
+        UserError: more ranks than GPUs, or than cores on a machine without GPUs.
         RunInterruptedError: a stop signal ended a rank before it had a handler.
     """
     num_gpus = torch.cuda.device_count()
     if 0 < num_gpus < num_ranks:
         raise UserError(
             f"trainer.devices={num_ranks}: this machine has {num_gpus} GPUs; at most one process per GPU is allowed"
+        )
+    num_cpu_ranks = max(num_cores(), _ALWAYS_ALLOWED_RANKS)
+    if not num_gpus and num_ranks > num_cpu_ranks:
+        raise UserError(
+            f"trainer.devices={num_ranks}: this machine has no GPU and {num_cores()} cores; at most {num_cpu_ranks} "
+            "processes are allowed"
         )
     with tempfile.TemporaryDirectory(prefix="menvae-") as folder:
         shared = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -98,12 +99,14 @@ class Trainer:
             self.model.compile()
         self.parallel: nn.Module = self.model
         if place.num_ranks > 1:
-            self.parallel = DistributedDataParallel(
-                self.model,
-                device_ids=[place.device] if place.device.type == "cuda" else None,
-                broadcast_buffers=False,  # menvae.layers.BatchNorm1d keeps them equal on all ranks
-                find_unused_parameters="reconstruction" not in self.objective.requires,
-            )
+            with warnings.catch_warnings():  # torch 2.13 has another name for it, which torch 2.10 lacks
+                warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+                self.parallel = DistributedDataParallel(
+                    self.model,
+                    device_ids=[place.device] if place.device.type == "cuda" else None,
+                    broadcast_buffers=False,  # menvae.layers.BatchNorm1d keeps them equal on all ranks
+                    find_unused_parameters="reconstruction" not in self.objective.requires,
+                )
         self.peak_learning_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=settings.precision == "fp16")
         self.optimisation = Optimisation(
@@ -288,12 +291,7 @@ class Trainer:
                 an unfinished epoch of another length, or lacks the optimiser state that further training needs.
         """
         content = checkpoint.load(path, self.place.device)
-        for key, mine in self.identity.items():
-            theirs = content["identity"].get(key)
-            if theirs != mine:
-                raise UserError(
-                    f"checkpoint '{path}' was trained with {key} {theirs}, but this configuration has {mine}"
-                )
+        checkpoint.check_identity(content, self.identity, f"checkpoint '{path}'")
         checkpoint.load_weights(content, path, self.model, self.objective)
         self.state = TrainingState(**content["state"])
         if self.state.epoch > self.settings.max_epochs:
@@ -336,13 +334,8 @@ class Trainer:
                 first difference.
         """
         content = checkpoint.load(path, self.place.device)
-        for key in must_agree:
-            theirs = content["identity"].get(key)
-            if theirs != self.identity[key]:
-                raise UserError(
-                    f"trainer.init_from: '{path}' was trained with {key} {theirs}, but this configuration has "
-                    f"{self.identity[key]}"
-                )
+        expected = {key: self.identity[key] for key in must_agree}
+        checkpoint.check_identity(content, expected, f"trainer.init_from: '{path}'")
         theirs, mine = content["model"], self.model.state_dict()
         wrong = [f"it lacks '{name}'" for name in mine if name not in theirs]
         wrong += [f"its '{name}' does not exist in this model" for name in theirs if name not in mine]

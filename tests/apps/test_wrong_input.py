@@ -116,6 +116,12 @@ WRONG = [
     (["data.label_map.et=2"], "data.label_map: 2 cannot be both ed and et"),
     (["data.on_error=stop"], "data.on_error: 'stop' is not allowed"),
     (["data.modalities=[t1c,t1c]"], "data.modalities: t1c appears twice"),
+    # found before the data are loaded
+    (["tracking.uri=nowhere"], "tracking.uri=nowhere is not a tracking store"),
+    (["tracking.uri=ftp://me:secret@host"], "tracking.uri=ftp://me:***@host is not a tracking store"),
+    (["trainer.resume=/nowhere.ckpt"], "trainer.resume: checkpoint '/nowhere.ckpt' does not exist"),
+    (["trainer.init_from=/nowhere.ckpt"], "trainer.init_from: '/nowhere.ckpt' does not exist"),
+    (["trainer.init_from=/proc/version"], "'/proc/version' is not a menvae checkpoint"),
     (["output_dir=/proc/nowhere"], "output_dir: cannot write to '/proc/nowhere'"),
     (["seed=x"], "seed: 'x' is not allowed"),
 ]
@@ -145,6 +151,7 @@ def test_one_sentence(
     assert_one_sentence(captured.err, words)
     assert captured.out == ""
     assert not (tmp_path / "outputs" / "runs").exists()
+    assert not (tmp_path / "outputs" / "cache" / "phantom").exists()
 
 
 @pytest.mark.parametrize(

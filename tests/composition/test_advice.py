@@ -107,7 +107,9 @@ def test_a_weight_that_does_not_come_to_what_it_should(
         (["loss.terms.dcor.buffer_size=3", "trainer.batch_size=3"], "loss.terms.dcor needs at least 4 subjects"),
         (["loss.terms.dcor.buffer_size=4", "trainer.batch_size=2"], None),
         (["experiment=exp2_dipvae", "trainer.batch_size=1"], "loss.terms.dip needs at least 2 subjects"),
-        (["experiment=exp2_dipvae", "trainer.batch_size=2"], None),
+        (["experiment=exp2_dipvae", "trainer.batch_size=2"], "loss.lambda_od=10 acts as 2.5, because loss.terms.dip"),
+        (["experiment=exp2_dipvae", "trainer.batch_size=3"], "loss.lambda_od=10 acts as 4.44, because"),  # (2 / 3)^2
+        (["experiment=exp2_dipvae", "trainer.batch_size=2", "trainer.devices=2"], None),
         (
             ["experiment=contrastive_finetune", "data.pairs=false"],
             "loss.terms.contrastive compares visits of a patient",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,15 @@ def ask_for_too_much(number: int) -> int:
 def test_a_worker_that_is_killed_is_told_in_words() -> None:
     with pytest.raises(UserError, match=r"was killed, most likely because memory ran out; .*num_workers=1"):
         list(run_tasks(end_like_the_kernel, range(3), num_workers=1))
+
+
+def test_workers_that_cannot_start_are_told_in_words(tmp_path: Path) -> None:
+    """A script without the usual guard starts itself again in every worker."""
+    script = tmp_path / "mine.py"
+    script.write_text("from menvae.data.workers import run_tasks\nprint(list(run_tasks(abs, [1], num_workers=1)))\n")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert "UserError: data: worker processes cannot start" in done.stderr
+    assert "memory" not in done.stderr.splitlines()[-1]
 
 
 def test_memory_that_runs_out_is_told_in_words() -> None:

@@ -66,7 +66,7 @@ def test_a_failed_run_says_why_and_can_be_repeated(prepared_cache: Path, tmp_pat
 
 def test_a_sweep_that_is_stopped_does_not_begin_its_next_point(prepared_cache: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").symlink_to(prepared_cache)
-    overrides = ["-m", LONG, "loss.lambda_dcor=0,5", "hydra/launcher=basic"]
+    overrides = ["-m", LONG, "loss.lambda_dcor=0,5"]
     process = subprocess.Popen(command(tmp_path, *overrides), env=environment(), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:

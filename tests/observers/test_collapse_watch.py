@@ -64,6 +64,11 @@ def test_each_sign_alone_is_one(changed: dict[str, float], figures: list[list[st
     assert [re.findall(pattern, sentence) for sentence in found] == figures
 
 
+def test_the_limit_named_is_the_one_that_counts() -> None:
+    (sentence,) = collapse_findings({**HEALTHY, "val_epoch/kl_raw": 0.4}, WatchSettings(min_kl_nats=0.5))
+    assert sentence == "KL is 0.40 nats (limit 0.5, free-bits floor 0.0)"
+
+
 def test_thresholds_themselves_are_healthy() -> None:
     settings = WatchSettings(min_ratio=1.25, min_kl_nats=2.0)
     at_them = {"diag/mean_z_ratio": 1.25, "diag/shuffled_ratio": 1.25, "val_epoch/kl_raw": 2.0}

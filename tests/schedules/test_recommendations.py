@@ -61,12 +61,13 @@ CHANGES: dict[str, dict[str, Any]] = {
         "encoder.expert.stem": "shared",
     },
     "semivae_exponential": {
-        "loss.schedules.dcor.name": "exponential",
-        "loss.schedules.dcor.rate": 5.0,
-        "loss.schedules.dcor.initial": NO_SUCH_KEY,
-        "loss.schedules.dcor.decay_start": NO_SUCH_KEY,
-        "loss.schedules.dcor.decay_length": NO_SUCH_KEY,
-        "loss.schedules.dcor.decay_to": NO_SUCH_KEY,
+        f"loss.schedules.{partition}.{key}": value
+        for partition in ("vol", "loc", "shape")
+        for key, value in {
+            "name": "exponential",
+            "rate": 5.0,
+            **dict.fromkeys(("initial", "decay_start", "decay_length", "decay_to"), NO_SUCH_KEY),
+        }.items()
     },
     "semivae_free_bits": {
         "loss.terms.kl.partitions": None,
@@ -91,6 +92,9 @@ CHANGES: dict[str, dict[str, Any]] = {
         "decoder.each.upsampling": "resize_conv",
         "decoder.each.activation": "linear",
         "decoder.each.spectral_norm": True,
+        "loss.terms.recon.name": "calibrated",
+        "loss.terms.recon.per_modality": True,
+        "loss.terms.recon.reduction": NO_SUCH_KEY,
     },
     "semivae_multiscale": {**BRANCHED, "encoder.multi_scale": ["shape"]},
     "semivae_structured": {

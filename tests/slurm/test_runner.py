@@ -16,3 +16,15 @@ def _cluster(cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
 class TestSlurm(RunnerConformance):
     names = ("slurm",)
     num_jobs = 2
+
+
+@pytest.mark.usefixtures("_cluster")
+class TestSlurmWithSmallArrays(RunnerConformance):
+    """A cluster whose largest array holds a single job."""
+
+    names = ("slurm",)
+    num_jobs = 2
+
+    @pytest.fixture(autouse=True)
+    def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("menvae.sweeps.runners.slurm._largest_array", lambda: 1)

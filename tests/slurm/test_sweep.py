@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from plugins import trouble, write_trouble
-from runs import TRACKED, command, environment, finished_sweep_in_mlflow, menvae_sweep
+from runs import TRACKED, command, environment, finished_sweep_in_mlflow, menvae_sweep, only_run
 
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.status import PointStatus, sweep_status
@@ -20,6 +20,21 @@ from menvae.sweeps.sweep import find_sweep
 SLURM = ("hydra/launcher=slurm", "hydra.launcher.poll_s=1")
 TWO_TASKS = "hydra.launcher.tasks_per_node=2"
 SHORT = ("data.num_subjects=13", "trainer.batch_size=2", "trainer.max_epochs=3")
+
+
+def test_tasks_of_one_srun_train_one_run(cluster: dict[str, str], prepared_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(prepared_cache)
+    ours = environment()
+    started = subprocess.run(
+        ["srun", "-n", "2", *command(tmp_path, "trainer.max_epochs=1")],
+        env={**ours, **cluster, "PYTHONPATH": ours["PYTHONPATH"]},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert started.returncode == 0, started.stderr
+    assert json.loads((only_run(tmp_path) / "environment.json").read_text())["num_ranks"] == 2
 
 
 class Cluster:

@@ -141,7 +141,7 @@ def test_trials_that_cannot_run_end_the_search(output_dir: Path) -> None:
         (["sweep=volumes", "trainer.batch_size=tag(log,interval(8,16))"], "use tag(int,log,interval(8,16))"),
         (["sweep=volumes", "trainer.devices=choice(null,1)"], "list the values without it: =null,1"),
         (["sweep=volumes", "trainer.devices=range(a,3)"], "'range(a,3)' is invalid"),
-        (["sweep=volumes", "hydra/launcher=basic"], "needs a launcher of menvae, such as hydra/launcher=local"),
+        (["sweep=volumes", "hydra/launcher=basic"], "hydra/launcher: 'basic' is not a launcher of menvae"),
     ],
 )
 def test_what_cannot_be_searched(tmp_path: Path, overrides: list[str], sentence: str) -> None:

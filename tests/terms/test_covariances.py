@@ -75,6 +75,30 @@ def test_cross_partition_is_the_sum_over_blocks(
     assert value["cross_partition"].item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_legacy_penalty_correlates_the_means_of_partitions(
+    context: TermContext, batch_of: MakeBatch, output_of: MakeOutput
+) -> None:
+    mean = torch.randn(8, 6)
+    mean[:, 4] += mean[:, 0]
+    term = build("term", {"name": "cross_partition", "statistic": "mean_correlation"}, context)
+    columns = np.stack([mean.double().numpy()[:, columns].mean(axis=1) for columns in COLUMNS.values()])
+    matrix = np.corrcoef(columns)
+    expected = matrix[0, 1] ** 2 + matrix[0, 2] ** 2 + matrix[1, 2] ** 2
+    assert term(batch_of(), output_of(mean))["cross_partition"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_expectation_of_a_squared_covariance_in_a_small_batch(
+    context: TermContext, batch_of: MakeBatch, output_of: MakeOutput
+) -> None:
+    """Two columns that are equal have the covariance 1; squared, 3 subjects of given scatter show (2 / 3)^2 of it."""
+    term = build("term", {"name": "cross_partition", "partitions": ["vol", "loc"]}, context)
+    rows = torch.zeros(3, 6)
+    rows[:, 0] = rows[:, 2] = torch.tensor([-1.0, 0.0, 1.0])  # unbiased variance 1
+    assert term(batch_of(), output_of(rows))["cross_partition"].item() == pytest.approx(4 / 9)
+    assert term.effect_of_batch(3) == {"cross_partition": pytest.approx(4 / 9)}
+    assert build("term", {"name": "cross_partition", "statistic": "correlation"}, context).effect_of_batch(3) == {}
+
+
 def test_correlation_does_not_depend_on_scale(context: TermContext, batch_of: MakeBatch, output_of: MakeOutput) -> None:
     mean = torch.randn(8, 6)
     term = build("term", {"name": "cross_partition", "statistic": "correlation"}, context)

@@ -23,6 +23,7 @@ from menvae.conformance import Case, TrackerConformance
 from menvae.errors import UserError
 from menvae.tracking.local import LocalLog
 from menvae.tracking.mlflow import tracker as tracking
+from menvae.tracking.mlflow.store import say_if_from_environment
 from menvae.tracking.mlflow.tracker import MLflowTracker
 from menvae.tracking.tracker import TrackerContext, TrackingSettings
 from menvae.tracking.trackers import Trackers
@@ -110,7 +111,7 @@ def run_script(directory: Path, *arguments: str) -> subprocess.CompletedProcess[
     """Run in a directory of its own, with everything in the environment that could lead MLflow astray."""
     directory.mkdir(parents=True, exist_ok=True)
     root = Path(__file__).parents[2]
-    decoys = {"MLFLOW_RUN_ID": "0" * 32, "MLFLOW_TRACKING_URI": "sqlite:///decoy.db", "MLFLOW_EXPERIMENT_NAME": "decoy"}
+    decoys = {"MLFLOW_RUN_ID": "0" * 32, "MLFLOW_EXPERIMENT_NAME": "decoy"}
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=directory,
@@ -526,3 +527,61 @@ def test_output_directory_that_moved_keeps_its_runs(output_dir: Path, log: Local
     second.finish("FINISHED")
     assert second.run_id == first.run_id
     assert len(stored_points(moved / "mlflow.db")) == 4
+
+
+def test_artifacts_follow_an_output_directory_that_moved(output_dir: Path) -> None:
+    before, moved = output_dir / "before", output_dir / "moved"
+    (before / "run").mkdir(parents=True)
+    shutil.move(output_dir / "mlflow.db", before / "mlflow.db")
+    (before / "run" / "a.txt").write_text("a")
+    first = begin(before, LocalLog(before / "run"))
+    first.log_artifacts([Path("a.txt")])
+    assert first.finish("FINISHED")
+    shutil.move(before, moved)
+    (moved / "run" / "b.txt").write_text("b")
+    other_process = (  # MLflow keeps the addresses of a process
+        "import sys; from pathlib import Path; from test_mlflow import LocalLog, begin; moved = Path(sys.argv[1]); "
+        "tracker = begin(moved, LocalLog(moved / 'run')); tracker.log_artifacts([Path('b.txt')]); "
+        "sys.exit(not tracker.finish('FINISHED'))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(VICTIM.parents[2]), str(VICTIM.parent)])}
+    subprocess.run([sys.executable, "-c", other_process, str(moved)], env=environment, check=True)
+    assert not before.exists()
+    stored = {path.name: path.read_text() for path in (moved / "mlartifacts").rglob("*.txt")}
+    assert stored == {"a.txt": "a", "b.txt": "b"}
+    ((address,),) = query(moved / "mlflow.db", "select artifact_uri from runs")
+    assert address == f"{(moved / 'mlartifacts').as_uri()}/{first.run_id}/artifacts"
+
+
+def test_keys_that_clean_to_one_name_keep_their_values(output_dir: Path, log: LocalLog) -> None:
+    values = {"a(b)": 1.0, "a[b]": 2.0, "a_b_": 3.0}
+    log.append(1, values, {})
+    for _ in range(2):  # the second process gives the same names
+        assert begin(output_dir, log, params={"p(1)": 1, "p[1]": 2}).finish("FINISHED")
+    stored = stored_points(output_dir / "mlflow.db")
+    assert sorted(value for _, _, value in stored) == [1.0, 2.0, 3.0]
+    assert stored[0][:2] == ("a_b_", 1)
+    assert sorted(value for (value,) in query(output_dir / "mlflow.db", "select value from params")) == ["1", "2"]
+
+
+def test_the_environment_variable_of_mlflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:secret@team")
+    assert tracking.tracking_uri(TrackingSettings(), tmp_path) == "https://user:secret@team"
+    for settings in (TrackingSettings(), TrackingSettings(uri="https://own")):
+        say_if_from_environment(settings)
+    assert caplog.messages == ["MLflow store: https://user:***@team, from MLFLOW_TRACKING_URI"]
+    assert tracking.tracking_uri(TrackingSettings(uri="https://own"), tmp_path) == "https://own"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
+    with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI=databricks is not a tracking store"):
+        tracking.tracking_uri(TrackingSettings(), tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert tracking.tracking_uri(TrackingSettings(), tmp_path) == f"sqlite:///{tmp_path.resolve()}/mlflow.db"
+
+
+def test_an_output_directory_that_no_address_can_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^output_dir: '.*what\?/o' contains \?"):
+        MLflowTracker(context(tmp_path / "what?" / "o", TrackingSettings()))
+    assert list(tmp_path.iterdir()) == []

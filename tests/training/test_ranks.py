@@ -140,3 +140,10 @@ def test_more_ranks_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
     ):
         run_ranks(["touch", str(tmp_path / "started")], 3)
     assert not (tmp_path / "started").exists()
+
+
+def test_a_thousand_ranks_on_a_cpu_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match=r"^trainer\.devices=1000: this machine has no GPU and \d+ cores; at most \d+ "):
+        run_ranks(["touch", str(tmp_path / "started")], 1000)
+    assert not (tmp_path / "started").exists()

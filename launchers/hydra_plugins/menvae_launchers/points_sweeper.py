@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
 
 
 class PointsSweeper(BasicSweeper):
     """Hydra's basic sweeper, but a `SweepLauncher` composes all jobs before the first starts."""
 
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Compose every job to validate it, unless the launcher does so anyway."""
-        from hydra_plugins.menvae_launchers.sweep_launcher import SweepLauncher  # here: Hydra executes modules again
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Create the launcher; keep the configuration, which Hydra saves as ``multirun.yaml``, without passwords."""
+        from menvae.masking import masked
 
-        if not isinstance(self.launcher, SweepLauncher):
-            super().validate_batch_is_legal(batch)
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        plain = OmegaConf.to_container(config, resolve=False)
+        if masked(plain) != plain:
+            self.config = OmegaConf.create(masked(plain))
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Do nothing: the launcher composes every job."""

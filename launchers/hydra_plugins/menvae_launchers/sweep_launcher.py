@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra.core.utils import JobReturn, JobStatus, env_override, filter_overrides
 from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from hydra_plugins.menvae_launchers.composing import Composer
+from hydra.types import HydraContext, RunMode, TaskFunction
+from hydra_plugins.menvae_launchers.composing import Composer, hydra_text
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     from menvae.studies import Trial
     from menvae.sweeps.launch import Command
+
+
+_UNLESS_CHOSEN = "local"
+"""The launcher in ``conf/launching.yaml``."""
 
 
 class SweepLauncher(Launcher):
@@ -61,7 +65,9 @@ class SweepLauncher(Launcher):
             (filter_overrides(overrides), self.composed(overrides, initial_job_idx + index))
             for index, overrides in enumerate(job_overrides)
         ]
-        results = launch_points(jobs, self.typed(), runner, self.trials)
+        variables = OmegaConf.to_container(self.config.hydra.job.env_set, resolve=True)
+        with env_override(cast(dict[str, str], variables)):  # jobs inherit the environment of this process
+            results = launch_points(jobs, self.typed(), runner, self.trials)
         settings = jobs[0][1]["sweep"]
         outcome.only_looked.append(settings["action"] == "plan" and not settings["cost"])  # a cost may start processes
         outcome.ended_elsewhere.extend(result.exit_code for result in results)
@@ -80,6 +86,28 @@ class SweepLauncher(Launcher):
         check_sections(config)
         return config
 
+    def _from_files(self, typed: Sequence[str]) -> list[str]:
+        """Return the overrides that repeat what experiment and sweep files say about launching.
+
+        A retry composes without these files, because its points are composed already.
+
+        Args:
+            typed: overrides about launching on the command line, whose files a retry reads again.
+        """
+        chosen = self.config.hydra.runtime.choices["hydra/launcher"]
+        choice = [] if any(text.startswith("hydra/launcher=") for text in typed) else [f"hydra/launcher={chosen}"]
+        loader = self.hydra_context.config_loader
+        alone = loader.load_configuration("train", [*typed, *choice], RunMode.MULTIRUN)
+        found = [] if chosen == _UNLESS_CHOSEN else choice
+        for section in ("launcher", "job.env_set"):
+            before, now = (
+                cast(dict[str, Any], OmegaConf.to_container(OmegaConf.select(config.hydra, section), resolve=False))
+                for config in (alone, self.config)
+            )
+            changed = [key for key in now if key not in before or before[key] != now[key]]
+            found += [f"++hydra.{section}.{key}={hydra_text(now[key])}" for key in changed]
+        return found
+
     def typed(self) -> Command:
         """Return the command line, with the search space of a sweeper that searches."""
         from menvae.sweeps.launch import Command
@@ -87,9 +115,10 @@ class SweepLauncher(Launcher):
         typed = self.config.hydra.overrides
         sources = self.config.hydra.runtime.config_sources
         folders = [source.path for source in sources if source.provider == "command-line"]
+        about_launching = [text for text in typed.hydra if not text.startswith("hydra.mode=")]
+        about_launching += [text for text in typed.task if text.startswith("site=")]
         launcher = [text for folder in folders for text in ("--config-dir", folder)]
-        launcher += [text for text in typed.hydra if not text.startswith("hydra.mode=")]
-        launcher += [text for text in typed.task if text.startswith("site=")]
+        launcher += [*about_launching, *self._from_files(about_launching)]
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([text for text in typed.task if not text.startswith("site=")])
         texts = [override.input_line or "" for override in overrides]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 import shlex
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from menvae.errors import UserError
 from menvae.registry import Field, register
@@ -45,10 +48,40 @@ _SHARED = ("timeout_min", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_
 _SECONDS_AFTER_FIRST_TASK = 45  # all tasks of a run end together; one that remains is waiting for a failed one
 _SECONDS_TO_ANSWER = 60
 
+_CLOCK = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+
+
+def _word(value: object) -> object:
+    """Return text, also for a whole number, such as ``account=4711``; other values differ from what was typed."""
+    if isinstance(value, bool | float):
+        raise ValueError("should be text: put it in quotes")
+    return str(value) if isinstance(value, int) else value
+
+
+def _minutes(value: object) -> object:
+    """Return a time limit in minutes; text may have the forms of ``sbatch --time``, such as 12:00:00 or 2-12.
+
+    >>> [_minutes(text) for text in ("12:00:00", "1-00", "2-12:30", "90:30", "45")]
+    [720, 1440, 3630, 91, 45]
+    """
+    if not isinstance(value, str):
+        return value
+    found = _CLOCK.fullmatch(value)
+    if found is None:
+        raise ValueError("should be minutes, or a time such as 12:00:00 or 2-12:00:00 (days-hours:minutes:seconds)")
+    days, *parts = (int(part) if part else None for part in found.groups())
+    if days is None:  # minutes, minutes:seconds or hours:minutes:seconds
+        given = [part for part in parts if part is not None]
+        hours, minutes, seconds = ([0, *given] if len(given) < 3 else given) + [0] * (2 - len(given))
+    else:
+        hours, minutes, seconds = (part or 0 for part in parts)
+    return (days or 0) * 1440 + hours * 60 + minutes + (seconds + 59) // 60
+
+
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
-Word = str | int
-"""Text that YAML and Hydra may read as a number, such as ``account=4711``."""
+Minutes = Annotated[int, Field(ge=1), BeforeValidator(_minutes)]
+Word = Annotated[str, BeforeValidator(_word)]
 
 
 @register("runner", "slurm")
@@ -57,15 +90,15 @@ class SlurmRunner(Runner):
     """Runs jobs on a SLURM cluster with submitit; keys follow hydra-submitit-launcher where it has them.
 
     Attributes:
-        timeout_min: time limit of a job, in minutes.
+        timeout_min: time limit of a job, in minutes, or as for ``sbatch --time``: ``12:00:00``, ``2-12:00:00``.
         signal_delay_s: how long before the limit SLURM signals the job to write a checkpoint, in seconds.
         max_num_timeout: how often a job may be requeued after its time limit; restarts after a preemption or a node
             failure count too.
         nodes, tasks_per_node, gpus_per_node, cpus_per_task, mem_gb: resources of a job, whose tasks all train one run;
             ``mem_gb=0`` requests all memory of a node.
-        array_parallelism: number of concurrent jobs.
+        array_parallelism: number of concurrent jobs; shared by arrays if one would exceed the cluster's largest.
         partition, account, qos, constraint, exclude, nodelist, comment, gres: options of sbatch.
-        additional_parameters: further options of sbatch.
+        additional_parameters: further options of sbatch; ``true`` for one without a value, ``false`` leaves one out.
         srun_args: further options of srun.
         modules: environment modules to load before the run.
         environment: environment variables to set before the run.
@@ -75,7 +108,7 @@ class SlurmRunner(Runner):
         poll_s: seconds between queries of the queue.
     """
 
-    timeout_min: Positive = 1440
+    timeout_min: Minutes = 1440
     signal_delay_s: Count = 120
     max_num_timeout: Count = 20
     nodes: Positive = 1
@@ -92,10 +125,10 @@ class SlurmRunner(Runner):
     nodelist: Word | None = None
     comment: Word | None = None
     gres: Word | None = None
-    additional_parameters: dict[str, Any] = field(default_factory=dict)
+    additional_parameters: dict[str, bool | Word | None] = field(default_factory=dict)
     srun_args: list[str] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
-    environment: dict[str, str | int | float] = field(default_factory=dict)
+    environment: dict[str, Word] = field(default_factory=dict)
     setup: list[str] = field(default_factory=list)
     name: Word = "menvae"
     wait: bool = True
@@ -119,14 +152,23 @@ class SlurmRunner(Runner):
             )
 
     def submit(self, jobs: Mapping[str, Path]) -> dict[str, Submission]:
-        """Submit all jobs as one array, which outlives the launching process."""
+        """Submit all jobs as one array, or as few as the cluster allows; they outlive the launching process."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError  # only where jobs are submitted
 
         executor = self._executor()
+        submitted: dict[str, Any] = {}
+        most = _largest_array() or len(jobs)
         try:
-            with executor.batch():
-                submitted = {run: executor.submit(_task, str(job), self.max_num_timeout) for run, job in jobs.items()}
+            for first in range(0, len(jobs), most):
+                array = list(jobs.items())[first : first + most]
+                share = max(1, self.array_parallelism * len(array) // len(jobs))
+                executor.update_parameters(slurm_array_parallelism=share)
+                with executor.batch():
+                    queued = {run: executor.submit(_task, str(job), self.max_num_timeout) for run, job in array}
+                submitted |= queued
         except (FailedJobError, FailedSubmissionError) as error:
+            for job in submitted.values():  # of earlier arrays: nobody would know them
+                job.cancel(check=False)
             raise UserError(f"hydra/launcher=slurm: sbatch rejects the jobs: {' '.join(str(error).split())}") from error
         return {run: Submission("slurm", job.job_id, str(job.paths.stdout)) for run, job in submitted.items()}
 
@@ -148,6 +190,7 @@ class SlurmRunner(Runner):
         settings = {each.name: getattr(self, each.name) for each in fields(self)}
         shared = {key: settings[key] for key in _SHARED if settings[key] is not None}
         slurm = {key: value for key, value in settings.items() if key not in (*_OWN, *_SHARED) and value is not None}
+        options = {"requeue": True, **self.additional_parameters}
         executor = submitit.AutoExecutor(folder=self.folder / "slurm" / "%j", cluster="slurm")
         executor.update_parameters(
             **shared,
@@ -155,7 +198,7 @@ class SlurmRunner(Runner):
             stderr_to_stdout=True,
             slurm_setup=self._commands(),
             slurm_srun_args=[f"--wait={_SECONDS_AFTER_FIRST_TASK}", *self.srun_args],
-            slurm_additional_parameters={"requeue": True, **self.additional_parameters},
+            slurm_additional_parameters={key: value for key, value in options.items() if value not in (False, None)},
         )
         return executor
 
@@ -168,6 +211,19 @@ class SlurmRunner(Runner):
 def _task(path: str, max_num_timeout: int) -> None:
     """Run one task of a SLURM job; the application is imported by name, as on a command line."""
     importlib.import_module(APPLICATION).run_slurm_task(path, max_num_timeout)
+
+
+def _largest_array() -> int | None:
+    """Return the largest number of jobs in an array of this cluster, or None if it does not say."""
+    try:
+        answer = subprocess.run(
+            ["scontrol", "show", "config"], capture_output=True, text=True, timeout=_SECONDS_TO_ANSWER, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        _log.debug("scontrol: %s", error)
+        return None
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer.stdout, re.MULTILINE)
+    return int(found[1]) or None if found else None  # the largest index is one less
 
 
 def _job_states(jobs: Iterable[str]) -> dict[str, str] | None:

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from menvae.errors import UserError, nearest
-from menvae.tracking.mlflow.store import first_line, silence_mlflow, sqlite_path, tracking_uri, without_password
+from menvae.masking import without_passwords
+from menvae.tracking.mlflow.store import (
+    configured_uri,
+    first_line,
+    say_if_from_environment,
+    silence_mlflow,
+    sqlite_path,
+    tracking_uri,
+)
 from menvae.tracking.tracker import TrackingSettings
 
 if TYPE_CHECKING:
@@ -34,12 +42,13 @@ def open_store(tracking: TrackingSettings, output_dir: Path) -> tuple[MlflowClie
         UserError: the store does not exist.
     """
     uri = tracking_uri(tracking, output_dir)
-    place = without_password(uri) or uri
+    place = without_passwords(uri)
     database = sqlite_path(uri)
     if database is not None:
-        _check_database(database, "output_dir" if tracking.uri is None else "tracking.uri")
+        _check_database(database, "output_dir" if configured_uri(tracking) is None else "tracking.uri")
         place = str(database)
     silence_mlflow()
+    say_if_from_environment(tracking)
     from mlflow.tracking import MlflowClient
 
     return answer(lambda: MlflowClient(uri), place), place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import logging
 import posixpath
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from menvae.files import write_atomically
-from menvae.tracking.mlflow.store import first_line, without_password
+from menvae.masking import masked
+from menvae.tracking.mlflow.store import first_line
 from menvae.tracking.tracker import DatasetInput, ParentRun, Status
 
 if TYPE_CHECKING:
@@ -76,7 +78,8 @@ class OpenRun:
         """Log missing parameters; warn about changed ones, which MLflow cannot update."""
         from mlflow.entities import Param
 
-        wanted = {valid_key(key): _param_text(key, value) for key, value in params.items()}
+        names = KeyNames()
+        wanted = {names(key): _param_text(key, value) for key, value in params.items()}
         changed = [key for key, text in wanted.items() if self._known_params.get(key, text) != text]
         if changed:
             _logger.warning("MLflow keeps the original values of changed parameters: %s", ", ".join(changed))
@@ -185,7 +188,7 @@ def _find_or_create_alone(
     from mlflow.exceptions import MlflowException
 
     path = place.run_dir / _RUN_FILE
-    here = {"uri": without_password(place.configured_uri), "experiment": place.experiment}
+    here = {"uri": masked(place.configured_uri), "experiment": place.experiment}
     entries = _read_entries(path)
     entry = next((entry for entry in entries if {key: entry.get(key) for key in here} == here), None)
     if entry is None:
@@ -240,6 +243,27 @@ def _param_text(key: str, value: Any) -> str:
     note = f" [cut: {len(text)} characters, in full in config.yaml]"
     _logger.warning("%s has %d characters and is truncated to MLflow's limit of %d", key, len(text), _MAX_PARAM_LENGTH)
     return text[: _MAX_PARAM_LENGTH - len(note)] + note
+
+
+class KeyNames:
+    """Names in MLflow of the keys of one run: distinct, also where `valid_key` makes two keys equal.
+
+    The first of them keeps the clean name, and the others end with a digest, so each process of a run, which sees the
+    keys in the same order, gives the same names.
+    """
+
+    def __init__(self) -> None:
+        self._key_of: dict[str, str] = {}
+
+    def __call__(self, key: str) -> str:
+        """Return the name of a key."""
+        name = valid_key(key)
+        if self._key_of.setdefault(name, key) == key:
+            return name
+        digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+        name = f"{name[: _MAX_KEY_LENGTH - len(digest) - 1]}_{digest}"
+        self._key_of[name] = key
+        return name
 
 
 @lru_cache(maxsize=10_000)

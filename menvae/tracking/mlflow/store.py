@@ -5,15 +5,16 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from menvae.errors import UserError
+from menvae.masking import without_passwords
 from menvae.tracking.tracker import TrackingSettings
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _logger = logging.getLogger(__name__)
 
 _DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
 _SERVER_SCHEMES = ("http", "https")
+_VARIABLE = "MLFLOW_TRACKING_URI"
 # Defaults, which the environment may override. The HTTP client's own retries would block the thread for minutes.
 _QUIET_ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
@@ -35,6 +37,7 @@ _QUIET_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+_LOCKED_SECONDS = 30.0
 _store_lock = threading.Lock()  # excludes other threads; a lock file excludes other processes
 
 
@@ -42,27 +45,51 @@ def tracking_uri(settings: TrackingSettings, output_dir: Path) -> str:
     """Check and return the URI of the tracking store, without importing MLflow.
 
     Args:
-        settings: the tracking settings.
-        output_dir: folder of the SQLite store if ``settings.uri`` is None.
+        settings: the tracking settings; without a URI, the environment variable ``MLFLOW_TRACKING_URI`` counts, as for
+            every MLflow client.
+        output_dir: folder of the SQLite store if neither gives a URI.
 
     Raises:
         UserError: MLflow or menvae does not support the URI.
     """
-    if settings.uri is None:
-        return f"sqlite:///{output_dir.resolve() / 'mlflow.db'}"
-    scheme, separator, rest = settings.uri.partition("://")
+    uri = configured_uri(settings)
+    if uri is None:
+        return _default_uri(output_dir)
+    key = "tracking.uri" if settings.uri is not None else _VARIABLE
+    shown = without_passwords(uri)
+    scheme, separator, rest = uri.partition("://")
     kind = scheme.partition("+")[0]
+    unset = "null" if key == "tracking.uri" else "no such variable"
     if not separator or kind not in _DATABASE_SCHEMES + _SERVER_SCHEMES:
         why = " (MLflow 3.13 removed its file store)" if kind == "file" or not separator else ""
         raise UserError(
-            f"tracking.uri={settings.uri} is not a tracking store{why}; use null, sqlite:////absolute/path.db, "
+            f"{key}={shown} is not a tracking store{why}; use {unset}, sqlite:////absolute/path.db, "
             "http://, https://, postgresql://, mysql:// or mssql://"
         )
     if kind == "sqlite" and not rest.startswith("//"):
+        raise UserError(f"{key}={shown} must contain an absolute path, with four slashes: sqlite:////absolute/path.db")
+    return uri
+
+
+def configured_uri(settings: TrackingSettings) -> str | None:
+    """Return the URI that the user gives, or None for the store in the output directory."""
+    return settings.uri if settings.uri is not None else os.environ.get(_VARIABLE) or None
+
+
+def _default_uri(output_dir: Path) -> str:
+    database = output_dir.resolve() / "mlflow.db"
+    if "?" in str(database):  # the address of a store ends there, and the store would lie elsewhere
         raise UserError(
-            f"tracking.uri={settings.uri} must contain an absolute path, with four slashes: sqlite:////absolute/path.db"
+            f"output_dir: '{output_dir}' contains ?, which a path to an MLflow store must not; use another folder, "
+            "tracking.uri or tracking.enabled=false"
         )
-    return settings.uri
+    return f"sqlite:///{database}"
+
+
+def say_if_from_environment(settings: TrackingSettings) -> None:
+    """Log that the environment chooses the store, which no configuration file shows."""
+    if settings.uri is None and (uri := configured_uri(settings)):
+        _logger.info("MLflow store: %s, from %s", without_passwords(uri), _VARIABLE)
 
 
 def silence_mlflow() -> None:
@@ -92,6 +119,7 @@ def open_experiment(uri: str, experiment: str, output_dir: Path) -> tuple[Mlflow
     with _sole_creator(uri):
         if artifact_root is not None:
             _create_sqlite_store(uri, artifact_root)
+            _follow_moved_folder(uri, artifact_root)
         client = MlflowClient(uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
@@ -142,17 +170,43 @@ def _create_sqlite_store(uri: str, artifact_root: str) -> None:
     unfinished.replace(database)
 
 
+def _follow_moved_folder(uri: str, artifact_root: str) -> None:
+    """Correct the addresses of artifacts in a store that was moved or copied with its ``mlartifacts``.
+
+    MLflow stores absolute addresses: new artifacts would go to the old place. Only the store beside ``mlartifacts`` is
+    corrected, because one that several output directories share has addresses in all of them.
+    """
+    database = sqlite_path(uri)
+    if database is None or (database.parent / "mlartifacts").as_uri() != artifact_root:
+        return
+    with closing(sqlite3.connect(database, timeout=_LOCKED_SECONDS)) as connection, connection:
+        roots = connection.execute("select distinct artifact_location from experiments").fetchall()
+        for (old,) in roots:
+            if not str(old).endswith("/mlartifacts") or old == artifact_root or _is_here(old, database.parent):
+                continue
+            connection.execute(
+                "update experiments set artifact_location = ? where artifact_location = ?", (artifact_root, old)
+            )
+            connection.execute(
+                "update runs set artifact_uri = ? || substr(artifact_uri, ?) where substr(artifact_uri, 1, ?) = ?",
+                (artifact_root, len(old) + 1, len(old) + 1, f"{old}/"),
+            )
+            _logger.info("MLflow store: artifacts are in %s now, not in %s", artifact_root, old)
+
+
+def _is_here(address: str, folder: Path) -> bool:
+    """Return whether the address of ``mlartifacts`` names a folder by another path, such as that of another mount."""
+    parts = urlsplit(address)
+    path = Path(unquote(parts.path))
+    return parts.scheme != "file" or (path.parent.is_dir() and path.parent.samefile(folder))
+
+
 def sqlite_path(uri: str) -> Path | None:
     """Return the file of a SQLite store; None for any other store."""
     scheme, _, rest = uri.partition("://")
     return Path(rest[1:].partition("?")[0]) if scheme.partition("+")[0] == "sqlite" else None
 
 
-def without_password(uri: str | None) -> str | None:
-    """Return a URI with its password masked."""
-    return None if uri is None else re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri)
-
-
 def first_line(error: Exception) -> str:
     """Return the first line of an error message, truncated and with passwords masked."""
-    return without_password(str(error).strip().partition("\n")[0][:300]) or "no message"
+    return without_passwords(str(error).strip().partition("\n")[0])[:300] or "no message"

@@ -21,10 +21,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from menvae.masking import without_passwords
 from menvae.registry import register
 from menvae.tracking.local import LocalLog
-from menvae.tracking.mlflow.run import Finish, MetricPoint, OpenRun, RunPlace, open_run, valid_key
-from menvae.tracking.mlflow.store import first_line, open_experiment, silence_mlflow, tracking_uri, without_password
+from menvae.tracking.mlflow.run import Finish, KeyNames, MetricPoint, OpenRun, RunPlace, open_run
+from menvae.tracking.mlflow.store import (
+    configured_uri,
+    first_line,
+    open_experiment,
+    say_if_from_environment,
+    silence_mlflow,
+    tracking_uri,
+)
 from menvae.tracking.tracker import DatasetInput, Status, Tracker, TrackerContext
 
 _logger = logging.getLogger(__name__)
@@ -54,7 +62,7 @@ class MLflowTracker(Tracker):
         self._context = context
         self._place = RunPlace(
             uri=tracking_uri(context.settings, context.output_dir),
-            configured_uri=context.settings.uri,
+            configured_uri=configured_uri(context.settings),
             experiment=context.settings.experiment,
             output_dir=context.output_dir.resolve(),
             run_dir=context.run_dir.resolve(),
@@ -66,7 +74,7 @@ class MLflowTracker(Tracker):
     @property
     def address(self) -> str:
         """Store and experiment."""
-        return f"{without_password(self._place.uri)} {self._place.experiment}"
+        return f"{without_passwords(self._place.uri)} {self._place.experiment}"
 
     @property
     def run_id(self) -> str | None:
@@ -91,6 +99,7 @@ class MLflowTracker(Tracker):
         """
         assert self._worker is None, "start is called once"
         silence_mlflow()
+        say_if_from_environment(self._context.settings)
         # Read here, not in the thread: the caller may write to the log as soon as this returns.
         timestamps = log.timestamps_ms()
         rows: dict[int, dict[str, float | None]] = {}
@@ -188,6 +197,7 @@ class _Worker(threading.Thread):
         self._facts: _Facts | None = facts
         self._logged_before = epochs
         self._points: deque[MetricPoint] = deque()
+        self._names = KeyNames()
         self._artifacts: deque[Path] = deque()
         self._finish: Finish | None = None
         self._run: OpenRun | None = None
@@ -209,7 +219,7 @@ class _Worker(threading.Thread):
             if self._finish is not None:
                 finish_attempts += 1
                 if finish_attempts == _FINISH_ATTEMPTS:
-                    _logger.info("this run is incomplete in MLflow store %s", without_password(self._place.uri))
+                    _logger.info("this run is incomplete in MLflow store %s", without_passwords(self._place.uri))
                     return
 
     def warn(self, problem: str) -> None:
@@ -220,7 +230,7 @@ class _Worker(threading.Thread):
             level,
             "MLflow store %s %s (while %s): the run continues; its metrics are in %s and are sent once the store "
             "answers or the same command runs again",
-            without_password(self._place.uri),
+            without_passwords(self._place.uri),
             problem,
             self._doing,
             self._place.run_dir / "metrics.jsonl",
@@ -244,7 +254,7 @@ class _Worker(threading.Thread):
 
     def _take(self, message: _Epoch | _Artifacts | Finish) -> None:
         if isinstance(message, _Epoch):
-            self._points.extend(_points(message))
+            self._points.extend(_points(message, self._names))
         elif isinstance(message, _Artifacts):
             self._artifacts.extend(message.paths)
         else:
@@ -259,7 +269,7 @@ class _Worker(threading.Thread):
             self.warn(f"failed: {type(error).__name__}: {first_line(error)}")
             return False
         if self._num_failures:
-            _logger.info("MLflow store %s answers again and is up to date", without_password(self._place.uri))
+            _logger.info("MLflow store %s answers again and is up to date", without_passwords(self._place.uri))
         self._num_failures = 0
         return True
 
@@ -294,11 +304,11 @@ class _Worker(threading.Thread):
             self._run.close(self._finish)
 
 
-def _points(row: _Epoch) -> list[MetricPoint]:
+def _points(row: _Epoch, names: KeyNames) -> list[MetricPoint]:
     """Return the metrics of one row for MLflow: every finite number except the epoch itself."""
     timestamp_ms = row.timestamp_ms or time.time_ns() // 1_000_000
     return [
-        MetricPoint(valid_key(key), row.epoch, float(value), timestamp_ms)
+        MetricPoint(names(key), row.epoch, float(value), timestamp_ms)
         for key, value in row.values.items()
         if key != "epoch" and value is not None and math.isfinite(value)
     ]

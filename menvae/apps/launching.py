@@ -1,0 +1,74 @@
+"""What a command does about launchers: which ones may launch, and where a single run trains."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from hydra.conf import HydraConf
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from menvae.errors import UserError, nearest
+from menvae.registry import parts_of
+
+HERE = "local"
+"""The runner that runs points on this machine; only for others does it matter that a single run is not launched."""
+
+_FIRST_PORT, _NUM_PORTS = 20_000, 12_000  # below those that kernels use for outgoing connections
+
+
+def check_launcher(section: DictConfig) -> None:
+    """Check that a sweep uses a launcher of menvae: others would run its points without plan, status and retry.
+
+    Args:
+        section: Hydra's section of a composed configuration.
+
+    Raises:
+        UserError: the launcher belongs to Hydra or to another package.
+    """
+    if "runner" not in section.launcher:
+        chosen = section.runtime.choices.get("hydra/launcher")
+        raise UserError(
+            f"hydra/launcher: '{chosen}' is not a launcher of menvae, which would not know its runs; "
+            f"{nearest(str(chosen), [part.name for part in parts_of('runner')])}"
+        )
+
+
+def check_single_run(section: HydraConf) -> str:
+    """Check that a single run was not meant for a launcher.
+
+    Args:
+        section: Hydra's section of the configuration.
+
+    Returns:
+        A sentence to log if a file has chosen a launcher, which a single run does not use; else nothing.
+
+    Raises:
+        UserError: a launcher was typed.
+    """
+    launcher = section.launcher
+    if section.mode == RunMode.MULTIRUN or "runner" not in launcher or launcher.runner == HERE:
+        return ""
+    chosen = section.runtime.choices["hydra/launcher"]
+    if any(text.startswith("hydra/launcher=") for text in section.overrides.hydra):
+        raise UserError(
+            f"hydra/launcher={chosen} launches sweeps, of one run or more: add -m, or leave it out to train here"
+        )
+    return f"this run trains here; -m launches it with hydra/launcher={chosen}"
+
+
+def join_tasks_of_srun() -> None:
+    """Make the tasks of one ``srun`` the ranks of one run, as `torchrun` would: each finds its rank in the environment.
+
+    Without this, every task would train the same run, and all but one would find it locked.
+    """
+    step = os.environ
+    if int(step.get("SLURM_STEP_NUM_TASKS", "1")) < 2 or "WORLD_SIZE" in step:
+        return
+    ask = ["scontrol", "show", "hostnames", step["SLURM_STEP_NODELIST"]]
+    nodes = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.split()
+    number = int(step["SLURM_JOB_ID"]) * 17 + int(step["SLURM_STEP_ID"])  # steps at the same time differ
+    step["MASTER_ADDR"], step["MASTER_PORT"] = nodes[0], str(_FIRST_PORT + number % _NUM_PORTS)
+    step["RANK"], step["LOCAL_RANK"] = step["SLURM_PROCID"], step["SLURM_LOCALID"]
+    step["WORLD_SIZE"] = step["SLURM_STEP_NUM_TASKS"]  # last: it says that the others are set

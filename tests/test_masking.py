@@ -1,0 +1,40 @@
+"""Passwords are masked wherever an address stands, and nothing else is."""
+
+import pytest
+
+from menvae.masking import masked, without_passwords
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("postgresql+psycopg2://me:secret@db:5432/mlflow", "postgresql+psycopg2://me:***@db:5432/mlflow"),
+        ("https://me:se:c@ret@host/api", "https://me:***@host/api"),
+        ("mysql://me:se/cret@host/db", "mysql://me:***@host/db"),
+        ("mysql://me:1234@host/db", "mysql://me:***@host/db"),
+        ("http://:secret@host", "http://:***@host"),
+        ("mssql://host/db?user=me&PWD=secret&x=1", "mssql://host/db?user=me&PWD=***&x=1"),
+        (
+            "a -m tracking.uri=http://me:secret@a b=http://me:secret@b",
+            "a -m tracking.uri=http://me:***@a b=http://me:***@b",
+        ),
+        # no password
+        ("http://host:5000/a@b", "http://host:5000/a@b"),
+        ("http://me@host", "http://me@host"),
+        ("sqlite:////data/a:b@c/mlflow.db", "sqlite:////data/a:b@c/mlflow.db"),
+        ("me@host: a sentence, at 12:30", "me@host: a sentence, at 12:30"),
+        ("", ""),
+    ],
+)
+def test_passwords_of_addresses(text: str, expected: str) -> None:
+    assert without_passwords(text) == expected
+    assert without_passwords(expected) == expected
+
+
+def test_a_configuration_is_masked_in_depth_and_not_changed() -> None:
+    config = {"tracking": {"uri": "http://me:secret@host", "trackers": [{"uri": "http://me:secret@host"}]}, "seed": 1}
+    assert masked(config) == {
+        "tracking": {"uri": "http://me:***@host", "trackers": [{"uri": "http://me:***@host"}]},
+        "seed": 1,
+    }
+    assert config["tracking"]["uri"] == "http://me:secret@host"
