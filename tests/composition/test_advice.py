@@ -43,7 +43,11 @@ def test_what_is_advised_instead_of_a_mean_squared_error_can_be_done(compose_tra
     chosen = (f"experiment={experiment}", "decoder.base_filters=16", *SHRUNK)
     advised = ("term@loss.terms.recon=calibrated", "loss.terms.kl.reduction=per_voxel")
     assert any(sentence.startswith(TEMPLATE) for sentence in said(compose_train, *chosen))
-    assert said(compose_train, *chosen, *advised) == []
+    of_small_batch = "loss.lambda_od=10 acts as 2.5"  # exp3_physics trains with batches of two
+    others = [
+        sentence for sentence in said(compose_train, *chosen, *advised) if not sentence.startswith(of_small_batch)
+    ]
+    assert others == []
 
 
 def test_a_mean_squared_error_beside_a_kl_per_voxel_weighs_nothing_too_much(compose_train: Compose) -> None:

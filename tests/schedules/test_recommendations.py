@@ -66,7 +66,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         for key, value in {
             "name": "exponential",
             "rate": 5.0,
-            **dict.fromkeys(("initial", "decay_start", "decay_length", "decay_to"), NO_SUCH_KEY),
+            "initial": NO_SUCH_KEY,  # and the decay, which the loss sets, is ignored
         }.items()
     },
     "semivae_free_bits": {
