@@ -222,7 +222,6 @@ def new_folder(path: Path) -> Iterator[Path]:
         _sync_files(temporary)
         try:
             temporary.rename(path)
-            sync_directory(path.parent)
         except OSError:
             if not path.is_dir():
                 raise
@@ -246,12 +245,11 @@ def _umask() -> int:
 
 
 def _sync_files(folder: Path) -> None:
-    """Flush a folder to disk, with everything in it."""
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with Path(place, name).open("rb") as file:
+    """Flush the files below a folder to disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
                 os.fsync(file.fileno())
-        sync_directory(Path(place))
 
 
 def sync_directory(directory: Path) -> None:
