@@ -74,7 +74,8 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
         content: Any = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         raise UserError(f"'{path}' is not a menvae checkpoint: {_first_line(error)}") from error
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+    version = content.pop("format", None) if isinstance(content, dict) else None
+    if not isinstance(version, int) or version != FORMAT:
         raise UserError(f"checkpoint '{path}' does not have the format that this version of menvae reads ({FORMAT})")
     _check_form(path, content)
     return content

@@ -27,10 +27,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
         raise ValueError("its optimiser has other parameters")
     for group, mine in zip(groups, known, strict=True):
         for key, value in mine.items():
-            if isinstance(value, bool) or value is None:  # of torch, whose later versions add and fill in such flags
-                continue
-            if not _is_alike(group[key], value):
-                raise ValueError(f"its optimiser has {str(group[key])[:60]!r} as '{key}'")
+            is_flag = isinstance(value, bool) or value is None  # later versions of torch add such, and fill them in
+            known_value = group.get(key, value) if is_flag else group[key]
+            if not _is_alike(known_value, value):
+                raise ValueError(f"its optimiser has {str(known_value)[:60]!r} as '{key}'")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, entries in state["state"].items():
         for key, value in entries.items():
@@ -38,11 +38,20 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
                 raise ValueError(f"its optimiser has {str(value)[:60]!r} as '{key}'")
             if key in _LIKE_PARAMETER and value.shape != parameters[number].shape:
                 raise ValueError(f"its optimiser has a '{key}' of another shape than the parameter")
+    for group in groups:
+        of_group = [entries for number in group["params"] if (entries := state["state"].get(number))]
+        needed = {key for entries in of_group for key in entries} & {"step", *_LIKE_PARAMETER}
+        needed |= {"max_exp_avg_sq"} if group.get("amsgrad") else set()
+        for entries in of_group:
+            if lacking := needed - entries.keys():
+                raise ValueError(f"its optimiser lacks '{min(lacking)}' for some parameters")
     optimizer.load_state_dict(dict(state))
 
 
 def _is_alike(value: object, known: object) -> bool:
     """Whether a value has the form of another: the same types, where int and float are alike."""
+    if isinstance(known, bool) or known is None:
+        return isinstance(value, bool) or (value is None and known is None)
     if isinstance(known, int | float):
         return isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(known, list | tuple):

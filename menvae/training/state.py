@@ -87,6 +87,8 @@ class BegunEpoch:
         numbers = (begun.seconds, begun.num_skipped_steps, *means.rows.values())
         if not all(isinstance(number, int | float) for number in numbers):
             raise TypeError("its unfinished epoch has something else than numbers")
-        if means.sums.keys() != means.rows.keys() or not all(isinstance(one, Tensor) for one in means.sums.values()):
+        if means.sums.keys() != means.rows.keys() or any(one.numel() != 1 for one in means.sums.values()):
             raise TypeError("its unfinished epoch has other means than rows")
+        if not all(isinstance(state, dict) for state in begun.observers.values()):
+            raise TypeError("its observers have something else than states")
         return begun

@@ -37,7 +37,7 @@ from menvae.data.cache import storage
 from menvae.data.cache.prepare import prepare
 from menvae.data.phantom.head import phantom_subject, write_subject
 from menvae.data.sources.brats import BratsSource
-from menvae.errors import RunInterruptedError, UserError
+from menvae.errors import RunInterruptedError, TrainingDivergedError, UserError
 from menvae.runs.directory import RunDirectory
 from menvae.runs.job import Job
 from menvae.sweeps.status import PointStatus, sweep_status
@@ -77,7 +77,7 @@ def judged(task: Callable[[], str]) -> str:
     """Return the outcome of a task: its own, or how it failed."""
     try:
         return task()
-    except UserError as error:
+    except (UserError, TrainingDivergedError) as error:
         return "reported" if "\n" not in str(error) else "more than a sentence"
     except Exception:  # anything else is what is looked for
         logging.getLogger("soak").exception("another error")
@@ -93,7 +93,9 @@ def entries(num: int, random: Random, folder: Path) -> Counter[str]:
 
 def entries_of(cache_format: Any, num: int, random: Random, folder: Path) -> Counter[str]:
     """Damage entries of one format."""
-    source = BratsSource(root=str(folder / "root"), roi_size=(16, 16, 16), spacing_mm=SPACING, cache_format=cache_format)
+    source = BratsSource(
+        root=str(folder / "root"), roi_size=(16, 16, 16), spacing_mm=SPACING, cache_format=cache_format
+    )
     cache, found = folder / cache_format, Counter[str]()
     cohort = prepare(source, cache, 1)
     whole = {path: path.read_bytes() for path in (cache / "prepared").glob("*/*")}
