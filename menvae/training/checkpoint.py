@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
     with replacing(path) as file:
         target = _Target(file)
         try:
-            torch.save({"format": FORMAT, **content}, target)
+            torch.save({"format": FORMAT, **content}, cast(IO[bytes], target))
         except RuntimeError:
             if target.error is not None:
                 raise target.error from None
@@ -77,8 +77,9 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     version = content.pop("format", None) if isinstance(content, dict) else None
     if not isinstance(version, int) or version != FORMAT:
         raise UserError(f"checkpoint '{path}' does not have the format that this version of menvae reads ({FORMAT})")
-    _check_form(path, content)
-    return content
+    checked: dict[str, Any] = content
+    _check_form(path, checked)
+    return checked
 
 
 def _check_records(path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_LIKE_PARAMETER = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum"}
+_LIKE_PARAMETER = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum"}
 """Entries of the optimisers of torch that have the shape of their parameter; others of plugins are not known."""
 
 
@@ -36,7 +36,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
         for key, value in entries.items():
             if not isinstance(value, Tensor | int | float | None):
                 raise ValueError(f"its optimiser has {str(value)[:60]!r} as '{key}'")
-            if key in _LIKE_PARAMETER and value.shape != parameters[number].shape:
+            if key in _LIKE_PARAMETER and not (isinstance(value, Tensor) and value.shape == parameters[number].shape):
                 raise ValueError(f"its optimiser has a '{key}' of another shape than the parameter")
     for group in groups:
         of_group = [entries for number in group["params"] if (entries := state["state"].get(number))]
