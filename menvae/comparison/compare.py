@@ -104,7 +104,7 @@ def _by_data(runs: Sequence[TrackedRun]) -> list[list[TrackedRun]]:
 
 
 def _gates(runs: Sequence[TrackedRun]) -> tuple[tuple[Objective, ...], list[str]]:
-    """Return the gates of all runs, and a note for each gate whose target differs between runs."""
+    """Return the gates of all runs, and a note for each gate whose target or metric differs between runs."""
     found: dict[str, list[GateValue]] = {}
     for run in runs:
         for name, gate in run.gates.items():
@@ -120,6 +120,12 @@ def _gates(runs: Sequence[TrackedRun]) -> tuple[tuple[Objective, ...], list[str]
             notes.append(
                 f"Runs have different targets for {name} ({listing}): whether a run passes depends on its own target; "
                 f"tables and front use {targets[0]:g}."
+            )
+        metrics = sorted({gate.metric for gate in values if gate.metric})
+        if len(metrics) > 1:
+            notes.append(
+                f"The gate {name} bounds different metrics ({', '.join(metrics)}): its values cannot be compared between "
+                "runs; rename one of the gates."
             )
     return tuple(objectives), notes
 

@@ -46,6 +46,7 @@ class GateValue:
         passed: whether the run passed the gate.
         reason: why there is no value, or empty.
         meaning: what it measures, in one sentence; empty if unknown.
+        metric: key of the metric that it bounds; empty in files of earlier versions.
     """
 
     name: str
@@ -55,6 +56,7 @@ class GateValue:
     passed: bool
     reason: str = ""
     meaning: str = ""
+    metric: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +260,7 @@ def _gate(entry: Mapping[str, Any]) -> GateValue:
         passed=entry["passed"] is True,
         reason=str(entry.get("reason") or ""),
         meaning=gate_meaning(entry),
+        metric=str(entry.get("metric") or ""),
     )
 
 

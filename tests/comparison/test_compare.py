@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -115,6 +116,16 @@ def test_other_targets_are_said_and_the_most_demanding_is_shown() -> None:
     assert comparison.gates[0].target == 0.6
     assert comparison.rows[0].gates_passed == 1.5
     assert "different targets for r2 (0.6, 0.5)" in comparison.notes[0]
+
+
+def test_gates_of_one_name_on_different_metrics_are_named() -> None:
+    def bounding(metric: str, seed: int) -> TrackedRun:
+        one = run(0, seed)
+        return replace(one, gates={**one.gates, "r2": replace(one.gates["r2"], metric=metric)})
+
+    (note,) = compared(bounding("sem/vol_r2", 0), bounding("sem/shape_r2", 1)).notes
+    assert note.startswith("The gate r2 bounds different metrics (sem/shape_r2, sem/vol_r2)")
+    assert compared(bounding("sem/vol_r2", 0), bounding("", 1)).notes == (), "earlier versions name no metric"
 
 
 # --- order ------------------------------------------------------------------------------------------------------------
