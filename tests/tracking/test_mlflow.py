@@ -528,7 +528,7 @@ def test_output_directory_that_moved_keeps_its_runs(output_dir: Path, log: Local
     assert len(stored_points(moved / "mlflow.db")) == 4
 
 
-LOCKED = """
+FAILING = """
 import logging, sqlite3, sys, time
 from pathlib import Path
 from menvae.tracking.local import LocalLog
@@ -537,30 +537,29 @@ from menvae.tracking.tracker import TrackerContext, TrackingSettings
 
 output_dir = Path(sys.argv[1])
 logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
-uri = f"sqlite:///{output_dir}/mlflow.db?timeout=0.1"
-settings, run_dir = TrackingSettings(uri=uri), output_dir / "run"
+settings, run_dir = TrackingSettings(), output_dir / "run"
 tracker = MLflowTracker(TrackerContext(settings=settings, output_dir=output_dir, run_dir=run_dir, run_name="r"))
 log = LocalLog(output_dir / "run")
 tracker.start({}, {}, log)
 while tracker.run_id is None:
     time.sleep(0.05)
-lock = sqlite3.connect(output_dir / "mlflow.db", isolation_level=None)
-lock.execute("begin exclusive")
+store = sqlite3.connect(output_dir / "mlflow.db", isolation_level=None)
+store.execute("alter table metrics rename to away")  # an operational error as a lock is, which MLflow awaits for 20 s
 for epoch in range(1, 4):
     log.append(epoch, {"a": float(epoch)}, {})
     tracker.log(epoch, {"a": float(epoch)}, {})
     time.sleep(1.0)
-lock.execute("rollback")
+store.execute("alter table away rename to metrics")
 print(tracker.finish("FINISHED"))
 """
 
 
-def test_a_database_that_another_process_locks_is_one_warning(output_dir: Path) -> None:
-    done = run_script(output_dir / "cwd", "-c", LOCKED, str(output_dir))
+def test_a_database_that_fails_for_a_moment_is_one_warning(output_dir: Path) -> None:
+    done = run_script(output_dir / "cwd", "-c", FAILING, str(output_dir))
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
     assert "Traceback" not in done.stderr
     (warning,) = [line for line in done.stderr.splitlines() if line.startswith("WARNING")]
-    assert "database is locked" in warning
+    assert "no such table" in warning
     assert query(output_dir / "mlflow.db", "select step, value from metrics where key = 'a' order by step") == [
         (1, 1.0),
         (2, 2.0),
