@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import glob
 import io
 import itertools
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
+
+from menvae.errors import UserError
+
+Types = Mapping[str, type | tuple[type, ...]]
 
 A_LOOK_S = 1.0  # `FolderLock.is_held` takes the lock for a moment
 
@@ -24,6 +31,10 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")  # apostrophes before it count, so tha
 
 class FolderIsLockedError(Exception):
     """Another process holds the lock of a folder; the message names the process."""
+
+
+class DamagedFileError(UserError):
+    """A file that menvae wrote has another content now; the message names the file and the damage."""
 
 
 class FolderLock:
@@ -39,7 +50,8 @@ class FolderLock:
         Raises:
             FolderIsLockedError: another process still holds it.
         """
-        self._file: IO[str] = (folder / ".lock").open("a+")
+        self._path = folder / ".lock"
+        self._file: IO[str] = self._path.open("a+")
         until = time.monotonic() + patience_s
         while True:
             try:
@@ -69,6 +81,14 @@ class FolderLock:
             except BlockingIOError:
                 return True
         return False
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the folder was removed, or replaced by another of the same name, since it was locked."""
+        try:
+            return not os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except OSError:
+            return True
 
     def release(self) -> None:
         """Release the lock."""
@@ -137,22 +157,102 @@ def write_atomically(path: Path, content: bytes, *, private: bool = False) -> No
         content: its new content.
         private: whether only its owner may read it, for content with passwords.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         if private:
             os.fchmod(file.fileno(), 0o600)
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a new file that replaces ``path`` at the end; several processes may replace the same file at once.
+
+    After a crash ``path`` holds either all of the old content or all of the new, and after an error the old. What a
+    killed process leaves beside it is removed first, so that it does not fill the disk.
+
+    Args:
+        path: a file, which may not exist, in an existing folder.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    remove_leftovers(path.parent, f".{glob.escape(path.name)}.*tmp")
+    temporary, file = _locked_file(path)
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(path)  # before the lock is released
+    except OSError as error:
+        error.filename = error.filename or str(path)  # errors of writing name no file
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
     sync_directory(path.parent)
+
+
+def _locked_file(path: Path) -> tuple[Path, IO[bytes]]:
+    """Create a hidden file beside ``path``, locked while it is open: an unlocked one belongs to no process."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        file = temporary.open("xb")
+        with suppress(OSError):  # on a file system without locks nobody takes it for a leftover
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return temporary, file
+        file.close()  # another process removed it before it was locked
+
+
+def remove_leftovers(folder: Path, pattern: str) -> None:
+    """Remove the unfinished files that killed processes left in a folder.
+
+    Args:
+        folder: the folder; it may not exist.
+        pattern: their names, with wildcards; files that a process still writes are kept.
+    """
+    for path in folder.glob(pattern):
+        with suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+def read_json(path: Path, types: Types, optional: Types = MappingProxyType({})) -> dict[str, Any]:
+    """Read a JSON object that menvae wrote.
+
+    Args:
+        path: the file.
+        types: key -> type of its value, for keys that must exist.
+        optional: key -> type of its value, for keys that may exist; so may others.
+
+    Returns:
+        The object; empty if the file does not exist.
+
+    Raises:
+        DamagedFileError: the file is no such object.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError):  # not JSON, not UTF-8
+        raise DamagedFileError(f"'{path}' is damaged: it is not JSON") from None
+    if not isinstance(content, dict):
+        raise DamagedFileError(f"'{path}' is damaged: it is not a JSON object")
+    if lacking := types.keys() - content.keys():
+        raise DamagedFileError(f"'{path}' is damaged: it lacks '{min(lacking)}'")
+    for key, kind in {**types, **{key: kind for key, kind in optional.items() if key in content}}.items():
+        if not isinstance(content[key], kind) or (isinstance(content[key], bool) and kind is int):
+            raise DamagedFileError(f"'{path}' is damaged: its '{key}' is {str(content[key])[:60]!r}")
+    return content
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Create a folder atomically: yield a hidden folder beside it, to be filled, and rename that at the end.
 
-    Several processes may create the same folder at once: the first one to finish wins, and the others discard theirs.
+    The files are on disk before the folder has its name, so that no crash leaves a folder of empty files. Several
+    processes may create the same folder at once: the first one to finish wins, and the others discard theirs.
     After an error nothing is left.
 
     Args:
@@ -165,6 +265,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
+        _sync_files(temporary)
         try:
             temporary.rename(path)
         except OSError:
@@ -174,11 +275,27 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def discard_folder(path: Path) -> None:
+    """Remove a folder, if it exists, such that no other process sees a part of it."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    with suppress(FileNotFoundError):
+        path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def _umask() -> int:
     """Return the umask of this process, which `tempfile.mkdtemp` does not use."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _sync_files(folder: Path) -> None:
+    """Flush the files below a folder to disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def sync_directory(directory: Path) -> None:

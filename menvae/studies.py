@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from menvae.errors import UserError, nearest
+from menvae.files import read_json
 from menvae.gates import gate_values
 from menvae.tracking.local import LocalLog
 
@@ -75,10 +75,9 @@ def objective_values(run_dir: Path, metrics: Sequence[str]) -> list[float] | Non
     Raises:
         UserError: the run has no such metric.
     """
-    best_epoch = json.loads((run_dir / "status.json").read_text())["best_epoch"]
-    known: dict[str, Any] = next(row for row in LocalLog(run_dir).metrics() if row["epoch"] == best_epoch)
-    table = json.loads((run_dir / "gates.json").read_text())
-    known = known | gate_values(table)
+    best_epoch = read_json(run_dir / "status.json", {"best_epoch": int})["best_epoch"]
+    known: dict[str, Any] = next((row for row in LocalLog(run_dir).metrics() if row["epoch"] == best_epoch), {})
+    known = known | gate_values(read_json(run_dir / "gates.json", {"gates": list, "passed": bool}))
     for metric in metrics:
         if metric not in known:
             raise UserError(

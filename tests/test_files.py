@@ -1,9 +1,10 @@
-"""Folders that appear whole or not at all, whoever else creates them; CSV without formulas."""
+"""Files and folders that appear whole or not at all, whoever else writes them; CSV without formulas."""
 
 from __future__ import annotations
 
 import csv
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -11,8 +12,25 @@ from pathlib import Path
 
 import pytest
 
-from menvae.files import csv_text, new_folder, original_cell, write_table
+from menvae.files import (
+    DamagedFileError,
+    FolderLock,
+    csv_text,
+    new_folder,
+    original_cell,
+    read_json,
+    replacing,
+    write_table,
+    write_text,
+)
 
+OVER_AND_OVER = """
+import sys
+from pathlib import Path
+from menvae.files import write_text
+for _ in range(200):
+    write_text(Path(sys.argv[1]), sys.argv[2] * 1000)
+"""
 RACE = """
 import sys
 from pathlib import Path
@@ -90,3 +108,80 @@ def test_other_cells_stay_as_they_are(cell: str) -> None:
 
 def test_numbers_stay_numbers() -> None:
     assert csv_text([[-1.5, -3, 0.1, None, float("-inf"), True]]) == "-1.5,-3,0.1,,-inf,True\n"
+
+
+def test_two_processes_may_write_one_file_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", OVER_AND_OVER, str(path), who], stderr=subprocess.PIPE, text=True)
+        for who in "ab"
+    ]
+    for process in processes:
+        assert process.communicate(timeout=120) == (None, "")
+        assert process.returncode == 0
+    assert path.read_text() in ("a" * 1000, "b" * 1000)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_leftovers_of_killed_processes_are_removed_and_files_being_written_kept(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    for name in (".status.json.tmp", ".status.json.0123abcd.tmp"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".other.json.0123abcd.tmp").write_text("half")
+    with replacing(path) as file:
+        file.write(b"slow")
+        write_text(path, "fast")
+        assert path.read_text() == "fast"
+        assert len(list(tmp_path.glob(".status*"))) == 1
+    assert path.read_text() == "slow"
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".other.json.0123abcd.tmp", "status.json"]
+
+
+def test_after_an_error_the_old_content_stays(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "status.json", "old")
+
+    def fail() -> None:
+        with replacing(path) as file:
+            file.write(b"new")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*status\.json'"):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (b"", "it is not JSON"),
+        (b'{"number": 1', "it is not JSON"),
+        (b'{"number": "\xff"}', "it is not JSON"),
+        (b"[" * 100_000, "it is not JSON"),
+        (b"[1]", "it is not a JSON object"),
+        (b"{}", "it lacks 'number'"),
+        (b'{"number": "1"}', "its 'number' is '1'"),
+        (b'{"number": true}', "its 'number' is 'True'"),
+        (b'{"number": 1, "why": 2}', "its 'why' is '2'"),
+    ],
+)
+def test_a_damaged_file_is_one_sentence(content: bytes, wanted: str, tmp_path: Path) -> None:
+    path = tmp_path / "point.json"
+    assert read_json(path, {"number": int}, {"why": str}) == {}
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError) as caught:
+        read_json(path, {"number": int}, {"why": str})
+    assert str(caught.value) == f"'{path}' is damaged: {wanted}"
+
+
+def test_a_lock_knows_that_its_folder_is_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lock = FolderLock(folder)
+    assert not lock.is_lost
+    shutil.rmtree(folder)
+    assert lock.is_lost
+    folder.mkdir()
+    (folder / ".lock").touch()
+    assert lock.is_lost
+    lock.release()

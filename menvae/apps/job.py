@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from menvae.apps.outcome import carry_out, leave
-from menvae.errors import ExitCode, RunInterruptedError
+from menvae.apps.outcome import carry_out, leave, report
+from menvae.errors import ExitCode, RunInterruptedError, UserError
 from menvae.interruption import stop_requests, stop_with_parent
 from menvae.runs.job import Job
 
@@ -52,8 +52,11 @@ def run_slurm_task(path: str, max_num_timeout: int) -> None:
 
 def _run(path: Path) -> tuple[int, str]:
     """Return the exit code, and the reason if the run was interrupted."""
-    job = Job.read(path)
     stopped_by, begun = "", time.time()
+    try:
+        job = Job.read(path)
+    except UserError as error:
+        return report("train", str(error), ExitCode.WRONG_INPUT), ""
 
     def task() -> int:
         nonlocal stopped_by

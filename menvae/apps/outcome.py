@@ -46,18 +46,18 @@ def carry_out(command: str, task: Callable[[], int]) -> int:
     try:
         return task()
     except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
-        return _report(command, sentence(error), ExitCode.WRONG_INPUT)
+        return report(command, sentence(error), ExitCode.WRONG_INPUT)
     except OSError as error:
         if error.errno not in _DISK_IS_FULL and (error.errno not in _USER_CAN_FIX or error.filename is None):
             raise
         where = f"'{error.filename}': " if error.filename else ""
-        return _report(command, where + str(error.strerror), ExitCode.WRONG_INPUT, on_all_ranks=True)
+        return report(command, where + str(error.strerror), ExitCode.WRONG_INPUT, on_all_ranks=True)
     except TrainingDivergedError as error:
-        return _report(command, sentence(error), 1)
+        return report(command, sentence(error), 1)
     except RunInterruptedError as error:
-        return _report(command, f"stopped by {error}; run the same command again to resume", ExitCode.INTERRUPTED)
+        return report(command, f"stopped by {error}; run the same command again to resume", ExitCode.INTERRUPTED)
     except KeyboardInterrupt:
-        return _report(
+        return report(
             command,
             "stopped at once; run the same command again to resume from what is already written",
             ExitCode.INTERRUPTED,
@@ -85,7 +85,7 @@ def leave(code: int, *, at_once: bool = False) -> NoReturn:
     os._exit(code)
 
 
-def _report(command: str, text: str, code: int, *, on_all_ranks: bool = False) -> int:
+def report(command: str, text: str, code: int, *, on_all_ranks: bool = False) -> int:
     """Write ``text`` to standard error, on rank 0 or on all ranks, and return ``code``."""
     rank = os.environ.get("RANK", "0")
     if rank == "0":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import zlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +18,11 @@ from pathlib import Path
 def digest_of(value: object) -> str:
     """Return the 32-digit hexadecimal hash of a JSON-serialisable value, independent of the order of keys."""
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def checksum(content: bytes | memoryview) -> int:
+    """Return the CRC-32 of some content: it finds damage of any kind, and is faster than a cryptographic hash."""
+    return zlib.crc32(content)
 
 
 def file_digest(path: Path, cache: Path) -> str:

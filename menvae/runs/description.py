@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from menvae.composition.experiment import Experiment
 from menvae.data.source import Data
 from menvae.data.targets.correlation import entangled_words, target_correlation
-from menvae.files import write_json, write_table, write_text
+from menvae.files import read_json, write_json, write_table, write_text
 from menvae.masking import masked
 from menvae.pictures import PictureContext, Schedules, VolumeFacts, draw_pictures
 from menvae.runs.directory import RunDirectory
@@ -86,7 +86,7 @@ def params_of(experiment: Experiment, here: Place) -> dict[str, Any]:
 
 def tags_of(experiment: Experiment, data: Data, directory: RunDirectory) -> dict[str, str]:
     """Return the tags that identify a run: its name, and hashes of data, targets and code."""
-    git = json.loads((directory.path / "environment.json").read_text())["git"]
+    git = read_json(directory.path / "environment.json", {"git": (dict, NoneType)}).get("git")
     return {
         "menvae.run": directory.path.name,
         "menvae.data_hash": data.data_hash,

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import glob
-import json
+import logging
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from menvae.errors import UserError
-from menvae.files import A_LOOK_S, FolderIsLockedError, FolderLock, write_json
+from menvae.files import (
+    A_LOOK_S,
+    DamagedFileError,
+    FolderIsLockedError,
+    FolderLock,
+    Types,
+    read_json,
+    remove_leftovers,
+    write_json,
+)
+
+_log = logging.getLogger(__name__)
 
 State = Literal["running", "interrupted", "finished", "collapsed", "pruned", "failed"]
 ENDED: Final = ("finished", "collapsed", "pruned")
 """States of runs with results."""
 RUNS: Final = "runs"
 """Folder of run directories in an output directory."""
+_STATUS: Types = {
+    "reason": str,
+    "epochs": int,
+    "best_epoch": int,
+    "gates_passed": bool,
+    "code": str,
+    "trackers": list,
+    "tracked": bool,
+}
 
 
 class RunDirectory:
@@ -44,6 +64,8 @@ class RunDirectory:
             raise UserError(
                 f"run '{path.name}' is being trained by {error}; wait until it ends, or use trainer.resume=never"
             ) from None
+        remove_leftovers(path, ".*.tmp")  # they may be as large as a checkpoint, and keep a full disk full
+        remove_leftovers(self.checkpoints, ".*.ckpt.*")
 
     @classmethod
     def choose(cls, runs: Path, identity: str, *, new: bool) -> RunDirectory:
@@ -65,14 +87,50 @@ class RunDirectory:
         return self.path / "pictures"
 
     def status(self) -> dict[str, Any]:
-        """Return the last status that `set_status` wrote, or ``{"state": "new"}``."""
-        path = self.path / "status.json"
-        status: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"state": "new"}
-        return status
+        """Return the last status that `set_status` wrote; ``{"state": "new"}`` if there is none or it is damaged."""
+        try:
+            return read_status(self.path) or {"state": "new"}
+        except DamagedFileError as error:
+            _log.warning("%s; the run goes on from its checkpoint, as after a crash", error)
+            return {"state": "new"}
+
+    def gates(self) -> dict[str, Any]:
+        """Return the content of ``gates.json``, the gates of an ended run.
+
+        Raises:
+            UserError: the file is damaged or does not exist.
+        """
+        path = self.path / "gates.json"
+        try:
+            table = read_json(path, {"gates": list, "passed": bool}, {"note": str})
+            if not table or not all(
+                isinstance(gate, dict) and {"name", "value"} <= gate.keys() for gate in table["gates"]
+            ):
+                raise DamagedFileError(f"'{path}' is damaged or missing")
+        except DamagedFileError as error:
+            remedy = "remove status.json beside it, and the same command evaluates the run again"
+            raise UserError(f"{error}; {remedy}") from None
+        return table
+
+    def check_kept(self) -> None:
+        """Raise `UserError` if somebody removed the folder or replaced it since it was locked."""
+        if self._lock.is_lost:
+            raise UserError(
+                f"run directory '{self.path}' was removed during the run; the same command trains the run again"
+            )
 
     def set_status(self, state: State, **details: str | float | bool) -> None:
-        """Write ``status.json``."""
+        """Write ``status.json``; raises `UserError` as `check_kept`."""
+        self.check_kept()
         write_json(self.path / "status.json", {"state": state, **details})
+
+
+def read_status(run_dir: Path) -> dict[str, Any]:
+    """Return the content of ``status.json``; empty if it does not exist; raises `DamagedFileError`."""
+    status = read_json(run_dir / "status.json", {}, {"state": str, **_STATUS})
+    if status and not ("state" in status and all(isinstance(key, str) for key in status.get("trackers", []))):
+        raise DamagedFileError(f"'{run_dir / 'status.json'}' is damaged: it lacks 'state', or a tracker has no name")
+    return status
 
 
 def trackers_of(status: Mapping[str, Any]) -> frozenset[str]:

@@ -244,11 +244,15 @@ def load_run(
     if not weights.is_file():
         there = sorted(file.stem for file in weights.parent.glob("*.ckpt"))
         raise UserError(f"checkpoint: run '{path.name}' has no '{checkpoint}'; {nearest(checkpoint, there)}")
+    key = "best_epoch" if checkpoint == "best" else "epochs"
+    epoch = status.get(key)
+    if not isinstance(epoch, int):
+        raise UserError(f"run '{path.name}': its status.json is damaged: '{key}' is {str(epoch)[:60]!r}")
     return FinishedRun(
         path=path,
         status=str(status["state"]),
         checkpoint=weights,
-        epoch=int(status["best_epoch" if checkpoint == "best" else "epochs"]),
+        epoch=epoch,
         device=torch.device(device),
         experiment=_experiment(path, output_dir, overrides),
     )

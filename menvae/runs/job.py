@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-from menvae.files import write_json
+from menvae.errors import UserError
+from menvae.files import DamagedFileError, Types, read_json, write_json
 from menvae.masking import masked
-from menvae.runs.directory import RUNS
+from menvae.runs.directory import RUNS, read_status
 from menvae.runs.environment import describe_process
 from menvae.studies import Trial
 
 APPLICATION = "menvae.apps.job"
 """Module that trains a job; it imports everything, so code that starts a job only refers to it by name."""
+_TYPES: Types = {"config": dict, "run": (str, NoneType), "point": (str, NoneType), "trial": (dict, NoneType)}
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,16 @@ class Job:
 
     @classmethod
     def read(cls, path: Path) -> Job:
-        """Read a job file."""
-        content = json.loads(path.read_text())
+        """Read a job file; raises `UserError` if it is missing or damaged."""
+        content = read_json(path, _TYPES)
+        if not content:
+            raise UserError(f"job file '{path}' does not exist")
         point, trial = content["point"], content["trial"]
-        return cls(content["config"], content["run"], Path(point) if point else None, Trial(**trial) if trial else None)
+        try:
+            of_study = Trial(**trial) if trial else None
+        except TypeError as error:
+            raise DamagedFileError(f"'{path}' is damaged: {error}") from None
+        return cls(content["config"], content["run"], Path(point) if point else None, of_study)
 
     def write(self, path: Path) -> None:
         """Write a job file atomically; only its owner may read it if it holds a password, which the job needs."""
@@ -58,7 +66,10 @@ class Job:
         """Return the reason in ``status.json`` if it was written at or after ``since`` (`time.time`), else nothing."""
         path = Path(self.config["output_dir"]) / RUNS / (self.run or "") / "status.json"
         is_new = path.is_file() and path.stat().st_mtime >= since
-        return str(json.loads(path.read_text()).get("reason", "")) if is_new else ""
+        try:
+            return str(read_status(path.parent).get("reason", "")) if is_new else ""
+        except DamagedFileError:
+            return ""
 
     def leave_outcome(self, exit_code: int) -> None:
         """Write ``outcome.json`` with the exit code of this process into the folder of the point, if there is one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -37,11 +36,17 @@ class RunRecorder:
     """Records a run on the main rank: in the local log first, then trackers, then the progress bar."""
 
     def __init__(
-        self, local: LocalLog, trackers: Trackers, progress: TrainingProgress, start: Callable[[], object]
+        self,
+        directory: RunDirectory,
+        local: LocalLog,
+        trackers: Trackers,
+        progress: TrainingProgress,
+        start: Callable[[], object],
     ) -> None:
         """Set the destinations.
 
         Args:
+            directory: directory of the run.
             local: log on disk.
             trackers: MLflow and others.
             progress: progress bar or lines.
@@ -49,6 +54,7 @@ class RunRecorder:
                 once. The first step thus does not wait for MLflow and matplotlib.
         """
         self.local, self.trackers, self.progress = local, trackers, progress
+        self._directory = directory
         self._start = start
 
     def step(self, epoch: int, step: int, losses: Callable[[], Mapping[str, float]]) -> None:
@@ -57,7 +63,8 @@ class RunRecorder:
         self._start()
 
     def epoch_end(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
-        """Log, track and show an epoch."""
+        """Log, track and show an epoch; raises `UserError` if the run directory was removed."""
+        self._directory.check_kept()
         self.local.append(epoch, metrics, timings)
         self.trackers.log(epoch, metrics, timings)
         self.progress.epoch_end(epoch, metrics, sum(value for key, value in timings.items() if key.startswith("time/")))
@@ -87,7 +94,7 @@ def run_trackers(
 
 def hand_over(trackers: Trackers, settings: TrackingSettings, directory: RunDirectory, status: dict[str, Any]) -> None:
     """Send trackers the results of the run, and add to the status which of them have the complete run."""
-    trackers.log(status["epochs"], gate_values(json.loads((directory.path / "gates.json").read_text())), {})
+    trackers.log(status["epochs"], gate_values(directory.gates()), {})
     trackers.log_artifacts([path for path in sorted(directory.path.iterdir()) if path.name in _ARTIFACTS])
     trackers.log_artifacts([directory.checkpoints / "best.ckpt"])
     tags = {"menvae.state": status["state"], "menvae.gates_passed": str(status["gates_passed"])}

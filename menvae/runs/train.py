@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Mapping
@@ -102,10 +101,12 @@ def _train_here(experiment: Experiment, job: Job | None, here: Place, stop: Stop
         collectives.patient_barrier()  # rank 0 still writes results, and launchers end all ranks once one has left
         return _conclude(experiment, directory, status)
     except Exception as error:
+        if directory is not None and not isinstance(error, UserError):
+            directory.check_kept()  # explains any error of a file
         if stop.reason and here.num_ranks > 1:  # another rank stopped first, and this one lost its connection
             _set_status(directory, "interrupted", stop.reason)
             raise RunInterruptedError(stop.reason) from error
-        if not isinstance(error, OtherRankFailedError):
+        if not isinstance(error, OtherRankFailedError) and path.is_dir():
             failures.append(error, here.rank, here.num_ranks)
         out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
         _set_status(directory, "failed", "out of memory" if out_of_memory else failures.cause())
@@ -141,8 +142,8 @@ def _conclude(experiment: Experiment, directory: RunDirectory | None, status: Ma
     if directory is not None:
         from menvae.runs.gates_table import gates_table
 
-        table = json.loads((directory.path / "gates.json").read_text())
-        logs.show(gates_table(table["gates"], table["note"]))
+        table = directory.gates()
+        logs.show(gates_table(table["gates"], table.get("note", "")))
         _log.info("report: %s", directory.path / "report.html")
     if status["state"] == "collapsed":
         _log.error("%s", status["reason"])
@@ -180,7 +181,7 @@ def _main_rank_run(
         first_epoch = run.trainer.state.epoch + 1
         max_epochs = experiment.settings["trainer"].max_epochs
         with TrainingProgress(max_epochs, data.train.steps_per_epoch, first_epoch) as progress:
-            status = run.train_and_evaluate(RunRecorder(local, trackers, progress, start_recording))
+            status = run.train_and_evaluate(RunRecorder(directory, local, trackers, progress, start_recording))
     except (RunInterruptedError, KeyboardInterrupt) as interruption:
         reason = str(interruption) or "Ctrl-C twice"
         _log.info("stopped by %s", reason)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from menvae.console import logs
 from menvae.errors import RunInterruptedError, UserError
-from menvae.files import FolderIsLockedError, FolderLock, write_json
+from menvae.files import DamagedFileError, FolderIsLockedError, FolderLock, read_json, write_json
 from menvae.interruption import StopRequest
 from menvae.sweeps.plan import PlannedPoint
 from menvae.sweeps.runners import Fate, Runner
@@ -118,9 +117,10 @@ class Campaign:
 
     def _last_tracked(self) -> dict[str, Any] | None:
         """Return what trackers received last, if the sweep had finished."""
-        path = self.sweep.path / _TRACKED
-        tracked: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
-        return tracked
+        try:
+            return read_json(self.sweep.path / _TRACKED, {}) or None
+        except DamagedFileError:  # they receive it once more
+            return None
 
     def _run(self, planned: Sequence[PlannedPoint], stop: StopRequest) -> list[PointStatus]:
         statuses = {point.status.point.run: point.status for point in planned if point.status is not None}

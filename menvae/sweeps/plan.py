@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,8 +11,9 @@ from rich.text import Text
 
 from menvae.composition.settings import SweepSettings
 from menvae.errors import UserError
+from menvae.files import DamagedFileError
 from menvae.registry import known as known_parts
-from menvae.runs.directory import free_name, newest_name
+from menvae.runs.directory import free_name, newest_name, read_status
 from menvae.studies import Trial
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.status import PointStatus, sweep_status
@@ -105,9 +105,10 @@ def plan_points(
             run, other_code = _run_of(sweep, identity, config, settings, code_hash, taken, searching)
         taken[identity] = taken[run] = index
         planned[index] = replace(planned[index], other_code=other_code)
-        if run not in known:
-            known[run] = Point(next_number, run, tuple(overrides))
-            next_number += 1
+        if run not in known or known[run].damage:
+            number = known[run].number if run in known else next_number
+            known[run] = Point(number, run, tuple(overrides))
+            next_number = max(next_number, number + 1)
         points[index] = known[run]
     for index, status in zip(points, sweep_status(sweep, points.values()), strict=True):
         missing = status.fate == Fate.UNKNOWN and _missing_runner(status.point)
@@ -136,8 +137,10 @@ def _run_of(
     if config["trainer"]["resume"] == "never":
         return free_name(sweep.runs, identity, taken), False
     newest = newest_name(sweep.runs, identity)
-    path = sweep.runs / newest / "status.json"
-    status = json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        status = read_status(sweep.runs / newest)
+    except DamagedFileError:  # the run itself reports it, and goes on from its checkpoint
+        status = {}
     made_with = status.get("code") if status.get("state") == Fate.FINISHED else None
     other_code = made_with is not None and made_with != code_hash()
     if status.get("state") == "pruned" and not searching:

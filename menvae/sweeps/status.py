@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from menvae.errors import ExitCode, UserError
-from menvae.files import FolderLock
+from menvae.files import DamagedFileError, FolderLock, read_json
 from menvae.registry import lookup
-from menvae.runs.directory import ENDED, trackers_of
+from menvae.runs.directory import ENDED, read_status, trackers_of
+from menvae.runs.reading import value_at
 from menvae.sweeps.runners import Fate, JobState, Runner
 from menvae.sweeps.sweep import Point, Submission, Sweep
 
@@ -68,14 +68,17 @@ def _answers(launcher: str, submissions: Mapping[str, Submission]) -> Mapping[st
 
 def _point_status(sweep: Sweep, point: Point, job_state: JobState | None) -> PointStatus:
     run_dir = sweep.runs / point.run
-    run = _read(run_dir / "status.json")
-    outcome = _read(sweep.folder(point) / "outcome.json")
+    damaged = [point.damage] if point.damage else []
+    run = _unless_damaged(lambda: read_status(run_dir), damaged)
+    outcome = _unless_damaged(lambda: read_json(sweep.folder(point) / "outcome.json", {"exit_code": int}), damaged)
+    job = _unless_damaged(lambda: read_json(sweep.job_file(point), {"config": dict}), damaged)
     fate, reason = _fate(point, run, outcome, job_state, FolderLock.is_held(run_dir))
+    reason = "; ".join(filter(None, (reason, *damaged)))
     if not reason and fate in (Fate.FAILED, Fate.LOST) and point.submissions:
         reason = _last_line(Path(point.submissions[-1].log))
-    epochs = sum(1 for _ in (run_dir / "metrics.jsonl").open()) if (run_dir / "metrics.jsonl").is_file() else 0
-    job = _read(sweep.job_file(point))
-    max_epochs = job["config"]["trainer"]["max_epochs"] if job else None
+    metrics = run_dir / "metrics.jsonl"
+    epochs = metrics.read_bytes().count(b"\n") if metrics.is_file() else 0
+    max_epochs = value_at(job.get("config", {}), "trainer.max_epochs")
     return PointStatus(point, fate, reason, run_dir if run_dir.is_dir() else None, epochs, max_epochs, trackers_of(run))
 
 
@@ -110,9 +113,13 @@ def _fate(
     return (Fate.LOST if code is None else Fate.FAILED), ""
 
 
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return content
+def _unless_damaged(read: Callable[[], dict[str, Any]], damaged: list[str]) -> dict[str, Any]:
+    """Return what ``read`` returns; empty if the file is damaged, with the damage added to ``damaged``."""
+    try:
+        return read()
+    except DamagedFileError as error:
+        damaged.append(str(error))
+        return {}
 
 
 def _last_line(path: Path) -> str:

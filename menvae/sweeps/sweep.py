@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from menvae.errors import UserError, nearest
-from menvae.files import write_json
+from menvae.files import DamagedFileError, Types, read_json, write_json
 from menvae.masking import masked
 from menvae.runs.directory import RUNS
 from menvae.runs.job import Job
 from menvae.studies import Trial
+
+_POINT: Types = {"number": int, "run": str, "overrides": list, "submissions": list}
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,19 @@ class Point:
         run: name of its run directory, which identifies it.
         overrides: overrides that distinguish it, ``key=value``.
         submissions: all submissions, the latest last.
+        damage: what is wrong with its ``point.json``, or empty; then neither overrides nor submissions are known.
     """
 
     number: int
     run: str
     overrides: tuple[str, ...]
     submissions: tuple[Submission, ...] = ()
+    damage: str = ""
 
     @property
     def label(self) -> str:
         """The overrides on one line."""
-        return label_of(self.overrides)
+        return self.run if self.damage else label_of(self.overrides)
 
 
 class Sweep:
@@ -109,22 +113,31 @@ class Sweep:
     def description(self) -> dict[str, Any]:
         """Return the content of ``sweep.json``."""
         path = self.path / "sweep.json"
-        content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"overrides": [], "launcher": []}
-        return content
+        try:
+            content = read_json(path, {"overrides": list, "launcher": list})
+            if not all(isinstance(text, str) for texts in content.values() for text in texts):
+                raise DamagedFileError(f"'{path}' is damaged: it contains something else than text")
+        except DamagedFileError as error:
+            raise UserError(f"{error}; the command that launched the sweep writes it again") from None
+        return content or {"overrides": [], "launcher": []}
 
     def points(self) -> list[Point]:
-        """Return all points, sorted by number."""
-        found = []
-        for path in self.path.glob("points/*/point.json"):
-            content = json.loads(path.read_text())
-            submissions = tuple(Submission(**submission) for submission in content["submissions"])
-            found.append(Point(content["number"], content["run"], tuple(content["overrides"]), submissions))
-        return sorted(found, key=lambda point: point.number)
+        """Return all points, sorted by number; those with a damaged ``point.json`` have the last numbers."""
+        found, damaged = [], []
+        for path in sorted(self.path.glob("points/*/point.json")):
+            try:
+                found.append(_read_point(path))
+            except DamagedFileError as error:
+                damaged.append((path.parent.name, str(error)))
+        found.sort(key=lambda point: point.number)
+        number = found[-1].number + 1 if found else 0
+        return [*found, *(Point(number + index, run, (), damage=why) for index, (run, why) in enumerate(damaged))]
 
     def keep(self, point: Point) -> None:
         """Write ``point.json``."""
         self.folder(point).mkdir(parents=True, exist_ok=True)
-        write_json(self.folder(point) / "point.json", asdict(point))
+        content = {key: value for key, value in asdict(point).items() if key != "damage"}
+        write_json(self.folder(point) / "point.json", content)
 
     def prepare(self, point: Point, config: Mapping[str, Any], trial: Trial | None = None) -> Path:
         """Write the point and its job file; return the path of the latter.
@@ -143,6 +156,19 @@ class Sweep:
         point = replace(point, submissions=(*point.submissions, submission))
         self.keep(point)
         return point
+
+
+def _read_point(path: Path) -> Point:
+    """Read ``point.json``; raises `DamagedFileError`."""
+    content = read_json(path, _POINT)
+    try:
+        submissions = tuple(Submission(**submission) for submission in content["submissions"])
+    except (KeyError, TypeError) as error:
+        raise DamagedFileError(f"'{path}' is damaged: {error}") from None
+    texts = [*content["overrides"], *(text for submission in submissions for text in asdict(submission).values())]
+    if content["run"] != path.parent.name or not all(isinstance(text, str) for text in texts):
+        raise DamagedFileError(f"'{path}' is damaged: it is not the point of this folder")
+    return Point(content["number"], content["run"], tuple(content["overrides"]), submissions)
 
 
 def label_of(overrides: Sequence[str]) -> str:

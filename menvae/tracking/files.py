@@ -9,19 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from menvae.configuration import path_of
-from menvae.files import FolderLock, write_json, write_table
+from menvae.files import DamagedFileError, FolderLock, Types, read_json, write_json, write_table
 from menvae.registry import register
 from menvae.tracking.local import LocalLog, finite_values
 from menvae.tracking.tracker import DatasetInput, Status, Tracker, TrackerContext
 
+_log = logging.getLogger(__name__)
+
 _TABLE = "runs.csv"
+_RUN: Types = {
+    **dict.fromkeys(("name", "status", "start_time", "run_dir"), str),
+    **dict.fromkeys(("sweep", "end_time"), (str, NoneType)),
+    **dict.fromkeys(("params", "metrics", "tags"), dict),
+}
 _SECTIONS = ("params", "metrics", "tags")
 _PATIENCE_S = 60.0  # for the lock of other processes, which write the table in milliseconds
 
@@ -57,7 +66,7 @@ class FilesTracker(Tracker):
         datasets: Sequence[DatasetInput] = (),
     ) -> None:
         """Write the run with the metrics of the local log."""
-        before = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        before = _read(self._file)
         self._run = {
             "name": self._context.run_name,
             "status": "RUNNING",
@@ -99,7 +108,7 @@ class FilesTracker(Tracker):
         """Rewrite the table from the files of all runs; the last writer sees all of them."""
         lock = FolderLock(self._folder, _PATIENCE_S if patience_s is None else patience_s)
         try:
-            runs = [json.loads(path.read_text()) for path in sorted(self._folder.glob("*.json"))]
+            runs = [run for path in sorted(self._folder.glob("*.json")) if (run := _read(path))]
             rows = [_row(run) for run in sorted(runs, key=lambda run: (run["start_time"], run["name"]))]
             columns = dict.fromkeys(column for row in rows for column in row)
             order = sorted(columns, key=lambda column: column.partition(".")[0] in _SECTIONS)
@@ -114,10 +123,19 @@ def _file_of(folder: Path, context: TrackerContext) -> Path:
     Earlier versions named files only after the run; a run that has such a file keeps it, so that it has one row.
     """
     earlier = folder / f"{context.run_name}.json"
-    if earlier.is_file() and json.loads(earlier.read_text())["run_dir"] == str(context.run_dir):
+    if _read(earlier).get("run_dir") == str(context.run_dir):
         return earlier
     place = hashlib.sha256(str(context.run_dir).encode()).hexdigest()[:8]
     return folder / f"{context.run_name}.{place}.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the file of a run; empty if it does not exist or, after a warning, if it is damaged."""
+    try:
+        return read_json(path, _RUN, {"artifacts": list})
+    except DamagedFileError as error:
+        _log.warning("%s; the table leaves it out", error)
+        return {}
 
 
 def _row(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -145,11 +145,17 @@ def _complete_lines(path: Path) -> list[tuple[bytes, Row]]:
             row = json.loads(line) if line.endswith(b"\n") else None
         except ValueError:
             row = None
-        if isinstance(row, dict) and _EPOCH in row:
+        if isinstance(row, dict) and _is_row(row):
             complete.append((line, row))
         elif number < len(lines):
             raise UserError(f"{path}, line {number}: not a line of a metrics log: {line[:60]!r}")
     return complete
+
+
+def _is_row(row: Mapping[str, object]) -> bool:
+    return isinstance(row.get(_EPOCH), int) and all(
+        value is None or isinstance(value, int | float) for value in row.values()
+    )
 
 
 def _epoch_of(row: Row) -> int:

@@ -75,7 +75,20 @@ class BegunEpoch:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> BegunEpoch:
-        """Restore the output of `as_dict`."""
+        """Restore the output of `as_dict`.
+
+        Raises:
+            KeyError: a key is missing.
+            TypeError: a value has another type.
+        """
         means = RunningMeans()
         means.sums, means.rows = dict(content["means"]["sums"]), dict(content["means"]["rows"])
-        return cls(means, content["observers"], content["seconds"], content["num_skipped_steps"])
+        begun = cls(means, dict(content["observers"]), content["seconds"], content["num_skipped_steps"])
+        numbers = (begun.seconds, begun.num_skipped_steps, *means.rows.values())
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise TypeError("its unfinished epoch has something else than numbers")
+        if means.sums.keys() != means.rows.keys() or any(one.numel() != 1 for one in means.sums.values()):
+            raise TypeError("its unfinished epoch has other means than rows")
+        if not all(isinstance(state, dict) for state in begun.observers.values()):
+            raise TypeError("its observers have something else than states")
+        return begun

@@ -23,6 +23,7 @@ from menvae.schedules import Schedule
 from menvae.training import checkpoint
 from menvae.training.curriculum import Curriculum
 from menvae.training.determinism import seed_step
+from menvae.training.optimizer_state import load_optimizer
 from menvae.training.place import Place
 from menvae.training.settings import TrainerSettings
 from menvae.training.state import BegunEpoch, RunningMeans, TrainingState
@@ -300,9 +301,10 @@ class Trainer:
             )
         finished = self.state.stopped or self.state.epoch == self.settings.max_epochs
         if "optimizer" in content:
-            self.optimizer.load_state_dict(content["optimizer"])
-            if content.get("scaler"):  # empty unless that run used fp16
-                self.scaler.load_state_dict(content["scaler"])
+            with checkpoint.damage_reported(path):
+                load_optimizer(self.optimizer, content["optimizer"])
+                if content.get("scaler"):  # empty unless that run used fp16
+                    self.scaler.load_state_dict(content["scaler"])
         elif not finished:
             raise UserError(
                 f"checkpoint '{path}' has no optimiser state, so training cannot resume from it exactly; "
@@ -310,13 +312,15 @@ class Trainer:
             )
         begun = content.get("begun_epoch")
         if begun is not None:
-            if begun["num_steps"] != self.ingredients.train.steps_per_epoch:
+            with checkpoint.damage_reported(path):
+                num_steps, mine = begun["num_steps"], begun["by_rank"][self.place.rank]
+                self._begun = BegunEpoch.from_dict(mine)
+            if num_steps != self.ingredients.train.steps_per_epoch:
                 raise UserError(
-                    f"checkpoint '{path}' was written in the middle of an epoch of {begun['num_steps']} steps, but "
+                    f"checkpoint '{path}' was written in the middle of an epoch of {num_steps} steps, but "
                     f"this run has {self.ingredients.train.steps_per_epoch} per epoch; let the original run finish "
                     "the epoch first"
                 )
-            self._begun = BegunEpoch.from_dict(begun["by_rank"][self.place.rank])
         if path.parent.resolve() != self.checkpoints.resolve():
             self.state = TrainingState(epoch=self.state.epoch, step=self.state.step)
             more = {} if begun is None else {"begun_epoch": begun}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -76,3 +77,17 @@ def test_a_sweep_that_is_stopped_does_not_begin_its_next_point(prepared_cache: P
     rest = process.stderr.read()
     assert process.wait(timeout=60) == 75, rest
     assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_a_run_directory_that_is_removed_while_it_trains(prepared_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(prepared_cache)
+    process = subprocess.Popen(command(tmp_path, LONG), env=environment(), stderr=subprocess.PIPE, text=True)
+    while not list((tmp_path / "runs").glob("*/metrics.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    shutil.rmtree(only_run(tmp_path), ignore_errors=True)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors
+    assert "was removed during the run; the same command trains the run again" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    assert not list((tmp_path / "runs").glob("*/status.json"))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from menvae.errors import UserError
 from menvae.files import FolderIsLockedError, FolderLock
 from menvae.runs.directory import RunDirectory, newest_name
 
@@ -50,3 +52,49 @@ def test_the_run_begun_last_goes_on(tmp_path: Path) -> None:
     assert names == ["semivae_0a", "semivae_0a_2", "semivae_0a_3", "semivae_0a_3"]
     assert newest_name(tmp_path, "semivae_0a") == "semivae_0a_3"
     assert newest_name(tmp_path, "semivae_0b") == "semivae_0b"
+
+
+@pytest.mark.parametrize("content", [b"", b'{"state": "fini', b"[]", b'{"state": 1}', b'{"epochs": 3}'])
+def test_a_run_with_a_damaged_status_goes_on_from_its_checkpoint(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    directory.set_status("finished", epochs=3)
+    (tmp_path / "run" / "status.json").write_bytes(content)
+    assert directory.status() == {"state": "new"}
+    (said,) = caplog.messages
+    assert said.startswith(f"'{tmp_path}/run/status.json' is damaged: ")
+    directory.set_status("finished", epochs=3)
+    assert directory.status() == {"state": "finished", "epochs": 3}
+    directory.release()
+
+
+def test_what_killed_processes_left_is_removed_when_the_run_goes_on(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "run" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    for name in (".last.ckpt.4711", ".last.ckpt.00ff.tmp", "last.ckpt"):
+        (checkpoints / name).write_text("half")
+    (tmp_path / "run" / ".report.html.tmp").write_text("half")
+    RunDirectory(tmp_path / "run").release()
+    assert [path.name for path in checkpoints.iterdir()] == ["last.ckpt"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "checkpoints"]
+
+
+def test_a_directory_that_is_gone_gets_no_status(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match=r"run directory '.*run' was removed during the run; the same command trains"):
+        directory.set_status("finished")
+    assert list((tmp_path / "run").iterdir()) == []
+    directory.release()
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"gates": [1], "passed": true}', b'{"gates": []}'])
+def test_damaged_gates_are_one_sentence(content: bytes | None, tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    if content is not None:
+        (tmp_path / "run" / "gates.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"gates\.json' is damaged.*; remove status\.json beside it, and"):
+        directory.gates()
+    directory.release()

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from menvae.composition.settings import SweepSettings
 from menvae.errors import UserError
 from menvae.registry import register, unregister
+from menvae.sweeps.plan import plan_points
 from menvae.sweeps.runners import Fate, JobState
 from menvae.sweeps.status import PointStatus, sweep_status
 from menvae.sweeps.sweep import Point, Submission, Sweep, find_sweep
@@ -418,3 +420,60 @@ def test_status_needs_no_torch_for_a_runner_of_menvae(sweep: Sweep, process_that
     )
     told = subprocess.run([sys.executable, "-c", program, sweep.path], capture_output=True, text=True, check=True)
     assert told.stdout == "lost False\n"
+
+
+GARBAGE = {
+    "empty": b"",
+    "cut": b'{"num',
+    "a list": b"[]",
+    "no text": b"\xff\xfe",
+    "other types": b'{"number": "1", "state": 5}',
+}
+
+
+@pytest.mark.parametrize("content", GARBAGE.values(), ids=list(GARBAGE))
+@pytest.mark.parametrize("name", ["status.json", "point.json", "outcome.json", "job.json"])
+def test_one_damaged_file_hides_no_other_point(name: str, content: bytes, sweep: Sweep) -> None:
+    for number, run in enumerate(("run_a", "run_b", "run_c")):
+        point = Point(number, run, (f"seed={number}",))
+        sweep.prepare(point, {"trainer": {"resume": "auto", "max_epochs": 3}})
+        (sweep.folder(point) / "outcome.json").write_text(json.dumps({"exit_code": 0}))
+        (sweep.runs / run).mkdir(parents=True)
+        (sweep.runs / run / "status.json").write_text(json.dumps({"state": "finished"}))
+    damaged = (sweep.runs if name == "status.json" else sweep.path / "points") / "run_b" / name
+    damaged.write_bytes(content)
+    statuses = {status.point.run: status for status in sweep_status(sweep)}
+    assert {run: statuses[run].fate for run in ("run_a", "run_c")} == dict.fromkeys(("run_a", "run_c"), Fate.FINISHED)
+    assert statuses["run_a"].point.label == "seed=0"
+    assert f"'{damaged}' is damaged: " in statuses["run_b"].reason
+    if name != "status.json":
+        assert statuses["run_b"].fate == Fate.FINISHED
+
+
+def test_a_damaged_point_is_written_again_by_its_sweep(sweep: Sweep) -> None:
+    for number, run in enumerate(("run_1", "run_2")):
+        sweep.keep(Point(number, run, (f"loss.lambda_dcor={number + 1}",)))
+    before = {run: (sweep.path / "points" / run / "point.json").read_text() for run in ("run_1", "run_2")}
+    (sweep.path / "points" / "run_2" / "point.json").write_text("{")
+    (damaged,) = [point for point in sweep.points() if point.damage]
+    assert (damaged.run, damaged.number, damaged.label) == ("run_2", 1, "run_2")
+    config = {"loss": {"lambda_dcor": 2}, "trainer": {"resume": "auto", "max_epochs": 3}}
+    (planned,) = plan_points(
+        sweep, [(["loss.lambda_dcor=2"], config)], lambda config: "run_2", SweepSettings(), lambda: "code"
+    )
+    assert planned.status is not None
+    sweep.keep(planned.status.point)
+    assert {run: (sweep.path / "points" / run / "point.json").read_text() for run in before} == before
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b'{"overrides": [], "launcher": 3}', b'{"overrides": [1], "launcher": []}']
+)
+def test_a_damaged_description_is_one_sentence(content: bytes, sweep: Sweep) -> None:
+    sweep.describe(["seed=1"], [])
+    (sweep.path / "sweep.json").write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"sweep\.json' is damaged: .*; the command that launched the sweep writes it"
+    ) as caught:
+        sweep.description()
+    assert "\n" not in str(caught.value)

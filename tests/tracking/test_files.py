@@ -7,6 +7,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from menvae.conformance import Case, TrackerConformance
 from menvae.tracking.files import FilesTracker
@@ -93,3 +94,15 @@ def test_a_run_of_an_earlier_version_keeps_its_row(tmp_path: Path) -> None:
     rows = rows_of(shared)
     assert list(rows["run_dir"]) == [str(tmp_path / place / "runs" / "run_0") for place in ("a", "b")]
     assert list(rows["tags.kept"].fillna("")) == ["yes", ""]
+
+
+def test_one_damaged_file_leaves_only_its_run_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a", "b", "c"):
+        FilesTracker(context(tmp_path, name), folder=str(tmp_path / "shared")).start({}, {}, LocalLog(tmp_path))
+    (damaged,) = (tmp_path / "shared").glob("b.*json")
+    damaged.write_text("{")
+    tracker = FilesTracker(context(tmp_path, "c"), folder=str(tmp_path / "shared"))
+    tracker.start({}, {}, LocalLog(tmp_path))
+    assert tracker.finish("FINISHED")
+    assert list(rows_of(tmp_path / "shared").index) == ["a", "c"]
+    assert f"'{damaged}' is damaged: it is not JSON; the table leaves it out" in caplog.messages

@@ -585,3 +585,53 @@ def test_an_output_directory_that_no_address_can_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^output_dir: '.*what\?/o' contains \?"):
         MLflowTracker(context(tmp_path / "what?" / "o", TrackingSettings()))
     assert list(tmp_path.iterdir()) == []
+
+
+FAILING = """
+import logging, sqlite3, sys, time
+from pathlib import Path
+from menvae.tracking.local import LocalLog
+from menvae.tracking.mlflow.tracker import MLflowTracker
+from menvae.tracking.tracker import TrackerContext, TrackingSettings
+
+output_dir = Path(sys.argv[1])
+logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+settings, run_dir = TrackingSettings(), output_dir / "run"
+tracker = MLflowTracker(TrackerContext(settings=settings, output_dir=output_dir, run_dir=run_dir, run_name="r"))
+log = LocalLog(output_dir / "run")
+tracker.start({}, {}, log)
+while tracker.run_id is None:
+    time.sleep(0.05)
+store = sqlite3.connect(output_dir / "mlflow.db", isolation_level=None)
+store.execute("alter table metrics rename to away")  # an operational error as a lock is, which MLflow awaits for 20 s
+for epoch in range(1, 4):
+    log.append(epoch, {"a": float(epoch)}, {})
+    tracker.log(epoch, {"a": float(epoch)}, {})
+    time.sleep(1.0)
+store.execute("alter table away rename to metrics")
+print(tracker.finish("FINISHED"))
+"""
+
+
+def test_a_database_that_fails_for_a_moment_is_one_warning(output_dir: Path) -> None:
+    done = run_script(output_dir / "cwd", "-c", FAILING, str(output_dir))
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+    assert "Traceback" not in done.stderr
+    (warning,) = [line for line in done.stderr.splitlines() if line.startswith("WARNING")]
+    assert "failed: MlflowException" in warning
+    assert query(output_dir / "mlflow.db", "select step, value from metrics where key = 'a' order by step") == [
+        (1, 1.0),
+        (2, 2.0),
+        (3, 3.0),
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'[{"uri": null}]', b"\xff"])
+def test_a_damaged_run_file_makes_another_run(
+    content: bytes, output_dir: Path, log: LocalLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    (output_dir / "run").mkdir()
+    (output_dir / "run" / "mlflow_run_id").write_bytes(content)
+    assert begin(output_dir, log).finish("FINISHED")
+    (warning,) = warnings_of(caplog)
+    assert "mlflow_run_id is damaged" in warning

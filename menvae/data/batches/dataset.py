@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from menvae.data.batches.order import Draw, EpochBatches
 from menvae.data.cache.cohort import PreparedSubject
 from menvae.data.cache.storage import Normalisation
 from menvae.data.targets.normalizer import RawTargets, TargetNormalizer
+from menvae.errors import UserError
 from menvae.interruption import leave_stopping_to_parent
 from menvae.types import Batch, Intensities
 
@@ -164,9 +166,16 @@ class SplitLoader:
         return self.batches.steps_per_epoch
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch, starting at ``first_step``."""
+        """Yield the batches of an epoch, starting at ``first_step``.
+
+        Raises:
+            UserError: a cache entry is damaged and cannot be prepared anew.
+        """
         self.batches.start(epoch, first_step)
-        yield from self._loader
+        try:
+            yield from self._loader
+        except UserError as error:  # that of a worker holds the traceback there, and ends with the message
+            raise UserError(re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1])) from None
 
 
 def _start_worker(index: int) -> None:

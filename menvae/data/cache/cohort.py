@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,11 @@ import numpy as np
 from menvae.data.cache.storage import StoredSubject, read_subject
 from menvae.data.files.findings import Finding
 from menvae.data.geometry.box import BoxReport
+from menvae.errors import UserError
+from menvae.files import DamagedFileError
+
+Renew = Callable[[], Mapping[str, Any]]
+"""Prepares a damaged entry anew, and returns the storage format of its arrays; raises `UserError` if it cannot."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class PreparedSubject:
         days: days since the patient's first visit; None if unknown.
         same_images: identifiers of other subjects with an image of the same content; all of them have one patient.
         missing_channels: indices of the modalities that the subject lacks; their channels are 0.
+        renew: prepares the entry anew if it is damaged; None if its files are unknown.
     """
 
     subject_id: str
@@ -45,14 +51,20 @@ class PreparedSubject:
     days: float | None = None
     missing_channels: tuple[int, ...] = ()
     same_images: tuple[str, ...] = ()
+    renew: Renew | None = field(default=None, compare=False, repr=False)
 
     def load(self) -> StoredSubject:
-        """Read the arrays.
+        """Read the arrays; an entry that is damaged or no longer exists is prepared anew.
 
         Raises:
-            OSError: if the entry no longer exists.
+            UserError: the entry is damaged and cannot be prepared anew.
         """
-        return read_subject(self.folder, self.arrays)
+        try:
+            return read_subject(self.folder, self.arrays)
+        except (DamagedFileError, FileNotFoundError) as error:
+            if self.renew is None:
+                raise UserError(f"subject '{self.subject_id}': {error}") from None
+        return read_subject(self.folder, self.renew())
 
 
 @dataclass(frozen=True)

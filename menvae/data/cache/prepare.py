@@ -3,28 +3,32 @@
 Each subject has one entry, ``<cache>/prepared/<key>/``, with image and mask in one of the formats of
 `menvae.data.cache.storage`, and ``subject.json``.
 The key hashes the source files, the geometry, the format and library versions, so a changed file, box or library never
-hits a stale entry. Entries are published by one atomic rename.
+hits a stale entry. Entries are published by one atomic rename. An entry that is damaged is prepared anew: one whose
+description or file sizes are wrong at the start of a run, others when they are read (`PreparedSubject.load`).
 
 Before the first subject is prepared, the files of all subjects without an entry are checked.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache as cached
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from menvae.data.cache.cohort import Cohort, PreparedSubject
 from menvae.data.cache.duplicates import as_one_patient
-from menvae.data.cache.storage import CacheFormat, StoredSubject, stored, write_subject
+from menvae.data.cache.storage import CacheFormat, StoredSubject, check_sizes, read_subject, stored, write_subject
 from menvae.data.digests import digest_of, file_digest, remembered_digest
 from menvae.data.files.findings import Finding
 from menvae.data.files.screening import check_files, is_checked, note_missing, without_faulty
@@ -33,8 +37,8 @@ from menvae.data.geometry.box import BoxReport, KeptShares, judge_box
 from menvae.data.geometry.transforms import Geometry, load_and_resample
 from menvae.data.masks.features import mask_features
 from menvae.data.workers import ShowProgress, run_tasks, unseen
-from menvae.errors import UserError
-from menvae.files import new_folder
+from menvae.errors import UserError, about
+from menvae.files import DamagedFileError, FolderLock, discard_folder, new_folder, read_json
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +46,12 @@ PREPARATION_VERSION = 5
 """Increment when prepared arrays or features change; this invalidates every cache entry."""
 
 _UNFINISHED_S = 24 * 3600.0
+_PATIENCE_S = 600.0  # for another process that prepares a damaged entry anew
+_DESCRIPTION = "subject.json"
+_ANEW = "subject '%s' is prepared anew: %s"
+_SEAL = "digest"
+_WITHOUT_SEAL = {"subject_id", "features", "native_features", "box", "spacing_mm", "arrays"}
+"""Keys of descriptions that earlier versions wrote."""
 _LIBRARIES = ("nibabel", "scikit-image", "scipy")
 
 
@@ -110,25 +120,30 @@ def prepare(
     cache.mkdir(parents=True, exist_ok=True)
     subjects = _mark_missing(source.subjects(cache, show, num_workers), source)
     recipe = _Recipe(source.geometry, source.cache_format)
-    there = {subject.subject_id: _key_of_entry(subject, recipe, cache) for subject in subjects}
+    entries = {subject.subject_id: _find_entry(subject, recipe, cache) for subject in subjects}
     leave_out, findings = source.on_error == "skip", note_missing(subjects)
     if source.checks_files:
-        unjudged = [subject for subject in subjects if all_notes or there[subject.subject_id] is None]
+        unjudged = [subject for subject in subjects if all_notes or entries[subject.subject_id] is None]
         findings += check_files(unjudged, source.regions, cache, num_workers, show)
         subjects = without_faulty(subjects, findings, leave_out=leave_out)
-    keys = {subject.subject_id: there[subject.subject_id] or _entry_key(subject, recipe, cache) for subject in subjects}
-    tasks = [
-        _Task(subject, recipe, cache, keys[subject.subject_id])
+    lacking = [
+        _Task(subject, recipe, cache, _entry_key(subject, recipe, cache))
         for subject in subjects
-        if there[subject.subject_id] is None and not (cache / "prepared" / keys[subject.subject_id]).is_dir()
+        if entries[subject.subject_id] is None
     ]
+    damages = [_damage_of(task) for task in lacking]
+    tasks = [task for task, damage in zip(lacking, damages, strict=True) if damage]
     if tasks:
+        for task, damage in zip(lacking, damages, strict=True):
+            if damage and task.entry.is_dir():
+                _log.warning(_ANEW, task.subject.subject_id, damage)
         _log.info("preparing %d of %d subjects into %s", len(tasks), len(subjects), cache)
         (cache / "prepared").mkdir(exist_ok=True)
         _remove_unfinished(cache)
         for _ in show(run_tasks(_prepare_entry, tasks, num_workers=num_workers), "preparing", len(tasks)):
             pass
-    return _cohort([(subject, keys[subject.subject_id]) for subject in subjects], findings, source, cache)
+    entries |= {task.subject.subject_id: _read_entry(task) for task in lacking}
+    return _cohort(subjects, entries, findings, source)
 
 
 def find_prepared(source: Preparable, cache: Path) -> Cohort | None:
@@ -143,16 +158,17 @@ def find_prepared(source: Preparable, cache: Path) -> Cohort | None:
     if subjects is None:
         return None
     subjects, recipe = _mark_missing(subjects, source), _Recipe(source.geometry, source.cache_format)
-    there = {subject.subject_id: _key_of_entry(subject, recipe, cache) for subject in subjects}
-    unknown = [subject for subject in subjects if there[subject.subject_id] is None]
+    entries = {subject.subject_id: _find_entry(subject, recipe, cache) for subject in subjects}
+    unknown = [subject for subject in subjects if entries[subject.subject_id] is None]
     findings = note_missing(subjects)
     if unknown:
         if not source.checks_files or not all(is_checked(subject, cache) for subject in unknown):
             return None
         findings += check_files(unknown, source.regions, cache)
         subjects = without_faulty(subjects, findings, leave_out=source.on_error == "skip")
-    keyed = [(subject, key) for subject in subjects if (key := there[subject.subject_id]) is not None]
-    return _cohort(keyed, findings, source, cache) if len(keyed) == len(subjects) else None
+    if any(entries[subject.subject_id] is None for subject in subjects):
+        return None
+    return _cohort(subjects, entries, findings, source)
 
 
 def _mark_missing(subjects: Sequence[SubjectFiles], source: Preparable) -> list[SubjectFiles]:
@@ -162,13 +178,16 @@ def _mark_missing(subjects: Sequence[SubjectFiles], source: Preparable) -> list[
 
 
 def _cohort(
-    keyed: Sequence[tuple[SubjectFiles, str]], findings: Sequence[Finding], source: Preparable, cache: Path
+    subjects: Sequence[SubjectFiles],
+    found: Mapping[str, PreparedSubject | None],
+    findings: Sequence[Finding],
+    source: Preparable,
 ) -> Cohort:
-    """Read the entries of these subjects, and handle those of which the box holds too little."""
-    entries = [_read_entry(cache / "prepared" / key, subject) for subject, key in keyed]
+    """Return the cohort of these subjects, and handle those of which the box holds too little."""
+    entries = [entry for subject in subjects if (entry := found[subject.subject_id]) is not None]
     of_boxes = _judge_boxes(entries, source)
     entries = as_one_patient(without_faulty(entries, of_boxes, leave_out=source.on_error == "skip"))
-    own = {subject.subject_id: [dict(subject.targets)] if subject.targets else [] for subject, _ in keyed}
+    own = {subject.subject_id: [dict(subject.targets)] if subject.targets else [] for subject in subjects}
     identity = [
         [entry.subject_id, entry.key, entry.patient_id, entry.days, *own[entry.subject_id]] for entry in entries
     ]
@@ -224,6 +243,11 @@ class _Task:
     cache: Path
     key: str
 
+    @property
+    def entry(self) -> Path:
+        """The folder of the entry."""
+        return self.cache / "prepared" / self.key
+
 
 def _prepare_entry(task: _Task) -> str:
     try:
@@ -243,32 +267,85 @@ def _prepare_entry(task: _Task) -> str:
         "box": asdict(prepared.box),
         "spacing_mm": prepared.spacing_mm,
     }
-    subject = stored(prepared.channels, prepared.mask, task.recipe.cache_format)
-    _publish(task.cache / "prepared" / task.key, subject, task.recipe.cache_format, description)
+    _publish(task, stored(prepared.channels, prepared.mask, task.recipe.cache_format), description)
     return task.subject.subject_id
 
 
-def _publish(entry: Path, subject: StoredSubject, cache_format: CacheFormat, description: Mapping[str, Any]) -> None:
-    with new_folder(entry) as folder:
-        arrays = write_subject(folder, subject, cache_format)
-        (folder / "subject.json").write_text(json.dumps({**description, "arrays": arrays}))
+def _publish(task: _Task, subject: StoredSubject, description: Mapping[str, Any]) -> None:
+    """Write an entry; one that another process has written in the meantime is kept, a damaged one replaced."""
+    with new_folder(task.entry) as folder:
+        content = {**description, "arrays": write_subject(folder, subject, task.recipe.cache_format)}
+        sealed = {**content, _SEAL: digest_of([task.key, content])}
+        (folder / _DESCRIPTION).write_text(json.dumps(sealed))
+        if task.entry.is_dir() and _damage_of(task, is_read=True):
+            discard_folder(task.entry)
 
 
-def _read_entry(entry: Path, subject: SubjectFiles) -> PreparedSubject:
-    description = json.loads((entry / "subject.json").read_text())
-    return PreparedSubject(
-        subject.subject_id,
-        entry,
-        entry.name,
-        {**description["features"], **subject.targets},
-        description["native_features"],
-        BoxReport(**description["box"]),
-        tuple(description["spacing_mm"]),
-        description["arrays"],
-        patient_id=subject.patient_id,
-        days=subject.days,
-        missing_channels=tuple(index for index, name in enumerate(subject.images) if name in subject.missing),
-    )
+def _damage_of(task: _Task, *, is_read: bool = False) -> str:
+    """Return what is wrong with the entry, or an empty string.
+
+    Args:
+        task: of the entry.
+        is_read: whether to read its arrays, besides their sizes.
+    """
+    try:
+        entry = _read_entry(task)
+        if is_read:
+            read_subject(entry.folder, entry.arrays)
+    except FileNotFoundError as error:
+        return f"'{error.filename}' does not exist"
+    except DamagedFileError as error:
+        return str(error)
+    return ""
+
+
+def _renew(task: _Task) -> Mapping[str, Any]:
+    """Prepare a damaged entry anew, unless another process has; return the storage format of its arrays."""
+    task.entry.parent.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(task.entry.parent, _PATIENCE_S)
+    try:
+        if damage := _damage_of(task, is_read=True):
+            _log.warning(_ANEW, task.subject.subject_id, damage)
+            with about(f"the cache entry of subject '{task.subject.subject_id}' is damaged and cannot be replaced"):
+                _prepare_entry(task)
+        return _read_entry(task).arrays
+    finally:
+        lock.release()
+
+
+def _read_entry(task: _Task) -> PreparedSubject:
+    """Read the description of an entry, and compare the sizes of its files.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        DamagedFileError: the description or a size is wrong.
+    """
+    path, subject = task.entry / _DESCRIPTION, task.subject
+    content = read_json(path, {})
+    if not content:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    seal = content.pop(_SEAL, None)
+    if seal != digest_of([task.key, content]) and (seal is not None or content.keys() != _WITHOUT_SEAL):
+        raise DamagedFileError(f"'{path}' is damaged: its digest is wrong")
+    try:
+        entry = PreparedSubject(
+            subject.subject_id,
+            task.entry,
+            task.key,
+            {**content["features"], **subject.targets},
+            content["native_features"],
+            BoxReport(**content["box"]),
+            tuple(content["spacing_mm"]),
+            content["arrays"],
+            patient_id=subject.patient_id,
+            days=subject.days,
+            missing_channels=tuple(index for index, name in enumerate(subject.images) if name in subject.missing),
+            renew=partial(_renew, task),
+        )
+        check_sizes(entry.folder, entry.arrays)
+    except (KeyError, TypeError, AttributeError) as error:  # of an earlier version, without digest
+        raise DamagedFileError(f"'{path}' is damaged: {error}") from None
+    return entry
 
 
 def _entry_key(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> str:
@@ -279,8 +356,8 @@ def _entry_key(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> str:
     return _key_of(subject, digests, recipe)
 
 
-def _key_of_entry(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> str | None:
-    """Return the key of the subject's entry, without reading the subject's files; None if there is no entry."""
+def _find_entry(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> PreparedSubject | None:
+    """Return the subject's entry, without reading the subject's files; None if there is none or it is damaged."""
     if subject.doubles:
         return None
     try:
@@ -288,8 +365,12 @@ def _key_of_entry(subject: SubjectFiles, recipe: _Recipe, cache: Path) -> str | 
     except OSError:  # a file is missing
         return None
     known = {name: digest for name, digest in digests.items() if digest is not None}
-    key = _key_of(subject, known, recipe)
-    return key if len(known) == len(digests) and (cache / "prepared" / key).is_dir() else None
+    if len(known) < len(digests):
+        return None
+    try:
+        return _read_entry(_Task(subject, recipe, cache, _key_of(subject, known, recipe)))
+    except (DamagedFileError, FileNotFoundError):
+        return None
 
 
 def _key_of(subject: SubjectFiles, digests: Mapping[str, str], recipe: _Recipe) -> str:

@@ -8,10 +8,14 @@ Two formats, both without pickle:
   others are rounded to multiples of a step, the largest magnitude of the channel / 32767. No value changes by more than
   a step, and zero and non-zero values remain so, because 0 is background. Mean and standard deviation are computed
   before rounding, so no z-score changes by more than `StoredSubject.loss`, the step in z-scores.
+
+The description of an entry contains size and checksum of its two files. A process checks a file when it reads it for
+the first time, and again when the file has changed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +23,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from menvae.data.digests import checksum
+from menvae.files import DamagedFileError
 
 CacheFormat = Literal["arrays", "compressed"]
 
@@ -28,6 +35,9 @@ bounds; ``minmax`` spans -1 to 1. Background is 0 in both: the mean, or the midr
 
 _MOST = 32767
 _NUMBERS = ("mean", "sd", "low", "high", "step", "loss")
+_SUFFIXES = {"arrays": ".npy", "compressed": ".b2"}
+_checked: dict[Path, tuple[int, ...]] = {}
+"""File -> its state when this process checked it."""
 
 
 @dataclass(frozen=True)
@@ -143,39 +153,97 @@ def _extremes(channel: NDArray[Any]) -> tuple[float, float]:
 
 def write_subject(folder: Path, subject: StoredSubject, cache_format: CacheFormat) -> dict[str, Any]:
     """Write the arrays of an entry into its folder; return the description that `read_subject` needs."""
+    files = {}
     for name, array in (("image", subject.image), ("mask", subject.mask)):
-        if cache_format == "arrays":
-            _save(folder / f"{name}.npy", array)
-        else:
-            _compress(folder / f"{name}.b2", array)
+        path = folder / f"{name}{_SUFFIXES[cache_format]}"
+        found = _save(path, array) if cache_format == "arrays" else _compress(path, array)
+        files[path.name] = {"bytes": path.stat().st_size, "checksum": found}
     numbers = {name: getattr(subject, name) for name in _NUMBERS}
-    return {"format": cache_format, "dtype": str(subject.image.dtype), "shape": subject.image.shape, **numbers}
+    shape = subject.image.shape
+    return {"format": cache_format, "dtype": str(subject.image.dtype), "shape": shape, "files": files, **numbers}
 
 
 def read_subject(folder: Path, description: Mapping[str, Any]) -> StoredSubject:
     """Read what `write_subject` wrote; ``.npy`` arrays are memory-mapped copy-on-write, so writing changes no file.
 
     Raises:
-        OSError: if a file does not exist.
+        FileNotFoundError: a file does not exist.
+        DamagedFileError: a file has another content. Without ``files`` in the description, as in entries of earlier
+            versions, only its size and form are checked.
     """
-    if description["format"] == "arrays":
-        image, mask = (np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in ("image", "mask"))
-    else:
-        shape = tuple(description["shape"])
-        image = _decompress(folder / "image.b2", np.empty(shape, description["dtype"]))
-        mask = _decompress(folder / "mask.b2", np.empty(shape[1:], np.uint8))
-    return StoredSubject(image, mask, *(tuple(description[name]) for name in _NUMBERS))
+    try:
+        shape, suffix = tuple(description["shape"]), _SUFFIXES[description["format"]]
+        read = _map if description["format"] == "arrays" else _decompress
+        files = description.get("files", {})
+        image, mask = (
+            read(folder / name, np.dtype(dtype), of_shape, files.get(name))
+            for name, dtype, of_shape in (
+                (f"image{suffix}", description["dtype"], shape),
+                (f"mask{suffix}", "uint8", shape[1:]),
+            )
+        )
+        return StoredSubject(image, mask, *(tuple(description[name]) for name in _NUMBERS))
+    except DamagedFileError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:  # of an earlier version, whose description has no digest
+        raise DamagedFileError(f"'{folder}' has a damaged description: {error}") from None
 
 
-def _save(path: Path, array: NDArray[Any]) -> None:
-    """Save like `numpy.save`, but raise errors with their reason, such as a full disk."""
+def check_sizes(folder: Path, description: Mapping[str, Any]) -> None:
+    """Check that the files of an entry exist and have their size, without reading them.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        DamagedFileError: a file has another size.
+    """
+    suffix, files = _SUFFIXES[description["format"]], description.get("files", {})
+    for name in (f"image{suffix}", f"mask{suffix}"):
+        found = (folder / name).stat().st_size
+        wanted = files[name]["bytes"] if files else found
+        if found != wanted:
+            raise DamagedFileError(f"'{folder / name}' is damaged: it has {found} instead of {wanted} bytes")
+
+
+def _check(path: Path, content: bytes | memoryview, wanted: Mapping[str, int] | None) -> None:
+    """Check the content of a file, unless this process has checked it and it has not changed since.
+
+    Args:
+        path: the file.
+        content: its content; of ``.npy`` files only the array.
+        wanted: its entry in ``files`` of the description, or None.
+    """
+    if wanted is None:
+        return
+    status = path.stat()
+    state = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if _checked.get(path) == state:
+        return
+    if status.st_size != wanted["bytes"] or checksum(content) != wanted["checksum"]:
+        raise DamagedFileError(f"'{path}' is damaged: its checksum is wrong")
+    _checked[path] = state
+
+
+def _save(path: Path, array: NDArray[Any]) -> int:
+    """Save like `numpy.save`, but raise errors with their reason, such as a full disk; return the checksum."""
     array = np.ascontiguousarray(array)
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))  # type: ignore[no-untyped-call, unused-ignore]
         file.write(array.data)
+    return checksum(array.data)
 
 
-def _compress(path: Path, array: NDArray[Any]) -> None:
+def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], wanted: Mapping[str, int] | None) -> NDArray[Any]:
+    """Map the array at the end of a ``.npy`` file; its header states what is known."""
+    header = path.stat().st_size - math.prod(shape) * dtype.itemsize
+    if header <= 0 or header % 64:  # its length in version 1.0 of the format
+        raise DamagedFileError(f"'{path}' is damaged: its size does not fit its shape {shape}")
+    array = np.memmap(path, dtype, "c", offset=header, shape=shape)
+    _check(path, array.data, wanted)
+    return array
+
+
+def _compress(path: Path, array: NDArray[Any]) -> int:
+    """Write a compressed array; return the checksum."""
     import blosc2  # takes a third of a second; only this format needs it
 
     packed = blosc2.compress2(
@@ -187,10 +255,21 @@ def _compress(path: Path, array: NDArray[Any]) -> None:
         nthreads=1,
     )
     path.write_bytes(packed)
+    return checksum(packed)
 
 
-def _decompress(path: Path, target: NDArray[Any]) -> NDArray[Any]:
+def _decompress(
+    path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], wanted: Mapping[str, int] | None
+) -> NDArray[Any]:
     import blosc2
 
-    blosc2.decompress2(path.read_bytes(), dst=target, nthreads=1)
-    return target
+    packed, target = path.read_bytes(), np.empty(shape, dtype)
+    _check(path, packed, wanted)
+    try:
+        num_bytes = blosc2.get_cbuffer_sizes(packed)[0]
+        if num_bytes == target.nbytes:
+            blosc2.decompress2(packed, dst=target, nthreads=1)
+            return target
+    except (ValueError, RuntimeError):
+        pass
+    raise DamagedFileError(f"'{path}' is damaged: it cannot be decompressed")

@@ -224,9 +224,18 @@ def _find_or_create_alone(
 
 
 def _read_entries(path: Path) -> list[dict[str, Any]]:
+    """Return the content of a run file; empty, after a warning, if it is damaged."""
     if not path.exists():
         return []
-    entries: list[dict[str, Any]] = json.loads(path.read_text())
+    try:
+        entries: Any = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        entries = None
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and {"uri", "experiment", "token", "run_id"} <= entry.keys() for entry in entries
+    ):
+        _logger.warning("%s is damaged, so its runs in MLflow are not known here", path)
+        return []
     return entries
 
 

@@ -97,7 +97,9 @@ def silence_mlflow() -> None:
     for key, value in _QUIET_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # its own level, whatever MLflow configures
+    # Its own level, whatever MLflow configures: it logs the traceback of every error of a database, such as a lock that
+    # another process holds, and raises the error again.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def open_experiment(uri: str, experiment: str, output_dir: Path) -> tuple[MlflowClient, str]:
