@@ -124,8 +124,8 @@ def _gates(runs: Sequence[TrackedRun]) -> tuple[tuple[Objective, ...], list[str]
         metrics = sorted({gate.metric for gate in values if gate.metric})
         if len(metrics) > 1:
             notes.append(
-                f"The gate {name} bounds different metrics ({', '.join(metrics)}): its values cannot be compared between "
-                "runs; rename one of the gates."
+                f"The gate {name} bounds different metrics ({', '.join(metrics)}): its values cannot be compared "
+                "between runs; rename one of the gates."
             )
     return tuple(objectives), notes
 

@@ -70,6 +70,14 @@ def test_a_constant_dimension_correlates_with_nothing() -> None:
     assert found["indep/dcor_vol_loc"] == 0.0
 
 
+def test_correlation_does_not_depend_on_the_scale_of_the_latent_space() -> None:
+    mean = entangled()
+    found, small = metrics_of(mean), metrics_of(1e-6 * mean)
+    for name in found:
+        if name.startswith("indep/corr_"):
+            assert small[name] == pytest.approx(found[name], rel=1e-6)
+
+
 def test_fewer_than_four_subjects_give_no_value() -> None:
     found = metrics_of(entangled(3))
     of_pairs = {name: value for name, value in found.items() if name.startswith(("indep/dcor_", "indep/corr_"))}
