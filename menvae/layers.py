@@ -65,8 +65,8 @@ class GroupNorm(nn.GroupNorm):
     def _centred(self, x: Tensor) -> Tensor:
         """Subtract from each group its mean, without a gradient through the mean."""
         with torch.no_grad():
-            means = x.mean(dim=(2, 3, 4), keepdim=True).unflatten(1, (self.num_groups, -1)).mean(dim=2, keepdim=True)
-            means = means.expand(-1, -1, self.num_channels // self.num_groups, -1, -1, -1).flatten(1, 2)
+            of_channels = x.mean(dim=(2, 3, 4)).view(len(x), self.num_groups, -1)
+            means: Tensor = of_channels.mean(dim=2, keepdim=True).expand_as(of_channels).reshape(*x.shape[:2], 1, 1, 1)
         return x - means
 
 
