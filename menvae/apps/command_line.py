@@ -64,7 +64,7 @@ def _without_default_key(error: Exception, arguments: Sequence[str]) -> str:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ConfigAttributeError | ConfigKeyError):
         cause = cause.__cause__ or cause.__context__
-    if cause is None or not {"-m", "--multirun"} & set(arguments):
+    if cause is None or "." not in str(cause.full_key) or not {"-m", "--multirun"} & set(arguments):  # top: a typo
         return ""
     keys = [argument.partition("=")[0] for argument in arguments]
     groups = [key for key, text in zip(keys, arguments, strict=True) if "," in text and "." not in key.split("@")[0]]
