@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from menvae.data.source import Data
+from menvae.files import replacing
 from menvae.models import Model
 from menvae.types import Batch
 
@@ -40,7 +42,7 @@ def write_embeddings(path: Path, model: Model, data: Data, device: torch.device)
     own = "semisup" if model.classifies else "unsup"
     arrays = {own: embed(model, embedded.rows.epoch(0), device), "y": embedded.labels}
     arrays |= {"classes": np.array(data.classes, dtype=np.str_), "rows_hash": np.array(embedded.rows_hash)}
-    np.savez(path, **{**embedded.others, **arrays})  # type: ignore[arg-type]
+    _write(path, {**embedded.others, **arrays})
 
 
 def add_others(path: Path, data: Data) -> None:
@@ -49,4 +51,9 @@ def add_others(path: Path, data: Data) -> None:
     if data.embedded.others and path.is_file():
         with np.load(path) as file:
             own = {name: file[name] for name in file.files}
-        np.savez(path, **{**data.embedded.others, **own})
+        _write(path, {**data.embedded.others, **own})
+
+
+def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    with replacing(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
