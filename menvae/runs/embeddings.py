@@ -40,7 +40,7 @@ def write_embeddings(path: Path, model: Model, data: Data, device: torch.device)
     embedded = data.embedded
     assert embedded is not None
     own = "semisup" if model.classifies else "unsup"
-    arrays = {own: embed(model, embedded.rows.epoch(0), device), "y": embedded.labels}
+    arrays: dict[str, NDArray[Any]] = {own: embed(model, embedded.rows.epoch(0), device), "y": embedded.labels}
     arrays |= {"classes": np.array(data.classes, dtype=np.str_), "rows_hash": np.array(embedded.rows_hash)}
     _write(path, {**embedded.others, **arrays})
 

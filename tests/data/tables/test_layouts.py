@@ -137,7 +137,7 @@ def test_files_of_a_folder_may_lack_columns(tmp_path: Path) -> None:
         ("a.csv", "hole,density,gamma,rock\nH1,1,2,a\n".encode("utf-16"), "is not UTF-8; save it as CSV in"),
         ("a.csv", b"", "cannot be read as a table: it has no header"),
         ("a.csv", b"hole;density;gama;rock\nH1;1;2;a\n", "has no column 'gamma'; did you mean 'gama'?"),
-        ("a.csv.gz", gzip.compress(b"hole,density,gamma,rock\nH1,1,2,a\n" * 9)[:30], "cannot be read as a table"),
+        ("a.csv.gz", gzip.compress(b"hole,gamma\nH1,2\n" * 9, mtime=0)[:30], "cannot be read as a table"),
         ("a.csv.gz", b"hole", "cannot be read as a table"),
         ("folder", None, "is a folder without .parquet files"),
         ("a.xlsx", b"x", "its name must end in .csv, .tsv or .parquet"),
