@@ -36,9 +36,10 @@ bench-losses: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/losses.py
 	$(BIN)/python tests/benchmarks/losses_tc.py
 
-# random overrides; an hour
+# random overrides and damaged files; an hour
 soak: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/overrides.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/damage.py
 
 wrong-lines: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/wrong_lines.py
