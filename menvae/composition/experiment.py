@@ -323,9 +323,10 @@ def check_sections(config: Mapping[str, Any]) -> None:
     for key in (*_OWN, *_PARTS, *_SETTINGS):
         if key not in config:
             raise UserError(f"{key}: a value is required; an override such as ~{key} or {key}=[] removes it")
-    for key in _PARTS:
+    for key, group in _PARTS.items():
         if not isinstance(config[key], Mapping) or not isinstance(config[key].get("name"), str):
-            raise UserError(f"{key}: {config[key]!r} is not allowed; choose an option with {key}=<name>")
+            option = key if key == group else f"{group}@{key}"
+            raise UserError(f"{key}: {config[key]!r} is not allowed; choose one with {option}=<name>")
     for key in _SETTINGS:
         if not isinstance(config[key], Mapping):
             raise UserError(f"{key}: {config[key]!r} is not allowed; set its keys, {key}.<key>=...")

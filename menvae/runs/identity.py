@@ -36,7 +36,7 @@ def outside_keys(source: str) -> tuple[str, ...]:
     Raises:
         UserError: the source is not registered.
 
-    >>> set(outside_keys("table")) - set(OUTSIDE) == {"data.path", "data.unsup_run"}
+    >>> set(outside_keys("table")) - set(OUTSIDE) == {"data.null_values", "data.path", "data.unsup_run"}
     True
     """
     return (*OUTSIDE, *sorted(f"data.{key}" for key in source_class(source).outside_identity))

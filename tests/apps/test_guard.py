@@ -103,7 +103,6 @@ def test_a_retry_uses_the_stored_launcher() -> None:
     [
         "+hydra.callbacks.mine._target_=builtins.print",
         "hydra.launcher._target_=builtins.print",
-        "hydra.job.env_set.A=b",
         "hydra.searchpath=[pkg://a]",
         "--experimental-rerun=a.pickle",
         "hydra/launcher=a,b",

@@ -120,7 +120,7 @@ def test_a_metric_that_no_run_has_ends_the_search_at_its_first_trial(output_dir:
 
 
 def test_trials_that_cannot_run_end_the_search(output_dir: Path) -> None:
-    overrides = ("-m", "hydra/sweeper=optuna", *SPACE, "data=brats", "data.root=/nowhere")
+    overrides = ("-m", "hydra/sweeper=optuna", *SPACE, "data=brats", "~data.num_subjects", "data.root=/nowhere")
     done = train(output_dir, *overrides, "+sweep.objectives={sem/vol_r2: maximize}", code=2)
     assert "the search ends, because its first trials cannot run: data.root: folder '/nowhere'" in done.stderr
     assert states(output_dir) == {"FAIL": 1}

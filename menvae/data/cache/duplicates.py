@@ -52,7 +52,7 @@ def as_one_patient(subjects: Sequence[PreparedSubject]) -> list[PreparedSubject]
 
 def _images(subject: PreparedSubject) -> set[tuple[float, ...]]:
     """Return mean, standard deviation, minimum and maximum of each image, without missing and constant ones."""
-    numbers = zip(*(subject.arrays.get(name, ()) for name in ("mean", "sd", "low", "high")), strict=True)
+    numbers = zip(*(subject.arrays.get(name, ()) for name in ("mean", "sd", "low", "high")), strict=False)
     return {(mean, sd, low, high) for mean, sd, low, high in numbers if low != high}
 
 

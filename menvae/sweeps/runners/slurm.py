@@ -47,7 +47,6 @@ _OWN = ("max_num_timeout", "modules", "environment", "setup", "wait", "poll_s", 
 _SHARED = ("timeout_min", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "name")
 _SECONDS_AFTER_FIRST_TASK = 45  # all tasks of a run end together; one that remains is waiting for a failed one
 _SECONDS_TO_ANSWER = 60
-_NO_ACCOUNTING = "accounting storage is disabled"  # an answer of sacct: it knows no job
 
 _CLOCK = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
@@ -237,12 +236,8 @@ def _job_states(jobs: Iterable[str]) -> dict[str, str] | None:
     if queued is None:
         return None
     older = wanted - queued.keys()
-    ended = (
-        _ask(["sacct", "-X", "-n", "-P", "--array", "-o", "JobID,State", "-j", _arrays(older)], _NO_ACCOUNTING)
-        if older
-        else {}
-    )
-    return None if ended is None else {job: state for job, state in (ended | queued).items() if job in wanted}
+    ended = _ask(["sacct", "-X", "-n", "-P", "--array", "-o", "JobID,State", "-j", _arrays(older)], "") if older else {}
+    return {job: state for job, state in ((ended or {}) | queued).items() if job in wanted}
 
 
 def _arrays(jobs: Iterable[str]) -> str:
