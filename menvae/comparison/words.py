@@ -120,10 +120,12 @@ def _share_words(cohort: Cohort) -> list[str]:
 
 def key_words(comparison: Comparison) -> list[str]:
     """Report which keys represent others, or that no key differs."""
+    if not comparison.keys and sum(len(row.runs) for row in comparison.rows) == 1:
+        return ["There is one run."]
     if not comparison.keys:
         return ["The runs differ only in their seed: there is one configuration per data set."]
     return [
-        f"{key.name} also represents {listed(key.followers)}, which vary with it."
+        f"{listed(key.followers)} changed together with {key.name}: their effects cannot be separated."
         for key in comparison.keys
         if key.followers
     ]

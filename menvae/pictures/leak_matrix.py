@@ -27,5 +27,5 @@ class LeakMatrixPicture(Picture):
 
         assert context.leaks is not None
         features = [name for names in context.supervision.values() for name in names]
-        title = "What each partition alone predicts (ridge, validation R2)"
+        title = "What each partition alone predicts (ridge, validation R²)"
         return draw_leak_matrix(context.leaks, list(context.layout), features, title, own=context.supervision)

@@ -59,7 +59,7 @@ def test_a_single_run_is_one_configuration_and_nothing_varies() -> None:
     (cohort,) = comparison.cohorts
     assert cohort.effects == ()
     assert cohort.differences == {}
-    assert "differ only in their seed" in key_words(comparison)[0]
+    assert key_words(comparison) == ["There is one run."]
     assert front_words(cohort) == ["There is only one configuration, so there is no trade-off."]
     assert difference_words(comparison, cohort) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import subprocess
 import sys
@@ -40,6 +41,7 @@ class LocalRunner(Runner):
         self._waiting: list[tuple[str, Path]] = []
         self._running: dict[int, tuple[subprocess.Popen[bytes], Path]] = {}  # by slot
         self._shown = 0  # bytes already shown of the log, if only one run is active at a time
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a read may end within a character
 
     def prepare(self, folder: Path, config: Mapping[str, Any]) -> None:
         """Assign GPUs to slots; raises `UserError` if there are too few."""
@@ -122,7 +124,7 @@ class LocalRunner(Runner):
             file.seek(self._shown)
             news = file.read()
         self._shown += len(news)
-        sys.stderr.write(news.decode(errors="replace"))
+        sys.stderr.write(self._decoder.decode(news))
 
 
 def _visible_gpus() -> list[str]:
