@@ -120,9 +120,9 @@ def _share_words(cohort: Cohort) -> list[str]:
 
 def key_words(comparison: Comparison) -> list[str]:
     """Report which keys represent others, or that no key differs."""
-    if not comparison.keys and sum(len(row.runs) for row in comparison.rows) == 1:
-        return ["There is one run."]
     if not comparison.keys:
+        if sum(len(row.runs) for row in comparison.rows) == 1:
+            return ["There is one run."]
         return ["The runs differ only in their seed: there is one configuration per data set."]
     return [
         f"{listed(key.followers)} changed together with {key.name}: their effects cannot be separated."
