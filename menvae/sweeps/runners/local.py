@@ -107,6 +107,7 @@ class LocalRunner(Runner):
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         log = job.with_name("output.log")
         self._shown = log.stat().st_size if log.exists() else 0
+        self._decoder.reset()
         with log.open("ab") as file:  # own process group: Ctrl-C reaches the job once, through this process
             process = subprocess.Popen(
                 command(job),
