@@ -114,7 +114,7 @@ def launcher_overrides(stored: Sequence[str], typed: Sequence[str], source: str,
 
     Args:
         stored: from ``sweep.json``, which somebody else may have written; those of the sweeper do not matter.
-        typed: flags and overrides of the command line.
+        typed: overrides of the command line, and names of its flags.
         source: path of ``sweep.json``, for messages.
         is_own: whether the file belongs to this user. A launcher runs commands (``hydra.launcher.setup``), so that the
             settings of another user are not used until they are typed.

@@ -93,7 +93,8 @@ def retry(arguments: list[str]) -> None:
                 )
         file = sweep.path / "sweep.json"
         launcher = sweep.description()["launcher"]
-        stored = launcher_overrides(launcher, rest, str(file), is_own=file.stat().st_uid == os.geteuid())
+        typed = [*overrides, *(flag for flag in flags if flag.startswith("-"))]
+        stored = launcher_overrides(launcher, typed, str(file), is_own=file.stat().st_uid == os.geteuid())
         stored_flags, stored_overrides = _parted(stored)
         rest[:] = [  # Hydra accepts overrides only in one piece
             *stored_flags,
