@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from menvae.composition.experiment import Experiment
 from menvae.errors import UserError
 from menvae.evaluation.gates import Gate, GateTable, evaluate_gates
-from menvae.gates import NUMBERS, GateSettings, canonical
+from menvae.gates import NUMBERS, GateSettings, canonical, check_gates
 from menvae.latent import LatentLayout
 from menvae.metrics import MetricContext, build_metrics
 from menvae.runs.identity import run_hash
@@ -41,9 +41,11 @@ def judged(
     supervision: Mapping[str, Sequence[str]] | None = None,
     gates: Mapping[str, Any] = TODAY,
 ) -> GateTable:
-    context = MetricContext(LatentLayout(sizes), ("t1c",), (8, 8, 8), supervision or {})
+    if supervision is None:
+        supervision = {name: [f"{name}_total"] for name in sizes if name in ("vol", "loc", "shape")}
+    context = MetricContext(LatentLayout(sizes), ("t1c",), (8, 8, 8), supervision)
     targets = GateSettings.from_config(gates).targets
-    return evaluate_gates(metrics, targets, build_metrics({}, context), supervision or {}, num_subjects)
+    return evaluate_gates(metrics, targets, build_metrics({}, context), supervision, num_subjects)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,18 @@ def test_the_note_says_what_is_not_judged() -> None:
     assert judged({"vol": 2, "loc": 1, "shape": 2, "residual": 3}, {}).note == ""
 
 
+@pytest.mark.parametrize("supervision", [{}, {"vol": []}], ids=["no targets", "an empty list"])
+def test_a_partition_without_targets_has_no_r2_to_judge(supervision: dict[str, list[str]]) -> None:
+    table = judged({"vol": 2, "residual": 3}, {}, supervision=supervision)
+    assert "vol_r2" in table.not_applicable
+    assert "vol_r2" in table.note
+    assert table.unjudged == ()
+    own = {"mine": {"metric": "sem/residual_r2", "above": 0.5}}
+    metrics = build_metrics({}, MetricContext(LatentLayout({"residual": 3}), ("t1c",), (8, 8, 8), supervision))
+    with pytest.raises(UserError, match=r"gates\.mine\.metric: 'sem/residual_r2' is not a metric of this model"):
+        check_gates(GateSettings.from_config(own).targets, metrics)
+
+
 def test_a_supervised_partition_without_a_gate_is_named() -> None:
     """A partition that is renamed does not lose its gate unnoticed."""
     supervision = {"volume": ["vol_total"], "loc": ["loc_x", "loc_y"], "empty": []}
@@ -88,9 +102,8 @@ def test_words_for_what_has_no_value() -> None:
     metrics = {"indep/dcor_vol_residual": None, "sem/vol_r2": None, "diag/au_frac_residual": None}
     gates = {gate.name: gate for gate in judged({"vol": 1, "residual": 4}, metrics, 1).gates}
     assert gates["max_dcor"].reason == "1 validation subject; the estimator needs at least 4"
-    assert gates["vol_r2"].reason.startswith(
-        "1 validation subject; no head predicts it, or the observed targets do not vary"
-    )
+    of_r2 = "1 validation subject; no head predicts it, fewer than 4 observed subjects, or their targets do not vary"
+    assert gates["vol_r2"].reason == of_r2
     assert gates["residual_active_units"].reason == "1 validation subject; a single subject has no variance"
     nothing = "1 validation subject; no other subject's z to decode, or every reconstruction is perfect"
     assert gates["mean_z_ratio"].reason == nothing
