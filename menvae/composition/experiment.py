@@ -135,8 +135,8 @@ class Experiment:
         layout = LatentLayout.from_config(latent["z_dim"], latent["partitions"])
         loss = Loss.from_config(config["loss"])
         experiment = cls(config, parts, settings, loss, layout, observers, pictures, tuple(left_out))
-        check_gates(settings["gates"].targets, experiment.build_metrics())
         model, objective = experiment._checked({} if known is None else known)
+        check_gates(settings["gates"].targets, experiment.build_metrics())
         experiment._check_targets()
         sentences = [*advice(model, objective, experiment._circumstances(objective)), *experiment._unjudged()]
         return replace(experiment, advice=tuple(sentences))

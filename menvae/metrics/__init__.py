@@ -134,7 +134,10 @@ class Metric:
         self.context = context
 
     def names(self) -> list[str]:
-        """Return the keys of all values that it may compute in this context; empty if it does not apply."""
+        """Return the keys of all values that it may compute in this context; empty if it does not apply.
+
+        Keys of different values must differ: a key that appears twice is refused with the configuration.
+        """
         raise NotImplementedError
 
     def meaning(self, key: str) -> str:
@@ -169,7 +172,7 @@ def build_metrics(config: Mapping[str, Any], context: MetricContext) -> list[Met
         Metrics sorted by key. A metric with a required tunable is built only if configured.
 
     Raises:
-        UserError: a metric does not exist, a value is not allowed, or two metrics compute the same key.
+        UserError: a metric does not exist, a value is not allowed, or two values have the same key.
     """
     parts = {name: lookup("metric", name) for name in known("metric")}
     wanted: dict[str, Metric] = {}
@@ -183,13 +186,23 @@ def build_metrics(config: Mapping[str, Any], context: MetricContext) -> list[Met
         complete = all(default is not ... for _, default in part.tunables.values())
         if complete and name not in configured and (name not in config or config[name] is not None):
             wanted.setdefault(name, part.factory(context))
+    _check_keys(wanted)
+    return [metric for _, metric in sorted(wanted.items()) if metric.names()]
+
+
+def _check_keys(metrics: Mapping[str, Metric]) -> None:
+    """Check that no two values have the same key, so that none overwrites another."""
     owners: dict[str, str] = {}
-    for owner, metric in wanted.items():
+    for owner, metric in metrics.items():
         for key in metric.names():
+            if owners.get(key) == owner:
+                raise UserError(
+                    f"metrics: {owner} has two values with the key '{key}', because names of partitions or targets "
+                    "clash; rename a partition of model.partitions, or list each target of model.supervision once"
+                )
             if key in owners:
                 raise UserError(f"metrics: {owners[key]} and {owner} both compute '{key}'; set one of them to null")
             owners[key] = owner
-    return [metric for _, metric in sorted(wanted.items()) if metric.names()]
 
 
 def measure(metrics: Iterable[Metric], record: SplitRecord) -> dict[str, float | None]:

@@ -35,10 +35,11 @@ class TargetR2(Metric):
         return f"{of_partition} on the validation split."
 
     def names(self) -> list[str]:
-        """One key per target and one per supervised partition."""
+        """One key per target and one per supervised partition; they are the same if its only target has its name."""
         supervised = {partition: targets for partition, targets in self.context.supervision.items() if targets}
         targets = [name for names in supervised.values() for name in names]
-        return [f"sem/{name}_r2" for name in dict.fromkeys([*targets, *supervised])]
+        partitions = [name for name, of_partition in supervised.items() if list(of_partition) != [name]]
+        return [f"sem/{name}_r2" for name in (*targets, *partitions)]
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
         """Return the values of the partitions with predictions."""

@@ -275,6 +275,33 @@ def test_values_of_one_metric_have_sentences_of_their_own() -> None:
         assert sorted(set(meanings)) == sorted(meanings)
 
 
+def context_of(*partitions: str, **supervision: list[str]) -> MetricContext:
+    return MetricContext(LatentLayout(dict.fromkeys(partitions, 2)), ("t1c",), (8, 8, 8), supervision)
+
+
+@pytest.mark.parametrize(
+    ("context", "words"),
+    [
+        (context_of("vol", "loc", vol=["vol", "vol_ed"]), "r2 has two values with the key 'sem/vol_r2'"),
+        (context_of("vol", "loc", vol=["loc"], loc=["loc_x"]), "r2 has two values with the key 'sem/loc_r2'"),
+        (context_of("vol", "loc", vol=["loc_x"], loc=["loc_x", "a"]), "r2 has two values with the key 'sem/loc_x_r2'"),
+        (context_of("vol", vol=["a", "a"]), "r2 has two values with the key 'sem/a_r2'"),
+        (context_of("a_b", "c", "a", "b_c"), "correlation has two values with the key 'indep/corr_a_b_c'"),
+    ],
+    ids=["a target and its partition", "a target and another partition", "one target twice", "in one list", "pairs"],
+)
+def test_two_values_never_share_a_key(context: MetricContext, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build_metrics({}, context)
+    assert str(caught.value).startswith(f"metrics: {words}, because names of partitions or targets clash; ")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_only_target_of_a_partition_may_have_its_name() -> None:
+    found = [key for metric in build_metrics({}, context_of("vol", "loc", vol=["vol"])) for key in metric.names()]
+    assert found.count("sem/vol_r2") == 1
+
+
 def test_two_gates_of_one_metric_are_both_drawn() -> None:
     gates = {
         "low": {"metric": "diag/au_frac", "above": 0.2},
