@@ -222,6 +222,17 @@ def test_what_is_no_gate_is_refused_in_one_sentence(
         assert word in str(caught.value)
 
 
+def test_a_wrong_metric_is_answered_with_the_closest_few(compose_train: Compose) -> None:
+    with pytest.raises(UserError) as caught:
+        Experiment.from_config(compose_train("+gates.mine={metric: sem/vol_edd_r2, above: 1}"))
+    hint = str(caught.value).partition("; ")[2]
+    assert hint.startswith("did you mean 'sem/vol_ed_r2'? the closest of ")
+    assert hint.endswith("; menvae-parts metric lists all")
+    named = hint.partition(": ")[2].partition(";")[0].split(", ")
+    assert len(named) == 5
+    assert {"sem/vol_ed_r2", "sem/vol_et_r2", "sem/vol_r2"} <= set(named)
+
+
 def test_a_metric_without_a_direction_may_be_bounded_from_either_side(compose_train: Compose) -> None:
     sides = ("+gates.low={metric: diag/z_std, above: 0.5}", "+gates.high={metric: diag/z_std, below: 2}")
     assert len(Experiment.from_config(compose_train(*sides)).settings["gates"].targets) == len(NUMBERS) + 2
