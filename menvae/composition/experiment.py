@@ -220,6 +220,7 @@ class Experiment:
             num_rows=trainer.batch_size * (trainer.devices or num_ranks_started() or 1),
             channels=self.source.channels,
             draws_pairs=self.source.draws_pairs,
+            starts_from_weights=trainer.init_from is not None,
         )
 
     def build(self, num_training_subjects: int, num_classes: int | None = None) -> tuple[Model, Objective]:
