@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
-
 _MOST_LISTED = 25  # names in a hint that can say which command lists them all
 _CLOSEST = 5
 

@@ -40,7 +40,7 @@ from menvae.presentation.planes import (
 )
 
 _SMALLEST_CHANGE_SCALE = 0.1
-"""Smallest range of the changes of a traversal, as a fraction of the grey window: on a scale of their own, the numerical
+"""Smallest range of the changes of a traversal, as a fraction of the grey window: on a scale of their own, the tiny
 differences of a decoder that ignores z would glow like real changes."""
 
 
