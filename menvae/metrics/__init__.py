@@ -10,6 +10,7 @@ thus correct for any batch size and number of ranks, provided that each row depe
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -110,7 +111,7 @@ class MetricContext:
     labelled: bool = False
 
 
-class Metric:
+class Metric(ABC):
     """One value per split, or one per partition, target, channel or pair of partitions.
 
     Attributes:
@@ -133,12 +134,12 @@ class Metric:
         """Args: context: run context."""
         self.context = context
 
+    @abstractmethod
     def names(self) -> list[str]:
         """Return the keys of all values that it may compute in this context; empty if it does not apply.
 
         Keys of different values must differ: a key that appears twice is refused with the configuration.
         """
-        raise NotImplementedError
 
     def meaning(self, key: str) -> str:
         """Return what a value measures, in one sentence for the table of gates; by default, from the class docstring.
@@ -155,9 +156,9 @@ class Metric:
         """
         return {}
 
+    @abstractmethod
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
         """Return {key: value} of a split of at least ``min_subjects`` subjects; None for undefined values."""
-        raise NotImplementedError
 
 
 def build_metrics(config: Mapping[str, Any], context: MetricContext) -> list[Metric]:

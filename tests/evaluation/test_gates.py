@@ -15,7 +15,7 @@ from menvae.errors import UserError
 from menvae.evaluation.gates import Gate, GateTable, evaluate_gates
 from menvae.gates import NUMBERS, GateSettings, canonical, check_gates
 from menvae.latent import LatentLayout
-from menvae.metrics import MetricContext, build_metrics
+from menvae.metrics import Metric, MetricContext, SplitRecord, build_metrics
 from menvae.runs.identity import run_hash
 
 Compose = Callable[..., DictConfig]
@@ -306,6 +306,20 @@ def test_two_values_never_share_a_key(context: MetricContext, words: str) -> Non
         build_metrics({}, context)
     assert str(caught.value).startswith(f"metrics: {words}, because names of partitions or targets clash; ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_metric_says_what_its_names_and_its_values_are() -> None:
+    class Nameless(Metric):
+        def compute(self, record: SplitRecord) -> dict[str, float | None]:
+            return {}
+
+    class Valueless(Metric):
+        def names(self) -> list[str]:
+            return []
+
+    for incomplete, missing in ((Nameless, "names"), (Valueless, "compute")):
+        with pytest.raises(TypeError, match=f"abstract method '?{missing}"):
+            incomplete(context_of("vol"))
 
 
 def test_the_only_target_of_a_partition_may_have_its_name() -> None:
