@@ -10,9 +10,9 @@ import numpy as np
 from menvae.metrics import Direction, Floats, Metric, SplitRecord
 from menvae.registry import register
 
-FEWEST_SUBJECTS = 4
-"""With fewer observed subjects, R2 is not a figure: for normal targets, the expected ratio SS_res / SS_tot of any
-imperfect prediction, which grows with E[1 / SS_tot] = 1 / (N - 3), is infinite."""
+FEWEST_SUBJECTS = 3
+"""With two observed subjects, R2 is not a figure: SS_tot is half the squared distance of a single pair of targets, so
+two similar subjects make any error look enormous."""
 
 
 @register("metric", "r2")

@@ -102,7 +102,7 @@ def test_words_for_what_has_no_value() -> None:
     metrics = {"indep/dcor_vol_residual": None, "sem/vol_r2": None, "diag/au_frac_residual": None}
     gates = {gate.name: gate for gate in judged({"vol": 1, "residual": 4}, metrics, 1).gates}
     assert gates["max_dcor"].reason == "1 validation subject; the estimator needs at least 4"
-    of_r2 = "1 validation subject; no head predicts it, fewer than 4 observed subjects, or their targets do not vary"
+    of_r2 = "1 validation subject; no head predicts it, fewer than 3 observed subjects, or their targets do not vary"
     assert gates["vol_r2"].reason == of_r2
     assert gates["residual_active_units"].reason == "1 validation subject; a single subject has no variance"
     nothing = "1 validation subject; no other subject's z to decode, or every reconstruction is perfect"
