@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # hydra-core 1.3.8, choice() with null in a sweep
 #
-# Behaviour: x=null,1 sweeps over None and 1, but x=choice(null,1) is a TypeError, and so are sort(null,1), shuffle(null,1)
-#   and tag(name,null,1). x=choice(None,1), the nearest that is accepted, sweeps over the text "None" and 1.
-# Expected: choice(a,b) is the explicit form of a,b and takes the same values. A sweep with and without a part (a scheduler,
-#   a weight, a limit) works until it gets a tag or an order; with None, a text goes where null was meant.
+# Behaviour: x=null,1 sweeps over None and 1, but x=choice(null,1) is a TypeError, and so are sort(null,1),
+#   shuffle(null,1) and tag(name,null,1). x=choice(None,1), the nearest that is accepted, sweeps over the text "None"
+#   and 1.
+# Expected: choice(a,b) is the explicit form of a,b and takes the same values. A sweep with and without a part (a
+#   scheduler, a weight, a limit) works until it gets a tag or an order; with None, a text goes where null was meant.
 # Seen: null,1: None 1; choice(null,1): refused; choice(None,1): 'None' 1
 set -euo pipefail
 folder=$(mktemp -d)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # hydra-core 1.3.8, range(start, stop, step) of floating-point numbers in a sweep
 #
-# Behaviour: range(0,0.8,0.1) ends with 0.8 itself, range(0,0.7,0.1) with 0.6, range(0,0.9,0.3) with 0.8999999999999999.
-#   The step is added up in decimal.Decimal, but from the binary value of the float, so that the sum can stay below stop
-#   and then be rounded to it.
-# Expected: "r[i] = start + step*i where i >= 0 and r[i] < stop", as the docstring of range says: no point is stop. A grid
-#   has one point more than was asked for, or not, depending on the digits.
+# Behaviour: range(0,0.8,0.1) ends with 0.8 itself, range(0,0.7,0.1) with 0.6, range(0,0.9,0.3) with
+#   0.8999999999999999. The step is added up in decimal.Decimal, but from the binary value of the float, so that the
+#   sum can stay below stop and then be rounded to it.
+# Expected: "r[i] = start + step*i where i >= 0 and r[i] < stop", as the docstring of range says: no point is stop. A
+#   grid has one point more than was asked for, or not, depending on the digits.
 # Seen: range(0,0.8,0.1): 0.0 0.1 0.2 0.3 0.4 0.5 0.6 0.7000000000000001 0.8
 #   range(0,0.7,0.1): 0.0 0.1 0.2 0.3 0.4 0.5 0.6
 #   range(0,0.9,0.3): 0.0 0.3 0.6 0.8999999999999999

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # hydra-core 1.3.8, sort() of a range() in a sweep
 #
-# Behaviour: sort(range(0,10,3),reverse=true) is 7, 4, 1, -2 while range(0,10,3) is 0, 3, 6, 9; sort(range(10,0,-3)) is
-#   3, 6, 9, 12. The ends of the range are exchanged, which is right only if a whole number of steps leads to stop.
-# Expected: sort() changes the order of points and nothing else: 9, 6, 3, 0 and 1, 4, 7, 10. The grid that is trained holds
-#   none of the points that were asked for, one of them outside the range, and looks like a plausible grid.
+# Behaviour: sort(range(0,10,3),reverse=true) is 7, 4, 1, -2 while range(0,10,3) is 0, 3, 6, 9; sort(range(10,0,-3))
+#   is 3, 6, 9, 12. The ends of the range are exchanged, which is right only if a whole number of steps leads to stop.
+# Expected: sort() changes the order of points and nothing else: 9, 6, 3, 0 and 1, 4, 7, 10. The grid that is trained
+#   holds none of the points that were asked for, one of them outside the range, and looks like a plausible grid.
 # Seen: range(0,10,3): 0 3 6 9; sort(range(0,10,3),reverse=true): 7 4 1 -2; sort(range(10,0,-3)): 3 6 9 12
 set -euo pipefail
 folder=$(mktemp -d)
