@@ -38,7 +38,8 @@ KNOWN_NAMES: Final = (
 _KNOWN = tuple(f"(?i){name}" for name in KNOWN_NAMES)
 
 _GROUP = re.compile(
-    r"(?i)[hl]gg|gbm|(?:meningioma|glioma|glioblastoma)s?|(?:.*[-_. ])?(?:train|valid|val|test|additional)(?:ing|ation)?(?:[-_. ]?(?:data|set))?\d*(?:[-_. ].*)?"
+    r"(?i)[hl]gg|gbm|(?:meningioma|glioma|glioblastoma)s?"
+    r"|(?:.*[-_. ])?(?:train|valid|val|test|additional)(?:ing|ation)?(?:[-_. ]?(?:data|set))?\d*(?:[-_. ].*)?"
     r"|(?:part|batch|fold|site|hospital|clinic|cent(?:er|re)|cohort|release|group|grade|who|set|images?|data)"
     r"[-_. ]?\w{0,3}"
 )
