@@ -301,5 +301,5 @@ def test_columns_of_a_table_are_transformed_from_the_command_line(
 @pytest.mark.parametrize("name", ["", ".", "a/b", "a\n", "a\udcff", "a" * 151, ["a"]], ids=ascii)
 def test_names_that_no_folder_can_have(name: object) -> None:
     """``\\udcff`` is how Python reads a byte of a command line that is not UTF-8."""
-    with pytest.raises(UserError, match="^name: .* is not allowed; it names a folder"):
+    with pytest.raises(UserError, match=r"^name: .* is not allowed; it names a folder"):
         check_folder_name("name", name)

@@ -187,8 +187,8 @@ def log_patients(subjects: Sequence[SubjectFiles], rule: PatientRule) -> None:
         _log.warning(
             "data.patient_pattern: no pattern matches %d names of visits that differ from others in their last part "
             "only, such as '%s' and '%s', so each is a patient of its own; if they are visits of one patient, set a "
-            "pattern such as '(.+)[-_].+', otherwise set '(.+)'",
-            *(sum(map(len, alike)), alike[0][0], alike[0][1]),
+            "pattern such as '%s', otherwise set '(.+)'",
+            *(sum(map(len, alike)), alike[0][0], alike[0][1], _pattern_for(alike[0][0])),
         )
 
 
@@ -213,6 +213,20 @@ def _with_visits(patient: str, visits: Sequence[str]) -> str:
 
 def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _pattern_for(name: str) -> str:
+    r"""Return a pattern that finds `_without_last_part` in a name.
+
+    >>> [_pattern_for(name) for name in ("P01_v1", "P01b", "P01_2024-01-31", "P01-week-000-1")]
+    ['(.+)[-_. ].+', '(.*\\d)[A-Za-z]+\\d*', '(.+)[-_. ]\\d{4}.*', '(.+)-week.*']
+    """
+    stem = _without_last_part(name)
+    rest = re.match("[-_. ]+[A-Za-z]*", name[len(stem) :])
+    patterns = ["(.+)[-_. ].+", r"(.*\d)[A-Za-z]+\d*", r"(.+)[-_. ]\d{4}.*"]
+    patterns += ["(.+)" + rest.group().replace(".", r"\.") + ".*"] if rest else []
+    fitting = (text for text in patterns if (found := re.fullmatch(text, name)) and found.group(1) == stem)
+    return next(fitting, f"({re.escape(stem)}).*")
 
 
 def _without_last_part(name: str) -> str:

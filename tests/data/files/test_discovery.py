@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -269,22 +270,26 @@ def test_a_pattern_that_cannot_be_used_is_refused(pattern: str, message: str) ->
 
 
 @pytest.mark.parametrize(
-    "names",
+    ("names", "patient", "other"),
     [
-        ("P1_1", "P1_2", "P2_1"),
-        ("P1a", "P1b", "P2a"),
-        ("anna-pre", "anna-post", "eve-pre"),
-        ("YG_01_2010-05-01", "YG_01_2011-06-02", "YG_02_2010-05-01"),
-        ("P1-week-000-1", "P1-week-044-1", "P2-week-000-1"),
+        (("P1_1", "P1_2", "P2_1"), "P1", "P2"),
+        (("P1a", "P1b", "P2a"), "P1", "P2"),
+        (("anna-post", "anna-pre", "eve-pre"), "anna", "eve"),
+        (("YG_01_2010-05-01", "YG_01_2011-06-02", "YG_02_2010-05-01"), "YG_01", "YG_02"),
+        (("P1-week-000-1", "P1-week-044-1", "P2-week-000-1"), "P1", "P2"),
     ],
 )
 def test_names_that_look_like_visits_of_one_patient_are_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: tuple[str, ...]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: tuple[str, ...], patient: str, other: str
 ) -> None:
     visits(tmp_path, *names)
     assert found(tmp_path) == dict(zip(names, names, strict=True))
     (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
     assert "no pattern matches 2 names of visits that differ from others in their last part only" in warning
+    advised = re.search("set a pattern such as '(.+)', otherwise", warning)
+    assert advised is not None
+    patients = found(tmp_path, patient_pattern=advised.group(1))
+    assert list(patients.values()) == [patient, patient, other]
     caplog.clear()
     found(tmp_path, patient_pattern="(.+)")
     assert not [record for record in caplog.records if record.levelno == logging.WARNING]
