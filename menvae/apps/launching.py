@@ -25,8 +25,10 @@ def check_launcher(section: DictConfig) -> None:
         section: Hydra's section of a composed configuration.
 
     Raises:
-        UserError: the launcher belongs to Hydra or to another package.
+        UserError: the launcher belongs to Hydra or to another package, or was removed.
     """
+    if not isinstance(section.launcher, DictConfig):
+        raise UserError(f"hydra.launcher: {section.launcher!r} is not allowed; choose one with hydra/launcher=<name>")
     if "runner" not in section.launcher:
         chosen = section.runtime.choices.get("hydra/launcher")
         raise UserError(
