@@ -16,8 +16,9 @@ NULL_WORDS = frozenset(
 """Words that mean "missing" in every column, as in `pandas.read_csv`."""
 
 _FEWEST_REPEATS = 3
-_FEWEST_OTHERS = 10  # distinct values; fewer are codes rather than measurements
+_FEWEST_OTHERS = 10  # distinct values
 _FAR = 3.0  # interquartile ranges between a mark and the nearest other value
+_FAR_FROM_CODES = 10.0  # ranges of the codes
 _SINGLE_PRECISION = 2.0**-23  # -999.9 in a column of float32 is not the float64 -999.9
 
 
@@ -64,7 +65,8 @@ def suspected_marks(values: NDArray[np.float64]) -> list[float]:
 
     Such a number is the smallest or the largest, occurs at least 3 times, and lies more than 3 interquartile ranges of
     the other distinct values from the nearest of them. A number below 0 need only be farther from the others than those
-    are from each other, if none of them is negative. The share of rows does not matter.
+    are from each other, if none of them is negative. Among fewer than 10 distinct values, which are codes rather than
+    measurements, only a number far below 0 counts, such as -99 among 0 and 1. The share of rows does not matter.
 
     Args:
         values: values of a column [N]; NaN is ignored.
@@ -89,7 +91,8 @@ def _mark_at_an_end(values: NDArray[np.float64]) -> float | None:
 def _is_far(value: float, others: NDArray[np.float64]) -> bool:
     """Return whether a value is far from others, which are distinct and sorted."""
     if len(others) < _FEWEST_OTHERS:
-        return False
+        is_code = len(others) < 2 or value >= 0.0 or others[0] < 0.0
+        return not is_code and bool(others[0] - value > _FAR_FROM_CODES * (others[-1] - others[0]))
     if value < 0.0 <= others[0] and others[0] - value > np.diff(others[: len(others) // 2 + 1]).max():
         return True
     low, high = np.quantile(others, (0.25, 0.75))

@@ -126,6 +126,10 @@ LOGNORMAL = np.exp(RANDOM.normal(3.0, 1.5, 2000))
         (np.concatenate([LOGNORMAL, np.zeros(500)]), []),  # many without any
         (np.minimum(LOGNORMAL, 255.0), []),  # a detector that saturates
         (np.tile([0.0, 1.0], 50), []),
+        (np.tile([0.0, 1.0], 50), [-99.0]),  # codes
+        (np.tile([1.0, 2.0, 3.0, 4.0], 20), [-999.0]),
+        (np.concatenate([np.tile([0.0, 1.0], 50), [-1.0] * 9]), []),  # unknown or a third code
+        (np.concatenate([np.full(90, 5.0), [-999.0] * 9]), []),  # nothing to compare with
         (np.tile(np.arange(12.0), 5), []),
         (np.arange(-1.0, 30.0).repeat(4), []),  # whole degrees
         (np.array([-1.0] * 90 + [float("nan")] * 5), []),
