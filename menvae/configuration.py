@@ -92,8 +92,8 @@ def check_folder_name(key: str, value: object) -> None:
         UserError: the folder would lie elsewhere, or cannot exist.
     """
     text = str(value)
-    fits = 0 < len(text.encode()) <= _MAX_NAME_BYTES
-    if isinstance(value, Mapping | list) or not fits or text in (".", "..") or "/" in text or not text.isprintable():
+    fits = text.isprintable() and 0 < len(text.encode()) <= _MAX_NAME_BYTES  # bytes that are no text cannot be encoded
+    if isinstance(value, Mapping | list) or not fits or text in (".", "..") or "/" in text:
         raise UserError(
             f"{key}: {value!r} is not allowed; it names a folder, with 1 to {_MAX_NAME_BYTES} letters, digits or other "
             "characters, but without /"
