@@ -21,7 +21,18 @@ from menvae.cores import num_cores
 from menvae.errors import ExitCode
 
 _TINY = (*TABLE, "trainer.max_epochs=1", "tracking.enabled=false")
-_FLAGS = ("-m", "--run", "--multirun", "--resolve", "--cfg=job", "--cfg=all", "--package=model", "--info=defaults")
+_FLAGS = (
+    "-m",
+    "-m",
+    "-m",
+    "--run",
+    "--multirun",
+    "--resolve",
+    "--cfg=job",
+    "--cfg=all",
+    "--package=model",
+    "--info=defaults",
+)
 _OTHERS = (
     ("sweep", ("plan", *_TINY)),
     ("sweep", ("status",)),
@@ -70,7 +81,11 @@ def _line(overrides: Overrides) -> list[str]:
     command, arguments = ("train", _TINY) if draw.random() < 0.6 else draw.choice(_OTHERS)
     if command == "parts":
         return [command, draw.choice(("term", "nosuch", "--nosuch", "''", "term=3"))]
-    return [command, *arguments, *overrides.some(), *draw.sample(_FLAGS, draw.choice((0, 0, 0, 1, 2)))]
+    composed = "train" if "plan" in arguments else command
+    base = [argument for argument in arguments if "=" in argument]
+    flags = draw.sample(_FLAGS, draw.choice((0, 0, 0, 1, 1, 2)))
+    sweeps = "-m" in flags or "plan" in arguments
+    return [command, *arguments, *overrides.some(composed, base), *([overrides.swept(composed, base)] * sweeps), *flags]
 
 
 def run(command: str, arguments: Sequence[str], folder: Path) -> Ended:

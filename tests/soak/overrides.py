@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import random
 import signal
@@ -52,7 +53,7 @@ _SECONDS = 60
 
 
 class Overrides:
-    """Draws overrides of ``menvae-train`` at random.
+    """Draws overrides at random.
 
     Args:
         draw: source of randomness.
@@ -62,28 +63,47 @@ class Overrides:
         self.random = draw
         folder = configuration_folder("menvae")
         assert folder is not None
+        self._folder = str(folder)
         files = [path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml")]
         self._options = sorted(str(path) for path in files if len(path.parts) > 1)
         self.groups = sorted({option.rpartition("/")[0] for option in self._options})
-        keys: set[str] = set()
-        with initialize_config_dir(str(folder), version_base="1.3"):
-            for base in _BASES:
-                keys |= set(_keys(OmegaConf.to_container(compose("train", list(base)), resolve=False)))
-        self._keys = sorted(keys)
-        self._sections = sorted({key.partition(".")[0] for key in keys})
+        self._defaults = functools.cache(self._composed)
 
-    def base(self) -> Sequence[str]:
-        """Return overrides of a valid configuration."""
-        return self.random.choice(_BASES)
+    def some(self, command: str, base: Sequence[str]) -> list[str]:
+        """Return one to three overrides of a command that has others already."""
+        num = self.random.choice((1, 1, 2, 3))
+        defaults = self._defaults(command, tuple(base))
+        draws = self.random.choices((self._likely, self._wild), k=num)
+        return [one(defaults) for one in draws]
 
-    def some(self) -> list[str]:
-        """Return one to three overrides."""
-        return [self._one() for _ in range(self.random.choice((1, 1, 2, 3)))]
+    def swept(self, command: str, base: Sequence[str]) -> str:
+        """Return an override with several values."""
+        override = self._likely(self._defaults(command, tuple(base)))
+        return f"{override},{self.random.choice((1, 2, 'false', *_VALUES))}"
 
-    def _one(self) -> str:
+    def _composed(self, command: str, base: Sequence[str]) -> dict[str, object]:
+        """Return {dotted key: value} of a command without further overrides."""
+        with initialize_config_dir(self._folder, version_base="1.3"):
+            return _values(OmegaConf.to_container(compose(command, list(base)), resolve=False))
+
+    def _likely(self, defaults: dict[str, object]) -> str:
+        """Return an override that is often valid: an option of a group, or a value of the type of the default."""
+        draw = self.random
+        numbers = [(key, value) for key, value in defaults.items() if isinstance(value, int | float)]
+        if draw.random() < 0.2 or not numbers:
+            group, _, option = draw.choice(self._options).rpartition("/")
+            return f"{group}={option}"
+        key, default = draw.choice(numbers)
+        if isinstance(default, bool):
+            return f"{key}={draw.choice(('true', 'false'))}"
+        return f"{key}={draw.choice((1, 2, default + 1, 2 * default))}"
+
+    def _wild(self, defaults: dict[str, object]) -> str:
+        """Return an override that is seldom valid."""
         draw = self.random
         group, _, option = draw.choice(self._options).rpartition("/")
-        key, section, value = draw.choice(self._keys), draw.choice(self._sections), draw.choice(_VALUES)
+        sections = [key for key in defaults if "." not in key]
+        key, section, value = draw.choice(list(defaults)), draw.choice(sections), draw.choice(_VALUES)
         if key.endswith(("devices", "num_workers")):
             value = draw.choice(_NUMBERS_OF_PROCESSES)
         return draw.choice(
@@ -105,11 +125,12 @@ class Overrides:
         )
 
 
-def _keys(node: object, prefix: str = "") -> Iterator[str]:
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield f"{prefix}{name}"
-            yield from _keys(value, f"{prefix}{name}.")
+def _values(node: object, prefix: str = "") -> dict[str, object]:
+    """Return {dotted key: value} of everything in a nested mapping."""
+    found: dict[str, object] = {}
+    for name, value in node.items() if isinstance(node, dict) else ():
+        found |= {f"{prefix}{name}": value, **_values(value, f"{prefix}{name}.")}
+    return found
 
 
 def write_data(folder: Path, num_subjects: int = 6) -> None:
@@ -128,7 +149,8 @@ def configurations(tally: Tally, draw: random.Random, folder: Path) -> None:
     logs.configure(None)
     with initialize_config_dir(str(configuration_folder("menvae")), version_base="1.3"), chdir(folder):
         for _ in range(tally.num):
-            texts = [*overrides.base(), *overrides.some()]
+            base = draw.choice(_BASES)
+            texts = [*base, *overrides.some("train", base)]
             if len(known) > 50:
                 known.clear()
             _check(tally, texts, overrides.groups, known)
