@@ -40,7 +40,7 @@ class Task:
 def training(tally: Tally, draw: random.Random, folder: Path) -> None:
     """Kill a run."""
     cache = folder / "prepare"
-    subprocess.run(command(cache, "trainer.max_epochs=1"), env=environment(), stderr=subprocess.DEVNULL, check=True)
+    subprocess.run(command(cache, "trainer.max_epochs=1"), env=environment(), capture_output=True, check=True)
 
     def arguments(output_dir: Path) -> list[str]:
         output_dir.mkdir(exist_ok=True)

@@ -145,15 +145,15 @@ def configurations(tally: Tally, draw: random.Random, folder: Path) -> None:
     """Compose and check configurations."""
     overrides = Overrides(draw)
     write_data(folder)
+    bases = draw.choices(_BASES, k=tally.num)
+    lines = [[*base, *overrides.some("train", base)] for base in bases]
     known: CheckedModels = {}
     logs.configure(None)
     with initialize_config_dir(str(configuration_folder("menvae")), version_base="1.3"), chdir(folder):
-        for _ in range(tally.num):
-            base = draw.choice(_BASES)
-            texts = [*base, *overrides.some("train", base)]
+        for line in lines:
             if len(known) > 50:
                 known.clear()
-            _check(tally, texts, overrides.groups, known)
+            _check(tally, line, overrides.groups, known)
     logs.release()
 
 
