@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
+_MOST_LISTED = 25  # names in a hint that can say which command lists them all
+_CLOSEST = 5
+
 
 class ExitCode(IntEnum):
     """Exit codes of every menvae command; any other code is a bug in menvae."""
@@ -62,19 +65,25 @@ def about(key: str) -> Iterator[None]:
         raise UserError(f"{key}: {error}") from None
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str], listed_by: str = "") -> str:
     """Return a hint such as ``did you mean 'vol'? known: loc, vol`` for a misspelt name.
 
     Args:
         word: the name that was not found.
         known: the names that exist.
+        listed_by: command that lists them; if given, a hint about many names shows only the most similar ones.
 
     >>> nearest("lambda_dcorr", ["lambda_dcor", "lambda_vol"])
     "did you mean 'lambda_dcor'? known: lambda_dcor, lambda_vol"
     >>> nearest("zzz", [])
     'known: none'
+    >>> nearest("sem/ed_r2", ["sem/vol_ed_r2", *"abcdefghijklmnopqrstuvwxyz"], "menvae-parts metric")
+    "did you mean 'sem/vol_ed_r2'? the closest of 27: sem/vol_ed_r2, s, r, m, e; menvae-parts metric lists all"
     """
     names = sorted(known)
     listing = f"known: {', '.join(names) or 'none'}"
+    if listed_by and len(names) > _MOST_LISTED:
+        few = difflib.get_close_matches(word, names, n=_CLOSEST, cutoff=0.0)
+        listing = f"the closest of {len(names)}: {', '.join(few)}; {listed_by} lists all"
     close = difflib.get_close_matches(word, names, n=1)
     return f"did you mean '{close[0]}'? {listing}" if close else listing

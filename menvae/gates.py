@@ -151,7 +151,7 @@ def check_gates(targets: Mapping[str, Target], metrics: Iterable[Metric]) -> Non
                 continue
             raise UserError(
                 f"gates.{name}.metric: '{target.metric}' is not a metric of this model and data; "
-                f"{nearest(target.metric, owners)}"
+                f"{nearest(target.metric, owners, 'menvae-parts metric')}"
             )
         side, better = ("above", "higher") if target.comparison == ">" else ("below", "lower")
         if metric.direction not in (None, better):

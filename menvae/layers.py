@@ -35,7 +35,8 @@ class Conv3d(nn.Conv3d):
     """`torch.nn.Conv3d` that stays in float32 on CPU if its input is less deep than its kernel.
 
     On CPU, torch 2.13 leaves part of the bfloat16 weight gradient of such a convolution uninitialised, often NaN: for
-    a 3x3x3 kernel if D is 2, for any H and W. Kernels of size 1 and transposed convolutions are correct.
+    a 3x3x3 kernel if D is 2, for any H and W. Kernels of size 1 are correct, and so are transposed convolutions of
+    kernel 4 and stride 2.
     """
 
     def forward(self, x: Tensor) -> Tensor:

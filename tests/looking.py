@@ -73,7 +73,7 @@ class Paper:
         expected = alpha * np.array(to_rgb(colour)) + (1 - alpha)
         np.testing.assert_allclose(self.colour(axes, x, y), expected, atol=0.02, err_msg=f"at ({x}, {y})")
 
-    def check_bar(self, axes: Axes, cmap: str, extend: str) -> None:
+    def check_bar(self, axes: Axes, cmap: str, extend: str, under: str | None = None) -> None:
         """Check that a colour bar shows its colours, and beyond its ends those of what lies beyond."""
         lying = (
             axes.get_position().width * axes.figure.get_figwidth()
@@ -83,7 +83,7 @@ class Paper:
         shares = [0.1, 0.5, 0.9] + [-0.012] * (extend in ("min", "both")) + [1.012] * (extend in ("max", "both"))
         for share in shares:
             along = low + share * (high - low)
-            colour = colormaps[cmap](min(max(share, 0.0), 1.0))[:3]
+            colour = to_rgb(under) if under and share < 0 else colormaps[cmap](min(max(share, 0.0), 1.0))[:3]
             self.check(axes, *((along, 0.5) if lying else (0.5, along)), colour)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -91,6 +92,13 @@ def install_example(site: Path) -> Path:
 def write_trouble(site: Path) -> Path:
     """Write the package with the term ``trouble``; see `trouble` for its overrides."""
     return write_package(site, "troubleplugin", "terms", {"terms.py": TROUBLE, "conf/term/trouble.yaml": TROUBLE_CONF})
+
+
+def wait_until_held(flag: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until a step hangs or waits, as the flag file says, in a process that has not ended."""
+    while not flag.with_suffix(".waiting").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
 
 
 def trouble(flag: Path | str, **more: int) -> list[str]:

@@ -6,6 +6,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -81,6 +82,19 @@ def train(
 ) -> subprocess.CompletedProcess[str]:
     """Run to the end and check the exit code."""
     return _run("train", command(output_dir, *overrides)[3:], environment(site=site), code)
+
+
+def interrupt(output_dir: Path, *overrides: str, after: str, number: signal.Signals) -> str:
+    """Start a run, send a signal once its log has a text, check the exit code, and return what it logs afterwards."""
+    process = subprocess.Popen(command(output_dir, *overrides), env=environment(), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if after in line:
+            break
+    process.send_signal(number)
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) == 75, rest
+    return rest
 
 
 def menvae_sweep(output_dir: Path, verb: str, *arguments: str, code: int = 0, site: Path | None = None) -> str:

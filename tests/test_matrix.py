@@ -134,7 +134,8 @@ def test_another_term_or_schedule_takes_its_place_too(experiment: str, swap: str
     [
         ["loss.lambda_vol=0"],
         [
-            *("+model.supervision.residual=[vol_total]", "+head@model.heads.residual=mlp"),
+            *("model.supervision.vol=[vol_total]", "+model.supervision.residual=[vol_ed]"),
+            "+head@model.heads.residual=mlp",
             *(
                 "+term@loss.terms.residual=semantic",
                 "loss.terms.residual.partition=residual",

@@ -7,6 +7,7 @@ own section: callbacks, ``_target_``, and logging. They are refused in whatever 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -108,24 +109,26 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{path}.{index}")
 
 
-def launcher_overrides(stored: Sequence[str], typed: Sequence[str], source: str) -> list[str]:
+def launcher_overrides(stored: Sequence[str], typed: Sequence[str], source: str, *, is_own: bool = True) -> list[str]:
     """Return the stored overrides of a sweep's launcher that a retry uses.
 
     Typed ones replace those of the same key, and a typed launcher replaces all.
 
     Args:
         stored: from ``sweep.json``, which somebody else may have written; those of the sweeper do not matter.
-        typed: overrides of the command line.
+        typed: overrides of the command line, and names of its flags.
         source: path of ``sweep.json``, for messages.
+        is_own: whether the file belongs to this user. A launcher runs commands (``hydra.launcher.setup``), so that the
+            settings of another user are not used until they are typed.
 
     Raises:
-        UserError: an override is not one of a launcher, or its password has been masked.
+        UserError: an override is not one of a launcher, its password has been masked, or it is another user's.
     """
     replaced = {text.partition("=")[0].lstrip("+") for text in typed}
     kept, folder_follows = [], False
     for text in stored:
         if folder_follows or text == "--config-dir":
-            kept.append(text)
+            kept += [text] if "--config-dir" not in replaced else []
             folder_follows = not folder_follows
             continue
         key = text.partition("=")[0].lstrip("+")
@@ -138,4 +141,9 @@ def launcher_overrides(stored: Sequence[str], typed: Sequence[str], source: str)
         if MASK in text:
             raise UserError(f"'{source}' keeps no passwords: give {key}=... again")
         kept.append(text)
+    if kept and not is_own:
+        raise UserError(
+            f"'{source}' belongs to another user, and its launcher settings may run commands; check them and type "
+            f"them: menvae-sweep retry {shlex.join(kept)}"
+        )
     return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -93,7 +94,10 @@ def retry(arguments: list[str]) -> None:
                 raise UserError(
                     f"'{override}': retry repeats points with the same configuration; only the launcher can be changed"
                 )
-        stored = launcher_overrides(sweep.description()["launcher"], overrides, str(sweep.path / "sweep.json"))
+        file = sweep.path / "sweep.json"
+        launcher = sweep.description()["launcher"]
+        typed = [*overrides, *(flag for flag in flags if flag.startswith("-"))]
+        stored = launcher_overrides(launcher, typed, str(file), is_own=file.stat().st_uid == os.geteuid())
         stored_flags, stored_overrides = _parted(stored)
         rest[:] = [  # Hydra accepts overrides only in one piece
             *stored_flags,

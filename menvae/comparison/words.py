@@ -123,6 +123,8 @@ def key_words(comparison: Comparison) -> list[str]:
     if not comparison.keys and sum(len(row.runs) for row in comparison.rows) == 1:
         return ["There is one run."]
     if not comparison.keys:
+        if sum(len(row.runs) for row in comparison.rows) == 1:
+            return ["There is one run."]
         return ["The runs differ only in their seed: there is one configuration per data set."]
     return [
         f"{listed(key.followers)} changed together with {key.name}: their effects cannot be separated."

@@ -30,12 +30,14 @@ class Circumstances:
         num_rows: subjects in the joined batch of all ranks.
         channels: names of the channels.
         draws_pairs: whether batches are drawn so that they contain pairs of visits of a patient.
+        starts_from_weights: whether the run starts from the weights of another run.
     """
 
     weights: Mapping[str, NDArray[np.float64]]
     num_rows: int
     channels: Sequence[str]
     draws_pairs: bool
+    starts_from_weights: bool
 
 
 def advice(model: Model, objective: Objective, run: Circumstances) -> list[str]:
@@ -53,6 +55,7 @@ def advice(model: Model, objective: Objective, run: Circumstances) -> list[str]:
         *_never(objective, run),
         *_too_few_rows(objective, run),
         *_shrunk_by_batch(objective, run),
+        *_nothing_to_fine_tune(objective, run),
         *_nothing_to_hide(model, run),
     ]
 
@@ -170,6 +173,16 @@ def _shrunk_by_batch(objective: Objective, run: Circumstances) -> Iterator[str]:
                     f"the number of subjects and the batch of all ranks has {run.num_rows}: increase "
                     "trainer.batch_size, or the weight"
                 )
+
+
+def _nothing_to_fine_tune(objective: Objective, run: Circumstances) -> Iterator[str]:
+    """Detect a term for fine-tuning in a run that starts from random weights."""
+    for key, term in objective.active_terms.items():
+        if term.fine_tunes and not run.starts_from_weights:
+            yield (
+                f"loss.terms.{key} is meant for fine-tuning, and this run starts from random weights: set "
+                "trainer.init_from=<run directory>"
+            )
 
 
 def _nothing_to_hide(model: Model, run: Circumstances) -> Iterator[str]:

@@ -141,8 +141,8 @@ class Experiment:
         layout = LatentLayout.from_config(latent["z_dim"], latent["partitions"])
         loss = Loss.from_config(config["loss"])
         experiment = cls(config, parts, settings, loss, layout, observers, pictures, tuple(left_out))
-        check_gates(settings["gates"].targets, experiment.build_metrics())
         model, objective = experiment._checked({} if known is None else known)
+        check_gates(settings["gates"].targets, experiment.build_metrics())
         experiment._check_targets()
         sentences = [*advice(model, objective, experiment._circumstances(objective)), *experiment._unjudged()]
         return replace(experiment, advice=tuple(sentences))
@@ -226,6 +226,7 @@ class Experiment:
             num_rows=trainer.batch_size * (trainer.devices or num_ranks_started() or 1),
             channels=self.source.channels,
             draws_pairs=self.source.draws_pairs,
+            starts_from_weights=trainer.init_from is not None,
         )
 
     def build(self, num_training_subjects: int, num_classes: int | None = None) -> tuple[Model, Objective]:

@@ -10,6 +10,7 @@ thus correct for any batch size and number of ranks, provided that each row depe
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -110,7 +111,7 @@ class MetricContext:
     labelled: bool = False
 
 
-class Metric:
+class Metric(ABC):
     """One value per split, or one per partition, target, channel or pair of partitions.
 
     Attributes:
@@ -133,9 +134,12 @@ class Metric:
         """Args: context: run context."""
         self.context = context
 
+    @abstractmethod
     def names(self) -> list[str]:
-        """Return the keys of all values that it may compute in this context; empty if it does not apply."""
-        raise NotImplementedError
+        """Return the keys of all values that it may compute in this context; empty if it does not apply.
+
+        Keys of different values must differ: a key that appears twice is refused with the configuration.
+        """
 
     def meaning(self, key: str) -> str:
         """Return what a value measures, in one sentence for the table of gates; by default, from the class docstring.
@@ -152,9 +156,9 @@ class Metric:
         """
         return {}
 
+    @abstractmethod
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
         """Return {key: value} of a split of at least ``min_subjects`` subjects; None for undefined values."""
-        raise NotImplementedError
 
 
 def build_metrics(config: Mapping[str, Any], context: MetricContext) -> list[Metric]:
@@ -169,7 +173,7 @@ def build_metrics(config: Mapping[str, Any], context: MetricContext) -> list[Met
         Metrics sorted by key. A metric with a required tunable is built only if configured.
 
     Raises:
-        UserError: a metric does not exist, a value is not allowed, or two metrics compute the same key.
+        UserError: a metric does not exist, a value is not allowed, or two values have the same key.
     """
     parts = {name: lookup("metric", name) for name in known("metric")}
     wanted: dict[str, Metric] = {}
@@ -183,13 +187,23 @@ def build_metrics(config: Mapping[str, Any], context: MetricContext) -> list[Met
         complete = all(default is not ... for _, default in part.tunables.values())
         if complete and name not in configured and (name not in config or config[name] is not None):
             wanted.setdefault(name, part.factory(context))
+    _check_keys(wanted)
+    return [metric for _, metric in sorted(wanted.items()) if metric.names()]
+
+
+def _check_keys(metrics: Mapping[str, Metric]) -> None:
+    """Check that no two values have the same key, so that none overwrites another."""
     owners: dict[str, str] = {}
-    for owner, metric in wanted.items():
+    for owner, metric in metrics.items():
         for key in metric.names():
+            if owners.get(key) == owner:
+                raise UserError(
+                    f"metrics: {owner} has two values with the key '{key}', because names of partitions or targets "
+                    "clash; rename a partition of model.partitions, or list each target of model.supervision once"
+                )
             if key in owners:
                 raise UserError(f"metrics: {owners[key]} and {owner} both compute '{key}'; set one of them to null")
             owners[key] = owner
-    return [metric for _, metric in sorted(wanted.items()) if metric.names()]
 
 
 def measure(metrics: Iterable[Metric], record: SplitRecord) -> dict[str, float | None]:

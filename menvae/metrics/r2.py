@@ -10,19 +10,23 @@ import numpy as np
 from menvae.metrics import Direction, Floats, Metric, SplitRecord
 from menvae.registry import register
 
+FEWEST_SUBJECTS = 3
+"""With two observed subjects, R2 is not a figure: SS_tot is half the squared distance of a single pair of targets, so
+two similar subjects make any error look enormous."""
+
 
 @register("metric", "r2")
 class TargetR2(Metric):
     """R2 of each predicted target and each partition: ``sem/<target>_r2``, ``sem/<partition>_r2``.
 
     Subjects without an observed target are excluded. The R2 of a partition is the unweighted mean over its targets
-    with a defined R2.
+    with a defined R2, for which at least `FEWEST_SUBJECTS` subjects must be observed.
     """
 
     direction: ClassVar[Direction | None] = "higher"
     range = (-math.inf, 1.0)
     needs = frozenset({"targets", "observed", "predictions"})
-    absent = "no head predicts it, or the observed targets do not vary"
+    absent = f"no head predicts it, fewer than {FEWEST_SUBJECTS} observed subjects, or their targets do not vary"
 
     def meaning(self, key: str) -> str:
         """Name the partition or target."""
@@ -31,16 +35,18 @@ class TargetR2(Metric):
         return f"{of_partition} on the validation split."
 
     def names(self) -> list[str]:
-        """One key per target and one per partition."""
-        targets = [name for names in self.context.supervision.values() for name in names]
-        return [f"sem/{name}_r2" for name in dict.fromkeys([*targets, *self.context.layout])]
+        """One key per target and one per supervised partition; they are the same if its only target has its name."""
+        supervised = {partition: targets for partition, targets in self.context.supervision.items() if targets}
+        targets = [name for names in supervised.values() for name in names]
+        partitions = [name for name, of_partition in supervised.items() if list(of_partition) != [name]]
+        return [f"sem/{name}_r2" for name in (*targets, *partitions)]
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
         """Return the values of the partitions with predictions."""
         targets, observed, predictions = map(record.by_partition, ("targets", "observed", "predictions"))
         metrics: dict[str, float | None] = {}
         for partition, names in self.context.supervision.items():
-            if partition not in predictions:
+            if partition not in predictions or not names:
                 continue
             values = []
             for column, name in enumerate(names):
@@ -61,12 +67,13 @@ def r2(true: Floats, predicted: Floats) -> float | None:
         predicted: [N].
 
     Returns:
-        R2 (at most 1, negative if worse than the mean), or None for fewer than 2 values or a constant ``true``.
+        R2 (at most 1, negative if worse than the mean), or None for fewer than `FEWEST_SUBJECTS` values or a constant
+        ``true``.
 
-    >>> r2(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 2.0]))
-    0.5
+    >>> r2(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 2.0, 3.0, 3.0]))
+    0.8
     """
-    if len(true) < 2:
+    if len(true) < FEWEST_SUBJECTS:
         return None
     total = float(np.square(true - true.mean()).sum())
     if total <= 1e-12 * max(1.0, float(np.square(true).sum())):

@@ -36,7 +36,7 @@ def gate_row(gate: Mapping[str, Any]) -> GateRow:
     if gate.get("passed") is True:
         verdict, kind = "pass", "good"
     else:
-        verdict, kind = ("FAIL", "bad") if known else ("not computed", "odd")
+        verdict, kind = ("fail", "bad") if known else ("not computed", "odd")
     return GateRow(
         name=name,
         value=significant(value),

@@ -58,7 +58,8 @@ def meaning_of_weights(experiment: Experiment) -> dict[str, str]:
 def meaning_for_other_runs(experiment: Experiment) -> list[str]:
     """Return the keys of `checkpoint_identity` in which a run must agree with the run whose weights it starts from."""
     keys = (*sorted(experiment.source.input_identity), "model.partitions", "model.supervision")
-    return [key for key in keys if key in meaning_of_weights(experiment)]
+    known = meaning_of_weights(experiment)
+    return [key for key in keys if key in known]
 
 
 def check_start(experiment: Experiment) -> None:

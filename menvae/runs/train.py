@@ -91,7 +91,7 @@ def _train_here(experiment: Experiment, job: Job | None, here: Place, stop: Stop
         if status["state"] == "pruned" and (job is None or job.trial is None):
             raise UserError(f"run '{path.name}' was {status['reason']}; use trainer.resume=never to train it fully")
         if status["state"] in ENDED:
-            _log.info("run %s is already %s: nothing to train", path.name, status["state"])
+            _log.info("run %s is already %s: nothing to train", path, status["state"])
             if directory is not None:
                 _complete(experiment, data, here, directory, status, job)
         elif directory is not None:

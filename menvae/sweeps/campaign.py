@@ -27,7 +27,6 @@ from menvae.tracking.trackers import Trackers
 _log = logging.getLogger(__name__)
 
 _TRACKED = "tracked.json"
-_SECONDS_UNTIL_LOST = 90.0  # network file systems may be this slow
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ class Campaign:
             now = time.monotonic()
             for status in statuses:
                 run = status.point.run
-                if status.fate == Fate.LOST and now - lost_since.setdefault(run, now) < _SECONDS_UNTIL_LOST:
+                if status.fate == Fate.LOST and now - lost_since.setdefault(run, now) < self.runner.lag_s:
                     continue
                 if status.fate != Fate.LOST:
                     lost_since.pop(run, None)

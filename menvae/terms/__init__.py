@@ -61,6 +61,7 @@ class Term(nn.Module):
             on the output of the model. With fewer, the scalars are finite but at least one is constant.
         memory_size: number of subjects up to which rows of earlier batches extend the batch; 0: no memory.
         compares_visits: whether the term depends on which subjects are visits of the same patient.
+        fine_tunes: whether the term is meant for runs that start from the weights of another run.
         limits_information: whether the term pulls the posterior towards the prior, as a KL does, which reduces the
             information in z.
         advised_weights: scalar -> (lowest, highest) weight that it was designed for; no entry: any weight.
@@ -77,6 +78,7 @@ class Term(nn.Module):
     min_rows: int = 1
     memory_size: int = 0
     compares_visits: bool = False
+    fine_tunes: bool = False
     limits_information: bool = False
     advised_weights: Mapping[str, tuple[float, float]] = MappingProxyType({})
     remedies: Mapping[str, str] = MappingProxyType({})

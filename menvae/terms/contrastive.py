@@ -37,6 +37,7 @@ class Contrastive(Term):
     unit = "nats_per_subject"
     min_rows = 3  # two visits of a patient and a stranger
     compares_visits = True
+    fine_tunes = True
     remedies = MappingProxyType({"visits": "data.pairs=true"})
 
     def __init__(

@@ -121,6 +121,15 @@ def test_a_retry_asks_for_a_masked_password() -> None:
     assert launcher_overrides(stored, ["hydra.launcher.environment={}"], "f") == []
 
 
+def test_a_retry_of_another_users_sweep_asks_for_what_may_run_commands() -> None:
+    stored = ["--config-dir", "/site", "hydra/launcher=slurm", "hydra.launcher.setup=[module load a]"]
+    every = r"retry --config-dir /site hydra/launcher=slurm 'hydra.launcher.setup=\[module load a\]'$"
+    with pytest.raises(UserError, match="^'f' belongs to another user, .*" + every):
+        launcher_overrides(stored, [], "f", is_own=False)
+    assert launcher_overrides(stored, [], "f") == stored
+    assert launcher_overrides(stored, stored, "f", is_own=False) == []
+
+
 def test_a_sweep_of_somebody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

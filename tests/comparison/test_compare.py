@@ -142,6 +142,16 @@ def test_order_of_merit_is_gates_passed_then_mean_rank() -> None:
     assert [row.mean_rank for row in comparison.rows] == [1.5, 3.0, 2.5, 3.0]
 
 
+def test_configurations_that_are_equal_in_a_gate_share_the_mean_of_their_ranks() -> None:
+    comparison = compared(
+        run(1, 0, r2=0.6, dcor=0.3),  # ranks (2 + 3) / 2 and 2
+        run(2, 0, r2=0.6, dcor=0.35),  # ranks (2 + 3) / 2 and 3
+        run(3, 0, r2=0.7, dcor=0.2),  # ranks 1 and 1
+    )
+    found = {row.values["loss.lambda_dcor"]: row.mean_rank for row in comparison.rows}
+    assert found == {"3": 1.0, "1": 2.25, "2": 2.75}
+
+
 @pytest.mark.parametrize(
     ("sort", "expected"),
     [

@@ -18,6 +18,7 @@ Compose = Callable[..., DictConfig]
 SHRUNK = ("data.roi_size=[16,16,16]", "data.spacing_mm=[10,10,10]", "encoder.base_filters=8")
 RUN6 = ("experiment=semivae_run6", "decoder.base_filters=16", "auxiliary_decoder.base_filters=16", *SHRUNK)
 EXP3 = ("experiment=exp3_semivae", "decoder.base_filters=16", *SHRUNK)
+TUNED = ("experiment=contrastive_finetune", "trainer.init_from=another/run")
 TEMPLATE = "loss.terms.recon is averaged over voxels and loss.terms.kl is not, so that it outweighs the reconstruction"
 
 
@@ -115,10 +116,12 @@ def test_a_weight_that_does_not_come_to_what_it_should(
         (["experiment=exp2_dipvae", "trainer.batch_size=3"], "loss.lambda_od=10 acts as 4.44, because"),  # (2 / 3)^2
         (["experiment=exp2_dipvae", "trainer.batch_size=2", "trainer.devices=2"], None),
         (
-            ["experiment=contrastive_finetune", "data.pairs=false"],
+            [*TUNED, "data.pairs=false"],
             "loss.terms.contrastive compares visits of a patient",
         ),
-        (["experiment=contrastive_finetune"], None),
+        ([*TUNED], None),
+        (["experiment=contrastive_finetune"], "loss.terms.contrastive is meant for fine-tuning"),
+        (["experiment=contrastive_finetune", "loss.lambda_contrastive=0"], None),
         (["model.modality_dropout=0.5", "data.modalities=[t1c]"], "model.modality_dropout has no effect"),
         (["model.modality_dropout=0.5"], None),
     ],
@@ -141,14 +144,19 @@ def test_what_can_have_no_effect(compose_train: Compose, overrides: list[str], w
             "loss.terms.tcvae needs at least 2 subjects, and the batch of all ranks has 1: increase trainer.batch_size",
         ),
         (
-            ["experiment=contrastive_finetune", "trainer.batch_size=2"],
+            [*TUNED, "trainer.batch_size=2"],
             "loss.terms.contrastive needs at least 3 subjects, and the batch of all ranks has 2: increase "
             "trainer.batch_size",
         ),
         (
-            ["experiment=contrastive_finetune", "data.pairs=false"],
+            [*TUNED, "data.pairs=false"],
             "loss.terms.contrastive compares visits of a patient, and batches contain two of them only by chance: set "
             "data.pairs=true",
+        ),
+        (
+            ["experiment=contrastive_finetune"],
+            "loss.terms.contrastive is meant for fine-tuning, and this run starts from random weights: set "
+            "trainer.init_from=<run directory>",
         ),
     ],
 )

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from plugins import trouble, write_trouble
-from runs import command, environment, only_run, train
+from plugins import trouble, wait_until_held, write_trouble
+from runs import command, environment, interrupt, only_run, train
 
 TWO = ("data.num_subjects=13", "trainer.batch_size=2", "trainer.max_epochs=2", "trainer.devices=2")
 
@@ -48,6 +48,11 @@ def test_a_number_of_processes_that_was_not_started_is_refused(tmp_path: Path, m
     assert "trainer.devices=2, but 1 processes were launched" in refused.stderr
 
 
+def test_wrong_input_is_told_once(tmp_path: Path) -> None:
+    refused = train(tmp_path, *TWO, "data.root=/nowhere", "data=brats", code=2)
+    assert refused.stderr.count("menvae-train:") == 1, refused.stderr
+
+
 def test_wrong_data_are_told_once(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     overrides = [override for override in TWO if not override.startswith("data.")]
@@ -67,15 +72,9 @@ def test_wrong_data_are_told_once(tmp_path: Path) -> None:
 
 def test_a_stopped_run_of_two_ranks_ends_like_an_uninterrupted_one(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").symlink_to(finished / "cache")
-    process = subprocess.Popen(command(tmp_path, *TWO), env=environment(), stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if " run " in line:
-            break
-    process.send_signal(signal.SIGTERM)
-    rest = process.stderr.read()
-    assert process.wait(timeout=60) == 75, rest
-    assert rest.count("run the same command again to resume") == 1, rest
+    for number in (signal.SIGTERM, signal.SIGINT):
+        rest = interrupt(tmp_path, *TWO, after=" run ", number=number)
+        assert rest.count("run the same command again to resume") == 1, rest
     train(tmp_path, *TWO)
     assert only_run(tmp_path).name == only_run(finished).name
     assert (only_run(tmp_path) / "metrics.jsonl").read_bytes() == (only_run(finished) / "metrics.jsonl").read_bytes()
@@ -94,9 +93,7 @@ def test_a_rank_that_fails_ends_the_other_within_a_minute(finished: Path, tmp_pa
     )
     ranks = _ranks_of(process)
     if fault == "hang":
-        while not flag.with_suffix(".waiting").exists():
-            assert process.poll() is None
-            time.sleep(0.1)
+        wait_until_held(flag, process)
         os.kill(ranks[0], signal.SIGKILL)
     started = time.monotonic()
     _, errors = process.communicate(timeout=120)
@@ -106,6 +103,9 @@ def test_a_rank_that_fails_ends_the_other_within_a_minute(finished: Path, tmp_pa
         assert "ZeroDivisionError: a fault of the trouble term" in errors
         assert "rank 1 of 2" in (only_run(tmp_path) / "error.txt").read_text()
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+    if fault == "raise":
+        flag.unlink()
+        train(tmp_path, *overrides, site=site)
 
 
 def _ranks_of(process: subprocess.Popen[str]) -> list[int]:

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from plugins import trouble, write_trouble
-from runs import TRACKED, command, environment, mlflow_points, only_run, train
+from plugins import trouble, wait_until_held, write_trouble
+from runs import TRACKED, command, environment, interrupt, mlflow_points, only_run, train
 
 LONG = "trainer.max_epochs=1000"
 
@@ -37,9 +37,7 @@ def test_two_times_ctrl_c(prepared_cache: Path, tmp_path: Path) -> None:
     environ = environment(site=write_trouble(tmp_path / "site"))
     process = subprocess.Popen(command(tmp_path, *overrides), env=environ, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    while not flag.with_suffix(".waiting").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
+    wait_until_held(flag, process)
     process.send_signal(signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=3)
@@ -68,14 +66,7 @@ def test_a_failed_run_says_why_and_can_be_repeated(prepared_cache: Path, tmp_pat
 def test_a_sweep_that_is_stopped_does_not_begin_its_next_point(prepared_cache: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").symlink_to(prepared_cache)
     overrides = ["-m", LONG, "loss.lambda_dcor=0,5"]
-    process = subprocess.Popen(command(tmp_path, *overrides), env=environment(), stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "epoch    1/1000" in line:
-            break
-    process.send_signal(signal.SIGTERM)
-    rest = process.stderr.read()
-    assert process.wait(timeout=60) == 75, rest
+    interrupt(tmp_path, *overrides, after="epoch    1/1000", number=signal.SIGTERM)
     assert len(list((tmp_path / "runs").iterdir())) == 1
 
 

@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from menvae.composition.experiment import Experiment
 from menvae.errors import UserError
 from menvae.evaluation.gates import Gate, GateTable, evaluate_gates
-from menvae.gates import NUMBERS, GateSettings, canonical
+from menvae.gates import NUMBERS, GateSettings, canonical, check_gates
 from menvae.latent import LatentLayout
-from menvae.metrics import MetricContext, build_metrics
+from menvae.metrics import Metric, MetricContext, SplitRecord, build_metrics
 from menvae.runs.identity import run_hash
 
 Compose = Callable[..., DictConfig]
@@ -41,9 +41,11 @@ def judged(
     supervision: Mapping[str, Sequence[str]] | None = None,
     gates: Mapping[str, Any] = TODAY,
 ) -> GateTable:
-    context = MetricContext(LatentLayout(sizes), ("t1c",), (8, 8, 8), supervision or {})
+    if supervision is None:
+        supervision = {name: [f"{name}_total"] for name in sizes if name in ("vol", "loc", "shape")}
+    context = MetricContext(LatentLayout(sizes), ("t1c",), (8, 8, 8), supervision)
     targets = GateSettings.from_config(gates).targets
-    return evaluate_gates(metrics, targets, build_metrics({}, context), supervision or {}, num_subjects)
+    return evaluate_gates(metrics, targets, build_metrics({}, context), supervision, num_subjects)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,18 @@ def test_the_note_says_what_is_not_judged() -> None:
     assert judged({"vol": 2, "loc": 1, "shape": 2, "residual": 3}, {}).note == ""
 
 
+@pytest.mark.parametrize("supervision", [{}, {"vol": []}], ids=["no targets", "an empty list"])
+def test_a_partition_without_targets_has_no_r2_to_judge(supervision: dict[str, list[str]]) -> None:
+    table = judged({"vol": 2, "residual": 3}, {}, supervision=supervision)
+    assert "vol_r2" in table.not_applicable
+    assert "vol_r2" in table.note
+    assert table.unjudged == ()
+    own = {"mine": {"metric": "sem/residual_r2", "above": 0.5}}
+    metrics = build_metrics({}, MetricContext(LatentLayout({"residual": 3}), ("t1c",), (8, 8, 8), supervision))
+    with pytest.raises(UserError, match=r"gates\.mine\.metric: 'sem/residual_r2' is not a metric of this model"):
+        check_gates(GateSettings.from_config(own).targets, metrics)
+
+
 def test_a_supervised_partition_without_a_gate_is_named() -> None:
     """A partition that is renamed does not lose its gate unnoticed."""
     supervision = {"volume": ["vol_total"], "loc": ["loc_x", "loc_y"], "empty": []}
@@ -88,9 +102,8 @@ def test_words_for_what_has_no_value() -> None:
     metrics = {"indep/dcor_vol_residual": None, "sem/vol_r2": None, "diag/au_frac_residual": None}
     gates = {gate.name: gate for gate in judged({"vol": 1, "residual": 4}, metrics, 1).gates}
     assert gates["max_dcor"].reason == "1 validation subject; the estimator needs at least 4"
-    assert gates["vol_r2"].reason.startswith(
-        "1 validation subject; no head predicts it, or the observed targets do not vary"
-    )
+    of_r2 = "1 validation subject; no head predicts it, fewer than 3 observed subjects, or their targets do not vary"
+    assert gates["vol_r2"].reason == of_r2
     assert gates["residual_active_units"].reason == "1 validation subject; a single subject has no variance"
     nothing = "1 validation subject; no other subject's z to decode, or every reconstruction is perfect"
     assert gates["mean_z_ratio"].reason == nothing
@@ -209,6 +222,17 @@ def test_what_is_no_gate_is_refused_in_one_sentence(
         assert word in str(caught.value)
 
 
+def test_a_wrong_metric_is_answered_with_the_closest_few(compose_train: Compose) -> None:
+    with pytest.raises(UserError) as caught:
+        Experiment.from_config(compose_train("+gates.mine={metric: sem/vol_edd_r2, above: 1}"))
+    hint = str(caught.value).partition("; ")[2]
+    assert hint.startswith("did you mean 'sem/vol_ed_r2'? the closest of ")
+    assert hint.endswith("; menvae-parts metric lists all")
+    named = hint.partition(": ")[2].partition(";")[0].split(", ")
+    assert len(named) == 5
+    assert {"sem/vol_ed_r2", "sem/vol_et_r2", "sem/vol_r2"} <= set(named)
+
+
 def test_a_metric_without_a_direction_may_be_bounded_from_either_side(compose_train: Compose) -> None:
     sides = ("+gates.low={metric: diag/z_std, above: 0.5}", "+gates.high={metric: diag/z_std, below: 2}")
     assert len(Experiment.from_config(compose_train(*sides)).settings["gates"].targets) == len(NUMBERS) + 2
@@ -260,6 +284,47 @@ def test_values_of_one_metric_have_sentences_of_their_own() -> None:
         meanings = [metric.meaning(key) for metric in build_metrics({}, context) for key in metric.names()]
         assert len(meanings) > 30
         assert sorted(set(meanings)) == sorted(meanings)
+
+
+def context_of(*partitions: str, **supervision: list[str]) -> MetricContext:
+    return MetricContext(LatentLayout(dict.fromkeys(partitions, 2)), ("t1c",), (8, 8, 8), supervision)
+
+
+@pytest.mark.parametrize(
+    ("context", "words"),
+    [
+        (context_of("vol", "loc", vol=["vol", "vol_ed"]), "r2 has two values with the key 'sem/vol_r2'"),
+        (context_of("vol", "loc", vol=["loc"], loc=["loc_x"]), "r2 has two values with the key 'sem/loc_r2'"),
+        (context_of("vol", "loc", vol=["loc_x"], loc=["loc_x", "a"]), "r2 has two values with the key 'sem/loc_x_r2'"),
+        (context_of("vol", vol=["a", "a"]), "r2 has two values with the key 'sem/a_r2'"),
+        (context_of("a_b", "c", "a", "b_c"), "correlation has two values with the key 'indep/corr_a_b_c'"),
+    ],
+    ids=["a target and its partition", "a target and another partition", "one target twice", "in one list", "pairs"],
+)
+def test_two_values_never_share_a_key(context: MetricContext, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build_metrics({}, context)
+    assert str(caught.value).startswith(f"metrics: {words}, because names of partitions or targets clash; ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_metric_says_what_its_names_and_its_values_are() -> None:
+    class Nameless(Metric):
+        def compute(self, record: SplitRecord) -> dict[str, float | None]:
+            return {}
+
+    class Valueless(Metric):
+        def names(self) -> list[str]:
+            return []
+
+    for incomplete, missing in ((Nameless, "names"), (Valueless, "compute")):
+        with pytest.raises(TypeError, match=f"abstract method '?{missing}"):
+            incomplete(context_of("vol"))
+
+
+def test_the_only_target_of_a_partition_may_have_its_name() -> None:
+    found = [key for metric in build_metrics({}, context_of("vol", "loc", vol=["vol"])) for key in metric.names()]
+    assert found.count("sem/vol_r2") == 1
 
 
 def test_two_gates_of_one_metric_are_both_drawn() -> None:

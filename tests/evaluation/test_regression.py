@@ -83,6 +83,24 @@ def test_r2_of_what_cannot_have_one_is_left_out_of_the_mean() -> None:
     assert metrics_of(targets, observed, predictions)["sem/vol_r2"] is None
 
 
+@pytest.mark.parametrize(("num_observed", "counts"), [(1, False), (2, False), (3, True), (4, True)])
+def test_r2_of_a_handful_of_subjects_is_no_figure(num_observed: int, counts: bool) -> None:
+    """An R2 of -40 of two subjects would be all that the mean of the partition shows."""
+    targets, observed, predictions = supervised()
+    observed["vol"][:, 1] = False
+    observed["vol"][:num_observed, 1] = True
+    targets["vol"][:num_observed, 1] = 0.1 * np.arange(num_observed)
+    predictions["vol"][:num_observed, 1] = 0.1 * np.arange(num_observed) + 0.3
+    found, expected = metrics_of(targets, observed, predictions), expected_r2(targets, observed, predictions)
+    assert num_observed == 1 or expected["vol_ncr"] < -5.0
+    if counts:
+        assert found["sem/vol_ncr_r2"] == pytest.approx(expected["vol_ncr"], abs=1e-4)
+    else:
+        assert found["sem/vol_ncr_r2"] is None
+    wanted = [expected[name] for name in SUPERVISION["vol"] if counts or name != "vol_ncr"]
+    assert found["sem/vol_r2"] == pytest.approx(np.mean(wanted), abs=1e-4)
+
+
 def test_a_partition_without_predictions_has_no_r2() -> None:
     targets, observed, predictions = supervised()
     found = metrics_of(targets, observed, {"loc": predictions["loc"]})

@@ -62,7 +62,7 @@ def test_a_finished_run_is_reported_and_not_trained(version: str, name: str, tmp
     output_dir = copy_of(version, name, tmp_path)
     before = content_of(output_dir)
     said = run_again(output_dir, overrides(version, name, output_dir))
-    assert f"run {only_run(output_dir).name} is already finished: nothing to train" in said
+    assert f"run {only_run(output_dir)} is already finished: nothing to train" in said
     assert content_of(output_dir) == before
 
 

@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 
 from menvae.pictures.drawing import matrices
 from menvae.pictures.drawing.marks import cell_text
+from menvae.presentation.figures import FAINT
 
 R2 = np.array([[0.91, 0.12, -0.40], [0.05, np.nan, 0.66]])
 
@@ -55,8 +56,18 @@ def test_leak_matrix(tmp_path: Path) -> None:
     paper = Paper(figure, tmp_path)
     for row, column in ((0, 0), (0, 1), (1, 0), (1, 2)):
         paper.check(axes, column + 0.42, row + 0.36, colormaps["YlGnBu"](R2[row, column])[:3])
-    paper.check(axes, 2.42, 0.36, colormaps["YlGnBu"](0.0)[:3])
-    paper.check_bar(bar, "YlGnBu", "min")
+    paper.check(axes, 2.42, 0.36, FAINT)
+    paper.check_bar(bar, "YlGnBu", "min", under=FAINT)
+
+
+def test_a_negative_r2_does_not_look_like_one_of_zero() -> None:
+    figure = matrices.draw_leak_matrix(np.array([[-3.0, -0.01, 0.0]]), ("vol",), ("a", "b", "c"), "t")
+    (image,) = figure.axes[0].images
+    worst, below, zero = image.to_rgba(image.get_array())[0]
+    assert worst.tolist() == below.tolist()
+    assert np.abs(worst - zero).max() > 0.1
+    assert "grey: worse than the mean" in words(figure)[1]
+    assert "grey" not in words(matrices.draw_leak_matrix(np.eye(2), ("a", "b"), ("a", "b"), "t"))[1]
 
 
 def test_without_supervision_the_column_of_the_same_name_is_framed() -> None:

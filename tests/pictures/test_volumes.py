@@ -169,6 +169,20 @@ def test_traversals(tmp_path: Path) -> None:
     assert [bar.get_xlim() for bar in figure.axes[1:]] == [image.get_clim() for image in (rows[0][0], rows[0][-1])]
 
 
+@pytest.mark.parametrize(("strength", "is_flat"), [(1e-3, True), (1.0, False)])
+def test_the_changes_of_a_decoder_that_ignores_z_are_black(strength: float, is_flat: bool) -> None:
+    random = np.random.default_rng(6)
+    average = random.uniform(-1.0, 4.0, size=SHAPE)
+    walks = average + strength * np.linspace(-1.0, 1.0, 5)[:, None, None, None] * random.normal(size=(1, 1, *SHAPE))
+    figure = volumes.draw_traversals(walks, ("vol",), (-2.0, -1.0, 0.0, 1.0, 2.0), "t1c", "Walks")
+    (row,) = by_place(figure.axes[0])
+    brightness = row[-1].to_rgba(row[-1].get_array())[..., :3].max()
+    assert brightness < 0.1 if is_flat else brightness > 0.9
+    assert figure.axes[2].get_xlim() == row[-1].get_clim()
+    if is_flat:
+        assert row[-1].get_clim() == pytest.approx((0.0, 0.1 * np.ptp(np.percentile(walks, (0.5, 99.9)))), rel=1e-5)
+
+
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (1.0, 1.0, 2.0), (3.0, 1.0, 1.0)])
 def test_slices_keep_their_proportions_in_millimetres(spacing_mm: tuple[float, float, float]) -> None:
     inputs, reconstruction, _ = head()

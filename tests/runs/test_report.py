@@ -334,12 +334,12 @@ def test_gates_table_is_coloured_on_a_terminal_and_plain_in_a_log() -> None:
     plain = render(False, rows, "48 subjects: [bold]chance")
     assert "\x1b" not in plain
     assert re.search(r"vol_r2 +0\.912 +> 0\.85 +pass", plain)
-    assert re.search(r"max_dcor +0\.500 +< 0\.35 +FAIL", plain)
+    assert re.search(r"max_dcor +0\.500 +< 0\.35 +fail", plain)
     assert re.search(r"loc_r2 +n/a +> 0\.91 +not computed +\[red\]no", plain)
     assert "48 subjects: [bold]chance" in plain
     coloured = render(True, rows)
     assert "\x1b[32mpass" in coloured
-    assert "\x1b[1;31mFAIL" in coloured
+    assert "\x1b[1;31mfail" in coloured
 
 
 def test_gates_table_has_a_reason_column_only_where_there_is_one() -> None:

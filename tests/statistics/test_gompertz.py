@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
@@ -12,9 +13,7 @@ from menvae.statistics.gompertz import Gompertz
 
 def test_it_solves_the_differential_equation() -> None:
     curve = Gompertz(first_mm3=800.0, capacity_mm3=60_000.0, rate_per_year=0.7)
-    solved = solve_ivp(
-        lambda _, v: 0.7 * v * math.log(60_000.0) - 0.7 * v * [math.log(v[0])], (0, 6), [800.0], rtol=1e-9
-    )
+    solved = solve_ivp(lambda _, v: 0.7 * v * np.log(60_000.0 / v), (0, 6), [800.0], rtol=1e-9)
     assert curve.volume_mm3(6.0) == pytest.approx(solved.y[0, -1], rel=1e-6)
 
 

@@ -260,6 +260,32 @@ def test_two_slots_are_never_idle_and_a_stop_reaches_what_runs(tmp_path: Path, m
     assert not logs["never"].exists()
 
 
+def test_the_shown_log_has_whole_characters_wherever_a_read_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first job ends within a character, which the log of the next one does not continue."""
+    monkeypatch.setattr("menvae.sweeps.runners.local.command", lambda path: ["sh", "-c", path.read_text()])
+    runner = LocalRunner(num_parallel=1)
+    runner.prepare(tmp_path, ONE_RANK)
+    scripts = {
+        "a": "printf 'R\\302'; while [ ! -e go ]; do sleep 0.01; done; printf '\\262 mm\\342\\202'",
+        "b": "printf '\\316\\273 = 5'",
+    }
+    for name, script in scripts.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "job.json").write_text(script.replace("go", str(tmp_path / "go")))
+    runner.submit({name: tmp_path / name / "job.json" for name in scripts})
+    shown, deadline = "", time.monotonic() + 20
+    while runner.num_open:
+        assert time.monotonic() < deadline
+        runner.advance()
+        shown += capsys.readouterr().err
+        if shown == "R":  # the first byte of the two-byte character has been read
+            (tmp_path / "go").touch()
+        time.sleep(0.02)
+    assert shown == "R\N{SUPERSCRIPT TWO} mm\N{GREEK SMALL LETTER LAMDA} = 5"
+
+
 def test_gpus_are_dealt_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "menvae.sweeps.runners.local.command", lambda _: ["sh", "-c", "echo GPUs $CUDA_VISIBLE_DEVICES"]

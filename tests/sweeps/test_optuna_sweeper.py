@@ -101,7 +101,9 @@ def test_failed_trials_are_run_again_by_the_same_command(output_dir: Path, tmp_p
     flag.write_text("die")
     site = write_trouble(tmp_path / "site")
     overrides = (*SEARCH, *SPACE, "+sweep.objectives={sem/vol_r2: maximize}", "sweep.name=mine", *trouble(flag))
-    train(output_dir, *overrides, "hydra.sweeper.n_trials=1", code=1, site=site)
+    first = train(output_dir, *overrides, "hydra.sweeper.n_trials=1", code=1, site=site)
+    assert "lost" in first.stderr
+    assert "ended by signal 9" in first.stderr
     again = train(output_dir, *overrides, "hydra.sweeper.n_trials=1", code=1, site=site)
     assert states(output_dir) == {"FAIL": 2}
     assert "study mine: 1 fail" in again.stdout, "the trial counts once"

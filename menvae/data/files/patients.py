@@ -149,11 +149,13 @@ def log_patients(subjects: Sequence[SubjectFiles], rule: PatientRule) -> None:
         subjects: the subjects, with their patients.
         rule: the rule that assigned them.
     """
-    num_patients = len({subject.patient_id for subject in subjects})
-    shown = [f"{subject.subject_id} of {subject.patient_id}" for subject in subjects[:_SHOWN]]
+    visits: dict[str, list[str]] = {}
+    for subject in subjects:
+        visits.setdefault(subject.patient_id, []).append(subject.subject_id)
+    shown = [_with_visits(patient, names) for patient, names in list(visits.items())[:_SHOWN]]
     _log.info(
         "%s of %s, %s; first %s: %s",
-        *(_counted(len(subjects), "visit"), _counted(num_patients, "patient"), _how(subjects, rule)),
+        *(_counted(len(subjects), "visit"), _counted(len(visits), "patient"), _how(subjects, rule)),
         *(("one", "two", "three")[len(shown) - 1], ", ".join(shown)),
     )
     own = [subject.subject_id for subject in subjects if subject.patient_id == subject.subject_id]
@@ -178,6 +180,16 @@ def _how(subjects: Sequence[SubjectFiles], rule: PatientRule) -> str:
     if any(subject.patient_id != subject.subject_id for subject in others):
         ways.append("folders of patients or data.dates")
     return f"by {' and '.join(ways)}" if ways else "one per visit (data.patient_pattern matches no name)"
+
+
+def _with_visits(patient: str, visits: Sequence[str]) -> str:
+    """Return a patient with the ends of the names of its visits.
+
+    >>> _with_visits("P01", ["P01_v1", "P01_v2"]), _with_visits("P02", ["P02"]), _with_visits("alpha", ["P03"])
+    ('P01 (_v1, _v2)', 'P02', 'alpha (P03)')
+    """
+    ends = [name.removeprefix(patient) for name in visits[:_SHOWN]] + ["..."] * (len(visits) > _SHOWN)
+    return f"{patient} ({', '.join(ends)})" if any(ends) else patient
 
 
 def _counted(number: int, noun: str) -> str:

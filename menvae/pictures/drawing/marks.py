@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -22,7 +22,12 @@ GREY: Final = colormaps["gray"].with_extremes(bad="black")
 
 
 def colour_bar(
-    figure: Figure, box: tuple[float, float, float, float], cmap: str, norm: Normalize, label: str, extend: str = "both"
+    figure: Figure,
+    box: tuple[float, float, float, float],
+    cmap: str | Colormap,
+    norm: Normalize,
+    label: str,
+    extend: str = "both",
 ) -> None:
     """Draw a colour bar in ``box`` = (left, bottom, width, height), in inches; horizontal if wider than high."""
     width, height = figure.get_size_inches()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ def draw_leak_matrix(
     title: str,
     own: Mapping[str, Sequence[str]] | None = None,
 ) -> Figure:
-    """Draw how well each partition predicts each target: R2, hatched where it cannot be computed.
+    """Draw how well each partition predicts each target: R2, hatched where it cannot be computed, grey below 0.
 
     The cells of a partition's own targets are framed: only these should have high values.
 
@@ -58,8 +58,12 @@ def draw_leak_matrix(
         for column, target in enumerate(columns)
         if target in owned.get(partition, ())
     ]
-    note = "R² of predicting a target (column) from a partition (row)" + "; framed: its own targets" * bool(frames)
-    figure, axes = _heat_map(r2, rows, columns, title, note, "YlGnBu", Normalize(0.0, 1.0), "R²", "min")
+    note = "R² of predicting a target (column) from a partition (row)"
+    note += "; grey: worse than the mean" * bool(np.any(np.asarray(r2) < 0)) + "; framed: its own targets" * bool(
+        frames
+    )
+    cmap = colormaps["YlGnBu"].with_extremes(under=FAINT)
+    figure, axes = _heat_map(r2, rows, columns, title, note, cmap, Normalize(0.0, 1.0), "R²", "min")
     for row, column in frames:
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=1.8, zorder=4))
     axes.set_ylabel("predicted from", size=9, color=INK)
@@ -88,7 +92,8 @@ def draw_target_correlation(
     joined = np.where(lower, np.asarray(after, dtype=np.float64), np.asarray(before, dtype=np.float64))
     note = "Pearson correlation over the training subjects; above the diagonal as measured, below it residualised"
     title = "Correlation of the regression targets"
-    figure, axes = _heat_map(joined, names, names, title, note, "RdBu_r", Normalize(-1.0, 1.0), "r", "neither")
+    cmap = colormaps["RdBu_r"]
+    figure, axes = _heat_map(joined, names, names, title, note, cmap, Normalize(-1.0, 1.0), "r", "neither")
     if names:
         _frame_partitions(axes, [len(targets) for targets in partitions.values()])
     return figure
@@ -109,7 +114,7 @@ def _heat_map(
     columns: Sequence[str],
     title: str,
     note: str,
-    cmap: str,
+    cmap: Colormap,
     norm: Normalize,
     label: str,
     extend: str,
@@ -161,15 +166,14 @@ def _name_cells(axes: Axes, rows: Sequence[str], columns: Sequence[str], slanted
     axes.vlines(np.arange(-0.5, len(columns)), -0.5, len(rows) - 0.5, color="white", linewidth=1.2)
 
 
-def _annotate_cells(axes: Axes, values: NDArray[np.float64], cmap: str, norm: Normalize, size: float) -> None:
+def _annotate_cells(axes: Axes, values: NDArray[np.float64], cmap: Colormap, norm: Normalize, size: float) -> None:
     """Write the number into every cell, in white on dark cells; hatch cells without a number."""
-    colour_of = colormaps[cmap]
     for (row, column), value in np.ndenumerate(values):
         known = math.isfinite(value)
         if not known:
             corner = (column - 0.5, row - 0.5)
             axes.add_patch(Rectangle(corner, 1, 1, facecolor="#f3f4f6", edgecolor=FAINT, hatch="////", linewidth=0))
-        red, green, blue, _ = colour_of(norm(value)) if known else (1.0, 1.0, 1.0, 1.0)
+        red, green, blue, _ = cmap(norm(value)) if known else (1.0, 1.0, 1.0, 1.0)
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
         text = cell_text(float(value)) if known else "n/a"
         axes.text(column, row, text, ha="center", va="center", size=size, color="white" if dark else INK)

@@ -39,6 +39,10 @@ from menvae.presentation.planes import (
     slice_size_mm,
 )
 
+_SMALLEST_CHANGE_SCALE = 0.1
+"""Smallest range of the changes of a traversal, as a fraction of the grey window: on a scale of their own, the tiny
+differences of a decoder that ignores z would glow like real changes."""
+
 
 class _Sheet:
     """A page of slices on one Axes in millimetres, because one Axes per slice would be several times slower."""
@@ -296,7 +300,8 @@ def draw_traversals(
 ) -> Figure:
     """Draw latent traversals: one row of axial slices per direction, with the change on the right.
 
-    Every row shows the slice in which the first and the last step differ most.
+    Every row shows the slice in which the first and the last step differ most. The scale of the changes covers at least
+    a tenth of the grey window, so that those of a decoder that ignores z are black.
 
     Args:
         volumes: one decoded modality [rows, steps, D, H, W].
@@ -314,9 +319,11 @@ def draw_traversals(
         raise ValueError(f"volumes must have 5 axes (rows, steps, D, H, W), got shape {list(volumes.shape)}")
     check_shape("row_labels", (len(row_labels),), volumes.shape[:1])
     check_shape("steps", (len(steps),), volumes.shape[1:2])
-    grey = Normalize(*display_window(volumes, 0.5, 99.9))
+    darkest, brightest = display_window(volumes, 0.5, 99.9)
+    grey = Normalize(darkest, brightest)
     change = np.abs(volumes[:, -1] - volumes[:, 0])
-    change_norm = Normalize(0.0, max(display_window(change, 0.0, 99.9)[1], 1e-6))
+    smallest_scale = _SMALLEST_CHANGE_SCALE * (brightest - darkest)
+    change_norm = Normalize(0.0, max(display_window(change, 0.0, 99.9)[1], smallest_scale))
 
     size = slice_size_mm(AXIAL, volumes.shape[2:], spacing_mm)
     columns = len(steps) + 1

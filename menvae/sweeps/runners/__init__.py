@@ -75,10 +75,13 @@ class Runner(ABC):
 
     Attributes:
         poll_s: seconds between two calls of `advance`.
+        lag_s: seconds after which a job that is gone and left no outcome counts as lost; network file systems may be
+            this slow.
         wait: whether the launching process waits for the end of the jobs.
     """
 
     poll_s: float = 1.0
+    lag_s: float = 90.0
     wait: bool = True
 
     @property

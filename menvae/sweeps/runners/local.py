@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ class LocalRunner(Runner):
     """Runs jobs as processes of this machine, each started as soon as a slot is free."""
 
     poll_s = 0.5
+    lag_s = 2.0
 
     def __init__(self, *, num_parallel: Count | None = None, gpus_per_run: Count | None = None) -> None:
         """Set the number of slots.
@@ -78,6 +80,7 @@ class LocalRunner(Runner):
                 if not ended:
                     continue
                 del self._running[slot]
+                _log_signal(process.returncode, log)
             if self._waiting:
                 run, job = self._waiting.pop(0)
                 submitted[run] = self._start(slot, job, gpus)
@@ -107,6 +110,7 @@ class LocalRunner(Runner):
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         log = job.with_name("output.log")
         self._shown = log.stat().st_size if log.exists() else 0
+        self._decoder.reset()
         with log.open("ab") as file:  # own process group: Ctrl-C reaches the job once, through this process
             process = subprocess.Popen(
                 command(job),
@@ -125,6 +129,14 @@ class LocalRunner(Runner):
             news = file.read()
         self._shown += len(news)
         sys.stderr.write(self._decoder.decode(news))
+
+
+def _log_signal(code: int, log: Path) -> None:
+    """Add to a log that a signal ended the process: the process itself could not."""
+    if code < 0:
+        cause = "; the kernel kills processes when memory runs out" if -code == signal.SIGKILL else ""
+        with log.open("a") as file:
+            file.write(f"ended by signal {-code} ({signal.strsignal(-code)}){cause}\n")
 
 
 def _visible_gpus() -> list[str]:

@@ -198,7 +198,9 @@ class SlurmRunner(Runner):
             stderr_to_stdout=True,
             slurm_setup=self._commands(),
             slurm_srun_args=[f"--wait={_SECONDS_AFTER_FIRST_TASK}", *self.srun_args],
-            slurm_additional_parameters={key: value for key, value in options.items() if value not in (False, None)},
+            slurm_additional_parameters={
+                key: value for key, value in options.items() if value is not False and value is not None
+            },
         )
         return executor
 

@@ -416,7 +416,7 @@ def test_what_was_read_once_is_not_read_again(corrupted: Path, cache: Path) -> N
     with pytest.raises(UserError, match="cannot be used"):
         prepare(source(corrupted, label_map={"ncr": 1, "ed": 2, "et": (3, 4)}), cache, show=shown)
     cohort = prepare(source(corrupted, on_error="skip"), cache, show=shown)
-    assert shown.totals == {"checking": 1}, "a link that leads nowhere may have been fetched since"
+    assert shown.totals["checking"] == 1, "a link that leads nowhere may have been fetched since"
     assert [subject.subject_id for subject in cohort.subjects] == GOOD
 
 

@@ -298,8 +298,8 @@ def test_the_rule_is_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     visits(tmp_path, *(f"UPENN-GBM-0000{patient}_{number}1" for patient in range(2) for number in (1, 2)))
     found(tmp_path)
     assert (
-        "4 visits of 2 patients, by data.patient_pattern; first three: UPENN-GBM-00000_11 of UPENN-GBM-00000, "
-        "UPENN-GBM-00000_21 of UPENN-GBM-00000, UPENN-GBM-00001_11 of UPENN-GBM-00001"
+        "4 visits of 2 patients, by data.patient_pattern; first two: UPENN-GBM-00000 (_11, _21), "
+        "UPENN-GBM-00001 (_11, _21)"
     ) in caplog.text
 
 
