@@ -36,10 +36,9 @@ bench-losses: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/losses.py
 	$(BIN)/python tests/benchmarks/losses_tc.py
 
-# random overrides and damaged files; an hour
+# overrides, kills and damaged files at random, half an hour; SEED=1 make soak: others
 soak: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/overrides.py
-	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/damage.py
+	$(BIN)/python tests/soak $(if $(SEED),--seed $(SEED))
 
 wrong-lines: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/wrong_lines.py

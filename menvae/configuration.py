@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +33,22 @@ def plain_values(composed: DictConfig, known: Collection[str]) -> dict[str, Any]
             raise UserError(f"{key}: no such key; {nearest(key, known)}")
     _check_integers(config, "")
     return config
+
+
+def check_present(config: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Check that a configuration has its keys; raises `UserError` for one that an override has removed."""
+    for key in keys:
+        if key not in config:
+            raise UserError(f"{key}: a value is required; an override such as ~{key} or {key}=[] removes it")
+
+
+def section_of(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return a section of a configuration; raises `UserError` if an override has removed or replaced it."""
+    check_present(config, (key,))
+    section = config[key]
+    if not isinstance(section, Mapping):
+        raise UserError(f"{key}: {section!r} is not allowed; set its keys, {key}.<key>=...")
+    return section
 
 
 def _check_integers(node: object, path: str) -> None:
@@ -93,7 +109,8 @@ def check_folder_name(key: str, value: object) -> None:
     """
     text = str(value)
     fits = text.isprintable() and 0 < len(text.encode()) <= _MAX_NAME_BYTES  # bytes that are no text cannot be encoded
-    if isinstance(value, Mapping | list) or not fits or text in (".", "..") or "/" in text:
+    wrong_type = value is None or isinstance(value, Mapping | list)
+    if wrong_type or not fits or text in (".", "..") or "/" in text:
         raise UserError(
             f"{key}: {value!r} is not allowed; it names a folder, with 1 to {_MAX_NAME_BYTES} letters, digits or other "
             "characters, but without /"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -36,6 +38,8 @@ def composing(arguments: Sequence[str], groups: Callable[[], Sequence[str]]) -> 
     except Exception as error:
         if not _is_of_hydra(error):
             raise
+        if remedy := _key_of_list(error, arguments):
+            raise UserError(remedy) from error
         known = groups()
         for override in _parsed(arguments):
             values = list(override.sweep_iterator()) if override.is_discrete_sweep() else [override.value()]
@@ -77,12 +81,24 @@ def _without_default_key(error: Exception, arguments: Sequence[str]) -> str:
     )
 
 
+def _key_of_list(error: Exception, arguments: Sequence[str]) -> str:
+    """Return what is wrong if an override names an entry of a list by a word; else nothing.
+
+    Args:
+        error: OmegaConf's error.
+        arguments: the command line.
+    """
+    found = re.match(r"(?:invalid literal for int\(\) with base 10:|Index) '(.*?)'", str(error))
+    keys = [argument.partition("=")[0].lstrip("+~") for argument in arguments]
+    key = next((key for key in keys if found is not None and found[1] in key.split(".")[1:]), "")
+    return f"{key}: no such key; a list has entries 0, 1, ..." if key else ""
+
+
 def _is_of_hydra(error: Exception) -> bool:
-    """Return whether Hydra's own code raised an error, rather than code that it calls."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return frame is not None and str(frame.tb_frame.f_globals.get("__name__", "")).startswith("hydra.")
+    """Return whether Hydra raised an error, or OmegaConf while Hydra composed, rather than code that they call."""
+    frames = [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    composes = "hydra._internal.config_loader_impl" in frames
+    return frames[-1].startswith("hydra.") or (composes and frames[-1].startswith("omegaconf."))
 
 
 def _parsed(arguments: Sequence[str]) -> list[Override]:

@@ -21,13 +21,14 @@ _log = logging.getLogger(__name__)
 def task(config: DictConfig) -> ExitCode:
     """Compare runs; the heavy imports wait until here."""
     from menvae.comparison.compare import ComparisonSettings
-    from menvae.configuration import path_of
+    from menvae.configuration import check_present, path_of, section_of
     from menvae.console import logs
     from menvae.registry import validated
     from menvae.tracking.tracker import TrackingSettings
 
     keys = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    keys["sweep"] = keys["sweep"]["name"]
+    check_present(keys, ("tracking", "output_dir", "html"))
+    keys["sweep"] = section_of(keys, "sweep").get("name")
     tracking = validated(TrackingSettings, keys.pop("tracking"), "tracking")
     output_dir, html = (path_of(keys.pop(name), name) for name in ("output_dir", "html"))
     logs.configure(None)

@@ -34,8 +34,10 @@ class GuardedLoader(ConfigLoaderImpl):
     """Hydra's loader, which refuses configurations that name code."""
 
     def load_configuration(self, config_name: str | None, *args: Any, **kwargs: Any) -> DictConfig:
-        """Compose as Hydra does; raises `UserError` as `refuse_code` and `check_launcher` do."""
+        """Compose as Hydra does; raises `UserError` as `refuse_code` and `check_launcher` do, and for ``???``."""
         composed = super().load_configuration(config_name, *args, **kwargs)
+        if missing := [key for key in composed.hydra if OmegaConf.is_missing(composed.hydra, key)]:
+            raise UserError(f"hydra.{missing[0]}: a value is required")
         refuse_code(composed.hydra)
         if config_name == "train":
             check_launcher(composed.hydra)

@@ -7,7 +7,7 @@ import subprocess
 
 from hydra.conf import HydraConf
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from menvae.errors import UserError, nearest
 from menvae.registry import parts_of
@@ -25,9 +25,9 @@ def check_launcher(section: DictConfig) -> None:
         section: Hydra's section of a composed configuration.
 
     Raises:
-        UserError: the launcher belongs to Hydra or to another package, or was removed.
+        UserError: the launcher belongs to Hydra or to another package, or an override has replaced its section.
     """
-    if not isinstance(section.launcher, DictConfig):
+    if not OmegaConf.is_dict(section.launcher):
         raise UserError(f"hydra.launcher: {section.launcher!r} is not allowed; choose one with hydra/launcher=<name>")
     if "runner" not in section.launcher:
         chosen = section.runtime.choices.get("hydra/launcher")

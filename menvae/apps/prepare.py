@@ -9,9 +9,11 @@ from menvae.apps import hydra_application
 
 def task(config: DictConfig) -> int:
     """Prepare one cohort; the heavy imports wait until here."""
+    from menvae.interruption import stop_requests
     from menvae.preparation.report import prepare_cohort
 
-    return prepare_cohort(config)
+    with stop_requests():
+        return prepare_cohort(config)
 
 
 def main() -> None:

@@ -55,13 +55,16 @@ def status(arguments: list[str]) -> None:
 
 
 def _show_status(config: DictConfig) -> ExitCode:
-    from menvae.configuration import path_of
+    from menvae.configuration import check_present, path_of, plain_values, section_of
     from menvae.console import logs
     from menvae.sweeps.campaign import fate_counts, status_table
     from menvae.sweeps.status import sweep_status
     from menvae.sweeps.sweep import find_sweep
 
-    sweep = find_sweep(path_of(config.output_dir, "output_dir").resolve(), config.sweep.name)
+    keys = plain_values(config, ("output_dir", "sweep"))
+    check_present(keys, ("output_dir",))
+    name = section_of(keys, "sweep").get("name")
+    sweep = find_sweep(path_of(keys["output_dir"], "output_dir").resolve(), name)
     statuses = sweep_status(sweep)
     logs.show(f"sweep {sweep.path}")
     logs.show(status_table(statuses))

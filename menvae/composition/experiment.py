@@ -17,7 +17,7 @@ from menvae.composition.canonical import OPTIONAL, canonical
 from menvae.composition.compatibility import check_needs, check_reach, check_supervision
 from menvae.composition.loss import Loss, section
 from menvae.composition.settings import SweepSettings
-from menvae.configuration import check_folder_name, path_of, plain_values
+from menvae.configuration import check_folder_name, check_present, path_of, plain_values, section_of
 from menvae.console.progress import progress_bar
 from menvae.data.batches.augmentation import AugmentationSettings
 from menvae.data.source import Data, DataRequest, DataSource
@@ -321,16 +321,13 @@ def check_sections(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: a section is missing or is no section, for example after ``~model`` or ``trainer=3``.
     """
-    for key in (*_OWN, *_PARTS, *_SETTINGS):
-        if key not in config:
-            raise UserError(f"{key}: a value is required; an override such as ~{key} or {key}=[] removes it")
+    check_present(config, (*_OWN, *_PARTS, *_SETTINGS))
     for key, group in _PARTS.items():
         if not isinstance(config[key], Mapping) or not isinstance(config[key].get("name"), str):
             option = key if key == group else f"{group}@{key}"
             raise UserError(f"{key}: {config[key]!r} is not allowed; choose one with {option}=<name>")
     for key in _SETTINGS:
-        if not isinstance(config[key], Mapping):
-            raise UserError(f"{key}: {config[key]!r} is not allowed; set its keys, {key}.<key>=...")
+        section_of(config, key)
     path_of(config["output_dir"], "output_dir")
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from omegaconf import DictConfig
 
-from menvae.configuration import check_writable, path_of, plain_values
+from menvae.configuration import check_present, check_writable, path_of, plain_values
 from menvae.console import logs
 from menvae.console.progress import progress_bar
 from menvae.data.batches.cohort_splits import split_cohort, subjects_of
@@ -60,6 +60,7 @@ def prepare_cohort(composed: DictConfig) -> ExitCode:
         UserError: if the configuration or the data are invalid.
     """
     keys = plain_values(composed, {"data", "targets", *PreparationSettings.__dataclass_fields__})
+    check_present(keys, ("data", "targets"))
     data = bind("data", keys.pop("data"), "data")
     targets = validated(TargetSettings, keys.pop("targets"), "targets")
     settings = validated(PreparationSettings, keys, "")

@@ -137,15 +137,16 @@ def sweep_of(config: Mapping[str, Any], typed: Command) -> Sweep:
         typed: the command line.
 
     Raises:
-        UserError: a name cannot be that of a folder.
+        UserError: the settings of the sweep are invalid, or a name cannot be that of a folder.
     """
+    settings = sweep_settings(config)
     check_folder_name("name", config["name"])
-    if config["sweep"]["name"] is not None:
-        check_folder_name("sweep.name", config["sweep"]["name"])
+    if settings.name is not None:
+        check_folder_name("sweep.name", settings.name)
     outside = outside_keys(config["data"]["name"])
     identifying = [text for text in typed.fixed if not is_outside(_key_of(text), outside)]
-    identifying += [f"{metric} {direction}" for metric, direction in config["sweep"]["objectives"].items()]
-    name = config["sweep"]["name"] or sweep_name(config["name"], list(typed.swept), identifying)
+    identifying += [f"{metric} {direction}" for metric, direction in settings.objectives.items()]
+    name = settings.name or sweep_name(config["name"], list(typed.swept), identifying)
     return Sweep(path_of(config["output_dir"], "output_dir").resolve() / "sweeps" / name)
 
 
@@ -180,7 +181,7 @@ def launch_points(
         RunInterruptedError: this process was asked to stop.
     """
     logs.configure(None)
-    settings = validated(SweepSettings, jobs[0][1]["sweep"], "sweep")
+    settings = sweep_settings(jobs[0][1])
     tracking = _tracking(jobs)  # before anything is written
     wait = runner.wait or bool(trials)
     identifier = Identifier(runner.num_ranks, prepares=settings.action != "plan" or settings.cost)
@@ -222,7 +223,7 @@ class _Launch:
         planned = self._planned(jobs, searching=bool(trials))
         if trials:
             planned = [replace(point, trial=trial) for point, trial in zip(planned, trials, strict=True)]
-        self.runner.prepare(self.sweep.path, jobs[0][1])
+        self._prepare(planned)
         swept = [f"{key}={values}" for key, values in self.typed.swept.items()]
         self.sweep.describe([*self.typed.fixed, *swept], self.typed.launcher)
         return self._carry_out(planned, tracking, stop)
@@ -235,7 +236,7 @@ class _Launch:
             return []
         jobs = [(point.overrides, self.sweep.config(point)) for point in failed]
         planned = self._planned(jobs, [point.run for point in failed])
-        self.runner.prepare(self.sweep.path, jobs[0][1])
+        self._prepare(planned)
         if not has_study(self.sweep):
             return self._carry_out(planned, _tracking(jobs), stop)
         with locked(self.sweep):
@@ -243,13 +244,19 @@ class _Launch:
             planned = [replace(each, trial=trial) for each, trial in zip(planned, retried.trials, strict=True)]
             results = self._carry_out(planned, _tracking(jobs), stop)
             if self.wait:
-                retried.tell([result.status for result in results], jobs[0][1]["sweep"]["objectives"])
+                retried.tell([result.status for result in results], sweep_settings(jobs[0][1]).objectives)
             return results
 
     def _planned(
         self, jobs: Sequence[Composed], runs: Sequence[str] = (), *, searching: bool = False
     ) -> list[PlannedPoint]:
         return plan_points(self.sweep, jobs, self.identifier, self.settings, code_hash, runs, searching=searching)
+
+    def _prepare(self, planned: Sequence[PlannedPoint]) -> None:
+        """Prepare the runner with the configuration of the first point that can run; others may be invalid."""
+        possible = [point.config for point in planned if not point.problem]
+        if possible:
+            self.runner.prepare(self.sweep.path, possible[0])
 
     def _carry_out(
         self, planned: Sequence[PlannedPoint], tracking: TrackingSettings, stop: StopRequest
@@ -259,6 +266,11 @@ class _Launch:
             statuses = Campaign(self.sweep, self.runner, tracking, self.wait).carry_out(planned, stop, tags)
         by_run = {status.point.run: status for status in statuses}
         return [_result(planned, index, by_run) for index in range(len(planned))] if self.wait else _impossible(planned)
+
+
+def sweep_settings(config: Mapping[str, Any]) -> SweepSettings:
+    """Return the settings of a sweep, with defaults for keys that an override has removed; raises `UserError`."""
+    return validated(SweepSettings, config["sweep"], "sweep")
 
 
 def _tracking(jobs: Sequence[Composed]) -> TrackingSettings:
@@ -317,7 +329,8 @@ def _show_plan(
     data = identifier.data(experiment)
     assert data is not None  # a plan with cost prepares missing data
     step_s = seconds_per_step(experiment, data)
-    steps = [data.train.steps_per_epoch * point.config["trainer"]["max_epochs"] for point in todo]
+    epochs = [identifier.experiment(point.config).settings["trainer"].max_epochs for point in todo]
+    steps = [data.train.steps_per_epoch * num for num in epochs]
     _log.info(
         "%d of %d points to run: about %s on this machine, one at a time (%.3g s per step, %d steps; excludes "
         "validation and evaluation)",

@@ -92,7 +92,7 @@ def plan_points(
         except UserError as error:
             planned[index] = replace(planned[index], problem=str(error))
             continue
-        if identity in taken and config["trainer"]["resume"] != "never":
+        if identity in taken and config["trainer"].get("resume") != "never":
             planned[index] = replace(planned[index], duplicate_of=taken[identity])
             continue
         if isinstance(identity, ProvisionalName):
@@ -134,7 +134,7 @@ def _run_of(
     searching: bool,
 ) -> tuple[str, bool]:
     """Return the name of the run directory for an identity, and whether a different version of the code finished it."""
-    if config["trainer"]["resume"] == "never":
+    if config["trainer"].get("resume") == "never":
         return free_name(sweep.runs, identity, taken), False
     newest = newest_name(sweep.runs, identity)
     try:

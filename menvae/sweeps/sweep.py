@@ -146,7 +146,7 @@ class Sweep:
         """
         self.keep(point)
         (self.folder(point) / "outcome.json").unlink(missing_ok=True)  # of its last process
-        if config["trainer"]["resume"] == "never":
+        if config["trainer"].get("resume") == "never":
             config = {**config, "trainer": {**config["trainer"], "resume": "auto"}}
         Job(config, point.run, self.folder(point), trial).write(self.job_file(point))
         return self.job_file(point)

@@ -134,14 +134,6 @@ def test_run_and_multirun(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
     assert told.count("\n") == 1
 
 
-@pytest.mark.parametrize(("value", "shown"), [("null", "None"), ("3", "3")])
-def test_a_removed_launcher(
-    value: str, shown: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    told = _told(monkeypatch, capfd, f"hydra.launcher={value}", code=2)
-    assert told == f"menvae-train: hydra.launcher: {shown} is not allowed; choose one with hydra/launcher=<name>\n"
-
-
 @pytest.mark.parametrize("key", ["name", "sweep.name"])
 @pytest.mark.parametrize("value", ["a/b", "../x", "..", "''"])
 def test_names_stay_in_their_folder(

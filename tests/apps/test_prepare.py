@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import signal
+import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from runs import DRAWN, only_run, train
+from runs import DRAWN, environment, only_run, train
 
 from menvae.apps import prepare
 from menvae.data.phantom.head import phantom_subject, write_subject
@@ -175,3 +177,17 @@ def test_wrong_input_is_one_sentence(
     assert error.startswith(f"menvae-prepare: {words}"), error
     assert error.count("\n") == 1, error
     assert not (tmp_path / "outputs" / "cohorts").exists()
+
+
+def test_a_stopped_preparation_says_so(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", "from menvae.apps.prepare import main; main()"]
+    overrides = [*COHORT, "data.num_subjects=2000", f"output_dir={tmp_path}"]
+    process = subprocess.Popen([*program, *overrides], env=environment(), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "making phantoms" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    lines = [line for line in process.stderr if "making phantoms" not in line]
+    assert process.wait(timeout=60) == 75
+    assert lines == ["menvae-prepare: stopped by SIGTERM; run the same command again to resume\n"]

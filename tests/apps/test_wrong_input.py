@@ -1,11 +1,14 @@
 """What a user can do wrong: one sentence on standard error, exit code 2, no traceback."""
 
+import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from runs import menvae_sweep
 
 from menvae.apps import parts, train
 
@@ -44,7 +47,12 @@ WRONG = [
     (["seed=12345678901234567890"], "seed: 12345678901234567890 is not allowed; it does not fit into 64 bits"),
     (["--run", "--multirun"], "the command line cannot be composed: Only one of --run, --multirun"),
     (["sweep.objectives={loss: minimize}"], "sweep.objectives.loss: no such key; the section is empty; put +"),
+    (["++optimizer.betas.extra=3"], "optimizer.betas.extra: no such key; a list has entries 0, 1, ..."),
+    (["++data.roi_size.a.b=3"], "data.roi_size.a.b: no such key; a list has entries 0, 1, ..."),
+    (["hydra.run=???"], "hydra.run: a value is required"),
+    (["hydra.launcher=null"], "hydra.launcher: None is not allowed; choose one with hydra/launcher=<name>"),
     # found when the experiment is checked
+    (["name=null"], "name: None is not allowed; it names a folder"),
     (["+spurious=1"], "spurious: no such key"),
     (["+encoder.widht=1"], "encoder.widht: no such key of 'resnet'"),
     (["encoder.name=foo"], "encoder: 'foo' is not registered; known: branched, "),
@@ -156,6 +164,61 @@ def test_one_sentence(
     assert captured.out == ""
     assert not (tmp_path / "outputs" / "runs").exists()
     assert not (tmp_path / "outputs" / "cache" / "phantom").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "words"),
+    [
+        ("prepare", ["~data"], "data: a value is required"),
+        ("prepare", ["targets=null"], "targets: null is not an option"),
+        ("compare", ["~tracking"], "tracking: a value is required"),
+        ("compare", ["html=null"], "html: None is not allowed; it should be a path"),
+        ("sweep", ["status", "~output_dir"], "output_dir: a value is required"),
+    ],
+    ids=str,
+)
+def test_sections_of_other_commands(
+    command: str,
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", [f"menvae-{command}", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"menvae.apps.{command}").main()
+    assert ended.value.code == 2
+    text = capfd.readouterr().err
+    assert text.startswith(f"menvae-{command}: {words}"), text
+    assert text.count("\n") == 1, text
+
+
+def test_keys_removed_from_a_sweep_have_their_defaults(tmp_path: Path) -> None:
+    table = ["experiment=lithology_vae", "data=lithology", "data.num_rows=600", "data.num_holes=6", "seed=1,2"]
+    removed = ["~trainer.resume", "~sweep.objectives", "~sweep.cost"]
+    plans = [menvae_sweep(tmp_path, "plan", *table, *extra) for extra in ([], removed)]
+    names = [set(re.findall(r"lithology_vae_[0-9a-f]{10}", plan)) for plan in plans]
+    assert names[0] == names[1]
+    assert len(names[0]) == 2, plans[0]
+
+
+def test_a_value_that_no_point_can_have_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    table = ["experiment=lithology_vae", "data=lithology", "data.num_rows=600", "data.num_holes=6"]
+    monkeypatch.setattr(sys, "argv", ["menvae-train", "-m", *table, "trainer.devices=x,3000", "tracking.enabled=false"])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == 1
+    told = capfd.readouterr().err
+    assert "trainer.devices=x: trainer.devices: 'x' is not allowed" in told
+    assert "trainer.devices=3000: this machine has" in told
+    assert "Traceback" not in told
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,12 @@ SIX = (TRACKED, *AUGMENTED, *MEMORIES, "trainer.max_epochs=6", "trainer.batch_si
 EXEMPT = ("time/", "system/")
 
 
-def _weights(run: Path) -> dict[str, torch.Tensor]:
+def weights(run: Path) -> dict[str, torch.Tensor]:
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     return {**content["model"], **{f"objective.{name}": value for name, value in content["objective"].items()}}
 
 
-def _compared(points: set[tuple[str, int, float]]) -> set[tuple[str, int, float]]:
+def compared(points: set[tuple[str, int, float]]) -> set[tuple[str, int, float]]:
     return {point for point in points if not point[0].startswith(EXEMPT)}
 
 
@@ -80,7 +80,7 @@ def test_run_in_pieces_ends_like_an_uninterrupted_one(uninterrupted: Path, tmp_p
     assert resumed.name == expected.name
     assert (resumed / "metrics.jsonl").read_bytes() == (expected / "metrics.jsonl").read_bytes()
     assert (resumed / "gates.json").read_bytes() == (expected / "gates.json").read_bytes()
-    wanted, got = _weights(expected), _weights(resumed)
+    wanted, got = weights(expected), weights(resumed)
     assert wanted.keys() == got.keys()
     for name, value in wanted.items():
         assert torch.equal(value, got[name]), name
@@ -88,7 +88,7 @@ def test_run_in_pieces_ends_like_an_uninterrupted_one(uninterrupted: Path, tmp_p
     (resumed_points,) = mlflow_points(tmp_path).values()
     everything = mlflow_points(expected_dir)
     run_id = next(run_id for run_id, points in everything.items() if max(step for _, step, _ in points) == 6)
-    assert _compared(resumed_points) == _compared(everything[run_id])
+    assert compared(resumed_points) == compared(everything[run_id])
 
 
 def test_a_finished_run_is_reported_not_trained(uninterrupted: Path) -> None:

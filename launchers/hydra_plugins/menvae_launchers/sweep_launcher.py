@@ -54,7 +54,7 @@ class SweepLauncher(Launcher):
         """Run the unfinished ones of these points; their exit codes go to `menvae.apps.outcome`."""
         from menvae.apps import outcome
         from menvae.errors import UserError
-        from menvae.sweeps.launch import launch_points
+        from menvae.sweeps.launch import launch_points, sweep_settings
         from menvae.sweeps.runners import build_runner
 
         runner = build_runner({"runner": self.runner, **self.settings})
@@ -68,8 +68,8 @@ class SweepLauncher(Launcher):
         variables = OmegaConf.to_container(self.config.hydra.job.env_set, resolve=True)
         with env_override(cast(dict[str, str], variables)):  # jobs inherit the environment of this process
             results = launch_points(jobs, self.typed(), runner, self.trials)
-        settings = jobs[0][1]["sweep"]
-        outcome.only_looked.append(settings["action"] == "plan" and not settings["cost"])  # a cost may start processes
+        settings = sweep_settings(jobs[0][1])
+        outcome.only_looked.append(settings.action == "plan" and not settings.cost)  # a cost may start processes
         outcome.ended_elsewhere.extend(result.exit_code for result in results)
         returns = [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
         for answer, result in zip_longest(returns, results[: len(returns)]):

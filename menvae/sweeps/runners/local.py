@@ -49,7 +49,7 @@ class LocalRunner(Runner):
         """Assign GPUs to slots; raises `UserError` if there are too few."""
         super().prepare(folder, config)
         gpus = _visible_gpus()
-        gpus_per_run = self._gpus_per_run or config["trainer"]["devices"] or 1
+        gpus_per_run = self._gpus_per_run or config["trainer"].get("devices") or 1
         num_parallel = self._num_parallel or max(1, len(gpus) // gpus_per_run)
         if gpus and num_parallel * gpus_per_run > len(gpus):
             raise UserError(

@@ -1,26 +1,18 @@
-"""Damage files that menvae wrote, at random: each damage must be repaired, reported in one sentence, or change nothing.
+"""Files that menvae wrote, damaged: each damage is repaired, reported in one sentence, or has no effect.
 
 - cache entries: bits flipped, files cut, emptied, removed or swapped between entries, in both formats
 - checkpoints: bits flipped and files cut; keys removed and values of other types
 - state files of a run and a sweep: ``status.json``, ``point.json``, ``outcome.json``, ``job.json``, ``sweep.json``
 
-The exit status is 1 if any damage ends in another error, or gives other data or weights. State files have no checksum,
-so a flipped bit that leaves a valid file is counted as unnoticed.
-
-    python tests/soak/damage.py --entries 500 --checkpoints 500 --states 200 --seed 0
+State files have no checksum: a damage that leaves a valid file may go unnoticed.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import os
+import functools
+import random
 import shutil
-import sys
-import tempfile
-import time
-from collections import Counter
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -28,9 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # of tests
-
+from tally import Tally
 from training.test_trainer import make
 
 from menvae.data.cache import storage
@@ -46,7 +36,7 @@ from menvae.sweeps.sweep import Point, Submission, Sweep
 SPACING = (10.0, 10.0, 10.0)
 NUM_SUBJECTS = 3
 NUM_POINTS = 4
-FAILURES = ("another error", "other data", "more than a sentence")
+FAILURES = ("traceback", "other data", "more than one sentence")
 Random = np.random.Generator
 
 
@@ -73,30 +63,39 @@ def damage_bytes(path: Path, others: list[Path], random: Random) -> str:
     return kind
 
 
-def judged(task: Callable[[], str]) -> str:
-    """Return the outcome of a task: its own, or how it failed."""
+def judge(tally: Tally, damage: str, task: Callable[[], str]) -> str:
+    """Count and return the outcome of a task: its own, or how it failed."""
+    details = damage
     try:
-        return task()
+        outcome = task()
     except (UserError, TrainingDivergedError) as error:
-        return "reported" if "\n" not in str(error) else "more than a sentence"
-    except Exception:  # anything else is what is looked for
-        logging.getLogger("soak").exception("another error")
-        return "another error"
+        outcome = "reported in one sentence" if "\n" not in str(error) else "more than one sentence"
+        details += f"\n{error}"
+    except Exception:  # noqa: BLE001 - what is looked for
+        outcome = "traceback"
+        details += f"\n{traceback.format_exc()[-1500:]}"
+    if outcome in FAILURES:
+        tally.failed(outcome, details)
+    else:
+        tally.passed(outcome)
+    return outcome
 
 
-def entries(num: int, random: Random, folder: Path) -> Counter[str]:
+def entries(tally: Tally, draw: random.Random, folder: Path) -> None:
     """Damage entries of a cache, prepare the cohort again and load it."""
+    generator = np.random.default_rng(draw.getrandbits(64))
     for index in range(NUM_SUBJECTS):
         write_subject(phantom_subject(0, index, SPACING), folder / "root")
-    return sum((entries_of(one, num // 2, random, folder) for one in ("arrays", "compressed")), Counter())
+    for cache_format, num in (("arrays", tally.num - tally.num // 2), ("compressed", tally.num // 2)):
+        entries_of(cache_format, num, tally, generator, folder)
 
 
-def entries_of(cache_format: Any, num: int, random: Random, folder: Path) -> Counter[str]:
+def entries_of(cache_format: Any, num: int, tally: Tally, random: Random, folder: Path) -> None:
     """Damage entries of one format."""
     source = BratsSource(
         root=str(folder / "root"), roi_size=(16, 16, 16), spacing_mm=SPACING, cache_format=cache_format
     )
-    cache, found = folder / cache_format, Counter[str]()
+    cache = folder / cache_format
     cohort = prepare(source, cache, 1)
     whole = {path: path.read_bytes() for path in (cache / "prepared").glob("*/*")}
     wanted = [(one.image.copy(), one.mask.copy()) for one in (subject.load() for subject in cohort.subjects)]
@@ -104,7 +103,7 @@ def entries_of(cache_format: Any, num: int, random: Random, folder: Path) -> Cou
     def is_whole() -> bool:
         return all(one.is_file() and one.read_bytes() == content for one, content in whole.items())
 
-    def load_again(anew: bool) -> str:
+    def load_again(anew: bool, damaged: bool) -> str:
         storage._checked.clear()  # as a new process
         again = prepare(source, cache, 1) if anew else cohort
         loaded = [subject.load() for subject in again.subjects]
@@ -112,24 +111,20 @@ def entries_of(cache_format: Any, num: int, random: Random, folder: Path) -> Cou
             np.array_equal(one.image, image) and np.array_equal(one.mask, mask)
             for one, (image, mask) in zip(loaded, wanted, strict=True)
         )
-        return "loaded" if again == cohort and same else "other data"
+        if again != cohort or not same:
+            return "other data"
+        return "repaired" if damaged and is_whole() else "without effect"
 
     for number in range(num):
         path = list(whole)[int(random.integers(len(whole)))]
         others = [one for one in whole if one.name == path.name and one != path]
-        kind, same = damage_bytes(path, others, random), is_whole()
+        kind, damaged = damage_bytes(path, others, random), not is_whole()
         at_start = number % 2 == 0 or path.name == "subject.json"
-        outcome = judged(lambda at_start=at_start: load_again(at_start))  # type: ignore[misc]
-        if outcome == "loaded":
-            outcome = "changed nothing" if same or not is_whole() else "repaired"
-        found[outcome] += 1
-        if outcome in FAILURES:
-            logging.getLogger("soak").error("%s: %s of %s", outcome, kind, path)
+        judge(tally, f"{kind} of {path}", functools.partial(load_again, at_start, damaged))
         if not is_whole():
             for one, content in whole.items():
                 one.parent.mkdir(exist_ok=True)
                 one.write_bytes(content)
-    return found
 
 
 def places(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -156,14 +151,14 @@ def damage_object(content: dict[str, Any], random: Random) -> tuple[str, Any]:
     return f"{value!r} at {place}", content
 
 
-def checkpoints(num: int, random: Random, folder: Path) -> Counter[str]:
+def checkpoints(tally: Tally, draw: random.Random, folder: Path) -> None:
     """Damage a checkpoint of a small model, and restore from it."""
+    generator = np.random.default_rng(draw.getrandbits(64))
     trainer, _ = make(folder / "first", stop_after=6)
     with suppress(RunInterruptedError):
         trainer.fit(None)
     path = folder / "first" / "last.ckpt"
     whole, loaded = path.read_bytes(), torch.load(path, weights_only=True)
-    found: Counter[str] = Counter()
 
     def restored(damaged_object: bool) -> str:
         second, _ = make(folder / "second", max_epochs=2)
@@ -172,27 +167,24 @@ def checkpoints(num: int, random: Random, folder: Path) -> Counter[str]:
         if not same and not damaged_object:
             return "other data"
         second.fit(None)
-        return "changed nothing"
+        return "without effect"
 
-    for number in range(num):
+    for number in range(tally.num):
         shutil.rmtree(folder / "second", ignore_errors=True)
         damages_object = number % 2 == 1
         if damages_object:
-            kind, content = damage_object(torch.load(path, weights_only=True), random)
+            kind, content = damage_object(torch.load(path, weights_only=True), generator)
             torch.save(content, path)
         else:
             (folder / "other").write_bytes(whole[::-1])
-            kind = damage_bytes(path, [folder / "other"], random)
-        outcome = judged(lambda damages_object=damages_object: restored(damages_object))  # type: ignore[misc]
-        found[outcome] += 1
-        if outcome in FAILURES:
-            logging.getLogger("soak").error("%s: %s", outcome, kind)
+            kind = damage_bytes(path, [folder / "other"], generator)
+        judge(tally, kind, functools.partial(restored, damages_object))
         path.write_bytes(whole)
-    return found
 
 
-def states(num: int, random: Random, folder: Path) -> Counter[str]:
+def states(tally: Tally, draw: random.Random, folder: Path) -> None:
     """Damage a file of a sweep or its runs, and ask for the status of all points, and what a retry and a run read."""
+    generator = np.random.default_rng(draw.getrandbits(64))
     sweep = Sweep(folder / "outputs" / "sweeps" / "lambdas")
     sweep.describe(["loss.lambda_dcor=1,2,3,4"], ["hydra/launcher=local"])
     for number in range(NUM_POINTS):
@@ -229,56 +221,19 @@ def states(num: int, random: Random, folder: Path) -> Counter[str]:
             directory.status()
             directory.release()
         if "is damaged" in reasons(statuses):
-            return "reported"
+            return "reported in one sentence"
         same = path.is_file() and path.read_bytes() == whole[path]
-        return "changed nothing" if same or view() == wanted else "unnoticed"
+        return "without effect" if same or view() == wanted else "unnoticed, a valid file"
 
-    found: Counter[str] = Counter()
-    for _ in range(num):
-        path = files[int(random.integers(len(files)))]
+    for _ in range(tally.num):
+        path = files[int(generator.integers(len(files)))]
         others = [one for one in files if one.name == path.name and one != path] or [
             one for one in files if one != path
         ]
-        kind = damage_bytes(path, others, random)
-        outcome = (
-            judged(lambda path=path: look(path)) if kind != "swap" else judged(lambda: view() and "changed nothing")
-        )  # type: ignore[misc]
-        found[outcome] += 1
-        if outcome in FAILURES:
-            logging.getLogger("soak").error("%s: %s of %s", outcome, kind, path)
+        kind = damage_bytes(path, others, generator)
+        swapped = kind == "swap"  # two valid files, of two points
+        task = (lambda: view() and "unnoticed, a valid file") if swapped else functools.partial(look, path)
+        judge(tally, f"{kind} of {path}", task)
         for one, content in whole.items():
             if not one.is_file() or one.read_bytes() != content:
                 one.write_bytes(content)
-    return found
-
-
-def main() -> int:
-    """Damage, print the counts, and return 1 if anything failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--entries", type=int, default=500)
-    parser.add_argument("--checkpoints", type=int, default=500)
-    parser.add_argument("--states", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
-    logging.basicConfig(stream=sys.stderr, format="%(message)s")
-    logging.getLogger("menvae").setLevel(logging.CRITICAL)
-    failed = 0
-    for name, damage, num in (
-        ("cache entries", entries, options.entries),
-        ("checkpoints", checkpoints, options.checkpoints),
-        ("state files", states, options.states),
-    ):
-        started = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            found = damage(num, np.random.default_rng(options.seed), Path(folder))
-        counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(found.items()))
-        print(f"{sum(found.values())} damages of {name}: {counts} ({time.monotonic() - started:.0f} s)", flush=True)
-        failed += sum(found[outcome] for outcome in FAILURES)
-    print("nothing failed" if not failed else json.dumps({"failed": failed}))
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
