@@ -26,6 +26,14 @@ Types = Mapping[str, type | tuple[type, ...]]
 
 A_LOOK_S = 1.0  # `FolderLock.is_held` takes the lock for a moment
 
+NULL_WORDS = frozenset(
+    {
+        *("", "#N/A", "#N/A N/A", "#NA", "<NA>", "N/A", "NA", "NULL", "None", "n/a", "null"),
+        *("-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "NaN", "nan"),
+    }
+)
+"""Words that mean "missing" in every cell of a table, as in `pandas.read_csv`."""
+
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")  # apostrophes before it count, so that `original_cell` is the inverse
 
 

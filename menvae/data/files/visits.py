@@ -13,7 +13,7 @@ from pathlib import Path
 
 from menvae.data.files.subjects import SubjectFiles
 from menvae.errors import UserError
-from menvae.files import original_cell
+from menvae.files import NULL_WORDS, original_cell
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,8 @@ def read_visits(table: Path) -> list[VisitRow]:
     """Read a table of dates: comma-separated UTF-8, one row per visit.
 
     The header names the column ``subject_id``, either ``date`` (2024-01-31) or ``days`` (a number), and optionally
-    ``patient_id``; other columns are ignored. An empty cell is an unknown value; empty lines are skipped.
+    ``patient_id``; other columns are ignored. An empty cell is an unknown value, as is NA and the like
+    (`menvae.files.NULL_WORDS`) for a patient; empty lines are skipped.
 
     Raises:
         UserError: if the file cannot be read, a column is missing or appears twice, a row has too few or too many
@@ -136,7 +137,8 @@ def _row(table: Path, line: int, header: Sequence[str], cells: Sequence[str]) ->
     if not values["subject_id"]:
         raise UserError(f"{place}: subject_id is empty; every row must name its subject")
     days = _day(place, values["date"]) if "date" in values else _number_of_days(place, values["days"])
-    return VisitRow(values["subject_id"], values.get("patient_id") or None, days, line)
+    patient = values.get("patient_id", "")
+    return VisitRow(values["subject_id"], None if patient in NULL_WORDS else patient, days, line)
 
 
 def _day(place: str, text: str) -> float | None:

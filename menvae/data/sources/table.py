@@ -16,7 +16,7 @@ from menvae.registry import register
 class TableSource(TabularSource):
     """Rows of a table; the same content gives the same run in every file format.
 
-    Empty cells, nulls, NaN and words such as NA, NULL or None (`menvae.data.tables.nulls.NULL_WORDS`) are missing
+    Empty cells, nulls, NaN and words such as NA, NULL or None (`menvae.files.NULL_WORDS`) are missing
     values in every column.
 
     Attributes:

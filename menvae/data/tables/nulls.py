@@ -7,13 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-NULL_WORDS = frozenset(
-    {
-        *("", "#N/A", "#N/A N/A", "#NA", "<NA>", "N/A", "NA", "NULL", "None", "n/a", "null"),
-        *("-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "NaN", "nan"),
-    }
-)
-"""Words that mean "missing" in every column, as in `pandas.read_csv`."""
+from menvae.files import NULL_WORDS
 
 _FEWEST_REPEATS = 3
 _FEWEST_OTHERS = 10  # distinct values

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from menvae.data.digests import digest_of
 from menvae.data.tables.frame import read_frame
-from menvae.data.tables.nulls import NULL_WORDS, Nulls, suspected_marks
+from menvae.data.tables.nulls import Nulls, suspected_marks
 from menvae.errors import UserError
+from menvae.files import NULL_WORDS
 
 if TYPE_CHECKING:
     import pandas as pd  # takes half a second; only tables need it
@@ -80,7 +81,7 @@ def read_table(
 ) -> Table:
     """Read the required columns of a table.
 
-    Missing are empty cells, nulls, NaN, the words `menvae.data.tables.nulls.NULL_WORDS`, and ``null_values``, in every
+    Missing are empty cells, nulls, NaN, the words `menvae.files.NULL_WORDS`, and ``null_values``, in every
     column and every file format.
 
     Args:

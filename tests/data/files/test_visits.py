@@ -62,6 +62,14 @@ def test_what_tables_of_other_programs_look_like(tmp_path: Path, caplog: pytest.
     ]
 
 
+@pytest.mark.parametrize("word", ["NA", "nan", "None", "#N/A"])
+def test_words_for_missing_are_no_patient(tmp_path: Path, word: str) -> None:
+    """As programs write them; two patients called NA would be one."""
+    text = f"subject_id,days,patient_id\na-0,0,a\na-1,5,{word}\nb-0,7,{word}\nc-0,,NA-1\n"
+    timed = with_times(VISITS, table(tmp_path, text))
+    assert [(s.patient_id, s.days) for s in timed] == [("a", 0.0), ("a", 5.0), ("b", 0.0), ("NA-1", None)]
+
+
 def test_rows_of_other_subjects_are_ignored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = table(tmp_path, "subject_id,days\na-0,3\nz-9,1\na-1,5\nb-0,0\nz-8,2\nc-0,0\n")
     assert [s.days for s in with_times(VISITS, path)] == [0.0, 2.0, 0.0, 0.0]

@@ -15,9 +15,10 @@ import pytest
 from menvae.data.batches.augmentation import AugmentationSettings
 from menvae.data.source import DataRequest
 from menvae.data.sources.table import TableSource
-from menvae.data.tables.nulls import NULL_WORDS, suspected_marks
+from menvae.data.tables.nulls import suspected_marks
 from menvae.data.targets.normalizer import TargetSettings
 from menvae.errors import UserError
+from menvae.files import NULL_WORDS
 
 RANDOM = np.random.default_rng(0)
 FRAME = pd.DataFrame(
