@@ -15,17 +15,21 @@ from menvae.registry import parts_of
 HERE = "local"
 """The runner that runs points on this machine; only for others does it matter that a single run is not launched."""
 
+_BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 _FIRST_PORT, _NUM_PORTS = 20_000, 12_000  # below those that kernels use for outgoing connections
 
 
 def check_launcher(section: DictConfig) -> None:
     """Check that a sweep uses a launcher of menvae: others would run its points without plan, status and retry.
 
+    Hydra's basic sweeper is refused too, as `PointsSweeper` does the same and masks passwords.
+
     Args:
         section: Hydra's section of a composed configuration.
 
     Raises:
-        UserError: the launcher belongs to Hydra or to another package, or an override has replaced its section.
+        UserError: the launcher belongs to Hydra or to another package, or an override has replaced its section; or the
+            sweeper is Hydra's basic one.
     """
     if not OmegaConf.is_dict(section.launcher):
         raise UserError(f"hydra.launcher: {section.launcher!r} is not allowed; choose one with hydra/launcher=<name>")
@@ -34,6 +38,11 @@ def check_launcher(section: DictConfig) -> None:
         raise UserError(
             f"hydra/launcher: '{chosen}' is not a launcher of menvae, which would not know its runs; "
             f"{nearest(str(chosen), [part.name for part in parts_of('runner')])}"
+        )
+    if OmegaConf.is_dict(section.sweeper) and section.sweeper.get("_target_") == _BASIC_SWEEPER:
+        raise UserError(
+            "hydra/sweeper: 'basic' is not allowed, because it writes passwords to multirun.yaml; use points, which "
+            "runs the same points"
         )
 
 
