@@ -14,6 +14,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from menvae.errors import UserError
 
+_GLOBAL = ("experiment",)
+"""Groups whose options set keys of any section."""
+
 
 @contextmanager
 def composing(arguments: Sequence[str], groups: Callable[[], Sequence[str]]) -> Iterator[None]:
@@ -30,7 +33,7 @@ def composing(arguments: Sequence[str], groups: Callable[[], Sequence[str]]) -> 
     try:
         yield
     except HydraException as error:
-        if remedy := _without_default_key(error, arguments):
+        if remedy := _without_default_key(error, arguments, groups()):
             raise UserError(remedy) from None  # a cause would be reported instead
         raise
     except OmegaConfBaseException:
@@ -56,7 +59,7 @@ def composing(arguments: Sequence[str], groups: Callable[[], Sequence[str]]) -> 
         raise UserError(f"the command line cannot be composed: {what}") from error
 
 
-def _without_default_key(error: Exception, arguments: Sequence[str]) -> str:
+def _without_default_key(error: Exception, arguments: Sequence[str], known: Sequence[str]) -> str:
     """Return what to type if a sweep over a group sets a key that only the swept options have; else nothing.
 
     Hydra composes such a sweep first with the default option of the group, which lacks the key.
@@ -64,6 +67,7 @@ def _without_default_key(error: Exception, arguments: Sequence[str]) -> str:
     Args:
         error: Hydra's error.
         arguments: the command line.
+        known: names of configuration groups.
     """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ConfigAttributeError | ConfigKeyError):
@@ -71,7 +75,8 @@ def _without_default_key(error: Exception, arguments: Sequence[str]) -> str:
     if cause is None or "." not in str(cause.full_key) or not {"-m", "--multirun"} & set(arguments):  # top: a typo
         return ""
     keys = [argument.partition("=")[0] for argument in arguments]
-    groups = [key for key, text in zip(keys, arguments, strict=True) if "," in text and "." not in key.split("@")[0]]
+    swept = [key.lstrip("+") for key, text in zip(keys, arguments, strict=True) if "," in text]
+    groups = [key for key in swept if key.partition("@")[0] in known and _sets(key, str(cause.full_key))]
     typed = [text for key, text in zip(keys, arguments, strict=True) if f"{key}.".startswith(f"{cause.full_key}.")]
     if not groups or not typed:
         return ""
@@ -92,6 +97,18 @@ def _key_of_list(error: Exception, arguments: Sequence[str]) -> str:
     keys = [argument.partition("=")[0].lstrip("+~") for argument in arguments]
     key = next((key for key in keys if found is not None and found[1] in key.split(".")[1:]), "")
     return f"{key}: no such key; a list has entries 0, 1, ..." if key else ""
+
+
+def _sets(group: str, key: str) -> bool:
+    """Return whether options of a group may have a key.
+
+    >>> _sets("loss", "loss.terms.dip"), _sets("schedule@loss.schedules.vol", "loss.schedules.vol.rate")
+    (True, True)
+    >>> _sets("loss", "data.roi_sise"), _sets("experiment", "data.roi_sise")
+    (False, True)
+    """
+    name, _, package = group.partition("@")
+    return name in _GLOBAL or f"{key}.".startswith(f"{package or name}.")
 
 
 def _is_of_hydra(error: Exception) -> bool:

@@ -126,12 +126,28 @@ def test_a_fixed_key_that_only_swept_options_have(
     assert "type ++loss.terms.dip.reduction=1" in told
     told = _told(monkeypatch, capfd, *swept, "modle.z_dim=1", code=2)
     assert told.startswith("menvae-train: modle: no such key; did you mean 'model'?")
+    for sweep_of_others in ("seed=1,2", "loss=dip,tcvae", "data.num_subjects=12,16"):
+        told = _told(monkeypatch, capfd, "-m", sweep_of_others, "trainer.max_epoch=1", code=2)
+        assert told.startswith("menvae-train: trainer.max_epoch: no such key; did you mean 'max_epochs'?")
 
 
 def test_run_and_multirun(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     told = _told(monkeypatch, capfd, "--run", "--multirun", "seed=1,2", code=2)
     assert told.startswith("menvae-train: the command line cannot be composed: Only one of --run, --multirun")
     assert told.count("\n") == 1
+
+
+def test_no_sweeper_writes_passwords(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secrets = ("tracking.uri=http://me:hunter2@host", "+hydra.job.env_set.MLFLOW_TRACKING_PASSWORD=hunter3")
+    arguments = ("-m", *secrets, "seed=1,2", "sweep.action=plan")
+    told = _told(monkeypatch, capfd, *arguments, "hydra/sweeper=basic", code=2)
+    assert told.startswith("menvae-train: hydra/sweeper: 'basic' is not allowed")
+    run_train(tmp_path, *arguments)  # a plan ends its process
+    written = (tmp_path / "sweeps" / "multirun.yaml").read_text()
+    assert "http://me:***@host" in written
+    assert "hunter" not in written
 
 
 @pytest.mark.parametrize("key", ["name", "sweep.name"])
