@@ -108,9 +108,9 @@ def check_folder_name(key: str, value: object) -> None:
         UserError: the folder would lie elsewhere, or cannot exist.
     """
     text = str(value)
-    fits = 0 < len(text.encode()) <= _MAX_NAME_BYTES
+    fits = text.isprintable() and 0 < len(text.encode()) <= _MAX_NAME_BYTES  # bytes that are no text cannot be encoded
     wrong_type = value is None or isinstance(value, Mapping | list)
-    if wrong_type or not fits or text in (".", "..") or "/" in text or not text.isprintable():
+    if wrong_type or not fits or text in (".", "..") or "/" in text:
         raise UserError(
             f"{key}: {value!r} is not allowed; it names a folder, with 1 to {_MAX_NAME_BYTES} letters, digits or other "
             "characters, but without /"

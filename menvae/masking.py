@@ -10,28 +10,41 @@ MASK = "***"
 
 _IN_ADDRESS = re.compile(r"(://[^/@:\s]*):(?!\d+/)(?:[^/?#\s]*@|[^@\s]*@)")
 """``://user:password@``. A password may contain ``@`` unless it also contains ``/``; ``host:5000/`` has no password."""
-_IN_QUERY = re.compile(r"(?i)([?&;](?:password|passwd|pwd|sslpassword|token|access_token|odbc_connect)=)[^&;\s'\"]+")
+_IN_QUERY = re.compile(
+    r"(?i)([?&;](?:password|passwd|pwd|sslpassword|token|access_token|api_key|secret|sig|odbc_connect)=)[^&;\s'\"]+"
+)
+
+_SECRET = r"[A-Z][A-Z0-9_]*(?:PASSWORD|PASSWD|TOKEN|SECRET|KEY)"
+_IN_VARIABLE = re.compile(rf"(\b{_SECRET}(?:=|: ?))(?:'[^']*'|\"[^\"]*\"|[^\s,}}]+)")
+"""Environment variables, such as ``MLFLOW_TRACKING_PASSWORD=...`` or, in a mapping, with a colon."""
 
 
 def without_passwords(text: str) -> str:
-    """Return a text in which the passwords of all addresses are masked.
+    """Return a text in which the passwords of all addresses and of environment variables are masked.
 
     >>> without_passwords("tracking.uri=postgresql://me:secret@db/mlflow trainer.max_epochs=3")
     'tracking.uri=postgresql://me:***@db/mlflow trainer.max_epochs=3'
     >>> without_passwords("mysql://db/mlflow?user=me&password=secret"), without_passwords("http://host:5000/a@b")
     ('mysql://db/mlflow?user=me&password=***', 'http://host:5000/a@b')
     """
-    return _IN_QUERY.sub(rf"\1{MASK}", _IN_ADDRESS.sub(rf"\1:{MASK}@", text))
+    text = _IN_QUERY.sub(rf"\1{MASK}", _IN_ADDRESS.sub(rf"\1:{MASK}@", text))
+    return _IN_VARIABLE.sub(rf"\1{MASK}", text)
 
 
 def masked(value: Any) -> Any:
-    """Return a nested container of plain values with `without_passwords` applied to every text; others are unchanged.
+    """Return a nested container of plain values without passwords; other values are unchanged.
+
+    `without_passwords` is applied to every text, and values of environment variables that hold a secret are masked.
 
     >>> masked({"tracking": {"uri": "http://me:secret@host"}, "seed": 1})
     {'tracking': {'uri': 'http://me:***@host'}, 'seed': 1}
     """
     if isinstance(value, Mapping):
-        return {key: masked(item) for key, item in value.items()}
+        return {key: MASK if _is_secret(key, item) else masked(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [masked(item) for item in value]
     return without_passwords(value) if isinstance(value, str) else value
+
+
+def _is_secret(key: object, value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(_SECRET, str(key)) is not None

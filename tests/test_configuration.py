@@ -14,6 +14,7 @@ from shrunk import CONF, TINY, TINY_TABLE, TINY_VISITS, Losses, names, of_rows, 
 
 from menvae.composition.experiment import _PARTS, _SETTINGS, Experiment
 from menvae.composition.settings import SweepSettings
+from menvae.configuration import check_folder_name
 from menvae.data.tables.tabular import TabularSource
 from menvae.errors import UserError
 from menvae.registry import GROUPS, folder_of, known, lookup, validated
@@ -295,3 +296,10 @@ def test_columns_of_a_table_are_transformed_from_the_command_line(
     source = Experiment.from_config(compose_train(*chosen)).source
     assert isinstance(source, TabularSource)
     assert source.transforms == expected
+
+
+@pytest.mark.parametrize("name", ["", ".", "a/b", "a\n", "a\udcff", "a" * 151, ["a"]], ids=ascii)
+def test_names_that_no_folder_can_have(name: object) -> None:
+    """``\\udcff`` is how Python reads a byte of a command line that is not UTF-8."""
+    with pytest.raises(UserError, match=r"^name: .* is not allowed; it names a folder"):
+        check_folder_name("name", name)

@@ -1,6 +1,11 @@
+import errno
+import os
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from menvae.apps.outcome import carry_out
 from menvae.errors import ExitCode, UserError, nearest
 
 
@@ -29,3 +34,12 @@ def test_nearest_is_one_line_that_lists_everything(word: str, known: list[str]) 
     hint = nearest(word, known)
     assert "\n" not in hint
     assert all(name in hint for name in known)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOSPC])
+def test_faults_of_a_disk_end_in_a_sentence(code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def read() -> int:
+        raise OSError(code, os.strerror(code), "/data/a")
+
+    assert carry_out("train", read) == ExitCode.WRONG_INPUT
+    assert capsys.readouterr().err == f"menvae-train: '/data/a': {os.strerror(code)}\n"

@@ -18,7 +18,17 @@ from menvae.masking import masked, without_passwords
             "a -m tracking.uri=http://me:secret@a b=http://me:secret@b",
             "a -m tracking.uri=http://me:***@a b=http://me:***@b",
         ),
+        ("https://account/data?sv=2024&sig=ab%2Fc&se=1", "https://account/data?sv=2024&sig=***&se=1"),
+        (
+            "hydra.job.env_set.MLFLOW_TRACKING_PASSWORD=a&b seed=1",
+            "hydra.job.env_set.MLFLOW_TRACKING_PASSWORD=*** seed=1",
+        ),
+        (
+            "++hydra.launcher.environment={A: 1, HF_TOKEN: 'a b', B: 2}",
+            "++hydra.launcher.environment={A: 1, HF_TOKEN: ***, B: 2}",
+        ),
         # no password
+        ("hydra.launcher.KEY=VALUE model.class_token=true", "hydra.launcher.KEY=VALUE model.class_token=true"),
         ("http://host:5000/a@b", "http://host:5000/a@b"),
         ("http://me@host", "http://me@host"),
         ("sqlite:////data/a:b@c/mlflow.db", "sqlite:////data/a:b@c/mlflow.db"),
@@ -38,3 +48,5 @@ def test_a_configuration_is_masked_in_depth_and_not_changed() -> None:
         "seed": 1,
     }
     assert config["tracking"]["uri"] == "http://me:secret@host"
+    variables = {"env_set": {"AWS_SECRET_ACCESS_KEY": "secret", "MLFLOW_TRACKING_URI": "http://host"}}
+    assert masked(variables) == {"env_set": {"AWS_SECRET_ACCESS_KEY": "***", "MLFLOW_TRACKING_URI": "http://host"}}

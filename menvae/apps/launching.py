@@ -64,13 +64,29 @@ def join_tasks_of_srun() -> None:
     """Make the tasks of one ``srun`` the ranks of one run, as `torchrun` would: each finds its rank in the environment.
 
     Without this, every task would train the same run, and all but one would find it locked.
+
+    Raises:
+        UserError: the tasks run on several nodes, whose names are not known.
     """
     step = os.environ
     if int(step.get("SLURM_STEP_NUM_TASKS", "1")) < 2 or "WORLD_SIZE" in step:
         return
-    ask = ["scontrol", "show", "hostnames", step["SLURM_STEP_NODELIST"]]
-    nodes = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.split()
+    nodes = _host_names(step["SLURM_STEP_NODELIST"])
     number = int(step["SLURM_JOB_ID"]) * 17 + int(step["SLURM_STEP_ID"])  # steps at the same time differ
     step["MASTER_ADDR"], step["MASTER_PORT"] = nodes[0], str(_FIRST_PORT + number % _NUM_PORTS)
     step["RANK"], step["LOCAL_RANK"] = step["SLURM_PROCID"], step["SLURM_LOCALID"]
     step["WORLD_SIZE"] = step["SLURM_STEP_NUM_TASKS"]  # last: it says that the others are set
+
+
+def _host_names(nodes: str) -> list[str]:
+    """Return the names in SLURM's list of nodes, such as ``node[1-2]``; raises `UserError`."""
+    if not set(nodes) & {"[", ","}:
+        return [nodes]  # containers have no scontrol, and one node needs none
+    try:
+        ask = ["scontrol", "show", "hostnames", nodes]
+        return subprocess.run(ask, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(
+            f"srun: the tasks on {nodes} cannot train one run, because scontrol, which names the first node, fails "
+            f"({error}); start them with torchrun, or run menvae-train where scontrol works"
+        ) from None

@@ -26,7 +26,10 @@ from menvae.errors import (
 )
 
 _DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT}
-_USER_CAN_FIX = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
+_USER_CAN_FIX = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG),
+    *(errno.EIO, errno.ESTALE),  # of a failing disk, and of a network file system
+}
 """File errors that are not bugs."""
 
 only_looked: list[bool] = []

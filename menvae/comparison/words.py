@@ -120,8 +120,6 @@ def _share_words(cohort: Cohort) -> list[str]:
 
 def key_words(comparison: Comparison) -> list[str]:
     """Report which keys represent others, or that no key differs."""
-    if not comparison.keys and sum(len(row.runs) for row in comparison.rows) == 1:
-        return ["There is one run."]
     if not comparison.keys:
         if sum(len(row.runs) for row in comparison.rows) == 1:
             return ["There is one run."]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,24 @@ def check_start(experiment: Experiment) -> None:
     settings: TrackingSettings = experiment.settings["tracking"]
     Trackers.of(TrackerContext(settings=settings, output_dir=experiment.output_dir, run_dir=run_dir, run_name=""))
     resumed, initial = starting_checkpoints(experiment)
-    meaning, cpu = meaning_of_weights(experiment), torch.device("cpu")
+    meaning = meaning_of_weights(experiment)
     if resumed is not None:
-        checkpoint.check_identity(checkpoint.load(resumed, cpu), meaning, f"checkpoint '{resumed}'")
+        checkpoint.check_identity(_read_once(resumed), meaning, f"checkpoint '{resumed}'")
     if initial is not None:
         expected = {key: meaning[key] for key in meaning_for_other_runs(experiment)}
-        checkpoint.check_identity(checkpoint.load(initial, cpu), expected, f"trainer.init_from: '{initial}'")
+        checkpoint.check_identity(_read_once(initial), expected, f"trainer.init_from: '{initial}'")
+
+
+def _read_once(path: Path) -> Mapping[str, Any]:
+    """Return what `checkpoint.check_identity` needs; the points of a sweep that start from one file read it once."""
+    status = path.stat()
+    return {"identity": _identity_in(path, (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))}
+
+
+@lru_cache(maxsize=8)
+def _identity_in(path: Path, state: tuple[int, ...]) -> Mapping[str, str]:
+    identity: Mapping[str, str] = checkpoint.load(path, torch.device("cpu"))["identity"]
+    return identity
 
 
 def starting_checkpoints(experiment: Experiment) -> tuple[Path | None, Path | None]:

@@ -14,6 +14,8 @@ from runs import TINY, TRACKED
 from runs import train as run_train
 
 from menvae.apps import sweep, train
+from menvae.apps.launching import join_tasks_of_srun
+from menvae.errors import UserError
 from menvae.sweeps.sweep import find_sweep
 
 LITHOLOGY = ("experiment=lithology_vae", "trainer.max_epochs=1", "tracking.enabled=false")
@@ -179,3 +181,30 @@ def test_points_have_the_variables_of_env_set(prepared_cache: Path, tmp_path: Pa
     assert f"MLflow store: sqlite:///{store}, from MLFLOW_TRACKING_URI" in point.read_text()
     assert store.stat().st_size
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_tasks_of_srun_without_scontrol(tmp_path: Path) -> None:
+    """As in a container: one node is known, several are not."""
+    step = {
+        "STEP_NUM_TASKS": "2",
+        "STEP_NODELIST": "gpu7",
+        "JOB_ID": "3",
+        "STEP_ID": "0",
+        "PROCID": "1",
+        "LOCALID": "1",
+    }
+    with pytest.MonkeyPatch.context() as environment:
+        for key, value in step.items():
+            environment.setenv(f"SLURM_{key}", value)
+        for key in ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE"):
+            environment.setenv(key, "")  # so that it is removed in the end
+            environment.delenv(key)
+        environment.setenv("PATH", str(tmp_path))
+        environment.setenv("SLURM_STEP_NODELIST", "gpu[7-8]")
+        with pytest.raises(UserError, match=r"srun: the tasks on gpu\[7-8\] cannot train one run, because scontrol"):
+            join_tasks_of_srun()
+        assert "WORLD_SIZE" not in os.environ
+        environment.setenv("SLURM_STEP_NODELIST", "gpu7")
+        join_tasks_of_srun()
+        found = {key: os.environ[key] for key in ("MASTER_ADDR", "RANK", "LOCAL_RANK", "WORLD_SIZE")}
+        assert found == {"MASTER_ADDR": "gpu7", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}

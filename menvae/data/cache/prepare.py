@@ -38,7 +38,7 @@ from menvae.data.geometry.transforms import Geometry, load_and_resample
 from menvae.data.masks.features import mask_features
 from menvae.data.workers import ShowProgress, run_tasks, unseen
 from menvae.errors import UserError, about
-from menvae.files import DamagedFileError, FolderLock, discard_folder, new_folder, read_json
+from menvae.files import DamagedFileError, FolderIsLockedError, FolderLock, discard_folder, new_folder, read_json
 
 _log = logging.getLogger(__name__)
 
@@ -300,9 +300,19 @@ def _damage_of(task: _Task, *, is_read: bool = False) -> str:
 
 
 def _renew(task: _Task) -> Mapping[str, Any]:
-    """Prepare a damaged entry anew, unless another process has; return the storage format of its arrays."""
+    """Prepare a damaged entry anew, unless another process has; return the storage format of its arrays.
+
+    Raises:
+        UserError: it cannot be prepared, or another process takes too long.
+    """
     task.entry.parent.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(task.entry.parent, _PATIENCE_S)
+    try:
+        lock = FolderLock(task.entry.parent, _PATIENCE_S)
+    except FolderIsLockedError as error:
+        raise UserError(
+            f"the cache entry of subject '{task.subject.subject_id}' is damaged, and {error} has been replacing "
+            f"entries of '{task.entry.parent}' for {_PATIENCE_S:.0f} s; run the same command again when it has ended"
+        ) from None
     try:
         if damage := _damage_of(task, is_read=True):
             _log.warning(_ANEW, task.subject.subject_id, damage)

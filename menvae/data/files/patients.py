@@ -20,31 +20,44 @@ from menvae.errors import UserError
 _log = logging.getLogger(__name__)
 
 KNOWN_NAMES: Final = (
-    r"(BraTS(?:-[A-Za-z]+)+-\d+)-\d+",  # BraTS 2023 and later: BraTS-MEN-00004-001, BraTS-MEN-RT-0001-1
+    r"(BraTS(?:[-_][A-Za-z]+)+[-_]\d+)[-_]\d+",  # BraTS 2023 and later: BraTS-MEN-00004-001, BraTS-MEN-RT-0001-1
+    r"(brats_(?:2013|tcia)_pat\d+)_\d+",  # BraTS 2015
     r"(Brats1[789]_\w+|BraTS20_(?:Training|Validation)_\d+|BraTS2021_\d+|BraTS-GoAT-\d+)",  # one visit per patient
     r"(UPENN-GBM-\d+)_\d+",
     r"(UCSF-PDGM-\d+)(?:_FU\d+d)?(?:_nifti)?",
     r"(UCSD-PTGBM-\d+)_\d+",
-    r"(TCGA-\w{2}-\w{4})(?:_\w+)?",
+    r"(TCGA-\w{2}-\w{4})(?:[-_. ].+)?",  # often with the date of the visit
     r"(Patient-\d+)[-_]week-\d+(?:-\d+)?",  # LUMIERE, flattened
     r"(PatientID_\d+)_Timepoint_\d+",  # MU-Glioma-Post, flattened
     r"(RHUH-\d+)_\d+",  # flattened
     r"(sub-[A-Za-z0-9]+)_ses-[A-Za-z0-9]+",  # BIDS, flattened
     r"(case[-_]?\d+)[-_]v\d+",
 )
-"""Names of visits in public cohorts, for whole names; the group is the patient."""
+"""Names of visits in public cohorts, for whole names in upper or lower case; the group is the patient."""
+
+_KNOWN = tuple(f"(?i){name}" for name in KNOWN_NAMES)
 
 _GROUP = re.compile(
-    r"(?i)[hl]gg|(?:.*[-_. ])?(?:train|valid|val|test|additional)(?:ing|ation)?(?:[-_. ]?(?:data|set))?\d*(?:[-_. ].*)?"
-    r"|(?:part|batch|fold|site|cent(?:er|re)|cohort|release|group|set|images?|data)[-_. ]?\w{0,3}"
+    r"(?i)[hl]gg|gbm|(?:meningioma|glioma|glioblastoma)s?"
+    r"|(?:.*[-_. ])?(?:train|valid|val|test|additional)(?:ing|ation)?(?:[-_. ]?(?:data|set))?\d*(?:[-_. ].*)?"
+    r"|(?:part|batch|fold|site|hospital|clinic|cent(?:er|re)|cohort|release|group|grade|who|set|images?|data)"
+    r"[-_. ]?\w{0,3}"
 )
-"""Folders that only group visits: grades, splits and parts of a release."""
+"""Folders that only group visits: diagnoses, grades, sites, splits and parts of a release."""
 
-_SESSION = re.compile(
-    r"(?i)(?:ses|session|week|visit|v|tp|t|time|timepoint|scan|exam|study|day|month|year|fu|follow-?up|mri?)?"
-    r"[-_. ]?\d[-\w. ]*|\D+"
+_SESSION = (
+    r"(?:ses|session|week|visit|v|tp|t|time|timepoint|scan|exam|study|day|month|year|fu|follow-?up|mri?)"
+    r"[-_. ]?\d[-\w. ]*"
 )
+_DATE = r"\d{4}[-_.]?\d\d[-_.]?\d\d|\d\d[-_.]\d\d[-_.]\d{4}"
+
+_VISIT = re.compile(rf"(?i){_SESSION}")
 """Names that tell when a visit was, but not whose."""
+
+_NUMBER_OR_WORD = re.compile(r"\d[-\w. ]*|\D+")
+"""Names of visits in the folder of a patient, or of patients in the folder of a hospital."""
+
+_LAST_PART = re.compile(rf"(?i)(.+?)[-_. ]{_SESSION}|(.+)[-_. ](?:{_DATE})|(.*\d)[A-Z]{{1,4}}\d*|(.+)[-_. ][^-_. ]+")
 
 _SHOWN = 3
 
@@ -76,7 +89,7 @@ class Patient:
 
     Attributes:
         patient_id: identifier; None if the visit is its own patient.
-        folder: name of the patient's folder; empty if the folder was not used.
+        folder: name of the folder above the visit; empty if it does not identify the visit.
         is_guess: whether the folder may as well be one that only groups visits.
     """
 
@@ -101,19 +114,25 @@ class PatientRule:
     """
 
     def __init__(self, pattern: str | None = None) -> None:
+        self._is_given = pattern is not None
         self._uses_path = pattern is not None and "/" in pattern
-        self._patterns = [compiled_patient_pattern(text) for text in (KNOWN_NAMES if pattern is None else (pattern,))]
+        self._patterns = [compiled_patient_pattern(text) for text in ([pattern] if pattern is not None else _KNOWN)]
 
     def patient_of(self, folder: Path, root: Path) -> Patient:
         """Return the patient of a visit in a folder below the root."""
-        name = folder.name
+        name, parent = folder.name, folder.parent
+        above = "" if parent == root or _GROUP.fullmatch(parent.name) else parent.name
         if matched := self.match(folder.relative_to(root).as_posix() if self._uses_path else name):
-            return Patient(matched.group(1))
-        parent = folder.parent
-        if parent == root or _GROUP.fullmatch(parent.name):
+            return Patient(matched.group(1), above if self._is_given else "")  # public names are unique
+        if not above:
             return Patient(None)
-        is_certain = _begins_with(name, parent.name) or _SESSION.fullmatch(name) is not None
-        return Patient(parent.name, parent.name, is_guess=not is_certain)
+        has_number = any(map(str.isdecimal, above))
+        is_certain = (
+            _begins_with(name, above)
+            or _VISIT.fullmatch(name) is not None
+            or (has_number and _NUMBER_OR_WORD.fullmatch(name) is not None)
+        )
+        return Patient(above, above, is_guess=not is_certain)
 
     def covers(self, name: str) -> bool:
         """Whether the pattern determines the patient of a visit of this name."""
@@ -168,8 +187,8 @@ def log_patients(subjects: Sequence[SubjectFiles], rule: PatientRule) -> None:
         _log.warning(
             "data.patient_pattern: no pattern matches %d names of visits that differ from others in their last part "
             "only, such as '%s' and '%s', so each is a patient of its own; if they are visits of one patient, set a "
-            "pattern such as '(.+)[-_].+', otherwise set '(.+)'",
-            *(sum(map(len, alike)), alike[0][0], alike[0][1]),
+            "pattern such as '%s', otherwise set '(.+)'",
+            *(sum(map(len, alike)), alike[0][0], alike[0][1], _pattern_for(alike[0][0])),
         )
 
 
@@ -196,11 +215,25 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _without_last_part(name: str) -> str:
-    """Return a name without what follows its last separator, or without the letters after its number.
+def _pattern_for(name: str) -> str:
+    r"""Return a pattern that finds `_without_last_part` in a name.
 
-    >>> [_without_last_part(name) for name in ("P01_v1", "P01-2", "P01b", "P01")]
-    ['P01', 'P01', 'P01', 'P01']
+    >>> [_pattern_for(name) for name in ("P01_v1", "P01b", "P01_2024-01-31", "P01-week-000-1")]
+    ['(.+)[-_. ].+', '(.*\\d)[A-Za-z]+\\d*', '(.+)[-_. ]\\d{4}.*', '(.+)-week.*']
     """
-    matched = re.fullmatch(r"(.*\d)[A-Za-z]{1,4}\d*|(.+)[-_. ][^-_. ]+", name)
+    stem = _without_last_part(name)
+    rest = re.match("[-_. ]+[A-Za-z]*", name[len(stem) :])
+    patterns = ["(.+)[-_. ].+", r"(.*\d)[A-Za-z]+\d*", r"(.+)[-_. ]\d{4}.*"]
+    patterns += ["(.+)" + rest.group().replace(".", r"\.") + ".*"] if rest else []
+    fitting = (text for text in patterns if (found := re.fullmatch(text, name)) and found.group(1) == stem)
+    return next(fitting, f"({re.escape(stem)}).*")
+
+
+def _without_last_part(name: str) -> str:
+    """Return a name without its session, its date, what follows its last separator, or the letters after its number.
+
+    >>> [_without_last_part(name) for name in ("P01_v1", "P01-2", "P01b", "P01", "P01_2024-01-31", "P01-week-000-1")]
+    ['P01', 'P01', 'P01', 'P01', 'P01', 'P01']
+    """
+    matched = _LAST_PART.fullmatch(name)
     return next((group for group in matched.groups() if group), name) if matched else name

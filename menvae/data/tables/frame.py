@@ -104,7 +104,16 @@ def _read_parquet(path: Path, files: Sequence[Path], wanted: Sequence[str]) -> p
         partitioning=pyarrow.dataset.partitioning(of_folders, flavor="hive"),
         partition_base_dir=str(base),
     )
-    return dataset.to_table(columns=list(wanted))
+    table = dataset.to_table(columns=list(wanted))
+    texts = [field.with_type(pyarrow.string()) if _is_bytes(field.type) else field for field in table.schema]
+    return table.cast(pyarrow.schema(texts))
+
+
+def _is_bytes(kind: pyarrow.DataType) -> bool:
+    """Whether a column holds text that its writer did not declare as such."""
+    import pyarrow
+
+    return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
 
 
 def _read_csv(

@@ -135,7 +135,8 @@ def _numbers(series: pd.Series[float], name: str, nulls: Nulls) -> NDArray[np.fl
     if wrong.any():
         row = int(np.argmax(wrong))
         raise UserError(
-            f"data: column '{name}' contains '{series.iloc[row]}' in row {row + 1}, which is not a finite number"
+            f"data: column '{name}' contains '{series.iloc[row]}' in row {row + 1}, which is not a finite number; "
+            "if it marks missing values, add it to data.null_values"
         )
     _warn_of_marks(numbers, name)
     return numbers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,12 @@ def test_default_file_names_are_no_part_of_the_configuration() -> None:
         (["BraTS20_Training_001"], "BraTS20_Training_001"),
         (["BraTS2021_00000"], "BraTS2021_00000"),
         (["Brats18_TCIA01_001_1"], "Brats18_TCIA01_001_1"),
+        (["BraTS19_CBICA_AAB_1"], "BraTS19_CBICA_AAB_1"),
+        (["brats_tcia_pat153_0002", "brats_tcia_pat153_0109"], "brats_tcia_pat153"),
+        (["TCGA-02-0003", "TCGA-02-0003_1996.06.08", "TCGA-02-0003-pre"], "TCGA-02-0003"),
+        (["brats-men-00004-000", "brats-men-00004-001"], "brats-men-00004"),
+        (["BraTS_MET_00004_000", "BraTS_MET_00004_001"], "BraTS_MET_00004"),
+        (["ucsf-pdgm-0409", "ucsf-pdgm-0409_FU001d"], "ucsf-pdgm-0409"),
     ],
 )
 def test_names_of_public_cohorts_are_known(tmp_path: Path, names: list[str], patient: str) -> None:
@@ -263,15 +270,26 @@ def test_a_pattern_that_cannot_be_used_is_refused(pattern: str, message: str) ->
 
 
 @pytest.mark.parametrize(
-    "names", [("P1_1", "P1_2", "P2_1"), ("P1a", "P1b", "P2a"), ("anna-pre", "anna-post", "eve-pre")]
+    ("names", "patient", "other"),
+    [
+        (("P1_1", "P1_2", "P2_1"), "P1", "P2"),
+        (("P1a", "P1b", "P2a"), "P1", "P2"),
+        (("anna-post", "anna-pre", "eve-pre"), "anna", "eve"),
+        (("YG_01_2010-05-01", "YG_01_2011-06-02", "YG_02_2010-05-01"), "YG_01", "YG_02"),
+        (("P1-week-000-1", "P1-week-044-1", "P2-week-000-1"), "P1", "P2"),
+    ],
 )
 def test_names_that_look_like_visits_of_one_patient_are_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: tuple[str, ...]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: tuple[str, ...], patient: str, other: str
 ) -> None:
     visits(tmp_path, *names)
     assert found(tmp_path) == dict(zip(names, names, strict=True))
     (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
     assert "no pattern matches 2 names of visits that differ from others in their last part only" in warning
+    advised = re.search("set a pattern such as '(.+)', otherwise", warning)
+    assert advised is not None
+    patients = found(tmp_path, patient_pattern=advised.group(1))
+    assert list(patients.values()) == [patient, patient, other]
     caplog.clear()
     found(tmp_path, patient_pattern="(.+)")
     assert not [record for record in caplog.records if record.levelno == logging.WARNING]
@@ -291,6 +309,31 @@ def test_a_folder_that_may_be_a_patient_or_a_group_is_told(tmp_path: Path, caplo
     assert found(tmp_path, patient_pattern="(.+)") == {name: name for name in ("P01", "P02", "P03")}
     assert found(tmp_path, patient_pattern="(?:.+/)?([^/]+)/[^/]+")["P02"] == "alpha"
     assert "taken for patients" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["001", "anna"])
+def test_a_folder_without_a_number_may_be_a_hospital(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    visits(tmp_path, f"Bern/{name}", "Bern/002", "Basel/003")
+    found(tmp_path)
+    assert "are taken for patients (1 in all, such as 'Bern' (2 visits))" in caplog.text
+
+
+@pytest.mark.parametrize("group", ["GBM", "Meningiomas", "grade2", "WHO-II", "Hospital_A"])
+def test_diagnoses_grades_and_hospitals_are_groups(tmp_path: Path, group: str) -> None:
+    visits(tmp_path, f"{group}/001", f"{group}/002")
+    assert found(tmp_path) == {"001": "001", "002": "002"}
+
+
+def test_patients_in_folders_of_visits(tmp_path: Path) -> None:
+    """A pattern, such as that of the warning, need not make names of visits unique."""
+    visits(tmp_path, "baseline/P1", "baseline/P2", "followup/P1")
+    patients = {"baseline_P1": "P1", "baseline_P2": "P2", "followup_P1": "P1"}
+    assert found(tmp_path, patient_pattern="(.+)") == patients
+    visits(tmp_path / "sessions", "anna/ses-0", "eve/ses-0")
+    paths = found(tmp_path / "sessions", patient_pattern="(?:.+/)?([^/]+)/[^/]+")
+    assert paths == {"anna_ses-0": "anna", "eve_ses-0": "eve"}
 
 
 def test_the_rule_is_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

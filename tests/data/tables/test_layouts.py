@@ -101,6 +101,15 @@ def test_large_integers_stay_exact_beside_missing_ones(tmp_path: Path) -> None:
     assert ours.hash == theirs.hash
 
 
+def test_bytes_in_parquet_are_text(tmp_path: Path, expected: Table) -> None:
+    """As Spark and some databases write text."""
+    FRAME.assign(rock=FRAME["rock"].str.encode("utf-8")).to_parquet(tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet").hash == expected.hash
+    FRAME.assign(rock=[b"Gr\xe8s", b"Coal"] * 12).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(UserError, match=r"b\.parquet' cannot be read as a table: Invalid UTF8"):
+        read(tmp_path / "b.parquet")
+
+
 def test_a_folder_of_parquet_is_one_table(tmp_path: Path, expected: Table) -> None:
     folder = tmp_path / "holes"
     (folder / "_temporary").mkdir(parents=True)

@@ -183,7 +183,8 @@ def test_a_word_among_numbers_is_told_with_its_row(tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     lines[30] = lines[30].replace(lines[30].split(",")[3], "<5")
     path.write_text("\n".join(lines))
-    with pytest.raises(UserError, match="column 'gamma' contains '<5' in row 30, which is not a finite number"):
+    problem = "column 'gamma' contains '<5' in row 30, which is not a finite number"
+    with pytest.raises(UserError, match=f"{problem}; if it marks missing values, add it to data.null_values"):
         load(source(path))
 
 
