@@ -176,7 +176,8 @@ def _main_rank_run(
         draw()
 
     try:
-        if run.trainer.state.step:  # an earlier process may have ended before this, and no step may be left
+        state = run.trainer.state
+        if state.epoch or state.step:  # an earlier process may have ended before this, and no step may be left
             start_recording()
         first_epoch = run.trainer.state.epoch + 1
         max_epochs = experiment.settings["trainer"].max_epochs

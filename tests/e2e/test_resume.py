@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
@@ -130,6 +131,18 @@ def test_continuing_from_a_checkpoint(uninterrupted: Path) -> None:
         other = train(output_dir, f"data.{key}=[{value}]", "name=refused", f"trainer.resume={checkpoint}", code=2)
         assert f"was trained with data.{key} " in other.stderr
         assert was in other.stderr
+
+
+def test_mlflow_gets_a_run_that_was_killed_after_its_last_epoch(prepared_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(prepared_cache)
+    overrides = ("trainer.max_epochs=1", "trainer.keep_optimizer=true")
+    train(tmp_path, *overrides)
+    (only_run(tmp_path) / "status.json").write_text('{"state": "running"}')  # as a kill in the evaluation leaves it
+    resumed = train(tmp_path, *overrides, TRACKED)
+    assert "resuming after epoch 1 and 0 steps" in resumed.stderr
+    (points,) = mlflow_points(tmp_path).values()
+    assert {"val_epoch/loss", "gate/passed"} <= {key for key, _, _ in points}
+    assert json.loads((only_run(tmp_path) / "status.json").read_text())["trackers"] == ["mlflow"]
 
 
 def test_mlflow_gets_a_run_that_ended_while_the_store_was_away(uninterrupted: Path, tmp_path: Path) -> None:

@@ -145,8 +145,11 @@ def _difference_of_runs(wanted_dir: Path, got_dir: Path) -> str:
     different = {name for name in before.keys() | after.keys() if not _equal(before.get(name), after.get(name))}
     if different:
         return f"weights {', '.join(sorted(different))}"
-    points = [list(map(compared, mlflow_points(output_dir).values())) for output_dir in (wanted_dir, got_dir)]
-    return "" if points[0] == points[1] else "MLflow"
+    tracked = [list(map(compared, mlflow_points(output_dir).values())) for output_dir in (wanted_dir, got_dir)]
+    if len(tracked[1]) != 1:
+        return f"{len(tracked[1])} runs in MLflow"
+    points = sorted(tracked[0][0] ^ tracked[1][0])
+    return f"points in MLflow: {points[:10]}" if points else ""
 
 
 def _equal(first: torch.Tensor | None, second: torch.Tensor | None) -> bool:
