@@ -7,7 +7,7 @@ import math
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra_plugins.menvae_launchers.search_space import dimension, fraction_and_whole, grid
+from hydra_plugins.menvae_launchers.search_space import check_ranges, dimension, fraction_and_whole, grid
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from menvae.errors import UserError
@@ -29,9 +29,9 @@ def parsed(text: str) -> Override:
         "range(0,1,0.1)",
         "range(1,0,-0.1)",
         "range(0.1,0.9,0.2)",
-        "range(0,0.9,0.3)",  # Hydra includes 0.9: three times 0.3 is less in binary
+        "range(0,0.9001,0.3)",
         "range(-2,2,1.5)",
-        "range(1e-4,1e-3,3e-4)",
+        "range(1e-4,9e-4,3e-4)",
         "float(range(1,4))",
         "choice(8,16,24)",
         "a,b",
@@ -77,7 +77,9 @@ def test_distributions(text: str, distribution: object) -> None:
         ("range(0.5,0.5,0.1)", "it contains no value"),
         ("range(1,5,0)", "its step is 0"),
         ("range(0,inf,0.5)", "its numbers must be finite"),
-        ("range(0,1,1e-9)", "more than 100000 values; use interval"),
+        ("range(0,0.9,0.3)", r"includes its end 0.9 by a rounding error; write range\(0,0.75,0.3\)"),
+        ("sort(range(0,10,3),reverse=true)", "write range with a negative step"),
+        ("range(0,1,1e-9)", "more than 100000 values; use interval in a search"),
         ("tag(log,range(1,8))", "only an interval can be drawn on a logarithmic scale"),
         ("interval(0,inf)", "its ends must be finite"),
         ("interval(nan,1)", "its ends must be finite"),
@@ -90,6 +92,24 @@ def test_distributions(text: str, distribution: object) -> None:
 def test_what_has_no_values(text: str, reason: str) -> None:
     with pytest.raises(UserError, match=rf"^key: '.*' cannot be searched: .*{reason}"):
         dimension(parsed(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["range(5,5)", "range(1,5,0)", "range(0,inf,1.0)", "range(0,0.8,0.1)", "range(9,0.0,-0.3)"]
+)
+def test_ranges_that_cannot_be_swept(text: str) -> None:
+    with pytest.raises(UserError, match=r"^key: '.*' cannot be swept: "):
+        check_ranges([parsed("choice(1,2)"), parsed(text)])
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [("range(0,5001,5000)", [0, 5000]), ("range(0,0.75,0.1)", 8), ("range(0,0.7,0.1)", 7), ("shuffle(range(3))", 3)],
+)
+def test_ranges_that_can(text: str, values: list[int] | int) -> None:
+    check_ranges([parsed(text)])
+    enumerated = list(parsed(text).sweep_iterator())
+    assert enumerated == values if isinstance(values, list) else len(enumerated) == values
 
 
 @pytest.mark.parametrize("text", ["interval(8,16)", "interval(0,1)", "range(8,17,4.0)", "range(0,1,0.5)"])

@@ -6,6 +6,7 @@ A search draws from the values that the same text enumerates in a sweep: a range
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -70,23 +71,61 @@ def _range(sweep: RangeSweep, typed: str) -> Dimension:
     start, stop, step = sweep.start, sweep.stop, sweep.step
     assert start is not None
     assert stop is not None
-    if not all(math.isfinite(number) for number in (start, stop, step)):
-        raise ValueError("its numbers must be finite")
-    if step == 0:
-        raise ValueError("its step is 0")
+    _check_range(sweep, typed)
     if "log" in sweep.tags:
         raise ValueError("only an interval can be drawn on a logarithmic scale")
-    if (stop - start) / step <= 0:
-        raise ValueError("it contains no value")
     if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int):
         numbers = range(start, stop, step)
         low, high = sorted((numbers[0], numbers[-1]))
         return Dimension(typed, optuna.distributions.IntDistribution(low, high, step=abs(step)))
-    if (stop - start) / step > _MOST_FRACTIONS:
-        raise ValueError(f"it contains more than {_MOST_FRACTIONS} values; use interval")
     fractions = sorted(float(value) for value in sweep.range())
     steps = sorted(_steps(start, step, len(fractions)))
     return Dimension(typed, optuna.distributions.FloatDistribution(steps[0], steps[-1], step=abs(step)), fractions)
+
+
+def check_ranges(overrides: Sequence[Override]) -> None:
+    """Check that each range of a sweep has the values that its text promises.
+
+    Hydra 1.3.8 adds up the binary values of fractions, so that a range may include its end, and it adds a value beyond
+    the start of a range that it sorts downwards.
+
+    Raises:
+        UserError: a range is endless or empty, or Hydra enumerates other values.
+    """
+    from menvae.errors import UserError
+
+    for override in overrides:
+        value = override.value() if override.is_sweep_override() else None
+        if isinstance(value, RangeSweep):
+            typed = override.get_value_string()
+            try:
+                _check_range(value, typed)
+            except ValueError as error:
+                raise UserError(f"{override.get_key_element()}: '{typed}' cannot be swept: {error}") from None
+
+
+def _check_range(sweep: RangeSweep, typed: str) -> None:
+    start, stop, step = sweep.start, sweep.stop, sweep.step
+    assert start is not None
+    assert stop is not None
+    if not all(math.isfinite(number) for number in (start, stop, step)):
+        raise ValueError("its numbers must be finite")
+    if step == 0:
+        raise ValueError("its step is 0")
+    if (stop - start) / step <= 0:
+        raise ValueError("it contains no value")
+    if re.search(r"\bsort\(", typed) and step < 0:
+        raise ValueError("Hydra sorts ranges wrongly; write range with a negative step")
+    if isinstance(sweep.range(), range):
+        return
+    if (stop - start) / step > _MOST_FRACTIONS:
+        raise ValueError(f"it contains more than {_MOST_FRACTIONS} values; use interval in a search")
+    *_, last = sweep.range()
+    if abs(last - stop) < 1e-9 * abs(step):
+        raise ValueError(
+            f"Hydra includes its end {stop:g} by a rounding error; write range({start:g},{stop - step / 2:g},{step:g}) "
+            "or list the values"
+        )
 
 
 def _interval(sweep: IntervalSweep, typed: str) -> Dimension:
