@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -36,7 +37,7 @@ def composing(arguments: Sequence[str], groups: Callable[[], Sequence[str]]) -> 
         if remedy := _without_default_key(error, arguments, groups()):
             raise UserError(remedy) from None  # a cause would be reported instead
         raise
-    except OmegaConfBaseException:
+    except (OmegaConfBaseException, yaml.YAMLError):  # `menvae.apps.outcome` knows these
         raise
     except Exception as error:
         if not _is_of_hydra(error):

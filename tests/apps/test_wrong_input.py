@@ -116,8 +116,8 @@ WRONG = [
         "model.heads.foo: partition 'foo' does not exist; known: loc, residual, shape, vol",
     ),
     (
-        ["+model.partitions.vol_loc=4", "+model.partitions.loc_residual=4"],
-        "metrics: correlation has two values with the key 'indep/corr_vol_loc_residual', because names of partitions",
+        ["+model.partitions.vol_loc=4", "+model.partitions.age=4", "+model.partitions.loc_age=4"],
+        "metrics: correlation has two values with the key 'indep/corr_vol_loc_age', because names of partitions",
     ),
     (["+model.supervision.foo=[vol_total]"], "model.supervision.foo: partition 'foo' does not exist; known: loc, res"),
     (["decoder=auxiliary"], "decoder=auxiliary outputs [16, 16, 16], but data.roi_size is [32, 32, 32]"),

@@ -24,10 +24,9 @@ SHORT = ("data.num_subjects=13", "trainer.batch_size=2", "trainer.max_epochs=3")
 
 def test_tasks_of_one_srun_train_one_run(cluster: dict[str, str], prepared_cache: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").symlink_to(prepared_cache)
-    ours = environment()
     started = subprocess.run(
         ["srun", "-n", "2", *command(tmp_path, "trainer.max_epochs=1")],
-        env={**ours, **cluster, "PYTHONPATH": ours["PYTHONPATH"]},
+        env={**environment(), **cluster},
         capture_output=True,
         text=True,
         timeout=300,
