@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -281,6 +282,15 @@ def new_folder(path: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def flushing(folder: Path) -> Iterator[None]:
+    """Flush the files of a folder to disk while the block computes; raises `OSError` at its end."""
+    with ThreadPoolExecutor(1) as thread:
+        flushed = thread.submit(_sync_files, folder)
+        yield
+        flushed.result()
 
 
 def discard_folder(path: Path) -> None:

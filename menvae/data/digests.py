@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-import zlib
 from functools import lru_cache
 from pathlib import Path
+
+import deflate
 
 
 def digest_of(value: object) -> str:
@@ -22,7 +23,8 @@ def digest_of(value: object) -> str:
 
 def checksum(content: bytes | memoryview) -> int:
     """Return the CRC-32 of some content: it finds damage of any kind, and is faster than a cryptographic hash."""
-    return zlib.crc32(content)
+    crc: int = deflate.crc32(content)  # several times faster than zlib, with the same value
+    return crc
 
 
 def file_digest(path: Path, cache: Path) -> str:

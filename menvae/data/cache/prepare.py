@@ -28,17 +28,25 @@ from typing import Any, Literal, Protocol
 
 from menvae.data.cache.cohort import Cohort, PreparedSubject
 from menvae.data.cache.duplicates import as_one_patient
-from menvae.data.cache.storage import CacheFormat, StoredSubject, check_sizes, read_subject, stored, write_subject
+from menvae.data.cache.storage import CacheFormat, check_sizes, read_subject, stored, write_subject
 from menvae.data.digests import digest_of, file_digest, remembered_digest
 from menvae.data.files.findings import Finding
 from menvae.data.files.screening import check_files, is_checked, note_missing, without_faulty
 from menvae.data.files.subjects import REGION_CODES, Region, SubjectFiles
 from menvae.data.geometry.box import BoxReport, KeptShares, judge_box
-from menvae.data.geometry.transforms import Geometry, load_and_resample
+from menvae.data.geometry.transforms import Geometry, PreparedArrays, load_and_resample
 from menvae.data.masks.features import mask_features
 from menvae.data.workers import ShowProgress, run_tasks, unseen
 from menvae.errors import UserError, about
-from menvae.files import DamagedFileError, FolderIsLockedError, FolderLock, discard_folder, new_folder, read_json
+from menvae.files import (
+    DamagedFileError,
+    FolderIsLockedError,
+    FolderLock,
+    discard_folder,
+    flushing,
+    new_folder,
+    read_json,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -260,21 +268,24 @@ def _prepare_entry(task: _Task) -> str:
                 f"subject '{task.subject.subject_id}': its files changed during preparation; start again once nothing "
                 "writes to them"
             )
-    description = {
-        "subject_id": task.subject.subject_id,
-        "features": mask_features(prepared.mask, prepared.spacing_mm),
-        "native_features": mask_features(prepared.native_mask, prepared.native_spacing_mm),
-        "box": asdict(prepared.box),
-        "spacing_mm": prepared.spacing_mm,
-    }
-    _publish(task, stored(prepared.channels, prepared.mask, task.recipe.cache_format), description)
+    _publish(task, prepared)
     return task.subject.subject_id
 
 
-def _publish(task: _Task, subject: StoredSubject, description: Mapping[str, Any]) -> None:
+def _publish(task: _Task, prepared: PreparedArrays) -> None:
     """Write an entry; one that another process has written in the meantime is kept, a damaged one replaced."""
+    cache_format = task.recipe.cache_format
     with new_folder(task.entry) as folder:
-        content = {**description, "arrays": write_subject(folder, subject, task.recipe.cache_format)}
+        arrays = write_subject(folder, stored(prepared.channels, prepared.mask, cache_format), cache_format)
+        with flushing(folder):
+            content = {
+                "subject_id": task.subject.subject_id,
+                "features": mask_features(prepared.mask, prepared.spacing_mm),
+                "native_features": mask_features(prepared.native_mask, prepared.native_spacing_mm),
+                "box": asdict(prepared.box),
+                "spacing_mm": prepared.spacing_mm,
+                "arrays": arrays,
+            }
         sealed = {**content, _SEAL: digest_of([task.key, content])}
         (folder / _DESCRIPTION).write_text(json.dumps(sealed))
         if task.entry.is_dir() and _damage_of(task, is_read=True):

@@ -263,7 +263,8 @@ def _decompress(
 ) -> NDArray[Any]:
     import blosc2
 
-    packed, target = path.read_bytes(), np.empty(shape, dtype)
+    target = np.empty(shape, dtype)  # before the file is read, or the heap gives its pages back for every sample
+    packed = path.read_bytes()
     _check(path, packed, wanted)
     try:
         num_bytes = blosc2.get_cbuffer_sizes(packed)[0]
