@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.menvae_launchers.search_space import check_ranges
 from omegaconf import DictConfig, OmegaConf
@@ -21,15 +20,15 @@ class PointsSweeper(BasicSweeper):
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         plain = OmegaConf.to_container(config, resolve=False)
-        if masked(plain) != plain:
-            self.config = OmegaConf.create(masked(plain))
+        without_passwords = masked(plain)
+        if without_passwords != plain:
+            self.config = OmegaConf.create(without_passwords)
 
-    def sweep(self, arguments: list[str]) -> Any:
-        """Sweep as Hydra does; raises `UserError` as `check_ranges` does."""
-        assert self.hydra_context is not None
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        check_ranges(parser.parse_overrides([*self._parse_config(), *arguments]))
-        return super().sweep(arguments)
+    @staticmethod
+    def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+        """Enumerate the points as Hydra does; raises `UserError` as `check_ranges` does."""
+        check_ranges(overrides)
+        return BasicSweeper.split_arguments(overrides, max_batch_size)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Do nothing: the launcher composes every job."""
