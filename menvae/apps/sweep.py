@@ -21,6 +21,7 @@ menvae-sweep plan [group=option ...] [key=value,value ...]
 
 menvae-sweep status [sweep.name=NAME] [output_dir=./outputs]
     Show the state of every point of a sweep (default: the latest): finished, running, pending, failed, timed out, ...
+    The exit code is 1 if a point has failed, has collapsed (except in a search) or cannot run, else 0.
 
 menvae-sweep retry [sweep.name=NAME] [output_dir=./outputs] [hydra.launcher.KEY=VALUE ...]
     Run the failed points of a sweep again with the same configuration. The launcher is the same too, unless overridden
@@ -54,22 +55,26 @@ def status(arguments: list[str]) -> None:
     hydra_application.run("sweep", _show_status)
 
 
-def _show_status(config: DictConfig) -> ExitCode:
+def _show_status(config: DictConfig) -> int:
     from menvae.configuration import check_present, path_of, plain_values, section_of
     from menvae.console import logs
     from menvae.sweeps.campaign import fate_counts, status_table
-    from menvae.sweeps.status import sweep_status
+    from menvae.sweeps.runners import Fate
+    from menvae.sweeps.status import refused_status, sweep_status
     from menvae.sweeps.sweep import find_sweep
+    from menvae.sweeps.trials import has_study
 
     keys = plain_values(config, ("output_dir", "sweep"))
     check_present(keys, ("output_dir",))
     name = section_of(keys, "sweep").get("name")
     sweep = find_sweep(path_of(keys["output_dir"], "output_dir").resolve(), name)
-    statuses = sweep_status(sweep)
+    statuses = [*sweep_status(sweep), *refused_status(sweep)]
     logs.show(f"sweep {sweep.path}")
     logs.show(status_table(statuses))
     logs.show(fate_counts(statuses))
-    return ExitCode.DONE
+    searches = has_study(sweep)  # where a collapsed run is a valid result
+    bad = [one for one in statuses if one.fate.has_failed or (one.fate == Fate.COLLAPSED and not searches)]
+    return int(bool(bad))
 
 
 def retry(arguments: list[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from runs import menvae_sweep
 
-from menvae.apps import parts, train
+from menvae.apps import parts, sweep, train
 
 PREFIX = "menvae-train: "
 
@@ -219,6 +219,13 @@ def test_a_value_that_no_point_can_have_stops_no_other(
     assert "trainer.devices=x: trainer.devices: 'x' is not allowed" in told
     assert "trainer.devices=3000: this machine has" in told
     assert "Traceback" not in told
+    monkeypatch.setattr(sys, "argv", ["menvae-sweep", "status"])
+    with pytest.raises(SystemExit) as ended:
+        sweep.main()
+    assert ended.value.code == 1
+    shown = capfd.readouterr().out
+    assert re.search(r"trainer\.devices=x +cannot run", shown), shown
+    assert "1 failed, 1 cannot run" in shown
 
 
 @pytest.mark.parametrize(
