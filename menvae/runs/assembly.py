@@ -14,9 +14,10 @@ import torch
 
 from menvae.composition.experiment import Experiment
 from menvae.data.source import Data
+from menvae.errors import UserError
 from menvae.evaluation.final import FinalEvaluation, evaluate_model, results
 from menvae.evaluation.gates import GateTable, evaluate_gates
-from menvae.files import write_json
+from menvae.files import DamagedFileError, write_json
 from menvae.interruption import StopRequest
 from menvae.layers import set_memory_format
 from menvae.models import Model
@@ -94,7 +95,13 @@ class AssembledRun:
         last = self.path / "checkpoints" / "last.ckpt"
         source = last if last.is_file() else foreign_checkpoint(self.experiment)
         if source is not None:
-            self.trainer.restore(source)
+            try:
+                self.trainer.restore(source)
+            except DamagedFileError as error:
+                if source != last:
+                    raise
+                remedy = "delete this file, and the same command trains the run from the start"
+                raise UserError(f"{error}; {remedy}") from error
             state = self.trainer.state
             _log.info("resuming after epoch %d and %d steps from %s", state.epoch, state.step, source)
             return

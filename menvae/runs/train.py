@@ -19,6 +19,7 @@ from menvae.console import logs
 from menvae.console.progress import TrainingProgress
 from menvae.data.source import Data
 from menvae.errors import ExitCode, OtherRankFailedError, RunInterruptedError, UserError
+from menvae.files import DamagedFileError
 from menvae.interruption import StopRequest, stop_requests
 from menvae.runs.assembly import AssembledRun
 from menvae.runs.description import datasets_of, describe, params_of, tags_of
@@ -201,8 +202,13 @@ def _main_rank_run(
 
 
 def _prune(experiment: Experiment, directory: RunDirectory) -> None:
-    if not experiment.settings["trainer"].keep_optimizer:
-        checkpoint.without_optimizer(directory.checkpoints / "last.ckpt")
+    last = directory.checkpoints / "last.ckpt"
+    if experiment.settings["trainer"].keep_optimizer or not last.is_file():
+        return
+    try:
+        checkpoint.without_optimizer(last)
+    except DamagedFileError as error:
+        _log.warning("%s; the results of this finished run do not depend on it: delete it, and use best.ckpt", error)
 
 
 def _complete(
