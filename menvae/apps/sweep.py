@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from omegaconf import DictConfig
 
 from menvae.apps import hydra_application
+from menvae.apps.command_line import hydra_text
 from menvae.apps.guard import launcher_overrides
 from menvae.apps.outcome import carry_out
 from menvae.errors import ExitCode, UserError, nearest
@@ -109,8 +110,8 @@ def retry(arguments: list[str]) -> None:
             *flags,
             *stored_overrides,
             *overrides,
-            f"output_dir={_quoted(str(sweep.output_dir))}",
-            f"sweep.name={_quoted(sweep.name)}",
+            f"output_dir={hydra_text(str(sweep.output_dir))}",
+            f"sweep.name={hydra_text(sweep.name)}",
             "sweep.action=retry",
         ]
         return ExitCode.DONE
@@ -135,11 +136,6 @@ def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         (flags if is_flag or expects_value else overrides).append(argument)
         expects_value = is_flag and argument in _FLAGS_WITH_VALUE
     return flags, overrides
-
-
-def _quoted(value: str) -> str:
-    """Quote a value for Hydra's grammar."""
-    return "'" + value.replace("'", "\\'") + "'"
 
 
 def _sweep_of_train(arguments: list[str], *, imports_most: bool = False) -> None:

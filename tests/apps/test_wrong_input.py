@@ -293,6 +293,18 @@ def test_a_sweep_that_cannot_write(
     assert_one_sentence(capfd.readouterr().err, f"'{tmp_path}/file/outputs/sweeps': Not a directory")
 
 
+@pytest.mark.parametrize("arguments", [["hydra.run.dir=/proc/x"], ["-m", "seed=1,2", "hydra.sweep.dir=/proc/x"]])
+def test_folders_of_hydra_that_cannot_be(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["menvae-train", *arguments, f"output_dir={tmp_path}"])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == 2
+    key = arguments[-1].partition("=")[0]
+    assert_one_sentence(capfd.readouterr().err, f"'/proc/x': No such file or directory; menvae does not need {key}")
+
+
 def test_parts_lists_every_part(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["menvae-parts", "decoder"])
     parts.main()
