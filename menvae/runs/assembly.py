@@ -114,6 +114,7 @@ class AssembledRun:
         """Train to the end, evaluate the best weights, and (on the main rank) write gates, pictures and report."""
         state = self.trainer.fit(recorder)
         self.trainer.load_best()
+        _log.info("evaluating the weights of epoch %d", state.best_epoch or state.epoch)
         evaluation = evaluate_model(
             self.model, self.trainer.inputs(self.data.train), self.trainer.outputs(self.data.val), self.metrics
         )
@@ -163,12 +164,14 @@ class AssembledRun:
         lacks = {need for need in KNOWN_WHEN["after_training"] if not context.has(frozenset({need}))}
         lacks |= {"correlation"} if self.data.targets is None else set()
         write_json(self.path / "summary.json", {**summary, "lacks": sorted(lacks)})
+        _log.info("drawing the pictures")
         draw_pictures(self.experiment.pictures, context, "after_training", self.path / "pictures")
         for observer in self.trainer.observers:
             outputs = chain(self.trainer.outputs(self.data.val), self.trainer.outputs(self.data.train))
             observer.on_training_end(status["best_epoch"], outputs)
         if self.data.embedded is not None:
             write_embeddings(self.path / "embeddings.npz", self.model, self.data, self.here.device)
+        _log.info("writing the report")
         write_report(self.path)
 
 

@@ -83,6 +83,7 @@ def train(composed: DictConfig, job: Job | None = None) -> int:
 def _train_here(experiment: Experiment, job: Job | None, here: Place, stop: StopRequest) -> ExitCode:
     """Train as one rank of a run; the main rank records the outcome in ``status.json``, whatever happens."""
     check_writable(experiment.output_dir)
+    _log.info("loading the data")
     data = experiment.load_data(here)
     directory = _open_directory(experiment, identify(experiment, data, here.num_ranks), job) if here.is_main else None
     path = collectives.from_rank_zero(directory.path if directory else Path())
@@ -182,6 +183,8 @@ def _main_rank_run(
             start_recording()
         first_epoch = run.trainer.state.epoch + 1
         max_epochs = experiment.settings["trainer"].max_epochs
+        if first_epoch <= max_epochs:
+            _log.info("training: epochs %d to %d of %d steps", first_epoch, max_epochs, data.train.steps_per_epoch)
         with TrainingProgress(max_epochs, data.train.steps_per_epoch, first_epoch) as progress:
             status = run.train_and_evaluate(RunRecorder(directory, local, trackers, progress, start_recording))
     except (RunInterruptedError, KeyboardInterrupt) as interruption:
@@ -195,6 +198,8 @@ def _main_rank_run(
         start_tracking()
         trackers.finish("FAILED", {"menvae.state": "failed"})
         raise
+    if experiment.settings["tracking"].active:
+        _log.info("sending the results to %s", ", ".join(sorted(experiment.settings["tracking"].active)))
     hand_over(trackers, experiment.settings["tracking"], directory, status)
     directory.set_status(**status)  # last: a run killed before this line is resumed and ends the same way
     _prune(experiment, directory)
