@@ -46,8 +46,8 @@ def _ridge(features: Floats, target: Floats) -> tuple[Floats, np.float64]:
     """Return weights [P] and intercept of the ridge regression whose penalty has the least leave-one-out error.
 
     The errors are in closed form, the residuals divided by one minus their leverages, as in Hastie, Tibshirani and
-    Friedman, The Elements of Statistical Learning, section 7.10. ``sklearn.linear_model.RidgeCV`` returns the same;
-    importing it would take as long as everything else that a short run imports.
+    Friedman, The Elements of Statistical Learning, section 7.10. ``sklearn.linear_model.RidgeCV`` returns the same,
+    but importing it would add about a second to every run.
 
     Args:
         features: [N, P].
