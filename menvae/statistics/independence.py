@@ -188,7 +188,8 @@ def _all_pairs(matrices_KNN: Tensor) -> list[tuple[int, int]]:
     return list(combinations(range(len(matrices_KNN)), 2))
 
 
-def _distances(blocks: Sequence[Tensor], patients: Sequence[Hashable]) -> Tensor:
+def check_blocks(blocks: Sequence[Tensor], patients: Sequence[Hashable]) -> None:
+    """Raise ValueError for fewer than 2 blocks, blocks of other rows, or values that are not finite."""
     if len(blocks) < 2:
         raise ValueError(f"a test of independence needs at least 2 blocks, got {len(blocks)}")
     for index, block in enumerate(blocks):
@@ -196,6 +197,10 @@ def _distances(blocks: Sequence[Tensor], patients: Sequence[Hashable]) -> Tensor
             raise ValueError(f"block {index} has {len(block)} rows for {len(patients)} rows of patients")
         if not torch.isfinite(block).all():
             raise ValueError(f"block {index} has {int((~torch.isfinite(block)).sum())} values that are not finite")
+
+
+def _distances(blocks: Sequence[Tensor], patients: Sequence[Hashable]) -> Tensor:
+    check_blocks(blocks, patients)
     return torch.stack([distances(block.detach()) for block in blocks])
 
 
