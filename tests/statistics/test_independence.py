@@ -152,8 +152,8 @@ def test_dependence_without_correlation_is_found() -> None:
         assert found.p_values[1] > 0.01
 
 
-def test_equal_values_in_every_arrangement_give_1() -> None:
-    """Exchanging the rows of these blocks changes no distance: all statistics are tied but for rounding."""
+def test_arrangements_that_change_nothing_are_ties() -> None:
+    """Each patient has both values, so all statistics are equal but for rounding; single rows are told apart."""
     x = torch.tensor([[0.0], [1.0]]).repeat(20, 1)
     found = dcor_test([x, 3.0 * x], range(40), num_permutations=120)
     assert found.p_largest == pytest.approx(1.0 / 121)
