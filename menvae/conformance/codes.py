@@ -37,6 +37,7 @@ class Truth:
         shares: share [S][G] of the factor-driven part of z_s that factor group g determines.
         occupied: directions of z_s that depend on factors [S].
         quadratic: as ``joint``, with squares and products; None: the same.
+        tie: difference below which shares count as equal.
     """
 
     semipartial: Sequence[Table]
@@ -44,6 +45,7 @@ class Truth:
     shares: Table
     occupied: Sequence[float]
     quadratic: Table | None = None
+    tie: float = 1e-6
 
     def scores(self) -> dict[str, float]:
         """Return every score by its name."""
@@ -67,18 +69,27 @@ class Truth:
             "infomec_compactness": _mean([_dominant(column, num_groups) for column in zip(*known, strict=True)]),
             "irs": robust / directions if directions else 0.0,
             "factor_vae": self._votes() / num_groups,
-            "beta_vae": len({tuple(round(value, 6) for value in row) for row in zip(*self.shares, strict=True)})
-            / num_groups,
+            "beta_vae": self._different() / num_groups,
         }
+
+    def _different(self) -> int:
+        """Number of factor groups that affect code groups differently; who equals an equal is equal."""
+        classes: list[list[tuple[float, ...]]] = []
+        for point in zip(*self.shares, strict=True):
+            equal = [some for some in classes if any(_distance(point, other) <= self.tie for other in some)]
+            joined = [point, *(other for some in equal for other in some)]
+            classes = [joined, *(some for some in classes if some not in equal)]
+        return len(classes)
 
     def _votes(self) -> float:
         """Sum over code groups of the votes of the factor group that votes most for it."""
         votes = []
         for of_group in zip(*self.shares, strict=True):
             best = max(of_group)
-            ties = [value > 0 and math.isclose(value, best) for value in of_group]
-            votes.append([tie / max(1, sum(ties)) for tie in ties])
-        return max(1.0, sum(max(of_code) for of_code in zip(*votes, strict=True)))
+            ties = [value > 0 and value >= best - self.tie for value in of_group]
+            votes.append([float(tie) / max(1, sum(ties)) for tie in ties])
+        best_of_codes: list[float] = [max(of_code) for of_code in zip(*votes, strict=True)]
+        return max(1.0, sum(best_of_codes))
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,10 @@ class Code:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def _distance(first: Sequence[float], second: Sequence[float]) -> float:
+    return max(abs(a - b) for a, b in zip(first, second, strict=True))
 
 
 def _information(r2: float) -> float:

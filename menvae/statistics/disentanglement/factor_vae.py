@@ -29,4 +29,4 @@ def factor_vae_score(occupied: Occupancies) -> float:
     smallest = shares.max(axis=0)
     votes = ((shares >= smallest - occupied.tie) & (shares > 0.0)).astype(np.float64)
     votes /= np.maximum(votes.sum(axis=0), 1.0)
-    return max(float(votes.max(axis=1).sum()) / num_groups, 1.0 / num_groups)
+    return max(float(votes.max(axis=1).sum()), 1.0) / float(num_groups)

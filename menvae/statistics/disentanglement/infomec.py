@@ -55,4 +55,5 @@ def _dominance(rows: Floats, num_groups: int) -> Floats:
     """Share of the largest entry of each row, scaled so that 1 / num_groups gives 0; 0 for rows of zeros."""
     sums = rows.sum(axis=1)
     shares = np.divide(rows.max(axis=1), sums, out=np.zeros_like(sums), where=sums > 0)
-    return np.clip((shares - 1.0 / num_groups) / (1.0 - 1.0 / num_groups), 0.0, 1.0)
+    dominance = np.clip((shares - 1.0 / num_groups) / (1.0 - 1.0 / num_groups), 0.0, 1.0)
+    return np.asarray(dominance, dtype=np.float64)

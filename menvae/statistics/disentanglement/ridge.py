@@ -18,12 +18,13 @@ FEWEST_ROWS = 8
 """With fewer rows, nothing can be read."""
 
 SIGNIFICANCE = 2.0
-"""Standard errors by which the squared error must fall on average; otherwise the R2 counts as 0. A few chance readings
+"""Standard errors by which the squared error must fall; otherwise the R2 counts as 0. A few chance readings
 of 0.01 would otherwise lower entropies by several hundredths."""
 
-GROUP_SIGNIFICANCE = 3.5
+GROUP_SIGNIFICANCE = 4.0
 """The same for the clearest of all R2 of a code group; otherwise all of them count as 0. Scores are ratios, so that a
-single chance reading of a noise code would make it look ideal."""
+single chance reading of a noise code would make it look ideal. Of noise code groups with 8 to 84 dimensions, for 8
+factors, 2.6 % of 1,200 passed with 24 rows, none of 800 with 64 rows and none of 160 with 256 rows."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Fit:
 
     Attributes:
         r2: leave-one-out R2 [K] from 0 to 1; 0 if not significant.
-        clarity: mean fall of the squared error in units of its standard error [K].
+        clarity: fall of the squared error in units of its standard error [K].
         fitted: fitted values [N, K] at the chosen penalties.
     """
 
@@ -90,23 +91,29 @@ def ridge(regressors: Floats, responses: Floats) -> Fit:
         return Fit(nothing, nothing, constant.astype(np.float64))
     left, singular = _decomposed(columns)
     projected = left.T @ centred
-    baseline = np.square(centred * num_rows / (num_rows - 1))
     errors, fits = [], []
     for penalty in PENALTIES:
         kept = singular**2 / (singular**2 + penalty * num_rows)
         leverage = 1.0 / num_rows + np.square(left) @ kept
         fits.append(left @ (kept[:, None] * projected))
-        errors.append(np.square((centred - fits[-1]) / np.maximum(1.0 - leverage, 1e-9)[:, None]))
-    best = np.argmin([error.sum(axis=0) for error in errors], axis=0)
+        errors.append((centred - fits[-1]) / np.maximum(1.0 - leverage, 1e-9)[:, None])
+    best = np.argmin([np.square(error).sum(axis=0) for error in errors], axis=0)
     each = np.arange(num_responses)
-    error = np.stack(errors)[best, :, each].T
-    gain = baseline - error
-    total = baseline.sum(axis=0)
-    varies = total > 1e-12 * np.maximum(1.0, np.square(responses).sum(axis=0))
-    error_of_mean = np.where(varies, gain.std(axis=0) / np.sqrt(num_rows), 1.0)
-    clarity = np.where(varies, gain.mean(axis=0) / np.maximum(error_of_mean, 1e-300), 0.0)
-    r2 = np.where(clarity > SIGNIFICANCE, gain.sum(axis=0) / np.where(varies, total, 1.0), 0.0)
-    return Fit(r2, clarity, constant + np.stack(fits)[best, :, each].T)
+    r2, clarity = _scored(centred * num_rows / (num_rows - 1), np.stack(errors)[best, :, each].T)
+    varies = np.square(centred).sum(axis=0) > 1e-12 * np.maximum(1.0, np.square(responses).sum(axis=0))
+    return Fit(np.where(varies, r2, 0.0), np.where(varies, clarity, 0.0), constant + np.stack(fits)[best, :, each].T)
+
+
+def _scored(baseline: Floats, errors: Floats) -> tuple[Floats, Floats]:
+    """Return R2 and clarity [K] of errors against those of the leave-one-out mean [N, K].
+
+    With the prediction p = baseline - error, the squared error falls by p^2 + 2 p error, whose noise is 2 p error.
+    """
+    total = np.maximum(np.square(baseline).sum(axis=0), 1e-300)
+    gain = total - np.square(errors).sum(axis=0)
+    noise = 2.0 * np.sqrt(np.square((baseline - errors) * errors).sum(axis=0))
+    clarity = gain / np.maximum(noise, 1e-12 * total)
+    return np.where(clarity > SIGNIFICANCE, gain / total, 0.0), clarity
 
 
 def _decomposed(columns: Floats) -> tuple[Floats, Floats]:
