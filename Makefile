@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles menvae
 
-.PHONY: train test lint bench bench-data bench-losses soak wrong-lines mutants clean
+.PHONY: train test lint bench bench-data bench-losses bench-metrics soak wrong-lines mutants clean
 
 train: $(VENV)/.installed
 	$(BIN)/menvae-train
@@ -36,6 +36,10 @@ bench-losses: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/losses.py
 	$(BIN)/python tests/benchmarks/losses_tc.py
 
+# what public packages say of codes with known disentanglement scores
+bench-metrics: $(VENV)/.installed-test
+	$(BIN)/python tests/benchmarks/disentanglement.py
+
 # overrides, kills and damaged files at random, half an hour; SEED=1 make soak: others
 soak: $(VENV)/.installed-test
 	$(BIN)/python tests/soak $(if $(SEED),--seed $(SEED))
@@ -63,4 +67,4 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) dist mutants .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-metrics dist mutants .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
