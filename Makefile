@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles menvae
 
-.PHONY: train test lint bench bench-data bench-losses bench-statistics soak wrong-lines mutants clean
+.PHONY: train test lint bench bench-data bench-losses bench-metrics bench-statistics soak wrong-lines mutants clean
 
 train: $(VENV)/.installed
 	$(BIN)/menvae-train
@@ -39,6 +39,10 @@ bench-losses: $(VENV)/.installed-test
 bench-statistics: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/independence.py
 
+# what public packages say of codes with known disentanglement scores
+bench-metrics: $(VENV)/.installed-test
+	$(BIN)/python tests/benchmarks/disentanglement.py
+
 # overrides, kills and damaged files at random, half an hour; SEED=1 make soak: others
 soak: $(VENV)/.installed-test
 	$(BIN)/python tests/soak $(if $(SEED),--seed $(SEED))
@@ -66,4 +70,4 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) dist mutants .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-metrics dist mutants .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

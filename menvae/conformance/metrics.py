@@ -51,7 +51,8 @@ class SplitExample:
         """Return an example on which every metric improves with ``quality``, from 0 to 1.
 
         At 0, reconstructions, predictions and classes are noise, and latents hardly vary, are fully dependent and do
-        not affect the decoder. At 1, outputs are nearly correct and latents independent.
+        not affect the decoder. At 1, outputs are nearly correct, latents are independent, and the first ones of each
+        partition are its targets.
         """
         generator = seeded(seed)
 
@@ -65,7 +66,11 @@ class SplitExample:
         inputs = noise(len(context.channels), *context.size)
         targets = {name: noise(len(features)) for name, features in context.supervision.items()}
         labels = torch.arange(num_subjects) % NUM_CLASSES
-        mean = quality * noise(z_dim) + (1.0 - quality) * 0.01 * noise(1).expand(-1, z_dim)
+        latents = noise(z_dim)
+        for name, true in targets.items():
+            start, _ = context.layout.bounds(name)
+            latents[:, start : start + true.shape[1]] = true
+        mean = quality * latents + (1.0 - quality) * 0.01 * noise(1).expand(-1, z_dim)
         posterior = Posterior(mean, 0.3 * noise(z_dim) - 2.0)
         predictions = {name: mixed(true) for name, true in targets.items()}
         logits = mixed(3.0 * torch.eye(NUM_CLASSES)[labels])
@@ -228,6 +233,7 @@ class MetricConformance(PartConformance):
             assert metric.needs <= NEEDS.keys()
             assert metric.min_subjects >= 1
             assert metric.absent
+            assert metric.when in ("epoch", "final")
             names = metric.names()
             assert len(set(names)) == len(names)
             for name in names:

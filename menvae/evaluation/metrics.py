@@ -124,8 +124,8 @@ class SplitRecorder(Observer):
         return SplitRecord.joined(collectives.gather_objects((self._subjects, stacked)))
 
     def on_validation_end(self, epoch: int, metrics: Mapping[str, float | None]) -> Observation:
-        """Return all metrics of the split."""
-        return Observation(measure(self.metrics, self.record()))
+        """Return the metrics of the split that every epoch has."""
+        return Observation(measure([metric for metric in self.metrics if metric.when == "epoch"], self.record()))
 
 
 def _mse(image: Tensor, reconstruction: Tensor, available: Tensor | None) -> Tensor:

@@ -26,6 +26,7 @@ from menvae.types import Batch, ModelOutput
 
 Floats = NDArray[np.float64]
 Direction = Literal["higher", "lower"]
+When = Literal["epoch", "final"]
 
 OF_BATCHES = frozenset({"inputs", "reconstruction"})
 """Needs that only `Metric.observe` may read; a record does not contain them."""
@@ -121,6 +122,8 @@ class Metric(ABC):
         needs: entries of `NEEDS` that it reads; it is skipped if the run lacks any of them.
         min_subjects: every value is None for splits with fewer subjects.
         absent: why a value may be missing, as shown in the gates table.
+        when: ``final``: computed only of the best weights after training, because it takes more than 50 ms for 64
+            subjects or says little of a single epoch; ``epoch``: by every validation too.
     """
 
     direction: ClassVar[Direction | None]
@@ -129,6 +132,7 @@ class Metric(ABC):
     needs: ClassVar[frozenset[str]]
     min_subjects: ClassVar[int] = 1
     absent: ClassVar[str] = "the run lacks the data it needs"
+    when: ClassVar[When] = "epoch"
 
     def __init__(self, context: MetricContext) -> None:
         """Args: context: run context."""
