@@ -59,8 +59,8 @@ class Cluster:
         assert process.returncode == code, output
         return output
 
-    def sweep(self, verb: str) -> str:
-        return menvae_sweep(self.output_dir, verb, site=self.site)
+    def sweep(self, verb: str, code: int = 0) -> str:
+        return menvae_sweep(self.output_dir, verb, code=code, site=self.site)
 
     def slurm(self, *arguments: str) -> None:
         subprocess.run(arguments, env=self.environment, check=True, capture_output=True, timeout=60)
@@ -135,7 +135,7 @@ def test_a_sweep_with_every_fate(here: Cluster, tmp_path: Path) -> None:
         label: expected.get(label, Fate.FINISHED) for label in statuses
     }, output
     assert len(statuses) == 6
-    told = here.sweep("status")
+    told = here.sweep("status", code=1)
     assert "3 finished" in told
     for fate in ("failed", "timed out", "cancelled"):
         assert f"1 {fate}" in told
