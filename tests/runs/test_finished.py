@@ -83,7 +83,8 @@ def test_validation_repeats_what_was_logged(run: FinishedRun) -> None:
 
 def test_metrics_and_gates_repeat_what_was_logged(run: FinishedRun) -> None:
     metrics = run.experiment.build_metrics()
-    evaluation = evaluate_model(run.model, (batch for batch, _ in run.outputs("train")), run.outputs("val"), metrics)
+    training = (batch for batch, _ in run.outputs("train"))
+    evaluation = evaluate_model(run.model, training, {"val": lambda: run.outputs("val")}, metrics)
     logged = json.loads((run.path / "metrics.jsonl").read_text().splitlines()[run.epoch - 1])
     of_training = ("diag/recon_mean_z_mse", "diag/mean_z_ratio")  # of the latents as they were while the epoch trained
     found = {key: value for key, value in evaluation.metrics.items() if key not in of_training and value is not None}
