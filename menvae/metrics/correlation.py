@@ -35,7 +35,7 @@ class PartitionCorrelation(Metric):
         return [f"indep/corr_{a}_{b}" for a, b in pairs(self.context.layout)]
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the value of each pair, None for a constant partition; a constant dimension correlates with nothing."""
+        """Return the value of each pair, None for a constant partition; constant dimensions correlate with nothing."""
         means, layout = spaced_means(record), self.context.layout
         centred = means - means.mean(axis=0)
         norms = np.linalg.norm(centred, axis=0)
