@@ -38,7 +38,7 @@ class SplitExample:
         context: context of the split.
         batch: all N subjects.
         output: output of the model.
-        errors: z of `menvae.metrics.ERRORS` -> [N].
+        errors: ``errors.<z>``, ``final_errors.<what>`` or ``tumour_errors.<what>`` -> [N].
     """
 
     context: MetricContext
@@ -82,8 +82,17 @@ class SplitExample:
             labels=labels,
         )
         own = 1.05 - quality + 0.1 * noise().abs()
-        others = {name: own * (1.0 + quality * (2.0 + noise().abs())) for name in ERRORS}
-        errors = {**others, "mu": own, "sampled": own * (1.3 - 0.2 * quality)}
+        without = [f"without_{name}" for name in context.layout]
+        names = [f"errors.{name}" for name in ERRORS]
+        names += [f"final_errors.{name}" for name in ("mean_image", *without)]
+        names += [f"tumour_errors.{name}" for name in without]
+        others = {name: own * (1.0 + quality * (2.0 + noise().abs())) for name in names}
+        errors = {
+            **others,
+            "errors.mu": own,
+            "errors.sampled": own * (1.3 - 0.2 * quality),
+            "tumour_errors.mu": torch.where(torch.arange(num_subjects) % 5 == 4, torch.nan, own),
+        }
         return cls(context, batch, ModelOutput(posterior, mean, mixed(inputs), predictions, {"logits": logits}), errors)
 
     def __len__(self) -> int:
@@ -177,8 +186,8 @@ def recorded(metric: Metric, example: SplitExample, batch_size: int = 0, num_ran
         piece = recorder.record()
         place = {subject: row for row, subject in enumerate(example.batch.subject_id)}
         order = [place[subject] for subject in piece.subject_id]
-        errors = {f"errors.{name}": values.double().numpy()[order] for name, values in example.errors.items()}
-        pieces.append((piece.subject_id, {**piece.arrays, **errors}))
+        errors = {name: values.double().numpy()[order] for name, values in example.errors.items()}
+        pieces.append(replace(piece, arrays={**piece.arrays, **errors}))
     return SplitRecord.joined(pieces)
 
 

@@ -6,6 +6,7 @@ from itertools import combinations, product
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 import scipy.stats
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -154,7 +155,9 @@ def latent_kl(example: SplitExample, metric: Metric) -> Reference:
 
 
 def _errors(example: SplitExample) -> dict[str, float]:
-    return {name: float(np.mean(values.double().numpy())) for name, values in example.errors.items()}
+    kind = "errors."
+    found = {name: values for name, values in example.errors.items() if name.startswith(kind)}
+    return {name.removeprefix(kind): float(np.mean(values.double().numpy())) for name, values in found.items()}
 
 
 def reconstruction_error(example: SplitExample, metric: Metric) -> Reference:
@@ -293,6 +296,34 @@ def of_groups(example: SplitExample, metric: Metric) -> Reference:
     return {key: scores[key.removeprefix("disent/")] for key in metric.names()}
 
 
+def _ratio(example: SplitExample, foreign: str, own: str) -> float:
+    """Return the ratio of the column means of the complete rows."""
+    columns = {name: example.errors[name].double().numpy() for name in (foreign, own)}
+    means = pd.DataFrame(columns).dropna().mean()
+    return float(means[foreign] / means[own])
+
+
+def reads(example: SplitExample, metric: Metric) -> Reference:
+    names = list(metric.context.layout)
+    return {f"diag/reads_{name}": _ratio(example, f"final_errors.without_{name}", "errors.mu") for name in names}
+
+
+def reads_tumour(example: SplitExample, metric: Metric) -> Reference:
+    names = list(metric.context.layout)
+    return {
+        f"diag/reads_{name}_tumour": _ratio(example, f"tumour_errors.without_{name}", "tumour_errors.mu")
+        for name in names
+    }
+
+
+def mean_image_ratio(example: SplitExample, metric: Metric) -> Reference:
+    return {"diag/mean_image_ratio": _ratio(example, "final_errors.mean_image", "errors.mu")}
+
+
+def tumour_error(example: SplitExample, metric: Metric) -> Reference:
+    return {"diag/recon_tumour_mse": float(pd.Series(example.errors["tumour_errors.mu"].double().numpy()).mean())}
+
+
 class TestMetrics(MetricConformance):
     variants: ClassVar = {"active_units": [{}, {"threshold": 0.3}], "active_share": [{}, {"threshold": 0.3}]}
     references: ClassVar = {
@@ -315,4 +346,8 @@ class TestMetrics(MetricConformance):
         "decoder_ratio": decoder_ratio,
         "sampling_error": sampling_error,
         **dict.fromkeys(GROUP_SCORES, of_groups),
+        "reads": reads,
+        "reads_tumour": reads_tumour,
+        "mean_image_ratio": mean_image_ratio,
+        "tumour_error": tumour_error,
     }

@@ -14,7 +14,7 @@ from sklearn.metrics import r2_score
 from menvae.data.masks.features import FEATURES
 from menvae.data.targets.declaration import MASK_TARGETS
 from menvae.data.targets.normalizer import TargetNormalizer, TargetSettings
-from menvae.evaluation.final import FinalEvaluation, in_physical_units, leaks
+from menvae.evaluation.final import FinalEvaluation, JudgedSplit, in_physical_units, leaks
 from menvae.evaluation.regression import leak_matrix
 
 SUPERVISION = {"vol": ["vol_total", "vol_ncr", "vol_ed"], "loc": ["loc_x"]}
@@ -131,7 +131,7 @@ def leaking() -> tuple[LinearDecoder, FinalEvaluation, dict[str, Floats], dict[s
             for column in range(values.shape[1])
         ]
         scores[name] = dict(zip(features, columns, strict=True))
-    return model, FinalEvaluation({}, records["train"], records["val"]), means, scores
+    return model, FinalEvaluation(records["train"], {"val": JudgedSplit(records["val"], {})}), means, scores
 
 
 def ridge_r2(x: Floats, y: Floats, x_val: Floats, y_val: Floats) -> float:
