@@ -104,12 +104,13 @@ def inspect_file(reader: Reader, path: Path, name: str, *, is_mask: bool) -> Vol
     except OSError as error:
         reason = not_readable(path, error)
         return Unreadable(reason.problem, reason.remedy)
+    return describe(volume, is_mask=is_mask)
+
+
+def describe(volume: StoredVolume, *, is_mask: bool) -> Volume | Unreadable:
+    """Describe a volume that was read, as `inspect_file` does."""
     if volume.voxels.dtype.kind not in "iuf":
         return Unreadable(f"has voxels of type {volume.voxels.dtype}", "save it with one real number per voxel")
-    return _describe(volume, is_mask)
-
-
-def _describe(volume: StoredVolume, is_mask: bool) -> Volume | Unreadable:
     voxels = whole_labels(volume.values) if is_mask else volume.values
     shape = voxels.shape
     while len(shape) > 3 and shape[-1] == 1:
