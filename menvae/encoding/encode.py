@@ -19,6 +19,7 @@ from menvae.encoding.posterior import LEVELS, Posteriors, posteriors_of
 from menvae.encoding.table import table_of, units
 from menvae.errors import UserError
 from menvae.runs.finished import CheckpointName, FinishedRun, load_run
+from menvae.runs.reading import read_mapping
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,11 +168,14 @@ def _shown(rows: Iterator[Rows], show: ShowProgress, description: str, total: in
 def _description(run: FinishedRun, found: Posteriors) -> dict[str, Any]:
     with run.checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    described = read_mapping(run.path / "targets.json")
     return {
         "name": run.name,
         "status": run.status,
         "checkpoint": run.checkpoint.stem,
         "checkpoint_sha256": digest,
         "epoch": run.epoch,
+        "data_hash": described.get("data_hash"),
+        "targets_hash": described.get("hash"),
         "inputs_hash": found.inputs_hash,
     }
