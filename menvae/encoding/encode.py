@@ -14,7 +14,7 @@ from menvae import __version__
 from menvae.data.source import DataSource, Visit
 from menvae.data.workers import ShowProgress, unseen
 from menvae.encoding.cohort import CohortRequest, Rows, SplitChoice, open_cohort
-from menvae.encoding.fusion import Fusion, concatenated, ensemble
+from menvae.encoding.fusion import Fusion, check_same_visits, concatenated, ensemble
 from menvae.encoding.posterior import LEVELS, Posteriors, posteriors_of
 from menvae.encoding.table import table_of, units
 from menvae.errors import UserError
@@ -139,6 +139,7 @@ def _fused(
     sources: Mapping[str, DataSource],
     fusion: Fusion | None,
 ) -> pd.DataFrame:
+    check_same_visits(found)
     if fusion == "ensemble":
         if len(runs) > 1:
             _log.info("latents of several runs have no common axes: an ensemble has predictions only")

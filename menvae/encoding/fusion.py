@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 Fusion = Literal["concatenate", "ensemble"]
 
 
-def check_same_visits(tables: Mapping[str, pd.DataFrame | Posteriors]) -> None:
+def check_same_visits(found: Mapping[str, Posteriors]) -> None:
     """Check that all runs encoded the same visits in the same splits.
 
     Args:
-        tables: name of a run -> what it encoded.
+        found: name of a run -> what it encoded.
 
     Raises:
         UserError: they did not; a visit of a test split must not have trained one of the others.
     """
-    (first, reference), *others = ((name, _splits(table)) for name, table in tables.items())
+    (first, reference), *others = ((name, _splits(one)) for name, one in found.items())
     for name, splits in others:
         apart = sorted(splits.keys() ^ reference.keys())
         if apart:
@@ -42,10 +42,8 @@ def check_same_visits(tables: Mapping[str, pd.DataFrame | Posteriors]) -> None:
             )
 
 
-def _splits(table: pd.DataFrame | Posteriors) -> dict[str, str]:
-    if isinstance(table, Posteriors):
-        return {visit.subject_id: split for visit, split in zip(table.visits, table.splits, strict=True)}
-    return dict(zip(table["subject"], table["split"], strict=True))
+def _splits(found: Posteriors) -> dict[str, str]:
+    return {visit.subject_id: split for visit, split in zip(found.visits, found.splits, strict=True)}
 
 
 def concatenated(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -55,14 +53,10 @@ def concatenated(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     differ, because the geometries do, have prefixes too.
 
     Args:
-        tables: prefix -> table of a run.
-
-    Raises:
-        UserError: the runs encoded other visits.
+        tables: prefix -> table of a run, all of the same visits.
     """
     import pandas as pd
 
-    check_same_visits(tables)
     order = next(iter(tables.values()))["subject"]
     aligned = {name: table.set_index("subject").loc[order].reset_index() for name, table in tables.items()}
     shared: dict[str, Any] = {}
@@ -85,15 +79,14 @@ def ensemble(found: Mapping[str, Posteriors], source: DataSource) -> pd.DataFram
     of total variance; Lakshminarayanan et al. 2017); its quantiles are those of the draws of all runs.
 
     Args:
-        found: name of a run -> what it encoded.
+        found: name of a run -> what it encoded, all of the same visits.
         source: source of the visits.
 
     Raises:
-        UserError: the runs encoded other visits, or predict other targets.
+        UserError: the runs predict other targets.
     """
     import pandas as pd
 
-    check_same_visits(found)
     (first, reference), *others = found.items()
     for name, other in others:
         if differing := sorted(reference.predicted.keys() ^ other.predicted.keys()):
