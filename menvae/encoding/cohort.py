@@ -39,11 +39,13 @@ class Cohort:
         source: where they come from.
         num_visits: number of visits; faulty ones of a new cohort may be left out.
         rows: batches in order, to be read once.
+        is_streamed: whether processes prepare visits while others are encoded.
     """
 
     source: DataSource
     num_visits: int
     rows: Iterator[Rows]
+    is_streamed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,8 @@ def open_cohort(run: FinishedRun, request: CohortRequest) -> Cohort:
             "have been trained on them",
             *(len(known), len(stream.subject_ids), run.name, known[0]),
         )
-    return Cohort(source, len(stream.subject_ids), ((batch, visits, NEW) for batch, visits in stream.batches))
+    rows = ((batch, visits, NEW) for batch, visits in stream.batches)
+    return Cohort(source, len(stream.subject_ids), rows, is_streamed=source.cohort is not None)
 
 
 def _own(run: FinishedRun, split: SplitChoice) -> Cohort:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from menvae import __version__
+from menvae.cores import num_cores
 from menvae.data.source import DataSource, Visit
 from menvae.data.workers import ShowProgress, unseen
 from menvae.encoding.cohort import CohortRequest, Rows, SplitChoice, open_cohort
@@ -91,7 +93,8 @@ def encode(
         cohort = cohorts[one.name]
         description = "encoding" if len(runs) == 1 else f"encoding with {one.name}"
         rows = _shown(cohort.rows, show, description, cohort.num_visits)
-        found[one.name] = posteriors_of(one, rows, num_draws=draws, seed=seed)
+        with _cores_for_workers(is_needed=cohort.is_streamed and one.device.type == "cpu"):
+            found[one.name] = posteriors_of(one, rows, num_draws=draws, seed=seed)
     sources = {name: cohort.source for name, cohort in cohorts.items()}
     table = _fused(runs, found, sources, fusion)
     targets = {name: target for source in sources.values() for name, target in source.targets.items()}
@@ -107,6 +110,18 @@ def encode(
         "units": units(list(table.columns), targets),
     }
     return table
+
+
+@contextmanager
+def _cores_for_workers(*, is_needed: bool) -> Iterator[None]:
+    """Leave half of the cores to the processes that prepare; more threads than cores wait for each other, busily."""
+    before = torch.get_num_threads()
+    try:
+        if is_needed:
+            torch.set_num_threads(max(1, min(before, num_cores() // 2)))
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def load_all(

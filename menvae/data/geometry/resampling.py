@@ -136,7 +136,8 @@ class Resampling:
 def _between(low: NDArray[Any], high: NDArray[Any], share: Any) -> NDArray[np.float64]:
     """Return the values between two neighbours, in float64."""
     found: NDArray[np.float64] = np.multiply(low, 1.0 - share, dtype=np.float64)
-    return np.add(found, np.multiply(high, share, dtype=np.float64), out=found)
+    found += np.multiply(high, share, dtype=np.float64)
+    return found
 
 
 def _axis(side: int, old_mm: float, new_mm: float) -> tuple[int, float]:
