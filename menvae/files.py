@@ -274,7 +274,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        _sync_files(temporary)
+        _sync_files(temporary)  # a file that `flushing` has flushed and nobody changed since costs no write
         try:
             temporary.rename(path)
         except OSError:

@@ -8,8 +8,11 @@ from typing import Any
 
 MASK = "***"
 
-_IN_ADDRESS = re.compile(r"(://[^/@:\s]*):(?!\d+/)(?:[^/?#\s]*@|[^@\s]*@)")
-"""``://user:password@``. A password may contain ``@`` unless it also contains ``/``; ``host:5000/`` has no password."""
+_TOKEN = re.compile(r"(https?://)[^/@:\s]+(?::(?:x-oauth-basic)?)?@")
+"""``https://token@``: web services take a token as the user, without a password. Databases name a user there."""
+_IN_ADDRESS = re.compile(r"(://[^/@:\s]*):(?:[^/?#\s]*@|[^@\s]*@)")
+"""``://user:password@``. A password may contain ``@`` unless it also contains ``/``. In ``host:5000/a@b``, ``5000/a``
+may be one, and is masked to be safe."""
 _IN_QUERY = re.compile(
     r"(?i)([?&;](?:password|passwd|pwd|sslpassword|token|access_token|api_key|secret|sig|odbc_connect)=)[^&;\s'\"]+"
 )
@@ -24,9 +27,10 @@ def without_passwords(text: str) -> str:
 
     >>> without_passwords("tracking.uri=postgresql://me:secret@db/mlflow trainer.max_epochs=3")
     'tracking.uri=postgresql://me:***@db/mlflow trainer.max_epochs=3'
-    >>> without_passwords("mysql://db/mlflow?user=me&password=secret"), without_passwords("http://host:5000/a@b")
-    ('mysql://db/mlflow?user=me&password=***', 'http://host:5000/a@b')
+    >>> without_passwords("mysql://db/mlflow?user=me&password=secret"), without_passwords("https://token@host:5000/a")
+    ('mysql://db/mlflow?user=me&password=***', 'https://***@host:5000/a')
     """
+    text = _TOKEN.sub(rf"\1{MASK}@", text)
     text = _IN_QUERY.sub(rf"\1{MASK}", _IN_ADDRESS.sub(rf"\1:{MASK}@", text))
     return _IN_VARIABLE.sub(rf"\1{MASK}", text)
 

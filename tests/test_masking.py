@@ -12,6 +12,13 @@ from menvae.masking import masked, without_passwords
         ("https://me:se:c@ret@host/api", "https://me:***@host/api"),
         ("mysql://me:se/cret@host/db", "mysql://me:***@host/db"),
         ("mysql://me:1234@host/db", "mysql://me:***@host/db"),
+        ("mysql://me:123/ab@host/db", "mysql://me:***@host/db"),
+        ("http://host:5000/a@b", "http://host:***@b"),  # may be the password 5000/a
+        ("https://token@host/api", "https://***@host/api"),
+        (
+            "git+https://token:x-oauth-basic@host/a and https://token:@host",
+            "git+https://***@host/a and https://***@host",
+        ),
         ("http://:secret@host", "http://:***@host"),
         ("mssql://host/db?user=me&PWD=secret&x=1", "mssql://host/db?user=me&PWD=***&x=1"),
         (
@@ -29,8 +36,9 @@ from menvae.masking import masked, without_passwords
         ),
         # no password
         ("hydra.launcher.KEY=VALUE model.class_token=true", "hydra.launcher.KEY=VALUE model.class_token=true"),
-        ("http://host:5000/a@b", "http://host:5000/a@b"),
-        ("http://me@host", "http://me@host"),
+        ("http://host:5000/a/b", "http://host:5000/a/b"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+        ("wasbs://container@account.blob.core/a", "wasbs://container@account.blob.core/a"),
         ("sqlite:////data/a:b@c/mlflow.db", "sqlite:////data/a:b@c/mlflow.db"),
         ("me@host: a sentence, at 12:30", "me@host: a sentence, at 12:30"),
         ("", ""),

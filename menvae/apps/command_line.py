@@ -1,11 +1,12 @@
-"""Command lines that Hydra refuses with a bug of its own or with a message that misleads."""
+"""Hydra's command lines: values in its grammar, and what it refuses with a bug or with a message that misleads."""
 
 from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,6 +18,11 @@ from menvae.errors import UserError
 
 _GLOBAL = ("experiment",)
 """Groups whose options set keys of any section."""
+
+_MAKES_FOLDERS = (  # modules of Hydra that create its folders
+    "hydra.core.utils",
+    "hydra._internal.core_plugins.basic_sweeper",
+)
 
 
 @contextmanager
@@ -39,6 +45,13 @@ def composing(arguments: Sequence[str], groups: Callable[[], Sequence[str]]) -> 
         raise
     except (OmegaConfBaseException, yaml.YAMLError):  # `menvae.apps.outcome` knows these
         raise
+    except OSError as error:
+        if _last_caller(error) not in _MAKES_FOLDERS or error.filename is None:
+            raise
+        keys = (argument.partition("=")[0].lstrip("+") for argument in arguments)
+        typed = next((key for key in keys if key.startswith(("hydra.run.", "hydra.sweep."))), "")
+        hint = f"; menvae does not need {typed}: leave it out" if typed else ""
+        raise UserError(f"'{error.filename}': {error.strerror}{hint}") from error
     except Exception as error:
         if not _is_of_hydra(error):
             raise
@@ -119,6 +132,12 @@ def _is_of_hydra(error: Exception) -> bool:
     return frames[-1].startswith("hydra.") or (composes and frames[-1].startswith("omegaconf."))
 
 
+def _last_caller(error: Exception) -> str:
+    """Return the module of Hydra, of one of its plugins or of menvae that an error of a file comes from."""
+    frames = [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next(name for name in reversed(frames) if name.startswith(("hydra.", "hydra_plugins.", "menvae.")))
+
+
 def _parsed(arguments: Sequence[str]) -> list[Override]:
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     try:
@@ -134,3 +153,23 @@ def _may_be_option(value: object) -> bool:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
+
+
+def hydra_text(value: Any) -> str:
+    r"""Return a plain value in the grammar of Hydra's command line.
+
+    >>> hydra_text({"A": "it's 1:00", "B": [1, None, True]})
+    "{A: 'it\\'s 1:00', B: [1, null, true]}"
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {hydra_text(item)}' for key, item in value.items())}}}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{', '.join(map(hydra_text, value))}]"
+    if not isinstance(value, str):
+        return repr(value)
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    return f"'{escaped}'"

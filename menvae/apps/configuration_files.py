@@ -1,4 +1,7 @@
-"""How configuration files are read: YAML as Hydra reads it, but digits that are no decimal number stay text."""
+"""How configuration files are read: YAML as Hydra reads it, but digits that are no decimal number stay text.
+
+Text for launchers, such as an account called ``1_000``, also stays as typed where YAML 1.1 would read another number.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,15 @@ _INTEGER = "tag:yaml.org,2002:int"
 _FLOAT = "tag:yaml.org,2002:float"
 _NO_NUMBER = re.compile(r"[-+]?0[0-9_]*[0-9][0-9_]*|[-+]?[0-9][0-9_]*(?::[0-9]+)+(?:\.[0-9_]*)?")
 """Numbers of YAML 1.1 that nobody means: 0123, which is 83 in base 8, and 12:30:00, which is 45000 in base 60."""
+_REWRITTEN = re.compile(r"\+.*|-?0[xb].*|.*_.*")
+"""Numbers of YAML 1.1 whose text is lost: +5, 0x1F, 0b11, 1_000."""
+_NO_DECIMAL = re.compile(f"{_NO_NUMBER.pattern}|{_REWRITTEN.pattern}")
+_TEXT = ("partition", "account", "qos", "constraint", "exclude", "nodelist", "comment", "gres", "name")
+_ABOUT_LAUNCHING = {
+    "hydra.launcher": (*_TEXT, "environment", "additional_parameters"),
+    "hydra.job": ("env_set",),
+}
+"""Section -> its keys that are text, or mappings to text."""
 _MAY_HOLD_ONE = re.compile(rf"(?<![\w.])(?:{_NO_NUMBER.pattern})(?![\w.])")
 
 
@@ -36,23 +48,46 @@ class DecimalFiles(FileConfigSource):
         path = Path(self.path) / self._normalize_file_name(config_path)
         text = path.read_text(encoding="utf-8")
         if _MAY_HOLD_ONE.search(text):
-            content = yaml.load(text, Loader=_loader())
-            result.config = OmegaConf.create(content)
+            result.config = OmegaConf.create(yaml.load(text, Loader=_loader(_NO_NUMBER)))
+        self._keep_text_of_launchers(config_path, text, result)
         return result
 
+    def _keep_text_of_launchers(self, config_path: str, text: str, result: ConfigResult) -> None:
+        """Replace the values of `_TEXT` in the part of a file that is about launching by what was typed."""
+        if config_path.startswith("hydra/launcher/"):
+            package = "hydra.launcher"
+        else:
+            package = (result.header or {}).get("package") or ""
+        if "launcher" not in package and not re.search(r"launcher|env_set", text):
+            return
+        typed = yaml.load(text, Loader=_loader(_NO_DECIMAL))
+        for section, keys in _ABOUT_LAUNCHING.items():
+            inside = "" if section == package else section
+            for key in (f"{inside}.{key}".strip(".") for key in keys):
+                value = _entry(typed, key)
+                if isinstance(value, str | dict):
+                    OmegaConf.update(result.config, key, value, merge=False)
 
-def _loader() -> Any:
-    """Return OmegaConf's loader, which does not take `_NO_NUMBER` for numbers."""
+
+def _entry(node: Any, key: str) -> Any:
+    """Return the entry of a nested mapping at a dotted key, with interpolations as they are; None without one."""
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
+
+
+def _loader(text: re.Pattern[str]) -> Any:
+    """Return OmegaConf's loader, which takes what matches ``text`` for text, not for numbers."""
     loader = get_yaml_loader()
     loader.yaml_implicit_resolvers = {
-        first: [(tag, _decimal(tag, expression)) for tag, expression in resolvers]
+        first: [(tag, _decimal(tag, expression, text)) for tag, expression in resolvers]
         for first, resolvers in loader.yaml_implicit_resolvers.items()
     }
     return loader
 
 
-def _decimal(tag: str, expression: re.Pattern[str]) -> re.Pattern[str]:
-    """Return the expression of a YAML type; for numbers, without `_NO_NUMBER`."""
+def _decimal(tag: str, expression: re.Pattern[str], text: re.Pattern[str]) -> re.Pattern[str]:
+    """Return the expression of a YAML type; for numbers, without what matches ``text``."""
     if tag not in (_INTEGER, _FLOAT):
         return expression
-    return re.compile(rf"(?!(?:{_NO_NUMBER.pattern})$)(?:{expression.pattern})", expression.flags)
+    return re.compile(rf"(?!(?:{text.pattern})$)(?:{expression.pattern})", expression.flags)

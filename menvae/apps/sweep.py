@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from omegaconf import DictConfig
 
 from menvae.apps import hydra_application
+from menvae.apps.command_line import hydra_text
 from menvae.apps.guard import launcher_overrides
 from menvae.apps.outcome import carry_out
 from menvae.errors import ExitCode, UserError, nearest
@@ -21,6 +22,7 @@ menvae-sweep plan [group=option ...] [key=value,value ...]
 
 menvae-sweep status [sweep.name=NAME] [output_dir=./outputs]
     Show the state of every point of a sweep (default: the latest): finished, running, pending, failed, timed out, ...
+    The exit code is 1 if a point has failed, has collapsed (except in a search) or cannot run, else 0.
 
 menvae-sweep retry [sweep.name=NAME] [output_dir=./outputs] [hydra.launcher.KEY=VALUE ...]
     Run the failed points of a sweep again with the same configuration. The launcher is the same too, unless overridden
@@ -54,22 +56,26 @@ def status(arguments: list[str]) -> None:
     hydra_application.run("sweep", _show_status)
 
 
-def _show_status(config: DictConfig) -> ExitCode:
+def _show_status(config: DictConfig) -> int:
     from menvae.configuration import check_present, path_of, plain_values, section_of
     from menvae.console import logs
     from menvae.sweeps.campaign import fate_counts, status_table
-    from menvae.sweeps.status import sweep_status
+    from menvae.sweeps.runners import Fate
+    from menvae.sweeps.status import refused_status, sweep_status
     from menvae.sweeps.sweep import find_sweep
+    from menvae.sweeps.trials import has_study
 
     keys = plain_values(config, ("output_dir", "sweep"))
     check_present(keys, ("output_dir",))
     name = section_of(keys, "sweep").get("name")
     sweep = find_sweep(path_of(keys["output_dir"], "output_dir").resolve(), name)
-    statuses = sweep_status(sweep)
+    statuses = [*sweep_status(sweep), *refused_status(sweep)]
     logs.show(f"sweep {sweep.path}")
     logs.show(status_table(statuses))
     logs.show(fate_counts(statuses))
-    return ExitCode.DONE
+    searches = has_study(sweep)  # where a collapsed run is a valid result
+    bad = [one for one in statuses if one.fate.has_failed or (one.fate == Fate.COLLAPSED and not searches)]
+    return int(bool(bad))
 
 
 def retry(arguments: list[str]) -> None:
@@ -104,8 +110,8 @@ def retry(arguments: list[str]) -> None:
             *flags,
             *stored_overrides,
             *overrides,
-            f"output_dir={_quoted(str(sweep.output_dir))}",
-            f"sweep.name={_quoted(sweep.name)}",
+            f"output_dir={hydra_text(str(sweep.output_dir))}",
+            f"sweep.name={hydra_text(sweep.name)}",
             "sweep.action=retry",
         ]
         return ExitCode.DONE
@@ -130,11 +136,6 @@ def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         (flags if is_flag or expects_value else overrides).append(argument)
         expects_value = is_flag and argument in _FLAGS_WITH_VALUE
     return flags, overrides
-
-
-def _quoted(value: str) -> str:
-    """Quote a value for Hydra's grammar."""
-    return "'" + value.replace("'", "\\'") + "'"
 
 
 def _sweep_of_train(arguments: list[str], *, imports_most: bool = False) -> None:

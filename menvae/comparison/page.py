@@ -26,6 +26,7 @@ from menvae.comparison.words import (
     front_words,
     key_words,
     meets,
+    not_judged_words,
     of_data,
     shown_difference,
     shown_passed,
@@ -48,7 +49,10 @@ READING: Final = (
         "\N{PLUS-MINUS SIGN} in a table of configurations",
         "Standard deviation over the seeds (n \N{MINUS SIGN} 1), not the standard error of the mean.",
     ),
-    ("Passed", "Number of gates that a run passes, averaged over the seeds; the gates.json of each run lists them."),
+    (
+        "Passed",
+        "Number of gates that a run passes, of those with a value, averaged over the seeds; its gates.json lists them.",
+    ),
     ("Mean rank", "Rank among the configurations, averaged over the gates: independent of scale; 1 is best."),
     ("Best", "Most gates passed, then lowest mean rank. The best of many is biased upwards: run more seeds."),
     ("Front", "Configurations for which no other is at least as good in every gate and better in one."),
@@ -105,7 +109,7 @@ def _content(
         "banner": _banner(comparison),
         "notes": [*notes, *comparison.notes],
         "summary": _summary(comparison),
-        "key_words": key_words(comparison),
+        "key_words": [*key_words(comparison), *not_judged_words(comparison)],
         "configurations": _configurations(comparison),
         "cohorts": [_cohort(comparison, cohort, store, place, album) for cohort in comparison.cohorts],
         "runs": _runs(comparison, store, place),
@@ -121,25 +125,25 @@ def _content(
 
 def _banner(comparison: Comparison) -> _Banner:
     """Summarise the result of the largest cohort."""
-    cohort = comparison.cohorts[0]
+    cohort, best = comparison.cohorts[0], comparison.cohorts[0].configurations[0]
     where = f"Data {cohort.label}: " if len(comparison.cohorts) > 1 else ""
-    best, num_gates = cohort.configurations[0], len(comparison.gates)
     everywhere = [one for one in cohort.configurations if one.num_runs_passed == len(one.runs)]
     count = len(cohort.configurations)
     if everywhere:
         names = listed([f"#{one.number}" for one in everywhere])
         plural = "configurations pass" if len(everywhere) > 1 else "configuration passes"
         headline = f"{where}{len(everywhere)} of {count} {plural} every gate for every seed: {names}."
-        return _Banner("good", headline, _best_words(best, num_gates))
+        return _Banner("good", headline, _best_words(best))
     once = any(one.num_runs_passed for one in cohort.configurations)
     some = "some runs pass every gate, but no configuration does for every seed."
     headline = where + (some if once else "no run passes every gate.")
-    return _Banner("odd" if once else "bad", headline[0].upper() + headline[1:], _best_words(best, num_gates))
+    return _Banner("odd" if once else "bad", headline[0].upper() + headline[1:], _best_words(best))
 
 
-def _best_words(best: Configuration, num_gates: int) -> str:
+def _best_words(best: Configuration) -> str:
     settings = ", ".join(f"{key} = {shown_value(value)}" for key, value in best.values.items() if value != ABSENT)
-    passed = f"{best.gates_passed:.3g} of {num_gates} gates" + " on average" * (best.gates_passed % 1 > 0)
+    gates = "gates" + " with a value" * (best.gates_judged < len(best.gates))
+    passed = f"{best.gates_passed:.3g} of {best.gates_judged:.3g} {gates}" + " on average" * (best.gates_passed % 1 > 0)
     return f"Best is #{best.number}" + f" ({settings})" * bool(settings) + f": it passes {passed}."
 
 
@@ -198,7 +202,7 @@ def _configuration_row(comparison: Comparison, cohort: Cohort, one: Configuratio
         value = one.values[key.name]
         cells.append(Cell(shown_value(value), value, title=f"{key.name}={value}"))
     cells.append(Cell(str(len(one.runs)), str(len(one.runs)), title=", ".join(run.seed for run in one.runs)))
-    passed = shown_passed(one, len(comparison.gates))
+    passed = shown_passed(one)
     cells.append(Cell(passed, repr(one.gates_passed)))
     cells.append(Cell(mark, {"yes": "2", "": "1"}.get(mark, "")))
     for gate in comparison.gates:
@@ -322,9 +326,10 @@ def _best(comparison: Comparison, cohort: Cohort, store: RunStore, place: Path, 
     one = cohort.configurations[0]
     run = max(one.runs, key=lambda run: sum(gate.passed for gate in run.gates.values()))
     passed = sum(gate.passed for gate in run.gates.values())
+    judged = sum(gate.value is not None for gate in run.gates.values())
     words = (
         f"{run.name} (configuration #{one.number}, seed {run.seed or 'unknown'}) passes {passed} of "
-        f"{len(comparison.gates)} gates."
+        f"{judged} gates{' with a value' * (judged < len(comparison.gates))}."
     )
     folder = store.artifact(run, "pictures")
     pictures = [] if folder is None else _pictures_of(folder, album)

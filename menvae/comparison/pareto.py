@@ -51,7 +51,8 @@ class Front:
     Attributes:
         objectives: names of the gates that span the front.
         unmeasured: gates without a value in any configuration; they are excluded.
-        members: numbers of the configurations on the front, ascending.
+        members: numbers of the configurations on the front, ascending; empty for a single gate and for a single
+            configuration with a value for every gate, which leave nothing to trade off.
         excluded: number of a configuration -> the gates without a value, because of which it cannot be placed.
         hypervolume: hypervolume beyond the targets, in units of the gates.
         range_share: share of the range that the front dominates; None if all configurations are equal.
@@ -87,12 +88,15 @@ def find_front(values: Mapping[int, Mapping[str, float | None]], objectives: Seq
     placed = [number for number in sorted(values) if not missing[number]]
     points = np.array([[values[number][one.name] for one in used] for number in placed], dtype=np.float64)
     points = points.reshape(len(placed), len(used))
+    has_trade_off = len(used) > 1 and len(placed) > 1
     larger = [one.larger_is_better for one in used]
     share, constant, reference = range_share(points, larger)
     return Front(
         objectives=tuple(one.name for one in used),
         unmeasured=tuple(one.name for one in objectives if one not in used),
-        members=tuple(number for number, best in zip(placed, nondominated(points, larger), strict=True) if best),
+        members=tuple(number for number, best in zip(placed, nondominated(points, larger), strict=True) if best)
+        if has_trade_off
+        else (),
         excluded={number: gates for number, gates in missing.items() if gates},
         hypervolume=hypervolume(points, [one.target for one in used], larger),
         range_share=share,

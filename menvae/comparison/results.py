@@ -53,6 +53,12 @@ class Configuration:
     mean_rank: float
 
     @property
+    def gates_judged(self) -> float:
+        """Number of gates with a value, averaged over the runs; the others count neither as passed nor as failed."""
+        judged = [sum(gate.value is not None for gate in run.gates.values()) for run in self.runs]
+        return sum(judged) / len(judged)
+
+    @property
     def num_runs_passed(self) -> int:
         """Number of runs that passed every gate."""
         return sum(all(gate.passed for gate in run.gates.values()) for run in self.runs)

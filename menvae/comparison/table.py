@@ -22,6 +22,7 @@ from menvae.comparison.words import (
     front_words,
     key_words,
     meets,
+    not_judged_words,
     of_data,
     shown_difference,
     shown_passed,
@@ -49,6 +50,7 @@ def answers(comparison: Comparison, notes: Sequence[str]) -> Iterator[Renderable
         yield Text(note, style="yellow")
     yield from map(Text, key_words(comparison))
     yield configurations_table(comparison)
+    yield from map(Text, not_judged_words(comparison))
     for cohort in comparison.cohorts:
         where = f"Data {cohort.label}. " if len(comparison.cohorts) > 1 else ""
         yield Text(where + " ".join(front_words(cohort)) + "\n")
@@ -94,7 +96,7 @@ def configurations_table(comparison: Comparison) -> RenderableType:
     ]
     results = [
         _Column("seeds", [str(len(one.runs)) for one in rows]),
-        _Column("passed", [shown_passed(one, len(comparison.gates)) for one in rows]),
+        _Column("passed", [shown_passed(one) for one in rows]),
         _Column("front", [front_mark(cohorts[one.cohort], one) for one in rows]),
         _Column("mean\nrank", [f"{one.mean_rank:.1f}" for one in rows]),
     ]

@@ -56,9 +56,24 @@ def shown_difference(one: Difference) -> str:
     return sign + with_spread(one.mean, (one.interval[1] - one.interval[0]) / 2) + "*" * one.is_clear
 
 
-def shown_passed(one: Configuration, num_gates: int) -> str:
-    """Format the number of gates that a configuration passes, averaged over its runs."""
-    return f"{one.gates_passed:.3g}/{num_gates}"
+def shown_passed(one: Configuration) -> str:
+    """Format the number of gates that a configuration passes, of those with a value, averaged over its runs."""
+    return f"{one.gates_passed:.3g}/{one.gates_judged:.3g}"
+
+
+def not_judged_words(comparison: Comparison) -> list[str]:
+    """Name the gates without a value, which "passed" does not count; for a part of the runs, with their number."""
+    runs = [run for row in comparison.rows for run in row.runs]
+    missing = {
+        gate.name: sum(gate.name not in run.gates or run.gates[gate.name].value is None for run in runs)
+        for gate in comparison.gates
+    }
+    named = [
+        name if count == len(runs) else f"{name} ({count} of {len(runs)} runs)"
+        for name, count in missing.items()
+        if count
+    ]
+    return [f'Without a value (n/a), and not counted in "passed": {", ".join(named)}.'] * bool(named)
 
 
 def meets(gate: Objective, value: float | None) -> bool:
@@ -91,20 +106,33 @@ def front_words(cohort: Cohort) -> list[str]:
         f"Excluded from the front, because no configuration has a value in all its runs: {', '.join(front.unmeasured)}."
     ]
     sentences = sentences if front.unmeasured else []
+    unplaced = [
+        f"#{number} cannot be placed: one of its runs has no value for {listed(gates)}."
+        for number, gates in front.excluded.items()
+    ]
     if not front.members:
-        return [*sentences, "There is no Pareto front: no configuration has a value for every gate."]
+        return [*sentences, *unplaced, f"There is no Pareto front: {_why_no_front(cohort)}."]
     members = f"{len(front.members)} of {count} configurations ({listed([f'#{one}' for one in front.members], 12)})"
     share = "every configuration" if len(front.members) == count else members
     sentences.append(f"Pareto front of the means over {_count(len(front.objectives), 'gate')}: {share}.")
     if len(front.members) > count / 2 > 1 and len(front.objectives) > 3:
         sentences.append("With this many gates, few configurations are dominated: choose fewer with front=[gate,gate].")
-    for number, gates in front.excluded.items():
-        sentences.append(f"#{number} cannot be placed: one of its runs has no value for {listed(gates)}.")
+    sentences += unplaced
     if front.hypervolume > 0:
         sentences.append(f"Hypervolume beyond the targets of the gates: {significant(front.hypervolume)}.")
     else:
         sentences.append("Hypervolume beyond the targets of the gates: 0, because no configuration meets all of them.")
     return [*sentences, *_share_words(cohort)]
+
+
+def _why_no_front(cohort: Cohort) -> str:
+    front = cohort.front
+    if len(front.objectives) == 1:
+        return f"only one gate, {front.objectives[0]}, has values, and a single gate has no trade-off"
+    num_placed = len(cohort.configurations) - len(front.excluded)
+    if not front.objectives or num_placed == 0:
+        return "no configuration has a value for every gate"
+    return "only one configuration has a value for every gate, so there is nothing to compare it with"
 
 
 def _share_words(cohort: Cohort) -> list[str]:

@@ -14,9 +14,10 @@ import torch
 
 from menvae.composition.experiment import Experiment
 from menvae.data.source import Data
+from menvae.errors import UserError
 from menvae.evaluation.final import FinalEvaluation, evaluate_model, results
 from menvae.evaluation.gates import GateTable, evaluate_gates
-from menvae.files import write_json
+from menvae.files import DamagedFileError, write_json
 from menvae.interruption import StopRequest
 from menvae.layers import set_memory_format
 from menvae.models import Model
@@ -94,7 +95,13 @@ class AssembledRun:
         last = self.path / "checkpoints" / "last.ckpt"
         source = last if last.is_file() else foreign_checkpoint(self.experiment)
         if source is not None:
-            self.trainer.restore(source)
+            try:
+                self.trainer.restore(source)
+            except DamagedFileError as error:
+                if source != last:
+                    raise
+                remedy = "delete this file, and the same command trains the run from the start"
+                raise UserError(f"{error}; {remedy}") from error
             state = self.trainer.state
             _log.info("resuming after epoch %d and %d steps from %s", state.epoch, state.step, source)
             return
@@ -107,9 +114,9 @@ class AssembledRun:
         """Train to the end, evaluate the best weights, and (on the main rank) write gates, pictures and report."""
         state = self.trainer.fit(recorder)
         self.trainer.load_best()
-        evaluation = evaluate_model(
-            self.model, self.trainer.inputs(self.data.train), self.trainer.outputs(self.data.val), self.metrics
-        )
+        _log.info("evaluating the weights of epoch %d", state.best_epoch or state.epoch)
+        judged = {"val": lambda: self.trainer.outputs(self.data.val)}
+        evaluation = evaluate_model(self.model, self.trainer.inputs(self.data.train), judged, self.metrics)
         gates = evaluate_gates(
             evaluation.metrics,
             self.experiment.settings["gates"].targets,
@@ -156,12 +163,14 @@ class AssembledRun:
         lacks = {need for need in KNOWN_WHEN["after_training"] if not context.has(frozenset({need}))}
         lacks |= {"correlation"} if self.data.targets is None else set()
         write_json(self.path / "summary.json", {**summary, "lacks": sorted(lacks)})
+        _log.info("drawing the pictures")
         draw_pictures(self.experiment.pictures, context, "after_training", self.path / "pictures")
         for observer in self.trainer.observers:
             outputs = chain(self.trainer.outputs(self.data.val), self.trainer.outputs(self.data.train))
             observer.on_training_end(status["best_epoch"], outputs)
         if self.data.embedded is not None:
             write_embeddings(self.path / "embeddings.npz", self.model, self.data, self.here.device)
+        _log.info("writing the report")
         write_report(self.path)
 
 

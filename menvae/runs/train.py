@@ -19,6 +19,7 @@ from menvae.console import logs
 from menvae.console.progress import TrainingProgress
 from menvae.data.source import Data
 from menvae.errors import ExitCode, OtherRankFailedError, RunInterruptedError, UserError
+from menvae.files import DamagedFileError
 from menvae.interruption import StopRequest, stop_requests
 from menvae.runs.assembly import AssembledRun
 from menvae.runs.description import datasets_of, describe, params_of, tags_of
@@ -82,6 +83,7 @@ def train(composed: DictConfig, job: Job | None = None) -> int:
 def _train_here(experiment: Experiment, job: Job | None, here: Place, stop: StopRequest) -> ExitCode:
     """Train as one rank of a run; the main rank records the outcome in ``status.json``, whatever happens."""
     check_writable(experiment.output_dir)
+    _log.info("loading the data")
     data = experiment.load_data(here)
     directory = _open_directory(experiment, identify(experiment, data, here.num_ranks), job) if here.is_main else None
     path = collectives.from_rank_zero(directory.path if directory else Path())
@@ -181,6 +183,8 @@ def _main_rank_run(
             start_recording()
         first_epoch = run.trainer.state.epoch + 1
         max_epochs = experiment.settings["trainer"].max_epochs
+        if first_epoch <= max_epochs:
+            _log.info("training: epochs %d to %d of %d steps", first_epoch, max_epochs, data.train.steps_per_epoch)
         with TrainingProgress(max_epochs, data.train.steps_per_epoch, first_epoch) as progress:
             status = run.train_and_evaluate(RunRecorder(directory, local, trackers, progress, start_recording))
     except (RunInterruptedError, KeyboardInterrupt) as interruption:
@@ -194,6 +198,8 @@ def _main_rank_run(
         start_tracking()
         trackers.finish("FAILED", {"menvae.state": "failed"})
         raise
+    if experiment.settings["tracking"].active:
+        _log.info("sending the results to %s", ", ".join(sorted(experiment.settings["tracking"].active)))
     hand_over(trackers, experiment.settings["tracking"], directory, status)
     directory.set_status(**status)  # last: a run killed before this line is resumed and ends the same way
     _prune(experiment, directory)
@@ -201,8 +207,13 @@ def _main_rank_run(
 
 
 def _prune(experiment: Experiment, directory: RunDirectory) -> None:
-    if not experiment.settings["trainer"].keep_optimizer:
-        checkpoint.without_optimizer(directory.checkpoints / "last.ckpt")
+    last = directory.checkpoints / "last.ckpt"
+    if experiment.settings["trainer"].keep_optimizer or not last.is_file():
+        return
+    try:
+        checkpoint.without_optimizer(last)
+    except DamagedFileError as error:
+        _log.warning("%s; the results of this finished run do not depend on it: delete it, and use best.ckpt", error)
 
 
 def _complete(

@@ -18,7 +18,7 @@ from menvae.files import DamagedFileError, FolderIsLockedError, FolderLock, read
 from menvae.interruption import StopRequest
 from menvae.sweeps.plan import PlannedPoint
 from menvae.sweeps.runners import Fate, Runner
-from menvae.sweeps.status import PointStatus, sweep_status
+from menvae.sweeps.status import PointStatus, refused, sweep_status
 from menvae.sweeps.sweep import Point, Submission, Sweep, label_of
 from menvae.tracking.local import LocalLog
 from menvae.tracking.tracker import ParentRun, Status, TrackerContext, TrackingSettings
@@ -145,14 +145,16 @@ class Campaign:
         if not self.wait:
             _log.info("submitted; menvae-sweep status shows their state, the same command waits for them")
             return []
-        return self._watch(points, stop)
+        statuses_at_end = self._watch(points, stop)
+        _log_end([*statuses_at_end, *_refused(planned)])
+        return statuses_at_end
 
     def _keep(self, points: dict[str, Point], submitted: Mapping[str, Submission]) -> None:
         for run, submission in submitted.items():
             points[run] = self.sweep.submitted(points[run], submission)
 
     def _watch(self, points: dict[str, Point], stop: StopRequest) -> list[PointStatus]:
-        """Wait until no point is active, and log every change of state."""
+        """Wait until no point is active, log every change of state, and return the last states."""
         before: dict[str, Fate] = {}
         lost_since: dict[str, float] = {}
         while True:
@@ -175,7 +177,6 @@ class Campaign:
                 before[run] = status.fate
             settled = all(before.get(status.point.run) == status.fate for status in statuses)
             if settled and not self.runner.num_open and not any(status.fate.is_active for status in statuses):
-                _log_end(statuses)
                 return statuses
             time.sleep(self.runner.poll_s)
 
@@ -183,6 +184,10 @@ class Campaign:
 def _point(planned: PlannedPoint) -> Point:
     assert planned.status is not None
     return planned.status.point
+
+
+def _refused(planned: Sequence[PlannedPoint]) -> list[PointStatus]:
+    return [refused(index, one.overrides, one.problem) for index, one in enumerate(planned) if one.problem]
 
 
 def _log_plan(planned: Sequence[PlannedPoint], num_todo: int) -> None:
@@ -232,7 +237,7 @@ def status_table(statuses: Sequence[PointStatus]) -> Table:
             str(status.point.number),
             status.point.label,
             str(status.fate),
-            f"{status.epochs}/{status.max_epochs or '?'}",
+            f"{status.epochs}/{status.max_epochs or '?'}" if status.point.run else "",
             f"{submissions[-1].launcher} {submissions[-1].job}" if submissions else "",
             status.reason,
         )

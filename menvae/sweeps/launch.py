@@ -17,6 +17,7 @@ from menvae.configuration import check_folder_name, path_of
 from menvae.console import logs
 from menvae.data.source import Data
 from menvae.errors import ExitCode, UserError
+from menvae.files import DamagedFileError
 from menvae.interruption import StopRequest, stop_requests
 from menvae.registry import validated
 from menvae.runs.environment import code_hash
@@ -26,7 +27,7 @@ from menvae.studies import Trial
 from menvae.sweeps.campaign import Campaign
 from menvae.sweeps.plan import LossEffect, PlannedPoint, ProvisionalName, dead_knobs, plan_points, plan_table
 from menvae.sweeps.runners import Fate, Runner
-from menvae.sweeps.status import PointStatus, sweep_status
+from menvae.sweeps.status import PointStatus, refused_status, sweep_status
 from menvae.sweeps.sweep import Sweep, sweep_name
 from menvae.sweeps.trials import RetriedTrials, has_study, locked
 from menvae.tracking.tracker import TrackingSettings
@@ -226,26 +227,40 @@ class _Launch:
         self._prepare(planned)
         swept = [f"{key}={values}" for key, values in self.typed.swept.items()]
         self.sweep.describe([*self.typed.fixed, *swept], self.typed.launcher)
+        before = self._refused_before(planned) if trials else {}  # a search launches its trials batch by batch
+        self.sweep.refuse(before | {point.overrides: point.problem for point in planned if point.problem})
         return self._carry_out(planned, tracking, stop)
 
     def retry(self, stop: StopRequest) -> list[Result]:
         """Run the failed points of the sweep again, with the same configurations."""
         failed = [status.point for status in sweep_status(self.sweep) if status.fate.has_failed]
+        impossible = refused_status(self.sweep)
+        for status in impossible:
+            _log.error("%s: %s; retry cannot run it", status.point.label, status.reason)
+        refused = [Result(ExitCode.WRONG_INPUT, None, status.reason) for status in impossible]
         if not failed:
-            _log.info("nothing to retry: no point of this sweep has failed")
-            return []
+            _log.info("nothing to retry: no %spoint of this sweep has failed", "other " * bool(refused))
+            return refused
         jobs = [(point.overrides, self.sweep.config(point)) for point in failed]
         planned = self._planned(jobs, [point.run for point in failed])
         self._prepare(planned)
         if not has_study(self.sweep):
-            return self._carry_out(planned, _tracking(jobs), stop)
+            return [*self._carry_out(planned, _tracking(jobs), stop), *refused]
         with locked(self.sweep):
             retried = RetriedTrials(self.sweep, failed)
             planned = [replace(each, trial=trial) for each, trial in zip(planned, retried.trials, strict=True)]
             results = self._carry_out(planned, _tracking(jobs), stop)
             if self.wait:
                 retried.tell([result.status for result in results], sweep_settings(jobs[0][1]).objectives)
-            return results
+            return [*results, *refused]
+
+    def _refused_before(self, planned: Sequence[PlannedPoint]) -> dict[tuple[str, ...], str]:
+        """Return what earlier launches refused, without the points of this one."""
+        now = {point.overrides for point in planned}
+        try:
+            return {overrides: problem for overrides, problem in self.sweep.refused().items() if overrides not in now}
+        except DamagedFileError:  # it is written anew
+            return {}
 
     def _planned(
         self, jobs: Sequence[Composed], runs: Sequence[str] = (), *, searching: bool = False

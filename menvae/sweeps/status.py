@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -44,6 +44,23 @@ def sweep_status(sweep: Sweep, points: Iterable[Point] | None = None) -> list[Po
     chosen = sweep.points() if points is None else list(points)
     jobs = _job_states({point.run: point.submissions[-1] for point in chosen if point.submissions})
     return [_point_status(sweep, point, jobs.get(point.run)) for point in chosen]
+
+
+def refused_status(sweep: Sweep) -> list[PointStatus]:
+    """Return the status of the points that the last launch refused; points that ran before keep their own."""
+    known = sweep.points()
+    have_run = {point.overrides for point in known}
+    first = max((point.number for point in known), default=-1) + 1
+    try:
+        problems = {overrides: why for overrides, why in sweep.refused().items() if overrides not in have_run}
+    except DamagedFileError as error:
+        return [refused(first, ("unknown",), f"{error}; the command that launched the sweep writes it again")]
+    return [refused(first + index, overrides, why) for index, (overrides, why) in enumerate(problems.items())]
+
+
+def refused(number: int, overrides: Sequence[str], problem: str) -> PointStatus:
+    """Return the status of a point that cannot run."""
+    return PointStatus(Point(number, "", tuple(overrides)), Fate.REFUSED, problem, None, 0, None)
 
 
 def _job_states(submissions: Mapping[str, Submission]) -> dict[str, JobState]:

@@ -1,8 +1,9 @@
 """The folder of a sweep: its points and their submissions.
 
 ``<output_dir>/sweeps/<name>/`` contains ``sweep.json`` (the command) and ``points/<run>/``: ``point.json`` (overrides
-and submissions), ``job.json`` (what the process trains), ``outcome.json`` (how that process ended). ``tracked.json``
-records what trackers received of a finished sweep. Results are in the run directory ``<output_dir>/runs/<run>/``.
+and submissions), ``job.json`` (what the process trains), ``outcome.json`` (how that process ended). ``refused.json``
+lists the points that cannot run, and ``tracked.json`` what trackers received of a finished sweep. Results are in the
+run directory ``<output_dir>/runs/<run>/``.
 """
 
 from __future__ import annotations
@@ -120,6 +121,24 @@ class Sweep:
         except DamagedFileError as error:
             raise UserError(f"{error}; the command that launched the sweep writes it again") from None
         return content or {"overrides": [], "launcher": []}
+
+    def refuse(self, problems: Mapping[tuple[str, ...], str]) -> None:
+        """Write ``refused.json``, which replaces that of an earlier launch.
+
+        Args:
+            problems: overrides of each point that cannot run -> why; without passwords when written.
+        """
+        points = [{"overrides": list(overrides), "problem": problem} for overrides, problem in problems.items()]
+        write_json(self.path / "refused.json", masked({"points": points}))
+
+    def refused(self) -> dict[tuple[str, ...], str]:
+        """Return the overrides of each point that cannot run -> why; raises `DamagedFileError`."""
+        path = self.path / "refused.json"
+        points = read_json(path, {"points": list}).get("points", [])
+        try:
+            return {tuple(map(str, point["overrides"])): str(point["problem"]) for point in points}
+        except (KeyError, TypeError) as error:
+            raise DamagedFileError(f"'{path}' is damaged: {error}") from None
 
     def points(self) -> list[Point]:
         """Return all points, sorted by number; those with a damaged ``point.json`` have the last numbers."""

@@ -85,7 +85,7 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
 def _check_records(path: Path) -> None:
     """Compare the records of an archive with their CRC-32."""
     if not zipfile.is_zipfile(path):
-        raise UserError(f"'{path}' is not a menvae checkpoint: it is no zip archive, or only a part of one")
+        raise DamagedFileError(f"'{path}' is not a menvae checkpoint: it is no zip archive, or only a part of one")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra_plugins.menvae_launchers.composing import hydra_text
 from runs import TINY, TRACKED
 from runs import train as run_train
 
 from menvae.apps import sweep, train
+from menvae.apps.command_line import hydra_text
 from menvae.apps.launching import join_tasks_of_srun
 from menvae.errors import UserError
 from menvae.sweeps.sweep import find_sweep
@@ -174,6 +174,11 @@ def test_names_stay_in_their_folder(
         ("additional_parameters: {begin: 16:00}", "16:00"),
         ("poll_s: 05.50", "5.5"),
         ("timeout_min: 1_000", "1000"),
+        ("account: 1_000", "1_000"),
+        ("comment: 0x1F", "0x1F"),
+        ("environment: {START: 0b11}", "0b11"),
+        ("additional_parameters: {nice: +5}", "+5"),
+        ("cpus_per_task: +4", "4"),
     ],
 )
 def test_digits_in_files(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from runs import menvae_sweep
 
-from menvae.apps import parts, train
+from menvae.apps import parts, sweep, train
 
 PREFIX = "menvae-train: "
 
@@ -219,6 +219,13 @@ def test_a_value_that_no_point_can_have_stops_no_other(
     assert "trainer.devices=x: trainer.devices: 'x' is not allowed" in told
     assert "trainer.devices=3000: this machine has" in told
     assert "Traceback" not in told
+    monkeypatch.setattr(sys, "argv", ["menvae-sweep", "status"])
+    with pytest.raises(SystemExit) as ended:
+        sweep.main()
+    assert ended.value.code == 1
+    shown = capfd.readouterr().out
+    assert re.search(r"trainer\.devices=x +cannot run", shown), shown
+    assert "1 failed, 1 cannot run" in shown
 
 
 @pytest.mark.parametrize(
@@ -284,6 +291,18 @@ def test_a_sweep_that_cannot_write(
         train.main()
     assert ended.value.code == 2
     assert_one_sentence(capfd.readouterr().err, f"'{tmp_path}/file/outputs/sweeps': Not a directory")
+
+
+@pytest.mark.parametrize("arguments", [["hydra.run.dir=/proc/x"], ["-m", "seed=1,2", "hydra.sweep.dir=/proc/x"]])
+def test_folders_of_hydra_that_cannot_be(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["menvae-train", *arguments, f"output_dir={tmp_path}"])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == 2
+    key = arguments[-1].partition("=")[0]
+    assert_one_sentence(capfd.readouterr().err, f"'/proc/x': No such file or directory; menvae does not need {key}")
 
 
 def test_parts_lists_every_part(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from stores import TARGETS, sweep, tracked
 from menvae.comparison.compare import ComparisonSettings, compare, difference, paired_interval, summarise
 from menvae.comparison.results import Comparison
 from menvae.comparison.tracked_runs import TrackedRun
-from menvae.comparison.words import difference_words, effect_words, front_words, key_words
+from menvae.comparison.words import difference_words, effect_words, front_words, key_words, not_judged_words
 from menvae.errors import UserError
 
 FEW = {"r2": (">", 0.5), "dcor": ("<", 0.4)}
@@ -269,6 +269,25 @@ def test_a_configuration_with_a_missing_value_keeps_its_mean_but_not_its_place_o
     assert (partial.gates["r2"].mean, partial.gates["r2"].missing) == (0.9, 1)
     assert cohort.front.excluded == {partial.number: ("r2",)}
     assert any(f"#{partial.number} cannot be placed" in sentence for sentence in front_words(cohort))
+
+
+def test_gates_without_a_value_are_neither_passed_nor_failed() -> None:
+    comparison = compared(run(0, 0, None, 0.1), run(0, 1, 0.9, 0.1), run(5, 0, None, 0.3), run(5, 1, None, 0.3))
+    judged = {one.values["loss.lambda_dcor"]: one.gates_judged for one in comparison.rows}
+    assert judged == {"0": 1.5, "5": 1.0}
+    assert not_judged_words(comparison) == ['Without a value (n/a), and not counted in "passed": r2 (3 of 4 runs).']
+    assert not_judged_words(compared(run(0, 0), run(5, 0))) == []
+
+
+def test_a_single_gate_has_no_front() -> None:
+    (cohort,) = compared(run(0, 0, None, 0.1), run(5, 0, None, 0.3)).cohorts
+    assert cohort.front.members == ()
+    assert front_words(cohort)[-1] == (
+        "There is no Pareto front: only one gate, dcor, has values, and a single gate has no trade-off."
+    )
+    (cohort,) = compared(run(0, 0, 0.9, 0.1), run(5, 0, None, 0.3)).cohorts
+    assert cohort.front.members == ()
+    assert "only one configuration has a value for every gate" in front_words(cohort)[-1]
 
 
 def test_a_gate_that_no_run_has() -> None:

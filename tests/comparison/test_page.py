@@ -172,7 +172,7 @@ def test_a_gate_without_value_is_empty_in_csv_and_said_on_the_page(output_dir: P
     rows = list(csv.DictReader(write_runs(comparison, tmp_path / "runs.csv").open(newline="")))
     assert sorted(row["max_dcor"] for row in rows) == ["", "0.3"]
     texts = {row[1][0]: (row[8][0], row[4][0]) for row in page.rows("configurations-table")}
-    assert texts == {"5": ("n/a", "n/a"), "0": ("0.300", "yes")}
+    assert texts == {"5": ("n/a", "n/a"), "0": ("0.300", "")}  # alone, it has nothing to trade off
     assert "cannot be placed: one of its runs has no value for max_dcor." in page.text
 
 

@@ -152,6 +152,26 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> N
     assert np.array_equal(whole["semisup"], halves["semisup"])
 
 
+def test_a_truncated_last_checkpoint_has_a_remedy(tmp_path: Path) -> None:
+    overrides = ("experiment=lithology_vae", "trainer.max_epochs=1")
+    told = train(tmp_path, *overrides)
+    phases = ("loading the data", "training: epochs 1 to 1 of", "evaluating the", "drawing the", "writing the report")
+    assert [phase for phase in phases if phase not in told] == []
+    run = only_run(tmp_path)
+    last, status = run / "checkpoints" / "last.ckpt", run / "status.json"
+    last.write_bytes(last.read_bytes()[:1000])
+    told = train(tmp_path, *overrides)
+    assert f"'{last}' is not a menvae checkpoint" in told
+    assert "delete it, and use best.ckpt" in told
+    status.write_text(json.dumps({**json.loads(status.read_text()), "state": "interrupted"}))
+    assert "delete this file, and the same command trains the run from the start" in train(tmp_path, *overrides, code=2)
+    last.unlink()
+    train(tmp_path, *overrides)
+    assert last.is_file()
+    last.unlink()
+    assert "already finished" in train(tmp_path, *overrides)
+
+
 def test_targets_of_a_table_are_learnt_and_judged(tmp_path: Path) -> None:
     """Columns that are no inputs, of which a third is missing; nobody can predict the noise."""
     random = np.random.default_rng(0)

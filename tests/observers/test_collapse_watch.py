@@ -38,6 +38,19 @@ def test_warns_once_for_each_collapse_and_tells_of_the_recovery(caplog: pytest.L
     ]
 
 
+def test_a_resumed_run_does_not_repeat_the_warning(caplog: pytest.LogCaptureFixture) -> None:
+    before = CollapseWatch(WatchSettings(), max_epochs=10)
+    before.on_validation_end(5, BLIND)
+    assert len(caplog.records) == 1
+    resumed = CollapseWatch(WatchSettings(), max_epochs=10)
+    resumed.load_epoch_state(before.epoch_state())
+    resumed.on_validation_end(6, BLIND)
+    assert len(caplog.records) == 1
+    resumed.load_epoch_state({})  # of an earlier version
+    resumed.on_validation_end(7, BLIND)
+    assert len(caplog.records) == 2
+
+
 def test_a_run_is_stopped_from_the_first_epoch_after_the_grace(caplog: pytest.LogCaptureFixture) -> None:
     watch = CollapseWatch(WatchSettings(collapse="stop", grace=0.5), max_epochs=10)
     verdicts = [watch.on_validation_end(epoch, BLIND) for epoch in (4, 5, 6)]

@@ -52,7 +52,7 @@ def test_jobs_of_a_queue_of_somebody_else(site: Path, prepared_cache: Path, tmp_
     assert len(list((output_dir / "queue").glob("*.json"))) == 2
 
     work(site, output_dir)
-    assert "1 failed, 1 finished" in menvae_sweep(output_dir, "status", site=site)
+    assert "1 failed, 1 finished" in menvae_sweep(output_dir, "status", code=1, site=site)
     flag.unlink()
     assert "1 points: 1 failed; 1 to run" in menvae_sweep(output_dir, "retry", site=site)
     work(site, output_dir)

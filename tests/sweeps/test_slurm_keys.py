@@ -44,6 +44,12 @@ def test_text_that_yaml_has_changed_is_refused(key: str, value: object) -> None:
         _runner(**{key: value})
 
 
+@pytest.mark.parametrize("name", ["A B", "1X", "", "A-B", "A=B", "\N{LATIN SMALL LETTER E WITH ACUTE}"])
+def test_names_that_no_variable_can_have_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"^hydra\.launcher\.environment.* it should be the name of a variable"):
+        _runner(environment={name: "1"})
+
+
 def test_text_may_look_like_a_whole_number() -> None:
     runner = _runner(account=4711, environment={"A": 1, "B": "010"})
     assert (runner.account, runner.environment) == ("4711", {"A": "1", "B": "010"})

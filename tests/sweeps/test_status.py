@@ -20,7 +20,7 @@ from menvae.errors import UserError
 from menvae.registry import register, unregister
 from menvae.sweeps.plan import plan_points
 from menvae.sweeps.runners import Fate, JobState
-from menvae.sweeps.status import PointStatus, sweep_status
+from menvae.sweeps.status import PointStatus, refused_status, sweep_status
 from menvae.sweeps.sweep import Point, Submission, Sweep, find_sweep
 
 RUN = "semivae_0123456789"
@@ -477,3 +477,15 @@ def test_a_damaged_description_is_one_sentence(content: bytes, sweep: Sweep) -> 
     ) as caught:
         sweep.description()
     assert "\n" not in str(caught.value)
+
+
+def test_refused_points_are_shown_until_they_run(sweep: Sweep) -> None:
+    sweep.keep(Point(0, "run_a", ("seed=1",)))
+    assert refused_status(sweep) == []
+    sweep.refuse({("seed=-1",): "seed: -1 is not allowed", ("seed=1",): "the data are gone"})
+    (status,) = refused_status(sweep)
+    assert (status.point.number, status.point.label, status.fate) == (1, "seed=-1", Fate.REFUSED)
+    assert status.reason == "seed: -1 is not allowed"
+    (sweep.path / "refused.json").write_text('{"points": [1]}')
+    (status,) = refused_status(sweep)
+    assert "refused.json' is damaged: " in status.reason

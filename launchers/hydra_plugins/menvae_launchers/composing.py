@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -122,23 +121,3 @@ def _may_name_hydra(text: str) -> bool:
     (True, False)
     """
     return "${" in text and "hydra" in text
-
-
-def hydra_text(value: Any) -> str:
-    r"""Return a plain value in the grammar of Hydra's command line.
-
-    >>> hydra_text({"A": "it's 1:00", "B": [1, None, True]})
-    "{A: 'it\\'s 1:00', B: [1, null, true]}"
-    """
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {hydra_text(item)}' for key, item in value.items())}}}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"[{', '.join(map(hydra_text, value))}]"
-    if not isinstance(value, str):
-        return repr(value)
-    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
-    return f"'{escaped}'"

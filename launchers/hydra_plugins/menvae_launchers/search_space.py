@@ -68,10 +68,7 @@ def dimension(override: Override) -> Dimension:
 def _range(sweep: RangeSweep, typed: str) -> Dimension:
     import optuna
 
-    start, stop, step = sweep.start, sweep.stop, sweep.step
-    assert start is not None
-    assert stop is not None
-    _check_range(sweep, typed)
+    start, stop, step = _checked_range(sweep, typed)
     if "log" in sweep.tags:
         raise ValueError("only an interval can be drawn on a logarithmic scale")
     if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int):
@@ -99,12 +96,13 @@ def check_ranges(overrides: Sequence[Override]) -> None:
         if isinstance(value, RangeSweep):
             typed = override.get_value_string()
             try:
-                _check_range(value, typed)
+                _checked_range(value, typed)
             except ValueError as error:
                 raise UserError(f"{override.get_key_element()}: '{typed}' cannot be swept: {error}") from None
 
 
-def _check_range(sweep: RangeSweep, typed: str) -> None:
+def _checked_range(sweep: RangeSweep, typed: str) -> tuple[float, float, float]:
+    """Return start, stop and step; raises `ValueError` as `check_ranges` says."""
     start, stop, step = sweep.start, sweep.stop, sweep.step
     assert start is not None
     assert stop is not None
@@ -117,7 +115,7 @@ def _check_range(sweep: RangeSweep, typed: str) -> None:
     if re.search(r"\bsort\(", typed) and step < 0:
         raise ValueError("Hydra sorts ranges wrongly; write range with a negative step")
     if isinstance(sweep.range(), range):
-        return
+        return start, stop, step
     if (stop - start) / step > _MOST_FRACTIONS:
         raise ValueError(f"it contains more than {_MOST_FRACTIONS} values; use interval in a search")
     *_, last = sweep.range()
@@ -126,6 +124,7 @@ def _check_range(sweep: RangeSweep, typed: str) -> None:
             f"Hydra includes its end {stop:g} by a rounding error; write range({start:g},{stop - step / 2:g},{step:g}) "
             "or list the values"
         )
+    return start, stop, step
 
 
 def _interval(sweep: IntervalSweep, typed: str) -> Dimension:

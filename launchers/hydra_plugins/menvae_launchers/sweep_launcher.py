@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, env_override, filter_overrides
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode, TaskFunction
-from hydra_plugins.menvae_launchers.composing import Composer, hydra_text
+from hydra_plugins.menvae_launchers.composing import Composer
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ class SweepLauncher(Launcher):
         Args:
             typed: overrides about launching on the command line, whose files a retry reads again.
         """
+        from menvae.apps.command_line import hydra_text
+
         chosen = self.config.hydra.runtime.choices["hydra/launcher"]
         choice = [] if any(text.startswith("hydra/launcher=") for text in typed) else [f"hydra/launcher={chosen}"]
         loader = self.hydra_context.config_loader

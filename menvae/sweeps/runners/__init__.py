@@ -35,6 +35,7 @@ class Fate(StrEnum):
     NODE_FAILED = "node failed"
     FAILED = "failed"
     LOST = "lost"
+    REFUSED = "cannot run"
 
     @property
     def is_final(self) -> bool:
@@ -43,7 +44,7 @@ class Fate(StrEnum):
 
     @property
     def has_failed(self) -> bool:
-        """Whether the point was started and ended without finishing."""
+        """Whether the point ended without finishing, or cannot run."""
         return not (self.is_final or self.is_active or self == Fate.NOT_STARTED)
 
     @property

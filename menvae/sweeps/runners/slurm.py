@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from menvae.errors import UserError
 from menvae.registry import Field, register
@@ -78,10 +78,18 @@ def _minutes(value: object) -> object:
     return (days or 0) * 1440 + hours * 60 + minutes + (seconds + 59) // 60
 
 
+def _variable(name: str) -> str:
+    """Check the name of an environment variable, which a shell must be able to set."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError("should be the name of a variable: letters, digits and _, no digit first")
+    return name
+
+
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Minutes = Annotated[int, Field(ge=1), BeforeValidator(_minutes)]
 Word = Annotated[str, BeforeValidator(_word)]
+Variable = Annotated[str, AfterValidator(_variable)]
 
 
 @register("runner", "slurm")
@@ -128,7 +136,7 @@ class SlurmRunner(Runner):
     additional_parameters: dict[str, bool | Word | None] = field(default_factory=dict)
     srun_args: list[str] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
-    environment: dict[str, Word] = field(default_factory=dict)
+    environment: dict[Variable, Word] = field(default_factory=dict)
     setup: list[str] = field(default_factory=list)
     name: Word = "menvae"
     wait: bool = True
