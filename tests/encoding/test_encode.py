@@ -14,7 +14,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from runs import _run, environment, train
+from golden.artefacts import FOLDER
+from runs import _run, environment, only_run, train
 
 import menvae
 from menvae.apps import encode as application
@@ -311,3 +312,23 @@ def test_an_unfinished_run_and_an_empty_split_are_refused(output_dir: Path, run:
         posteriors_of(run, [], num_draws=2, seed=0)
     with pytest.raises(UserError, match=r"split: run 't1c_\w+' has no visit in 'test'; .*known: all, train, val"):
         menvae.encode(run_of(output_dir, "t1c"), split="test")
+
+
+def test_rows_of_a_table(tmp_path: Path) -> None:
+    """Another table is scaled as the run scaled its own, so that equal rows have equal latents."""
+    output_dir = shutil.copytree(FOLDER / "0.1.0" / "table", tmp_path / "table")
+    path = output_dir / "table.csv"
+    run = menvae.load_run(only_run(output_dir), overrides=[f"data.path={path}"])
+    own = menvae.encode(run)
+    assert set(own["split"]) == {"train", "val"}
+    assert own["patient"].isna().all()
+    assert own["visit"].isna().all()
+    lines = path.read_text().splitlines()
+    other = tmp_path / "other.csv"
+    other.write_text("\n".join([lines[0], *lines[5:8]]) + "\n")
+    new = menvae.encode(run, data={"path": str(other)})
+    assert list(new["split"]) == ["new"] * 3
+    rows = own.sort_values("subject").iloc[4:7]
+    assert (latents(rows).std() > 0).any()
+    np.testing.assert_allclose(latents(new), latents(rows), rtol=1e-5, atol=1e-6)
+    pd.testing.assert_frame_equal(menvae.encode(run, data={"path": str(path)}), own)
