@@ -1,0 +1,276 @@
+"""Intervals over patients: the BCa bootstrap, and the delete-a-group jackknife for statistics of pairs of rows.
+
+All rows (visits) of a patient are drawn or left out together. The bias-corrected and accelerated bootstrap (Efron 1987,
+Better bootstrap confidence intervals, JASA 82:171) shifts the quantiles of the replicates by the share of replicates
+below the value and by the skewness of the delete-one-patient jackknife.
+
+A resample repeats rows. Statistics of pairs of rows (distances, kernels, cross-validated probes) take a repeated row
+for a perfect neighbour and are biased by it; for them `jackknife_intervals` leaves patients out instead.
+
+Shape suffixes: N rows, P patients, R replicates, M means.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+from menvae.statistics.estimate import Estimate
+from menvae.statistics.patients import Indices, rows_by_patient
+
+Floats = NDArray[np.float64]
+Statistics = Callable[[Indices], Mapping[str, float | None]]
+"""Row indices, possibly repeated -> {name: value}; None where a value is undefined."""
+FunctionsOfMeans = Callable[[Floats], Mapping[str, Floats]]
+"""Means [R, M] -> {name: values [R]}, row by row; NaN where a value is undefined."""
+
+NUM_REPLICATES = 1000
+CONFIDENCE = 0.95
+MOST_GROUPS = 100
+"""Largest number of groups of the jackknife."""
+MIN_PATIENTS = 10
+"""With fewer patients there is no interval: too few for quantiles in the tails to mean anything."""
+MOST_UNDEFINED = 0.05
+"""Largest share of undefined replicates; the others are then no longer a sample of all."""
+
+
+def bootstrap_intervals(
+    statistics: Statistics,
+    patients: Sequence[Hashable],
+    *,
+    num_replicates: int = NUM_REPLICATES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Return BCa bootstrap intervals of any statistics of rows, over patients.
+
+    The statistics are computed ``num_replicates`` + P + 1 times; `bootstrap_intervals_of_means` needs no loop.
+
+    Args:
+        statistics: called with all rows in order, with the rows of resampled patients, and with those of all patients
+            but one.
+        patients: patient of each row.
+        num_replicates: at least 100.
+        confidence: in (0, 1).
+        seed: same seed, same interval.
+
+    Returns:
+        An estimate of every name that ``statistics`` returns for all rows.
+
+    Raises:
+        ValueError: no row, too few replicates, or a confidence out of range.
+
+    >>> x = np.arange(20.0)
+    >>> found = bootstrap_intervals(lambda rows: {"mean": float(x[rows].mean())}, range(20))["mean"]
+    >>> found.value, 6.0 < found.low < 8.0, 11.0 < found.high < 13.0, found.n
+    (9.5, True, True, 20)
+    """
+    _check(num_replicates, confidence)
+    rows = rows_by_patient(patients)
+    values = {name: _number(value) for name, value in statistics(np.arange(len(patients))).items()}
+    if len(rows) < MIN_PATIENTS:
+        return {name: _few(value, len(rows)) for name, value in values.items()}
+
+    def of(chosen: Sequence[Sequence[int]]) -> dict[str, Floats]:
+        found = [statistics(np.concatenate([rows[patient] for patient in some])) for some in chosen]
+        return {name: np.array([_number(each.get(name)) for each in found]) for name in values}
+
+    replicates = of(_draws(len(rows), num_replicates, seed).tolist())
+    without_one = of([[other for other in range(len(rows)) if other != left] for left in range(len(rows))])
+    return {
+        name: _bca(value, replicates[name], without_one[name], len(rows), confidence) for name, value in values.items()
+    }
+
+
+def bootstrap_intervals_of_means(
+    functions: FunctionsOfMeans,
+    values_NM: Floats,
+    patients: Sequence[Hashable],
+    *,
+    num_replicates: int = NUM_REPLICATES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """`bootstrap_intervals` of functions of means over rows, such as ratios of means, by one matrix product.
+
+    An R2 is one, too: 1 - mean (y - y')^2 / (mean y^2 - (mean y)^2); so is a mean over observed entries, mean (o y) /
+    mean o with o = 1 where y was observed and else 0.
+
+    Args:
+        functions: called with means [R, M] of resamples and [1, M] of all rows; a replicate is a row.
+        values_NM: finite.
+        patients: patient of each of the N rows.
+        num_replicates: at least 100.
+        confidence: in (0, 1).
+        seed: the resamples are those of `bootstrap_intervals` with this seed.
+
+    Raises:
+        ValueError: as `bootstrap_intervals`; values that are not [N, M] or not finite.
+
+    >>> errors = np.stack([np.arange(1.0, 41.0), np.full(40, 2.0)], axis=1)
+    >>> found = bootstrap_intervals_of_means(lambda means: {"ratio": means[:, 0] / means[:, 1]}, errors, range(40))
+    >>> found["ratio"].value
+    10.25
+    """
+    _check(num_replicates, confidence)
+    if values_NM.ndim != 2 or len(values_NM) != len(patients):
+        raise ValueError(f"values must be one row for each of {len(patients)} rows, got shape {values_NM.shape}")
+    if not np.isfinite(values_NM).all():
+        raise ValueError(f"values must be finite, got {np.sum(~np.isfinite(values_NM))} that are not")
+    rows = rows_by_patient(patients)
+    sums_PM = np.stack([values_NM[some].sum(axis=0) for some in rows])
+    sizes_P = np.array([len(some) for some in rows], dtype=np.float64)
+
+    def of(counts_RP: Floats) -> dict[str, Floats]:
+        means_RM = (counts_RP @ sums_PM) / (counts_RP @ sizes_P)[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = functions(means_RM)
+        return {name: np.where(np.isfinite(array), array, np.nan) for name, array in found.items()}
+
+    values = {name: float(array[0]) for name, array in of(np.ones((1, len(rows)))).items()}
+    if len(rows) < MIN_PATIENTS:
+        return {name: _few(value, len(rows)) for name, value in values.items()}
+    draws_RP = _draws(len(rows), num_replicates, seed)
+    places_RP = draws_RP + len(rows) * np.arange(num_replicates)[:, None]
+    counts_RP = np.bincount(places_RP.ravel(), minlength=draws_RP.size).reshape(draws_RP.shape).astype(np.float64)
+    replicates, without_one = of(counts_RP), of(1.0 - np.eye(len(rows)))
+    return {
+        name: _bca(value, replicates[name], without_one[name], len(rows), confidence) for name, value in values.items()
+    }
+
+
+def jackknife_intervals(
+    statistics: Statistics,
+    patients: Sequence[Hashable],
+    *,
+    most_groups: int = MOST_GROUPS,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Return normal intervals from the delete-a-group jackknife, over patients; no row is ever repeated.
+
+    Patients are dealt at random into groups of equal size, give or take one; without more than ``most_groups``
+    patients, each is a group. With h_g = P / (patients in group g) and the pseudo-values
+    h_g T - (h_g - 1) T_(g), the squared standard error is the mean over groups of (pseudo-value - their mean)^2 /
+    (h_g - 1) (Busing, Meijer & van der Leeden 1999, Delete-m jackknife for unequal m, Stat. Comput. 9:3; Kott 2001 for
+    random groups). The value itself is not corrected for bias.
+
+    A squared distance correlation should be given here, not its root, and its interval be mapped by
+    `Estimate.transformed`: the root has no derivative at 0, so that its error is not normal there.
+
+    Args:
+        statistics: called with all rows in order, and with those of all groups of patients but one, in order.
+        patients: patient of each row.
+        most_groups: at least `MIN_PATIENTS`.
+        confidence: in (0, 1).
+        seed: deals the groups.
+
+    Raises:
+        ValueError: no row, too few groups, or a confidence out of range.
+    """
+    _check(NUM_REPLICATES, confidence)
+    if most_groups < MIN_PATIENTS:
+        raise ValueError(f"most_groups={most_groups} is not allowed; the jackknife needs at least {MIN_PATIENTS}")
+    rows = rows_by_patient(patients)
+    num_rows, num_patients = len(patients), len(rows)
+    values = {name: _number(value) for name, value in statistics(np.arange(num_rows)).items()}
+    if num_patients < MIN_PATIENTS:
+        return {name: _few(value, num_patients) for name, value in values.items()}
+    order = np.random.default_rng(seed).permutation(num_patients)
+    groups = np.array_split(order, min(most_groups, num_patients))
+    without = []
+    for group in groups:
+        left = np.concatenate([rows[patient] for patient in group])
+        without.append(statistics(np.delete(np.arange(num_rows), left)))
+    shares = np.array([num_patients / len(group) for group in groups])
+    return {
+        name: _normal(value, np.array([_number(each.get(name)) for each in without]), shares, num_patients, confidence)
+        for name, value in values.items()
+    }
+
+
+def _bca(value: float, replicates_R: Floats, without_one_P: Floats, n: int, confidence: float) -> Estimate:
+    if math.isnan(value):
+        return _undefined(n)
+    defined = replicates_R[~np.isnan(replicates_R)]
+    missing = len(replicates_R) - len(defined)
+    if missing > MOST_UNDEFINED * len(replicates_R):
+        return Estimate(
+            value, None, None, n, f"undefined in {missing} of {len(replicates_R)} resamples of {n} patients"
+        )
+    if np.isnan(without_one_P).any():
+        return _rests_on_few(value, without_one_P, n, "patients")
+    if _equal(defined):
+        return _constant(value, n, f"all {len(defined)} resamples")
+    # a tie counts half, as the value is one of its own replicates
+    below = (np.sum(defined < value) + np.sum(defined <= value)) / (2 * len(defined))
+    if below in (0.0, 1.0):
+        reason = f"the value lies outside all {len(defined)} resamples of {n} patients"
+        return Estimate(value, None, None, n, reason)
+    shift, tail = ndtri(below), ndtri(0.5 - 0.5 * confidence)
+    influence = without_one_P.mean() - without_one_P
+    length = np.sum(influence**2) ** 1.5
+    acceleration = np.sum(influence**3) / (6.0 * length) if length > 0.0 else 0.0
+    moved = shift + np.array([tail, -tail])
+    # |acceleration| is at most 1/6: only a shift of more than 4 could make this 0
+    levels = ndtr(shift + moved / np.maximum(1.0 - acceleration * moved, 1e-6))
+    low, high = np.quantile(defined, levels)
+    return Estimate(value, float(low), float(high), n)
+
+
+def _normal(value: float, without_G: Floats, shares_G: Floats, n: int, confidence: float) -> Estimate:
+    if math.isnan(value):
+        return _undefined(n)
+    if np.isnan(without_G).any():
+        return _rests_on_few(value, without_G, n, "groups of patients")
+    if _equal(without_G):
+        return _constant(value, n, f"the statistic without any one of {len(without_G)} groups")
+    pseudo_G = shares_G * value - (shares_G - 1.0) * without_G
+    error = math.sqrt(np.mean((pseudo_G - pseudo_G.mean()) ** 2 / (shares_G - 1.0)))
+    reach = float(ndtri(0.5 + 0.5 * confidence)) * error
+    return Estimate(value, value - reach, value + reach, n)
+
+
+def _draws(num_patients: int, num_replicates: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(0, num_patients, size=(num_replicates, num_patients))
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None or not math.isfinite(value) else float(value)
+
+
+def _equal(values: Floats) -> bool:
+    return bool(np.ptp(values) <= 1e-12 * np.max(np.abs(values)))
+
+
+def _undefined(n: int) -> Estimate:
+    return Estimate(None, None, None, n, f"undefined for these {n} patients")
+
+
+def _few(value: float, n: int) -> Estimate:
+    if math.isnan(value):
+        return _undefined(n)
+    reason = f"an interval needs at least {MIN_PATIENTS} patients; there are {n}"
+    return Estimate(value, None, None, n, reason)
+
+
+def _rests_on_few(value: float, without: Floats, n: int, units: str) -> Estimate:
+    missing = int(np.isnan(without).sum())
+    reason = f"undefined without one of {missing} of {len(without)} {units}, so that it rests on too few"
+    return Estimate(value, None, None, n, reason)
+
+
+def _constant(value: float, n: int, what: str) -> Estimate:
+    reason = f"{what} gave {value:.6g}: {n} patients do not vary enough for an interval"
+    return Estimate(value, None, None, n, reason)
+
+
+def _check(num_replicates: int, confidence: float) -> None:
+    if num_replicates < 100:
+        raise ValueError(f"num_replicates={num_replicates} is not allowed; a 95 % interval needs at least 100")
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence={confidence} is not allowed; it must lie between 0 and 1")

@@ -1,0 +1,30 @@
+"""Rows grouped by patient: the unit that is resampled, left out or permuted, because visits depend on each other."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.intp]
+
+
+def rows_by_patient(patients: Sequence[Hashable]) -> list[Indices]:
+    """Return the rows of each patient, patients in the order of their first row.
+
+    Args:
+        patients: patient of each of the N rows.
+
+    Raises:
+        ValueError: no row.
+
+    >>> [rows.tolist() for rows in rows_by_patient(["b", "a", "b"])]
+    [[0, 2], [1]]
+    """
+    if len(patients) == 0:
+        raise ValueError("there are no rows; a statistic over patients needs at least one")
+    found: dict[Hashable, list[int]] = {}
+    for row, patient in enumerate(patients):
+        found.setdefault(patient, []).append(row)
+    return [np.array(rows, dtype=np.intp) for rows in found.values()]
