@@ -52,8 +52,14 @@ MOST_CHOSEN = 6
 """Largest number of features chosen in a round."""
 ROWS_PER_DIRECTION = 3
 """Rows needed for each whitened direction."""
-MARGIN = 1.1
+MARGIN = 1.0
 """Eigenvalues count as signal from this multiple of the largest that noise has."""
+ALTERNATIONS = 8
+"""Refinements of a product of two linear forms."""
+INNER_FOLDS = 4
+"""One row in so many judges whether such a product helps, before it is fitted on all rows."""
+INNER_DEVIATIONS = 2.0
+"""Standard errors by which it must correlate with the target there."""
 POWER_STEPS = 12
 """Products with the matrix whose largest eigenvalue is bounded."""
 
@@ -176,22 +182,19 @@ class QuadraticProbe:
         if rank == 0:
             return
         deviation_C = np.maximum(np.linalg.norm(rest_CN, axis=1) / np.sqrt(num_rows), 1e-12)
-        noise = np.sqrt(rank / num_rows)
-        for column in np.flatnonzero(self._largest_eigenvalue(rest_CN / deviation_C[:, None]) > 2.0 * MARGIN * noise):
-            target_N = rest_CN[column] / deviation_C[column]
-            hessian_RR = (self._whitened_NR * target_N[:, None]).T @ self._whitened_NR / num_rows
-            values_R, vectors_RR = np.linalg.eigh(hessian_RR)
-            shrunk_R = np.sign(values_R) * np.sqrt(np.maximum(values_R**2 - (2.0 * MARGIN * noise) ** 2, 0.0))
-            strong = shrunk_R != 0.0
-            if not strong.any():
+        threshold = 2.0 * MARGIN * np.sqrt(rank / num_rows)
+        inner_N = np.arange(num_rows) % INNER_FOLDS == 0
+        for column in np.flatnonzero(self._largest_eigenvalue(rest_CN / deviation_C[:, None]) > threshold):
+            target_N = (rest_CN[column] / deviation_C[column]).astype(np.float64)
+            judged_N = _ProductForm(self._whitened_NR[~inner_N], target_N[~inner_N])(self._whitened_NR[inner_N])
+            judged_N -= judged_N.mean()
+            product = float(judged_N @ target_N[inner_N])
+            size = float(judged_N @ judged_N)
+            if size == 0.0 or product < INNER_DEVIATIONS * np.sqrt(size) * target_N[inner_N].std():
                 continue
-            form_N = (self._whitened_NR @ vectors_RR[:, strong]) ** 2 @ shrunk_R[strong]
-            form_M = (self._held_MR @ vectors_RR[:, strong]) ** 2 @ shrunk_R[strong]
-            centred_N = form_N - form_N.mean()
-            slope = centred_N @ target_N / max(float(centred_N @ centred_N), 1e-12)
-            # the fitted rows chose the directions, so that they overstate the slope by what the eigenvalues lost
-            slope *= np.sum(shrunk_R**2) / (shrunk_R @ values_R)
-            more_CM[column] += deviation_C[column] * slope * (form_M - form_N.mean())
+            form = _ProductForm(self._whitened_NR, target_N)
+            shift = form(self._whitened_NR).mean()
+            more_CM[column] += deviation_C[column] * min(1.0, product / size) * (form(self._held_MR) - shift)
 
     def _largest_eigenvalue(self, targets_CN: Floats32) -> Floats32:
         """Return a lower bound of the largest absolute eigenvalue of each Hessian [C], by power iteration."""
@@ -204,6 +207,44 @@ class QuadraticProbe:
             length_C = np.linalg.norm(vectors_CR, axis=1)
             vectors_CR /= np.maximum(length_C, 1e-12)[:, None]
         return length_C
+
+
+class _ProductForm:
+    """A product of two linear forms of whitened codes, fitted to a target by alternating ridge regressions.
+
+    It starts from the extreme eigenvectors of the target's principal Hessian and is refined as in low-rank matrix
+    sensing (Jain, Netrapalli & Sanghavi 2013, STOC): each factor in turn is the ridge regression of the target on the
+    codes times the other factor, with the penalty of a Gaussian prior of the factor's own size.
+    """
+
+    def __init__(self, whitened_NR: Floats32, target_N: Floats) -> None:
+        """Args: whitened_NR: codes. target_N: target of mean 0, about."""
+        codes_NR = whitened_NR.astype(np.float64)
+        rank = codes_NR.shape[1]
+        values_R, vectors_RR = np.linalg.eigh((codes_NR * target_N[:, None]).T @ codes_NR / (2.0 * len(codes_NR)))
+        # lowest and highest eigenvalue l, h: h u u' - |l| v v' is the product of two forms
+        high = np.sqrt(max(values_R[-1], 0.0)) * vectors_RR[:, -1]
+        low = np.sqrt(max(-values_R[0], 0.0)) * vectors_RR[:, 0]
+        one_sided = min(values_R[-1], -values_R[0]) < 0.5 * max(values_R[-1], -values_R[0])
+        if one_sided:
+            high, low = (high, 0.0 * low) if values_R[-1] > -values_R[0] else (0.0 * high, low)
+        self._first_R, self._second_R = high + low, high - low
+        for _ in range(ALTERNATIONS):
+            for swap in (False, True):
+                fixed_R, free_R = (self._first_R, self._second_R) if swap else (self._second_R, self._first_R)
+                design_NR = codes_NR * (codes_NR @ fixed_R)[:, None]
+                design_NR -= design_NR.mean(axis=0)
+                error = np.mean((target_N - target_N.mean() - design_NR @ free_R) ** 2)
+                penalty = error * rank / max(float(free_R @ free_R), 1e-12)
+                gram_RR = design_NR.T @ design_NR
+                gram_RR[np.diag_indices(rank)] += penalty
+                solved_R = np.linalg.solve(gram_RR, design_NR.T @ target_N)
+                self._first_R, self._second_R = (fixed_R, solved_R) if swap else (solved_R, fixed_R)
+
+    def __call__(self, whitened_MR: Floats32) -> Floats:
+        """Return the values of the form [M]."""
+        codes_MR = whitened_MR.astype(np.float64)
+        return (codes_MR @ self._first_R) * (codes_MR @ self._second_R)
 
 
 def _signed(left_NR: Floats) -> Floats:
