@@ -52,8 +52,8 @@ MOST_CHOSEN = 6
 """Largest number of features chosen in a round."""
 ROWS_PER_DIRECTION = 3
 """Rows needed for each whitened direction."""
-MARGIN = 1.0
-"""Eigenvalues count as signal from this multiple of the largest that noise has."""
+MARGIN = 3.0
+"""The edge of the noise varies by about P^(-2/3) of itself (Tracy & Widom 1994); signal is this much of it above."""
 ALTERNATIONS = 8
 """Refinements of a product of two linear forms."""
 INNER_FOLDS = 4
@@ -182,7 +182,7 @@ class QuadraticProbe:
         if rank == 0:
             return
         deviation_C = np.maximum(np.linalg.norm(rest_CN, axis=1) / np.sqrt(num_rows), 1e-12)
-        threshold = 2.0 * MARGIN * np.sqrt(rank / num_rows)
+        threshold = 2.0 * np.sqrt(rank / num_rows) * (1.0 + MARGIN * rank ** (-2.0 / 3.0))
         inner_N = np.arange(num_rows) % INNER_FOLDS == 0
         for column in np.flatnonzero(self._largest_eigenvalue(rest_CN / deviation_C[:, None]) > threshold):
             target_N = (rest_CN[column] / deviation_C[column]).astype(np.float64)
