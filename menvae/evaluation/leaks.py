@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from menvae.statistics.bootstrap import MIN_PATIENTS, bootstrap_intervals_of_means
 from menvae.statistics.estimate import Estimate
-from menvae.statistics.patients import rows_by_patient
 from menvae.statistics.probes import QuadraticProbe, RidgeProbe
 
 Floats = NDArray[np.float64]
@@ -135,7 +134,7 @@ def leak_table(
     found = [pooled.read(source, targets) for source in train.means for targets in pooled.groups()]
     readings = [reading for some in found for reading in some]
     nulls = {
-        probe: np.max([r.null_B for r in readings if r.leak.probe == probe and r.null_B is not None], axis=0, initial=-1)
+        probe: np.max([r.null for r in readings if r.leak.probe == probe and r.null is not None], axis=0, initial=-1)
         for probe in PROBES
     }
     readings = [_against_null(reading, nulls[reading.leak.probe]) for reading in readings]
@@ -158,14 +157,14 @@ class _Reading:
 
     Attributes:
         leak: the row.
-        null_B: conditional values of the permutations; None if the row does not count in the maximum.
-        values_J4: y - mean y, its square, squared error, squared error from the targets of the source.
+        null: conditional values of the permutations [B]; None if the row does not count in the maximum.
+        values: y - mean y, its square, squared error, squared error from the targets of the source [J, 4].
         patients: patient of each judged row.
     """
 
     leak: Leak
-    null_B: Floats | None = None
-    values_J4: Floats | None = None
+    null: Floats | None = None
+    values: Floats | None = None
     patients: tuple[str, ...] = ()
 
 
@@ -178,9 +177,7 @@ class _Pooled:
         self.supervision = supervision
         self.partition_of = {target: name for name, targets in supervision.items() for target in targets}
         self.means = {name: np.concatenate([train.means[name], judged.means[name]]) for name in train.means}
-        self.targets = {
-            name: np.concatenate([train.targets[name], judged.targets[name]]) for name in self.partition_of
-        }
+        self.targets = {name: np.concatenate([train.targets[name], judged.targets[name]]) for name in self.partition_of}
         self.patients = (*train.patients, *judged.patients)
         self.is_judged_N = np.arange(len(self.patients)) >= len(train.patients)
         random = np.random.default_rng(seed)
@@ -188,8 +185,8 @@ class _Pooled:
         folds = random.permutation(len(names)) % NUM_FOLDS
         fold_of = dict(zip(names, folds.tolist(), strict=True))
         self.fold_N = np.array([fold_of.get(patient, -1) for patient in self.patients])
-        everyone = sorted(set(self.patients))
-        self._place = {patient: place for place, patient in enumerate(everyone)}
+        everyone = {patient: place for place, patient in enumerate(sorted(set(self.patients)))}
+        self.patient_N = np.array([everyone[patient] for patient in self.patients])
         self._keys = random.random((num_permutations, len(everyone)))
 
     def groups(self) -> list[list[str]]:
@@ -214,9 +211,9 @@ class _Pooled:
         own_NP = self._own(source, rows)
         columns_NC = np.concatenate([y_NC, self._permuted(y_NC[:, others], own_NP, rows)], axis=1)
         held_JC = columns_NC[judged_N]
-        folds_N = self.fold_N[rows]
-        from_z = _predictions(self.means[source][rows], columns_NC, folds_N, judged_N)
-        from_own = None if own_NP is None else _predictions(own_NP, columns_NC, folds_N, judged_N)
+        folds_N, whose_N = self.fold_N[rows], self.patient_N[rows]
+        from_z = _predictions(self.means[source][rows], columns_NC, folds_N, whose_N, judged_N)
+        from_own = None if own_NP is None else _predictions(own_NP, columns_NC, folds_N, whose_N, judged_N)
         readings = []
         for probe in PROBES:
             r2_C = _r2(held_JC, from_z[probe])
@@ -238,9 +235,9 @@ class _Pooled:
                 y_J = held_JC[:, index] - held_JC[:, index].mean()
                 own_error_J = y_J if from_own is None else held_JC[:, index] - from_own[probe][:, index]
                 error_J = held_JC[:, index] - from_z[probe][:, index]
-                values_J4 = np.stack([y_J, y_J**2, error_J**2, own_error_J**2], axis=1)
-                null_B = np.nan_to_num(null_BC[:, others.index(index)], nan=0.0)
-                readings.append(_Reading(leak, null_B, values_J4, patients))
+                values = np.stack([y_J, y_J**2, error_J**2, own_error_J**2], axis=1)
+                null = np.nan_to_num(null_BC[:, others.index(index)], nan=0.0)
+                readings.append(_Reading(leak, null, values, patients))
         return readings
 
     def _own(self, source: str, rows: Indices) -> Floats | None:
@@ -267,7 +264,7 @@ class _Pooled:
 
         Different targets, seen in different rows, get the same order of patients.
         """
-        key_N = keys[[self._place[self.patients[row]] for row in rows]]
+        key_N = keys[self.patient_N[rows]]
         return np.lexsort((np.arange(len(rows)), key_N, self.is_judged_N[rows]))
 
 
@@ -281,7 +278,7 @@ def _rows(codes: Codes, rows: Sequence[int] | Indices) -> Codes:
 
 
 def _predictions(
-    codes_NP: Floats, columns_NC: Floats, fold_N: Indices, judged_N: NDArray[np.bool_]
+    codes_NP: Floats, columns_NC: Floats, fold_N: Indices, patient_N: Indices, judged_N: NDArray[np.bool_]
 ) -> dict[Probe, Floats]:
     """Return the predictions of the judged rows by both probes, each by a fit without its fold [J, C]."""
     shape = columns_NC.shape
@@ -289,7 +286,7 @@ def _predictions(
     for fold in np.unique(fold_N[judged_N]):
         held = fold_N == fold
         ridge = RidgeProbe(codes_NP[~held], codes_NP[held])
-        quadratic = QuadraticProbe(ridge)
+        quadratic = QuadraticProbe(ridge, patient_N[~held])
         for start in range(0, shape[1], COLUMNS_AT_ONCE):
             block = slice(start, start + COLUMNS_AT_ONCE)
             predicted, residuals = ridge.fit(columns_NC[~held, block])
@@ -309,12 +306,12 @@ def _r2(y_JC: Floats, predicted_JC: Floats) -> Floats:
 
 def _against_null(reading: _Reading, largest_B: Floats) -> _Reading:
     leak = reading.leak
-    if leak.conditional is None or len(np.atleast_1d(largest_B)) == 0 or reading.null_B is None:
+    if leak.conditional is None or len(np.atleast_1d(largest_B)) == 0 or reading.null is None:
         return reading
     null = float(np.quantile(largest_B, LEVEL, method="higher"))
     p_value = (1.0 + float(np.sum(largest_B >= leak.conditional))) / (1.0 + len(largest_B))
     counted = Leak(**{**leak.__dict__, "null": null, "p_value": p_value})
-    return _Reading(counted, reading.null_B, reading.values_J4, reading.patients)
+    return _Reading(counted, reading.null, reading.values, reading.patients)
 
 
 def _largest(readings: Sequence[_Reading]) -> _Reading | None:
@@ -328,12 +325,10 @@ def _interval(reading: _Reading, seed: int) -> Estimate:
     def conditional(means_R4: Floats) -> dict[str, Floats]:
         mean_R, square_R, error_R, own_error_R = means_R4.T
         variance_R = square_R - mean_R**2
-        return {
-            "leak": np.maximum(1.0 - error_R / variance_R, 0.0) - np.maximum(1.0 - own_error_R / variance_R, 0.0)
-        }
+        return {"leak": np.maximum(1.0 - error_R / variance_R, 0.0) - np.maximum(1.0 - own_error_R / variance_R, 0.0)}
 
-    assert reading.values_J4 is not None
-    found = bootstrap_intervals_of_means(conditional, reading.values_J4, reading.patients, seed=seed)["leak"]
+    assert reading.values is not None
+    found = bootstrap_intervals_of_means(conditional, reading.values, reading.patients, seed=seed)["leak"]
     if reading.leak.significant:
         return found
     high = found.high if found.high is not None else reading.leak.conditional

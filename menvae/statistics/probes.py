@@ -10,16 +10,16 @@ their codes is read.
 - features chosen by their correlation with the residual: squares and products of pairs of dimensions, and cosines of
   the rank of each dimension and principal component (sure independence screening, Fan & Lv 2008, J. R. Stat. Soc. B
   70:849, in rounds);
-- a quadratic form of the whitened codes by principal Hessian directions (Li 1992, JASA 87:1025): the eigenvectors of
-  E[residual w w'], which do not depend on a rotation of the codes. Eigenvalues that noise explains are removed and the
-  others shrunk by sqrt(l^2 - 4 s^2) (optimal in squared error for a spike in a Wigner matrix, whose noise ends at 2 s:
-  Gavish & Donoho 2017, IEEE Trans. Inf. Theory 63:2137).
+- a product of two linear forms of the whitened codes, which is found in the extreme eigenvectors of the principal
+  Hessian E[residual w w'] (Li 1992, JASA 87:1025), for any rotation of the codes, and refined by alternating ridge
+  regressions. It is added if an eigenvalue exceeds the noise, whose largest is about 2 sqrt(P / N), and if a product
+  fitted to three quarters of the patients predicts the others; its slope there shrinks it.
 
 Both steps take nothing unless it exceeds the level of noise, so that the probe falls back to the ridge.
 
 It cannot see: products of three or more dimensions; what oscillates, or is odd and not linear, along a direction that
-is neither a dimension nor a principal component; a quadratic form of many weak directions, each below the noise
-(eigenvalues below about sqrt(P / N) of the residual's standard deviation); and dependence that does not move the
+is neither a dimension nor a principal component; rotated products if there are fewer than about four patients for each
+dimension; a quadratic form of many weak directions, each below the noise; and dependence that does not move the
 conditional mean, such as a code |v| for a target v of symmetric distribution, for which no regression has any R2.
 
 Shape suffixes: N fitted rows, M predicted rows, P dimensions, R principal components, F features, C columns of targets,
@@ -50,14 +50,14 @@ ROUNDS = 3
 """Rounds of choosing features."""
 MOST_CHOSEN = 6
 """Largest number of features chosen in a round."""
-ROWS_PER_DIRECTION = 3
-"""Rows needed for each whitened direction."""
+PATIENTS_PER_DIRECTION = 3
+"""Patients needed for each whitened direction."""
 MARGIN = 3.0
 """The edge of the noise varies by about P^(-2/3) of itself (Tracy & Widom 1994); signal is this much of it above."""
 ALTERNATIONS = 8
 """Refinements of a product of two linear forms."""
 INNER_FOLDS = 4
-"""One row in so many judges whether such a product helps, before it is fitted on all rows."""
+"""One patient in so many judges whether such a product helps, before it is fitted on all rows."""
 INNER_DEVIATIONS = 2.0
 """Standard errors by which it must correlate with the target there."""
 POWER_STEPS = 12
@@ -107,11 +107,19 @@ class RidgeProbe:
 
 
 class QuadraticProbe:
-    """A ridge, chosen products and cosines, and a quadratic form in principal Hessian directions; see the module."""
+    """A ridge, chosen products and cosines, and a product of two linear forms; see the module."""
 
-    def __init__(self, ridge: RidgeProbe) -> None:
-        """Args: ridge: probe of the same rows, whose decomposition is used again."""
+    def __init__(self, ridge: RidgeProbe, groups_N: NDArray[np.intp] | None = None) -> None:
+        """Prepare the features.
+
+        Args:
+            ridge: probe of the same rows, whose decomposition is used again.
+            groups_N: patient of each fitted row, whose visits are no evidence of each other; None: every row is one.
+        """
         self._ridge = ridge
+        groups_N = np.arange(len(ridge.codes_NP)) if groups_N is None else np.unique(groups_N, return_inverse=True)[1]
+        self._num_groups = len(np.unique(groups_N))
+        self._inner_N = groups_N % INNER_FOLDS == 0
         num_rows = len(ridge.codes_NP)
         whitened_NR = _signed(ridge.left_NR) * np.sqrt(num_rows)
         held_MR = ridge.held_MR * (whitened_NR[0] / np.where(ridge.left_NR[0] == 0.0, 1.0, ridge.left_NR[0]))
@@ -119,18 +127,15 @@ class QuadraticProbe:
         held_MR = np.clip(held_MR, -reach_R, reach_R)
         few = ridge.codes_NP.shape[1] <= MOST_DIMENSIONS
         factors = (ridge.codes_NP, ridge.held_MP) if few else (whitened_NR, held_MR)
-        fit, held = [], []
-        for codes_NP, others_MP in (factors,):
-            pairs = np.triu_indices(min(codes_NP.shape[1], MOST_DIMENSIONS))
-            for into, rows in ((fit, codes_NP), (held, others_MP)):
-                clipped = np.clip(rows, -LARGEST, LARGEST).T.astype(np.float32)
-                into.append(clipped[pairs[0]] * clipped[pairs[1]])
+        pairs = np.triu_indices(min(factors[0].shape[1], MOST_DIMENSIONS))
+        clipped = [np.clip(rows, -LARGEST, LARGEST).T.astype(np.float32) for rows in factors]
+        fit, held = ([rows[pairs[0]] * rows[pairs[1]]] for rows in clipped)
         for codes_NP, others_MP in ((ridge.codes_NP, ridge.held_MP), (whitened_NR, held_MR)):
             fit.append(_cosines(codes_NP, codes_NP))
             held.append(_cosines(codes_NP, others_MP))
         self._fit_FN, self._held_FM = _normalised(np.concatenate(fit), np.concatenate(held))
-        self._level = float(np.sqrt(2.0 * np.log(max(2, len(self._fit_FN))) / num_rows))
-        kept = min(whitened_NR.shape[1], num_rows // ROWS_PER_DIRECTION)
+        self._level = float(np.sqrt(2.0 * np.log(max(2, len(self._fit_FN))) / self._num_groups))
+        kept = min(whitened_NR.shape[1], self._num_groups // PATIENTS_PER_DIRECTION)
         self._whitened_NR = whitened_NR[:, :kept].astype(np.float32)
         self._held_MR = held_MR[:, :kept].astype(np.float32)
 
@@ -149,7 +154,7 @@ class QuadraticProbe:
         rest_CN = np.ascontiguousarray((residuals_NC / size_C).T, dtype=np.float32)
         more_CM = np.zeros((len(size_C), len(predicted_MC)), dtype=np.float32)
         self._add_features(rest_CN, more_CM)
-        self._add_quadratic_form(rest_CN, more_CM)
+        self._add_product(rest_CN, more_CM)
         return predicted_MC + more_CM.T * size_C
 
     def _add_features(self, rest_CN: Floats32, more_CM: Floats32) -> None:
@@ -176,21 +181,22 @@ class QuadraticProbe:
             if not new:
                 return
 
-    def _add_quadratic_form(self, rest_CN: Floats32, more_CM: Floats32) -> None:
-        """Add a form w' A w of the whitened codes to columns whose Hessian exceeds noise; ``more_CM`` is updated."""
+    def _add_product(self, rest_CN: Floats32, more_CM: Floats32) -> None:
+        """Add a product of two forms to columns whose Hessian exceeds noise; ``more_CM`` is updated."""
         num_rows, rank = self._whitened_NR.shape
         if rank == 0:
             return
         deviation_C = np.maximum(np.linalg.norm(rest_CN, axis=1) / np.sqrt(num_rows), 1e-12)
-        threshold = 2.0 * np.sqrt(rank / num_rows) * (1.0 + MARGIN * rank ** (-2.0 / 3.0))
-        inner_N = np.arange(num_rows) % INNER_FOLDS == 0
+        threshold = 2.0 * np.sqrt(rank / self._num_groups) * (1.0 + MARGIN * rank ** (-2.0 / 3.0))
+        inner_N = self._inner_N
+        repeats = len(inner_N) / self._num_groups
         for column in np.flatnonzero(self._largest_eigenvalue(rest_CN / deviation_C[:, None]) > threshold):
             target_N = (rest_CN[column] / deviation_C[column]).astype(np.float64)
             judged_N = _ProductForm(self._whitened_NR[~inner_N], target_N[~inner_N])(self._whitened_NR[inner_N])
             judged_N -= judged_N.mean()
             product = float(judged_N @ target_N[inner_N])
             size = float(judged_N @ judged_N)
-            if size == 0.0 or product < INNER_DEVIATIONS * np.sqrt(size) * target_N[inner_N].std():
+            if size == 0.0 or product < INNER_DEVIATIONS * np.sqrt(size * repeats) * target_N[inner_N].std():
                 continue
             form = _ProductForm(self._whitened_NR, target_N)
             shift = form(self._whitened_NR).mean()
@@ -244,7 +250,8 @@ class _ProductForm:
     def __call__(self, whitened_MR: Floats32) -> Floats:
         """Return the values of the form [M]."""
         codes_MR = whitened_MR.astype(np.float64)
-        return (codes_MR @ self._first_R) * (codes_MR @ self._second_R)
+        values_M: Floats = (codes_MR @ self._first_R) * (codes_MR @ self._second_R)
+        return values_M
 
 
 def _signed(left_NR: Floats) -> Floats:
