@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles menvae
 
-.PHONY: train test lint bench bench-data bench-losses soak wrong-lines mutants clean
+.PHONY: train test lint bench bench-data bench-losses bench-metrics bench-statistics soak wrong-lines mutants clean
 
 train: $(VENV)/.installed
 	$(BIN)/menvae-train
@@ -21,7 +21,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: bench-data bench-losses
+bench: bench-data bench-losses bench-statistics
 	$(BIN)/python tests/benchmarks/default_run.py
 	$(BIN)/python tests/benchmarks/phantom_difficulty.py
 	$(BIN)/python tests/benchmarks/overhead.py
@@ -35,6 +35,13 @@ bench-data: $(VENV)/.installed-test
 bench-losses: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/losses.py
 	$(BIN)/python tests/benchmarks/losses_tc.py
+
+bench-statistics: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/independence.py
+
+# what public packages say of codes with known disentanglement scores
+bench-metrics: $(VENV)/.installed-test
+	$(BIN)/python tests/benchmarks/disentanglement.py
 
 # overrides, kills and damaged files at random, half an hour; SEED=1 make soak: others
 soak: $(VENV)/.installed-test
@@ -63,4 +70,4 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) dist mutants .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-metrics dist mutants .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

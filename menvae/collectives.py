@@ -22,8 +22,27 @@ from menvae.errors import OtherRankFailedError
 T = TypeVar("T")
 
 
+_is_alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Run the block as in a single process: every collective is the identity.
+
+    For computations that every rank repeats on values already gathered from all ranks.
+    """
+    global _is_alone
+    before, _is_alone = _is_alone, True
+    try:
+        yield
+    finally:
+        _is_alone = before
+
+
 def num_ranks() -> int:
     """Return the number of processes that train together (1 without `torch.distributed`)."""
+    if _is_alone:
+        return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

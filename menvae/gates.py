@@ -30,6 +30,16 @@ NUMBERS: Mapping[str, Mapping[str, Any]] = {
 }
 """Gate -> meaning of a bare number: the metric it bounds, from which side, and whether the model may lack it."""
 
+ADDED: Mapping[str, Mapping[str, Any]] = {
+    "decoder_reads_vol": {"metric": "diag/reads_vol_tumour", "above": 1.05, "optional": True},
+    "decoder_reads_loc": {"metric": "diag/reads_loc", "above": 1.05, "optional": True},
+    "decoder_reads_shape": {"metric": "diag/reads_shape_tumour", "above": 1.05, "optional": True},
+    "decoder_reads_residual": {"metric": "diag/reads_residual", "above": 1.05, "optional": True},
+    "mean_image_ratio": {"metric": "diag/mean_image_ratio", "above": 1.5, "optional": True},
+}
+"""Gates that configurations of older runs lack. Absent means this default, so that old runs keep their hash and are
+judged by the same gates as new ones; null removes a gate."""
+
 METRIC_PREFIX = "gate/"
 """Prefix of gates as metrics, for trackers and studies."""
 _FORM = "{metric: <key>, above: <number>} or {metric: <key>, below: <number>}"
@@ -87,7 +97,9 @@ class GateSettings:
         strict = config.get("strict", False)
         if not isinstance(strict, bool):
             raise UserError(f"gates.strict: {strict!r} is not allowed; it should be true or false")
-        entries = {name: entry for name, entry in config.items() if name != "strict" and entry is not None}
+        named = {name: entry for name, entry in {**ADDED, **config}.items() if name != "strict"}
+        ordered = [*(name for name in config if name in named), *(name for name in ADDED if name not in config)]
+        entries = {name: named[name] for name in ordered if named[name] is not None}
         return cls(strict=strict, targets={name: _target(name, entry) for name, entry in entries.items()})
 
 
@@ -118,12 +130,18 @@ def _spelt_out(name: str, number: float) -> dict[str, Any]:
 def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``gates.*`` with a bare number for each gate of `NUMBERS` that differs from its default only in the bound.
 
+    Gates of `ADDED` at their default are left out.
+
     >>> canonical({"vol_r2": {"metric": "sem/vol_r2", "above": 0.9, "optional": True}, "strict": False})
     {'vol_r2': 0.9, 'strict': False}
     >>> canonical({"vol_r2": {"metric": "sem/vol_total_r2", "above": 0.9}})
     {'vol_r2': {'metric': 'sem/vol_total_r2', 'above': 0.9}}
     """
-    return {name: _number(name, entry) for name, entry in config.items()}
+    return {name: _number(name, entry) for name, entry in config.items() if not _is_default(name, entry)}
+
+
+def _is_default(name: str, entry: Any) -> bool:
+    return name in ADDED and isinstance(entry, Mapping) and dict(entry) == ADDED[name]
 
 
 def _number(name: str, entry: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -95,11 +96,23 @@ class Objective(nn.Module):
         """Return {scalar: its weight at each of P positions [P]} for the scalars with a nonzero weight."""
         return {name: np.array([self.weight(name, position) for position in positions]) for name in self.scalars}
 
-    def forward(self, batch: Batch, output: ModelOutput, progress: Progress) -> LossReport:
-        """Evaluate every active term in float32, and weight its scalars for ``progress``."""
+    def forward(
+        self, batch: Batch, output: ModelOutput, progress: Progress, terms: Literal["all", "batch", "split"] = "all"
+    ) -> LossReport:
+        """Evaluate active terms in float32, and weight their scalars for ``progress``.
+
+        Args:
+            batch: the subjects.
+            output: output of the model for them.
+            progress: position in training.
+            terms: ``batch``: only those that validation averages over batches; ``split``: only those that it evaluates
+                once, on a whole split (see `menvae.terms.Term.of_split`).
+        """
         scalars: dict[str, Scalar] = {}
         diagnostics = {}
         for term in self.active_terms.values():
+            if terms != "all" and term.of_split != (terms == "split"):
+                continue
             term.at(progress if self.training else progress.finished)
             with torch.autocast(output.posterior.mean.device.type, enabled=False):
                 values = term(batch, output)
@@ -109,7 +122,8 @@ class Objective(nn.Module):
                 elif self.weights[name]:
                     weight = self.weight(name, progress)
                     scalars[name] = Scalar(raw, weight, weight * raw)
-        total = torch.stack([scalar.weighted for scalar in scalars.values()]).sum()
+        weighted = [scalar.weighted for scalar in scalars.values()]
+        total = torch.stack(weighted).sum() if weighted else output.posterior.mean.new_zeros(())
         return LossReport(total, scalars, diagnostics)
 
     def commit(self, output: ModelOutput) -> None:

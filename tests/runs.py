@@ -53,7 +53,6 @@ _OF_OTHERS = [
     "mlflow.tracking",
     "rich.progress",
     "skimage.measure",
-    "sklearn.linear_model",
     "torch._dynamo",
 ]
 

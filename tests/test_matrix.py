@@ -15,7 +15,7 @@ from menvae.errors import UserError
 from menvae.registry import configuration_folder
 
 CONF = configuration_folder("menvae") or Path()
-OF_TABLES = {"mlp"}
+OF_TABLES = {"mlp", "projection"}
 """Encoders and decoders of rows; all others are of volumes."""
 OF_CHECKPOINTS = {"frozen", "frozen_slices"}
 """Encoders that need one."""

@@ -38,7 +38,7 @@ class SplitExample:
         context: context of the split.
         batch: all N subjects.
         output: output of the model.
-        errors: z of `menvae.metrics.ERRORS` -> [N].
+        errors: ``errors.<z>``, ``final_errors.<what>`` or ``tumour_errors.<what>`` -> [N].
     """
 
     context: MetricContext
@@ -51,7 +51,8 @@ class SplitExample:
         """Return an example on which every metric improves with ``quality``, from 0 to 1.
 
         At 0, reconstructions, predictions and classes are noise, and latents hardly vary, are fully dependent and do
-        not affect the decoder. At 1, outputs are nearly correct and latents independent.
+        not affect the decoder. At 1, outputs are nearly correct, latents are independent, and the first ones of each
+        partition are its targets.
         """
         generator = seeded(seed)
 
@@ -65,7 +66,11 @@ class SplitExample:
         inputs = noise(len(context.channels), *context.size)
         targets = {name: noise(len(features)) for name, features in context.supervision.items()}
         labels = torch.arange(num_subjects) % NUM_CLASSES
-        mean = quality * noise(z_dim) + (1.0 - quality) * 0.01 * noise(1).expand(-1, z_dim)
+        latents = noise(z_dim)
+        for name, true in targets.items():
+            start, _ = context.layout.bounds(name)
+            latents[:, start : start + true.shape[1]] = true
+        mean = quality * latents + (1.0 - quality) * 0.01 * noise(1).expand(-1, z_dim)
         posterior = Posterior(mean, 0.3 * noise(z_dim) - 2.0)
         predictions = {name: mixed(true) for name, true in targets.items()}
         logits = mixed(3.0 * torch.eye(NUM_CLASSES)[labels])
@@ -77,8 +82,17 @@ class SplitExample:
             labels=labels,
         )
         own = 1.05 - quality + 0.1 * noise().abs()
-        others = {name: own * (1.0 + quality * (2.0 + noise().abs())) for name in ERRORS}
-        errors = {**others, "mu": own, "sampled": own * (1.3 - 0.2 * quality)}
+        without = [f"without_{name}" for name in context.layout]
+        names = [f"errors.{name}" for name in ERRORS]
+        names += [f"final_errors.{name}" for name in ("mean_image", *without)]
+        names += [f"tumour_errors.{name}" for name in without]
+        others = {name: own * (1.0 + quality * (2.0 + noise().abs())) for name in names}
+        errors = {
+            **others,
+            "errors.mu": own,
+            "errors.sampled": own * (1.3 - 0.2 * quality),
+            "tumour_errors.mu": torch.where(torch.arange(num_subjects) % 5 == 4, torch.nan, own),
+        }
         return cls(context, batch, ModelOutput(posterior, mean, mixed(inputs), predictions, {"logits": logits}), errors)
 
     def __len__(self) -> int:
@@ -172,8 +186,8 @@ def recorded(metric: Metric, example: SplitExample, batch_size: int = 0, num_ran
         piece = recorder.record()
         place = {subject: row for row, subject in enumerate(example.batch.subject_id)}
         order = [place[subject] for subject in piece.subject_id]
-        errors = {f"errors.{name}": values.double().numpy()[order] for name, values in example.errors.items()}
-        pieces.append((piece.subject_id, {**piece.arrays, **errors}))
+        errors = {name: values.double().numpy()[order] for name, values in example.errors.items()}
+        pieces.append(replace(piece, arrays={**piece.arrays, **errors}))
     return SplitRecord.joined(pieces)
 
 
@@ -228,6 +242,7 @@ class MetricConformance(PartConformance):
             assert metric.needs <= NEEDS.keys()
             assert metric.min_subjects >= 1
             assert metric.absent
+            assert metric.when in ("epoch", "final")
             names = metric.names()
             assert len(set(names)) == len(names)
             for name in names:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from menvae.data.source import Data, FittedTargets
 from menvae.data.targets.normalizer import TargetNormalizer
-from menvae.evaluation.metrics import SplitRecorder
+from menvae.evaluation.metrics import MeanImage, Reference, SplitRecorder, latents_of_others
 from menvae.evaluation.regression import leak_matrix
 from menvae.metrics import Floats, Metric, SplitRecord, measure
 from menvae.models import Model
@@ -22,44 +22,77 @@ TRAVERSAL_STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 """Positions along a latent direction, in standard deviations of the split."""
 
 
+Outputs = Callable[[], Iterable[tuple[Batch, ModelOutput]]]
+"""Returns the batches of a split with the model's outputs; it is called twice."""
+
+
 @dataclass(frozen=True)
-class FinalEvaluation:
-    """Evaluation of the best weights on the training and validation splits.
+class JudgedSplit:
+    """Evaluation of one split.
 
     Attributes:
-        metrics: all metrics of the validation split.
-        train: latents and targets of the training subjects.
-        val: full record of the validation subjects.
+        record: full record of its subjects.
+        metrics: all metrics.
     """
 
+    record: SplitRecord
     metrics: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class FinalEvaluation:
+    """Evaluation of the best weights.
+
+    Attributes:
+        train: latents and targets of the training subjects.
+        splits: the judged splits by name; ``val`` at least.
+    """
+
     train: SplitRecord
-    val: SplitRecord
+    splits: Mapping[str, JudgedSplit]
+
+    @property
+    def val(self) -> SplitRecord:
+        """Full record of the validation subjects."""
+        return self.splits["val"].record
+
+    @property
+    def metrics(self) -> Mapping[str, float | None]:
+        """All metrics of the validation split."""
+        return self.splits["val"].metrics
 
 
 @torch.no_grad()
 def evaluate_model(
-    model: Model, train: Iterable[Batch], val: Iterable[tuple[Batch, ModelOutput]], metrics: Sequence[Metric]
+    model: Model, train: Iterable[Batch], judged: Mapping[str, Outputs], metrics: Sequence[Metric]
 ) -> FinalEvaluation:
     """Evaluate a model in evaluation mode; call it on all ranks, each with its share of the batches.
 
     Args:
         model: model with the weights to evaluate.
-        train: batches of the training split on the model's device, for their latents and the mean z.
-        val: batches of the validation split with the model's outputs.
+        train: batches of the training split on the model's device, for the mean latent and the mean image.
+        judged: name of a split -> its batches.
         metrics: metrics to compute.
     """
-    latents = SplitRecorder(model)
+    latents, mean_image = SplitRecorder(model), MeanImage()
     for batch in train:
         latents.record_latents(batch, model.encode(batch.inputs, batch.available))
-    train_record = latents.record()
-    recorder = SplitRecorder(model, metrics)
-    recorder.mean_training_z = torch.from_numpy(train_record.arrays["mean"].mean(axis=0)).float()
-    for batch, output in val:
-        recorder.mean_training_z = recorder.mean_training_z.to(batch.inputs.device)
-        recorder.on_validation_batch(batch, output)
-    val_record = recorder.record()
-    return FinalEvaluation(measure(metrics, val_record), train_record, val_record)
+        mean_image.add(batch)
+    train_record, image = latents.record(), mean_image.value()
+    mean_z = torch.from_numpy(train_record.arrays["mean"].mean(axis=0)).float()
+
+    def of(outputs: Outputs) -> JudgedSplit:
+        of_split = SplitRecorder(model)
+        for batch, output in outputs():
+            of_split.record_latents(batch, output.posterior)
+        recorder = SplitRecorder(model, metrics)
+        recorder.compare_with(Reference(mean_z, image, latents_of_others(of_split.record())))
+        for batch, output in outputs():
+            recorder.on_validation_batch(batch, output)
+        record = recorder.record()
+        return JudgedSplit(record, measure(metrics, record))
+
+    return FinalEvaluation(train_record, {name: of(outputs) for name, outputs in judged.items()})
 
 
 def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mapping[str, str]) -> PictureContext:

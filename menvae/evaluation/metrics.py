@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +15,21 @@ from menvae import collectives
 from menvae.metrics import Floats, Metric, SplitRecord, measure
 from menvae.models import Model
 from menvae.types import Batch, ModelOutput, Observation, Observer, Posterior
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the evaluation after training compares subjects with.
+
+    Attributes:
+        mean_z: mean over the training subjects [Z].
+        mean_image: mean training image [C, D, H, W] or row [F].
+        foreign: subject -> z [Z] of another patient; empty: of the subject that was recorded before.
+    """
+
+    mean_z: Tensor
+    mean_image: Tensor
+    foreign: Mapping[str, Tensor]
 
 
 class SplitRecorder(Observer):
@@ -29,12 +46,18 @@ class SplitRecorder(Observer):
         self.reset()
 
     def reset(self) -> None:
-        """Clear the record and the mean training latent."""
+        """Clear the record, the mean training latent and the reference of a final evaluation."""
         self.mean_training_z: Tensor | None = None
+        self.reference: Reference | None = None
         self._batches: list[dict[str, Floats]] = []
         self._subjects: list[str] = []
-        self._previous_z: Tensor | None = None
+        self._patients: list[str] = []
+        self._previous = _PreviousPatients()
         self._constants: dict[str, Tensor] = {}
+
+    def compare_with(self, reference: Reference) -> None:
+        """Set what the subjects of a final evaluation are compared with."""
+        self.mean_training_z, self.reference = reference.mean_z, reference
 
     def on_epoch_start(self, epoch: int) -> None:
         """Reset the running mean of training latents, so that it covers only this epoch."""
@@ -83,7 +106,9 @@ class SplitRecorder(Observer):
         if self._decodes:
             image = batch.inputs.float()
             values["errors.mu"] = _mse(image, output.reconstruction, batch.available)
-            values |= self._with_other_latents(image, batch.available, mean, logvar)
+            values |= self._with_other_latents(image, batch, mean, logvar)
+        if self._decodes and self.reference is not None:
+            values |= self._with_reference(image, batch, output, self.reference)
         self._keep(batch, values)
 
     @staticmethod
@@ -95,25 +120,45 @@ class SplitRecorder(Observer):
 
     def _keep(self, batch: Batch, values: Mapping[str, Tensor]) -> None:
         self._subjects += batch.subject_id
+        self._patients += patients_of(batch)
         self._batches.append({name: value.detach().double().cpu().numpy() for name, value in values.items()})
 
-    def _with_other_latents(
-        self, image: Tensor, available: Tensor | None, mean: Tensor, logvar: Tensor
-    ) -> dict[str, Tensor]:
-        generator = torch.Generator(device=mean.device).manual_seed(len(self._subjects))
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        values = {"errors.sampled": _mse(image, self.model.decode(mean + torch.exp(0.5 * logvar) * noise), available)}
+    def _with_other_latents(self, image: Tensor, batch: Batch, mean: Tensor, logvar: Tensor) -> dict[str, Tensor]:
+        available = batch.available
+        sampled = mean + torch.exp(0.5 * logvar) * _noise(batch.subject_id, mean)
+        values = {"errors.sampled": _mse(image, self.model.decode(sampled), available)}
         for name, z in (("z0", torch.zeros_like(mean[:1])), ("mean_z", self.mean_training_z)):
             if z is not None:
                 if name not in self._constants:
-                    self._constants[name] = self.model.decode(z.reshape(1, -1))
+                    self._constants[name] = self.model.decode(z.reshape(1, -1).to(mean.device))
                 values[f"errors.{name}"] = _mse(image, self._constants[name].expand_as(image), available)
-        if self._previous_z is None and len(mean) == 1:  # the first subject at batch size 1 has no predecessor
-            values["errors.shuffled"] = torch.full((1,), torch.nan)
-        else:
-            before = mean[-1:] if self._previous_z is None else self._previous_z
-            values["errors.shuffled"] = _mse(image, self.model.decode(torch.cat([before, mean[:-1]])), available)
-        self._previous_z = mean[-1:]
+        given = self.reference.foreign if self.reference is not None else {}
+        before = self._previous.of_others(patients_of(batch), mean)
+        foreign = [given.get(subject, z) for subject, z in zip(batch.subject_id, before, strict=True)]
+        known = torch.tensor([z is not None for z in foreign], device=mean.device)
+        z = torch.stack([mean.new_zeros(mean.shape[1]) if z is None else z.to(mean) for z in foreign])
+        values["errors.shuffled"] = _mse(image, self.model.decode(z), available).masked_fill(~known, torch.nan)
+        return values
+
+    def _with_reference(
+        self, image: Tensor, batch: Batch, output: ModelOutput, reference: Reference
+    ) -> dict[str, Tensor]:
+        """Return the errors of the mean image, and of z without each partition, also inside the tumour."""
+        mean_image = reference.mean_image.to(image).expand_as(image)
+        values = {"final_errors.mean_image": _mse(image, mean_image, batch.available)}
+        tumour = None if batch.mask is None else batch.mask > 0
+        if tumour is not None:
+            values["tumour_errors.mu"] = _mse_inside(image, output.reconstruction, tumour, batch.available)
+        mean = output.posterior.mean
+        for partition in self.model.layout:
+            start, stop = self.model.layout.bounds(partition)
+            z = mean.clone()
+            z[:, start:stop] = reference.mean_z[start:stop].to(mean)
+            without = self.model.decode(z)
+            values[f"final_errors.without_{partition}"] = _mse(image, without, batch.available)
+            if tumour is not None:
+                inside = _mse_inside(image, without, tumour, batch.available)
+                values[f"tumour_errors.without_{partition}"] = inside
         return values
 
     def record(self) -> SplitRecord:
@@ -121,11 +166,104 @@ class SplitRecorder(Observer):
         stacked = {
             name: np.concatenate([batch[name] for batch in self._batches]) for name in (self._batches or [{}])[0]
         }
-        return SplitRecord.joined(collectives.gather_objects((self._subjects, stacked)))
+        mine = SplitRecord(tuple(self._subjects), stacked, tuple(self._patients))
+        return SplitRecord.joined(collectives.gather_objects(mine))
 
     def on_validation_end(self, epoch: int, metrics: Mapping[str, float | None]) -> Observation:
-        """Return all metrics of the split."""
-        return Observation(measure(self.metrics, self.record()))
+        """Return the metrics of the split that every epoch has."""
+        return Observation(measure([metric for metric in self.metrics if metric.when == "epoch"], self.record()))
+
+
+class _PreviousPatients:
+    """The latest z of the last two patients, so that every row finds one of another patient."""
+
+    def __init__(self) -> None:
+        self._latest: list[tuple[str, Tensor]] = []
+
+    def of_others(self, patients: Sequence[str], mean: Tensor) -> list[Tensor | None]:
+        """Return, for each row, the latest z before it of another patient; in the first batch also one behind it.
+
+        Args:
+            patients: patient of each row.
+            mean: posterior means [B, Z].
+        """
+        is_first = not self._latest
+        found: list[Tensor | None] = []
+        for patient, z in zip(patients, mean, strict=True):
+            found.append(next((other for name, other in self._latest if name != patient), None))
+            self._latest = [(patient, z), *(pair for pair in self._latest if pair[0] != patient)][:2]
+        if is_first:
+            found = [
+                next((mean[row] for row in reversed(range(len(mean))) if patients[row] != patient), None)
+                if other is None
+                else other
+                for other, patient in zip(found, patients, strict=True)
+            ]
+        return found
+
+
+def patients_of(batch: Batch) -> tuple[str, ...]:
+    """Return the patient of each row; a subject without a known patient is one of its own."""
+    return batch.patient_id or batch.subject_id
+
+
+def latents_of_others(record: SplitRecord) -> dict[str, Tensor]:
+    """Return, for each subject, the posterior mean [Z] of the subject before it that is of another patient.
+
+    Subjects are in the order of the record, and the last precedes the first. Empty for a single patient.
+    """
+    means, patients = record.arrays["mean"], record.patient_id
+    num = len(patients)
+    found = {}
+    for row, subject in enumerate(record.subject_id):
+        before = ((row - step) % num for step in range(1, num))
+        other = next((index for index in before if patients[index] != patients[row]), None)
+        if other is not None:
+            found[subject] = torch.from_numpy(means[other]).float()
+    return found
+
+
+class MeanImage:
+    """Mean over subjects of the images of each channel, in double precision."""
+
+    def __init__(self) -> None:
+        self._total: Tensor | None = None
+        self._count: Tensor | None = None
+
+    def add(self, batch: Batch) -> None:
+        """Add the subjects of a batch; unavailable channels do not count."""
+        image = batch.inputs.double()
+        has = image.new_ones(image.shape[:2]) if batch.available is None else batch.available.to(image)
+        weights = has.reshape(*has.shape, *(1,) * (image.ndim - 2))
+        total, count = torch.where(weights > 0, image, 0.0).sum(dim=0), has.sum(dim=0)
+        self._total = total if self._total is None else self._total + total
+        self._count = count if self._count is None else self._count + count
+
+    def value(self) -> Tensor:
+        """Return the mean [C, ...] over all ranks; 0 for a channel that no subject has."""
+        assert self._total is not None, "no batch was added"
+        assert self._count is not None, "no batch was added"
+        total, count = collectives.sum_over_ranks(self._total), collectives.sum_over_ranks(self._count)
+        return total / count.clamp(min=1.0).reshape(-1, *(1,) * (total.ndim - 1))
+
+
+def _noise(subjects: Sequence[str], like: Tensor) -> Tensor:
+    """Return standard normal noise [B, Z] that depends on the subject only, not on batches, ranks or devices."""
+    rows = [
+        torch.randn(like.shape[1], generator=torch.Generator().manual_seed(zlib.crc32(subject.encode())))
+        for subject in subjects
+    ]
+    return torch.stack(rows).to(like)
+
+
+def _mse_inside(image: Tensor, reconstruction: Tensor, inside: Tensor, available: Tensor | None) -> Tensor:
+    """Mean squared error [B] over the voxels ``inside``, bool [B, 1, ...], of available channels; NaN without any."""
+    squares = (image - reconstruction.float()).square()
+    wanted = inside.expand_as(squares)
+    if available is not None:
+        wanted = wanted & available.reshape(*available.shape, *(1,) * (squares.ndim - 2))
+    total = torch.where(wanted, squares, 0.0).flatten(1).sum(dim=1)
+    return total / wanted.flatten(1).sum(dim=1)
 
 
 def _mse(image: Tensor, reconstruction: Tensor, available: Tensor | None) -> Tensor:

@@ -26,6 +26,7 @@ from menvae.types import Batch, ModelOutput
 
 Floats = NDArray[np.float64]
 Direction = Literal["higher", "lower"]
+When = Literal["epoch", "final"]
 
 OF_BATCHES = frozenset({"inputs", "reconstruction"})
 """Needs that only `Metric.observe` may read; a record does not contain them."""
@@ -39,6 +40,8 @@ NEEDS: Mapping[str, str] = {
     "observed": "1 where a target was observed, 0 elsewhere [N, F], of each partition",
     "predictions": "predicted z-scores [N, F] of each partition that has a head",
     "errors": "mean squared error of the reconstruction [N] from each z of `ERRORS`",
+    "final_errors": "mean squared error [N] of each entry of `FINAL_ERRORS`",
+    "tumour_errors": "squared error [N], averaged over the tumour, from z and without each partition; NaN without one",
     "labels": "class indices [N], -1 where unknown",
     "classes": "predicted class indices [N]",
 }
@@ -47,11 +50,17 @@ NEEDS: Mapping[str, str] = {
 ERRORS: Mapping[str, str] = {
     "mu": "the posterior mean",
     "sampled": "a sample of the posterior",
-    "shuffled": "the posterior mean of the preceding subject",
+    "shuffled": "the posterior mean of the preceding subject of another patient",
     "mean_z": "the mean over the training subjects",
     "z0": "zero",
 }
 """The latents z from which subjects are decoded."""
+
+FINAL_ERRORS: Mapping[str, str] = {
+    "mean_image": "the mean training image instead of the reconstruction",
+    "without_<partition>": "the posterior mean with one partition replaced by its mean over the training subjects",
+}
+"""What subjects are compared with in the evaluation after training, besides `ERRORS`."""
 
 
 @dataclass(frozen=True)
@@ -63,24 +72,37 @@ class SplitRecord:
         arrays: name -> [N, ...]: those of `NEEDS`, named ``<kind>.<name>`` if a kind has several (``targets.vol``,
             ``errors.mean_z``), NaN where a value could not be computed; ``available`` [N, C], 1 for the channels that a
             subject has, if batches declare it; and the arrays that metrics observed.
+        patient_id: patient of each row; by default, each subject is a patient.
     """
 
     subject_id: tuple[str, ...]
     arrays: Mapping[str, Floats]
+    patient_id: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Take each subject for a patient if patients are not given."""
+        if not self.patient_id:
+            object.__setattr__(self, "patient_id", self.subject_id)
 
     @classmethod
-    def joined(cls, pieces: Iterable[tuple[Sequence[str], Mapping[str, Floats]]]) -> SplitRecord:
-        """Join the pieces of all ranks; if a subject appears twice, its first row is used.
+    def joined(cls, pieces: Iterable[SplitRecord]) -> SplitRecord:
+        """Join the records of all ranks; if a subject appears twice, its first row is used.
 
         Args:
-            pieces: (identifiers of n subjects, name -> [n, ...]), all with the same names.
+            pieces: records with the same arrays.
         """
         given = list(pieces)
-        subjects = [subject for names, _ in given for subject in names]
+        subjects = [subject for piece in given for subject in piece.subject_id]
+        patients = [patient for piece in given for patient in piece.patient_id]
+        arrays = {name: np.concatenate([piece.arrays[name] for piece in given]) for name in given[0].arrays}
         first = {subject: index for index, subject in reversed(list(enumerate(subjects)))}
-        order = [first[subject] for subject in sorted(first)]
-        arrays = {name: np.concatenate([rows[name] for _, rows in given])[order] for name in given[0][1]}
-        return cls(tuple(sorted(first)), arrays)
+        order = np.array([first[subject] for subject in sorted(first)], dtype=np.intp)
+        return cls(tuple(subjects), arrays, tuple(patients)).rows(order)
+
+    def rows(self, index: NDArray[np.intp]) -> SplitRecord:
+        """Return the record of the rows at ``index``, which may repeat."""
+        subjects, patients = (tuple(names[row] for row in index) for names in (self.subject_id, self.patient_id))
+        return SplitRecord(subjects, {name: array[index] for name, array in self.arrays.items()}, patients)
 
     @property
     def gives(self) -> frozenset[str]:
@@ -121,6 +143,8 @@ class Metric(ABC):
         needs: entries of `NEEDS` that it reads; it is skipped if the run lacks any of them.
         min_subjects: every value is None for splits with fewer subjects.
         absent: why a value may be missing, as shown in the gates table.
+        when: ``final``: computed only of the best weights after training, because it takes more than 50 ms for 64
+            subjects or says little of a single epoch; ``epoch``: by every validation too.
     """
 
     direction: ClassVar[Direction | None]
@@ -129,6 +153,7 @@ class Metric(ABC):
     needs: ClassVar[frozenset[str]]
     min_subjects: ClassVar[int] = 1
     absent: ClassVar[str] = "the run lacks the data it needs"
+    when: ClassVar[When] = "epoch"
 
     def __init__(self, context: MetricContext) -> None:
         """Args: context: run context."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from menvae.metrics import Direction, Metric, SplitRecord
-from menvae.metrics.pairs import pairs, spaced_means
+from menvae.metrics.pairs import constant_partitions, pairs, spaced_means
 from menvae.registry import register
 from menvae.statistics.distance_correlation import MIN_ROWS
 
@@ -23,7 +23,7 @@ class PartitionCorrelation(Metric):
     range = (0.0, 1.0)
     needs = frozenset({"mean"})
     min_subjects = MIN_ROWS
-    absent = f"it needs at least {MIN_ROWS}"
+    absent = f"it needs at least {MIN_ROWS} subjects and partitions that vary"
 
     def meaning(self, key: str) -> str:
         """Name the pair."""
@@ -35,13 +35,16 @@ class PartitionCorrelation(Metric):
         return [f"indep/corr_{a}_{b}" for a, b in pairs(self.context.layout)]
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the value of each pair; the correlation of a constant dimension is 0."""
+        """Return the value of each pair, None for a constant partition; constant dimensions correlate with nothing."""
         means, layout = spaced_means(record), self.context.layout
         centred = means - means.mean(axis=0)
         norms = np.linalg.norm(centred, axis=0)
         scaled = np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 0)
         correlation = np.minimum(np.abs(scaled.T @ scaled), 1.0)
+        constant = constant_partitions(means, layout)
         return {
-            f"indep/corr_{a}_{b}": float(correlation[slice(*layout.bounds(a)), slice(*layout.bounds(b))].mean())
+            f"indep/corr_{a}_{b}": None
+            if {a, b} & constant
+            else float(correlation[slice(*layout.bounds(a)), slice(*layout.bounds(b))].mean())
             for a, b in pairs(layout)
         }

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from menvae.metrics import Direction, Metric, SplitRecord
-from menvae.metrics.pairs import pairs, spaced_means
+from menvae.metrics.pairs import constant_partitions, pairs, spaced_means
 from menvae.registry import register
 from menvae.statistics.distance_correlation import MIN_ROWS, signed_root, u_distance_correlations_sqr
 
@@ -17,14 +17,15 @@ class PartitionDcor(Metric):
     """Distance correlation of each pair of partitions, and its maximum: ``indep/dcor_<a>_<b>``, ``indep/max_dcor``.
 
     Values are sign(x) sqrt|x| of the bias-corrected squared distance correlation, around 0 for independent partitions;
-    ``max_dcor`` is the largest absolute value.
+    ``max_dcor`` is the largest absolute value. A constant partition is not independent but empty: it has no value, and
+    neither has the maximum.
     """
 
     direction: ClassVar[Direction | None] = "lower"
     range = (-1.0, 1.0)
     needs = frozenset({"mean"})
     min_subjects = MIN_ROWS
-    absent = f"the estimator needs at least {MIN_ROWS}"
+    absent = f"the estimator needs at least {MIN_ROWS} subjects and partitions that vary"
 
     def meaning(self, key: str) -> str:
         """Name the pair, or the maximum."""
@@ -40,10 +41,14 @@ class PartitionDcor(Metric):
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
         """Return the value of each pair and the largest absolute one."""
-        blocks = self.context.layout.split(torch.from_numpy(spaced_means(record)))
+        means = spaced_means(record)
+        blocks = self.context.layout.split(torch.from_numpy(means))
+        constant = constant_partitions(means, self.context.layout)
         names = list(blocks)
         dcor = signed_root(u_distance_correlations_sqr([blocks[name] for name in names])).numpy()
         values: dict[str, float | None] = {
-            f"indep/dcor_{a}_{b}": float(dcor[names.index(a), names.index(b)]) for a, b in pairs(self.context.layout)
+            f"indep/dcor_{a}_{b}": None if {a, b} & constant else float(dcor[names.index(a), names.index(b)])
+            for a, b in pairs(self.context.layout)
         }
-        return {**values, "indep/max_dcor": max(abs(value) for value in values.values() if value is not None)}
+        known = [abs(value) for value in values.values() if value is not None]
+        return {**values, "indep/max_dcor": max(known) if len(known) == len(values) else None}

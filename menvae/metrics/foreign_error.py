@@ -10,7 +10,7 @@ from menvae.metrics.decoding import mean_errors
 from menvae.registry import register
 
 FOREIGN = {
-    "shuffled": "the z of another subject",
+    "shuffled": "the z of another patient",
     "mean_z": "the mean training latent instead of z",
     "z0": "z = 0",
 }

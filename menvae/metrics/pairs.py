@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from itertools import combinations
 
+import numpy as np
+
 from menvae.latent import LatentLayout
 from menvae.metrics import Floats, SplitRecord
 
 MOST_ROWS = 4096
 """Larger splits are subsampled to evenly spaced rows, as distance correlation needs memory quadratic in the rows."""
+_RELATIVE = 1e-6  # a range below it is rounding in float32
 
 
 def pairs(layout: LatentLayout) -> list[tuple[str, str]]:
@@ -20,3 +23,14 @@ def spaced_means(record: SplitRecord) -> Floats:
     """Return the posterior means of the split [N, Z], subsampled to at most `MOST_ROWS` evenly spaced subjects."""
     means = record.arrays["mean"]
     return means[:: -(-len(means) // MOST_ROWS) or 1]
+
+
+def constant_partitions(means: Floats, layout: LatentLayout) -> set[str]:
+    """Return the partitions none of whose dimensions varies.
+
+    Args:
+        means: posterior means [N, Z].
+        layout: partitions of z.
+    """
+    varies = np.ptp(means, axis=0) > _RELATIVE * np.abs(means).max(axis=0)
+    return {name for name in layout if not varies[slice(*layout.bounds(name))].any()}

@@ -13,6 +13,9 @@ from menvae.registry import register
 FEWEST_SUBJECTS = 3
 """With two observed subjects, R2 is not a figure: SS_tot is half the squared distance of a single pair of targets, so
 two similar subjects make any error look enormous."""
+FEWEST_IN_A_MEAN = 10
+"""A feature that fewer subjects have (in splits below 20, fewer than half of them) does not count in the mean of its
+partition: its R2 is mostly noise, and would weigh as much as that of a feature that everyone has."""
 
 
 @register("metric", "r2")
@@ -20,13 +23,16 @@ class TargetR2(Metric):
     """R2 of each predicted target and each partition: ``sem/<target>_r2``, ``sem/<partition>_r2``.
 
     Subjects without an observed target are excluded. The R2 of a partition is the unweighted mean over its targets
-    with a defined R2, for which at least `FEWEST_SUBJECTS` subjects must be observed.
+    that `FEWEST_IN_A_MEAN` subjects have; it is None if these are fewer than half of its targets.
     """
 
     direction: ClassVar[Direction | None] = "higher"
     range = (-math.inf, 1.0)
     needs = frozenset({"targets", "observed", "predictions"})
-    absent = f"no head predicts it, fewer than {FEWEST_SUBJECTS} observed subjects, or their targets do not vary"
+    absent = (
+        f"no head predicts it, or fewer than {FEWEST_SUBJECTS} subjects (for most targets of a partition, "
+        f"{FEWEST_IN_A_MEAN}) have targets that vary"
+    )
 
     def meaning(self, key: str) -> str:
         """Name the partition or target."""
@@ -49,13 +55,15 @@ class TargetR2(Metric):
             if partition not in predictions or not names:
                 continue
             values = []
+            enough = max(FEWEST_SUBJECTS, min(FEWEST_IN_A_MEAN, len(record.subject_id) // 2))
             for column, name in enumerate(names):
                 rows = observed[partition][:, column] > 0
                 value = r2(targets[partition][rows, column], predictions[partition][rows, column])
                 metrics[f"sem/{name}_r2"] = value
-                if value is not None:
+                if value is not None and np.count_nonzero(rows) >= enough:
                     values.append(value)
-            metrics[f"sem/{partition}_r2"] = float(np.mean(values)) if values else None
+            if [partition] != list(names):
+                metrics[f"sem/{partition}_r2"] = float(np.mean(values)) if 2 * len(values) >= len(names) else None
         return metrics
 
 

@@ -115,9 +115,8 @@ class AssembledRun:
         state = self.trainer.fit(recorder)
         self.trainer.load_best()
         _log.info("evaluating the weights of epoch %d", state.best_epoch or state.epoch)
-        evaluation = evaluate_model(
-            self.model, self.trainer.inputs(self.data.train), self.trainer.outputs(self.data.val), self.metrics
-        )
+        judged = {"val": lambda: self.trainer.outputs(self.data.val)}
+        evaluation = evaluate_model(self.model, self.trainer.inputs(self.data.train), judged, self.metrics)
         gates = evaluate_gates(
             evaluation.metrics,
             self.experiment.settings["gates"].targets,

@@ -19,7 +19,7 @@ from typing import Any
 from menvae.masking import without_passwords
 from menvae.registry import ENTRY_POINT_GROUP
 
-_COMPUTING = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "scikit-learn", "transformers")
+_COMPUTING = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "transformers")
 """Packages that losses, metrics or weights of a run are computed with. Those that only read, store or decompress data
 are not among them: the hash of the data covers what they return."""
 _PACKAGES = ("menvae", *_COMPUTING, "monai", "hydra-core", "mlflow", "pydantic")

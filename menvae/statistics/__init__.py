@@ -1,1 +1,1 @@
-"""Pure tensor functions, each tested against a closed form or another implementation."""
+"""Pure functions of tensors and arrays, each tested against a closed form or another implementation."""

@@ -23,6 +23,7 @@ from torch import Tensor
 from menvae.differentiation import first_order
 
 __all__ = ["MIN_ROWS", "Centring", "bordered_products", "centred_products", "distances", "distances_of", "normalised"]
+__all__ += ["u_centred"]
 
 MIN_ROWS = 4
 """Smallest number of rows of the U-centred estimators."""
@@ -86,6 +87,23 @@ def centred_products(matrices_KNN: Tensor, centring: Centring) -> tuple[Tensor, 
     products, row_sums = _raw_products(matrices_KNN)
     mean_squares = torch.diagonal(products.detach()) / matrices_KNN.shape[-1] ** 2
     return _centred(products, row_sums, centring), mean_squares
+
+
+def u_centred(matrices_KNN: Tensor) -> Tensor:
+    """U-centre symmetric matrices with a zero diagonal (Szekely & Rizzo 2014, definition 2): every row sums to 0.
+
+    `centred_products` needs no such matrix; a permutation test, which reads the same one many times, does.
+
+    >>> matrix = distances(torch.tensor([[0.0], [1.0], [3.0], [7.0]]))
+    >>> u_centred(matrix[None])[0].sum(dim=0).abs().max().item() < 1e-12
+    True
+    """
+    n = matrices_KNN.shape[-1]
+    row_sums = matrices_KNN.sum(dim=-1, keepdim=True)
+    totals = row_sums.sum(dim=1, keepdim=True)
+    centred = matrices_KNN - (row_sums + row_sums.mT) / (n - 2) + totals / ((n - 1) * (n - 2))
+    centred.diagonal(dim1=1, dim2=2).zero_()
+    return centred
 
 
 def bordered_products(

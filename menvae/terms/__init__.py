@@ -60,6 +60,9 @@ class Term(nn.Module):
         min_rows: smallest number of subjects, in the batch of all ranks plus the memory, for which every scalar depends
             on the output of the model. With fewer, the scalars are finite but at least one is constant.
         memory_size: number of subjects up to which rows of earlier batches extend the batch; 0: no memory.
+        of_split: whether validation evaluates the term once, on the latents of the whole split, because it is a
+            statistic of their joint distribution that a mean over small batches misses. Such a term reads only the
+            posterior, subjects and patients, and in evaluation no rows of training batches.
         compares_visits: whether the term depends on which subjects are visits of the same patient.
         fine_tunes: whether the term is meant for runs that start from the weights of another run.
         limits_information: whether the term pulls the posterior towards the prior, as a KL does, which reduces the
@@ -77,6 +80,7 @@ class Term(nn.Module):
     unit: Unit = "dimensionless"
     min_rows: int = 1
     memory_size: int = 0
+    of_split: bool = False
     compares_visits: bool = False
     fine_tunes: bool = False
     limits_information: bool = False

@@ -33,6 +33,7 @@ class Contrastive(Term):
     """
 
     scalars = ("contrastive",)
+    of_split = True
     batch_requires = frozenset({"patient_id"})
     unit = "nats_per_subject"
     min_rows = 3  # two visits of a patient and a stranger

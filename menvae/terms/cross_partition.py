@@ -25,6 +25,7 @@ class CrossPartition(Term):
     """
 
     scalars = ("cross_partition",)
+    of_split = True
 
     def __init__(
         self,

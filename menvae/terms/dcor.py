@@ -36,6 +36,7 @@ class DistanceCorrelation(Term):
     """
 
     scalars = ("dcor",)
+    of_split = True
     min_rows = MIN_ROWS
     remedies = MappingProxyType({"rows": f".buffer_size={MIN_ROWS}"})
 
@@ -70,7 +71,7 @@ class DistanceCorrelation(Term):
         With fewer than 4 rows, ``dcor`` and ``dcor_age_partialled`` are 0.
         """
         rows = gather_rows(output.posterior.mean.float())
-        joined = self.memory.joined(rows)
+        joined = self.memory.joined(rows) if self.training else self.memory.alone(rows)
         if joined.num_rows < MIN_ROWS:
             dcor, age_partialled = 0.0 * rows.sum(), rows.new_zeros(())
         else:

@@ -29,6 +29,7 @@ class DisentangledInferredPrior(Term):
     """
 
     scalars = ("od", "d")
+    of_split = True
     min_rows = 2
 
     def __init__(

@@ -29,6 +29,7 @@ class HilbertSchmidt(Term):
     """
 
     scalars = ("hsic",)
+    of_split = True
     min_rows = MIN_ROWS
     remedies = MappingProxyType({"rows": f".buffer_size={MIN_ROWS}"})
 
@@ -65,7 +66,7 @@ class HilbertSchmidt(Term):
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Return ``hsic`` (0 with fewer than 4 rows) and the number of rows ``hsic_rows``."""
         rows = gather_rows(output.posterior.mean.float())
-        joined = self.memory.joined(rows)
+        joined = self.memory.joined(rows) if self.training else self.memory.alone(rows)
         num_rows = torch.tensor(float(joined.num_rows), device=rows.device)
         if joined.num_rows < MIN_ROWS:
             return {"hsic": 0.0 * rows.sum(), "hsic_rows": num_rows}
@@ -89,4 +90,5 @@ class HilbertSchmidt(Term):
         if self.bandwidth is not None:
             return joined.border.new_full((len(self.partitions),), self.bandwidth)
         remembered = self.memory.remembered_distances()
-        return median_distances(remembered if remembered.shape[-1] >= MIN_ROWS else joined.border)
+        enough = self.training and remembered.shape[-1] >= MIN_ROWS
+        return median_distances(remembered if enough else joined.border)

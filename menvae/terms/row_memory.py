@@ -110,9 +110,7 @@ class RowMemory(nn.Module):
         """Return a batch's rows with the newest stored ones, up to ``size`` rows; a larger batch is used alone."""
         num_new = len(rows_BZ)
         if num_new >= self.size or self._num_filled == 0:
-            border = distances_of(rows_BZ, rows_BZ, self.bounds)
-            slots = torch.arange(num_new, device=rows_BZ.device)
-            return JoinedRows(border, border.new_zeros(1, num_new, num_new), None, slots)
+            return self.alone(rows_BZ)
         num_rows, slots = min(self.size, self._num_filled + num_new), self._slots(num_new)
         all_rows, steps = self.rows[:num_rows].to(rows_BZ.dtype), self.steps[:num_rows].clone()
         all_rows = all_rows.index_copy(0, slots, rows_BZ.detach())
@@ -120,6 +118,13 @@ class RowMemory(nn.Module):
         border = distances_of(rows_BZ, all_rows, self.bounds)
         inner = self._distances[:, :num_rows, :num_rows]
         return JoinedRows(border, _squared_age_differences(steps, slots), inner, slots)
+
+    def alone(self, rows_BZ: Tensor) -> JoinedRows:
+        """Return rows without any stored ones, such as those of a whole split in evaluation."""
+        num_rows = len(rows_BZ)
+        border = distances_of(rows_BZ, rows_BZ, self.bounds)
+        slots = torch.arange(num_rows, device=rows_BZ.device)
+        return JoinedRows(border, border.new_zeros(1, num_rows, num_rows), None, slots)
 
     @torch.no_grad()
     def push(self, rows_BZ: Tensor) -> None:

@@ -8,10 +8,10 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from menvae import collectives
@@ -26,9 +26,10 @@ from menvae.training.determinism import seed_step
 from menvae.training.optimizer_state import load_optimizer
 from menvae.training.place import Place
 from menvae.training.settings import TrainerSettings
-from menvae.training.state import BegunEpoch, RunningMeans, TrainingState
+from menvae.training.state import BegunEpoch, TrainingState
 from menvae.training.step import Optimisation, TrainingStep
 from menvae.training.system import SystemMetrics
+from menvae.training.validation import SplitObjective
 from menvae.types import Batch, EpochLoader, LossReport, ModelOutput, Observer, Progress
 from menvae.updates import Update
 
@@ -222,7 +223,7 @@ class Trainer:
         self.model.eval()
         self.objective.eval()
         progress = self._progress(epoch)
-        means = RunningMeans()
+        whole = SplitObjective(self.objective, progress)
         for observer in self.observers:
             observer.on_validation_start(epoch)
         for batch in self.ingredients.val.epoch(0):
@@ -232,11 +233,8 @@ class Trainer:
                 output = self.model(batch)
                 for observer in self.observers:
                     observer.on_validation_batch(batch, output)
-            report = self.objective(batch, output, progress)
-            final = {name: self.objective.weight(name, progress.finished) for name in report.scalars}
-            at_final_weights = sum(weight * report.scalars[name].raw for name, weight in final.items())
-            means.add({**report.logged(), "loss_at_final_weights": cast(Tensor, at_final_weights)}, len(batch))
-        metrics: dict[str, float | None] = {f"val_epoch/{key}": value for key, value in means.averages().items()}
+            whole.add(batch, output)
+        metrics: dict[str, float | None] = {f"val_epoch/{key}": value for key, value in whole.values().items()}
         collapsed = False
         for observer in self.observers:
             observation = observer.on_validation_end(epoch, {**so_far, **metrics})

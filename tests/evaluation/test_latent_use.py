@@ -142,7 +142,7 @@ def test_the_final_evaluation_replaces_z_by_the_mean_of_the_training_split() -> 
     train, val = random.normal(4.0, 1.0, size=(7, 6)), random.normal(size=(5, 6))
     training = [rows(*split(model, train, inputs=train, first="t"), part)[0] for part in (slice(0, 5), slice(5, 7))]
     whole = split(model, val, inputs=val)
-    evaluation = evaluate_model(model, training, [whole], metrics_for(model, whole[0], "abcdef"))
+    evaluation = evaluate_model(model, training, {"val": lambda: [whole]}, metrics_for(model, whole[0], "abcdef"))
     expected = ((val - model.drawn(train.mean(axis=0, keepdims=True))) ** 2).mean()
     assert evaluation.metrics["diag/recon_mean_z_mse"] == pytest.approx(expected, rel=1e-5)
     np.testing.assert_allclose(evaluation.train.arrays["mean"], train, rtol=1e-6)

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from handmade import Floats, LinearDecoder, measured, recorded, split
 from numpy.typing import NDArray
-from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.linear_model import LinearRegression, Ridge, RidgeCV
 from sklearn.metrics import r2_score
 
 from menvae.data.masks.features import FEATURES
 from menvae.data.targets.declaration import MASK_TARGETS
 from menvae.data.targets.normalizer import TargetNormalizer, TargetSettings
-from menvae.evaluation.final import FinalEvaluation, in_physical_units, leaks
+from menvae.evaluation.final import FinalEvaluation, JudgedSplit, in_physical_units, leaks
+from menvae.evaluation.regression import leak_matrix
 
 SUPERVISION = {"vol": ["vol_total", "vol_ncr", "vol_ed"], "loc": ["loc_x"]}
 SIZES = {"vol": 3, "loc": 2, "residual": 2}
@@ -130,7 +131,7 @@ def leaking() -> tuple[LinearDecoder, FinalEvaluation, dict[str, Floats], dict[s
             for column in range(values.shape[1])
         ]
         scores[name] = dict(zip(features, columns, strict=True))
-    return model, FinalEvaluation({}, records["train"], records["val"]), means, scores
+    return model, FinalEvaluation(records["train"], {"val": JudgedSplit(records["val"], {})}), means, scores
 
 
 def ridge_r2(x: Floats, y: Floats, x_val: Floats, y_val: Floats) -> float:
@@ -161,6 +162,22 @@ def test_leak_matrix_is_fitted_in_training_and_scored_in_validation() -> None:
             assert matrix[row, column] == pytest.approx(expected, abs=1e-5)
             best = LinearRegression().fit(x_val[known], y_val[known]).score(x_val[known], y_val[known])
             assert matrix[row, column] < best - 0.02  # what a fit to the validation split itself would give
+
+
+@pytest.mark.parametrize(("subjects", "width"), [(4, 1), (5, 12), (12, 12), (40, 12)])
+@pytest.mark.parametrize("noise", [0.1, 30.0])
+def test_few_subjects_wide_partitions_and_collapsed_units_are_fitted_as_by_ridge_cv(
+    subjects: int, width: int, noise: float
+) -> None:
+    random = np.random.default_rng(subjects + width)
+    x, x_val = random.normal(size=(subjects, width)), random.normal(size=(20, width))
+    for means in (x, x_val):
+        means[:, 1:2] = 0.3  # a collapsed unit, where there is a second one
+        means[:, 3:4] = means[:, 2:3]
+    y, y_val = (5.0 + means[:, 0] + noise * random.normal(size=len(means)) for means in (x, x_val))
+    found = leak_matrix({"p": x}, {"p": x_val}, {"t": y}, {"t": y_val})
+    expected = RidgeCV(alphas=np.logspace(-2, 4, 13)).fit(x, y).score(x_val, y_val)
+    assert found[0, 0] == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 # --- physical units ---------------------------------------------------------------------------------------------------

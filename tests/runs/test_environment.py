@@ -113,7 +113,7 @@ def test_versions_of_what_computes_count_and_no_other(package: Path, monkeypatch
     assert changed == ["torch", "transformers"]
 
 
-COMPUTE = {"torch", "numpy", "scipy", "nibabel", "skimage", "sklearn", "transformers"}
+COMPUTE = {"torch", "numpy", "scipy", "nibabel", "skimage", "transformers"}
 READ_STORE_OR_SHOW = {
     *("blosc2", "deflate", "pandas", "pyarrow"),  # what they return enters the hash of the data
     *("hydra", "jinja2", "matplotlib", "mlflow", "omegaconf", "optuna", "pydantic", "pydantic_core", "rich", "yaml"),
@@ -130,7 +130,7 @@ def test_every_imported_package_is_one_or_the_other(package: Path) -> None:
             imported |= {name.partition(".")[0] for name in names}
     assert imported - sys.stdlib_module_names - {"menvae"} <= COMPUTE | READ_STORE_OR_SHOW
     assert imported >= COMPUTE, "a package that nothing imports would change the hash in vain"
-    distributions = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
+    distributions = {"skimage": "scikit-image"}
     assert {distributions.get(name, name) for name in COMPUTE} == set(environment._COMPUTING)
 
 

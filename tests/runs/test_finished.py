@@ -20,13 +20,13 @@ from golden.artefacts import FOLDER
 from mlflow.tracking import MlflowClient
 from runs import TRACKED, gates, only_run, train
 from sklearn.metrics import r2_score
-from torch import Tensor
 
 import menvae
 from menvae.errors import UserError
 from menvae.evaluation.final import evaluate_model
 from menvae.runs.finished import FinishedRun
 from menvae.training import checkpoint
+from menvae.training.validation import SplitObjective
 
 SPLITS = ("train", "val", "test")
 
@@ -63,16 +63,12 @@ def rows(run: FinishedRun) -> list[dict[str, str]]:
 
 
 def validated(run: FinishedRun) -> dict[str, float]:
-    """Repeat the validation of the epoch of the weights: means over its subjects."""
+    """Repeat the validation of the epoch of the weights."""
     progress = run.experiment.settings["curriculum"].progress(run.epoch, run.config["trainer"]["max_epochs"])
-    sums: dict[str, Tensor] = {}
-    num_subjects = 0
-    with torch.no_grad():
-        for batch, output in run.outputs("val"):
-            num_subjects += len(batch)
-            for name, value in run.objective(batch, output, progress).logged().items():
-                sums[name] = sums.get(name, torch.zeros(())) + len(batch) * value
-    return {f"val_epoch/{name}": float(value) / num_subjects for name, value in sums.items()}
+    whole = SplitObjective(run.objective, progress)
+    for batch, output in run.outputs("val"):
+        whole.add(batch, output)
+    return {f"val_epoch/{name}": value for name, value in whole.values().items()}
 
 
 def test_validation_repeats_what_was_logged(run: FinishedRun) -> None:
@@ -83,13 +79,15 @@ def test_validation_repeats_what_was_logged(run: FinishedRun) -> None:
 
 def test_metrics_and_gates_repeat_what_was_logged(run: FinishedRun) -> None:
     metrics = run.experiment.build_metrics()
-    evaluation = evaluate_model(run.model, (batch for batch, _ in run.outputs("train")), run.outputs("val"), metrics)
+    training = (batch for batch, _ in run.outputs("train"))
+    evaluation = evaluate_model(run.model, training, {"val": lambda: run.outputs("val")}, metrics)
     logged = json.loads((run.path / "metrics.jsonl").read_text().splitlines()[run.epoch - 1])
     of_training = ("diag/recon_mean_z_mse", "diag/mean_z_ratio")  # of the latents as they were while the epoch trained
-    found = {key: value for key, value in evaluation.metrics.items() if key not in of_training and value is not None}
+    of_epoch = {key for metric in metrics if metric.when == "epoch" for key in metric.names()} - set(of_training)
+    found = {key: value for key, value in evaluation.metrics.items() if key in of_epoch and value is not None}
     assert len(found) > 20
     assert found == pytest.approx({key: logged[key] for key in found}, rel=1e-6, abs=1e-9)
-    assert all(logged[key] is None for key, value in evaluation.metrics.items() if value is None)
+    assert all(logged[key] is None for key in of_epoch if evaluation.metrics[key] is None)
     for name, gate in gates(run.path).items():
         value = evaluation.metrics[gate["metric"]]
         assert value == (gate["value"] and pytest.approx(gate["value"], rel=1e-6)), name

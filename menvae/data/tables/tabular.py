@@ -17,6 +17,7 @@ from menvae.configuration import path_of
 from menvae.data.batches.splits import SPLITS
 from menvae.data.digests import digest_of
 from menvae.data.source import Data, DataRequest, DataSource, FittedTargets, RowsToEmbed
+from menvae.data.tables.column_ranges import expanded
 from menvae.data.tables.rows import RowLoader
 from menvae.data.tables.scaler import TableScaler, Transform, check_domain, transformed
 from menvae.data.tables.table_file import Table
@@ -36,7 +37,7 @@ class TabularSource(DataSource):
     """A source of table rows, with the keys common to all of them.
 
     Attributes:
-        columns: F numeric input columns.
+        columns: F numeric input columns; ``f{000..767}`` means 768 of them, also in ``target_columns``.
         target_columns: numeric columns that ``model.supervision`` may use as targets; they may also be inputs. Missing
             values are not observed.
         transforms: column -> transform before standardisation: ``signed_log``, sign(x) log(1 + |x|); ``log1p``; or
@@ -62,7 +63,9 @@ class TabularSource(DataSource):
     unsup_run: str | None = None
 
     def __post_init__(self) -> None:
-        """Validate the keys without reading any data."""
+        """Expand ranges of columns, and validate the keys without reading any data."""
+        object.__setattr__(self, "columns", expanded(self.columns, "data.columns"))
+        object.__setattr__(self, "target_columns", expanded(self.target_columns, "data.target_columns"))
         for key, names in (("columns", self.columns), ("target_columns", self.target_columns)):
             twice = [name for name in names if names.count(name) > 1]
             if twice:

@@ -1,0 +1,33 @@
+"""Metrics that only the end of a run computes."""
+
+from __future__ import annotations
+
+import torch
+
+from menvae.conformance.metrics import VOLUMES, SplitExample, _Blank
+from menvae.evaluation.final import evaluate_model
+from menvae.evaluation.metrics import SplitRecorder
+from menvae.metrics import build_metrics
+
+
+@torch.no_grad()
+def test_validations_skip_what_the_end_computes() -> None:
+    metrics = build_metrics({}, VOLUMES)
+    final = {key for metric in metrics if metric.when == "final" for key in metric.names()}
+    assert "disent/mig" in final
+    example = SplitExample.make(VOLUMES, 1.0)
+    recorder = SplitRecorder(_Blank(VOLUMES), metrics)
+    recorder.on_validation_start(1)
+    recorder.on_validation_batch(example.batch, example.output)
+    each_epoch = set(recorder.on_validation_end(1, {}).metrics)
+    assert not each_epoch & final
+    at_end = set(evaluate_model(Encoded(VOLUMES), [example.batch], [(example.batch, example.output)], metrics).metrics)
+    assert final <= at_end
+    assert each_epoch <= at_end
+
+
+class Encoded(_Blank):
+    """A model whose latents do not matter."""
+
+    def encode(self, inputs: torch.Tensor, available: torch.Tensor | None) -> object:
+        return SplitExample.make(VOLUMES, 1.0, len(inputs)).output.posterior
