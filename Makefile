@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles menvae
 
-.PHONY: train test lint bench bench-data bench-losses bench-metrics bench-statistics soak wrong-lines mutants clean
+.PHONY: train test lint bench bench-data bench-encode bench-losses bench-metrics bench-statistics soak wrong-lines mutants clean
 
 train: $(VENV)/.installed
 	$(BIN)/menvae-train
@@ -21,7 +21,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: bench-data bench-losses bench-statistics
+bench: bench-data bench-encode bench-losses bench-statistics
 	$(BIN)/python tests/benchmarks/default_run.py
 	$(BIN)/python tests/benchmarks/phantom_difficulty.py
 	$(BIN)/python tests/benchmarks/overhead.py
@@ -31,6 +31,9 @@ bench: bench-data bench-losses bench-statistics
 bench-data: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/features.py
 	$(BIN)/python tests/benchmarks/preparation.py
+
+bench-encode: $(VENV)/.installed-test
+	$(BIN)/python tests/benchmarks/encoding.py
 
 bench-losses: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/losses.py

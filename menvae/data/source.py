@@ -7,7 +7,7 @@ keys that do not affect results, and it loads its data. Files, caches and scalin
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -23,8 +23,9 @@ from menvae.data.cache.prepare import Preparable
 from menvae.data.targets.declaration import Target
 from menvae.data.targets.normalizer import RawTargets, TargetNormalizer, TargetSettings
 from menvae.data.workers import ShowProgress, unseen
+from menvae.errors import UserError
 from menvae.statistics.gompertz import Gompertz
-from menvae.types import EpochLoader
+from menvae.types import Batch, EpochLoader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,55 @@ class DataRequest:
     show: ShowProgress = unseen
     prepared: object = None
     in_order: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamRequest:
+    """What encoding requests from the source of a cohort that no run was trained on.
+
+    Attributes:
+        cache: folder for data that is kept between runs; prepared subjects in it are used, and none are added.
+        description: the fitted statistics of the run that encodes, from ``targets.json``.
+        batch_size: subjects per batch.
+        num_workers: processes that prepare subjects; None uses one per core.
+        show: progress display.
+    """
+
+    cache: Path
+    description: Mapping[str, Any]
+    batch_size: int
+    num_workers: int | None = None
+    show: ShowProgress = unseen
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One subject of a cohort, as tables of latents describe it.
+
+    Attributes:
+        subject_id: identifier.
+        patient_id: its patient; empty if unknown.
+        days: days since the patient's first visit; None if unknown.
+        raw: {target: value in its unit, None where not observed}.
+    """
+
+    subject_id: str
+    patient_id: str
+    days: float | None
+    raw: RawTargets
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A cohort that no run was trained on, to be read once.
+
+    Attributes:
+        subject_ids: identifiers of all subjects; faulty ones may be left out of the batches.
+        batches: batches in order, without targets, with the visits of their rows.
+    """
+
+    subject_ids: Sequence[str]
+    batches: Iterator[tuple[Batch, Sequence[Visit]]]
 
 
 @dataclass(frozen=True)
@@ -257,6 +307,16 @@ class DataSource(ABC):
         Raises:
             UserError: if the data are invalid.
         """
+
+    def stream(self, request: StreamRequest) -> Stream:
+        """Open the cohort for a single pass, without splits and without fitting anything to it.
+
+        The default refuses.
+
+        Raises:
+            UserError: the data are invalid, or this source cannot do it.
+        """
+        raise UserError("data: this source provides only the data that a run was trained on, not other cohorts")
 
     def find(self, request: DataRequest) -> Data | None:
         """Load the data if they are already prepared, for previews of a sweep; otherwise return None.

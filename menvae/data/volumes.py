@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+import torch
+
 from menvae import collectives
 from menvae.data.batches.cohort_splits import SPLIT_COLUMNS, split_cohort, split_rows, subjects_of
-from menvae.data.batches.dataset import SplitLoader, SubjectDataset
+from menvae.data.batches.dataset import Sample, SplitLoader, SubjectDataset, collate
 from menvae.data.batches.order import EpochBatches
 from menvae.data.batches.pairs import check_pairs
 from menvae.data.batches.splits import SPLITS
 from menvae.data.cache.cohort import Cohort
-from menvae.data.cache.prepare import find_prepared, prepare
+from menvae.data.cache.prepare import find_prepared, mark_missing, prepare
 from menvae.data.cache.storage import CacheFormat, Normalisation
+from menvae.data.cache.streaming import stream_subjects
+from menvae.data.files.screening import note_missing
 from menvae.data.files.subjects import MODALITIES, REGION_CODES, Modality, Region, SubjectFiles
 from menvae.data.geometry.box import BoxStrategy, KeptShares
 from menvae.data.geometry.transforms import Geometry
-from menvae.data.source import CohortSource, Data, DataRequest, DataSource, FittedTargets, Volumes
+from menvae.data.source import (
+    CohortSource,
+    Data,
+    DataRequest,
+    DataSource,
+    FittedTargets,
+    Stream,
+    StreamRequest,
+    Visit,
+    Volumes,
+)
 from menvae.data.targets.declaration import MASK_TARGETS, Target, location_axes
 from menvae.data.targets.fit import fit_targets
 from menvae.data.workers import ShowProgress, unseen
 from menvae.errors import UserError
 from menvae.registry import Field
 from menvae.statistics.gompertz import Gompertz
+from menvae.types import Batch, Intensities
+
+_log = logging.getLogger(__name__)
 
 Positive = Annotated[float, Field(gt=0.0)]
 Side = Annotated[int, Field(ge=1)]
@@ -175,6 +194,10 @@ class VolumeSource(DataSource):
         cohort = find_prepared(self, request.cache)
         return None if cohort is None else load_volumes(self, replace(request, prepared=cohort))
 
+    def stream(self, request: StreamRequest) -> Stream:
+        """Open the cohort for a single pass; subjects may lack their masks."""
+        return stream_volumes(self, request)
+
     @property
     @abstractmethod
     def geometry(self) -> Geometry:
@@ -200,6 +223,47 @@ class VolumeSource(DataSource):
             UserError: as for `subjects`.
         """
         return self.subjects(cache, unseen) if self.checks_files else None
+
+
+def stream_volumes(source: VolumeSource, request: StreamRequest) -> Stream:
+    """Find the subjects, and prepare them while they are read.
+
+    Raises:
+        UserError: if the source or its subjects are invalid.
+    """
+    found = mark_missing(source.subjects(request.cache, request.show, request.num_workers), source)
+    subjects = [subject.without_absent_mask() for subject in found]
+    without = sum(not subject.has_mask for subject in subjects)
+    if without:
+        _log.info("%d of %d visits have no mask, and so no measured features", without, len(subjects))
+    note_missing(subjects)
+    return Stream([subject.subject_id for subject in subjects], _stream(source, subjects, request))
+
+
+def _stream(
+    source: VolumeSource, subjects: Sequence[SubjectFiles], request: StreamRequest
+) -> Iterator[tuple[Batch, Sequence[Visit]]]:
+    lacks_modalities = any(subject.missing for subject in subjects)
+    streamed = stream_subjects(subjects, source, request.cache, request.num_workers)
+    while group := list(itertools.islice(streamed, request.batch_size)):
+        samples = []
+        for one in group:
+            arrays = one.arrays.scaled(source.normalisation)
+            there = [name not in one.files.missing for name in source.modalities]
+            samples.append(
+                Sample(
+                    one.files.subject_id,
+                    torch.from_numpy(arrays.image),
+                    Intensities(torch.tensor(arrays.mean), torch.tensor(arrays.sd)),
+                    torch.from_numpy(arrays.mask).unsqueeze(0),
+                    targets={},
+                    observed={},
+                    patient_id=one.files.patient_id,
+                    available=torch.tensor(there) if lacks_modalities else None,
+                )
+            )
+        visits = [Visit(one.files.subject_id, one.files.patient_id, one.files.days, one.features) for one in group]
+        yield collate(samples), visits
 
 
 def load_volumes(source: VolumeSource, request: DataRequest) -> Data:

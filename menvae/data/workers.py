@@ -6,9 +6,11 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 from typing import Protocol, TypeVar
 
@@ -20,6 +22,8 @@ from menvae.interruption import leave_stopping_to_parent
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+_TASKS_AHEAD = 4  # results that wait, besides those that workers compute
 
 
 class ShowProgress(Protocol):
@@ -51,15 +55,56 @@ def run_tasks(
         UserError: if memory runs out, or workers are killed or cannot start.
     """
     tasks = list(tasks)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["menvae.data.cache.prepare", "menvae.data.phantom.head"])
-    workers = max(1, min(num_workers or num_cores(), len(tasks)))
-    has_started = context.Event()
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(has_started,)) as pool:
+    with _pool(num_workers, len(tasks)) as pool:
         futures = [pool.submit(function, task) for task in tasks]
         try:
             for future in as_completed(futures):
                 yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def run_in_order(
+    function: Callable[[Task], Result], tasks: Iterable[Task], *, num_workers: int | None = None
+) -> Iterator[Result]:
+    """Yield ``function(task)`` for all tasks like `run_tasks`, but in the order of the tasks.
+
+    Workers are only a few tasks ahead of the caller, so that results that are not used yet do not fill the memory.
+
+    Args:
+        function: importable function.
+        tasks: picklable arguments.
+        num_workers: worker processes; None uses one per available core.
+
+    Raises:
+        UserError: as for `run_tasks`.
+    """
+    tasks = list(tasks)
+    with _pool(num_workers, len(tasks)) as pool:
+        ahead = _TASKS_AHEAD + (num_workers or num_cores())
+        futures = deque(pool.submit(function, task) for task in tasks[:ahead])
+        try:
+            for number in range(len(tasks)):
+                found = futures.popleft().result()
+                if number + ahead < len(tasks):
+                    futures.append(pool.submit(function, tasks[number + ahead]))
+                yield found
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+@contextmanager
+def _pool(num_workers: int | None, num_tasks: int) -> Iterator[ProcessPoolExecutor]:
+    """Provide worker processes, and say in one sentence what ended them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["menvae.data.cache.prepare", "menvae.data.phantom.head"])
+    workers = max(1, min(num_workers or num_cores(), num_tasks))
+    has_started = context.Event()
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(has_started,)) as pool:
+        try:
+            yield pool
         except BrokenProcessPool:
             if not has_started.is_set():
                 raise UserError(
@@ -74,9 +119,6 @@ def run_tasks(
             raise UserError(
                 f"data: out of memory ({error}); reduce data.roi_size or increase data.spacing_mm"
             ) from None
-        finally:
-            for future in futures:
-                future.cancel()
 
 
 def _start_worker(has_started: Event) -> None:

@@ -69,6 +69,13 @@ class Model(nn.Module):
         """Z [B, Z] -> reconstruction [B, C, D, H, W] in float32."""
         raise NotImplementedError
 
+    def predict(self, mean: Tensor) -> dict[str, Tensor]:
+        """Z [B, Z] -> {partition: predicted z-scored targets [B, F]}, as `forward` predicts from the posterior mean.
+
+        The default predicts nothing.
+        """
+        return {}
+
     def forward(self, batch: Batch) -> ModelOutput:
         """Encode, sample in training or take the mean in evaluation, decode, predict."""
         raise NotImplementedError

@@ -20,6 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from menvae.composition.experiment import Experiment
 from menvae.data.batches.splits import Split
@@ -41,7 +42,7 @@ from menvae.training import checkpoint
 from menvae.training.place import Place
 from menvae.training.settings import TrainerSettings
 from menvae.training.step import autocast
-from menvae.types import Batch, ModelOutput
+from menvae.types import Batch, ModelOutput, Posterior
 
 CheckpointName = Literal["best", "last"]
 
@@ -151,6 +152,19 @@ class FinishedRun:
             with autocast(self.device, self._trainer.precision):
                 output: ModelOutput = self.model(batch)
             yield batch, output
+
+    @torch.inference_mode()
+    def posterior(self, batch: Batch) -> Posterior:
+        """Return q(z|x) of a batch of stored values, in the precision of the run; raises the errors of `model`."""
+        there = batch.to(self.device, self._memory_format)
+        with autocast(self.device, self._trainer.precision):
+            return self.model.encode(there.inputs, there.available)
+
+    @torch.inference_mode()
+    def predict(self, z: Tensor) -> dict[str, Tensor]:
+        """Z [B, Z] -> {partition: predicted z-scored targets [B, F]}, in the precision of the run."""
+        with autocast(self.device, self._trainer.precision):
+            return self.model.predict(z)
 
     @cached_property
     def _built(self) -> tuple[Model, Objective]:

@@ -33,6 +33,9 @@ finally:
         ("train", ["-sc", "query=bash"], {"COMP_LINE": "menvae-train model.z", "COMP_POINT": "20"}, "model.z_dim="),
         ("compare", ["--help"], {}, "menvae-compare sort=max_dcor"),
         ("compare", ["--cfg", "job"], {}, "html: ${output_dir}/comparison/index.html"),
+        ("encode", ["--help"], {}, "menvae-encode run="),
+        ("encode", ["--cfg", "job", "run=a", "data.root=b"], {}, "root: b"),
+        ("encode", ["-sc", "query=bash"], {"COMP_LINE": "menvae-encode over", "COMP_POINT": "18"}, "overwrite="),
         ("prepare", ["--help"], {}, "menvae-prepare data=brats data.root="),
         ("prepare", ["--cfg", "job"], {}, "thumbnails: 60"),
         ("prepare", ["-sc", "query=bash"], {"COMP_LINE": "menvae-prepare data=", "COMP_POINT": "20"}, "data=brats"),
@@ -82,8 +85,15 @@ def test_imports_nothing_heavy_and_answers_fast(
                 *("output_dir", "num_workers", "thumbnails", "targets.*"),
             ],
         ),
+        (
+            "encode",
+            [
+                *("Examples", "Parquet", "Exit codes", "fusion=concatenate", "fusion=ensemble", "data.root="),
+                *("split", "checkpoint", "draws, seed", "output, overwrite", "device", "batch_size", "num_workers"),
+            ],
+        ),
     ],
-    ids=["train", "compare", "prepare"],
+    ids=["train", "compare", "prepare", "encode"],
 )
 def test_help_fits_two_screens_and_says_what_a_newcomer_needs(tmp_path: Path, command: str, wanted: list[str]) -> None:
     text = subprocess.run(

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from menvae.cores import num_cores
-from menvae.data.workers import run_tasks
+from menvae.data.workers import run_in_order, run_tasks
 from menvae.errors import UserError
 
 
@@ -42,6 +44,27 @@ def test_workers_that_cannot_start_are_told_in_words(tmp_path: Path) -> None:
 def test_memory_that_runs_out_is_told_in_words() -> None:
     with pytest.raises(UserError, match=r"^data: out of memory \(no room for 7 boxes\); reduce data.roi_size"):
         list(run_tasks(ask_for_too_much, [7], num_workers=1))
+
+
+def sleep_less_and_less(number: int) -> int:
+    time.sleep(0.05 * (5 - number))
+    return -number
+
+
+def test_results_come_in_the_order_of_the_tasks() -> None:
+    assert list(run_in_order(sleep_less_and_less, range(5), num_workers=2)) == [0, -1, -2, -3, -4]
+    with pytest.raises(UserError, match=r"^data: out of memory"):
+        list(run_in_order(ask_for_too_much, [7], num_workers=1))
+
+
+def test_workers_wait_for_a_caller_who_is_slow(tmp_path: Path) -> None:
+    """A caller who takes one of a hundred results finds only a few more computed."""
+    results: Iterator[None] = run_in_order(Path.touch, [tmp_path / str(number) for number in range(100)], num_workers=2)
+    next(results)
+    time.sleep(0.5)
+    assert 1 <= len(list(tmp_path.iterdir())) < 10
+    assert sum(1 for _ in results) == 99
+    assert len(list(tmp_path.iterdir())) == 100
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there can a process be kept to some cores")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from menvae.conformance.metrics import VOLUMES, SplitExample, _Blank
@@ -21,7 +23,9 @@ def test_validations_skip_what_the_end_computes() -> None:
     recorder.on_validation_batch(example.batch, example.output)
     each_epoch = set(recorder.on_validation_end(1, {}).metrics)
     assert not each_epoch & final
-    at_end = set(evaluate_model(Encoded(VOLUMES), [example.batch], [(example.batch, example.output)], metrics).metrics)
+    batch = replace(example.batch, mask=torch.ones(len(example), 1, *VOLUMES.size, dtype=torch.uint8))
+    judged = {"val": lambda: [(batch, example.output)]}
+    at_end = set(evaluate_model(Encoded(VOLUMES), [batch], judged, metrics).metrics)
     assert final <= at_end
     assert each_epoch <= at_end
 

@@ -126,7 +126,7 @@ def prepare(
         UserError: if the source or its subjects are invalid.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    subjects = _mark_missing(source.subjects(cache, show, num_workers), source)
+    subjects = mark_missing(source.subjects(cache, show, num_workers), source)
     recipe = _Recipe(source.geometry, source.cache_format)
     entries = {subject.subject_id: _find_entry(subject, recipe, cache) for subject in subjects}
     leave_out, findings = source.on_error == "skip", note_missing(subjects)
@@ -165,7 +165,7 @@ def find_prepared(source: Preparable, cache: Path) -> Cohort | None:
     subjects = source.found_subjects(cache) if cache.is_dir() else None
     if subjects is None:
         return None
-    subjects, recipe = _mark_missing(subjects, source), _Recipe(source.geometry, source.cache_format)
+    subjects, recipe = mark_missing(subjects, source), _Recipe(source.geometry, source.cache_format)
     entries = {subject.subject_id: _find_entry(subject, recipe, cache) for subject in subjects}
     unknown = [subject for subject in subjects if entries[subject.subject_id] is None]
     findings = note_missing(subjects)
@@ -179,7 +179,12 @@ def find_prepared(source: Preparable, cache: Path) -> Cohort | None:
     return _cohort(subjects, entries, findings, source)
 
 
-def _mark_missing(subjects: Sequence[SubjectFiles], source: Preparable) -> list[SubjectFiles]:
+def find_subject(subject: SubjectFiles, source: Preparable, cache: Path) -> PreparedSubject | None:
+    """Return the cache entry of a subject without reading the subject's files; None if there is none."""
+    return _find_entry(subject, _Recipe(source.geometry, source.cache_format), cache)
+
+
+def mark_missing(subjects: Sequence[SubjectFiles], source: Preparable) -> list[SubjectFiles]:
     """Mark absent modalities as missing if ``missing_modalities`` is "allow"."""
     may_lack = source.missing_modalities == "allow"
     return [subject.without_missing() if may_lack else subject for subject in subjects]

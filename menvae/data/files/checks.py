@@ -104,12 +104,13 @@ def inspect_file(reader: Reader, path: Path, name: str, *, is_mask: bool) -> Vol
     except OSError as error:
         reason = not_readable(path, error)
         return Unreadable(reason.problem, reason.remedy)
+    return describe(volume, is_mask=is_mask)
+
+
+def describe(volume: StoredVolume, *, is_mask: bool) -> Volume | Unreadable:
+    """Describe a volume that was read, as `inspect_file` does."""
     if volume.voxels.dtype.kind not in "iuf":
         return Unreadable(f"has voxels of type {volume.voxels.dtype}", "save it with one real number per voxel")
-    return _describe(volume, is_mask)
-
-
-def _describe(volume: StoredVolume, is_mask: bool) -> Volume | Unreadable:
     voxels = whole_labels(volume.values) if is_mask else volume.values
     shape = voxels.shape
     while len(shape) > 3 and shape[-1] == 1:
@@ -129,16 +130,16 @@ def _describe(volume: StoredVolume, is_mask: bool) -> Volume | Unreadable:
         return Unreadable(*problem)
     usable = np.abs(voxels) <= _LARGEST if voxels.dtype.kind == "f" else None
     finite = voxels if usable is None or usable.all() else voxels[usable]
-    content = finite[finite != 0]
-    labels, num_labels, fractional = _labels(content) if is_mask else ({}, 0, content[:0])
+    low, high = nonzero_extremes(finite)
+    labels, num_labels, fractional = _labels(finite[finite != 0] if is_mask else np.zeros(0, np.uint8))
     return Volume(
         shape=shape,
         affine=tuple(map(tuple, affine.tolist())),
         stored_as=str(volume.voxels.dtype.newbyteorder("=")),
         is_oriented=volume.is_oriented,
         num_not_finite=voxels.size - finite.size,
-        low=float(content.min()) if content.size else 0.0,
-        high=float(content.max()) if content.size else 0.0,
+        low=low,
+        high=high,
         labels=labels,
         num_labels=num_labels,
         num_fractional=fractional.size,
@@ -208,6 +209,27 @@ def _first_run(rays: NDArray[Any]) -> NDArray[Any]:
     start = np.minimum(is_met.argmax(axis=0)[columns], len(rays) - _RUN)
     run: NDArray[Any] = rays[start + np.arange(_RUN)[:, None], columns]
     return run
+
+
+def nonzero_extremes(values: NDArray[Any]) -> tuple[float, float]:
+    """Return the smallest and the largest value that is not 0; (0, 0) if there is none.
+
+    Args:
+        values: finite values of any shape.
+
+    >>> nonzero_extremes(np.array([[0, 3], [7, 0]], np.int16)), nonzero_extremes(np.array([-2.5, 0.0]))
+    ((3.0, 7.0), (-2.5, -2.5))
+    """
+    if not values.size:
+        return 0.0, 0.0
+    low, high = values.min(), values.max()
+    if low == 0 < high and values.dtype.kind in "iu" and values.dtype.isnative:
+        unsigned = values.view(f"u{values.itemsize}")
+        return float(int((unsigned - 1).min()) + 1), float(high)  # 0 - 1 wraps around to the largest number
+    if low == 0 < high or low < 0 == high:
+        content = values[values != 0]
+        low, high = content.min(), content.max()
+    return float(low), float(high)
 
 
 def _labels(content: NDArray[Any]) -> tuple[dict[int, int], int, NDArray[Any]]:

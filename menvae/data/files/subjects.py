@@ -47,6 +47,7 @@ class SubjectFiles:
         reader: reader of the files' format.
         targets: targets that the source provides besides those of the mask, None where unknown; every subject has the
             same names.
+        has_mask: whether the segmentation is used; training needs it, encoding does not.
     """
 
     subject_id: str
@@ -58,6 +59,7 @@ class SubjectFiles:
     missing: tuple[str, ...] = ()
     reader: Reader = NIFTI
     targets: Mapping[str, float | None] = field(default_factory=dict)
+    has_mask: bool = True
 
     def __post_init__(self) -> None:
         """Use the subject as its own patient by default."""
@@ -66,8 +68,9 @@ class SubjectFiles:
 
     @property
     def files(self) -> dict[str, Path]:
-        """Files in use: modalities that are not missing, then ``seg``."""
-        return {name: path for name, path in self.images.items() if name not in self.missing} | {"seg": self.mask}
+        """Files in use: modalities that are not missing, then ``seg`` if there is a mask."""
+        images = {name: path for name, path in self.images.items() if name not in self.missing}
+        return images | {"seg": self.mask} if self.has_mask else images
 
     def without_missing(self) -> SubjectFiles:
         """Return the subject with absent modalities marked as missing; unchanged if all of them are absent."""
@@ -75,6 +78,10 @@ class SubjectFiles:
             name for name, path in self.images.items() if name in self.missing or not self.reader.exists(path, name)
         )
         return self if len(missing) == len(self.images) else replace(self, missing=missing)
+
+    def without_absent_mask(self) -> SubjectFiles:
+        """Return the subject without its segmentation if that does not exist; otherwise unchanged."""
+        return self if self.reader.exists(self.mask, "seg") else replace(self, has_mask=False)
 
 
 @dataclass(frozen=True)

@@ -131,11 +131,19 @@ def judge_box(
     strategy: BoxStrategy,
     refuse_below: Mapping[Content, float],
     warn_below: Mapping[Content, float],
+    *,
+    has_mask: bool = True,
 ) -> list[Finding]:
-    """Return the findings about a subject's box; a share below ``refuse_below`` is a fault."""
+    """Return the findings about a subject's box; a share below ``refuse_below`` is a fault.
+
+    Without a mask, only the brain is judged.
+    """
     shares: dict[Content, float] = {"tumour": report.tumour_kept, "brain": report.brain_kept}
+    if not has_mask:
+        shares = {"brain": report.brain_kept}
+        report = BoxReport(SMALL_TUMOUR_MM3, SMALL_TUMOUR_MM3, SMALL_TUMOUR_MM3, 1.0, report.brain_kept)
     limits = {content: (refuse_below.get(content, 0.0), warn_below.get(content, 0.0)) for content in shares}
-    problems = report.problems(max(limits["tumour"]), max(limits["brain"]))
+    problems = report.problems(max(limits.get("tumour", (0.0,))), max(limits["brain"]))
     found = []
     if "off_brain" in problems:
         problem = f"has {100.0 * report.tumour_off_brain:.3g} % of the tumour where every image is 0"

@@ -8,16 +8,27 @@ downsampling.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from menvae.data.masks.features import bounding_box
 
 Triple = tuple[float, float, float]
 Kind = TypeVar("Kind", bound=np.generic)
 
 _ROUNDING = 1e-10  # of the largest magnitude; rounded coordinates turn 0 into smaller values than this
 _SAME_GRID_VOXELS = 0.01  # headers round: 1.0000001 mm is 1 mm if the last voxel moves by less than this
+
+
+class _Span(NamedTuple):
+    """New voxels along an axis: their indices, their old neighbours before and after, and the share of the latter."""
+
+    new: NDArray[np.intp]
+    low: NDArray[np.intp]
+    high: NDArray[np.intp]
+    share: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -71,23 +82,42 @@ class Resampling:
     def linear(self, volume: NDArray[Any]) -> NDArray[Any]:
         """Interpolate a volume [D, H, W]: float32, computed in float64; the volume itself if the grids are the same.
 
-        A new voxel between zeros is exactly 0, because 0 is background.
+        A new voxel between zeros is exactly 0, because 0 is background. Only new voxels near non-zero ones are
+        computed, axis by axis and plane by plane, which is several times faster than `scipy.ndimage.affine_transform`.
         """
         if self.changes_nothing:
             return volume
-        from scipy.ndimage import affine_transform  # imported only to resample
+        order = sorted(range(3), key=lambda axis: -abs(volume.strides[axis]))  # planes are contiguous in memory
+        found = np.zeros([self.shape[axis] for axis in order], np.float32)
+        is_reversed = [volume.strides[axis] < 0 for axis in order]
+        content = volume.transpose(order)[tuple(slice(None, None, -1 if one else 1) for one in is_reversed)]
+        box = bounding_box(content if content.dtype.kind in "iu" else content != 0)
+        if box is not None:
+            spans = [self._span(*along, volume.shape) for along in zip(order, box, is_reversed, strict=True)]
+            for number, low, high, share in zip(*spans[0], strict=True):
+                plane = _between(content[low], content[high], share)
+                plane = _between(plane[spans[1].low], plane[spans[1].high], spans[1].share[:, None])
+                plane = _between(plane[:, spans[2].low], plane[:, spans[2].high], spans[2].share)
+                found[number, spans[1].new[0] : spans[1].new[-1] + 1, spans[2].new[0] : spans[2].new[-1] + 1] = plane
+            found[np.abs(found) < _ROUNDING * max(float(content.max()), -float(content.min()))] = 0.0
+        return found.transpose(np.argsort(order))
 
-        found: NDArray[np.float32] = affine_transform(
-            np.ascontiguousarray(volume),
-            np.array(self.step),
-            offset=self.first,
-            output_shape=self.shape,
-            output=np.float32,
-            order=1,
-            mode="nearest",  # repeats the border
-        )
-        found[np.abs(found) < _ROUNDING * max(float(volume.max()), -float(volume.min()))] = 0.0
-        return found
+    def _span(self, axis: int, inside: slice, is_reversed: bool, shape: tuple[int, ...]) -> _Span:
+        """Return the new voxels along an axis that may be non-zero, with their old neighbours.
+
+        Args:
+            axis: the axis.
+            inside: old voxels from the first to the last non-zero one, in the order of the memory.
+            is_reversed: whether the memory runs against the axis.
+            shape: old shape.
+        """
+        last = shape[axis] - 1
+        first, stop = (last - inside.stop + 1, last - inside.start + 1) if is_reversed else (inside.start, inside.stop)
+        places = np.clip(self.first[axis] + self.step[axis] * np.arange(self.shape[axis]), 0.0, last)
+        (new,) = np.nonzero((places > first - 1) & (places < stop))
+        low = np.floor(places[new]).astype(np.intp)
+        high, share = np.minimum(low + 1, last), places[new] - low
+        return _Span(new, last - low, last - high, share) if is_reversed else _Span(new, low, high, share)
 
     def nearest(self, volume: NDArray[Kind]) -> NDArray[Kind]:
         """Take the nearest voxel of a volume [D, H, W]; ties go to the even index.
@@ -101,6 +131,13 @@ class Resampling:
             for first, step, side, old in zip(self.first, self.step, self.shape, volume.shape, strict=True)
         ]
         return volume[np.ix_(*places)]
+
+
+def _between(low: NDArray[Any], high: NDArray[Any], share: Any) -> NDArray[np.float64]:
+    """Return the values between two neighbours, in float64."""
+    found: NDArray[np.float64] = np.multiply(low, 1.0 - share, dtype=np.float64)
+    found += np.multiply(high, share, dtype=np.float64)
+    return found
 
 
 def _axis(side: int, old_mm: float, new_mm: float) -> tuple[int, float]:

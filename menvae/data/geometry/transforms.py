@@ -48,7 +48,7 @@ class PreparedArrays(NamedTuple):
 
     Attributes:
         channels: C volumes [D, H, W] of intensities; 0 in the background and in all of a missing modality.
-        mask: uint8 [D, H, W] with the codes of `REGION_CODES`.
+        mask: uint8 [D, H, W] with the codes of `REGION_CODES`; 0 without a segmentation.
         spacing_mm: voxel size of ``channels`` and ``mask`` along R, A, S.
         native_mask: mask at native resolution in RAS, same codes.
         native_spacing_mm: voxel size of ``native_mask`` along R, A, S.
@@ -69,21 +69,39 @@ def load_and_resample(subject: SubjectFiles, geometry: Geometry) -> PreparedArra
     Raises:
         UserError: if a volume cannot be read or a label is not mapped. `menvae.data.files.checks` finds other problems.
     """
-    volumes = {name: _read(subject, name) for name in subject.files}
-    seg = volumes.pop("seg")
-    native_mask = _recode(seg.values_ras(), geometry, subject.subject_id)
-    resampling = _resampling(native_mask.shape, seg.spacing_mm, geometry)
+    return resample(subject, {name: _read(subject, name) for name in subject.files}, geometry)
+
+
+def resample(subject: SubjectFiles, volumes: Mapping[str, StoredVolume], geometry: Geometry) -> PreparedArrays:
+    """Transform volumes that were read, as `load_and_resample` does.
+
+    Args:
+        subject: the subject.
+        volumes: volume of each of its files; without ``seg``, the mask is empty.
+        geometry: target geometry.
+
+    Raises:
+        UserError: if a label is not mapped.
+    """
+    native = {name: volume.values_ras() for name, volume in volumes.items() if name != "seg"}
+    grid = volumes.get("seg") or volumes[next(iter(native))]
+    native_mask = (
+        _recode(grid.values_ras(), geometry, subject.subject_id)
+        if "seg" in volumes
+        else np.zeros_like(native[next(iter(native))], np.uint8)
+    )
+    resampling = _resampling(native_mask.shape, grid.spacing_mm, geometry)
     mask = resampling.nearest(native_mask)
-    images = {name: resampling.linear(volume.values_ras()) for name, volume in volumes.items()}
+    images = {name: resampling.linear(values) for name, values in native.items()}
     brain = _union(list(images.values()))
     start = place_box(geometry.box, brain, geometry.roi_size)
     boxed = cut_out(mask, start, geometry.roi_size)
-    report = _report(native_mask, seg.spacing_mm, mask, boxed, resampling.spacing_mm, brain, start)
+    report = _report(native_mask, grid.spacing_mm, mask, boxed, resampling.spacing_mm, brain, start)
     channels = [
         cut_out(images[name], start, geometry.roi_size) if name in images else np.zeros(geometry.roi_size, np.int16)
         for name in subject.images
     ]
-    return PreparedArrays(channels, boxed, resampling.spacing_mm, native_mask, seg.spacing_mm, report)
+    return PreparedArrays(channels, boxed, resampling.spacing_mm, native_mask, grid.spacing_mm, report)
 
 
 def _read(subject: SubjectFiles, name: str) -> StoredVolume:

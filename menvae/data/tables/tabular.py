@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, ClassVar
@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 from menvae.configuration import path_of
 from menvae.data.batches.splits import SPLITS
 from menvae.data.digests import digest_of
-from menvae.data.source import Data, DataRequest, DataSource, FittedTargets, RowsToEmbed
+from menvae.data.source import (
+    Data,
+    DataRequest,
+    DataSource,
+    FittedTargets,
+    RowsToEmbed,
+    Stream,
+    StreamRequest,
+    Visit,
+)
 from menvae.data.tables.column_ranges import expanded
 from menvae.data.tables.rows import RowLoader
 from menvae.data.tables.scaler import TableScaler, Transform, check_domain, transformed
@@ -25,6 +34,7 @@ from menvae.data.targets.declaration import Target, check_supervised
 from menvae.data.targets.fit import fit_targets
 from menvae.errors import UserError, nearest
 from menvae.registry import Field
+from menvae.types import Batch
 
 _log = logging.getLogger(__name__)
 
@@ -173,6 +183,22 @@ class TabularSource(DataSource):
             ),
         )
 
+    def stream(self, request: StreamRequest) -> Stream:
+        """Read the table, and scale its rows as the run that encodes them scaled its own."""
+        table = self.table()
+        transforms = [self._transform(name) for name in self.columns]
+        check_domain(table.values, self.columns, transforms)
+        scaler = TableScaler.from_dict(request.description)
+        names = row_names(len(table))
+        loader = RowLoader(scaler.scaled(table.values).astype(np.float32), None, names, request.batch_size)
+        return Stream(names.tolist(), self._stream(table, loader))
+
+    def _stream(self, table: Table, loader: RowLoader) -> Iterator[tuple[Batch, Sequence[Visit]]]:
+        raw = self._raw_targets(table)
+        for batch in loader.epoch(0):
+            ids = batch.subject_id
+            yield batch, [Visit(name, "", None, next(raw)) for name in ids]
+
     def find(self, request: DataRequest) -> Data:
         """Load the data; tables need no preparation."""
         return self.load(request)
@@ -183,16 +209,23 @@ class TabularSource(DataSource):
         """Return the targets, fitted on training rows; None if no partition is supervised."""
         if not any(request.supervision.values()):
             return None
+        raw = list(self._raw_targets(table))
+        normalizer = fit_targets([raw[row] for row in training], request.targets, request.supervision, self.targets)
+        names = subject_id.tolist()
+        return FittedTargets(normalizer, dict(zip(names, raw, strict=True)), [names[row] for row in training])
+
+    def _raw_targets(self, table: Table) -> Iterator[dict[str, float | None]]:
+        """Yield the transformed targets of each row, None where not observed."""
         columns = []
         for name, values in table.targets.items():
             transform = [self._transform(name)]
             check_domain(values[:, None], [name], transform)
             numbers: list[float] = transformed(values[:, None], transform)[:, 0].tolist()
             columns.append([None if math.isnan(number) else number for number in numbers])
-        raw = [dict(zip(table.targets, row, strict=True)) for row in zip(*columns, strict=True)]
-        normalizer = fit_targets([raw[row] for row in training], request.targets, request.supervision, self.targets)
-        names = subject_id.tolist()
-        return FittedTargets(normalizer, dict(zip(names, raw, strict=True)), [names[row] for row in training])
+        if not columns:
+            yield from ({} for _ in range(len(table)))
+        for row in zip(*columns, strict=True):
+            yield dict(zip(table.targets, row, strict=True))
 
     def _labels_to_learn(self, table: Table, training: NDArray[np.intp]) -> NDArray[np.int64]:
         """Return the labels, hidden (-1) in a share of the training rows; warn about classes left without labels."""

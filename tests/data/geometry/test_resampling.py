@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.transforms import Resize, Spacing
 from numpy.typing import NDArray
+from scipy.ndimage import affine_transform
 
 from menvae.data.geometry.resampling import Resampling
 
@@ -205,3 +206,38 @@ def test_a_ball_keeps_its_volume_within_a_few_percent(old_mm: Triple, new_mm: Tr
     fitted = Resampling.to_shape((shape[0], shape[1], shape[2]), old_mm, (32, 36, 28))
     volume_mm3 = fitted.nearest(ball).sum() * math.prod(fitted.spacing_mm)
     assert volume_mm3 == pytest.approx(exact_mm3, rel=0.04)  # 17 slices become 28: some are taken twice
+
+
+@pytest.mark.parametrize("layout", ["C", "F", "turned"])
+@pytest.mark.parametrize("kind", [np.int16, np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize(("shape", "new"), [((12, 13, 14), (7, 9, 20)), ((9, 20, 7), (16, 16, 16))], ids=str)
+def test_values_are_those_of_scipy_to_the_last_digit(shape: Shape, new: Shape, kind: Any, layout: str) -> None:
+    """A content off the borders in any memory order, resampled by both geometries."""
+    volume = np.zeros(shape, kind)
+    volume[2:6, 3:, 1:5] = (noise(shape)[2:6, 3:, 1:5]).clip(0, 200).astype(kind)
+    turned = np.asfortranarray(volume.transpose(1, 0, 2))[::-1, :, ::-1][::-1, :, ::-1].transpose(1, 0, 2)
+    reversed_ = np.ascontiguousarray(volume[::-1, :, ::-1])[::-1, :, ::-1]
+    for laid in [turned, reversed_] if layout == "turned" else [np.asarray(volume, order=layout)]:
+        np.testing.assert_array_equal(laid, volume)
+        for resampling in (
+            Resampling.to_shape(shape, (1.0, 1.0, 1.0), new),
+            Resampling.to_spacing(shape, (1.0, 1.0, 1.0), (0.7, 1.3, 2.1)),
+        ):
+            expected = affine_transform(
+                volume,
+                np.array(resampling.step),
+                offset=resampling.first,
+                output_shape=resampling.shape,
+                output=np.float32,
+                order=1,
+                mode="nearest",
+            )
+            found = resampling.linear(laid)
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, expected, rtol=2e-7, atol=1e-7)
+            assert np.count_nonzero(found) == np.count_nonzero(np.abs(expected) > 1e-8)
+
+
+def test_an_empty_volume_stays_empty() -> None:
+    resampling = Resampling.to_spacing((4, 5, 6), (1.0, 1.0, 1.0), (2.0, 2.0, 2.0))
+    assert not resampling.linear(np.zeros((4, 5, 6), np.int16)).any()
