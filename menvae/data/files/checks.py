@@ -329,8 +329,8 @@ def _image(volume: Volume) -> Iterator[tuple[str, str, bool]]:
         )
     elif volume.background:
         yield (
-            f"has a background of {volume.background:.6g}, but every non-zero voxel counts as brain",
-            "set the background to 0",
+            f"has a constant background or rim of {volume.background:.6g}, but every non-zero voxel counts as brain",
+            "set it to 0",
             True,
         )
     if not volume.is_oriented:

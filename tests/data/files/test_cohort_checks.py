@@ -79,6 +79,13 @@ def test_a_constant_background_is_found(background: float, margin: int) -> None:
     assert background_of(np.asfortranarray(voxels)[::-1]) == pytest.approx(background, rel=1e-6)
 
 
+def test_a_rim_around_a_background_of_0_is_no_brain_either() -> None:
+    """Padding by -1000 would count as brain, so it is refused like a background; the sentence names both."""
+    padded = np.pad(image(0), 5, constant_values=-1000.0)
+    assert background_of(padded) == -1000.0
+    assert background_of(np.pad(image(0), 5)) == 0.0
+
+
 def test_brains_and_noise_are_no_background() -> None:
     random = np.random.default_rng(0)
     assert background_of(image(0)) == 0.0
@@ -94,7 +101,9 @@ def test_a_background_is_told_instead_of_the_box(tmp_path: Path) -> None:
         return with_voxels(one, np.where(BRAIN, voxels, np.float32(-1024))) if name == "t1c" else one
 
     subject(tmp_path / "c", "a", 0, padded)
-    with pytest.raises(UserError, match=r"'a': a-t1c\.nii\.gz has a background of -1024, .*: set the background to 0"):
+    with pytest.raises(
+        UserError, match=r"'a': a-t1c\.nii\.gz has a constant background or rim of -1024, .*: set it to 0"
+    ):
         prepared(tmp_path / "c")
 
 
