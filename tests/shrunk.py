@@ -33,6 +33,8 @@ TINY_TABLE = (
     *("trainer.max_epochs=1", "trainer.batch_size=40"),
 )
 """8 of 10 holes to train on, that is 80 rows."""
+TINY_FEATURES = ("data.num_rows=100", "data.columns=['feature_{0..19}']", *TINY_TABLE[-2:])
+"""80 rows to train on."""
 
 
 def composed(*overrides: str, config: str = "train") -> DictConfig:
@@ -44,6 +46,11 @@ def composed(*overrides: str, config: str = "train") -> DictConfig:
 def names(folder: str) -> list[str]:
     """Return the options of a folder of ``conf/``."""
     return sorted(path.stem for path in (CONF / folder).glob("*.yaml"))
+
+
+def tiny_rows(configuration: DictConfig) -> tuple[str, ...]:
+    """Return what shrinks the rows of a table."""
+    return TINY_TABLE if "num_holes" in configuration.data else TINY_FEATURES
 
 
 def of_rows(configuration: DictConfig) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from shrunk import CONF, TINY, TINY_TABLE, TINY_VISITS, Losses, names, of_rows, trainer_of
+from shrunk import CONF, TINY, TINY_VISITS, Losses, names, of_rows, tiny_rows, trainer_of
 
 from menvae.composition.experiment import _PARTS, _SETTINGS, Experiment
 from menvae.composition.settings import SweepSettings
@@ -56,7 +56,7 @@ def test_every_experiment_takes_two_real_steps(
     (tmp_path / "cache").symlink_to(prepared_cache)
     overrides = [] if name is None else [f"experiment={name}"]
     composed = compose_train(*overrides)
-    tiny = TINY_TABLE if of_rows(composed) else TINY_VISITS if composed.data.pairs else TINY
+    tiny = tiny_rows(composed) if of_rows(composed) else TINY_VISITS if composed.data.pairs else TINY
     experiment = Experiment.from_config(compose_train(*overrides, *tiny, f"output_dir={tmp_path}"))
     trainer = trainer_of(experiment, tmp_path)
     before = {key: parameter.detach().clone() for key, parameter in trainer.model.named_parameters()}

@@ -32,7 +32,7 @@ TABLE = Path(__file__).parents[1] / "data" / "table.csv"
 
 
 class TestEncoders(EncoderConformance):
-    others = ("mlp",)
+    others = ("mlp", "projection")
     variants: ClassVar = {
         "resnet": [
             {},
@@ -101,8 +101,8 @@ class TestModels(ModelConformance):
 
 
 class TestRowEncoders(RowEncoderConformance):
-    names = ("mlp",)
-    variants: ClassVar = {"mlp": [{}, {"widths": [8]}]}
+    names = ("mlp", "projection")
+    variants: ClassVar = {"mlp": [{}, {"widths": [8]}], "projection": [{}, {"input_noise": 0.0, "logvar": -2.0}]}
 
 
 class TestRowDecoders(RowDecoderConformance):
@@ -180,7 +180,7 @@ class TestPictures(PictureConformance):
 
 
 class TestData(DataConformance):
-    others = ("table", "lithology")
+    others = ("table", "lithology", "features")
     variants: ClassVar = {
         "brats": [
             {"root": "/nowhere"},
@@ -196,8 +196,9 @@ class TestData(DataConformance):
 
 
 class TestTables(TableConformance):
-    names = ("lithology", "table")
+    names = ("features", "lithology", "table")
     variants: ClassVar = {
+        "features": [{"num_rows": 50, "columns": ["f{0..7}"]}, {"num_rows": 20, "target_columns": ["loc_x"]}],
         "lithology": [{"num_rows": 203, "num_holes": 20}, {"num_rows": 40, "num_holes": 4, "labelled_fraction": 0.2}],
         "table": [
             {"path": str(TABLE), "columns": ["density", "gamma"], "transforms": {"gamma": "log1p"}},

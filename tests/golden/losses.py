@@ -57,16 +57,10 @@ _BOX = ("data.roi_size=[16,16,16]", "data.spacing_mm=[10,10,10]", "data.val_frac
 NUM_SUBJECTS = 23
 _VOLUMES = ("data=phantom", f"data.num_subjects={NUM_SUBJECTS}", *_BOX, *_NETWORK, *_EPOCH)
 _VISITS = ("data.num_patients=12", "data.visits=[2,2]", *_BOX, *_NETWORK, *_EPOCH)
-_ROWS = (
-    *(
-        "data.num_rows=250",
-        "data.num_holes=25",
-        "data.num_classes=4",
-        "data.val_fraction=0.12",
-        "data.test_fraction=0.08",
-    ),
-    *("trainer.max_epochs=1", "trainer.batch_size=40"),
-)
+_SPLITS = ("data.num_rows=250", "data.val_fraction=0.12", "data.test_fraction=0.08")
+_STEPS = ("trainer.max_epochs=1", "trainer.batch_size=40")
+_ROWS = (*_SPLITS, "data.num_holes=25", "data.num_classes=4", *_STEPS)
+_FEATURES = (*_SPLITS, "data.columns=['feature_{0..19}']", *_STEPS)
 _OF_PARTS = {
     "semivae_experts": ("encoder.expert.base_filters=8",),
     "semivae_modality_decoders": ("decoder.each.base_filters=16",),
@@ -82,7 +76,11 @@ def shrunk(name: str) -> list[str]:
     chosen = [] if name == DEFAULT else [f"experiment={name.removesuffix('_bf16')}"]
     precision = "trainer.precision=bf16" if name == HALF else "trainer.precision=fp32"
     configuration = composed(*chosen)
-    tiny = _ROWS if of_rows(configuration) else _VISITS if configuration.data.pairs else _VOLUMES
+    tiny = _VOLUMES
+    if of_rows(configuration):
+        tiny = _ROWS if "num_holes" in configuration.data else _FEATURES
+    elif configuration.data.pairs:
+        tiny = _VISITS
     return [*chosen, *tiny, *_OF_PARTS.get(name, ()), precision]
 
 
