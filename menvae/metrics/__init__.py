@@ -22,6 +22,7 @@ from torch import Tensor
 from menvae.errors import UserError
 from menvae.latent import LatentLayout
 from menvae.registry import bind, known, lookup
+from menvae.statistics.estimate import Estimate
 from menvae.types import Batch, ModelOutput
 
 Floats = NDArray[np.float64]
@@ -237,6 +238,10 @@ class Metric(ABC):
 
         `menvae.metrics.means.MetricOfMeans` is the base of metrics that are.
         """
+        return None
+
+    def estimates(self, record: SplitRecord) -> Mapping[str, Estimate] | None:
+        """Return all values with intervals of the metric's own, or None for those that `interval` names."""
         return None
 
     def to_linear(self, value: float) -> float:
