@@ -140,14 +140,14 @@ class AssembledRun:
         gates: JudgedGates,
         status: Mapping[str, Any],
     ) -> None:
-        from menvae.runs.report import write_report
+        from menvae.runs.report import is_collapsed, write_report
 
         write_json(self.path / "gates.json", gates.as_dict())
         clock = ("time/train_s", "time/validate_s")  # of all processes that trained the run, not only this one
         seconds = sum(row[key] or 0.0 for row in local.timings() for key in clock)
         summary = {
             **status,
-            "collapsed": status["state"] == "collapsed",
+            "collapsed": is_collapsed(status["state"], gates.as_dict()["gates"]),
             "parameters": _count_parameters(self.model),
             "seconds": round(seconds, 1),
         }
