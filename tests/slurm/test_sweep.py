@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from plugins import trouble, write_trouble
-from runs import TRACKED, command, environment, finished_sweep_in_mlflow, menvae_sweep, only_run
+from runs import TRACKED, Started, command, environment, finished_sweep_in_mlflow, menvae_sweep, only_run
 
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.status import PointStatus, sweep_status
@@ -44,20 +43,12 @@ class Cluster:
         ours = environment(site=site)
         self.environment = {**ours, **slurm, "PYTHONPATH": ours["PYTHONPATH"]}
 
-    def start(self, *overrides: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            command(self.output_dir, "-m", *SHORT, *SLURM, *overrides),
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def start(self, *overrides: str) -> Started:
+        arguments = command(self.output_dir, "-m", *SHORT, *SLURM, *overrides)[3:]
+        return Started("train", arguments, self.environment, both=True)
 
     def launch(self, *overrides: str, code: int = 0) -> str:
-        process = self.start(*overrides)
-        output, _ = process.communicate(timeout=600)
-        assert process.returncode == code, output
-        return output
+        return self.start(*overrides).ended(code)
 
     def sweep(self, verb: str, code: int = 0) -> str:
         return menvae_sweep(self.output_dir, verb, code=code, site=self.site)
@@ -121,8 +112,7 @@ def test_a_sweep_with_every_fate(here: Cluster, tmp_path: Path) -> None:
     here.wait_for(lambda: subprocess.run(ends, env=here.environment, check=False).returncode == 0, 30.0)
     time.sleep(3)
     here.slurm("scontrol", "update", f"NodeName={node.stdout.strip()}", "State=RESUME")
-    output, _ = launching.communicate(timeout=600)
-    assert launching.returncode == 1, output
+    output = launching.ended(1)
 
     statuses = here.statuses()
     expected = {raises: Fate.FAILED, runs_out: Fate.TIMED_OUT, cancelled: Fate.CANCELLED}
@@ -177,8 +167,7 @@ def test_a_job_whose_time_runs_out_is_queued_again_and_goes_on(here: Cluster, tm
     here.wait_for(lambda: here.statuses()[label].fate == Fate.PENDING)
     assert "SIGUSR2" in here.statuses()[label].reason
     flag.unlink()
-    output, _ = launching.communicate(timeout=300)
-    assert launching.returncode == 0, output
+    launching.ended(0, timeout=300)
     status = here.statuses()[label]
     assert len(status.point.submissions) == 1
     assert status.run_dir is not None
@@ -198,8 +187,8 @@ def test_a_killed_launching_process_is_replaced(here: Cluster) -> None:
             and any(status.fate == Fate.RUNNING for status in here.statuses().values())
         )
     )
-    launching.send_signal(signal.SIGKILL)
-    launching.communicate()
+    launching.kill()
+    launching.wait()
     assert "0 to run" in here.launch(*overrides)
     statuses = here.statuses()
     assert len(statuses) == 4

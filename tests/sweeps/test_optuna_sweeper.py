@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from hydra_plugins.menvae_launchers.optuna_sweeper import OptunaSweeper
 from optuna.distributions import FloatDistribution, IntDistribution
 from plugins import trouble, write_trouble
-from runs import command, environment, menvae_sweep, train
+from runs import menvae_sweep, start, train
 
 from menvae.composition.settings import SweepSettings
 from menvae.studies import open_storage
@@ -42,14 +41,11 @@ def output_dir(tmp_path: Path, prepared_cache: Path) -> Path:
 def test_a_study_that_prunes_is_interrupted_and_goes_on_to_its_number_of_trials(output_dir: Path) -> None:
     options = ("hydra.sweeper.pruner=median", "hydra.sweeper.startup_trials=2", "hydra.sweeper.warmup_epochs=0")
     overrides = (*SEARCH, *options, *SPACE, "hydra.sweeper.n_trials=6", "+sweep.objectives={sem/vol_r2: maximize}")
-    process = subprocess.Popen(command(output_dir, *overrides), env=environment(), stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "2 finished" in line:
-            break
+    process = start(output_dir, *overrides)
+    process.read_until("2 finished")
     time.sleep(4)  # the second batch has begun
     process.send_signal(signal.SIGKILL)
-    process.stderr.read()
+    process.output.read()
     assert states(output_dir)["RUNNING"] == 2
     done = train(output_dir, *overrides)
     trials = study_of(output_dir).get_trials()
