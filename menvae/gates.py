@@ -31,6 +31,7 @@ NUMBERS: Mapping[str, Mapping[str, Any]] = {
 """Gate -> meaning of a bare number: the metric it bounds, from which side, and whether the model may lack it."""
 
 ADDED: Mapping[str, Mapping[str, Any]] = {
+    "leak_max": {"metric": "leak/max", "below": 0.10, "optional": True},
     "decoder_reads_vol": {"metric": "diag/reads_vol_tumour", "above": 1.05, "optional": True},
     "decoder_reads_loc": {"metric": "diag/reads_loc", "above": 1.05, "optional": True},
     "decoder_reads_shape": {"metric": "diag/reads_shape_tumour", "above": 1.05, "optional": True},

@@ -89,7 +89,7 @@ def evaluate_model(
         recorder.compare_with(Reference(mean_z, image, latents_of_others(of_split.record())))
         for batch, output in outputs():
             recorder.on_validation_batch(batch, output)
-        record = recorder.record()
+        record = replace(recorder.record(), training=train_record)
         return JudgedSplit(record, measure(metrics, record))
 
     return FinalEvaluation(train_record, {name: of(outputs) for name, outputs in judged.items()})
@@ -142,7 +142,7 @@ def leaks(model: Model, evaluation: FinalEvaluation) -> Floats:
     Returns:
         R2 [partitions, targets], the targets in the order of the model's supervision.
     """
-    train, val = (_targets(record, model.supervision) for record in (evaluation.train, evaluation.val))
+    train, val = (record.by_target(model.supervision) for record in (evaluation.train, evaluation.val))
     return leak_matrix(_by_partition(evaluation.train, model), _by_partition(evaluation.val, model), train, val)
 
 
@@ -172,15 +172,6 @@ def traversals(model: Model, means: Floats) -> NDArray[np.float32]:
         latents[:, bounds] += np.outer(TRAVERSAL_STEPS, directions[0]) * deviation
         rows.append(model.decode(torch.from_numpy(latents).float().to(device))[:, 0].cpu().numpy())
     return np.stack(rows)
-
-
-def _targets(record: SplitRecord, supervision: Mapping[str, Sequence[str]]) -> dict[str, Floats]:
-    targets, observed = record.by_partition("targets"), record.by_partition("observed")
-    return {
-        name: np.where(observed[partition][:, column] > 0, targets[partition][:, column], np.nan)
-        for partition, names in supervision.items()
-        for column, name in enumerate(names)
-    }
 
 
 def in_physical_units(

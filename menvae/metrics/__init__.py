@@ -42,6 +42,7 @@ NEEDS: Mapping[str, str] = {
     "errors": "mean squared error of the reconstruction [N] from each z of `ERRORS`",
     "final_errors": "mean squared error [N] of each entry of `FINAL_ERRORS`",
     "tumour_errors": "squared error [N], averaged over the tumour, from z and without each partition; NaN without one",
+    "training": "`SplitRecord.training`, the record of the training subjects",
     "labels": "class indices [N], -1 where unknown",
     "classes": "predicted class indices [N]",
 }
@@ -73,11 +74,13 @@ class SplitRecord:
             ``errors.mean_z``), NaN where a value could not be computed; ``available`` [N, C], 1 for the channels that a
             subject has, if batches declare it; and the arrays that metrics observed.
         patient_id: patient of each row; by default, each subject is a patient.
+        training: latents and targets of the training subjects; None during training.
     """
 
     subject_id: tuple[str, ...]
     arrays: Mapping[str, Floats]
     patient_id: tuple[str, ...] = ()
+    training: SplitRecord | None = None
 
     def __post_init__(self) -> None:
         """Take each subject for a patient if patients are not given."""
@@ -102,16 +105,31 @@ class SplitRecord:
     def rows(self, index: NDArray[np.intp]) -> SplitRecord:
         """Return the record of the rows at ``index``, which may repeat."""
         subjects, patients = (tuple(names[row] for row in index) for names in (self.subject_id, self.patient_id))
-        return SplitRecord(subjects, {name: array[index] for name, array in self.arrays.items()}, patients)
+        arrays = {name: array[index] for name, array in self.arrays.items()}
+        return SplitRecord(subjects, arrays, patients, self.training)
 
     @property
     def gives(self) -> frozenset[str]:
-        """The kinds of arrays in the record."""
-        return frozenset(name.split(".", 1)[0] for name in self.arrays)
+        """The kinds of arrays in the record, and ``training`` if it has the training subjects."""
+        kinds = frozenset(name.split(".", 1)[0] for name in self.arrays)
+        return kinds | {"training"} if self.training is not None else kinds
 
     def by_partition(self, kind: str) -> dict[str, Floats]:
         """Return the arrays called ``<kind>.<partition>`` by partition, or ``errors.<z>`` by z."""
         return {name.split(".", 1)[1]: array for name, array in self.arrays.items() if name.startswith(kind + ".")}
+
+    def by_target(self, supervision: Mapping[str, Sequence[str]]) -> dict[str, Floats]:
+        """Return target -> z-scores [N], NaN where not observed.
+
+        Args:
+            supervision: partition -> names of its targets.
+        """
+        targets, observed = self.by_partition("targets"), self.by_partition("observed")
+        return {
+            name: np.where(observed[partition][:, column] > 0, targets[partition][:, column], np.nan)
+            for partition, names in supervision.items()
+            for column, name in enumerate(names)
+        }
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from menvae.composition.experiment import Experiment
 from menvae.errors import UserError
 from menvae.evaluation.gates import Gate, GateTable, evaluate_gates
-from menvae.gates import NUMBERS, GateSettings, canonical, check_gates
+from menvae.gates import ADDED, NUMBERS, GateSettings, canonical, check_gates
 from menvae.latent import LatentLayout
 from menvae.metrics import Metric, MetricContext, SplitRecord, build_metrics
 from menvae.runs.identity import run_hash
@@ -44,7 +44,8 @@ def judged(
     if supervision is None:
         supervision = {name: [f"{name}_total"] for name in sizes if name in ("vol", "loc", "shape")}
     context = MetricContext(LatentLayout(sizes), ("t1c",), (8, 8, 8), supervision)
-    targets = GateSettings.from_config(gates).targets
+    """Judge by ``gates``, without those that were added later."""
+    targets = GateSettings.from_config({**dict.fromkeys(ADDED), **gates}).targets
     return evaluate_gates(metrics, targets, build_metrics({}, context), supervision, num_subjects)
 
 
@@ -101,8 +102,14 @@ def test_a_supervised_partition_without_a_gate_is_named() -> None:
 def test_words_for_what_has_no_value() -> None:
     metrics = {"indep/dcor_vol_residual": None, "sem/vol_r2": None, "diag/au_frac_residual": None}
     gates = {gate.name: gate for gate in judged({"vol": 1, "residual": 4}, metrics, 1).gates}
-    assert gates["max_dcor"].reason == "1 validation subject; the estimator needs at least 4"
-    of_r2 = "1 validation subject; no head predicts it, fewer than 3 observed subjects, or their targets do not vary"
+    assert (
+        gates["max_dcor"].reason
+        == "1 validation subject; the estimator needs at least 4 subjects and partitions that vary"
+    )
+    of_r2 = (
+        "1 validation subject; no head predicts it, or fewer than 3 subjects (for most targets of a partition, 10) "
+        "have targets that vary"
+    )
     assert gates["vol_r2"].reason == of_r2
     assert gates["residual_active_units"].reason == "1 validation subject; a single subject has no variance"
     nothing = "1 validation subject; no other subject's z to decode, or every reconstruction is perfect"
@@ -137,6 +144,20 @@ def test_gates_read_the_metrics_that_they_name() -> None:
     assert found["sharp"] == ("val_epoch/ssim_t1c", 0.9, 0.8, ">", True)
     assert list(found) == [*NUMBERS, "sharp"]
     assert not table.passed
+
+
+def test_gates_of_the_decoder_and_of_leaks_are_there_without_being_written_and_null_removes_one() -> None:
+    sizes = {"vol": 2, "loc": 1, "shape": 2, "residual": 3}
+    supervision = {"vol": ["vol_total"], "loc": ["loc_x"]}
+    metrics = build_metrics({}, MetricContext(LatentLayout(sizes), ("t1c",), (8, 8, 8), supervision))
+    targets = GateSettings.from_config({**TODAY, "mean_image_ratio": None}).targets
+    table = evaluate_gates({"diag/reads_vol_tumour": 1.2, "leak/max": 0.2}, targets, metrics, supervision, 100)
+    found = {gate.name: (gate.metric, gate.comparison, gate.target, gate.passed) for gate in table.gates}
+    assert found["decoder_reads_vol"] == ("diag/reads_vol_tumour", ">", 1.05, True)
+    assert found["decoder_reads_residual"] == ("diag/reads_residual", ">", 1.05, False)
+    assert found["leak_max"] == ("leak/max", "<", 0.10, False)
+    assert "mean_image_ratio" not in found
+    assert canonical({**TODAY, **ADDED}) == TODAY
 
 
 # --- configuration ----------------------------------------------------------------------------------------------------
@@ -187,7 +208,7 @@ def test_a_plugin_may_ship_gates(compose_train: Compose, tmp_path: Path) -> None
     targets = experiment.settings["gates"].targets
     assert targets["sharp"].metric == "val_epoch/ssim_t1c"
     assert targets["vol_r2"].bound == 0.7
-    assert set(targets) == {*NUMBERS, "sharp"}
+    assert set(targets) == {*NUMBERS, *ADDED, "sharp"}
 
 
 @pytest.mark.parametrize(
@@ -235,7 +256,7 @@ def test_a_wrong_metric_is_answered_with_the_closest_few(compose_train: Compose)
 
 def test_a_metric_without_a_direction_may_be_bounded_from_either_side(compose_train: Compose) -> None:
     sides = ("+gates.low={metric: diag/z_std, above: 0.5}", "+gates.high={metric: diag/z_std, below: 2}")
-    assert len(Experiment.from_config(compose_train(*sides)).settings["gates"].targets) == len(NUMBERS) + 2
+    assert len(Experiment.from_config(compose_train(*sides)).settings["gates"].targets) == len(NUMBERS) + len(ADDED) + 2
 
 
 def test_a_renamed_partition_is_told_before_training(compose_train: Compose) -> None:

@@ -64,10 +64,21 @@ def test_correlation_is_the_mean_over_the_dimensions_of_two_partitions() -> None
 
 def test_a_constant_dimension_correlates_with_nothing() -> None:
     mean = entangled()
+    mean[:, 1] = 3.0
+    alone = np.abs(np.corrcoef(mean[:, 0], mean[:, 2])[0, 1])
+    assert metrics_of(mean)["indep/corr_vol_loc"] == pytest.approx(alone / 2.0, abs=1e-6)
+
+
+def test_a_constant_partition_is_not_independent_but_empty() -> None:
+    """An encoder that ignores its inputs must not pass the gate of independence."""
+    mean = entangled()
     mean[:, 2] = 3.0
     found = metrics_of(mean)
-    assert found["indep/corr_vol_loc"] == 0.0
-    assert found["indep/dcor_vol_loc"] == 0.0
+    assert found["indep/corr_vol_loc"] is None
+    assert found["indep/dcor_vol_loc"] is None
+    assert found["indep/max_dcor"] is None
+    assert found["indep/dcor_vol_residual"] is not None
+    assert metrics_of(np.full_like(mean, 3.0))["indep/max_dcor"] is None
 
 
 def test_correlation_does_not_depend_on_the_scale_of_the_latent_space() -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from menvae.evaluation.leaks import Codes, Leak, Leaks, leak_table
+from menvae.statistics.leaks import Codes, Leak, Leaks, leak_table
 
 SUPERVISION = {"vol": ["volume"], "loc": ["x", "y"], "residual": []}
 Arrays = dict[str, np.ndarray]

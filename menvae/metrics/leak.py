@@ -1,0 +1,83 @@
+"""What each partition says about the targets of the others."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from menvae.metrics import Direction, Metric, MetricContext, SplitRecord, When
+from menvae.registry import Field, register
+from menvae.statistics.bootstrap import MIN_PATIENTS
+from menvae.statistics.leaks import NUM_PERMUTATIONS, Codes, Leaks, leak_table
+
+
+@register("metric", "leak", reference="menvae.statistics.leaks")
+class PartitionLeak(Metric):
+    """R2 with which a partition predicts a target of another one: ``leak/<target>_from_<partition>``, ``leak/max``.
+
+    The larger of two probes, ridge and quadratic, cross-validated over patients, less what the targets of the partition
+    itself say. ``leak/max`` is the largest value above its permutation null; 0 if there is none.
+    """
+
+    direction: ClassVar[Direction | None] = "lower"
+    range = (-1.0, 1.0)
+    needs = frozenset({"mean", "targets", "observed", "training"})
+    min_subjects = MIN_PATIENTS
+    absent = f"fewer than {MIN_PATIENTS} patients have the target, or it does not vary"
+    when: ClassVar[When] = "final"
+
+    def __init__(
+        self, context: MetricContext, *, num_permutations: Annotated[int, Field(ge=39)] = NUM_PERMUTATIONS
+    ) -> None:
+        """Set the number of permutations.
+
+        Args:
+            context: run context.
+            num_permutations: permutations of patients behind the null; 39 are the fewest for a 97.5 % quantile.
+        """
+        super().__init__(context)
+        self.num_permutations = num_permutations
+
+    def meaning(self, key: str) -> str:
+        """Name target and partition."""
+        if key == "leak/max":
+            return "Largest R² of a target read from a foreign partition, beyond what that partition's targets say."
+        target, partition = next(pair for pair in self._pairs() if key == "leak/{}_from_{}".format(*pair))
+        return f"R² of {target} read from {partition}, beyond what the targets of {partition} say."
+
+    def names(self) -> list[str]:
+        """One key per target and foreign partition, and the maximum; none without supervision or other partitions."""
+        found = ["leak/{}_from_{}".format(*pair) for pair in self._pairs()]
+        return [*found, "leak/max"] if found else []
+
+    def compute(self, record: SplitRecord) -> dict[str, float | None]:
+        """Return the values; None where fewer than ten patients have the target."""
+        leaks = self.leaks(record)
+        values: dict[str, float | None] = dict.fromkeys(self.names())
+        for leak in leaks.table:
+            key = f"leak/{leak.target}_from_{leak.source}"
+            if leak.conditional is not None:
+                values[key] = max(leak.conditional, -1.0 if values[key] is None else float(values[key] or 0.0))
+        return {**values, "leak/max": leaks.leak_max.value}
+
+    def leaks(self, record: SplitRecord) -> Leaks:
+        """Return the leak matrix of a split as a table, with both probes and the interval of its maximum."""
+        assert record.training is not None
+        train, judged = (self._codes(each) for each in (record.training, record))
+        return leak_table(train, judged, self.context.supervision, num_permutations=self.num_permutations)
+
+    def _pairs(self) -> list[tuple[str, str]]:
+        return [
+            (target, partition)
+            for own, targets in self.context.supervision.items()
+            for target in targets
+            for partition in self.context.layout
+            if partition != own
+        ]
+
+    def _codes(self, record: SplitRecord) -> Codes:
+        mean, layout = record.arrays["mean"], self.context.layout
+        return Codes(
+            {name: mean[:, slice(*layout.bounds(name))] for name in layout},
+            record.by_target(self.context.supervision),
+            record.patient_id,
+        )
