@@ -55,6 +55,11 @@ def test_gates_table_is_complete_and_printed(finished: Path) -> None:
         "residual_active_units",
         "mean_z_ratio",
         "shuffled_ratio",
+        "decoder_reads_vol",
+        "decoder_reads_loc",
+        "decoder_reads_shape",
+        "decoder_reads_residual",
+        "mean_image_ratio",
     ]
     log = (only_run(finished) / "train.log").read_text()
     assert all(name in log for name in found)

@@ -138,19 +138,6 @@ def test_a_point_that_raises_costs_no_other(machine: Machine) -> None:
     finished_sweep_in_mlflow(machine.output_dir, 3)
 
 
-def test_mlflow_gets_a_sweep_that_ran_without_it(machine: Machine) -> None:
-    overrides = ("loss.lambda_dcor=1,2", "trainer.max_epochs=1")
-    machine.launch(*overrides)
-    store = machine.output_dir / "mlflow.db"
-    assert not store.exists()
-    told = machine.launch(*overrides, TRACKED)
-    assert "sending 2 finished runs to trackers that lack them" in told
-    finished_sweep_in_mlflow(machine.output_dir, 2)
-    written = store.stat().st_mtime_ns
-    assert "are sent" not in machine.launch(*overrides, TRACKED)
-    assert store.stat().st_mtime_ns == written, "nothing was left to do"
-
-
 def test_launching_processes_that_end_early_lose_nothing(machine: Machine) -> None:
     """A sweep whose points have two ranks: its launching process is killed, then stopped, and then left alone."""
     overrides = ("loss.lambda_dcor=1,2", "trainer.devices=2")
