@@ -14,10 +14,12 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -61,6 +63,9 @@ _OF_OTHERS = [
     "skimage.measure",
     "torch._dynamo",
 ]
+_SERVER = forkserver.ForkServer()
+"""Beside the one of this process, which has the modules of menvae that prepare data as soon as a test prepares some."""
+_SERVER.set_forkserver_preload(_OF_OTHERS)
 
 
 def command(output_dir: Path, *overrides: str) -> list[str]:
@@ -208,9 +213,9 @@ def _forked(
     group: bool = False,
 ) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_OF_OTHERS)
     process = context.Process(target=_be, args=(name, [*arguments], dict(environ), stdout, stderr, group))
-    process.start()
+    with mock.patch.object(forkserver, "connect_to_new_process", _SERVER.connect_to_new_process):
+        process.start()
     return process
 
 
