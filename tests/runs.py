@@ -103,6 +103,13 @@ def menvae_sweep(output_dir: Path, verb: str, *arguments: str, code: int = 0, si
     return str(result.stdout + result.stderr)
 
 
+def menvae_evaluate(output_dir: Path, *arguments: str, code: int = 0) -> str:
+    """Run ``menvae-evaluate``, check the exit code, and return what it says."""
+    environ = {**environment(), "COLUMNS": "200"}
+    result = _run("evaluate", [f"output_dir={output_dir}", *arguments], environ, code)
+    return str(result.stdout + result.stderr)
+
+
 def _run(name: str, arguments: list[str], environ: dict[str, str], code: int) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own, and check its exit code.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import TRACKED, only_run, train
+from runs import TRACKED, menvae_evaluate, only_run, train
 
 from menvae.data.targets.declaration import Target
 from menvae.runs.evaluation import _target_columns
@@ -75,6 +75,44 @@ def test_trackers_receive_all_estimates_and_both_files(output_dir: Path) -> None
     for end, ending in (("value", ""), ("low", "/low"), ("high", "/high")):
         assert run.data.metrics[f"final/test/diag/recon_mu_mse{ending}"] == pytest.approx(found[end])
     assert {"evaluation.json", "per_subject.csv"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
+
+
+@pytest.fixture(scope="module")
+def again(output_dir: Path) -> tuple[Path, str]:
+    """The folder of ``menvae-evaluate``, and what it prints."""
+    said = menvae_evaluate(output_dir, f"run={only_run(output_dir).name}")
+    return only_run(output_dir) / "evaluations" / "best_val_test", said
+
+
+def test_a_finished_run_judged_again_has_the_same_numbers(output_dir: Path, again: tuple[Path, str]) -> None:
+    folder, said = again
+    first, second = (read(path / "evaluation.json") for path in (only_run(output_dir), folder))
+    for name in SPLITS:
+        before, after = (each["splits"][name]["metrics"] for each in (first, second))
+        assert before.keys() == after.keys()
+        for key, expected in before.items():
+            for end in ("value", "low", "high"):
+                assert after[key][end] == (expected[end] and pytest.approx(expected[end], abs=1e-6)), (key, end)
+            assert after[key]["n"] == expected["n"]
+    assert read(folder / "gates.json")["passed"] == read(only_run(output_dir) / "gates.json")["passed"]
+    assert (folder / "report.html").is_file()
+    assert (folder / "per_subject.csv").is_file()
+    assert "test verdict" in said
+    assert str(folder) in said
+
+
+def test_what_cannot_be_evaluated_is_refused_in_one_sentence(output_dir: Path, again: tuple[Path, str]) -> None:
+    name = only_run(output_dir).name
+    for arguments, words in (
+        ([f"run={name}"], "exists; set overwrite=true"),
+        (["run=nobody"], "'nobody' is neither a run directory"),
+        ([f"run={name}", "data.root=/elsewhere"], "use menvae-encode"),
+        ([f"run={name}", "split=[]"], "split: [] is not allowed"),
+        ([f"run=[{name},{name}]"], f"'{name}' appears twice"),
+    ):
+        said = menvae_evaluate(output_dir, *arguments, code=2)
+        assert words in said
+        assert len(said.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
