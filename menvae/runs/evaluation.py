@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from menvae import __version__
 from menvae.data.source import Data, DataSource, FittedTargets
 from menvae.data.targets.declaration import Target
 from menvae.data.targets.physical import denormalised, physical, physical_unit
@@ -53,7 +52,6 @@ def describe_evaluation(
         "data_hash": data.data_hash,
         "targets_hash": data.targets_hash,
         "code": code_hash(),
-        "version": __version__,
         "passed": gates.passed,
         "splits": {name: split(name, judged) for name, judged in evaluation.splits.items()},
     }

@@ -149,7 +149,7 @@ class FinishedRun:
         Unlike those of `data`, they are in the order of training, and augmented if training was.
         """
         self.model.eval()
-        for stored in self.experiment.load_data(Place(self.device, 0, 1)).train.epoch(0):
+        for stored in self.experiment.load_data(Place(self.device, 0, 1), self.data.prepared).train.epoch(0):
             yield stored.to(self.device, self._memory_format)
 
     @torch.no_grad()
