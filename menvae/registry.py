@@ -23,6 +23,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -375,7 +376,32 @@ def _sentence(error: ValidationError, settings: Any, schema: type[BaseModel], pa
         return f"{location}: a value is required"
     allowed = list(dict.fromkeys(each["msg"].removeprefix("Value error, ").removeprefix("Input ") for each in errors))
     others = "".join(f" or {text.removeprefix('should be ')}" for text in allowed[1:])
-    return f"{location}: {first['input']!r} is not allowed; it {allowed[0]}{others}"
+    example = _list_of(first["input"], schema.model_fields[keys[0]].annotation) if len(keys) == 1 else ""
+    such_as = f", such as {location}={example}" if example and _LIST in allowed else ""
+    sentence = f"{location}: {first['input']!r} is not allowed; it {allowed[0]}{others}"
+    return f"{sentence.replace(_LIST, 'should be a list')}{such_as}"
+
+
+_UNIONS = (typing.Union, types.UnionType)
+_LIST = "should be a valid array"  # as pydantic calls a list or tuple of JSON
+
+
+def _list_of(value: object, annotation: Any) -> str:
+    """Write a number as the list that a type wants, as on the command line; empty if it wants none or is no number.
+
+    >>> _list_of(4.5, tuple[float, float, float] | None), _list_of(4, Sequence[int]), _list_of(4, int)
+    ('[4.5,4.5,4.5]', '[4]', '')
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    members = typing.get_args(annotation) if typing.get_origin(annotation) in _UNIONS else (annotation,)
+    for member in members:
+        origin, arguments = typing.get_origin(member), typing.get_args(member)
+        if origin is tuple and ... not in arguments:
+            return f"[{','.join([str(value)] * len(arguments))}]"
+        if isinstance(origin, type) and issubclass(origin, Sequence):
+            return f"[{value}]"
+    return ""
 
 
 def _most_specific(errors: Sequence[ErrorDetails], settings: Any) -> list[ErrorDetails]:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from runs import Started
+
 TROUBLE = '''"""A term that is 0, and makes trouble where and while it is told to."""
 
 import os
@@ -94,7 +96,7 @@ def write_trouble(site: Path) -> Path:
     return write_package(site, "troubleplugin", "terms", {"terms.py": TROUBLE, "conf/term/trouble.yaml": TROUBLE_CONF})
 
 
-def wait_until_held(flag: Path, process: subprocess.Popen[str]) -> None:
+def wait_until_held(flag: Path, process: Started) -> None:
     """Wait until a step hangs or waits, as the flag file says, in a process that has not ended."""
     while not flag.with_suffix(".waiting").exists():
         assert process.poll() is None

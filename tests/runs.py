@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import json
 import multiprocessing
@@ -10,8 +11,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -38,14 +46,14 @@ TINY = (
     "trainer.batch_size=4",
     "trainer.max_epochs=3",
     "pictures.every_epochs=100",
-    "pictures.num_subjects=1",
+    "pictures.num_subjects=0",
     "tracking.enabled=false",
     *_UNDRAWN,
 )
 """Shrunk in size, not in structure; MLflow and pictures, half of such a run, are for the tests that look at them."""
 
 TRACKED = "tracking.enabled=true"
-DRAWN = tuple(f"~{override.partition('=')[0]}" for override in _UNDRAWN)
+DRAWN = ("pictures.num_subjects=1", *(f"~{override.partition('=')[0]}" for override in _UNDRAWN))
 
 _OF_OTHERS = [
     "matplotlib.backends.backend_agg",
@@ -55,6 +63,9 @@ _OF_OTHERS = [
     "skimage.measure",
     "torch._dynamo",
 ]
+_SERVER = forkserver.ForkServer()
+"""Beside the one of this process, which has the modules of menvae that prepare data as soon as a test prepares some."""
+_SERVER.set_forkserver_preload(_OF_OTHERS)
 
 
 def command(output_dir: Path, *overrides: str) -> list[str]:
@@ -85,13 +96,10 @@ def train(
 
 def interrupt(output_dir: Path, *overrides: str, after: str, number: signal.Signals) -> str:
     """Start a run, send a signal once its log has a text, check the exit code, and return what it logs afterwards."""
-    process = subprocess.Popen(command(output_dir, *overrides), env=environment(), stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if after in line:
-            break
+    process = start(output_dir, *overrides)
+    process.read_until(after)
     process.send_signal(number)
-    rest = process.stderr.read()
+    rest = process.output.read()
     assert process.wait(timeout=60) == 75, rest
     return rest
 
@@ -110,27 +118,131 @@ def menvae_evaluate(output_dir: Path, *arguments: str, code: int = 0) -> str:
     return str(result.stdout + result.stderr)
 
 
-def _run(name: str, arguments: list[str], environ: dict[str, str], code: int) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own, and check its exit code.
+class Started:
+    """A command in a process of its own, which forks from a server that has imported what others wrote.
 
-    The process forks from a server that has imported what others wrote, which takes longer than a tiny run; what
-    those modules read when they are imported is the server's. The modules of menvae and of plugins it imports itself.
+    Importing that takes longer than a tiny run; what those modules read when they are imported is the server's. The
+    modules of menvae and of plugins it imports itself. Its signals and its exit code are those of any process.
+
+    Attributes:
+        output: what it writes to stderr, and to stdout if both were asked for.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_OF_OTHERS)
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        environ: Mapping[str, str],
+        *,
+        both: bool = False,
+        group: bool = False,
+    ) -> None:
+        """Start ``menvae-<name>``.
+
+        Args:
+            name: of the command.
+            arguments: of the command.
+            environ: its whole environment.
+            both: read stdout too, which is dropped otherwise.
+            group: start it as the head of a session, as a terminal does: what Ctrl-C reaches is its group.
+        """
+        reader, writer = multiprocessing.Pipe(duplex=False)
+        self._process = _forked(name, arguments, environ, writer if both else None, writer, group)
+        atexit.register(self.kill)  # else the end of the tests waits for it
+        writer.close()
+        self.output = os.fdopen(os.dup(reader.fileno()), errors="replace")
+        reader.close()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """Return the exit code, that of a signal below 0, or None while it runs."""
+        return self._process.exitcode
+
+    def read_until(self, text: str) -> None:
+        """Read the output up to a line that has a text, or to its end."""
+        for line in self.output:
+            if text in line:
+                return
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end; raises `subprocess.TimeoutExpired`."""
+        self._process.join(timeout)
+        code = self.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired("menvae", timeout or 0.0)
+        return code
+
+    def ended(self, code: int, timeout: float = 600.0) -> str:
+        """Return the output that has not been read, and check the exit code."""
+        overdue = threading.Timer(timeout, self.kill)
+        overdue.start()
+        output = self.output.read()
+        overdue.cancel()
+        assert self.wait(timeout=60) == code, output[-4000:]
+        return output
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Send SIGKILL, unless it has ended."""
+        self.send_signal(signal.SIGKILL)
+
+
+def start(
+    output_dir: Path, *overrides: str, site: Path | None = None, both: bool = False, group: bool = False
+) -> Started:
+    """Start ``menvae-train`` for a tiny run, and do not wait; see `Started`."""
+    return Started("train", command(output_dir, *overrides)[3:], environment(site=site), both=both, group=group)
+
+
+def _run(name: str, arguments: list[str], environ: dict[str, str], code: int) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, as `Started` does, and check its exit code."""
     with tempfile.TemporaryDirectory() as folder:
         streams = (Path(folder) / "stdout", Path(folder) / "stderr")
-        process = context.Process(target=_be, args=(name, arguments, environ, *streams))
-        process.start()
+        process = _forked(name, arguments, environ, *streams)
         process.join()
         output, errors = (stream.read_text(errors="replace") for stream in streams)
     assert process.exitcode == code, errors[-4000:]
     return subprocess.CompletedProcess([name, *arguments], code, output, errors)
 
 
-def _be(name: str, arguments: list[str], environ: dict[str, str], stdout: Path, stderr: Path) -> None:
-    for number, path in ((1, stdout), (2, stderr)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+def _forked(
+    name: str,
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    stdout: Path | Connection | None,
+    stderr: Path | Connection | None,
+    group: bool = False,
+) -> BaseProcess:
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=_be, args=(name, [*arguments], dict(environ), stdout, stderr, group))
+    with mock.patch.object(forkserver, "connect_to_new_process", _SERVER.connect_to_new_process):
+        process.start()
+    return process
+
+
+def _be(
+    name: str,
+    arguments: list[str],
+    environ: dict[str, str],
+    stdout: Path | Connection | None,
+    stderr: Path | Connection | None,
+    group: bool,
+) -> None:
+    """Become the command: its streams, its environment, its arguments."""
+    if group:
+        os.setsid()
+    for number, stream in ((1, stdout), (2, stderr)):
+        if isinstance(stream, Connection):
+            os.dup2(stream.fileno(), number)
+        else:
+            os.dup2(os.open(stream or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environ)
     torch.set_num_threads(int(environ["OMP_NUM_THREADS"]))  # the server has read its own

@@ -76,6 +76,12 @@ def test_supplied_values_come_first_and_configured_ones_by_name(example: type[Ex
         ("data", {"name": "brats", "label_map": {"edema": [0]}}, "label_map.edema: 'edema' is not allowed; it should "),
         ("data", {"name": "brats", "spacing_mm": [1, 1, -1]}, "spacing_mm.2: -1 is not allowed; it should be greater"),
         ("data", {"name": "brats", "spacing_mm": [1, 1]}, "spacing_mm.2: a value is required"),
+        (
+            "data",
+            {"name": "brats", "spacing_mm": 4.5},
+            "spacing_mm: 4.5 is not allowed; it should be a list, such as here.spacing_mm=[4.5,4.5,4.5]",
+        ),
+        ("data", {"name": "brats", "roi_size": "big"}, "roi_size: 'big' is not allowed; it should be a list"),
         ("encoder", {"name": "resnet", "block_means": 0}, "block_means: 0 is not allowed; it should be greater than"),
     ],
 )

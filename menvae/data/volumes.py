@@ -18,7 +18,7 @@ from menvae.data.batches.cohort_splits import SPLIT_COLUMNS, split_cohort, split
 from menvae.data.batches.dataset import Sample, SplitLoader, SubjectDataset, collate
 from menvae.data.batches.order import EpochBatches
 from menvae.data.batches.pairs import check_pairs
-from menvae.data.batches.splits import SPLITS
+from menvae.data.batches.splits import SPLITS, warn_of_small_splits
 from menvae.data.cache.cohort import Cohort
 from menvae.data.cache.prepare import find_prepared, mark_missing, prepare
 from menvae.data.cache.storage import CacheFormat, Normalisation
@@ -273,10 +273,13 @@ def load_volumes(source: VolumeSource, request: DataRequest) -> Data:
         UserError: if the source or its subjects are invalid.
     """
     cohort = request.prepared
+    is_new = not isinstance(cohort, Cohort)
     if not isinstance(cohort, Cohort):
         with collectives.main_rank_first():
             cohort = prepare(source, request.cache, show=request.show)
     splits = split_cohort(cohort, source.val_fraction, source.test_fraction, source.split_seed)
+    if is_new:
+        warn_of_small_splits(splits.values(), source.test_fraction)
     by_split = {split: subjects_of(cohort, splits, split) for split in SPLITS}
     training = [subject.features for subject in by_split["train"]]
     normalizer = fit_targets(training, request.targets, request.supervision, source.targets)

@@ -16,9 +16,9 @@ from menvae.types import Batch, ModelOutput, Observation, Observer
 @register("observer", "reconstructions")
 def reconstructions(context: ObserverContext) -> ReconstructionPictures | None:
     """Draws input, reconstruction and difference of a few validation subjects, as set by ``pictures.*``."""
-    if context.volumes is None or not context.is_main:
-        return None
     settings: PictureSettings = context.settings["pictures"]
+    if context.volumes is None or not context.is_main or settings.num_subjects == 0:
+        return None
     return ReconstructionPictures(settings, context.folder / "pictures", context.volumes, context.max_epochs)
 
 

@@ -54,12 +54,12 @@ class PictureSettings:
 
     Attributes:
         every_epochs: draw reconstructions every so many epochs, and in the last one.
-        num_subjects: number of validation subjects to draw.
+        num_subjects: number of validation subjects to draw; 0: no reconstructions.
         parts: name of a registered picture -> its configuration, or None to disable it.
     """
 
     every_epochs: Annotated[int, Field(ge=1)] = 10
-    num_subjects: Annotated[int, Field(ge=1)] = 2
+    num_subjects: Annotated[int, Field(ge=0)] = 2
     parts: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
 
 

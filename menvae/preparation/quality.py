@@ -16,7 +16,7 @@ import numpy as np
 
 from menvae.data.batches.splits import Split
 from menvae.data.cache.cohort import Cohort, PreparedSubject
-from menvae.data.files.findings import Finding
+from menvae.data.files.findings import Finding, merged
 from menvae.data.files.subjects import REGION_CODES
 from menvae.data.geometry.box import MOST_OFF_BRAIN, MOST_VOLUME_CHANGE, SMALL_TUMOUR_MM3, Problem
 from menvae.preparation.intensities import LARGEST_PLATEAU, ChannelIntensities
@@ -215,13 +215,14 @@ def judge_cohort(
         ]
         # findings about box and mask are skipped: `_of_box` judges their numbers
         of_files = [finding for finding in findings.get(name, ()) if finding.file.startswith(name)]
-        reasons += [_of_finding(finding, Kind.NOTE) for finding in of_files]
+        reasons += [_of_finding(finding, Kind.NOTE) for finding in merged(of_files)]
         farthest = max(map(abs, far.values()), default=0.0)
         split = splits[name] if splits else None
         rows.append(SubjectQuality(name, split, _ordered(reasons), subject, channels, farthest))
     prepared = {subject.subject_id for subject in cohort.subjects}
     for name in sorted(findings.keys() - prepared):
-        reasons = [_of_finding(finding, Kind.FAULT if finding.is_fault else Kind.NOTE) for finding in findings[name]]
+        of_subject = merged(findings[name])
+        reasons = [_of_finding(finding, Kind.FAULT if finding.is_fault else Kind.NOTE) for finding in of_subject]
         rows.append(SubjectQuality(name, None, _ordered(reasons), None, {}))
     return sorted(rows, key=lambda row: (-row.severity, -row.farthest, row.subject_id))
 

@@ -14,7 +14,7 @@ from menvae.configuration import check_present, check_writable, path_of, plain_v
 from menvae.console import logs
 from menvae.console.progress import progress_bar
 from menvae.data.batches.cohort_splits import split_cohort, subjects_of
-from menvae.data.batches.splits import Split
+from menvae.data.batches.splits import Split, warn_of_small_splits
 from menvae.data.cache.cohort import Cohort
 from menvae.data.cache.prepare import prepare
 from menvae.data.cache.trajectories import trajectories
@@ -126,9 +126,11 @@ def examine(data: Bound, targets: TargetSettings, cache: Path, num_workers: int 
 def _splits(cohort: Cohort, source: CohortSource) -> tuple[dict[str, Split] | None, str]:
     """Return the splits, or None and the reason; a cohort too small to train on can still be described."""
     try:
-        return split_cohort(cohort, source.val_fraction, source.test_fraction, source.split_seed), ""
+        splits = split_cohort(cohort, source.val_fraction, source.test_fraction, source.split_seed)
     except UserError as error:
         return None, str(error).removeprefix("data: ")
+    warn_of_small_splits(splits.values(), source.test_fraction)
+    return splits, ""
 
 
 def _targets(

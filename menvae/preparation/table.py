@@ -45,13 +45,17 @@ def quality_table(found: Findings) -> Table:
     for head in ("native\nmL", "box\nmL", "tumour\nkept", "brain\nkept"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
+    first_with: dict[str, str] = {}  # reasons without the name of the subject -> the first subject
     for row in found.rows[:MOST_ROWS]:
-        subject = row.prepared
+        subject, why = row.prepared, row.words
+        if subject is None and why:
+            first = first_with.setdefault(why.replace(row.subject_id, ""), row.subject_id)
+            why = why if first == row.subject_id else f"as {first}"
         # Text, not str: rich would interpret square brackets in a name as markup
         visit = [Text(_patient(subject)), Text(shown_day(subject))] if found.has_visits else []
         verdict = Text(row.verdict, style=_STYLES[row.verdict])
         numbers = [Text(number) for number in shown_box(subject)]
-        table.add_row(Text(row.subject_id), *visit, Text(row.split or ""), verdict, *numbers, Text(row.words))
+        table.add_row(Text(row.subject_id), *visit, Text(row.split or ""), verdict, *numbers, Text(why))
     rest = len(found.rows) - MOST_ROWS
     if rest > 0:
         table.caption = Text(f"and {counted(rest, 'more subject')} in quality.html")

@@ -6,7 +6,6 @@ import csv
 import json
 import re
 import signal
-import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from runs import DRAWN, environment, only_run, train
+from runs import DRAWN, Started, environment, only_run, train
 
 from menvae.apps import prepare
 from menvae.data.phantom.head import phantom_subject, write_subject
@@ -180,14 +179,10 @@ def test_wrong_input_is_one_sentence(
 
 
 def test_a_stopped_preparation_says_so(tmp_path: Path) -> None:
-    program = [sys.executable, "-c", "from menvae.apps.prepare import main; main()"]
     overrides = [*COHORT, "data.num_subjects=2000", f"output_dir={tmp_path}"]
-    process = subprocess.Popen([*program, *overrides], env=environment(), stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "making phantoms" in line:
-            break
+    process = Started("prepare", overrides, environment())
+    process.read_until("making phantoms")
     process.send_signal(signal.SIGTERM)
-    lines = [line for line in process.stderr if "making phantoms" not in line]
+    lines = [line for line in process.output if "making phantoms" not in line]
     assert process.wait(timeout=60) == 75
     assert lines == ["menvae-prepare: stopped by SIGTERM; run the same command again to resume\n"]

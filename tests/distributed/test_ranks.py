@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from plugins import trouble, wait_until_held, write_trouble
-from runs import command, environment, interrupt, only_run, train
+from runs import Started, command, environment, interrupt, only_run, start, train
 
 TWO = ("data.num_subjects=13", "trainer.batch_size=2", "trainer.max_epochs=2", "trainer.devices=2")
 
@@ -88,16 +88,13 @@ def test_a_rank_that_fails_ends_the_other_within_a_minute(finished: Path, tmp_pa
     flag.write_text(fault)
     site = write_trouble(tmp_path / "site")
     overrides = [*TWO, *trouble(flag, rank=1, step=2)]
-    process = subprocess.Popen(
-        command(tmp_path, *overrides), env=environment(site=site), stderr=subprocess.PIPE, text=True
-    )
+    process = start(tmp_path, *overrides, site=site)
     ranks = _ranks_of(process)
     if fault == "hang":
         wait_until_held(flag, process)
         os.kill(ranks[0], signal.SIGKILL)
     started = time.monotonic()
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1, errors
+    errors = process.ended(1, timeout=120)
     assert time.monotonic() - started < 60
     if fault == "raise":
         assert "ZeroDivisionError: a fault of the trouble term" in errors
@@ -108,7 +105,7 @@ def test_a_rank_that_fails_ends_the_other_within_a_minute(finished: Path, tmp_pa
         train(tmp_path, *overrides, site=site)
 
 
-def _ranks_of(process: subprocess.Popen[str]) -> list[int]:
+def _ranks_of(process: Started) -> list[int]:
     while True:
         found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False).stdout
         if len(found.split()) == 2:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from plugins import trouble, wait_until_held, write_trouble
-from runs import TRACKED, command, environment, interrupt, mlflow_points, only_run, train
+from runs import TRACKED, interrupt, mlflow_points, only_run, start, train
 
 LONG = "trainer.max_epochs=1000"
 
@@ -34,15 +34,13 @@ def test_two_times_ctrl_c(prepared_cache: Path, tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     flag.write_text("hang")
     overrides = [LONG, *trouble(flag, step=3)]
-    environ = environment(site=write_trouble(tmp_path / "site"))
-    process = subprocess.Popen(command(tmp_path, *overrides), env=environ, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
+    process = start(tmp_path, *overrides, site=write_trouble(tmp_path / "site"))
     wait_until_held(flag, process)
     process.send_signal(signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=3)
     process.send_signal(signal.SIGINT)
-    rest = process.stderr.read()
+    rest = process.output.read()
     assert process.wait(timeout=60) == 75, rest
     assert "stopped at once" in rest
     assert "Traceback" not in rest
@@ -72,13 +70,12 @@ def test_a_sweep_that_is_stopped_does_not_begin_its_next_point(prepared_cache: P
 
 def test_a_run_directory_that_is_removed_while_it_trains(prepared_cache: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").symlink_to(prepared_cache)
-    process = subprocess.Popen(command(tmp_path, LONG), env=environment(), stderr=subprocess.PIPE, text=True)
+    process = start(tmp_path, LONG)
     while not list((tmp_path / "runs").glob("*/metrics.jsonl")):
         assert process.poll() is None
         time.sleep(0.05)
     shutil.rmtree(only_run(tmp_path), ignore_errors=True)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 2, errors
+    errors = process.ended(2, timeout=120)
     assert "was removed during the run; the same command trains the run again" in errors.splitlines()[-1]
     assert "Traceback" not in errors
     assert not list((tmp_path / "runs").glob("*/status.json"))

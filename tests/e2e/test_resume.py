@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from runs import TRACKED, command, environment, mlflow_points, only_run, train
+from runs import TRACKED, mlflow_points, only_run, start, train
 
 AUGMENTED = ("augmentation.flip=0.5", "augmentation.max_shift=[2,2,2]", "augmentation.contrast=0.1")
 MEMORIES = (  # so small that they are full, and forget, before a run of six epochs ends
@@ -44,7 +43,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, prepared_cache: Path
 
 def _end_after(output_dir: Path, num_epochs: int, seconds: float, number: signal.Signals) -> None:
     """Begin or go on with the run, and send it a signal some seconds after its log has that many epochs."""
-    process = subprocess.Popen(command(output_dir, *SIX), env=environment(), stderr=subprocess.DEVNULL)
+    process = start(output_dir, *SIX)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         assert process.poll() is None, "the run ended before it was killed: the test did not test anything"

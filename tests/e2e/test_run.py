@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
-from runs import DRAWN, TRACKED, command, environment, gates, mlflow_points, only_run, train
+from runs import DRAWN, TRACKED, gates, mlflow_points, only_run, start, train
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +55,11 @@ def test_gates_table_is_complete_and_printed(finished: Path) -> None:
         "residual_active_units",
         "mean_z_ratio",
         "shuffled_ratio",
+        "decoder_reads_vol",
+        "decoder_reads_loc",
+        "decoder_reads_shape",
+        "decoder_reads_residual",
+        "mean_image_ratio",
     ]
     log = (only_run(finished) / "train.log").read_text()
     assert all(name in log for name in found)
@@ -105,11 +109,8 @@ def test_mlflow_has_the_run_once_with_parameters_metrics_and_artifacts(finished:
 
 def test_two_at_once_do_not_share_a_run(finished: Path) -> None:
     overrides = ["name=race", "trainer.max_epochs=4"]
-    processes = [
-        subprocess.Popen(command(finished, *overrides), env=environment(), stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    results = [(process.communicate()[1], process.returncode) for process in processes]
+    processes = [start(finished, *overrides) for _ in range(2)]
+    results = [(process.output.read(), process.wait()) for process in processes]
     codes = sorted(code for _, code in results)
     assert codes == [0, 2], results
     refused = next(error for error, code in results if code == 2)

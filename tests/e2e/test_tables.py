@@ -134,8 +134,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> N
     """Masks, noise, dropout and order are those of a run that nobody stopped."""
     chosen = ("experiment=lithology_hybrid", "trainer.max_epochs=60", "trainer.batch_size=8")
     train(tmp_path / "whole", *chosen)
-    program = [sys.executable, "-c", "from menvae.apps.train import main; main()", *TINY_TABLE, *chosen]
-    process = subprocess.Popen([*program, f"output_dir={tmp_path / 'halves'}"], env=runs.environment())
+    arguments = [*TINY_TABLE, *chosen, f"output_dir={tmp_path / 'halves'}"]
+    process = runs.Started("train", arguments, runs.environment())
     while sum(path.read_bytes().count(b"\n") for path in tmp_path.glob("halves/runs/*/metrics.jsonl")) < 3:
         assert process.poll() is None, "the run ended before it was stopped"
         time.sleep(0.005)

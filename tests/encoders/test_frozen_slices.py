@@ -310,7 +310,8 @@ def test_weights_determine_the_run(compose_train: Callable[..., DictConfig], fol
     assert _start(experiment) != before
 
 
-def test_a_run_trains_and_is_known_again(folder: Path, tmp_path: Path) -> None:
+def test_a_run_trains_and_is_known_again(folder: Path, prepared_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(prepared_cache)
     overrides = ["encoder=frozen_slices", f"encoder.checkpoint={folder}", "encoder.slices=4", "trainer.max_epochs=1"]
     first = train(tmp_path, *overrides)
     run = only_run(tmp_path)

@@ -12,6 +12,7 @@ import pytest
 from menvae.conformance import ObserverConformance
 from menvae.errors import UserError
 from menvae.observers import ObserverContext, bound_observers, build_observers
+from menvae.pictures import PictureSettings
 from menvae.registry import register, unregister
 from menvae.types import Observer
 
@@ -57,6 +58,8 @@ def test_those_of_menvae_watch_every_run_and_checkpoints_know_them_by_these_name
     ]
     assert names(built({}, replace(context, is_main=False))) == everything[:3]
     assert names(built({}, replace(context, volumes=None))) == everything[:3]
+    none_drawn = {**context.settings, "pictures": PictureSettings(num_subjects=0)}
+    assert names(built({}, replace(context, settings=none_drawn))) == everything[:3]
     several_objectives = replace(context, trial=replace(context.trial, metric=""))  # type: ignore[type-var]
     assert "TrialReporter" not in names(built({}, several_objectives))
 

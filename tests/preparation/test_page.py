@@ -95,6 +95,15 @@ def told(found: Findings) -> str:
     return capture.get()
 
 
+def test_reasons_that_subjects_share_are_printed_once() -> None:
+    faults = tuple(Finding(one, f"{one}-t1c.nii.gz", "has a rim of -1024", "set it to 0") for one in ("lost1", "lost2"))
+    printed = told(made(12, findings=faults))
+    assert printed.count("has a rim of -1024") == 1
+    assert "lost1-t1c.nii.gz has a rim of -1024: set it to 0" in printed
+    (line,) = (line for line in printed.splitlines() if "lost2" in line)
+    assert line.rstrip().endswith(" as lost1")
+
+
 def test_tables_hold_every_subject_in_full_precision(tmp_path: Path) -> None:
     cut = subject("cut", replace(SOUND, tumour_kept=1 / 3, volume_mm3=2000 / 3), vol_ncr=None)
     found = made(12, cut, findings=(Finding("lost", "lost-t1c.nii.gz", "is truncated", "copy it again"),))

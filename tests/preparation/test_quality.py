@@ -129,3 +129,15 @@ def test_a_tumour_that_resampling_lost(volume: float) -> None:
     row = judge([subject("a", box, vol_total=None, loc_x=None)])["a"]
     assert row.verdict == "look"
     assert math.isfinite(row.severity)
+
+
+def test_a_fault_of_several_files_is_written_once() -> None:
+    names = ("t1c", "t1n", "t2f", "t2w")
+    findings = [
+        Finding(one, f"{one}-{name}.nii.gz", "has a rim of -1024", "set it to 0")
+        for one in ("a", "b")
+        for name in names
+    ]
+    findings.append(Finding("c", "c-t1c.nii.gz", "is truncated", "copy it again"))
+    rows = judge([subject("d")], tuple(findings))
+    assert rows["b"].words == "b-t1c.nii.gz (and 3 more files) has a rim of -1024: set it to 0"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from plugins import trouble, write_trouble
-from runs import TRACKED, command, environment, finished_sweep_in_mlflow, menvae_sweep, only_run
+from runs import TRACKED, Started, command, environment, finished_sweep_in_mlflow, menvae_sweep, only_run
 
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.status import PointStatus, sweep_status
@@ -44,20 +43,12 @@ class Cluster:
         ours = environment(site=site)
         self.environment = {**ours, **slurm, "PYTHONPATH": ours["PYTHONPATH"]}
 
-    def start(self, *overrides: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            command(self.output_dir, "-m", *SHORT, *SLURM, *overrides),
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def start(self, *overrides: str) -> Started:
+        arguments = command(self.output_dir, "-m", *SHORT, *SLURM, *overrides)[3:]
+        return Started("train", arguments, self.environment, both=True)
 
     def launch(self, *overrides: str, code: int = 0) -> str:
-        process = self.start(*overrides)
-        output, _ = process.communicate(timeout=600)
-        assert process.returncode == code, output
-        return output
+        return self.start(*overrides).ended(code)
 
     def sweep(self, verb: str, code: int = 0) -> str:
         return menvae_sweep(self.output_dir, verb, code=code, site=self.site)
@@ -107,9 +98,9 @@ def test_a_sweep_with_every_fate(here: Cluster, tmp_path: Path) -> None:
         TRACKED,
         TWO_TASKS,
         *trouble(flag, rank=1, step=3),
-        "hydra.launcher.array_parallelism=4",
+        "hydra.launcher.array_parallelism=3",
     ]
-    values = "model.partitions.vol=2,3,4,5,6"
+    values = "model.partitions.vol=2,3,4,5"
 
     launching = here.start(values, *sweep)
     here.wait_for(lambda: here.is_training(cancelled))
@@ -121,17 +112,16 @@ def test_a_sweep_with_every_fate(here: Cluster, tmp_path: Path) -> None:
     here.wait_for(lambda: subprocess.run(ends, env=here.environment, check=False).returncode == 0, 30.0)
     time.sleep(3)
     here.slurm("scontrol", "update", f"NodeName={node.stdout.strip()}", "State=RESUME")
-    output, _ = launching.communicate(timeout=600)
-    assert launching.returncode == 1, output
+    output = launching.ended(1)
 
     statuses = here.statuses()
     expected = {raises: Fate.FAILED, runs_out: Fate.TIMED_OUT, cancelled: Fate.CANCELLED}
     assert {label: status.fate for label, status in statuses.items()} == {
         label: expected.get(label, Fate.FINISHED) for label in statuses
     }, output
-    assert len(statuses) == 5
+    assert len(statuses) == 4
     told = here.sweep("status", code=1)
-    assert "2 finished" in told
+    assert "1 finished" in told
     for fate in ("failed", "timed out", "cancelled"):
         assert f"1 {fate}" in told
     assert "ZeroDivisionError: a fault of the trouble term" in told
@@ -144,16 +134,16 @@ def test_a_sweep_with_every_fate(here: Cluster, tmp_path: Path) -> None:
     assert "3 to run" in here.sweep("retry")
     assert all(status.fate == Fate.FINISHED for status in here.statuses().values())
     assert "nothing to retry" in here.sweep("retry")
-    _check_mlflow(here.output_dir, 5)
+    _check_mlflow(here.output_dir, 4)
 
     before = {label: status.point.submissions for label, status in here.statuses().items()}
     assert "0 to run" in here.launch(values, *sweep)
     assert {label: status.point.submissions for label, status in here.statuses().items()} == before
-    assert "1 to run" in here.launch(f"{values},7", *sweep)
+    assert "1 to run" in here.launch(f"{values},6", *sweep)
     after = {label: status.point.submissions for label, status in here.statuses().items()}
     assert {label: after[label] for label in before} == before
-    assert len(after) == 6
-    _check_mlflow(here.output_dir, 6)
+    assert len(after) == 5
+    _check_mlflow(here.output_dir, 5)
 
 
 def _check_mlflow(output_dir: Path, num_points: int) -> None:
@@ -177,8 +167,7 @@ def test_a_job_whose_time_runs_out_is_queued_again_and_goes_on(here: Cluster, tm
     here.wait_for(lambda: here.statuses()[label].fate == Fate.PENDING)
     assert "SIGUSR2" in here.statuses()[label].reason
     flag.unlink()
-    output, _ = launching.communicate(timeout=300)
-    assert launching.returncode == 0, output
+    launching.ended(0, timeout=300)
     status = here.statuses()[label]
     assert len(status.point.submissions) == 1
     assert status.run_dir is not None
@@ -190,7 +179,7 @@ def test_a_job_whose_time_runs_out_is_queued_again_and_goes_on(here: Cluster, tm
 
 
 def test_a_killed_launching_process_is_replaced(here: Cluster) -> None:
-    overrides = ("loss.lambda_dcor=0,5", "model.partitions.vol=2,3", "hydra.launcher.array_parallelism=2")
+    overrides = ("loss.lambda_dcor=0,5", "hydra.launcher.array_parallelism=1")
     launching = here.start(*overrides)
     here.wait_for(
         lambda: (
@@ -198,19 +187,20 @@ def test_a_killed_launching_process_is_replaced(here: Cluster) -> None:
             and any(status.fate == Fate.RUNNING for status in here.statuses().values())
         )
     )
-    launching.send_signal(signal.SIGKILL)
-    launching.communicate()
+    launching.kill()
+    launching.wait()
     assert "0 to run" in here.launch(*overrides)
     statuses = here.statuses()
-    assert len(statuses) == 4
+    assert len(statuses) == 2
     assert all(status.fate == Fate.FINISHED and len(status.point.submissions) == 1 for status in statuses.values())
 
 
 def test_submitting_without_waiting(here: Cluster) -> None:
-    assert "submitted" in here.launch("loss.lambda_dcor=0,5", TRACKED, "hydra.launcher.wait=false")
+    sweep = ("loss.lambda_dcor=0,5", "trainer.max_epochs=1", TRACKED)
+    assert "submitted" in here.launch(*sweep, "hydra.launcher.wait=false")
     assert all(status.fate.is_active for status in here.statuses().values())
     here.wait_for(lambda: all(status.fate == Fate.FINISHED for status in here.statuses().values()))
-    assert "0 to run" in here.launch("loss.lambda_dcor=0,5", TRACKED)
+    assert "0 to run" in here.launch(*sweep)
     _check_mlflow(here.output_dir, 2)
 
 

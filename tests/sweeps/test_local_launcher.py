@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from plugins import trouble, write_trouble
-from runs import TRACKED, command, environment, finished_sweep_in_mlflow, menvae_sweep, train
+from runs import TRACKED, Started, finished_sweep_in_mlflow, menvae_sweep, start, train
 
 from menvae.errors import UserError
 from menvae.sweeps.runners import Fate
@@ -32,27 +32,16 @@ class Machine:
     def __init__(self, output_dir: Path, flags: Path, site: Path) -> None:
         self.output_dir, self.flags, self.site = output_dir, flags, site
         self.trouble = (*SHORT, *trouble(f"{flags}/${{loss.lambda_dcor}}"))
-        self.started: list[subprocess.Popen[str]] = []
+        self.started: list[Started] = []
 
-    def start(self, *overrides: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            command(self.output_dir, "-m", *self.trouble, TWO_AT_A_TIME, *overrides),
-            env=environment(site=self.site),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,  # as a terminal starts it: what Ctrl-C reaches is its group
-        )
+    def start(self, *overrides: str) -> Started:
+        sweep = ("-m", *self.trouble, TWO_AT_A_TIME, *overrides)
+        process = start(self.output_dir, *sweep, site=self.site, both=True, group=True)
         self.started.append(process)
         return process
 
     def launch(self, *overrides: str, code: int = 0) -> str:
-        return self.ended(self.start(*overrides), code)
-
-    def ended(self, process: subprocess.Popen[str], code: int) -> str:
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == code, output
-        return output
+        return self.start(*overrides).ended(code)
 
     def statuses(self) -> dict[str, PointStatus]:
         if not list(self.output_dir.glob("sweeps/*/sweep.json")):
@@ -106,7 +95,7 @@ def machine(prepared_cache: Path, tmp_path: Path) -> Iterator[Machine]:
         process.wait()
 
 
-def _num_jobs(launching: subprocess.Popen[str]) -> int:
+def _num_jobs(launching: Started) -> int:
     """Return how many children train now."""
     found = subprocess.run(
         ["pgrep", "-c", "-P", str(launching.pid), "-f", "menvae.apps.job"], capture_output=True, text=True, check=False
@@ -121,7 +110,7 @@ def test_a_point_that_raises_costs_no_other(machine: Machine) -> None:
     while launching.poll() is None:
         num_jobs.add(_num_jobs(launching))
         time.sleep(0.2)
-    output = machine.ended(launching, 1)
+    output = launching.ended(1)
     assert num_jobs == {0, 1, 2}, "two points at a time, and no more"
 
     assert machine.fates() == {"1": "failed", "2": "finished", "3": "finished"}, output
@@ -149,19 +138,6 @@ def test_a_point_that_raises_costs_no_other(machine: Machine) -> None:
     finished_sweep_in_mlflow(machine.output_dir, 3)
 
 
-def test_mlflow_gets_a_sweep_that_ran_without_it(machine: Machine) -> None:
-    overrides = ("loss.lambda_dcor=1,2", "trainer.max_epochs=1")
-    machine.launch(*overrides)
-    store = machine.output_dir / "mlflow.db"
-    assert not store.exists()
-    told = machine.launch(*overrides, TRACKED)
-    assert "sending 2 finished runs to trackers that lack them" in told
-    finished_sweep_in_mlflow(machine.output_dir, 2)
-    written = store.stat().st_mtime_ns
-    assert "are sent" not in machine.launch(*overrides, TRACKED)
-    assert store.stat().st_mtime_ns == written, "nothing was left to do"
-
-
 def test_launching_processes_that_end_early_lose_nothing(machine: Machine) -> None:
     """A sweep whose points have two ranks: its launching process is killed, then stopped, and then left alone."""
     overrides = ("loss.lambda_dcor=1,2", "trainer.devices=2")
@@ -186,7 +162,7 @@ def test_launching_processes_that_end_early_lose_nothing(machine: Machine) -> No
     time.sleep(3.0)  # it looks every half second, and passes the signal on
     os.killpg(again.pid, signal.SIGTERM)  # of no account, since it obeys already
     machine.let_go("2")
-    stopped = machine.ended(again, 75)
+    stopped = again.ended(75)
     assert "stopped by SIGINT; run the same command again to resume" in stopped
     assert "Traceback" not in stopped
     _check_stopped(machine, "step 2 of 2")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from hydra_plugins.menvae_launchers.optuna_sweeper import OptunaSweeper
 from optuna.distributions import FloatDistribution, IntDistribution
 from plugins import trouble, write_trouble
-from runs import command, environment, menvae_sweep, train
+from runs import menvae_sweep, start, train
 
 from menvae.composition.settings import SweepSettings
 from menvae.studies import open_storage
@@ -41,33 +40,30 @@ def output_dir(tmp_path: Path, prepared_cache: Path) -> Path:
 
 def test_a_study_that_prunes_is_interrupted_and_goes_on_to_its_number_of_trials(output_dir: Path) -> None:
     options = ("hydra.sweeper.pruner=median", "hydra.sweeper.startup_trials=2", "hydra.sweeper.warmup_epochs=0")
-    overrides = (*SEARCH, *options, *SPACE, "hydra.sweeper.n_trials=6", "+sweep.objectives={sem/vol_r2: maximize}")
-    process = subprocess.Popen(command(output_dir, *overrides), env=environment(), stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "2 finished" in line:
-            break
+    overrides = (*SEARCH, *options, *SPACE, "hydra.sweeper.n_trials=4", "+sweep.objectives={sem/vol_r2: maximize}")
+    process = start(output_dir, *overrides)
+    process.read_until("2 finished")
     time.sleep(4)  # the second batch has begun
     process.send_signal(signal.SIGKILL)
-    process.stderr.read()
+    process.output.read()
     assert states(output_dir)["RUNNING"] == 2
     done = train(output_dir, *overrides)
     trials = study_of(output_dir).get_trials()
-    assert [trial.number for trial in trials] == list(range(6))
+    assert [trial.number for trial in trials] == list(range(4))
     assert {trial.state.name for trial in trials} == {"COMPLETE", "PRUNED"}
     assert "the best trial:" in done.stdout
     points = list(output_dir.glob("sweeps/*/points/*"))
-    assert len(points) == 6, "no trial was run under two names"
-    assert len(list((output_dir / "runs").iterdir())) == 6
+    assert len(points) == 4, "no trial was run under two names"
+    assert len(list((output_dir / "runs").iterdir())) == 4
     again = train(output_dir, *overrides)
-    assert states(output_dir).total() == 6
+    assert states(output_dir).total() == 4
     assert "to run" not in again.stderr
 
 
 def test_two_objectives_and_a_region_that_collapses(output_dir: Path) -> None:
     """No decoder reaches a ratio of 9 in two epochs: the watch ends every run that it may end."""
     watch = ("watch.min_ratio=9", "watch.grace=0", "watch.collapse=choice(stop,warn)")
-    overrides = (*SEARCH, *SPACE, *watch, "hydra.sweeper.n_trials=4", "trainer.max_epochs=2", "hydra.sweeper.seed=1")
+    overrides = (*SEARCH, *SPACE, *watch, "hydra.sweeper.n_trials=2", "trainer.max_epochs=2", "hydra.sweeper.seed=1")
     train(output_dir, *overrides, "+sweep.objectives={sem/vol_r2: maximize, val_epoch/recon: minimize}")
     found = study_of(output_dir)
     assert [direction.name for direction in found.directions] == ["MAXIMIZE", "MINIMIZE"]

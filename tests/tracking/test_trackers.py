@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from runs import TRACKED, gates, only_run, train
+from runs import TRACKED, finished_sweep_in_mlflow, gates, only_run, train
 
 from menvae.errors import UserError
 from menvae.registry import register, unregister
@@ -137,12 +137,15 @@ def test_runs_go_to_the_trackers_of_their_configuration_also_to_one_that_comes_l
     assert json.loads((run / "status.json").read_text())["trackers"] == ["files", "later"]
 
 
-def test_a_sweep_has_a_row_of_its_own(prepared_cache: Path, tmp_path: Path) -> None:
+def test_trackers_get_a_sweep_that_ran_without_them(prepared_cache: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").symlink_to(prepared_cache)
-    files = (TRACKED, NO_MLFLOW, "+tracker@tracking.trackers.files=files")
+    both = (TRACKED, "+tracker@tracking.trackers.files=files")
     sweep = ("-m", "loss.lambda_dcor=1,2", "trainer.max_epochs=1")
     train(tmp_path, *sweep)
-    said = train(tmp_path, *sweep, *files).stderr
+    store = tmp_path / "mlflow.db"
+    assert not store.exists()
+    assert not (tmp_path / "tracked").exists()
+    said = train(tmp_path, *sweep, *both).stderr
     assert "sending 2 finished runs to trackers that lack them" in said
     (folder,) = (path for path in (tmp_path / "sweeps").iterdir() if path.is_dir())
     rows = pd.read_csv(tmp_path / "tracked" / "runs.csv", index_col="name")
@@ -151,4 +154,8 @@ def test_a_sweep_has_a_row_of_its_own(prepared_cache: Path, tmp_path: Path) -> N
     assert rows.loc[folder.name, "tags.menvae.kind"] == "sweep"
     points = rows[rows["sweep"] == folder.name]
     assert sorted(points["params.loss.lambda_dcor"]) == [1, 2]
-    assert "are sent" not in train(tmp_path, *sweep, *files).stderr
+    finished_sweep_in_mlflow(tmp_path, 2)
+    written = store.stat().st_mtime_ns
+    again = train(tmp_path, *sweep, *both).stderr
+    assert "sending" not in again
+    assert store.stat().st_mtime_ns == written, "nothing was left to do"

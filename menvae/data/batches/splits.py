@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +13,8 @@ from typing import Literal
 import numpy as np
 
 from menvae.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,3 +99,27 @@ def _one_of_each_stratum(ordered: Sequence[str], num_strata: int, random: np.ran
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+def warn_of_small_splits(splits: Iterable[str], test_fraction: float, what: str = "subject") -> None:
+    """Warn about a test split that is wanted but empty, and about splits of one subject.
+
+    Args:
+        splits: the split of each subject.
+        test_fraction: wanted share of the test split.
+        what: what a split consists of: subjects or rows.
+    """
+    counts = Counter(splits)
+    if test_fraction and not counts["test"]:
+        _log.warning(
+            "data.test_fraction: %g of %d %ss rounds to none, so the test split is empty and has no metrics; add "
+            "%ss or raise data.test_fraction, or set it to 0",
+            *(test_fraction, counts.total(), what, what),
+        )
+    for split in SPLITS:
+        if counts[split] == 1:
+            _log.warning(
+                "data: the %s split has one %s, which alone decides its metrics, and correlations and R2 need two; add "
+                "%ss or change data.val_fraction or data.test_fraction",
+                *(split, what, what),
+            )

@@ -1,4 +1,4 @@
-"""Subjects of a cohort whose images have the same content, such as cases that two collections share.
+"""Subjects of a cohort whose images or masks have the same content, such as cases that two collections share.
 
 Images are compared by mean, standard deviation, minimum and maximum in double precision, which every cache entry holds.
 Unlike digests of files, they are equal also for a copy with another compression, header or orientation, and they cost
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from menvae.data.cache.cohort import PreparedSubject
 
@@ -50,6 +51,30 @@ def as_one_patient(subjects: Sequence[PreparedSubject]) -> list[PreparedSubject]
     ]
 
 
+def warn_of_same_masks(subjects: Sequence[PreparedSubject]) -> None:
+    """Warn about subjects with the same mask but other images: one of the masks belongs to another subject.
+
+    Masks are compared by all features at native resolution, which agree to the last bit for a copy only.
+
+    Args:
+        subjects: result of `as_one_patient`.
+    """
+    holders: dict[tuple[float | None, ...], list[PreparedSubject]] = {}
+    for subject in subjects:
+        if subject.native_features["vol_total"] is not None:
+            holders.setdefault(tuple(subject.native_features.values()), []).append(subject)
+    groups = [
+        tuple(one.subject_id for one in group)
+        for group in holders.values()
+        if any(other.subject_id not in first.same_images for first, other in pairwise(group))
+    ]
+    if groups:
+        _log.warning(
+            "data: %d subjects have the same mask as another, but other images: %s; correct the mask that was copied",
+            *(sum(map(len, groups)), _named(groups)),
+        )
+
+
 def _images(subject: PreparedSubject) -> set[tuple[float, ...]]:
     """Return mean, standard deviation, minimum and maximum of each image, without missing and constant ones."""
     numbers = zip(*(subject.arrays.get(name, ()) for name in ("mean", "sd", "low", "high")), strict=False)
@@ -73,11 +98,15 @@ def _joined(groups: Iterable[set[str]]) -> dict[str, str]:
 
 def _warn(same: Mapping[str, set[str]]) -> None:
     groups = sorted({tuple(sorted(names)) for names in same.values()})
+    _log.warning(
+        "data: %d subjects have the same images as another: %s; they count as one patient and stay in one split; "
+        "remove all but one of each",
+        *(len(same), _named(groups)),
+    )
+
+
+def _named(groups: Sequence[Sequence[str]]) -> str:
+    """Return the first groups of subjects, and how many more there are."""
     named = "; ".join(" and ".join(f"'{name}'" for name in names) for names in groups[:_MOST_NAMED])
     rest = len(groups) - _MOST_NAMED
-    more = f"; and {rest} more group{'s' if rest > 1 else ''}" if rest > 0 else ""
-    _log.warning(
-        "data: %d subjects have the same images as another: %s%s; they count as one patient and stay in one split; "
-        "remove all but one of each",
-        *(len(same), named, more),
-    )
+    return named + (f"; and {rest} more group{'s' if rest > 1 else ''}" if rest > 0 else "")

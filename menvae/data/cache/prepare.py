@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from menvae.data.cache.cohort import Cohort, PreparedSubject
-from menvae.data.cache.duplicates import as_one_patient
+from menvae.data.cache.duplicates import as_one_patient, warn_of_same_masks
 from menvae.data.cache.storage import CacheFormat, check_sizes, read_subject, stored, write_subject
 from menvae.data.digests import digest_of, file_digest, remembered_digest
 from menvae.data.files.findings import Finding
@@ -132,7 +132,8 @@ def prepare(
     leave_out, findings = source.on_error == "skip", note_missing(subjects)
     if source.checks_files:
         unjudged = [subject for subject in subjects if all_notes or entries[subject.subject_id] is None]
-        findings += check_files(unjudged, source.regions, cache, num_workers, show)
+        has_others = any(entry is not None for entry in entries.values())
+        findings += check_files(unjudged, source.regions, cache, num_workers, show, has_others=has_others)
         subjects = without_faulty(subjects, findings, leave_out=leave_out)
     lacking = [
         _Task(subject, recipe, cache, _entry_key(subject, recipe, cache))
@@ -172,7 +173,7 @@ def find_prepared(source: Preparable, cache: Path) -> Cohort | None:
     if unknown:
         if not source.checks_files or not all(is_checked(subject, cache) for subject in unknown):
             return None
-        findings += check_files(unknown, source.regions, cache)
+        findings += check_files(unknown, source.regions, cache, has_others=len(unknown) < len(subjects))
         subjects = without_faulty(subjects, findings, leave_out=source.on_error == "skip")
     if any(entries[subject.subject_id] is None for subject in subjects):
         return None
@@ -200,6 +201,7 @@ def _cohort(
     entries = [entry for subject in subjects if (entry := found[subject.subject_id]) is not None]
     of_boxes = _judge_boxes(entries, source)
     entries = as_one_patient(without_faulty(entries, of_boxes, leave_out=source.on_error == "skip"))
+    warn_of_same_masks(entries)
     own = {subject.subject_id: [dict(subject.targets)] if subject.targets else [] for subject in subjects}
     identity = [
         [entry.subject_id, entry.key, entry.patient_id, entry.days, *own[entry.subject_id]] for entry in entries

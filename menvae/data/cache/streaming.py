@@ -15,7 +15,7 @@ from pathlib import Path
 from menvae.data.cache.prepare import Preparable, find_subject
 from menvae.data.cache.storage import CacheFormat, StoredSubject, stored
 from menvae.data.files.checks import Unreadable, Volume, check_subject, describe
-from menvae.data.files.findings import Finding
+from menvae.data.files.findings import Finding, merged
 from menvae.data.files.readers import UnreadableError, not_readable
 from menvae.data.files.stored_volume import StoredVolume
 from menvae.data.files.subjects import Region, SubjectFiles
@@ -98,7 +98,7 @@ class _FindingLog:
             raise UserError(f"data: {faults[0]}{more}; data.on_error=skip leaves such subjects out")
         if faults:
             self.num_left_out += 1
-            _log.warning("left out: %s", "; ".join(map(str, faults)))
+            _log.warning("left out: %s", "; ".join(map(str, merged(faults))))
         for note in findings:
             if not note.is_fault and note.remedy not in self._known:
                 self._known.add(note.remedy)

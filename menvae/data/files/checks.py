@@ -241,7 +241,11 @@ def _labels(content: NDArray[Any]) -> tuple[dict[int, int], int, NDArray[Any]]:
 
 
 def check_subject(
-    subject: SubjectFiles, files: Mapping[str, Volume | Unreadable], regions: Mapping[int, str]
+    subject: SubjectFiles,
+    files: Mapping[str, Volume | Unreadable],
+    regions: Mapping[int, str],
+    *,
+    is_mixed: bool = False,
 ) -> list[Finding]:
     """Judge the files of one subject.
 
@@ -255,6 +259,7 @@ def check_subject(
         subject: the subject's files.
         files: {modality or "seg": result of `inspect_file`}, without files that do not exist.
         regions: value in the mask -> region.
+        is_mixed: whether the files of other subjects are named as expected, so that other names would not fit them.
 
     Returns:
         Faults and notes, in the order of the files.
@@ -263,7 +268,7 @@ def check_subject(
     volumes = {name: found for name, found in files.items() if isinstance(found, Volume)}
 
     def findings() -> Iterator[tuple[str, str, str, bool]]:
-        yield from _existence(subject, files)
+        yield from _existence(subject, files, is_mixed)
         for name, found in files.items():
             if isinstance(found, Unreadable):
                 yield names[name], found.problem, found.remedy, True
@@ -302,12 +307,16 @@ def check_cohort(files: Mapping[str, Mapping[str, Volume | Unreadable]], regions
             )
 
 
-def _existence(subject: SubjectFiles, files: Mapping[str, object]) -> Iterator[tuple[str, str, str, bool]]:
+def _existence(
+    subject: SubjectFiles, files: Mapping[str, object], is_mixed: bool
+) -> Iterator[tuple[str, str, str, bool]]:
     missing = [path.name for name, path in subject.files.items() if name not in files]
     if missing:
         verb, them = ("is missing", "it") if len(missing) == 1 else ("are missing", "them")
         named = "rename existing files"
-        if missing[0].endswith(SUFFIXES):
+        if is_mixed:
+            named = "rename existing files as those of the other subjects; data.file_names holds for all subjects"
+        elif missing[0].endswith(SUFFIXES):
             named = "set data.file_names (BraTS up to 2021: {t1c: _t1ce, t1n: _t1, t2f: _flair, t2w: _t2, seg: _seg})"
         yield ", ".join(missing), verb, f"add {them}, or {named}", True
     for same in subject.doubles:
@@ -329,8 +338,8 @@ def _image(volume: Volume) -> Iterator[tuple[str, str, bool]]:
         )
     elif volume.background:
         yield (
-            f"has a background of {volume.background:.6g}, but every non-zero voxel counts as brain",
-            "set the background to 0",
+            f"has a constant background or rim of {volume.background:.6g}, but every non-zero voxel counts as brain",
+            "set it to 0",
             True,
         )
     if not volume.is_oriented:

@@ -20,7 +20,7 @@ from menvae.data.files.subjects import (
     Listing,
     SubjectFiles,
     all_endings,
-    file_names_of,
+    files_named,
     list_folder,
     subject_files,
 )
@@ -92,6 +92,7 @@ class _Walk:
     stray: list[Path] = field(default_factory=list)
     dangling: list[Path] = field(default_factory=list)
     inside: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
 
     def below(self, folder: Path, listing: Listing, above: tuple[str, ...] = ()) -> list[_Visit]:
         """Return the visits below a folder."""
@@ -107,21 +108,31 @@ class _Walk:
         listing = list_folder(folder)
         files = listing.files
         volumes = sorted(filter(_is_volume, files))
-        kinds = {kind for kind, ending in self.endings.items() if files.intersection(file_names_of(folder, ending))}
+        named_files = {kind: files_named(files, folder, ending) for kind, ending in self.endings.items()}
+        kinds = {kind for kind, names in named_files.items() if names}
+        others = [folder / name for name in volumes if not any(name in names for names in named_files.values())]
         below = self.below(folder, listing, above)
         named = [visit for visit in below if visit.named]
         if kinds.issuperset(("seg", *self.modalities)):
             self.inside += [visit.folder for visit in named]
+            self.others += others
             return [_Visit(folder, files, named=True)]
         if named or not volumes:
             self.stray += [folder / name for name in volumes]
             return below
+        self.others += others
         return [_Visit(folder, files, named=bool(kinds))]
 
     def log_ignored(self) -> None:
         """Log what is not used although it looks like data."""
         for level, paths, problem, remedy in (
             (logging.INFO, self.stray, "lies in a folder above visits", "no action is needed"),
+            (
+                logging.INFO,
+                self.others,
+                "is not named as a file of its visit",
+                "set data.file_names if it is one",
+            ),
             (logging.WARNING, self.inside, "lies inside another visit", "move it beside that visit if it is one"),
             (logging.WARNING, self.dangling, "is a link that leads nowhere", "correct it if it is a visit"),
         ):
@@ -153,9 +164,12 @@ def _identified(
         if other != visit.folder:
             raise UserError(
                 f"data.root: '{other}' and '{visit.folder}' have the same name, but names of visits must be unique in "
-                "the cohort; remove one of them, or rename them and their files"
+                "the cohort; remove one of them, or rename them and their files (data.on_error=skip does not leave one "
+                "out, because either may be the right one)"
             )
         files = subject_files(visit.folder, modalities, file_names, visit.files)
-        found[name] = replace(files, subject_id=name, patient_id=patient.patient_id or name)
+        found[name] = replace(
+            files, subject_id=name, patient_id=patient.patient_id or name, patient_origin=patient.origin
+        )
     warn_of_groups(visit.folder for visit, patient in zip(visits, patients, strict=True) if patient.is_guess)
     return [found[name] for name in sorted(found)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -26,3 +27,20 @@ class Finding:
     def __str__(self) -> str:
         """Return the finding as a clause: subject, file, problem and remedy."""
         return f"subject '{self.subject_id}': {self.file} {self.problem}: {self.remedy}"
+
+
+def merged(findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings where those about several files of a subject with one problem and remedy are one.
+
+    >>> print(*merged(Finding("a", f"a-{name}.nii.gz", "is truncated", "copy it again") for name in ("t1c", "t2w")))
+    subject 'a': a-t1c.nii.gz (and 1 more file) is truncated: copy it again
+    """
+    alike: dict[Finding, list[Finding]] = {}
+    for finding in findings:
+        alike.setdefault(replace(finding, file=""), []).append(finding)
+    return [
+        replace(first, file=f"{first.file} (and {len(others)} more file{'s' if len(others) > 1 else ''})")
+        if others
+        else first
+        for first, *others in alike.values()
+    ]

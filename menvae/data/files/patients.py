@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from menvae.data.files.subjects import SubjectFiles
+from menvae.data.files.subjects import PatientOrigin, SubjectFiles
 from menvae.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -37,13 +37,15 @@ KNOWN_NAMES: Final = (
 
 _KNOWN = tuple(f"(?i){name}" for name in KNOWN_NAMES)
 
+_NUMBERED = r"(?![-_. ]?(?:0\d+|\d{3})$)"  # 001 numbers a patient; parts have numbers such as 2, releases years
 _GROUP = re.compile(
     r"(?i)[hl]gg|gbm|(?:meningioma|glioma|glioblastoma)s?"
-    r"|(?:.*[-_. ])?(?:train|valid|val|test|additional)(?:ing|ation)?(?:[-_. ]?(?:data|set))?\d*(?:[-_. ].*)?"
-    r"|(?:part|batch|fold|site|hospital|clinic|cent(?:er|re)|cohort|release|group|grade|who|set|images?|data)"
-    r"[-_. ]?\w{0,3}"
+    r"|(?:.*[-_. ])?(?:train|valid|val|test|additional)(?:ing|ation)?(?:[-_. ]?(?:data|set))?"
+    rf"{_NUMBERED}\d*(?:[-_. ].*)?"
+    r"|(?:part|batch|fold|site|hospital|clinic|cent(?:er|re)|cohort|release|grade|who)[-_. ]?\w{0,3}"
+    rf"|(?:group|set|images?|data){_NUMBERED}[-_. ]?\w{{0,3}}"
 )
-"""Folders that only group visits: diagnoses, grades, sites, splits and parts of a release."""
+"""Folders that only group visits: diagnoses, grades, sites, splits and parts of a release, but not Test-001."""
 
 _SESSION = (
     r"(?:ses|session|week|visit|v|tp|t|time|timepoint|scan|exam|study|day|month|year|fu|follow-?up|mri?)"
@@ -89,11 +91,13 @@ class Patient:
 
     Attributes:
         patient_id: identifier; None if the visit is its own patient.
+        origin: what identified the patient.
         folder: name of the folder above the visit; empty if it does not identify the visit.
         is_guess: whether the folder may as well be one that only groups visits.
     """
 
     patient_id: str | None
+    origin: PatientOrigin = "visit"
     folder: str = ""
     is_guess: bool = False
 
@@ -123,7 +127,7 @@ class PatientRule:
         name, parent = folder.name, folder.parent
         above = "" if parent == root or _GROUP.fullmatch(parent.name) else parent.name
         if matched := self.match(folder.relative_to(root).as_posix() if self._uses_path else name):
-            return Patient(matched.group(1), above if self._is_given else "")  # public names are unique
+            return Patient(matched.group(1), "name", above if self._is_given else "")  # public names are unique
         if not above:
             return Patient(None)
         has_number = any(map(str.isdecimal, above))
@@ -132,11 +136,12 @@ class PatientRule:
             or _VISIT.fullmatch(name) is not None
             or (has_number and _NUMBER_OR_WORD.fullmatch(name) is not None)
         )
-        return Patient(above, above, is_guess=not is_certain)
+        return Patient(above, "folder", above, is_guess=not is_certain)
 
-    def covers(self, name: str) -> bool:
-        """Whether the pattern determines the patient of a visit of this name."""
-        return self._uses_path or self.match(name) is not None
+    @property
+    def is_given(self) -> bool:
+        """Whether the user gave a pattern."""
+        return self._is_given
 
     def match(self, name: str) -> re.Match[str] | None:
         """Match a name with the patterns."""
@@ -177,11 +182,9 @@ def log_patients(subjects: Sequence[SubjectFiles], rule: PatientRule) -> None:
         *(_counted(len(subjects), "visit"), _counted(len(visits), "patient"), _how(subjects, rule)),
         *(("one", "two", "three")[len(shown) - 1], ", ".join(shown)),
     )
-    own = [subject.subject_id for subject in subjects if subject.patient_id == subject.subject_id]
     stems: dict[str, list[str]] = {}
-    for name in own:
-        if not rule.covers(name):
-            stems.setdefault(_without_last_part(name), []).append(name)
+    for name in [subject.subject_id for subject in subjects if subject.patient_origin == "visit"]:
+        stems.setdefault(_without_last_part(name), []).append(name)
     alike = [names for names in stems.values() if len(names) > 1]
     if alike and len(stems) > 1:  # a single stem is the name of the cohort
         _log.warning(
@@ -193,12 +196,19 @@ def log_patients(subjects: Sequence[SubjectFiles], rule: PatientRule) -> None:
 
 
 def _how(subjects: Sequence[SubjectFiles], rule: PatientRule) -> str:
-    covered = [rule.covers(subject.subject_id) for subject in subjects]
-    others = [subject for subject, is_covered in zip(subjects, covered, strict=True) if not is_covered]
-    ways = ["data.patient_pattern"] if any(covered) else []
-    if any(subject.patient_id != subject.subject_id for subject in others):
-        ways.append("folders of patients or data.dates")
-    return f"by {' and '.join(ways)}" if ways else "one per visit (data.patient_pattern matches no name)"
+    """Return what identified the patients, with numbers of visits if they differ in it."""
+    names = "data.patient_pattern" if rule.is_given else "the built-in names of public cohorts"
+    ways: dict[PatientOrigin, str] = {
+        "name": f"by {names}",
+        "folder": "by folders of patients",
+        "table": "by data.dates",
+        "visit": "one per visit",
+    }
+    counts = Counter(subject.patient_origin for subject in subjects)
+    if counts.keys() == {"visit"}:
+        return f"{ways['visit']} ({names} match{'es' if rule.is_given else ''} no name)"
+    used = [(way, counts[origin]) for origin, way in ways.items() if counts[origin]]
+    return " and ".join(f"{way} ({_counted(count, 'visit')})" if len(used) > 1 else way for way, count in used)
 
 
 def _with_visits(patient: str, visits: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from menvae.data.digests import digest_of, file_digest, remembered_digest, write_whole
 from menvae.data.files.checks import CHECKS_VERSION, Unreadable, Volume, check_cohort, check_subject, inspect_file
-from menvae.data.files.findings import Finding
+from menvae.data.files.findings import Finding, merged
 from menvae.data.files.readers import Reader, not_readable
 from menvae.data.files.subjects import SubjectFiles
 from menvae.data.workers import ShowProgress, run_tasks, unseen
@@ -37,6 +37,8 @@ def check_files(
     cache: Path,
     num_workers: int | None = None,
     show: ShowProgress = unseen,
+    *,
+    has_others: bool = False,
 ) -> list[Finding]:
     """Return the findings about the files of subjects; logs the notes if any file had to be read.
 
@@ -46,15 +48,17 @@ def check_files(
         cache: cache folder, which keeps the descriptions of files.
         num_workers: worker processes; None uses one per core.
         show: progress display.
+        has_others: whether other subjects were prepared before, so that their files are named as expected.
     """
     described = {subject.subject_id: _remembered_files(subject, cache) for subject in subjects}
     tasks = [(subject, cache) for subject in subjects if described[subject.subject_id] is None]
     if tasks:
         described.update(show(run_tasks(_inspect, tasks, num_workers=num_workers), "checking", len(tasks)))
+    is_mixed = has_others or any((described[one.subject_id] or {}).keys() >= one.files.keys() for one in subjects)
     findings = [
         finding
         for subject in subjects
-        for finding in check_subject(subject, described[subject.subject_id] or {}, regions)
+        for finding in check_subject(subject, described[subject.subject_id] or {}, regions, is_mixed=is_mixed)
     ]
     for warning in check_cohort({name: files or {} for name, files in described.items()}, regions):
         _log.warning("%s", warning)
@@ -175,10 +179,10 @@ def without_faulty(subjects: Sequence[Subject], findings: Sequence[Finding], *, 
     for finding in findings:
         if finding.is_fault:
             faults.setdefault(finding.subject_id, []).append(finding)
-    every = [fault for found in faults.values() for fault in found]
+    every = merged(fault for found in faults.values() for fault in found)
     sound = [subject for subject in subjects if subject.subject_id not in faults]
     if faults and (not leave_out or not sound):
-        for fault in every:
+        for fault in every[_MAX_REPORTED:]:  # the command prints the others
             _log.error("%s", fault)
         more = f"; and {len(every) - _MAX_REPORTED} more findings, logged above" if len(every) > _MAX_REPORTED else ""
         remedy = "" if not sound else "; set data.on_error=skip to leave such subjects out"
@@ -187,5 +191,5 @@ def without_faulty(subjects: Sequence[Subject], findings: Sequence[Finding], *, 
             f"{'; '.join(map(str, every[:_MAX_REPORTED]))}{more}{remedy}"
         )
     for found in faults.values():
-        _log.warning("left out: %s", "; ".join(map(str, found)))
+        _log.warning("left out: %s", "; ".join(map(str, merged(found))))
     return sound

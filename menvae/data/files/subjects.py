@@ -7,6 +7,7 @@ A subject is one visit of a patient: one folder of files. A patient may have sev
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,9 @@ MODALITIES: tuple[Modality, ...] = ("t1c", "t1n", "t2f", "t2w")
 SUFFIXES = (".nii.gz", ".nii")
 """Suffixes of volume files."""
 
+PatientOrigin = Literal["name", "folder", "table", "visit"]
+"""What identified the patient of a visit: its name, a folder above it, a table of dates, or nothing."""
+
 FileKind = Literal["t1c", "t1n", "t2f", "t2w", "seg"]
 FILE_NAMES: Mapping[FileKind, str] = {"t1c": "-t1c", "t1n": "-t1n", "t2f": "-t2f", "t2w": "-t2w", "seg": "-seg"}
 """File names in the BraTS layout, see `file_names_of`."""
@@ -42,6 +46,7 @@ class SubjectFiles:
         mask: file or folder of the segmentation.
         doubles: files of the same volume that both exist, compressed and uncompressed.
         patient_id: patient of the visit; defaults to ``subject_id``.
+        patient_origin: what identified the patient.
         days: days since the patient's first visit; None if unknown.
         missing: modalities that the subject is allowed to lack; at least one modality remains.
         reader: reader of the files' format.
@@ -60,6 +65,7 @@ class SubjectFiles:
     reader: Reader = NIFTI
     targets: Mapping[str, float | None] = field(default_factory=dict)
     has_mask: bool = True
+    patient_origin: PatientOrigin = "visit"
 
     def __post_init__(self) -> None:
         """Use the subject as its own patient by default."""
@@ -127,7 +133,8 @@ def file_names_of(folder: Path, ending: str) -> list[str]:
         folder: folder of the visit.
         ending: what follows the name of the visit, such as ``-t1c`` or ``_t1ce``. The name of the visit is that of its
             folder (without ``_nifti``, as UCSF-PDGM ends them), or ``<patient>_<visit>`` for ``<patient>/<visit>/``.
-            An ending that begins with neither ``-`` nor ``_`` is the whole name, such as ``CT1``.
+            An ending that begins with neither ``-`` nor ``_`` is the whole name, such as ``CT1``. A ``*`` stands for
+            any characters, see `files_named`.
 
     >>> file_names_of(Path("sub-01/ses-02"), "_T1w")[:2]
     ['ses-02_T1w.nii.gz', 'ses-02_T1w.nii']
@@ -141,6 +148,30 @@ def file_names_of(folder: Path, ending: str) -> list[str]:
     return [
         f"{place}{name}{ending}{suffix}" for place in ("", f"{_BIDS_IMAGES}/") for name in names for suffix in SUFFIXES
     ]
+
+
+def files_named(found: Collection[str], folder: Path, ending: str) -> list[str]:
+    """Return the files of a folder that are named as a volume of the visit, the usual name first.
+
+    Args:
+        found: files of the folder, see `list_folder`.
+        folder: folder of the visit.
+        ending: as in `file_names_of`.
+
+    >>> files_named(["P1_20200101_t1.nii.gz", "P1_20200101_t1ce.nii.gz"], Path("P1"), "_*_t1")
+    ['P1_20200101_t1.nii.gz']
+    """
+    names = file_names_of(folder, ending)
+    if "*" not in ending:
+        return [name for name in names if name in found]
+    pattern = re.compile("|".join(_with_wildcards(name, ending) for name in names))
+    return sorted(filter(pattern.fullmatch, found))
+
+
+def _with_wildcards(name: str, ending: str) -> str:
+    """Return a regular expression for a name, in whose ending ``*`` stands for characters within a name."""
+    start = name.rindex(ending)
+    return re.escape(name[:start]) + re.escape(name[start:]).replace(r"\*", "[^/]*")
 
 
 def all_endings(file_names: Mapping[FileKind, str]) -> dict[str, str]:
@@ -168,7 +199,7 @@ def subject_files(
     files, doubles = {}, []
     for name in (*modalities, "seg"):
         expected = file_names_of(folder, endings[name])
-        there = [folder / path for path in expected if path in found]
+        there = [folder / path for path in files_named(found, folder, endings[name])]
         files[name] = there[0] if there else folder / expected[0]
         if len(there) > 1:
             doubles.append(tuple(there))

@@ -57,6 +57,7 @@ def with_times(subjects: Sequence[SubjectFiles], table: Path) -> list[SubjectFil
         found = rows.get(subject.subject_id)
         patients[subject.subject_id] = (found.patient_id if found else None) or subject.patient_id
         days[subject.subject_id] = found.days if found else None
+    given = {name for name, row in rows.items() if row.patient_id}
     first: dict[str, float] = {}
     for subject_id, day in days.items():
         if day is not None:
@@ -72,6 +73,7 @@ def with_times(subjects: Sequence[SubjectFiles], table: Path) -> list[SubjectFil
             subject,
             patient_id=patients[subject.subject_id],
             days=None if day is None else day - first[patients[subject.subject_id]],
+            patient_origin="table" if subject.subject_id in given else subject.patient_origin,
         )
         for subject, day in zip(subjects, days.values(), strict=True)
     ]

@@ -33,7 +33,8 @@ class BratsSource(VolumeSource):
             (`menvae.data.files.patients.KNOWN_NAMES`): BraTS-MEN-00004-001 is a visit of BraTS-MEN-00004. A visit
             without a match belongs to the patient in whose folder it lies, or is its own patient.
         file_names: what follows the visit's name in the names of its files, without ``.nii.gz``; an ending that begins
-            with neither ``-`` nor ``_`` is the whole name. Kinds that are left out keep their BraTS names.
+            with neither ``-`` nor ``_`` is the whole name. A ``*`` stands for any characters, such as those of a date:
+            ``_*_t1``. Kinds that are left out keep their BraTS names.
         dates: CSV file with the columns ``subject_id``, ``date`` (2024-01-31) or ``days``, and optionally
             ``patient_id``, which overrides folders; None if the times of visits are unknown.
         roi_size: training box; 144 x 192 x 144 mm around its centre holds a whole skull-stripped brain.
@@ -98,7 +99,7 @@ class BratsSource(VolumeSource):
 def _check_endings(endings: Mapping[str, str]) -> None:
     kinds: dict[str, str] = {}
     for kind, ending in endings.items():
-        if not ending.strip("-_ ") or PurePosixPath(ending).name != ending or ending.startswith("."):
+        if not ending.strip("-_* ") or PurePosixPath(ending).name != ending or ending.startswith("."):
             raise UserError(f"data.file_names.{kind}: '{ending}' is not an ending of a file name such as -t1c or _t1ce")
         if ending.endswith(SUFFIXES):
             raise UserError(f"data.file_names.{kind}: '{ending}' must be given without .nii.gz or .nii")

@@ -12,9 +12,10 @@ import io
 import itertools
 import logging
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,9 +31,13 @@ _log = logging.getLogger(__name__)
 _TEXT = (".csv", ".tsv")
 _SEPARATORS = (",", ";", "\t")
 _PEEKED_ROWS = 20  # to tell a row of units from data
+_LIMITS = "<>=~\u2264\u2265\u2248\u00b1* "  # of a value below or above what can be measured
+
+RowPlace = Callable[[int], str]
+"""Index of a row of the frame -> where a person finds it, such as ``line 14``."""
 
 
-def read_frame(path: Path, numbers: Sequence[str], words: Sequence[str], nulls: Nulls) -> pd.DataFrame:
+def read_frame(path: Path, numbers: Sequence[str], words: Sequence[str], nulls: Nulls) -> tuple[pd.DataFrame, RowPlace]:
     """Read the wanted columns of a table.
 
     Args:
@@ -41,6 +46,10 @@ def read_frame(path: Path, numbers: Sequence[str], words: Sequence[str], nulls: 
         numbers: wanted numeric columns; a column keeps its text if it contains anything else.
         words: wanted columns of words or integers; those of CSV files are text.
         nulls: words that mean "missing".
+
+    Returns:
+        The columns, and where a row stands: its line in a CSV file, which the header is part of, or its number among
+        the rows of Parquet, from 1.
 
     Raises:
         UserError: the file cannot be read, or a column is missing or appears twice.
@@ -56,20 +65,26 @@ def read_frame(path: Path, numbers: Sequence[str], words: Sequence[str], nulls: 
         )
     if not path.exists():
         raise UserError(f"data.path: file '{path}' does not exist")
+    place: RowPlace = number_of_row
     try:
         if path.is_dir():
             table = _read_parquet(path, _parts(path), wanted)
         elif name.endswith(".parquet"):
             table = _read_parquet(path, [path], wanted)
         else:
-            table = _read_csv(path, numbers, words, wanted, nulls)
+            table, place = _read_csv(path, numbers, words, wanted, nulls)
         # Columns of an index of pandas are columns too; integers stay integers where others are missing.
-        return table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
+        return table.to_pandas(ignore_metadata=True, integer_object_nulls=True), place
     except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "invalid UTF8" in reason:
             raise _not_utf8(path) from error
         raise UserError(f"data.path: '{path}' cannot be read as a table: {reason}") from error
+
+
+def number_of_row(row: int) -> str:
+    """Return the place of a row of a table without a file of lines, counted from 1."""
+    return f"row {row + 1}"
 
 
 def _parts(folder: Path) -> list[Path]:
@@ -118,11 +133,11 @@ def _is_bytes(kind: pyarrow.DataType) -> bool:
 
 def _read_csv(
     path: Path, numbers: Sequence[str], words: Sequence[str], wanted: Sequence[str], nulls: Nulls
-) -> pyarrow.Table:
+) -> tuple[pyarrow.Table, RowPlace]:
     """Read the wanted columns; pandas' fast parser does not always return the nearest float."""
     import pyarrow.csv
 
-    content = gzip.decompress(path.read_bytes()) if path.name.lower().endswith(".gz") else path.read_bytes()
+    content = _content(path)
     layout = _layout(content, numbers, wanted, nulls, path)
     whole = min(max(len(content), 1), 2**31 - 1)  # column types are inferred from the first block only
     read = pyarrow.csv.ReadOptions(block_size=whole, skip_rows_after_names=int(layout.has_units))
@@ -142,7 +157,12 @@ def _read_csv(
         table = min(table, parsed(","), key=lambda found: _num_text(found, numbers))
     if any(pyarrow.types.is_binary(kind) for kind in table.schema.types):
         raise _not_utf8(path)
-    return table
+    return table, partial(_line, path, layout)
+
+
+def _content(path: Path) -> bytes:
+    content = path.read_bytes()
+    return gzip.decompress(content) if path.name.lower().endswith(".gz") else content
 
 
 def _num_text(table: pyarrow.Table, numbers: Sequence[str]) -> int:
@@ -156,6 +176,20 @@ def _num_text(table: pyarrow.Table, numbers: Sequence[str]) -> int:
 class _Layout:
     separator: str
     has_units: bool
+
+
+def _line(path: Path, layout: _Layout, row: int) -> str:
+    """Return the line on which a row begins; cells may contain line breaks, and empty lines are no rows."""
+    text = io.TextIOWrapper(io.BytesIO(_content(path)), "utf-8-sig", "replace", newline="")
+    reader = csv.reader(text, delimiter=layout.separator)
+    left, line = row + 1 + layout.has_units, 1
+    with suppress(csv.Error):  # a cell of more than 131,072 characters, which pyarrow reads
+        for cells in reader:
+            if cells and not left:
+                return f"line {line}"
+            left -= bool(cells)
+            line = reader.line_num + 1
+    return number_of_row(row)
 
 
 def _layout(content: bytes, numbers: Sequence[str], wanted: Collection[str], nulls: Nulls, path: Path) -> _Layout:
@@ -189,8 +223,11 @@ def _first_rows(content: bytes, separator: str) -> list[list[str]]:
 
 
 def _units(rows: Sequence[Sequence[str]], places: Sequence[int], nulls: Nulls) -> list[str]:
-    """Return the units in the first row below the header: words above numbers, in a row without any number."""
-    if not rows or any(_is_number(cell) for cell in rows[0]):
+    """Return the units in the first row below the header: words above numbers, in a row without any number.
+
+    A limit of detection such as ``<5`` is a measurement, too.
+    """
+    if not rows or any(_is_number(cell.strip(_LIMITS)) for cell in rows[0]):
         return []
     units = {place: rows[0][place] for place in places if place < len(rows[0]) and not nulls.is_null(rows[0][place])}
     below = [row[place] for row in rows[1:] for place in units if place < len(row)]

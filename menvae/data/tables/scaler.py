@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from menvae.data.digests import digest_of
+from menvae.data.tables.frame import RowPlace
 from menvae.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -89,13 +90,14 @@ class TableScaler:
         return digest_of(asdict(self))[:16]
 
 
-def check_domain(values: Floats, columns: Sequence[str], transforms: Sequence[Transform]) -> None:
+def check_domain(values: Floats, columns: Sequence[str], transforms: Sequence[Transform], place: RowPlace) -> None:
     """Refuse values outside the domain of a transform.
 
     Args:
         values: values [N, F].
         columns: names of the F columns.
         transforms: transform of each column.
+        place: where a row stands in its file.
 
     Raises:
         UserError: if log1p meets a value of -1 or less.
@@ -108,7 +110,7 @@ def check_domain(values: Floats, columns: Sequence[str], transforms: Sequence[Tr
             repeats = np.count_nonzero(values[:, column] == value) > 1
             advice = "if it marks missing values, add it to data.null_values" if repeats else "or choose signed_log"
             raise UserError(
-                f"data.transforms.{name}: log1p is undefined for {value:g} in row {row + 1}; values must be above -1; "
+                f"data.transforms.{name}: log1p is undefined for {value:g} in {place(row)}; values must be above -1; "
                 f"{advice}"
             )
 

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from menvae.data.digests import digest_of
-from menvae.data.tables.frame import read_frame
-from menvae.data.tables.nulls import Nulls, suspected_marks
+from menvae.data.tables.frame import RowPlace, number_of_row, read_frame
+from menvae.data.tables.nulls import Nulls, as_number, suspected_marks
 from menvae.errors import UserError
 from menvae.files import NULL_WORDS
 
@@ -39,6 +39,7 @@ class Table:
         classes: class names; empty without labels.
         groups: group number of each row [N]; a split keeps groups, such as drill holes, whole.
         targets: column -> values [N], NaN where missing.
+        place: where a row stands in its file.
     """
 
     columns: tuple[str, ...]
@@ -47,6 +48,7 @@ class Table:
     classes: tuple[str, ...]
     groups: NDArray[np.int64]
     targets: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    place: RowPlace = field(default=number_of_row, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -98,27 +100,33 @@ def read_table(
             has no group, or the kept rows have fewer than 2 classes.
     """
     nulls = Nulls(null_values)
-    frame = read_frame(path, [*columns, *targets], [name for name in (label, group) if name is not None], nulls)
+    wanted_words = [name for name in (label, group) if name is not None]
+    frame, place = read_frame(path, [*columns, *targets], wanted_words, nulls)
     if frame.empty:
         raise UserError(f"data.path: '{path}' contains no rows")
-    numbers = {name: _numbers(frame[name], name, nulls) for name in dict.fromkeys([*columns, *targets])}
+    numbers = {name: _numbers(frame[name], name, nulls, place) for name in dict.fromkeys([*columns, *targets])}
     values = np.stack([numbers[name] for name in columns], axis=1)
-    kept = _without_gaps(values, columns, gaps)
+    kept = _without_gaps(values, columns, gaps, place)
     rows = np.flatnonzero(kept)  # dropped rows leave neither classes nor groups behind
     groups = np.arange(len(rows))
     if group is not None:
         words = _words(frame[group][kept], nulls)
         if (words == "").any():
-            raise UserError(f"data.group: row {rows[np.argmax(words == '')] + 1} has no value in column '{group}'")
+            raise UserError(f"data.group: {place(int(rows[np.argmax(words == '')]))} has no value in column '{group}'")
         groups = np.unique(words, return_inverse=True)[1]
     labels, classes = np.full(len(rows), -1), tuple[str, ...]()
     if label is not None:
         labels, classes = _classes(_words(frame[label][kept], nulls), label)
     known = {name: numbers[name][kept] for name in targets}
-    return Table(tuple(columns), values[kept], labels.astype(np.int64), classes, groups.astype(np.int64), known)
+    numbered = labels.astype(np.int64), classes, groups.astype(np.int64)
+    return Table(tuple(columns), values[kept], *numbered, known, partial(_place_of_kept, place, rows))
 
 
-def _numbers(series: pd.Series[float], name: str, nulls: Nulls) -> NDArray[np.float64]:
+def _place_of_kept(place: RowPlace, rows: NDArray[np.int64], row: int) -> str:
+    return place(int(rows[row]))
+
+
+def _numbers(series: pd.Series[float], name: str, nulls: Nulls, place: RowPlace) -> NDArray[np.float64]:
     """Return the values as floats, NaN where missing; warn of numbers that seem to mark missing values.
 
     Raises:
@@ -134,13 +142,30 @@ def _numbers(series: pd.Series[float], name: str, nulls: Nulls) -> NDArray[np.fl
     numbers = np.where(nulls.among_numbers(numbers), np.nan, numbers)
     wrong: NDArray[np.bool_] = is_text | np.isinf(numbers)
     if wrong.any():
-        row = int(np.argmax(wrong))
-        raise UserError(
-            f"data: column '{name}' contains '{series.iloc[row]}' in row {row + 1}, which is not a finite number; "
-            "if it marks missing values, add it to data.null_values"
-        )
+        raise UserError(_why_no_numbers(series, np.flatnonzero(wrong), name, place))
     _warn_of_marks(numbers, name)
     return numbers
+
+
+def _why_no_numbers(series: pd.Series[float], wrong: NDArray[np.int64], name: str, place: RowPlace) -> str:
+    """Return a sentence on the first of the rows that hold no number, or hold one with a decimal comma."""
+    cells = {int(row): str(series.iloc[row]) for row in wrong}
+    row = next((row for row, cell in cells.items() if not _has_comma(cell)), int(wrong[0]))
+    found = f"data: column '{name}' contains '{cells[row]}' in {place(row)}"
+    if not _has_comma(cells[row]):
+        return f"{found}, which is not a finite number; if it marks missing values, add it to data.null_values"
+    words = [str(cell) for cell in series]
+    other = next((index for index, word in enumerate(words) if "." in word and as_number(word) is not None), None)
+    if other is None:
+        return f"{found}, with a decimal comma; separate the columns by semicolons or tabs, or write decimal points"
+    return (
+        f"{found}, with a decimal comma, but '{words[other]}' in {place(other)}, with a decimal point; write all "
+        f"numbers with one of them; if {words[other]} marks missing values, add it to data.null_values"
+    )
+
+
+def _has_comma(cell: str) -> bool:
+    return "," in cell and as_number(cell.replace(",", ".")) is not None
 
 
 def _warn_of_marks(numbers: NDArray[np.float64], name: str) -> None:
@@ -154,7 +179,9 @@ def _warn_of_marks(numbers: NDArray[np.float64], name: str) -> None:
         )
 
 
-def _without_gaps(values: NDArray[np.float64], columns: Sequence[str], gaps: Gaps) -> NDArray[np.bool_]:
+def _without_gaps(
+    values: NDArray[np.float64], columns: Sequence[str], gaps: Gaps, place: RowPlace
+) -> NDArray[np.bool_]:
     missing: NDArray[np.bool_] = np.isnan(values)
     kept: NDArray[np.bool_] = np.logical_not(np.any(missing, axis=1))
     if kept.all():
@@ -164,7 +191,7 @@ def _without_gaps(values: NDArray[np.float64], columns: Sequence[str], gaps: Gap
     count = int((~kept).sum())
     if gaps == "fail" or not kept.any():
         raise UserError(
-            f"data: {count} of {len(kept)} rows have missing values, the first in row {row + 1}, column '{column}'; "
+            f"data: {count} of {len(kept)} rows have missing values, the first in {place(row)}, column '{column}'; "
             "fill them in, or drop such rows with data.gaps=drop"
         )
     _log.warning("%d of %d rows have missing values and are dropped", count, len(kept))
@@ -172,9 +199,10 @@ def _without_gaps(values: NDArray[np.float64], columns: Sequence[str], gaps: Gap
 
 
 def _words(series: pd.Series[str], nulls: Nulls) -> NDArray[np.str_]:
-    """Return the values as strings, empty where missing, with the same integers in every file format.
+    """Return the values as strings, empty where missing, with the same integers and booleans in every file format.
 
-    If a value is missing, pandas reads integers as floats; "2.0" becomes "2" again.
+    If a value is missing, pandas reads integers as floats; "2.0" becomes "2" again. Programs write booleans as true,
+    True or TRUE; all become True.
     """
     words: NDArray[np.str_] = series.astype("string").fillna("").str.strip().to_numpy(dtype=np.str_)
     unique, inverse = np.unique(words, return_inverse=True)
@@ -184,6 +212,8 @@ def _words(series: pd.Series[str], nulls: Nulls) -> NDArray[np.str_]:
     unique = np.where(is_null, "", unique)
     if all(re.fullmatch(r"(-?\d+(\.0)?)?", word) for word in unique):
         unique = np.array([word.removesuffix(".0") for word in unique], dtype=np.str_)
+    if all(word.casefold() in ("", "true", "false") for word in unique):
+        unique = np.array([word.capitalize() for word in unique], dtype=np.str_)
     return unique[inverse]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from menvae.configuration import path_of
-from menvae.data.batches.splits import SPLITS
+from menvae.data.batches.splits import SPLITS, warn_of_small_splits
 from menvae.data.digests import digest_of
 from menvae.data.source import (
     Data,
@@ -136,8 +136,10 @@ class TabularSource(DataSource):
         check_supervised(request.supervision, self.targets)
         table = request.prepared if isinstance(request.prepared, Table) else self.table()
         transforms = [self._transform(name) for name in self.columns]
-        check_domain(table.values, self.columns, transforms)
+        check_domain(table.values, self.columns, transforms, table.place)
         splits = split_groups(table.groups, self.val_fraction, self.test_fraction, self.split_seed)
+        if table is not request.prepared:
+            warn_of_small_splits(splits.tolist(), self.test_fraction, "row")
         training = np.flatnonzero(splits == "train")
         scaler = TableScaler.fit(table.values[training], self.columns, transforms)
         inputs = scaler.scaled(table.values).astype(np.float32)
@@ -187,7 +189,7 @@ class TabularSource(DataSource):
         """Read the table, and scale its rows as the run that encodes them scaled its own."""
         table = self.table()
         transforms = [self._transform(name) for name in self.columns]
-        check_domain(table.values, self.columns, transforms)
+        check_domain(table.values, self.columns, transforms, table.place)
         scaler = TableScaler.from_dict(request.description)
         names = row_names(len(table))
         loader = RowLoader(scaler.scaled(table.values).astype(np.float32), None, names, request.batch_size)
@@ -219,7 +221,7 @@ class TabularSource(DataSource):
         columns = []
         for name, values in table.targets.items():
             transform = [self._transform(name)]
-            check_domain(values[:, None], [name], transform)
+            check_domain(values[:, None], [name], transform, table.place)
             numbers: list[float] = transformed(values[:, None], transform)[:, 0].tolist()
             columns.append([None if math.isnan(number) else number for number in numbers])
         if not columns:

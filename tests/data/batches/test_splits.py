@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from menvae.data.batches.splits import VisitRecord, split_subjects
+from menvae.data.batches.splits import VisitRecord, split_subjects, warn_of_small_splits
 from menvae.errors import UserError
 
 
@@ -135,3 +135,14 @@ def test_what_holds_for_every_cohort(
     mixed = list(records)
     random.shuffle(mixed)  # type: ignore[arg-type]
     assert split_subjects(mixed, val_fraction, test_fraction, seed) == splits
+
+
+def test_empty_and_single_splits_are_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_small_splits(["train", "train", "val"], 0.1)
+    empty, single = (record.getMessage() for record in caplog.records)
+    assert empty.startswith("data.test_fraction: 0.1 of 3 subjects rounds to none, so the test split is empty")
+    assert single.startswith("data: the val split has one subject, which alone decides its metrics")
+    caplog.clear()
+    warn_of_small_splits(["train", "train", "val", "val"], 0.0)
+    warn_of_small_splits(["train", "train", "val", "val", "test", "test"], 0.3)
+    assert not caplog.records

@@ -387,14 +387,24 @@ def test_every_subject_is_checked_before_the_first_is_prepared(
     assert shown.totals == {"checking": len(FAULTS) + 2}
     assert not (cache / "prepared").exists()
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(told) == len(FAULTS)
+    assert len(told) == len(FAULTS) - 3, "the message itself holds three"
     for kind in FAULTS:
-        assert any(line.startswith(f"subject '{kind.replace(' ', '_')}': ") for line in told), kind
+        start = f"subject '{kind.replace(' ', '_')}': "
+        assert (start in str(refused.value)) != any(line.startswith(start) for line in told), kind
     assert str(refused.value).startswith(f"data: {len(FAULTS)} of {len(FAULTS) + 2} subjects cannot be used: subject '")
-    assert all(line in str(refused.value) for line in told[:3])
     assert str(refused.value).endswith(
         f"; and {len(FAULTS) - 3} more findings, logged above; set data.on_error=skip to leave such subjects out"
     )
+
+
+def test_other_names_beside_expected_ones_are_to_be_renamed(tmp_path: Path) -> None:
+    write(tmp_path / "c", "a")
+    for path in write(tmp_path / "c", "b").iterdir():
+        path.rename(path.with_name(path.name.replace("-", "_")))
+    for known in ([], [prepare(source(tmp_path / "c", on_error="skip"), tmp_path / "cache")]):
+        with pytest.raises(UserError, match="rename existing files as those of the other subjects") as refused:
+            prepare(source(tmp_path / "c"), tmp_path / ("cache" if known else "new"))
+        assert "set data.file_names" not in str(refused.value)
 
 
 def test_skip_prepares_the_rest_as_if_the_faulty_were_not_there(

@@ -79,6 +79,13 @@ def test_a_constant_background_is_found(background: float, margin: int) -> None:
     assert background_of(np.asfortranarray(voxels)[::-1]) == pytest.approx(background, rel=1e-6)
 
 
+def test_a_rim_around_a_background_of_0_is_no_brain_either() -> None:
+    """Padding by -1000 would count as brain, so it is refused like a background; the sentence names both."""
+    padded = np.pad(image(0), 5, constant_values=-1000.0)
+    assert background_of(padded) == -1000.0
+    assert background_of(np.pad(image(0), 5)) == 0.0
+
+
 def test_brains_and_noise_are_no_background() -> None:
     random = np.random.default_rng(0)
     assert background_of(image(0)) == 0.0
@@ -94,7 +101,9 @@ def test_a_background_is_told_instead_of_the_box(tmp_path: Path) -> None:
         return with_voxels(one, np.where(BRAIN, voxels, np.float32(-1024))) if name == "t1c" else one
 
     subject(tmp_path / "c", "a", 0, padded)
-    with pytest.raises(UserError, match=r"'a': a-t1c\.nii\.gz has a background of -1024, .*: set the background to 0"):
+    with pytest.raises(
+        UserError, match=r"'a': a-t1c\.nii\.gz has a constant background or rim of -1024, .*: set it to 0"
+    ):
         prepared(tmp_path / "c")
 
 
@@ -171,7 +180,8 @@ def test_subjects_with_the_same_images_are_one_patient(copies: Path, caplog: pyt
     assert [(one.subject_id, one.patient_id, one.same_images) for one in cohort.subjects] == [
         (f"s{index}", f"s{index - index % 2}", (f"s{index + 1 - 2 * (index % 2)}",)) for index in range(8)
     ]
-    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    line, _ = warned  # all masks are the same, too
     assert line.startswith("data: 8 subjects have the same images as another: 's0' and 's1'; 's2' and 's3'; ")
     assert "; and 1 more group; they" in line
     for seed in range(5):
@@ -194,6 +204,22 @@ def test_a_subject_without_a_copy_keeps_its_patient(copies: Path, tmp_path: Path
         (tmp_path / "c" / name).symlink_to(copies / name)
     (alone,) = [one for one in prepared(tmp_path / "c").subjects if one.subject_id == "s0"]
     assert (alone.patient_id, alone.same_images) == ("s0", ())
+
+
+def test_a_mask_copied_from_another_subject_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def other_tumour(one: Any, name: str) -> Any:
+        return with_voxels(one, 3 * ball(3.5, (12.0, 9.0, 8.0)).astype(np.uint8)) if name == "seg" else one
+
+    subject(tmp_path / "c", "a", 1)
+    subject(tmp_path / "c", "b", 2)
+    subject(tmp_path / "c", "d", 3, other_tumour)
+    cohort = prepared(tmp_path / "c")
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert line == (
+        "data: 2 subjects have the same mask as another, but other images: 'a' and 'b'; "
+        "correct the mask that was copied"
+    )
+    assert [one.patient_id for one in cohort.subjects] == ["a", "b", "d"]
 
 
 # --- masks ----------------------------------------------------------------------------------------------------------
@@ -283,7 +309,9 @@ def test_an_implausible_extent_names_its_subject_and_can_be_skipped(
 ) -> None:
     subject(tmp_path / "c", "bad", 0, in_units(unit, factor))
     subject(tmp_path / "c", "good", 1)
-    with pytest.raises(UserError, match=rf"'bad': bad-t1c.nii.gz has an implausible extent of .* mm{words}"):
+    with pytest.raises(
+        UserError, match=rf"'bad': bad-t1c.nii.gz \(and 1 more file\) has an implausible extent of .* mm{words}"
+    ):
         prepared(tmp_path / "c", modalities=("t1c",))
     assert [one.subject_id for one in prepared(tmp_path / "c", on_error="skip").subjects] == ["good"]
 

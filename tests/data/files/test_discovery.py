@@ -97,6 +97,19 @@ def test_a_volume_beside_visits_does_not_hide_them(
     assert f"'{tmp_path / 'P1' / stray[0]}' is ignored, because it lies in a folder above visits" in caplog.text
 
 
+def test_other_volumes_of_visits_are_mentioned_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    visits(tmp_path, "P0", "P1")
+    for name in ("P0/P0-flair_old.nii.gz", "P1/brainmask.nii", "P1/x.nii.gz"):
+        (tmp_path / name).touch()
+    caplog.set_level(logging.INFO)
+    found(tmp_path, modalities=("t1c",))  # the other modalities are known
+    (line,) = (record.getMessage() for record in caplog.records if "is ignored" in record.getMessage())
+    assert line == (
+        f"data.root: '{tmp_path}/P0/P0-flair_old.nii.gz' is ignored, because it is not named as a file of its visit; "
+        "set data.file_names if it is one (and the same for 2 more)"
+    )
+
+
 def test_folders_inside_a_visit_belong_to_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     visits(tmp_path, "a", "a/b")
     visit(tmp_path / "c", "t1c")  # no mask: a visit with a fault, which its own subfolder does not hide
@@ -196,9 +209,30 @@ def test_files_of_other_releases_need_no_new_names(
     assert subject.mask == tmp_path / place / f"{stem}{names['seg']}.nii.gz"
 
 
+def test_names_of_files_may_hold_a_date(tmp_path: Path) -> None:
+    names = {"t1c": "_*_t1ce", "t1n": "_*_t1", "seg": "*_mask"}
+    for name, date in (("sub1", "20200101"), ("sub2", "20210203")):
+        (tmp_path / name).mkdir()
+        for ending in ("t1ce", "t1", "mask"):
+            (tmp_path / name / f"{name}_{date}_{ending}.nii.gz").touch()
+    source = BratsSource(root=str(tmp_path), file_names=names, modalities=("t1c", "t1n"))  # type: ignore[arg-type]
+    first, second = source.subjects(tmp_path, unseen)
+    assert first.images == {
+        "t1c": tmp_path / "sub1" / "sub1_20200101_t1ce.nii.gz",
+        "t1n": tmp_path / "sub1" / "sub1_20200101_t1.nii.gz",
+    }
+    assert second.mask == tmp_path / "sub2" / "sub2_20210203_mask.nii.gz"
+    assert not first.doubles
+    (tmp_path / "sub1" / "sub1_20220101_t1.nii.gz").touch()
+    assert source.subjects(tmp_path, unseen)[0].doubles == (
+        (tmp_path / "sub1" / "sub1_20200101_t1.nii.gz", tmp_path / "sub1" / "sub1_20220101_t1.nii.gz"),
+    )
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
+        ({"t1c": "_*"}, r"data\.file_names\.t1c: '_\*' is not an ending"),
         ({"t1c": "_t1ce.nii.gz"}, r"data\.file_names\.t1c: '_t1ce\.nii\.gz' must be given without \.nii\.gz"),
         ({"seg": "../seg"}, r"data\.file_names\.seg: '\.\./seg' is not an ending"),
         ({"seg": ""}, r"data\.file_names\.seg: '' is not an ending"),
@@ -341,9 +375,55 @@ def test_the_rule_is_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     visits(tmp_path, *(f"UPENN-GBM-0000{patient}_{number}1" for patient in range(2) for number in (1, 2)))
     found(tmp_path)
     assert (
-        "4 visits of 2 patients, by data.patient_pattern; first two: UPENN-GBM-00000 (_11, _21), "
+        "4 visits of 2 patients, by the built-in names of public cohorts; first two: UPENN-GBM-00000 (_11, _21), "
         "UPENN-GBM-00001 (_11, _21)"
     ) in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern", "how"),
+    [
+        (["x-1", "x-2", "y-1"], r"(\w)-\d", "3 visits of 2 patients, by data.patient_pattern; "),
+        (["a/ses-1", "a/ses-2", "b/ses-1"], None, "3 visits of 2 patients, by folders of patients; "),
+        (["sub-1/ses-1", "sub-1/ses-2", "sub-2/ses-1"], None, "3 visits of 2 patients, by folders of patients; "),
+        (["anna", "eve"], None, "one per visit (the built-in names of public cohorts match no name); "),
+        (["anna", "eve"], r"(\w)-\d", "one per visit (data.patient_pattern matches no name); "),
+        (["anna", "eve"], r"(\w)/\d", "one per visit (data.patient_pattern matches no name); "),
+        (
+            ["sub-1/ses-1", "UPENN-GBM-00001_11", "UPENN-GBM-00001_21", "anna"],
+            None,
+            "by the built-in names of public cohorts (2 visits) and by folders of patients (1 visit) and one per visit "
+            "(1 visit); ",
+        ),
+    ],
+)
+def test_what_identified_the_patients_is_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: list[str], pattern: str | None, how: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    visits(tmp_path, *names)
+    found(tmp_path, patient_pattern=pattern)
+    assert how in caplog.text
+
+
+def test_patients_of_a_table_are_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    visits(tmp_path / "data", "u", "v", "w")
+    (tmp_path / "dates.csv").write_text("subject_id,days,patient_id\nu,0,P\nv,9,P\nw,0,\n")
+    assert found(tmp_path / "data", dates=str(tmp_path / "dates.csv")) == {"u": "P", "v": "P", "w": "w"}
+    assert "3 visits of 2 patients, by data.dates (2 visits) and one per visit (1 visit); " in caplog.text
+
+
+@pytest.mark.parametrize("patient", ["Test-001", "train_012", "Train001", "Group-001", "image_007"])
+def test_a_numbered_patient_is_no_group(tmp_path: Path, patient: str) -> None:
+    visits(tmp_path, f"{patient}/ses-1", f"{patient}/ses-2")
+    assert found(tmp_path) == {"ses-1": patient, "ses-2": patient}
+
+
+@pytest.mark.parametrize("group", ["Test", "train2", "Training_2020", "BraTS-2021-Training_Data", "set-1", "site-001"])
+def test_splits_parts_and_sites_are_groups(tmp_path: Path, group: str) -> None:
+    visits(tmp_path, f"{group}/001", f"{group}/002")
+    assert found(tmp_path) == {"001": "001", "002": "002"}
 
 
 def test_the_folder_of_a_patient_is_found_below_groups() -> None:

@@ -57,8 +57,45 @@ def test_a_separator_may_be_part_of_other_names(tmp_path: Path, expected: Table)
 
 def test_a_decimal_comma_is_no_separator_of_thousands(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("density;gamma\n1.234,5;1\n2,5;1\n")
-    with pytest.raises(UserError, match=r"column 'density' contains '1\.234,5' in row 1"):
+    with pytest.raises(UserError, match=r"column 'density' contains '1\.234,5' in line 2"):
         read(tmp_path / "a.csv", label=None, group=None)
+
+
+def test_two_decimal_marks_in_one_column_are_both_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("hole;density;rock\nA;2,5;x\nA;-999.25;y\nB;2,7;x\nB;2,6;y\n")
+    with pytest.raises(
+        UserError,
+        match=r"'2,5' in line 2, with a decimal comma, but '-999\.25' in line 3, with a decimal point; .*null_values$",
+    ):
+        read(tmp_path / "a.csv", columns=("density",))
+    known = read(tmp_path / "a.csv", columns=("density",), null_values=(-999.25,), gaps="drop")
+    np.testing.assert_array_equal(known.values[:, 0], [2.5, 2.7, 2.6])
+    (tmp_path / "b.csv").write_text('hole,density,rock\nA,"2,5",x\nB,"2,7",y\n')
+    with pytest.raises(UserError, match="'2,5' in line 2, with a decimal comma; separate the columns by semicolons"):
+        read(tmp_path / "b.csv", columns=("density",))
+
+
+def test_rows_are_named_by_their_lines_in_the_file(tmp_path: Path) -> None:
+    """The header, a row of units, empty lines and cells of two lines count; Parquet has rows only."""
+    (tmp_path / "a.csv").write_text('hole,density,rock\n,g/cm3,\n\nA,2.5,"x\ny"\nA,2.6,z\n\nB,wet,z\n')
+    with pytest.raises(UserError, match="contains 'wet' in line 8, "):
+        read(tmp_path / "a.csv", columns=("density",))
+    (tmp_path / "b.csv").write_text("hole,density,rock\nA,2.5,x\n,2.5,y\n")
+    with pytest.raises(UserError, match=r"data\.group: line 3 has no value in column 'hole'"):
+        read(tmp_path / "b.csv", columns=("density",))
+    pd.DataFrame({"hole": ["A", "B"], "density": ["2.5", "wet"], "rock": ["x", "y"]}).to_parquet(tmp_path / "c.parquet")
+    with pytest.raises(UserError, match="contains 'wet' in row 2, "):
+        read(tmp_path / "c.parquet", columns=("density",))
+
+
+def test_booleans_are_the_same_classes_in_every_format(tmp_path: Path) -> None:
+    values = FRAME.assign(rock=[row % 3 == 0 for row in range(24)])
+    values.to_parquet(tmp_path / "a.parquet")
+    expected = read(tmp_path / "a.parquet")
+    assert expected.classes == ("False", "True")
+    for how in (str, str.lower, str.upper):
+        values.assign(rock=values.rock.map(lambda one, how=how: how(str(one)))).to_csv(tmp_path / "a.csv", index=False)
+        assert read(tmp_path / "a.csv").hash == expected.hash
 
 
 @pytest.mark.parametrize("row", ["-;g/cm3;gAPI;", ";g/cm3;;", "unit;10^-3 kg;%;word"])
@@ -74,9 +111,10 @@ def test_a_row_of_units_is_skipped_and_said(
 @pytest.mark.parametrize(
     ("cells", "words"),
     [
-        ("H0,<5,1.5,Sand", "column 'density' contains '<5' in row 1"),
-        ("H0,,,Sand", "1 of 25 rows have missing values, the first in row 1, column 'density'"),
-        ("H0,NA,NA,Sand", "1 of 25 rows have missing values, the first in row 1, column 'density'"),
+        ("H0,<5,1.5,Sand", "column 'density' contains '<5' in line 2"),
+        ("H0,<5,>9.5,Sand", "column 'density' contains '<5' in line 2"),
+        ("H0,,,Sand", "1 of 25 rows have missing values, the first in line 2, column 'density'"),
+        ("H0,NA,NA,Sand", "1 of 25 rows have missing values, the first in line 2, column 'density'"),
     ],
 )
 def test_a_first_row_of_data_is_no_row_of_units(tmp_path: Path, cells: str, words: str) -> None:

@@ -64,7 +64,9 @@ def test_words_are_missing_in_every_column_and_format(tmp_path: Path, ending: st
 def test_a_word_for_missing_is_no_group(tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture) -> None:
     content = FRAME.copy()
     content.loc[4, "hole"] = "NA"
-    with pytest.raises(UserError, match=r"data\.group: row 5 has no value in column 'hole'"):
+    with pytest.raises(
+        UserError, match=rf"data\.group: {'line 6' if ending == 'csv' else 'row 5'} has no value in column 'hole'"
+    ):
         source(content, tmp_path / f"a.{ending}").table()
     assert "column 'hole': 'NA' counts as missing" in caplog.text
 
@@ -150,6 +152,6 @@ def test_log1p_of_a_mark_does_not_lead_to_another_transform(tmp_path: Path) -> N
     with pytest.raises(UserError) as caught:
         of.load(DataRequest(targets=TargetSettings(), augmentation=AugmentationSettings(), **request))
     assert str(caught.value) == (
-        "data.transforms.gamma: log1p is undefined for -999.25 in row 4; values must be above -1; if it marks missing "
+        "data.transforms.gamma: log1p is undefined for -999.25 in line 5; values must be above -1; if it marks missing "
         "values, add it to data.null_values"
     )
