@@ -111,6 +111,13 @@ def menvae_sweep(output_dir: Path, verb: str, *arguments: str, code: int = 0, si
     return str(result.stdout + result.stderr)
 
 
+def menvae_evaluate(output_dir: Path, *arguments: str, code: int = 0) -> str:
+    """Run ``menvae-evaluate``, check the exit code, and return what it says."""
+    environ = {**environment(), "COLUMNS": "200"}
+    result = _run("evaluate", [f"output_dir={output_dir}", *arguments], environ, code)
+    return str(result.stdout + result.stderr)
+
+
 class Started:
     """A command in a process of its own, which forks from a server that has imported what others wrote.
 

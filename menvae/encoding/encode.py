@@ -20,15 +20,14 @@ from menvae.encoding.fusion import Fusion, check_same_visits, concatenated, ense
 from menvae.encoding.posterior import LEVELS, Posteriors, posteriors_of
 from menvae.encoding.table import table_of, units
 from menvae.errors import UserError
-from menvae.runs.finished import CheckpointName, FinishedRun, load_run
+from menvae.runs.finished import CheckpointName, FinishedRun
+from menvae.runs.loading import Run, load_all
 from menvae.runs.reading import read_mapping
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _log = logging.getLogger(__name__)
-
-Run = str | Path | FinishedRun
 
 
 def encode(
@@ -122,30 +121,6 @@ def _cores_for_workers(*, is_needed: bool) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def load_all(
-    run: Run | Sequence[Run],
-    checkpoint: CheckpointName,
-    device: str | torch.device,
-    output_dir: str | Path | None,
-    tracking_uri: str | None,
-) -> list[FinishedRun]:
-    """Load one run or several; raises `UserError` if one appears twice."""
-    named: Sequence[Run] = [run] if isinstance(run, str | Path | FinishedRun) else list(run)
-    loaded = [
-        one
-        if isinstance(one, FinishedRun)
-        else load_run(one, checkpoint=checkpoint, output_dir=output_dir, tracking_uri=tracking_uri, device=device)
-        for one in named
-    ]
-    if not loaded:
-        raise UserError("run: a value is required; give it as run=...")
-    names = [one.name for one in loaded]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"run: '{name}' appears twice")
-    return loaded
 
 
 def _fused(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from omegaconf import DictConfig
 
 from menvae.configuration import check_present, path_of, plain_values, section_of
@@ -17,12 +16,13 @@ from menvae.console import logs
 from menvae.console.progress import progress_bar
 from menvae.data.digests import digest_of
 from menvae.encoding.cohort import SplitChoice, cohort_name
-from menvae.encoding.encode import encode, load_all
+from menvae.encoding.encode import encode
 from menvae.encoding.fusion import Fusion
 from menvae.errors import ExitCode, UserError
 from menvae.files import replacing
 from menvae.registry import Field, validated
 from menvae.runs.finished import CheckpointName, FinishedRun
+from menvae.runs.loading import load_all, store_of, usable_device
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,12 +76,12 @@ def encode_to_file(composed: DictConfig) -> ExitCode:
     check_present(keys, ("run", "data", "tracking"))
     data, tracking = dict(section_of(keys, "data")), section_of(keys, "tracking")
     settings = validated(EncodingSettings, {key: keys[key] for key in keys if key not in ("data", "tracking")}, "")
-    device = _device(settings.device)
+    device = usable_device(settings.device)
     logs.configure(None)
     try:
         named = [settings.run] if isinstance(settings.run, str) else list(settings.run)
         output_dir = path_of(settings.output_dir, "output_dir").resolve()
-        runs = load_all(named, settings.checkpoint, device, _store_of(named, output_dir), tracking.get("uri"))
+        runs = load_all(named, settings.checkpoint, device, store_of(named, output_dir), tracking.get("uri"))
         path = path_of(settings.output, "output") if settings.output else _default_path(runs, settings, data)
         _check_free(path, may_exist=settings.overwrite)
         table = encode(
@@ -100,22 +100,6 @@ def encode_to_file(composed: DictConfig) -> ExitCode:
     finally:
         logs.release()
     return ExitCode.DONE
-
-
-def _store_of(named: Sequence[str], output_dir: Path) -> Path | None:
-    """Return the output directory for names and ids; None if all runs are directories, which have their own."""
-    return None if all(Path(name).expanduser().is_dir() for name in named) else output_dir
-
-
-def _device(wanted: str | None) -> torch.device:
-    if wanted is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device: '{wanted}' cannot be used: {str(error).splitlines()[0]}") from None
-    return device
 
 
 def _default_path(runs: Sequence[FinishedRun], settings: EncodingSettings, data: Mapping[str, Any]) -> Path:

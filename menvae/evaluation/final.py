@@ -17,6 +17,7 @@ from menvae.evaluation.metrics import MeanImage, Reference, SplitRecorder, laten
 from menvae.evaluation.regression import leak_matrix
 from menvae.gates import Target
 from menvae.metrics import Floats, Metric, SplitRecord
+from menvae.metrics.r2 import r2
 from menvae.models import Model
 from menvae.pictures import PhysicalTargets, PictureContext, Traversals, VolumeFacts
 from menvae.statistics.estimate import Estimate
@@ -158,9 +159,9 @@ def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mappin
 def physical_targets(
     model: Model, evaluation: FinalEvaluation, targets: FittedTargets, units: Mapping[str, str]
 ) -> PhysicalTargets:
-    """Return ground truth and predictions of the validation split in physical units, with the R2 of the z-scores."""
+    """Return ground truth and predictions of the validation split in physical units, with the R2 of both."""
     true, predicted = in_physical_units(evaluation.val, targets.normalizer, model.supervision, targets.raw)
-    return PhysicalTargets(true, predicted, units, {name: evaluation.metrics.get(f"sem/{name}_r2") for name in true})
+    return PhysicalTargets(true, predicted, units, {name: r2(true[name], predicted[name]) for name in true})
 
 
 def leaks(model: Model, evaluation: FinalEvaluation) -> Floats:

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from menvae.metrics import ERRORS, Floats, Means, Metric, SplitRecord
 
@@ -38,7 +39,7 @@ def errors_of(record: SplitRecord) -> dict[str, Floats]:
     return dict.fromkeys(ERRORS, missing) | record.by_partition("errors")
 
 
-def observed(values: Floats, known: Floats | None = None) -> Pair:
+def observed(values: Floats, known: NDArray[np.bool_] | None = None) -> Pair:
     """Return the pair of `ratios` for the mean of values [N], over the rows that are not NaN, and known if given.
 
     The mean is undefined with an infinite value.
@@ -46,7 +47,7 @@ def observed(values: Floats, known: Floats | None = None) -> Pair:
     >>> at_all_rows(ratios({"mean": observed(np.array([2.0, np.nan, 4.0]))}))
     {'mean': 3.0}
     """
-    counts = ~np.isnan(values) if known is None else ~np.isnan(values) & (known > 0)
+    counts = ~np.isnan(values) if known is None else ~np.isnan(values) & known
     if np.isinf(values[counts]).any():
         counts = np.zeros_like(counts)
     return np.where(counts, values, 0.0), counts.astype(np.float64)

@@ -77,9 +77,7 @@ class TargetR2(MetricOfMeans):
         seen_of = {name: seen for _, name, seen, *_ in features}
 
         def values(means: Floats) -> dict[str, Floats]:
-            each = {
-                name: _r2_of(part) for name, part in zip(columns, np.split(means, len(columns), axis=1), strict=True)
-            }
+            each = {name: _r2_of(means[:, 4 * place : 4 * place + 4]) for place, name in enumerate(columns)}
             undefined = np.full(len(means), np.nan)
             each = {name: each[name] if seen_of[name].sum() >= FEWEST_SUBJECTS else undefined for name in each}
             found = {f"sem/{name}_r2": r2s for name, r2s in each.items()}
@@ -92,11 +90,8 @@ class TargetR2(MetricOfMeans):
         rests_on = {f"sem/{name}_r2": seen for name, seen in seen_of.items()}
         for partition, names in self._predicted(record).items():
             if [partition] != names:
-                # a mean rests on the patients of its rarest feature
                 counted = [seen_of[name] for name in names if seen_of[name].sum() >= enough]
-                rests_on[f"sem/{partition}_r2"] = (
-                    min(counted, key=np.sum) if counted else np.zeros_like(seen_of[names[0]])
-                )
+                rests_on[f"sem/{partition}_r2"] = np.any([np.zeros_like(seen_of[names[0]]), *counted], axis=0)
         return Means(
             np.concatenate([*columns.values(), np.zeros((len(record.subject_id), 0))], axis=1), values, rests_on
         )

@@ -97,7 +97,7 @@ class PhysicalTargets:
         true: ground truth [n] of the subjects for which it is observed.
         predicted: predictions [n] for the same subjects.
         units: unit of each feature.
-        r2: R2 of the z-scores; None if it cannot be computed.
+        r2: R2 of these predictions; None if it cannot be computed.
     """
 
     true: Mapping[str, Floats]

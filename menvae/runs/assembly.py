@@ -26,6 +26,7 @@ from menvae.observers import ObserverContext, build_observers
 from menvae.pictures import KNOWN_WHEN, VolumeFacts, draw_pictures
 from menvae.runs.embeddings import write_embeddings
 from menvae.runs.environment import code_hash
+from menvae.runs.evaluation import describe_evaluation, write_evaluation
 from menvae.runs.job import Job
 from menvae.runs.recorder import RunRecorder
 from menvae.runs.start import checkpoint_identity, foreign_checkpoint, initial_weights, meaning_for_other_runs
@@ -143,6 +144,9 @@ class AssembledRun:
         from menvae.runs.report import is_collapsed, write_report
 
         write_json(self.path / "gates.json", gates.as_dict())
+        described = describe_evaluation(evaluation, gates, self.data, self.path.name, "best", status["best_epoch"])
+        source, supervision = self.experiment.source, self.experiment.supervision
+        write_evaluation(self.path, described, evaluation, self.data, source, supervision)
         clock = ("time/train_s", "time/validate_s")  # of all processes that trained the run, not only this one
         seconds = sum(row[key] or 0.0 for row in local.timings() for key in clock)
         summary = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +43,7 @@ from menvae.training import checkpoint
 from menvae.training.place import Place
 from menvae.training.settings import TrainerSettings
 from menvae.training.step import autocast
-from menvae.types import Batch, ModelOutput, Posterior
+from menvae.types import Batch, EpochLoader, ModelOutput, Posterior
 
 CheckpointName = Literal["best", "last"]
 
@@ -131,6 +132,26 @@ class FinishedRun:
         table = read_mapping(self.path / "gates.json")
         return {**logged, **gate_values(table)} if table and self.checkpoint.stem == "best" else logged
 
+    @property
+    def loaders(self) -> dict[str, EpochLoader]:
+        """Split -> its loader, without empty splits; raises the errors of `data`."""
+        loaders = {"train": self.data.train, "val": self.data.val, "test": self.data.test}
+        return {name: loader for name, loader in loaders.items() if loader is not None}
+
+    @property
+    def precision(self) -> AbstractContextManager[object]:
+        """Context in which the model computes in the precision of the run."""
+        return autocast(self.device, self._trainer.precision)
+
+    def training_inputs(self) -> Iterator[Batch]:
+        """Yield the training batches that the evaluation at the end of the run averaged, in evaluation mode.
+
+        Unlike those of `data`, they are in the order of training, and augmented if training was.
+        """
+        self.model.eval()
+        for stored in self.experiment.load_data(Place(self.device, 0, 1), self.data.prepared).train.epoch(0):
+            yield stored.to(self.device, self._memory_format)
+
     @torch.no_grad()
     def outputs(self, split: Split = "val") -> Iterator[tuple[Batch, ModelOutput]]:
         """Yield the batches of a split with the outputs of the model, in the precision of the run.
@@ -141,11 +162,9 @@ class FinishedRun:
         Raises:
             UserError: the split is empty, or `model` or `data` cannot be loaded.
         """
-        loaders = {"train": self.data.train, "val": self.data.val, "test": self.data.test}
-        loader = loaders.get(split)
+        loader = self.loaders.get(split)
         if loader is None:
-            known = [name for name, loader in loaders.items() if loader is not None]
-            raise UserError(f"split: run '{self.name}' has no subject in '{split}'; {nearest(split, known)}")
+            raise UserError(f"split: run '{self.name}' has no subject in '{split}'; {nearest(split, self.loaders)}")
         self.model.eval()
         for stored in loader.epoch(0):
             batch = stored.to(self.device, self._memory_format)

@@ -9,7 +9,9 @@ from menvae.composition.experiment import Experiment
 from menvae.console.progress import TrainingProgress
 from menvae.gates import gate_values
 from menvae.runs.directory import RunDirectory, trackers_of
+from menvae.runs.evaluation import EVALUATION, PER_SUBJECT, final_values
 from menvae.runs.job import Job
+from menvae.runs.reading import read_mapping
 from menvae.tracking.local import LocalLog
 from menvae.tracking.tracker import ParentRun, TrackerContext, TrackingSettings
 from menvae.tracking.trackers import Trackers
@@ -21,6 +23,8 @@ _ARTIFACTS = {
     "metrics.jsonl",
     "metrics.csv",
     "gates.json",
+    EVALUATION,
+    PER_SUBJECT,
     "targets.json",
     "splits.csv",
     "summary.json",
@@ -94,7 +98,8 @@ def run_trackers(
 
 def hand_over(trackers: Trackers, settings: TrackingSettings, directory: RunDirectory, status: dict[str, Any]) -> None:
     """Send trackers the results of the run, and add to the status which of them have the complete run."""
-    trackers.log(status["epochs"], gate_values(directory.gates()), {})
+    final = final_values(read_mapping(directory.path / EVALUATION))
+    trackers.log(status["epochs"], {**gate_values(directory.gates()), **final}, {})
     trackers.log_artifacts([path for path in sorted(directory.path.iterdir()) if path.name in _ARTIFACTS])
     trackers.log_artifacts([directory.checkpoints / "best.ckpt"])
     tags = {"menvae.state": status["state"], "menvae.gates_passed": str(status["gates_passed"])}

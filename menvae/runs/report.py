@@ -146,12 +146,15 @@ def _epochs(pictures: Path, album: Album) -> tuple[list[_Epoch], str]:
     return epochs, f"Omitted to keep this page small: epoch {listing} (in pictures/)." if skipped else ""
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, judged: Path | None = None) -> Path:
     """Write ``report.html`` from the files in a run directory.
 
     Args:
         run_dir: contains any of ``gates.json``, ``evaluation.json``, ``metrics.jsonl``, ``config.yaml``,
             ``environment.json``, ``splits.csv``, ``targets.json``, ``summary.json`` and ``pictures/``.
+
+        judged: folder of a later evaluation, whose ``gates.json``, ``evaluation.json`` and ``pictures/`` are shown, and
+            which the page is written to; None: the run directory.
 
     Returns:
         The path of the page.
@@ -161,11 +164,11 @@ def write_report(run_dir: Path) -> Path:
     """
     if not run_dir.is_dir():
         raise ValueError(f"run_dir is {str(run_dir)!r}, which is not a directory")
-    page = render(Path(__file__).with_name("templates") / "report.html", _page(run_dir))
-    return write_text(run_dir / "report.html", page)
+    page = render(Path(__file__).with_name("templates") / "report.html", _page(run_dir, judged or run_dir))
+    return write_text((judged or run_dir) / "report.html", page)
 
 
-def _page(run_dir: Path) -> dict[str, Any]:
+def _page(run_dir: Path, judged: Path) -> dict[str, Any]:
     """Collect the content of the template."""
     config, summary = read_mapping(run_dir / "config.yaml"), read_mapping(run_dir / "summary.json")
     metrics = read_metrics(run_dir / "metrics.jsonl")
@@ -174,12 +177,12 @@ def _page(run_dir: Path) -> dict[str, Any]:
     return {
         "title": run_dir.resolve().name,
         "subtitle": subtitle,
-        **_passed(read_mapping(run_dir / "gates.json"), summary, metrics),
+        **_passed(read_mapping(judged / "gates.json"), summary, metrics),
         "trained": trained_facts(config, split_sizes(run_dir / "splits.csv")) if config else [],
         "summary": summary_facts({key: value for key, value in summary.items() if key != "lacks"}),
         "targets": _clipped(_pretty(read_mapping(run_dir / "targets.json"))),
-        **_metrics(metrics, read_mapping(run_dir / "evaluation.json")),
-        **_pictures(run_dir / "pictures", config, summary),
+        **_metrics(metrics, read_mapping(judged / "evaluation.json")),
+        **_pictures(judged / "pictures", config, summary),
         "columns": _column_errors(config, metrics),
         **_reproduction(read_mapping(run_dir / "environment.json")),
         "config": _clipped(read_text(run_dir / "config.yaml")),

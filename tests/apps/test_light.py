@@ -34,6 +34,7 @@ finally:
         ("compare", ["--help"], {}, "menvae-compare sort=max_dcor"),
         ("compare", ["--cfg", "job"], {}, "html: ${output_dir}/comparison/index.html"),
         ("encode", ["--help"], {}, "menvae-encode run="),
+        ("evaluate", ["--help"], {}, "menvae-evaluate run="),
         ("encode", ["--cfg", "job", "run=a", "data.root=b"], {}, "root: b"),
         ("encode", ["-sc", "query=bash"], {"COMP_LINE": "menvae-encode over", "COMP_POINT": "18"}, "overwrite="),
         ("prepare", ["--help"], {}, "menvae-prepare data=brats data.root="),

@@ -73,7 +73,9 @@ def test_run_directory_is_complete(finished: Path) -> None:
         *("pictures/schedule.png", "pictures/training_curves.png", "pictures/latent_scatter.png"),
     ):
         assert (finished / name).stat().st_size > 0, name
-    assert set(gates(finished)) == {"residual_active_units", "mean_z_ratio", "shuffled_ratio"}
+    assert set(gates(finished)) == {
+        *("residual_active_units", "mean_z_ratio", "shuffled_ratio", "decoder_reads_residual", "mean_image_ratio"),
+    }
     assert all(gate["value"] is not None for gate in gates(finished).values())
     last = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["val_epoch/mse_bulk_density"] > 0.0

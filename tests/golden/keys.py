@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from shrunk import composed, names
 
 FILE = Path(__file__).parent / "keys.txt"
-COMMANDS = ("train", "prepare", "compare", "encode", "sweep")
+COMMANDS = ("train", "prepare", "compare", "encode", "evaluate", "sweep")
 LAUNCHERS = ("local", "slurm")
 AS_WRITTEN = ("experiment", "sweep")
 """Groups whose files override what others bring: the keys that a file itself holds are listed."""

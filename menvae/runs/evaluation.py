@@ -1,0 +1,170 @@
+"""Files of an evaluation: ``evaluation.json`` and ``per_subject.csv``, of a training run or of ``menvae-evaluate``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from menvae.data.source import Data, DataSource, FittedTargets
+from menvae.data.targets.declaration import Target
+from menvae.data.targets.physical import denormalised, physical, physical_unit
+from menvae.evaluation.final import FinalEvaluation, JudgedSplit
+from menvae.evaluation.gates import JudgedGates
+from menvae.files import write_json, write_table
+from menvae.metrics import Floats, SplitRecord
+from menvae.runs.environment import code_hash
+
+EVALUATION, PER_SUBJECT = "evaluation.json", "per_subject.csv"
+FINAL_PREFIX = "final/"
+"""Prefix of the metrics of the judged checkpoint for trackers: ``final/<split>/<key>``."""
+
+_MM3_PER_ML = 1000.0
+_ERRORS = ("errors", "final_errors", "tumour_errors")
+
+
+def describe_evaluation(
+    evaluation: FinalEvaluation, gates: JudgedGates, data: Data, run: str, checkpoint: str, epoch: int
+) -> dict[str, Any]:
+    """Return the content of ``evaluation.json``.
+
+    Args:
+        evaluation: the evaluation.
+        gates: its gates.
+        data: data of the run.
+        run: name of the run.
+        checkpoint: ``best`` or ``last``.
+        epoch: epoch of the checkpoint, from 1.
+    """
+
+    def split(name: str, judged: JudgedSplit) -> dict[str, Any]:
+        counts = {"subjects": len(judged.record.subject_id), "patients": len(set(judged.record.patient_id))}
+        metrics = {key: asdict(estimate) for key, estimate in judged.estimates.items()}
+        return {**counts, **gates.splits[name].as_dict(), "metrics": metrics}
+
+    return {
+        "run": run,
+        "checkpoint": checkpoint,
+        "epoch": epoch,
+        "data_hash": data.data_hash,
+        "targets_hash": data.targets_hash,
+        "code": code_hash(),
+        "passed": gates.passed,
+        "splits": {name: split(name, judged) for name, judged in evaluation.splits.items()},
+    }
+
+
+def final_values(described: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the content of ``evaluation.json`` as metrics ``final/<split>/<key>``, with ``/low`` and ``/high``.
+
+    >>> found = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40, "reason": ""}
+    >>> final_values({"splits": {"val": {"metrics": {"sem/vol_r2": found}}}})
+    {'final/val/sem/vol_r2': 0.9, 'final/val/sem/vol_r2/low': 0.8, 'final/val/sem/vol_r2/high': 0.95}
+    """
+    return {
+        f"{FINAL_PREFIX}{split}/{key}{ending}": estimate[end]
+        for split, judged in described.get("splits", {}).items()
+        for key, estimate in judged["metrics"].items()
+        for end, ending in (("value", ""), ("low", "/low"), ("high", "/high"))
+        if estimate[end] is not None
+    }
+
+
+def write_evaluation(
+    folder: Path,
+    described: Mapping[str, Any],
+    evaluation: FinalEvaluation,
+    data: Data,
+    source: DataSource,
+    supervision: Mapping[str, Sequence[str]],
+) -> None:
+    """Write ``evaluation.json`` and ``per_subject.csv``.
+
+    Args:
+        folder: folder of the files.
+        described: content of ``evaluation.json``.
+        evaluation: the evaluation.
+        data: data of the run.
+        source: source of the data.
+        supervision: partition -> names of its targets.
+    """
+    write_json(folder / EVALUATION, described)
+    sides = _sides_mm(data, source)
+    parts = [
+        _columns(name, judged.record, data.targets, source.targets, supervision, sides)
+        for name, judged in evaluation.splits.items()
+    ]
+    names = list(dict.fromkeys(name for part in parts for name in part))
+    rows = [
+        [part[name][row] if name in part else "" for name in names]
+        for part in parts
+        for row in range(len(part["split"]))
+    ]
+    write_table(folder / PER_SUBJECT, names, rows)
+
+
+def _columns(
+    split: str,
+    record: SplitRecord,
+    targets: FittedTargets | None,
+    declared: Mapping[str, Target],
+    supervision: Mapping[str, Sequence[str]],
+    sides: Sequence[float],
+) -> dict[str, Sequence[Any]]:
+    """Return the columns of a split: name -> one cell per subject."""
+    columns: dict[str, Sequence[Any]] = {
+        "subject_id": record.subject_id,
+        "patient_id": record.patient_id,
+        "split": [split] * len(record.subject_id),
+    }
+    for kind in _ERRORS:
+        columns |= {f"{kind}.{name}": _cells(values) for name, values in record.by_partition(kind).items()}
+    columns |= {name: _cells(record.arrays[name]) for name in ("labels", "classes") if name in record.arrays}
+    predictions = record.by_partition("predictions")
+    z_scores = {
+        name: predictions[partition][:, column]
+        for partition, names in supervision.items()
+        if partition in predictions
+        for column, name in enumerate(names)
+    }
+    if targets is None or not z_scores:
+        return columns
+    for name, values in denormalised(targets.normalizer, z_scores).items():
+        raw = (targets.raw[subject][name] for subject in record.subject_id)
+        true = physical(declared[name], np.array([np.nan if value is None else value for value in raw], np.float64))
+        columns |= dict(_target_columns(name, declared[name], true, physical(declared[name], values), sides))
+    return columns
+
+
+def _target_columns(
+    name: str, target: Target, true: Floats, predicted: Floats, sides: Sequence[float]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield ground truth, prediction and their difference: volumes in mL and %, places in the box in mm."""
+    unit = physical_unit(target)
+    scale = 1.0
+    if unit == "mm³":
+        unit, scale = "mL", 1.0 / _MM3_PER_ML
+    elif target.axis is not None and target.axis < len(sides):
+        unit, scale = "mm", sides[target.axis]
+    ending = f"_{unit}" if unit in ("mL", "mm", "mm²") else ""
+    yield f"{name}.true{ending}", _cells(true * scale)
+    yield f"{name}.predicted{ending}", _cells(predicted * scale)
+    yield f"{name}.residual{ending}", _cells((predicted - true) * scale)
+    if unit in ("mL", "mm²"):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            yield f"{name}.residual_%", _cells(np.where(true > 0.0, 100.0 * (predicted - true) / true, np.nan))
+
+
+def _cells(values: Floats) -> list[str]:
+    """Return numbers that read back the same; empty where there is none."""
+    return [repr(float(value)) if np.isfinite(value) else "" for value in values]
+
+
+def _sides_mm(data: Data, source: DataSource) -> list[float]:
+    """Return the lengths of the box along D, H, W in mm; empty for rows of a table."""
+    if data.volumes is None:
+        return []
+    return [size * spacing for size, spacing in zip(source.size, data.volumes.cohort.spacing_mm, strict=True)]

@@ -1,0 +1,141 @@
+"""The files of an evaluation: of the end of a run, and of ``menvae-evaluate``."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from runs import TRACKED, menvae_evaluate, only_run, train
+
+from menvae.data.targets.declaration import Target
+from menvae.runs.evaluation import _target_columns
+
+SPLITS = ("val", "test")
+
+
+@pytest.fixture(scope="module")
+def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose validation and test split have 12 patients each."""
+    path = tmp_path_factory.mktemp("evaluated")
+    split = ("~data.num_subjects", "~data.val_fraction", "~data.test_fraction", "~trainer.max_epochs")
+    sizes = ("data.num_subjects=40", "data.val_fraction=0.3", "data.test_fraction=0.3", "trainer.max_epochs=1")
+    train(path, *split, *sizes, "~tracking.enabled", TRACKED)
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(path.read_text())
+    return loaded
+
+
+def test_validation_and_test_split_are_judged_alike(output_dir: Path) -> None:
+    run = only_run(output_dir)
+    described, gates = read(run / "evaluation.json"), read(run / "gates.json")
+    assert {name: split["patients"] for name, split in described["splits"].items()} == {"val": 12, "test": 12}
+    assert (described["run"], described["checkpoint"], described["epoch"]) == (run.name, "best", 1)
+    for name, table in zip(SPLITS, (gates, gates["test"]), strict=True):
+        metrics = described["splits"][name]["metrics"]
+        assert described["splits"][name]["gates"] == table["gates"]
+        for gate in table["gates"]:
+            found = metrics[gate["metric"]]
+            assert (gate["value"], gate["low"], gate["high"]) == (found["value"], found["low"], found["high"])
+            assert gate["passed"] == (gate["verdict"] == "pass")
+    assert gates["passed"] is False
+    assert {gate["name"] for gate in gates["gates"]} == {gate["name"] for gate in gates["test"]["gates"]}
+
+
+def test_errors_of_each_subject_average_to_the_metrics(output_dir: Path) -> None:
+    run = only_run(output_dir)
+    described = read(run / "evaluation.json")
+    with (run / "per_subject.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len({row["subject_id"] for row in rows}) == 24
+    for name in SPLITS:
+        errors = [float(row["errors.mu"]) for row in rows if row["split"] == name]
+        expected = described["splits"][name]["metrics"]["diag/recon_mu_mse"]["value"]
+        assert np.mean(errors) == pytest.approx(expected)
+    for row in rows:
+        residual = float(row["vol_total.predicted_mL"]) - float(row["vol_total.true_mL"])
+        assert float(row["vol_total.residual_mL"]) == pytest.approx(residual)
+        assert 0.0 < float(row["loc_x.true_mm"]) < 160.0  # 16 voxels of 10 mm
+
+
+def test_trackers_receive_all_estimates_and_both_files(output_dir: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{output_dir / 'mlflow.db'}")
+    (experiment,) = [one for one in client.search_experiments() if one.name != "Default"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    found = read(only_run(output_dir) / "evaluation.json")["splits"]["test"]["metrics"]["diag/recon_mu_mse"]
+    for end, ending in (("value", ""), ("low", "/low"), ("high", "/high")):
+        assert run.data.metrics[f"final/test/diag/recon_mu_mse{ending}"] == pytest.approx(found[end])
+    assert {"evaluation.json", "per_subject.csv"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
+
+
+@pytest.fixture(scope="module")
+def again(output_dir: Path) -> tuple[Path, str]:
+    """The folder of ``menvae-evaluate``, and what it prints."""
+    said = menvae_evaluate(output_dir, f"run={only_run(output_dir).name}")
+    return only_run(output_dir) / "evaluations" / "best_val_test", said
+
+
+def test_a_finished_run_judged_again_has_the_same_numbers(output_dir: Path, again: tuple[Path, str]) -> None:
+    folder, said = again
+    first, second = (read(path / "evaluation.json") for path in (only_run(output_dir), folder))
+    for name in SPLITS:
+        before, after = (each["splits"][name]["metrics"] for each in (first, second))
+        assert before.keys() == after.keys()
+        for key, expected in before.items():
+            for end in ("value", "low", "high"):
+                assert after[key][end] == (expected[end] and pytest.approx(expected[end], abs=1e-6)), (key, end)
+            assert after[key]["n"] == expected["n"]
+    assert read(folder / "gates.json")["passed"] == read(only_run(output_dir) / "gates.json")["passed"]
+    assert (folder / "report.html").is_file()
+    assert (folder / "per_subject.csv").is_file()
+    assert "test verdict" in said
+    assert str(folder) in said
+
+
+def test_what_cannot_be_evaluated_is_refused_in_one_sentence(output_dir: Path, again: tuple[Path, str]) -> None:
+    name = only_run(output_dir).name
+    for arguments, words in (
+        ([f"run={name}"], "exists; set overwrite=true"),
+        (["run=nobody"], "'nobody' is neither a run directory"),
+        ([f"run={name}", "data.root=/elsewhere"], "use menvae-encode"),
+        ([f"run={name}", "split=[]"], "split: [] is not allowed"),
+        ([f"run=[{name},{name}]"], f"'{name}' appears twice"),
+    ):
+        said = menvae_evaluate(output_dir, *arguments, code=2)
+        assert words in said
+        assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "true", "predicted", "expected"),
+    [
+        (
+            Target("ln(mm³ + 1)", "vol"),
+            2000.0,
+            2500.0,
+            {"t.true_mL": 2.0, "t.predicted_mL": 2.5, "t.residual_mL": 0.5, "t.residual_%": 25.0},
+        ),
+        (
+            Target("share of box", "loc", 1),
+            0.5,
+            0.25,
+            {"t.true_mm": 40.0, "t.predicted_mm": 20.0, "t.residual_mm": -20.0},
+        ),
+        (Target("ratio", "shape"), 0.5, 0.75, {"t.true": 0.5, "t.predicted": 0.75, "t.residual": 0.25}),
+        (Target("years", "patient"), math.nan, 50.0, {"t.true": math.nan, "t.predicted": 50.0, "t.residual": math.nan}),
+    ],
+)
+def test_residuals_have_the_units_of_the_clinic(
+    target: Target, true: float, predicted: float, expected: dict[str, float]
+) -> None:
+    columns = dict(_target_columns("t", target, np.array([true]), np.array([predicted]), (160.0, 80.0, 40.0)))
+    assert {name: float(cells[0] or "nan") for name, cells in columns.items()} == pytest.approx(expected, nan_ok=True)
