@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from menvae.errors import UserError
 from menvae.gates import gate_values
 from menvae.runs.directory import RUNS
-from menvae.runs.evaluation import EVALUATION, final_values
 from menvae.runs.finding import is_run
-from menvae.runs.reading import flat, read_mapping, value_at
+from menvae.runs.reading import EVALUATION, final_values, flat, read_mapping, value_at
 from menvae.tracking.local import LocalLog, finite_values
 from menvae.tracking.mlflow.reading import answer, experiment_id, name_of, open_store, runs_of, state_of, value_of
 from menvae.tracking.tracker import TrackingSettings
