@@ -17,10 +17,9 @@ from menvae.evaluation.gates import JudgedGates
 from menvae.files import write_json, write_table
 from menvae.metrics import Floats, SplitRecord
 from menvae.runs.environment import code_hash
+from menvae.runs.reading import EVALUATION
 
-EVALUATION, PER_SUBJECT = "evaluation.json", "per_subject.csv"
-FINAL_PREFIX = "final/"
-"""Prefix of the metrics of the judged checkpoint for trackers: ``final/<split>/<key>``."""
+PER_SUBJECT = "per_subject.csv"
 
 _MM3_PER_ML = 1000.0
 _ERRORS = ("errors", "final_errors", "tumour_errors")
@@ -54,22 +53,6 @@ def describe_evaluation(
         "code": code_hash(),
         "passed": gates.passed,
         "splits": {name: split(name, judged) for name, judged in evaluation.splits.items()},
-    }
-
-
-def final_values(described: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the content of ``evaluation.json`` as metrics ``final/<split>/<key>``, with ``/low`` and ``/high``.
-
-    >>> found = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40, "reason": ""}
-    >>> final_values({"splits": {"val": {"metrics": {"sem/vol_r2": found}}}})
-    {'final/val/sem/vol_r2': 0.9, 'final/val/sem/vol_r2/low': 0.8, 'final/val/sem/vol_r2/high': 0.95}
-    """
-    return {
-        f"{FINAL_PREFIX}{split}/{key}{ending}": estimate[end]
-        for split, judged in described.get("splits", {}).items()
-        for key, estimate in judged["metrics"].items()
-        for end, ending in (("value", ""), ("low", "/low"), ("high", "/high"))
-        if estimate[end] is not None
     }
 
 

@@ -12,6 +12,10 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
+EVALUATION = "evaluation.json"
+FINAL_PREFIX = "final/"
+"""Prefix of the metrics of the judged checkpoint for trackers: ``final/<split>/<key>``."""
+
 
 def read_text(path: Path) -> str:
     """Return the text of a file, or an empty string if it is missing or unreadable."""
@@ -69,3 +73,19 @@ def flat(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         else:
             rows.append((f"{prefix}{key}", value))
     return rows
+
+
+def final_values(described: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the content of ``evaluation.json`` as metrics ``final/<split>/<key>``, with ``/low`` and ``/high``.
+
+    >>> found = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40, "reason": ""}
+    >>> final_values({"splits": {"val": {"metrics": {"sem/vol_r2": found}}}})
+    {'final/val/sem/vol_r2': 0.9, 'final/val/sem/vol_r2/low': 0.8, 'final/val/sem/vol_r2/high': 0.95}
+    """
+    return {
+        f"{FINAL_PREFIX}{split}/{key}{ending}": estimate[end]
+        for split, judged in described.get("splits", {}).items()
+        for key, estimate in judged["metrics"].items()
+        for end, ending in (("value", ""), ("low", "/low"), ("high", "/high"))
+        if estimate[end] is not None
+    }

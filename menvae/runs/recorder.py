@@ -9,9 +9,9 @@ from menvae.composition.experiment import Experiment
 from menvae.console.progress import TrainingProgress
 from menvae.gates import gate_values
 from menvae.runs.directory import RunDirectory, trackers_of
-from menvae.runs.evaluation import EVALUATION, PER_SUBJECT, final_values
+from menvae.runs.evaluation import PER_SUBJECT
 from menvae.runs.job import Job
-from menvae.runs.reading import read_mapping
+from menvae.runs.reading import EVALUATION, final_values, read_mapping
 from menvae.tracking.local import LocalLog
 from menvae.tracking.tracker import ParentRun, TrackerContext, TrackingSettings
 from menvae.tracking.trackers import Trackers

@@ -11,7 +11,7 @@ from menvae.errors import UserError
 from menvae.gates import gate_values
 from menvae.runs.directory import RUNS
 from menvae.runs.finding import is_run
-from menvae.runs.reading import flat, read_mapping, value_at
+from menvae.runs.reading import EVALUATION, final_values, flat, read_mapping, value_at
 from menvae.tracking.local import LocalLog, finite_values
 from menvae.tracking.mlflow.reading import answer, experiment_id, name_of, open_store, runs_of, state_of, value_of
 from menvae.tracking.tracker import TrackingSettings
@@ -65,6 +65,7 @@ def _of_folder(output_dir: Path, experiment: str | None) -> Iterator[dict[str, A
         if experiment in (None, value_at(config, "tracking.experiment")):
             table, metrics = read_mapping(path / "gates.json"), LocalLog(path).last_values()
             gates = finite_values(gate_values(table)) if table else {}
+            gates |= finite_values(final_values(read_mapping(path / EVALUATION)))
             state = read_mapping(path / "status.json").get("state", "new")
             yield _row(path.name, state, {"path": str(path)}, dict(flat(config)), {**metrics, **gates})
 
