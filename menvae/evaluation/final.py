@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 
 from menvae.data.source import Data, FittedTargets
 from menvae.data.targets.normalizer import TargetNormalizer
+from menvae.evaluation.estimates import estimate
+from menvae.evaluation.gates import GateTable, JudgedGates, evaluate_gates
 from menvae.evaluation.metrics import MeanImage, Reference, SplitRecorder, latents_of_others
 from menvae.evaluation.regression import leak_matrix
-from menvae.metrics import Floats, Metric, SplitRecord, measure
+from menvae.gates import Target
+from menvae.metrics import Floats, Metric, SplitRecord
 from menvae.models import Model
 from menvae.pictures import PhysicalTargets, PictureContext, Traversals, VolumeFacts
+from menvae.statistics.estimate import Estimate
 from menvae.types import Batch, ModelOutput
 
 TRAVERSAL_STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
@@ -32,11 +36,16 @@ class JudgedSplit:
 
     Attributes:
         record: full record of its subjects.
-        metrics: all metrics.
+        estimates: all metrics, with intervals over patients.
     """
 
     record: SplitRecord
-    metrics: Mapping[str, float | None]
+    estimates: Mapping[str, Estimate]
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """All metrics without intervals."""
+        return {key: estimate.value for key, estimate in self.estimates.items()}
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class FinalEvaluation:
 
     Attributes:
         train: latents and targets of the training subjects.
-        splits: the judged splits by name; ``val`` at least.
+        splits: the judged splits by name, in the order in which they were given.
     """
 
     train: SplitRecord
@@ -90,9 +99,31 @@ def evaluate_model(
         for batch, output in outputs():
             recorder.on_validation_batch(batch, output)
         record = replace(recorder.record(), training=train_record)
-        return JudgedSplit(record, measure(metrics, record))
+        return JudgedSplit(record, estimate(metrics, record))
 
     return FinalEvaluation(train_record, {name: of(outputs) for name, outputs in judged.items()})
+
+
+def judge(
+    evaluation: FinalEvaluation,
+    targets: Mapping[str, Target],
+    metrics: Sequence[Metric],
+    supervision: Mapping[str, Sequence[str]],
+) -> JudgedGates:
+    """Compare the metrics of all judged splits with the targets of the gates.
+
+    Args:
+        evaluation: the evaluation.
+        targets: name of the gate -> metric and threshold.
+        metrics: metrics that were computed.
+        supervision: partition -> names of its targets.
+    """
+
+    def table(name: str, judged: JudgedSplit) -> GateTable:
+        subjects, patients = len(judged.record.subject_id), len(set(judged.record.patient_id))
+        return evaluate_gates(judged.estimates, targets, metrics, supervision, subjects, patients, name)
+
+    return JudgedGates({name: table(name, judged) for name, judged in evaluation.splits.items()})
 
 
 def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mapping[str, str]) -> PictureContext:

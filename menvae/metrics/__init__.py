@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -22,11 +22,13 @@ from torch import Tensor
 from menvae.errors import UserError
 from menvae.latent import LatentLayout
 from menvae.registry import bind, known, lookup
+from menvae.statistics.estimate import Estimate
 from menvae.types import Batch, ModelOutput
 
 Floats = NDArray[np.float64]
 Direction = Literal["higher", "lower"]
 When = Literal["epoch", "final"]
+Interval = Literal["bootstrap", "jackknife"]
 
 OF_BATCHES = frozenset({"inputs", "reconstruction"})
 """Needs that only `Metric.observe` may read; a record does not contain them."""
@@ -133,6 +135,21 @@ class SplitRecord:
 
 
 @dataclass(frozen=True)
+class Means:
+    """Values of a metric as functions of means over rows, from which intervals need no loop over resamples.
+
+    Attributes:
+        rows: what is averaged, finite [N, M].
+        values: means [R, M] -> {key: values [R]}, row by row; NaN where a value is undefined.
+        rests_on: key -> rows [N] that the value rests on; all rows for other keys.
+    """
+
+    rows: Floats
+    values: Callable[[Floats], Mapping[str, Floats]]
+    rests_on: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class MetricContext:
     """What a metric knows about its run.
 
@@ -163,6 +180,9 @@ class Metric(ABC):
         absent: why a value may be missing, as shown in the gates table.
         when: ``final``: computed only of the best weights after training, because it takes more than 50 ms for 64
             subjects or says little of a single epoch; ``epoch``: by every validation too.
+        interval: how the evaluation after training finds intervals: by the bootstrap over patients; by leaving patients
+            out, for statistics of pairs of rows, which resampled and thus repeated rows would bias; None: not at all,
+            because it would take too long. Metrics that return `means` always have bootstrap intervals.
     """
 
     direction: ClassVar[Direction | None]
@@ -172,6 +192,7 @@ class Metric(ABC):
     min_subjects: ClassVar[int] = 1
     absent: ClassVar[str] = "the run lacks the data it needs"
     when: ClassVar[When] = "epoch"
+    interval: ClassVar[Interval | None] = "bootstrap"
 
     def __init__(self, context: MetricContext) -> None:
         """Args: context: run context."""
@@ -192,6 +213,15 @@ class Metric(ABC):
         """
         return (type(self).__doc__ or "").strip().split("\n", 1)[0].split(": ``", 1)[0].rstrip(".") + "."
 
+    def reason(self, key: str, record: SplitRecord) -> str:
+        """Return why a value of a split is missing, with numbers of subjects if they are the reason.
+
+        Args:
+            key: one of `names`.
+            record: record of the whole split.
+        """
+        return self.absent
+
     def observe(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Reduce a batch, under ``no_grad``, to arrays with one row per subject [B, ...] for the record.
 
@@ -202,6 +232,25 @@ class Metric(ABC):
     @abstractmethod
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
         """Return {key: value} of a split of at least ``min_subjects`` subjects; None for undefined values."""
+
+    def means(self, record: SplitRecord) -> Means | None:
+        """Return all values as functions of means over the rows of a split, or None if they are no such functions.
+
+        `menvae.metrics.means.MetricOfMeans` is the base of metrics that are.
+        """
+        return None
+
+    def estimates(self, record: SplitRecord) -> Mapping[str, Estimate] | None:
+        """Return all values with intervals of the metric's own, or None for those that `interval` names."""
+        return None
+
+    def to_linear(self, value: float) -> float:
+        """Map a value, increasingly, to the scale on which the jackknife finds its normal interval."""
+        return value
+
+    def from_linear(self, value: float) -> float:
+        """Invert `to_linear`, also for values out of `range`."""
+        return value
 
 
 def build_metrics(config: Mapping[str, Any], context: MetricContext) -> list[Metric]:
@@ -258,7 +307,12 @@ def measure(metrics: Iterable[Metric], record: SplitRecord) -> dict[str, float |
     """
     values: dict[str, float | None] = {}
     for metric in metrics:
-        if metric.needs - OF_BATCHES <= record.gives:
+        if is_met(metric, record):
             few = len(record.subject_id) < metric.min_subjects
             values |= dict.fromkeys(metric.names()) if few else metric.compute(record)
     return dict(sorted(values.items()))
+
+
+def is_met(metric: Metric, record: SplitRecord) -> bool:
+    """Return whether a record has everything that a metric needs."""
+    return metric.needs - OF_BATCHES <= record.gives

@@ -6,12 +6,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from menvae.metrics import Direction, Metric, SplitRecord
+from menvae.metrics import Direction, Means, SplitRecord
+from menvae.metrics.means import MetricOfMeans, observed, ratios
 from menvae.registry import register
 
 
 @register("metric", "accuracy")
-class Accuracy(Metric):
+class Accuracy(MetricOfMeans):
     """Share of the labelled subjects that are classified correctly: ``sem/class_accuracy``."""
 
     direction: ClassVar[Direction | None] = "higher"
@@ -23,8 +24,7 @@ class Accuracy(Metric):
         """One key if subjects may have labels."""
         return ["sem/class_accuracy"] if self.context.labelled else []
 
-    def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the accuracy; None without labels."""
+    def means(self, record: SplitRecord) -> Means:
+        """Average over the labelled subjects."""
         labels, predicted = record.arrays["labels"], record.arrays["classes"]
-        right = (labels == predicted)[labels >= 0]
-        return {"sem/class_accuracy": float(np.mean(right)) if len(right) else None}
+        return ratios({"sem/class_accuracy": observed((labels == predicted).astype(np.float64), labels >= 0)})

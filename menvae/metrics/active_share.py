@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from menvae.metrics import Direction, Metric, MetricContext, SplitRecord
+import numpy as np
+
+from menvae.metrics import Direction, Floats, Means, MetricContext, SplitRecord
+from menvae.metrics.means import MetricOfMeans, moments, variances
 from menvae.metrics.posterior import ACTIVE_VARIANCE, sections
 from menvae.registry import Field, register
 
 
 @register("metric", "active_share", reference="Burda, Grosse & Salakhutdinov 2016")
-class ActiveShare(Metric):
+class ActiveShare(MetricOfMeans):
     """Share of the dimensions whose posterior mean varies, of z and each partition: ``diag/au_frac(_<partition>)``."""
 
     direction: ClassVar[Direction | None] = "higher"
@@ -38,10 +41,12 @@ class ActiveShare(Metric):
         """One key for z and one per partition."""
         return [f"diag/au_frac{ending}" for ending in sections(self.context.layout)]
 
-    def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the shares."""
-        active = record.arrays["mean"].var(axis=0) > self.threshold
-        return {
-            f"diag/au_frac{ending}": float(active[part].mean())
-            for ending, part in sections(self.context.layout).items()
-        }
+    def means(self, record: SplitRecord) -> Means:
+        """Average the first two moments of the posterior means."""
+        endings = sections(self.context.layout)
+
+        def values(means: Floats) -> dict[str, Floats]:
+            active = (variances(means) > self.threshold).astype(np.float64)
+            return {f"diag/au_frac{ending}": active[:, part].mean(axis=1) for ending, part in endings.items()}
+
+        return Means(moments(record.arrays["mean"]), values)

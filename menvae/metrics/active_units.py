@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from typing import Annotated, ClassVar
 
-from menvae.metrics import Direction, Metric, MetricContext, SplitRecord
+import numpy as np
+
+from menvae.metrics import Direction, Floats, Means, MetricContext, SplitRecord
+from menvae.metrics.means import MetricOfMeans, moments, variances
 from menvae.metrics.posterior import ACTIVE_VARIANCE, sections
 from menvae.registry import Field, register
 
 
 @register("metric", "active_units", reference="Burda, Grosse & Salakhutdinov 2016")
-class ActiveUnits(Metric):
+class ActiveUnits(MetricOfMeans):
     """Number of dimensions whose posterior mean varies, of z and each partition: ``diag/au_count(_<partition>)``."""
 
     direction: ClassVar[Direction | None] = "higher"
@@ -40,10 +43,12 @@ class ActiveUnits(Metric):
         """One key for z and one per partition."""
         return [f"diag/au_count{ending}" for ending in sections(self.context.layout)]
 
-    def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the numbers."""
-        active = record.arrays["mean"].var(axis=0) > self.threshold
-        return {
-            f"diag/au_count{ending}": float(active[part].sum())
-            for ending, part in sections(self.context.layout).items()
-        }
+    def means(self, record: SplitRecord) -> Means:
+        """Average the first two moments of the posterior means."""
+        endings = sections(self.context.layout)
+
+        def values(means: Floats) -> dict[str, Floats]:
+            active = (variances(means) > self.threshold).astype(np.float64)
+            return {f"diag/au_count{ending}": active[:, part].sum(axis=1) for ending, part in endings.items()}
+
+        return Means(moments(record.arrays["mean"]), values)

@@ -6,12 +6,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from menvae.metrics import Direction, Metric, SplitRecord
+from menvae.metrics import Direction, Floats, Means, SplitRecord
+from menvae.metrics.means import MetricOfMeans, mean_of_some
 from menvae.registry import register
+
+_KEY = "sem/class_balanced_accuracy"
 
 
 @register("metric", "balanced_accuracy", reference="Brodersen, Ong, Stephan & Buhmann 2010")
-class BalancedAccuracy(Metric):
+class BalancedAccuracy(MetricOfMeans):
     """Mean recall over the classes that occur in the split: ``sem/class_balanced_accuracy``.
 
     Unlike plain accuracy, it is informative with many rare classes.
@@ -24,14 +27,18 @@ class BalancedAccuracy(Metric):
 
     def names(self) -> list[str]:
         """One key if subjects may have labels."""
-        return ["sem/class_balanced_accuracy"] if self.context.labelled else []
+        return [_KEY] if self.context.labelled else []
 
-    def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the mean recall; None without labels."""
-        known = record.arrays["labels"] >= 0
-        if not known.any():
-            return {"sem/class_balanced_accuracy": None}
-        right = (record.arrays["labels"] == record.arrays["classes"])[known].astype(np.float64)
-        _, classes, counts = np.unique(record.arrays["labels"][known], return_inverse=True, return_counts=True)
-        recalls = np.bincount(classes, weights=right) / counts
-        return {"sem/class_balanced_accuracy": float(recalls.mean())}
+    def means(self, record: SplitRecord) -> Means:
+        """Average the recalls of the classes."""
+        labels, predicted = record.arrays["labels"], record.arrays["classes"]
+        classes = np.unique(labels[labels >= 0])
+        of_class = (labels[:, None] == classes).astype(np.float64)
+        right = of_class * (labels == predicted)[:, None]
+
+        def values(means: Floats) -> dict[str, Floats]:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                recalls = means[:, : len(classes)] / means[:, len(classes) :]
+            return {_KEY: mean_of_some([np.full(len(means), np.nan), *recalls.T])}
+
+        return Means(np.concatenate([right, of_class], axis=1), values, {_KEY: labels >= 0})

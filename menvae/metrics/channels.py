@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from menvae.metrics import SplitRecord
+from menvae.metrics import Means, SplitRecord
+from menvae.metrics.means import observed, ratios
 
 
 def data_range(image: Tensor) -> Tensor:
@@ -14,7 +15,7 @@ def data_range(image: Tensor) -> Tensor:
     return flat.amax(dim=2) - flat.amin(dim=2)
 
 
-def channel_means(record: SplitRecord, kind: str, channels: tuple[str, ...]) -> dict[str, float | None]:
+def channel_means(record: SplitRecord, kind: str, channels: tuple[str, ...]) -> Means:
     """Return ``val_epoch/<kind>_<channel>``: mean over the subjects that have the channel and a finite value.
 
     Args:
@@ -23,10 +24,10 @@ def channel_means(record: SplitRecord, kind: str, channels: tuple[str, ...]) -> 
         channels: C names.
     """
     values = record.arrays[kind]
-    counts = np.isfinite(values)
-    if "available" in record.arrays:
-        counts &= record.arrays["available"] > 0
-    return {
-        f"val_epoch/{kind}_{channel}": float(values[counts[:, index], index].mean()) if counts[:, index].any() else None
-        for index, channel in enumerate(channels)
-    }
+    known = np.isfinite(values) & (record.arrays.get("available", np.ones_like(values)) > 0)
+    return ratios(
+        {
+            f"val_epoch/{kind}_{channel}": observed(values[:, place], known[:, place])
+            for place, channel in enumerate(channels)
+        }
+    )

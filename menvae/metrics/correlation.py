@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from menvae.metrics import Direction, Metric, SplitRecord
+from menvae.metrics import Direction, Interval, Metric, SplitRecord
 from menvae.metrics.pairs import constant_partitions, pairs, spaced_means
 from menvae.registry import register
 from menvae.statistics.distance_correlation import MIN_ROWS
@@ -23,6 +23,7 @@ class PartitionCorrelation(Metric):
     range = (0.0, 1.0)
     needs = frozenset({"mean"})
     min_subjects = MIN_ROWS
+    interval: ClassVar[Interval | None] = "jackknife"
     absent = f"it needs at least {MIN_ROWS} subjects and partitions that vary"
 
     def meaning(self, key: str) -> str:

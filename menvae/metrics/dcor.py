@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
 
-from menvae.metrics import Direction, Metric, SplitRecord
+from menvae.metrics import Direction, Interval, Metric, SplitRecord
 from menvae.metrics.pairs import constant_partitions, pairs, spaced_means
 from menvae.registry import register
 from menvae.statistics.distance_correlation import MIN_ROWS, signed_root, u_distance_correlations_sqr
@@ -25,6 +26,7 @@ class PartitionDcor(Metric):
     range = (-1.0, 1.0)
     needs = frozenset({"mean"})
     min_subjects = MIN_ROWS
+    interval: ClassVar[Interval | None] = "jackknife"
     absent = f"the estimator needs at least {MIN_ROWS} subjects and partitions that vary"
 
     def meaning(self, key: str) -> str:
@@ -52,3 +54,11 @@ class PartitionDcor(Metric):
         }
         known = [abs(value) for value in values.values() if value is not None]
         return {**values, "indep/max_dcor": max(known) if len(known) == len(values) else None}
+
+    def to_linear(self, value: float) -> float:
+        """Square it and keep the sign: the root has no derivative at 0, so that its error is not normal there."""
+        return math.copysign(value**2, value)
+
+    def from_linear(self, value: float) -> float:
+        """Take the root and keep the sign."""
+        return math.copysign(math.sqrt(abs(value)), value)

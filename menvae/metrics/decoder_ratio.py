@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from menvae.metrics import Direction, Metric, SplitRecord
-from menvae.metrics.decoding import mean_errors
+import numpy as np
+
+from menvae.metrics import Direction, Floats, Means, SplitRecord
 from menvae.metrics.foreign_error import FOREIGN
+from menvae.metrics.means import MetricOfMeans, errors_of, observed, ratios
 from menvae.registry import register
 
 
 @register("metric", "decoder_ratio")
-class DecoderRatio(Metric):
+class DecoderRatio(MetricOfMeans):
     """Error from a foreign z divided by the error from the subject's own: ``diag/(shuffled|mean_z|z0)_ratio``.
 
     It is 1 if the decoder does not use z.
@@ -32,8 +34,14 @@ class DecoderRatio(Metric):
         """Three keys."""
         return [f"diag/{name}_ratio" for name in FOREIGN]
 
-    def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the ratios; None if the reconstruction is perfect."""
-        means = mean_errors(record)
-        own = means.get("mu")
-        return {f"diag/{name}_ratio": means[name] / own if own and name in means else None for name in FOREIGN}
+    def means(self, record: SplitRecord) -> Means:
+        """Divide the mean errors."""
+        errors = errors_of(record)
+        of_errors = ratios({name: observed(errors[name]) for name in ("mu", *FOREIGN)})
+
+        def values(means: Floats) -> dict[str, Floats]:
+            found = of_errors.values(means)
+            own = np.where(found["mu"] > 0.0, found["mu"], np.nan)
+            return {f"diag/{name}_ratio": found[name] / own for name in FOREIGN}
+
+        return Means(of_errors.rows, values, {f"diag/{name}_ratio": of_errors.rests_on[name] for name in FOREIGN})

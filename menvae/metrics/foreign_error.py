@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from menvae.metrics import Direction, Metric, SplitRecord
-from menvae.metrics.decoding import mean_errors
+from menvae.metrics import Direction, Means, SplitRecord
+from menvae.metrics.means import MetricOfMeans, errors_of, observed, ratios
 from menvae.registry import register
 
 FOREIGN = {
@@ -18,7 +18,7 @@ FOREIGN = {
 
 
 @register("metric", "foreign_error")
-class ForeignError(Metric):
+class ForeignError(MetricOfMeans):
     """Mean squared error from another subject's z, the mean z and zero: ``diag/recon_(shuffled|mean_z|z0)_mse``."""
 
     direction: ClassVar[Direction | None] = None
@@ -35,7 +35,7 @@ class ForeignError(Metric):
         """Three keys."""
         return [f"diag/recon_{name}_mse" for name in FOREIGN]
 
-    def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the errors."""
-        means = mean_errors(record)
-        return {f"diag/recon_{name}_mse": means.get(name) for name in FOREIGN}
+    def means(self, record: SplitRecord) -> Means:
+        """Average the errors over subjects."""
+        errors = errors_of(record)
+        return ratios({f"diag/recon_{name}_mse": observed(errors[name]) for name in FOREIGN})

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from menvae.metrics import Direction, Floats, Metric, SplitRecord, When
+from menvae.metrics import Direction, Floats, Interval, Metric, SplitRecord, When
 
 FEWEST_OBSERVED = 10
 """Targets observed in fewer subjects are ignored."""
@@ -32,6 +32,7 @@ class GroupScore(Metric):
     min_subjects = 20
     absent = f"it needs 20 subjects, and two groups of targets that vary, each observed in {FEWEST_OBSERVED} subjects"
     when: ClassVar[When] = "final"
+    interval: ClassVar[Interval | None] = None
     keys: ClassVar[Mapping[str, str]]
 
     def meaning(self, key: str) -> str:

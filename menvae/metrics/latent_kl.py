@@ -7,13 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from menvae.metrics import Direction, Metric, SplitRecord
+from menvae.metrics import Direction, Means, SplitRecord
+from menvae.metrics.means import MetricOfMeans, observed, ratios
 from menvae.metrics.posterior import sections
 from menvae.registry import register
 
 
 @register("metric", "latent_kl", reference="Kingma & Welling 2014, appendix B")
-class LatentKl(Metric):
+class LatentKl(MetricOfMeans):
     """KL(q(z|x) || N(0, I)), mean over subjects, of z and partitions: ``diag/kl_all_nats``, ``diag/kl_<p>_nats``."""
 
     direction: ClassVar[Direction | None] = None
@@ -31,14 +32,12 @@ class LatentKl(Metric):
         """One key for z and one per partition."""
         return list(dict.fromkeys(_key(ending) for ending in sections(self.context.layout)))
 
-    def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the divergences."""
+    def means(self, record: SplitRecord) -> Means:
+        """Average the divergences over subjects."""
         mean, logvar = record.arrays["mean"], record.arrays["logvar"]
         kl = 0.5 * (mean**2 + np.expm1(logvar) - logvar)
-        return {
-            _key(ending): float(kl[:, part].sum(axis=1).mean())
-            for ending, part in sections(self.context.layout).items()
-        }
+        parts = sections(self.context.layout)
+        return ratios({_key(ending): observed(kl[:, part].sum(axis=1)) for ending, part in parts.items()})
 
 
 def _key(ending: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from menvae.metrics import Direction, Metric, SplitRecord
+from menvae.metrics import Direction, Means, SplitRecord
+from menvae.metrics.means import MetricOfMeans, observed, ratios
 from menvae.registry import register
 
 
 @register("metric", "latent_logvar")
-class LatentLogvar(Metric):
+class LatentLogvar(MetricOfMeans):
     """Log variance of the posterior, averaged over subjects and dimensions: ``diag/logvar_mean``."""
 
     direction: ClassVar[Direction | None] = None
@@ -19,6 +20,6 @@ class LatentLogvar(Metric):
         """One key."""
         return ["diag/logvar_mean"]
 
-    def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the mean log variance."""
-        return {"diag/logvar_mean": float(record.arrays["logvar"].mean())}
+    def means(self, record: SplitRecord) -> Means:
+        """Average over subjects and dimensions."""
+        return ratios({"diag/logvar_mean": observed(record.arrays["logvar"].mean(axis=1))})

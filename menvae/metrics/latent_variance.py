@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from menvae.metrics import Direction, Metric, SplitRecord
+from menvae.metrics import Direction, Means, SplitRecord
+from menvae.metrics.means import MetricOfMeans, moments, variances
 from menvae.registry import register
 
 
 @register("metric", "latent_variance")
-class LatentVariance(Metric):
+class LatentVariance(MetricOfMeans):
     """Variance of the posterior mean over the split, averaged over the dimensions: ``diag/mu_var_mean``."""
 
     direction: ClassVar[Direction | None] = None
@@ -23,6 +24,6 @@ class LatentVariance(Metric):
         """One key."""
         return ["diag/mu_var_mean"]
 
-    def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the mean variance."""
-        return {"diag/mu_var_mean": float(record.arrays["mean"].var(axis=0).mean())}
+    def means(self, record: SplitRecord) -> Means:
+        """Average the first two moments of the posterior means."""
+        return Means(moments(record.arrays["mean"]), lambda means: {"diag/mu_var_mean": variances(means).mean(axis=1)})

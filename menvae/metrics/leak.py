@@ -7,7 +7,10 @@ from typing import Annotated, ClassVar
 from menvae.metrics import Direction, Metric, MetricContext, SplitRecord, When
 from menvae.registry import Field, register
 from menvae.statistics.bootstrap import MIN_PATIENTS
+from menvae.statistics.estimate import Estimate
 from menvae.statistics.leaks import NUM_PERMUTATIONS, Codes, Leaks, leak_table
+
+_NO_INTERVAL = "no interval: the largest of all leaks has one"
 
 
 @register("metric", "leak", reference="menvae.statistics.leaks")
@@ -51,13 +54,17 @@ class PartitionLeak(Metric):
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
         """Return the values; None where fewer than ten patients have the target."""
+        return {key: found.value for key, found in self.estimates(record).items()}
+
+    def estimates(self, record: SplitRecord) -> dict[str, Estimate]:
+        """Return the values; only the maximum has an interval."""
         leaks = self.leaks(record)
-        values: dict[str, float | None] = dict.fromkeys(self.names())
+        found = {key: Estimate(None, None, None, 0, self.absent) for key in self.names()}
         for leak in leaks.table:
             key = f"leak/{leak.target}_from_{leak.source}"
-            if leak.conditional is not None:
-                values[key] = max(leak.conditional, -1.0 if values[key] is None else float(values[key] or 0.0))
-        return {**values, "leak/max": leaks.leak_max.value}
+            if leak.conditional is not None and leak.conditional >= (found[key].value or -1.0):
+                found[key] = Estimate(leak.conditional, None, None, leak.n, _NO_INTERVAL)
+        return {**found, "leak/max": leaks.leak_max}
 
     def leaks(self, record: SplitRecord) -> Leaks:
         """Return the leak matrix of a split as a table, with both probes and the interval of its maximum."""

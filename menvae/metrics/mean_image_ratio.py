@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from menvae.metrics import Direction, Metric, SplitRecord, When
-from menvae.metrics.decoding import ratio_of_means
+from menvae.metrics import Direction, Means, SplitRecord, When
+from menvae.metrics.means import MetricOfMeans, paired, ratios
 from menvae.registry import register
 
 
 @register("metric", "mean_image_ratio")
-class MeanImageRatio(Metric):
+class MeanImageRatio(MetricOfMeans):
     """Error of the mean training image divided by the error of the model: ``diag/mean_image_ratio``.
 
     A decoder is worth its latents only above 1. ``diag/mean_z_ratio`` flatters a decoder that draws the mean latent
@@ -32,7 +32,7 @@ class MeanImageRatio(Metric):
         """One key."""
         return ["diag/mean_image_ratio"]
 
-    def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the ratio; None if the reconstruction is perfect."""
-        ratio = ratio_of_means(record.arrays["final_errors.mean_image"], record.arrays["errors.mu"])
-        return {"diag/mean_image_ratio": ratio}
+    def means(self, record: SplitRecord) -> Means:
+        """Divide the mean errors."""
+        pair = paired(record.arrays["final_errors.mean_image"], record.arrays["errors.mu"])
+        return ratios({"diag/mean_image_ratio": pair})

@@ -7,14 +7,15 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from menvae.metrics import Direction, Metric, SplitRecord
+from menvae.metrics import Direction, Means, SplitRecord
 from menvae.metrics.channels import channel_means
+from menvae.metrics.means import MetricOfMeans
 from menvae.registry import register
 from menvae.types import Batch, ModelOutput
 
 
 @register("metric", "mse")
-class ColumnError(Metric):
+class ColumnError(MetricOfMeans):
     """Mean squared error of the reconstruction, per column of a table: ``val_epoch/mse_<column>``.
 
     Columns are z-scored, so the unit is the column's variance over the training rows.
@@ -37,6 +38,6 @@ class ColumnError(Metric):
         """Return ``mse`` [B, C]."""
         return {"mse": (batch.inputs.float() - output.reconstruction.float()).square()}
 
-    def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the mean of each column."""
+    def means(self, record: SplitRecord) -> Means:
+        """Average each column over the subjects that have it."""
         return channel_means(record, "mse", self.context.channels)

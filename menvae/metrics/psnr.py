@@ -7,14 +7,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from menvae.metrics import Direction, Metric, SplitRecord
+from menvae.metrics import Direction, Means, SplitRecord
 from menvae.metrics.channels import channel_means, data_range
+from menvae.metrics.means import MetricOfMeans
 from menvae.registry import register
 from menvae.types import Batch, ModelOutput
 
 
 @register("metric", "psnr")
-class PeakSignalToNoise(Metric):
+class PeakSignalToNoise(MetricOfMeans):
     """Peak signal-to-noise ratio of the reconstruction, per modality: ``val_epoch/psnr_<modality>``.
 
     It averages over the subjects that have the modality and a finite ratio, which constant images and perfect
@@ -38,8 +39,8 @@ class PeakSignalToNoise(Metric):
         """Return ``psnr`` [B, C]."""
         return {"psnr": psnr(batch.inputs.float(), output.reconstruction.float())}
 
-    def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the mean of each modality."""
+    def means(self, record: SplitRecord) -> Means:
+        """Average each modality over the subjects that have it."""
         return channel_means(record, "psnr", self.context.channels)
 
 

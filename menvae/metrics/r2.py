@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from menvae.metrics import Direction, Floats, Metric, SplitRecord
+from menvae.metrics import Direction, Floats, Means, SplitRecord
+from menvae.metrics.means import MetricOfMeans, mean_of_some
 from menvae.registry import register
 
 FEWEST_SUBJECTS = 3
@@ -16,10 +19,14 @@ two similar subjects make any error look enormous."""
 FEWEST_IN_A_MEAN = 10
 """A feature that fewer subjects have (in splits below 20, fewer than half of them) does not count in the mean of its
 partition: its R2 is mostly noise, and would weigh as much as that of a feature that everyone has."""
+_CONSTANT = 1e-12
+"""Variance of z-scores below which a target does not vary."""
+
+Rows = NDArray[np.bool_]
 
 
 @register("metric", "r2")
-class TargetR2(Metric):
+class TargetR2(MetricOfMeans):
     """R2 of each predicted target and each partition: ``sem/<target>_r2``, ``sem/<partition>_r2``.
 
     Subjects without an observed target are excluded. The R2 of a partition is the unweighted mean over its targets
@@ -47,24 +54,79 @@ class TargetR2(Metric):
         partitions = [name for name, of_partition in supervised.items() if list(of_partition) != [name]]
         return [f"sem/{name}_r2" for name in (*targets, *partitions)]
 
-    def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the values of the partitions with predictions."""
+    def reason(self, key: str, record: SplitRecord) -> str:
+        """Count the subjects that have a target, or the targets that enough subjects have."""
+        name = key.removeprefix("sem/").removesuffix("_r2")
+        counts = {feature: int(np.sum(seen)) for _, feature, seen, *_ in self._features(record)}
+        if name in counts:
+            return f"{counts[name]} of {len(record.subject_id)} subjects have it; R² needs {FEWEST_SUBJECTS} that vary"
+        own = [counts[feature] for feature in self.context.supervision.get(name, ()) if feature in counts]
+        if not own:
+            return self.absent
+        enough = _enough(record)
+        usable = sum(count >= enough for count in own)
+        return f"{usable} of its {len(own)} features vary and are observed in {enough} subjects; half of them must"
+
+    def means(self, record: SplitRecord) -> Means:
+        """Average products of targets and errors over the subjects that have a target."""
+        features, enough = list(self._features(record)), _enough(record)
+        columns: dict[str, Floats] = {}
+        for _, name, seen, true, error in features:
+            centred = np.where(seen, true - true[seen].mean() if seen.any() else 0.0, 0.0)
+            columns[name] = np.stack([seen, centred, centred**2, np.where(seen, error**2, 0.0)], axis=1)
+        seen_of = {name: seen for _, name, seen, *_ in features}
+
+        def values(means: Floats) -> dict[str, Floats]:
+            each = {
+                name: _r2_of(part) for name, part in zip(columns, np.split(means, len(columns), axis=1), strict=True)
+            }
+            undefined = np.full(len(means), np.nan)
+            each = {name: each[name] if seen_of[name].sum() >= FEWEST_SUBJECTS else undefined for name in each}
+            found = {f"sem/{name}_r2": r2s for name, r2s in each.items()}
+            for partition, names in self._predicted(record).items():
+                counted = [each[name] for name in names if seen_of[name].sum() >= enough]
+                if [partition] != names:
+                    found[f"sem/{partition}_r2"] = mean_of_some([undefined, *counted], 0.5 * len(names))
+            return found
+
+        rests_on = {f"sem/{name}_r2": seen for name, seen in seen_of.items()}
+        for partition, names in self._predicted(record).items():
+            if [partition] != names:
+                # a mean rests on the patients of its rarest feature
+                counted = [seen_of[name] for name in names if seen_of[name].sum() >= enough]
+                rests_on[f"sem/{partition}_r2"] = (
+                    min(counted, key=np.sum) if counted else np.zeros_like(seen_of[names[0]])
+                )
+        return Means(
+            np.concatenate([*columns.values(), np.zeros((len(record.subject_id), 0))], axis=1), values, rests_on
+        )
+
+    def _predicted(self, record: SplitRecord) -> dict[str, list[str]]:
+        """Return the partitions with predictions -> their targets."""
+        predictions = record.by_partition("predictions")
+        return {name: list(own) for name, own in self.context.supervision.items() if own and name in predictions}
+
+    def _features(self, record: SplitRecord) -> Iterator[tuple[str, str, Rows, Floats, Floats]]:
+        """Yield partition and name of each predicted target, who has it, its values and their errors [N]."""
         targets, observed, predictions = map(record.by_partition, ("targets", "observed", "predictions"))
-        metrics: dict[str, float | None] = {}
-        for partition, names in self.context.supervision.items():
-            if partition not in predictions or not names:
-                continue
-            values = []
-            enough = max(FEWEST_SUBJECTS, min(FEWEST_IN_A_MEAN, len(record.subject_id) // 2))
+        for partition, names in self._predicted(record).items():
             for column, name in enumerate(names):
-                rows = observed[partition][:, column] > 0
-                value = r2(targets[partition][rows, column], predictions[partition][rows, column])
-                metrics[f"sem/{name}_r2"] = value
-                if value is not None and np.count_nonzero(rows) >= enough:
-                    values.append(value)
-            if [partition] != list(names):
-                metrics[f"sem/{partition}_r2"] = float(np.mean(values)) if 2 * len(values) >= len(names) else None
-        return metrics
+                true = targets[partition][:, column]
+                seen = observed[partition][:, column] > 0
+                yield partition, name, seen, true, true - predictions[partition][:, column]
+
+
+def _enough(record: SplitRecord) -> int:
+    """Return how many subjects must have a target so that it counts in the mean of its partition."""
+    return max(FEWEST_SUBJECTS, min(FEWEST_IN_A_MEAN, len(record.subject_id) // 2))
+
+
+def _r2_of(means: Floats) -> Floats:
+    """Means of seen, target, its square and the squared error [R, 4] -> R2 [R]; NaN for targets that do not vary."""
+    count, first, second, error = means.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = second / count - (first / count) ** 2
+        return np.where(variance > _CONSTANT, 1.0 - error / count / variance, np.nan)
 
 
 def r2(true: Floats, predicted: Floats) -> float | None:

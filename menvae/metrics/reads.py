@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from menvae.metrics import Direction, Metric, SplitRecord, When
-from menvae.metrics.decoding import ratio_of_means
+from menvae.metrics import Direction, Means, SplitRecord, When
+from menvae.metrics.means import MetricOfMeans, paired, ratios
 from menvae.registry import register
 
 
-class _Reads(Metric):
+class _Reads(MetricOfMeans):
     """Error without a partition divided by the error with it."""
 
     direction: ClassVar[Direction | None] = "higher"
@@ -40,10 +40,11 @@ class PartitionReads(_Reads):
     absent = "every reconstruction is perfect"
     ending, where = "", ""
 
-    def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the ratios; None if the reconstruction is perfect."""
+    def means(self, record: SplitRecord) -> Means:
+        """Divide the mean errors."""
         own, others = record.arrays["errors.mu"], record.by_partition("final_errors")
-        return {f"diag/reads_{name}": ratio_of_means(others[f"without_{name}"], own) for name in self.context.layout}
+        layout = self.context.layout
+        return ratios({f"diag/reads_{name}": paired(others[f"without_{name}"], own) for name in layout})
 
 
 @register("metric", "reads_tumour")
@@ -61,10 +62,7 @@ class PartitionReadsTumour(_Reads):
         """One key per partition; none for rows of a table."""
         return super().names() if self.context.size else []
 
-    def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the ratios over the subjects with a tumour; None if the reconstruction is perfect."""
-        errors = record.by_partition("tumour_errors")
-        return {
-            f"diag/reads_{name}_tumour": ratio_of_means(errors[f"without_{name}"], errors["mu"])
-            for name in self.context.layout
-        }
+    def means(self, record: SplitRecord) -> Means:
+        """Divide the mean errors over the subjects with a tumour."""
+        errors, layout = record.by_partition("tumour_errors"), self.context.layout
+        return ratios({f"diag/reads_{name}_tumour": paired(errors[f"without_{name}"], errors["mu"]) for name in layout})

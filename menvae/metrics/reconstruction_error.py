@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from menvae.metrics import ERRORS, Direction, Metric, SplitRecord
-from menvae.metrics.decoding import mean_errors
+from menvae.metrics import ERRORS, Direction, Means, SplitRecord
+from menvae.metrics.means import MetricOfMeans, errors_of, observed, ratios
 from menvae.registry import register
 
 _OWN = ("mu", "sampled")
 
 
 @register("metric", "reconstruction_error")
-class ReconstructionError(Metric):
+class ReconstructionError(MetricOfMeans):
     """Mean squared error from the posterior mean and a sample: ``diag/recon_mu_mse``, ``diag/recon_sampled_mse``."""
 
     direction: ClassVar[Direction | None] = "lower"
@@ -29,7 +29,7 @@ class ReconstructionError(Metric):
         """Two keys."""
         return [f"diag/recon_{name}_mse" for name in _OWN]
 
-    def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the errors."""
-        means = mean_errors(record)
-        return {f"diag/recon_{name}_mse": means.get(name) for name in _OWN}
+    def means(self, record: SplitRecord) -> Means:
+        """Average the errors over subjects."""
+        errors = errors_of(record)
+        return ratios({f"diag/recon_{name}_mse": observed(errors[name]) for name in _OWN})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from menvae.metrics import Direction, Metric, SplitRecord
-from menvae.metrics.decoding import mean_errors
+from menvae.metrics import Direction, Means, SplitRecord
+from menvae.metrics.means import MetricOfMeans, errors_of, observed, ratios
 from menvae.registry import register
 
 
 @register("metric", "sampling_error")
-class SamplingError(Metric):
+class SamplingError(MetricOfMeans):
     """Mean squared error from a posterior sample minus that from the mean: ``diag/recon_delta_mu_vs_sampled``."""
 
     direction: ClassVar[Direction | None] = "lower"
@@ -20,8 +20,7 @@ class SamplingError(Metric):
         """One key."""
         return ["diag/recon_delta_mu_vs_sampled"]
 
-    def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the difference."""
-        means = mean_errors(record)
-        known = "sampled" in means and "mu" in means
-        return {"diag/recon_delta_mu_vs_sampled": means["sampled"] - means["mu"] if known else None}
+    def means(self, record: SplitRecord) -> Means:
+        """Average the differences over subjects."""
+        errors = errors_of(record)
+        return ratios({"diag/recon_delta_mu_vs_sampled": observed(errors["sampled"] - errors["mu"])})

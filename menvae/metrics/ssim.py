@@ -6,8 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from menvae.metrics import Direction, Metric, SplitRecord
+from menvae.metrics import Direction, Means, SplitRecord
 from menvae.metrics.channels import channel_means, data_range
+from menvae.metrics.means import MetricOfMeans
 from menvae.registry import register
 from menvae.types import Batch, ModelOutput
 
@@ -15,7 +16,7 @@ _WINDOW = 7
 
 
 @register("metric", "ssim", reference="Wang, Bovik, Sheikh & Simoncelli 2004")
-class StructuralSimilarity(Metric):
+class StructuralSimilarity(MetricOfMeans):
     """Structural similarity of the reconstruction, per modality: ``val_epoch/ssim_<modality>``.
 
     It averages over the subjects that have the modality and is undefined for boxes with a side below 7 voxels.
@@ -39,8 +40,8 @@ class StructuralSimilarity(Metric):
         """Return ``ssim`` [B, C]."""
         return {"ssim": ssim(batch.inputs.float(), output.reconstruction.float())}
 
-    def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the mean of each modality."""
+    def means(self, record: SplitRecord) -> Means:
+        """Average each modality over the subjects that have it."""
         return channel_means(record, "ssim", self.context.channels)
 
 

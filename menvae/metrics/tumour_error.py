@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-import numpy as np
-
-from menvae.metrics import Direction, Metric, SplitRecord, When
+from menvae.metrics import Direction, Means, SplitRecord, When
+from menvae.metrics.means import MetricOfMeans, observed, ratios
 from menvae.registry import register
 
 
 @register("metric", "tumour_error")
-class TumourError(Metric):
+class TumourError(MetricOfMeans):
     """Mean squared error of the reconstruction over the voxels of the tumour: ``diag/recon_tumour_mse``.
 
     It is averaged over the voxels of each subject, then over the subjects that have a tumour in their mask.
@@ -28,8 +27,6 @@ class TumourError(Metric):
         """One key; none for rows of a table."""
         return ["diag/recon_tumour_mse"] if self.context.size else []
 
-    def compute(self, record: SplitRecord) -> dict[str, float | None]:
-        """Return the mean; None without a tumour."""
-        errors = record.arrays["tumour_errors.mu"]
-        has = np.isfinite(errors)
-        return {"diag/recon_tumour_mse": float(errors[has].mean()) if has.any() else None}
+    def means(self, record: SplitRecord) -> Means:
+        """Average over the subjects with a tumour."""
+        return ratios({"diag/recon_tumour_mse": observed(record.arrays["tumour_errors.mu"])})

@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ import torch
 from menvae.composition.experiment import Experiment
 from menvae.data.source import Data
 from menvae.errors import UserError
-from menvae.evaluation.final import FinalEvaluation, evaluate_model, results
-from menvae.evaluation.gates import GateTable, evaluate_gates
+from menvae.evaluation.final import FinalEvaluation, evaluate_model, judge, results
+from menvae.evaluation.gates import JudgedGates
 from menvae.files import DamagedFileError, write_json
 from menvae.interruption import StopRequest
 from menvae.layers import set_memory_format
@@ -115,15 +116,11 @@ class AssembledRun:
         state = self.trainer.fit(recorder)
         self.trainer.load_best()
         _log.info("evaluating the weights of epoch %d", state.best_epoch or state.epoch)
-        judged = {"val": lambda: self.trainer.outputs(self.data.val)}
+        loaders = {"val": self.data.val, "test": self.data.test}
+        judged = {name: partial(self.trainer.outputs, loader) for name, loader in loaders.items() if loader is not None}
         evaluation = evaluate_model(self.model, self.trainer.inputs(self.data.train), judged, self.metrics)
-        gates = evaluate_gates(
-            evaluation.metrics,
-            self.experiment.settings["gates"].targets,
-            self.metrics,
-            self.experiment.supervision,
-            len(evaluation.val.subject_id),
-        )
+        targets = self.experiment.settings["gates"].targets
+        gates = judge(evaluation, targets, self.metrics, self.experiment.supervision)
         status = {
             "state": "pruned" if state.pruned else "collapsed" if state.stopped else "finished",
             "reason": state.stopped,
@@ -140,17 +137,17 @@ class AssembledRun:
         self,
         local: LocalLog,
         evaluation: FinalEvaluation,
-        gates: GateTable,
+        gates: JudgedGates,
         status: Mapping[str, Any],
     ) -> None:
-        from menvae.runs.report import write_report
+        from menvae.runs.report import is_collapsed, write_report
 
         write_json(self.path / "gates.json", gates.as_dict())
         clock = ("time/train_s", "time/validate_s")  # of all processes that trained the run, not only this one
         seconds = sum(row[key] or 0.0 for row in local.timings() for key in clock)
         summary = {
             **status,
-            "collapsed": status["state"] == "collapsed",
+            "collapsed": is_collapsed(status["state"], gates.as_dict()["gates"]),
             "parameters": _count_parameters(self.model),
             "seconds": round(seconds, 1),
         }

@@ -26,7 +26,10 @@ _PACKAGES = ("menvae", *_COMPUTING, "monai", "hydra-core", "mlflow", "pydantic")
 """Packages whose versions ``environment.json`` lists."""
 
 _ASIDE = frozenset(
-    {"apps", "comparison", "conformance", "console", "pictures", "preparation", "presentation", "sweeps", "tracking"}
+    {
+        *("apps", "comparison", "conformance", "console", "encoding", "pictures", "preparation", "presentation"),
+        *("sweeps", "tracking"),
+    }
 )
 """Subpackages that no loss, metric or weight of a run depends on."""
 

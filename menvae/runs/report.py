@@ -20,12 +20,13 @@ from menvae.pictures import SECTIONS, Section, registered_pictures
 from menvae.presentation.page import Album, Picture, render
 from menvae.presentation.text import significant
 from menvae.runs.facts import plain_text, summary_facts, trained_facts
-from menvae.runs.gates_table import gate_row
+from menvae.runs.gates_table import entries, gate_row
 from menvae.runs.reading import flat, read_mapping, read_metrics, read_text, split_sizes, value_at
 
 IGNORED_RATIO: Final = 1.05
 """Below this ratio of errors, a decoder is considered to ignore its latent space: the difference is noise."""
 LONGEST_TEXT: Final = 40_000
+_MEAN_Z, _SHUFFLED = "diag/mean_z_ratio", "diag/shuffled_ratio"
 
 
 @dataclass(frozen=True)
@@ -35,37 +36,39 @@ class _Banner:
     text: str
 
 
-def _overall_banner(gates: Sequence[Mapping[str, Any]]) -> _Banner:
-    met = [gate for gate in gates if gate.get("passed") is True]
-    rows = [gate_row(gate) for gate in gates if gate.get("passed") is not True]
-    if not rows:
-        return _Banner("good", f"The run passed all {len(met)} gates.", "")
-    failed = ", ".join(f"{row.name} {row.value} (target {row.target})" for row in rows if row.kind == "bad")
-    unknown = ", ".join(row.name for row in rows if row.kind == "odd")
-    sentences = [f"Not met: {failed}."] * bool(failed) + [f"Not computed: {unknown}."] * bool(unknown)
-    headline = f"The run did not pass: it meets {len(met)} of {len(gates)} gates."
+def _overall_banner(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> _Banner:
+    rows = [(name, gate_row(gate)) for name, gates in splits.items() for gate in gates]
+    met = [row for _, row in rows if row.kind == "good"]
+    others = [(row, row.name if name == "val" else f"{row.name} ({name})") for name, row in rows if row.kind != "good"]
+    if not others:
+        where = " on validation and test split" if len(splits) > 1 else ""
+        return _Banner("good", f"The run passed all {len(next(iter(splits.values())))} gates{where}.", "")
+    failed = ", ".join(f"{name} {row.value} (target {row.target})" for row, name in others if row.verdict == "fail")
+    open_ = ", ".join(
+        f"{name} {row.interval or row.value} (target {row.target})"
+        for row, name in others
+        if row.verdict == "undecided"
+    )
+    unknown = ", ".join(name for row, name in others if row.verdict == "not computed")
+    sentences = [f"Not met: {failed}."] * bool(failed) + [f"Undecided: {open_}."] * bool(open_)
+    sentences += [f"Not computed: {unknown}."] * bool(unknown)
+    headline = f"The run did not pass: it meets {len(met)} of {len(rows)} gates."
     return _Banner("bad" if failed else "odd", headline, " ".join(sentences))
 
 
 def _decoder_banner(gates: Sequence[Mapping[str, Any]], collapsed: bool) -> _Banner | None:
     """Report whether the decoder uses its latent space, which good reconstructions do not prove."""
-    # older gates.json name no metric; the gates were then called as their metrics
-    found = {str(gate.get("metric") or f"diag/{gate.get('name')}"): gate for gate in gates}
-    phrases = {
-        "diag/mean_z_ratio": "when z is replaced by the mean training latent",
-        "diag/shuffled_ratio": "when z is shuffled between subjects",
-    }
-    decoder = {name: found[name] for name in phrases if name in found}
+    decoder = _decoder_gates(gates)
     if not decoder and not collapsed:
         return None
-    ratios = {
-        name: float(gate["value"])
-        for name, gate in decoder.items()
-        if isinstance(gate.get("value"), int | float) and math.isfinite(gate["value"])
+    phrases = {
+        _MEAN_Z: "when z is replaced by the mean training latent",
+        _SHUFFLED: "when z is shuffled between patients",
     }
+    ratios = _ratios(decoder)
     measured = " and ".join(f"{significant(ratio)} times as large {phrases[name]}" for name, ratio in ratios.items())
     evidence = f"The reconstruction error is {measured}." if measured else ""
-    if collapsed or (ratios and max(ratios.values()) < IGNORED_RATIO):
+    if collapsed:
         advice = (
             "Its reconstructions are a template, however good they look: do not interpret the latent space. "
             "Give the reconstruction more weight (the calibrated likelihood does) or the KL less."
@@ -77,6 +80,31 @@ def _decoder_banner(gates: Sequence[Mapping[str, Any]], collapsed: bool) -> _Ban
     if all(gate.get("passed") is True for gate in decoder.values()):
         return _Banner("good", "The decoder uses its latent space.", evidence)
     return _Banner("odd", "The decoder uses its latent space, but less than required.", evidence)
+
+
+def is_collapsed(state: object, gates: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a run has collapsed: the watch has stopped it, or its decoder ignores its latent space.
+
+    Args:
+        state: state of the run, such as ``finished``.
+        gates: entries of ``gates.json``.
+    """
+    ratios = _ratios(_decoder_gates(gates))
+    return state == "collapsed" or bool(ratios and max(ratios.values()) < IGNORED_RATIO)
+
+
+def _decoder_gates(gates: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    # older gates.json name no metric; the gates were then called as their metrics
+    found = {str(gate.get("metric") or f"diag/{gate.get('name')}"): gate for gate in gates}
+    return {name: found[name] for name in (_MEAN_Z, _SHUFFLED) if name in found}
+
+
+def _ratios(decoder: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    return {
+        name: float(gate["value"])
+        for name, gate in decoder.items()
+        if isinstance(gate.get("value"), int | float) and math.isfinite(gate["value"])
+    }
 
 
 @dataclass(frozen=True)
@@ -122,8 +150,8 @@ def write_report(run_dir: Path) -> Path:
     """Write ``report.html`` from the files in a run directory.
 
     Args:
-        run_dir: contains any of ``gates.json``, ``metrics.jsonl``, ``config.yaml``, ``environment.json``,
-            ``splits.csv``, ``targets.json``, ``summary.json`` and ``pictures/``.
+        run_dir: contains any of ``gates.json``, ``evaluation.json``, ``metrics.jsonl``, ``config.yaml``,
+            ``environment.json``, ``splits.csv``, ``targets.json``, ``summary.json`` and ``pictures/``.
 
     Returns:
         The path of the page.
@@ -150,7 +178,7 @@ def _page(run_dir: Path) -> dict[str, Any]:
         "trained": trained_facts(config, split_sizes(run_dir / "splits.csv")) if config else [],
         "summary": summary_facts({key: value for key, value in summary.items() if key != "lacks"}),
         "targets": _clipped(_pretty(read_mapping(run_dir / "targets.json"))),
-        **_metrics(metrics),
+        **_metrics(metrics, read_mapping(run_dir / "evaluation.json")),
         **_pictures(run_dir / "pictures", config, summary),
         "columns": _column_errors(config, metrics),
         **_reproduction(read_mapping(run_dir / "environment.json")),
@@ -161,28 +189,55 @@ def _page(run_dir: Path) -> dict[str, Any]:
 def _passed(
     loaded: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    listed = loaded.get("gates")
-    gates = [gate for gate in listed if isinstance(gate, Mapping)] if isinstance(listed, list) else []
+    splits = {"val": entries(loaded), "test": entries(loaded.get("test"))}
+    gates = splits["val"]
     # A run that is not evaluated has no gates, but its last epoch says whether it has collapsed.
     watched = not gates and bool(metrics) and metrics[-1].get("diag/collapsed") == 1
-    collapsed = summary.get("collapsed") is True or watched
-    banners = [_overall_banner(gates)] if gates else []
+    collapsed = summary.get("collapsed") is True or watched or is_collapsed(summary.get("state"), gates)
+    banners = [_overall_banner({name: found for name, found in splits.items() if found})] if gates else []
     decoder = _decoder_banner(gates, collapsed)
+    of_test = {row.name: row for row in map(gate_row, splits["test"])}
+    test = loaded.get("test")
+    notes = [loaded.get("note"), test.get("note") if isinstance(test, Mapping) else None]
     return {
-        "gates": [gate_row(gate) for gate in gates],
-        "gates_note": str(loaded.get("note") or ""),
+        "gates": [(row, of_test.get(row.name)) for row in map(gate_row, gates)],
+        "has_test": bool(of_test),
+        "gates_note": "; ".join(dict.fromkeys(str(note) for note in notes if note)),
         "banners": [*banners, *([decoder] if decoder else [])],
     }
 
 
-def _metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _metrics(rows: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics of the judged checkpoint; of the last epoch, for runs without ``evaluation.json``."""
     last: Mapping[str, Any] = rows[-1] if rows else {}
     count = f"{len(rows)} epoch{'s' * (len(rows) != 1)} recorded." if rows else ""
-    return {
-        "training_note": count,
-        "metrics_epoch": last.get("epoch", "unknown"),
-        "metrics": [(name, significant(value)) for name, value in sorted(last.items()) if name != "epoch"],
+    splits = evaluation.get("splits")
+    judged = {
+        str(name): split["metrics"]
+        for name, split in (splits.items() if isinstance(splits, Mapping) else ())
+        if isinstance(split, Mapping) and isinstance(split.get("metrics"), Mapping)
     }
+    if not judged:
+        logged = {name: significant(value) for name, value in sorted(last.items()) if name != "epoch"}
+        judged, epoch = {"": logged}, last.get("epoch", "unknown")
+        shown = [(name, [value]) for name, value in logged.items()]
+    else:
+        epoch = evaluation.get("epoch", "unknown")
+        keys = sorted({key for metrics in judged.values() for key in metrics})
+        shown = [(key, [_estimate_text(metrics.get(key)) for metrics in judged.values()]) for key in keys]
+    columns = [{"val": "Validation", "test": "Test"}.get(name, name or "Value") for name in judged]
+    return {"training_note": count, "metrics_epoch": epoch, "metrics": shown, "metric_columns": columns}
+
+
+def _estimate_text(found: Any) -> str:
+    """Format an entry of ``evaluation.json``: value and interval, or why there is no value."""
+    if not isinstance(found, Mapping):
+        return ""
+    if found.get("value") is None:
+        return str(found.get("reason") or "")
+    ends = [found.get("low"), found.get("high")]
+    interval = f" ({significant(ends[0])} to {significant(ends[1])})" if None not in ends else ""
+    return f"{significant(found['value'])}{interval}"
 
 
 def _lacks(config: Mapping[str, Any], summary: Mapping[str, Any]) -> set[str]:

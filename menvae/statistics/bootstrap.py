@@ -193,6 +193,11 @@ def jackknife_intervals(
     }
 
 
+def too_few_patients(n: int) -> str:
+    """Return the reason why ``n`` patients give no interval."""
+    return f"an interval needs at least {MIN_PATIENTS} patients; there are {n}"
+
+
 def _bca(value: float, replicates_R: Floats, without_one_P: Floats, n: int, confidence: float) -> Estimate:
     if math.isnan(value):
         return _undefined(n)
@@ -254,8 +259,7 @@ def _undefined(n: int) -> Estimate:
 def _few(value: float, n: int) -> Estimate:
     if math.isnan(value):
         return _undefined(n)
-    reason = f"an interval needs at least {MIN_PATIENTS} patients; there are {n}"
-    return Estimate(value, None, None, n, reason)
+    return Estimate(value, None, None, n, too_few_patients(n))
 
 
 def _rests_on_few(value: float, without: Floats, n: int, units: str) -> Estimate:

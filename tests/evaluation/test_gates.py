@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from menvae.composition.experiment import Experiment
 from menvae.errors import UserError
-from menvae.evaluation.gates import Gate, GateTable, evaluate_gates
-from menvae.gates import ADDED, NUMBERS, GateSettings, canonical, check_gates
+from menvae.evaluation.gates import NO_TEST_SPLIT, Gate, GateTable, JudgedGates, evaluate_gates
+from menvae.gates import ADDED, NUMBERS, GateSettings, Target, canonical, check_gates
 from menvae.latent import LatentLayout
 from menvae.metrics import Metric, MetricContext, SplitRecord, build_metrics
+from menvae.metrics.pairs import pairs
 from menvae.runs.identity import run_hash
+from menvae.statistics.distance_correlation import u_distance_correlations_sqr
+from menvae.statistics.estimate import Estimate
 
 Compose = Callable[..., DictConfig]
 
@@ -46,7 +52,17 @@ def judged(
     context = MetricContext(LatentLayout(sizes), ("t1c",), (8, 8, 8), supervision)
     """Judge by ``gates``, without those that were added later."""
     targets = GateSettings.from_config({**dict.fromkeys(ADDED), **gates}).targets
-    return evaluate_gates(metrics, targets, build_metrics({}, context), supervision, num_subjects)
+    built = build_metrics({}, context)
+    return evaluate_gates(estimated(metrics, built), targets, built, supervision, num_subjects)
+
+
+def estimated(values: Mapping[str, float | None], metrics: Sequence[Metric]) -> dict[str, Estimate]:
+    """Return values without intervals, with the reasons that metrics give in general."""
+    absent = {key: metric.absent for metric in metrics for key in metric.names()}
+    return {
+        key: Estimate(value, None, None, 100, "" if value is not None else absent.get(key, "none"))
+        for key, value in values.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -63,7 +79,7 @@ def test_a_gate_is_listed_where_the_model_has_what_it_judges(sizes: dict[str, in
     table = judged(sizes, {})
     assert {gate.name.removesuffix("_active_units") for gate in table.gates} == listed | RATIOS
     others = set(NUMBERS) - {gate.name for gate in table.gates}
-    assert set(table.not_applicable) == set(table.as_dict()["not_applicable"]) == others
+    assert set(table.not_applicable) == set(JudgedGates({"val": table}).as_dict()["not_applicable"]) == others
     assert all(name in table.note for name in others)
 
 
@@ -93,7 +109,7 @@ def test_a_supervised_partition_without_a_gate_is_named() -> None:
     supervision = {"volume": ["vol_total"], "loc": ["loc_x", "loc_y"], "empty": []}
     table = judged({"volume": 2, "loc": 2, "empty": 1}, {}, supervision=supervision)
     assert table.unjudged == ("volume",)
-    assert table.as_dict()["unjudged"] == ["volume"]
+    assert JudgedGates({"val": table}).as_dict()["unjudged"] == ["volume"]
     assert "volume is supervised, but no gate checks it: add +gates.volume_r2={metric: sem/volume_r2" in table.note
     own = {"mine": {"metric": "sem/vol_total_r2", "above": 0.5}}
     assert judged({"volume": 2, "loc": 2}, {}, supervision=supervision, gates={**TODAY, **own}).unjudged == ()
@@ -128,6 +144,58 @@ def test_a_gate_is_met_by_a_value_beyond_its_bound(value: float | None, comparis
     assert Gate("mine", "a/key", value, 0.5, comparison).passed == passed
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "above", "below"),
+    [(0.6, 0.8, "pass", "fail"), (0.2, 0.4, "fail", "pass"), (0.4, 0.6, "undecided", "undecided")],
+)
+def test_a_gate_is_met_by_an_interval_beyond_its_bound(low: float, high: float, above: str, below: str) -> None:
+    value = 0.5 * (low + high) + 0.01
+    gates = [Gate("mine", "a/key", value, 0.5, comparison, low=low, high=high) for comparison in (">", "<")]  # type: ignore[arg-type]
+    assert [gate.verdict for gate in gates] == [above, below]
+    assert [gate.passed for gate in gates] == [above == "pass", below == "pass"]
+
+
+def test_a_value_of_few_patients_is_undecided_in_a_split_of_many() -> None:
+    targets = {"mine": Target(metric="sem/vol_total_r2", above=0.5)}
+    few = {"sem/vol_total_r2": Estimate(0.9, None, None, 6, "an interval needs at least 10 patients; there are 6")}
+    metrics = build_metrics({}, context_of("vol", "loc", vol=["vol_total"]))
+    (of_many,) = evaluate_gates(few, targets, metrics, {}, 60, 20).gates
+    assert (of_many.verdict, of_many.reason) == ("undecided", "an interval needs at least 10 patients; there are 6")
+    table = evaluate_gates(few, targets, metrics, {}, 60, 6)
+    assert (table.gates[0].verdict, table.gates[0].reason) == ("pass", "")
+    assert table.note.endswith("; judged by their values alone, no gate can be trusted")
+    constant = {"sem/vol_total_r2": Estimate(1.0, None, None, 20, "all resamples gave 1")}
+    assert evaluate_gates(constant, targets, metrics, {}, 60, 20).gates[0].verdict == "pass"
+
+
+def test_the_run_passes_if_every_split_does() -> None:
+    good, bad = (GateTable((Gate("mine", "a/key", value, 0.5, ">"),), f"note of {value}") for value in (0.9, 0.1))
+    alone = JudgedGates({"val": good}).as_dict()
+    assert (alone["passed"], alone["note"]) == (True, f"note of 0.9; {NO_TEST_SPLIT}")
+    both = JudgedGates({"val": good, "test": bad}).as_dict()
+    assert (both["passed"], both["note"], both["gates"][0]["verdict"]) == (False, "note of 0.9", "pass")
+    assert (both["test"]["passed"], both["test"]["gates"][0]["verdict"]) == (False, "fail")
+    assert JudgedGates({"val": good, "test": good}).passed
+
+
+def test_the_note_on_chance_is_right_for_the_largest_of_all_pairs() -> None:
+    layout = LatentLayout({"vol": 24, "loc": 8, "shape": 12, "residual": 20})
+    metrics = build_metrics({}, MetricContext(layout, ("t1c",), (8, 8, 8)))
+    note = evaluate_gates({}, {}, metrics, {}, 40).note
+    told = re.search(r"the largest \|dCor\| of (\d+) pairs about (\S+)", note)
+    assert told is not None
+    assert int(told[1]) == len(pairs(layout)) == 6
+    torch.manual_seed(0)
+    largest = []
+    for _ in range(400):
+        squares = u_distance_correlations_sqr(
+            list(layout.split(torch.randn(40, layout.z_dim, dtype=torch.float64)).values())
+        )
+        squares.fill_diagonal_(0.0)
+        largest.append(float(squares.abs().max().sqrt()))
+    assert float(told[2]) == pytest.approx(np.quantile(largest, 0.95), abs=0.03)
+
+
 def test_gates_read_the_metrics_that_they_name() -> None:
     sizes = {"vol": 2, "loc": 1, "shape": 2, "residual": 4}
     values = {meaning["metric"]: 0.1 * number for number, meaning in enumerate(NUMBERS.values(), start=3)}
@@ -151,7 +219,8 @@ def test_gates_of_the_decoder_and_of_leaks_are_there_without_being_written_and_n
     supervision = {"vol": ["vol_total"], "loc": ["loc_x"]}
     metrics = build_metrics({}, MetricContext(LatentLayout(sizes), ("t1c",), (8, 8, 8), supervision))
     targets = GateSettings.from_config({**TODAY, "mean_image_ratio": None}).targets
-    table = evaluate_gates({"diag/reads_vol_tumour": 1.2, "leak/max": 0.2}, targets, metrics, supervision, 100)
+    values = estimated({"diag/reads_vol_tumour": 1.2, "leak/max": 0.2}, metrics)
+    table = evaluate_gates(values, targets, metrics, supervision, 100)
     found = {gate.name: (gate.metric, gate.comparison, gate.target, gate.passed) for gate in table.gates}
     assert found["decoder_reads_vol"] == ("diag/reads_vol_tumour", ">", 1.05, True)
     assert found["decoder_reads_residual"] == ("diag/reads_residual", ">", 1.05, False)
@@ -353,4 +422,5 @@ def test_two_gates_of_one_metric_are_both_drawn() -> None:
         "low": {"metric": "diag/au_frac", "above": 0.2},
         "high": {"metric": "diag/au_frac", "below": 0.9},
     }
-    assert judged({"vol": 2}, {}, gates=gates).targets_by_metric == {"diag/au_frac": [0.2, 0.9]}
+    table = judged({"vol": 2}, {}, gates=gates)
+    assert JudgedGates({"val": table}).targets_by_metric == {"diag/au_frac": [0.2, 0.9]}

@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter1d
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn.metrics import mean_squared_error
 
+from menvae.evaluation.estimates import estimate
 from menvae.evaluation.gates import evaluate_gates
 from menvae.gates import Target
 from menvae.latent import LatentLayout
@@ -71,8 +72,9 @@ def test_a_perfect_reconstruction() -> None:
 def test_a_gate_on_the_psnr_of_perfect_reconstructions_says_why_it_has_no_value() -> None:
     images, _ = volumes(2)
     model = LinearDecoder({"all": 2}, (2, *SHAPE))
-    found = measured(model, split(model, np.zeros((2, 2)), inputs=images, reconstruction=images), CHANNELS)
     metrics = build_metrics({}, MetricContext(LatentLayout({"all": 2}), CHANNELS, SHAPE))
+    record = recorded(model, split(model, np.zeros((2, 2)), inputs=images, reconstruction=images), CHANNELS)
+    found = estimate(metrics, record)
     gates = {"sharp": Target(metric="val_epoch/psnr_t1c", above=20.0), "used": Target(metric=RATIO, above=1.5)}
     sharp, used = evaluate_gates(found, gates, metrics, {}, 2).gates
     assert (sharp.value, used.value) == (None, None)

@@ -85,6 +85,7 @@ ASIDE = [
     "comparison",
     "conformance",
     "console",
+    "encoding",
     "pictures",
     "preparation",
     "presentation",

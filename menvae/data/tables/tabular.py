@@ -189,7 +189,7 @@ class TabularSource(DataSource):
         """Read the table, and scale its rows as the run that encodes them scaled its own."""
         table = self.table()
         transforms = [self._transform(name) for name in self.columns]
-        check_domain(table.values, self.columns, transforms)
+        check_domain(table.values, self.columns, transforms, table.place)
         scaler = TableScaler.from_dict(request.description)
         names = row_names(len(table))
         loader = RowLoader(scaler.scaled(table.values).astype(np.float32), None, names, request.batch_size)
