@@ -56,10 +56,13 @@ TRACKED = "tracking.enabled=true"
 DRAWN = ("pictures.num_subjects=1", *(f"~{override.partition('=')[0]}" for override in _UNDRAWN))
 
 _OF_OTHERS = [
+    "hydra",
     "matplotlib.backends.backend_agg",
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.tracking",
+    "nibabel",
     "rich.progress",
+    "scipy.ndimage",
     "skimage.measure",
     "torch._dynamo",
 ]

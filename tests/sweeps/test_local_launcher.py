@@ -121,7 +121,7 @@ def test_a_point_that_raises_costs_no_other(machine: Machine) -> None:
         assert "Traceback (most recent call last)" in text
         assert "in forward" in text
         assert "ZeroDivisionError: a fault of the trouble term" in text
-    told = menvae_sweep(machine.output_dir, "status", site=machine.site).splitlines()
+    told = menvae_sweep(machine.output_dir, "status", code=1, site=machine.site).splitlines()
     (row,) = [line for line in told if "loss.lambda_dcor=1 " in line]
     assert "failed" in row
     assert "ZeroDivisionError: a fault of the trouble term" in row
