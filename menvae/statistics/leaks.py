@@ -21,6 +21,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from menvae.statistics.bootstrap import MIN_PATIENTS, bootstrap_intervals_of_means
 from menvae.statistics.estimate import Estimate
@@ -30,7 +31,7 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 Probe = Literal["ridge", "quadratic"]
 PROBES: tuple[Probe, ...] = ("ridge", "quadratic")
-NUM_PERMUTATIONS = 200
+NUM_PERMUTATIONS = 100
 NUM_FOLDS = 5
 LEVEL = 0.975
 """Quantile of the null of a probe above which a conditional value counts: 5 % of splits for both probes together."""
@@ -131,7 +132,8 @@ def leak_table(
     train = _rows(train, [row for row, who in enumerate(train.patients) if who not in set(judged.patients)])
     train, judged = (_rows(codes, np.argsort(np.array(codes.patients), kind="stable")) for codes in (train, judged))
     pooled = _Pooled(train, judged, supervision, num_permutations, seed)
-    found = [pooled.read(source, targets) for source in train.means for targets in pooled.groups()]
+    with threadpool_limits(1):  # thousands of small products and solutions: threads would wait for each other
+        found = [pooled.read(source, targets) for source in train.means for targets in pooled.groups()]
     readings = [reading for some in found for reading in some]
     nulls = {
         probe: np.max([r.null for r in readings if r.leak.probe == probe and r.null is not None], axis=0, initial=-1)

@@ -54,7 +54,7 @@ PATIENTS_PER_DIRECTION = 3
 """Patients needed for each whitened direction."""
 MARGIN = 3.0
 """The edge of the noise varies by about P^(-2/3) of itself (Tracy & Widom 1994); signal is this much of it above."""
-ALTERNATIONS = 8
+ALTERNATIONS = 3
 """Refinements of a product of two linear forms."""
 INNER_FOLDS = 4
 """One patient in so many judges whether such a product helps, before it is fitted on all rows."""
@@ -225,9 +225,10 @@ class _ProductForm:
 
     def __init__(self, whitened_NR: Floats32, target_N: Floats) -> None:
         """Args: whitened_NR: codes. target_N: target of mean 0, about."""
-        codes_NR = whitened_NR.astype(np.float64)
+        codes_NR, target_N = whitened_NR, target_N.astype(np.float32)
         rank = codes_NR.shape[1]
-        values_R, vectors_RR = np.linalg.eigh((codes_NR * target_N[:, None]).T @ codes_NR / (2.0 * len(codes_NR)))
+        hessian_RR = (codes_NR * target_N[:, None]).T @ codes_NR / (2.0 * len(codes_NR))
+        values_R, vectors_RR = np.linalg.eigh(hessian_RR)
         # lowest and highest eigenvalue l, h: h u u' - |l| v v' is the product of two forms
         high = np.sqrt(max(values_R[-1], 0.0)) * vectors_RR[:, -1]
         low = np.sqrt(max(-values_R[0], 0.0)) * vectors_RR[:, 0]
@@ -240,7 +241,7 @@ class _ProductForm:
                 fixed_R, free_R = (self._first_R, self._second_R) if swap else (self._second_R, self._first_R)
                 design_NR = codes_NR * (codes_NR @ fixed_R)[:, None]
                 design_NR -= design_NR.mean(axis=0)
-                error = np.mean((target_N - target_N.mean() - design_NR @ free_R) ** 2)
+                error = np.mean(np.square(target_N - target_N.mean() - design_NR @ free_R))
                 penalty = error * rank / max(float(free_R @ free_R), 1e-12)
                 gram_RR = design_NR.T @ design_NR
                 gram_RR[np.diag_indices(rank)] += penalty
@@ -249,8 +250,7 @@ class _ProductForm:
 
     def __call__(self, whitened_MR: Floats32) -> Floats:
         """Return the values of the form [M]."""
-        codes_MR = whitened_MR.astype(np.float64)
-        values_M: Floats = (codes_MR @ self._first_R) * (codes_MR @ self._second_R)
+        values_M: Floats = ((whitened_MR @ self._first_R) * (whitened_MR @ self._second_R)).astype(np.float64)
         return values_M
 
 
