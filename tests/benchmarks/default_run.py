@@ -1,7 +1,8 @@
 """Does the default run hold what the README says of it?
 
-Trains it in a temporary folder and looks at what it left. Claim: the objective goes down, the gates of
-location, of shuffled z and of a decoder that reads the residual, and the R2 of the total volume (wanted: 0.85) are met. The exit status is 1 when it does not hold.
+Trains it in a temporary folder and looks at what it left. Claim: the objective goes down, and the gates of location, of
+shuffled z and of a decoder that reads the residual, and the R2 of the total volume (wanted: 0.85) are met. The exit
+status is 1 when it does not hold.
 
     python tests/benchmarks/default_run.py
 """
