@@ -83,7 +83,6 @@ def train(composed: DictConfig, job: Job | None = None) -> int:
 def _train_here(experiment: Experiment, job: Job | None, here: Place, stop: StopRequest) -> ExitCode:
     """Train as one rank of a run; the main rank records the outcome in ``status.json``, whatever happens."""
     check_writable(experiment.output_dir)
-    _log.info("loading the data")
     data = experiment.load_data(here)
     directory = _open_directory(experiment, identify(experiment, data, here.num_ranks), job) if here.is_main else None
     path = collectives.from_rank_zero(directory.path if directory else Path())

@@ -102,7 +102,10 @@ class TestModels(ModelConformance):
 
 class TestRowEncoders(RowEncoderConformance):
     names = ("mlp", "projection")
-    variants: ClassVar = {"mlp": [{}, {"widths": [8]}], "projection": [{}, {"input_noise": 0.0, "logvar": -2.0}]}
+    variants: ClassVar = {
+        "mlp": [{}, {"widths": [8]}],
+        "projection": [{"input_noise": 0.0}, {"input_noise": 0.0, "logvar": -2.0}],
+    }
 
 
 class TestRowDecoders(RowDecoderConformance):
@@ -198,7 +201,10 @@ class TestData(DataConformance):
 class TestTables(TableConformance):
     names = ("features", "lithology", "table")
     variants: ClassVar = {
-        "features": [{"num_rows": 50, "columns": ["f{0..7}"]}, {"num_rows": 20, "target_columns": ["loc_x"]}],
+        "features": [
+            {"num_rows": 50, "columns": ["f{0..7}"], "target_columns": ["loc_x"]},
+            {"num_rows": 20, "target_columns": ["loc_x", "loc_y"]},
+        ],
         "lithology": [{"num_rows": 203, "num_holes": 20}, {"num_rows": 40, "num_holes": 4, "labelled_fraction": 0.2}],
         "table": [
             {"path": str(TABLE), "columns": ["density", "gamma"], "transforms": {"gamma": "log1p"}},

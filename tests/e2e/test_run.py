@@ -55,6 +55,7 @@ def test_gates_table_is_complete_and_printed(finished: Path) -> None:
         "residual_active_units",
         "mean_z_ratio",
         "shuffled_ratio",
+        "leak_max",
         "decoder_reads_vol",
         "decoder_reads_loc",
         "decoder_reads_shape",

@@ -157,7 +157,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> N
 def test_a_truncated_last_checkpoint_has_a_remedy(tmp_path: Path) -> None:
     overrides = ("experiment=lithology_vae", "trainer.max_epochs=1")
     told = train(tmp_path, *overrides)
-    phases = ("loading the data", "training: epochs 1 to 1 of", "evaluating the", "drawing the", "writing the report")
+    phases = ("training: epochs 1 to 1 of", "evaluating the", "drawing the", "writing the report")
     assert [phase for phase in phases if phase not in told] == []
     run = only_run(tmp_path)
     last, status = run / "checkpoints" / "last.ckpt", run / "status.json"

@@ -6,8 +6,10 @@ partitions are independent; those of volume depend on each other, as parts of on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,8 @@ class FeatureSource(TabularSource):
         feature_noise: standard deviation of the noise of each feature; that of its signal is about 7.
         target_noise: standard deviation of the measurement noise of each target; that of a factor is 1.
     """
+
+    added_keys: ClassVar[Mapping[str, object]] = MappingProxyType({})
 
     columns: tuple[str, ...] = ("feature_{000..767}",)
     target_columns: tuple[str, ...] = FACTORS
