@@ -98,9 +98,10 @@ class GateSettings:
         strict = config.get("strict", False)
         if not isinstance(strict, bool):
             raise UserError(f"gates.strict: {strict!r} is not allowed; it should be true or false")
-        named = {name: entry for name, entry in {**ADDED, **config}.items() if name != "strict"}
-        ordered = [*(name for name in config if name in named), *(name for name in ADDED if name not in config)]
-        entries = {name: named[name] for name in ordered if named[name] is not None}
+        absent = {name: entry for name, entry in ADDED.items() if name not in config}
+        entries = {
+            name: entry for name, entry in {**config, **absent}.items() if name != "strict" and entry is not None
+        }
         return cls(strict=strict, targets={name: _target(name, entry) for name, entry in entries.items()})
 
 

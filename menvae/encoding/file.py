@@ -22,7 +22,7 @@ from menvae.errors import ExitCode, UserError
 from menvae.files import replacing
 from menvae.registry import Field, validated
 from menvae.runs.finished import CheckpointName, FinishedRun
-from menvae.runs.loading import load_all, store_of, usable_device
+from menvae.runs.loading import load_named, usable_device
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,9 +79,7 @@ def encode_to_file(composed: DictConfig) -> ExitCode:
     device = usable_device(settings.device)
     logs.configure(None)
     try:
-        named = [settings.run] if isinstance(settings.run, str) else list(settings.run)
-        output_dir = path_of(settings.output_dir, "output_dir").resolve()
-        runs = load_all(named, settings.checkpoint, device, store_of(named, output_dir), tracking.get("uri"))
+        runs = load_named(settings.run, settings.checkpoint, device, settings.output_dir, tracking)
         path = path_of(settings.output, "output") if settings.output else _default_path(runs, settings, data)
         _check_free(path, may_exist=settings.overwrite)
         table = encode(

@@ -175,11 +175,7 @@ def leaks(model: Model, evaluation: FinalEvaluation) -> Floats:
         R2 [partitions, targets], the targets in the order of the model's supervision.
     """
     train, val = (record.by_target(model.supervision) for record in (evaluation.train, evaluation.val))
-    return leak_matrix(_by_partition(evaluation.train, model), _by_partition(evaluation.val, model), train, val)
-
-
-def _by_partition(record: SplitRecord, model: Model) -> dict[str, Floats]:
-    return {name: record.arrays["mean"][:, slice(*model.layout.bounds(name))] for name in model.layout}
+    return leak_matrix(evaluation.train.codes(model.layout), evaluation.val.codes(model.layout), train, val)
 
 
 @torch.no_grad()

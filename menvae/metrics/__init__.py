@@ -120,6 +120,10 @@ class SplitRecord:
         """Return the arrays called ``<kind>.<partition>`` by partition, or ``errors.<z>`` by z."""
         return {name.split(".", 1)[1]: array for name, array in self.arrays.items() if name.startswith(kind + ".")}
 
+    def codes(self, layout: LatentLayout) -> dict[str, Floats]:
+        """Return the posterior means by partition [N, P]."""
+        return {name: self.arrays["mean"][:, slice(*layout.bounds(name))] for name in layout}
+
     def by_target(self, supervision: Mapping[str, Sequence[str]]) -> dict[str, Floats]:
         """Return target -> z-scores [N], NaN where not observed.
 

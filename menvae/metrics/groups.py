@@ -56,7 +56,7 @@ class GroupScore(Metric):
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
         """Return the scores; None with fewer than two groups of usable targets."""
-        layout, means = self.context.layout, record.arrays["mean"]
+        layout = self.context.layout
         targets, observed = record.by_partition("targets"), record.by_partition("observed")
         factors, seen = [], []
         for name in layout:
@@ -67,8 +67,7 @@ class GroupScore(Metric):
                     seen.append(observed[name][:, usable])
         if len(factors) < 2:
             return dict.fromkeys(self.names())
-        codes = [means[:, slice(*layout.bounds(name))] for name in layout]
-        return dict(self.scores(codes, factors, seen))
+        return dict(self.scores(list(record.codes(layout).values()), factors, seen))
 
 
 def _usable(targets: Floats, observed: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

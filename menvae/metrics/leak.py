@@ -82,9 +82,5 @@ class PartitionLeak(Metric):
         ]
 
     def _codes(self, record: SplitRecord) -> Codes:
-        mean, layout = record.arrays["mean"], self.context.layout
-        return Codes(
-            {name: mean[:, slice(*layout.bounds(name))] for name in layout},
-            record.by_target(self.context.supervision),
-            record.patient_id,
-        )
+        context = self.context
+        return Codes(record.codes(context.layout), record.by_target(context.supervision), record.patient_id)

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from menvae.configuration import check_present, path_of, plain_values, section_of
+from menvae.configuration import check_present, plain_values, section_of
 from menvae.console import logs
 from menvae.data.batches.splits import Split
 from menvae.errors import ExitCode, UserError, nearest
@@ -22,7 +22,7 @@ from menvae.registry import validated
 from menvae.runs.evaluation import describe_evaluation, write_evaluation
 from menvae.runs.finished import CheckpointName, FinishedRun
 from menvae.runs.gates_table import entries, gates_table
-from menvae.runs.loading import load_all, store_of, usable_device
+from menvae.runs.loading import load_named, usable_device
 from menvae.tracking.local import LocalLog
 
 _log = logging.getLogger(__name__)
@@ -70,18 +70,15 @@ def evaluate(composed: DictConfig) -> ExitCode:
     device = usable_device(settings.device)
     logs.configure(None)
     try:
-        named = [settings.run] if isinstance(settings.run, str) else list(settings.run)
-        output_dir = path_of(settings.output_dir, "output_dir").resolve()
-        runs = load_all(named, settings.checkpoint, device, store_of(named, output_dir), tracking.get("uri"))
+        runs = load_named(settings.run, settings.checkpoint, device, settings.output_dir, tracking)
         planned = [(run, _splits(run, settings)) for run in runs]
         folders = [_folder(run, splits, settings) for run, splits in planned]
         for (run, splits), folder in zip(planned, folders, strict=True):
             _log.info("evaluating %s on %s", run.name, ", ".join(splits))
             folder.parent.mkdir(exist_ok=True)
-            if folder.exists():
-                discard_folder(folder)
             with new_folder(folder) as unfinished:
                 table = evaluate_run(run, splits, unfinished)
+                discard_folder(folder)  # an earlier one is kept until this one is complete
             if len(runs) > 1:
                 logs.show(run.name)
             logs.show(gates_table(table["gates"], table["note"], entries(table.get("test"))))
@@ -96,7 +93,7 @@ def evaluate_run(run: FinishedRun, splits: Sequence[str], folder: Path) -> dict[
 
     Args:
         run: the run.
-        splits: non-empty splits to judge; pictures are of the first.
+        splits: non-empty splits to judge; pictures are of validation, if it is among them.
         folder: an existing folder.
 
     Returns:

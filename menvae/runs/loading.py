@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from menvae.configuration import path_of
 from menvae.errors import UserError
 from menvae.runs.finished import CheckpointName, FinishedRun, load_run
 
@@ -37,9 +39,26 @@ def load_all(
     return loaded
 
 
-def store_of(named: Sequence[str], output_dir: Path) -> Path | None:
-    """Return the output directory for names and ids; None if all runs are directories, which have their own."""
-    return None if all(Path(name).expanduser().is_dir() for name in named) else output_dir
+def load_named(
+    run: str | Sequence[str],
+    checkpoint: CheckpointName,
+    device: torch.device,
+    output_dir: str,
+    tracking: Mapping[str, Any],
+) -> list[FinishedRun]:
+    """Load the runs of a command by its keys; those that are directories bring their own output directory.
+
+    Args:
+        run: directories, names or MLflow ids.
+        checkpoint: ``best`` or ``last``.
+        device: device of the models.
+        output_dir: key ``output_dir``, for names and ids.
+        tracking: section ``tracking``.
+    """
+    named = [run] if isinstance(run, str) else list(run)
+    folder = path_of(output_dir, "output_dir").resolve()
+    are_directories = all(Path(name).expanduser().is_dir() for name in named)
+    return load_all(named, checkpoint, device, None if are_directories else folder, tracking.get("uri"))
 
 
 def usable_device(wanted: str | None) -> torch.device:
