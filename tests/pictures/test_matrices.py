@@ -67,7 +67,7 @@ def test_a_leak_has_a_frame_of_its_own() -> None:
     figure = matrices.draw_leak_matrix(R2, rows, columns, "Leaks", own, leaking)
     assert words(figure)[1].endswith("framed: its own targets; orange: a leak, beyond chance")
     framed = {patch.get_edgecolor(): patch.get_xy() for patch in figure.axes[0].patches if not patch.get_hatch()}
-    assert framed == {to_rgba(INK): (-0.5, -0.5), to_rgba(matrices.LEAK): (-0.5, 0.5)}
+    assert framed == {to_rgba(INK): (-0.5, -0.5), to_rgba(matrices.LEAK): (-0.44, 0.56)}
     nothing = matrices.draw_leak_matrix(R2, rows, columns, "Leaks", own, np.zeros((2, 3), dtype=np.bool_))
     assert "leak" not in words(nothing)[1]
 
