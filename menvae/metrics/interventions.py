@@ -48,8 +48,8 @@ class Interventions(Metric):
     when: ClassVar[When] = "final"
 
     def names(self) -> list[str]:
-        """Two keys per supervised partition; without another one, it has no ratio."""
-        supervised = self._supervised()
+        """Two keys per supervised partition; without another one, it has no ratio. None for rows of a table."""
+        supervised = [name for name, targets in self.context.supervision.items() if targets and self.context.size]
         ratios = [f"intervention/{name}_ratio" for name in supervised if len(supervised) > 1]
         return ratios + [f"intervention/{name}_r2" for name in supervised]
 
@@ -97,9 +97,6 @@ class Interventions(Metric):
         ends = [least.value if least.low is None else least.low, most.value if most.high is None else most.high]
         low, high = (value if end is None else end for end in ends)
         return Estimate(value, max(0.0, min(low, value)), min(LARGEST_RATIO, max(high, value)), own.n)
-
-    def _supervised(self) -> list[str]:
-        return [name for name, targets in self.context.supervision.items() if targets]
 
 
 @dataclass(frozen=True)

@@ -324,6 +324,23 @@ def tumour_error(example: SplitExample, metric: Metric) -> Reference:
     return {"diag/recon_tumour_mse": float(pd.Series(example.errors["tumour_errors.mu"].double().numpy()).mean())}
 
 
+def interventions(example: SplitExample, metric: Metric) -> Reference:
+    supervision = example.context.supervision
+    features = [(name, feature) for name, features in supervision.items() for feature in features]
+    asked = pd.DataFrame(example.errors["asked"].double().numpy(), columns=pd.MultiIndex.from_tuples(features))
+    found: Reference = {}
+    for name in supervision:
+        moved = pd.DataFrame(example.errors[f"moved.{name}"].double().numpy(), columns=asked.columns)
+        squares = (moved**2).mean()
+        found[f"intervention/{name}_ratio"] = float(np.sqrt(squares[name].mean() / squares.drop(name, level=0).max()))
+        scores = []
+        for feature in supervision[name]:
+            known = asked[name][feature].notna()
+            scores.append(r2_score(asked[name][feature][known], moved[name][feature][known]))
+        found[f"intervention/{name}_r2"] = float(np.mean(scores))
+    return found
+
+
 class TestMetrics(MetricConformance):
     others = ("leak",)  # tests/statistics/test_leaks.py, tests/evaluation/test_leak_metric.py
     variants: ClassVar = {"active_units": [{}, {"threshold": 0.3}], "active_share": [{}, {"threshold": 0.3}]}
@@ -351,4 +368,5 @@ class TestMetrics(MetricConformance):
         "reads_tumour": reads_tumour,
         "mean_image_ratio": mean_image_ratio,
         "tumour_error": tumour_error,
+        "interventions": interventions,
     }

@@ -48,7 +48,10 @@ def drawn(folder: Path, when: str = "after_training", settings: dict[str, Any] |
     return {path.name for path in folder.glob("*")}
 
 
-AFTER = {"training_curves.png", "latent_scatter.png", "leak_matrix.png", "traversals.png", "regression.png"}
+AFTER = {
+    *("training_curves.png", "latent_scatter.png", "leak_matrix.png", "traversals.png", "regression.png"),
+    *("walks.gif", "swaps.png", "interventions.png"),
+}
 
 
 def test_files_of_a_run(tmp_path: Path) -> None:
@@ -61,7 +64,8 @@ def test_order_is_that_of_the_report(registered: Register) -> None:
     registered("first_of_all", section="trained", order=1)
     assert list(registered_pictures()) == [
         *("first_of_all", "target_correlation", "training_curves", "schedule"),
-        *("latent_scatter", "leak_matrix", "between", "traversals", "regression"),
+        *("latent_scatter", "leak_matrix", "between", "traversals", "walks", "swaps", "interventions"),
+        "regression",
     ]
 
 
