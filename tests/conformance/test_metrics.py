@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from itertools import combinations, product
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, mean_squared_error, r2_score
+from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import PolynomialFeatures
 from torch.distributions import Normal, kl_divergence
 
@@ -341,6 +343,27 @@ def interventions(example: SplitExample, metric: Metric) -> Reference:
     return found
 
 
+def latent_coverage(example: SplitExample, metric: Metric) -> Reference:
+    arrays, ids = as_arrays(example), example.batch.subject_id
+    num, z_dim = arrays["mean"].shape
+    noise = np.stack([np.random.default_rng(zlib.crc32(name.encode())).standard_normal(z_dim) for name in ids])
+    samples = arrays["mean"] + np.exp(arrays["logvar"]) ** 0.5 * noise
+    sets = np.random.default_rng(0).standard_normal((1000 // num, num, z_dim))
+    layout = example.context.layout
+    parts = {"": slice(0, z_dim), **{f"_{name}": slice(*layout.bounds(name)) for name in layout}}
+
+    def covered(real: np.ndarray, other: np.ndarray) -> np.ndarray:
+        radii = NearestNeighbors(n_neighbors=5).fit(real).kneighbors()[0][:, -1]
+        return NearestNeighbors(n_neighbors=1).fit(other).kneighbors(real)[0][:, 0] <= radii
+
+    found: Reference = {}
+    for ending, part in parts.items():
+        pairs = [(prior[:, part], samples[:, part]) for prior in sets]
+        shares = [np.mean([covered(*pair[::step]) for pair in pairs]) for step in (1, -1)]
+        found[f"diag/coverage{ending}"] = float(min(shares))
+    return found
+
+
 class TestMetrics(MetricConformance):
     others = ("leak",)  # tests/statistics/test_leaks.py, tests/evaluation/test_leak_metric.py
     variants: ClassVar = {"active_units": [{}, {"threshold": 0.3}], "active_share": [{}, {"threshold": 0.3}]}
@@ -369,4 +392,5 @@ class TestMetrics(MetricConformance):
         "mean_image_ratio": mean_image_ratio,
         "tumour_error": tumour_error,
         "interventions": interventions,
+        "latent_coverage": latent_coverage,
     }
