@@ -114,6 +114,9 @@ class SplitRecorder(Observer):
             values |= self._with_other_latents(image, batch, mean, logvar)
         if self._decodes and self.reference is not None:
             values |= self._with_reference(image, batch, output, self.reference)
+        if self.reference is not None and self.reference.reader is not None:
+            reader = self.reference.reader
+            values["read"] = reader.read(batch.inputs)[:, reader_columns(reader, self.model.supervision)]
         self._keep(batch, values)
 
     @staticmethod
@@ -154,8 +157,6 @@ class SplitRecorder(Observer):
         tumour = None if batch.mask is None else batch.mask > 0
         if tumour is not None:
             values["tumour_errors.mu"] = _mse_inside(image, output.reconstruction, tumour, batch.available)
-        if reference.reader is not None:
-            values["read"] = reference.reader.read(image)[:, reader_columns(reference.reader, self.model.supervision)]
         mean = output.posterior.mean
         for partition in self.model.layout:
             start, stop = self.model.layout.bounds(partition)

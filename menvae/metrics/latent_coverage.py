@@ -29,9 +29,10 @@ class LatentCoverage(Metric):
     One sample is drawn from the posterior of each subject, and sets of as many from the prior. A sample of the prior is
     covered if a posterior sample is at least as near to it as the k-th nearest sample of its own set; a posterior
     sample is covered if a sample of the prior is at least as near as its k-th nearest posterior sample. The value is
-    the smaller of the two shares. The first finds holes of the prior that no subject is encoded near to. In many dimensions
-    it misses posteriors that are together narrower than the prior, whose centre is near everything; the second does
-    not. If the posteriors together are the prior, both shares are expected to be `expected_coverage`: .97 for k = 5.
+    the smaller of the two shares. The first finds holes of the prior, near to which no subject is encoded. In many
+    dimensions it misses posteriors that are together narrower than the prior, whose centre is near everything; the
+    second does not. If the posteriors together are the prior, both shares are expected to be `expected_coverage`: .97
+    for k = 5.
     """
 
     direction: ClassVar[Direction | None] = "higher"
