@@ -213,7 +213,7 @@ def _arrays(context: PictureContext) -> dict[str, Floats]:
     if context.schedules is not None:
         found |= {key: values for key, (_, values) in context.schedules.weights.items()}
     for name, drawn in (("traversals", context.traversals), ("walks", context.walks), ("swaps", context.swaps)):
-        found |= {name: drawn.volumes} if drawn is not None else {}
+        found |= {name: drawn.volumes.astype(np.float64)} if drawn is not None else {}
     if context.leaks is not None:
         found["leaks"] = context.leaks
     if context.correlation is not None:

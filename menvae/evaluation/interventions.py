@@ -101,7 +101,8 @@ def _with_partition(model: Model, own: Floats, foreign: Floats, name: str) -> Fl
 @torch.no_grad()
 def _decoded(model: Model, latents: Floats) -> Iterator[Tensor]:
     """Yield the decoded images of latents [N, Z], a few at a time."""
-    device = next(model.parameters()).device
+    parameter = next(model.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
     z = torch.from_numpy(latents).float().to(device)
     for start in range(0, len(z), CHUNK):
         yield model.decode(z[start : start + CHUNK])

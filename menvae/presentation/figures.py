@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
@@ -125,7 +126,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
 def save_animation(figures: Iterable[Figure], path: Path, seconds_per_frame: float) -> Path:
     """Write figures of one size as an endless GIF that runs forth and back, creating its folder; return ``path``.
 
-    All frames have the colours of the first one, so that what does not change does not flicker.
+    All frames have the same palette, so that what does not change does not flicker.
 
     Raises:
         ValueError: there is no figure.
@@ -133,7 +134,8 @@ def save_animation(figures: Iterable[Figure], path: Path, seconds_per_frame: flo
     frames = [_pixels(figure) for figure in figures]
     if not frames:
         raise ValueError("an animation needs at least one figure")
-    palette = frames[0].quantize(ANIMATION_COLOURS, method=Image.Quantize.MEDIANCUT)
+    joined = Image.fromarray(np.concatenate([np.asarray(frame) for frame in frames]))
+    palette = joined.quantize(ANIMATION_COLOURS, method=Image.Quantize.MEDIANCUT)
     first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     path.parent.mkdir(parents=True, exist_ok=True)
     duration = round(1000 * seconds_per_frame)

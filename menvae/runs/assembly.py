@@ -144,8 +144,9 @@ class AssembledRun:
         from menvae.runs.report import is_collapsed, write_report
 
         write_json(self.path / "gates.json", gates.as_dict())
-        described = describe_evaluation(evaluation, gates, self.data, self.path.name, "best", status["best_epoch"])
         source, supervision = self.experiment.source, self.experiment.supervision
+        best_epoch = status["best_epoch"]
+        described = describe_evaluation(evaluation, gates, self.data, supervision, self.path.name, "best", best_epoch)
         write_evaluation(self.path, described, evaluation, self.data, source, supervision)
         clock = ("time/train_s", "time/validate_s")  # of all processes that trained the run, not only this one
         seconds = sum(row[key] or 0.0 for row in local.timings() for key in clock)

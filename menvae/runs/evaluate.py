@@ -108,7 +108,9 @@ def evaluate_run(run: FinishedRun, splits: Sequence[str], folder: Path) -> dict[
     gates = judge(evaluation, experiment.settings["gates"].targets, metrics, experiment.supervision)
     table = gates.as_dict()
     write_json(folder / "gates.json", table)
-    described = describe_evaluation(evaluation, gates, data, run.name, run.checkpoint.stem, run.epoch)
+    described = describe_evaluation(
+        evaluation, gates, data, experiment.supervision, run.name, run.checkpoint.stem, run.epoch
+    )
     write_evaluation(folder, described, evaluation, data, experiment.source, experiment.supervision)
     units = {name: target.unit for name, target in experiment.source.targets.items()}
     if "val" in splits:

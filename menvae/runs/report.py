@@ -183,6 +183,7 @@ def _page(run_dir: Path, judged: Path) -> dict[str, Any]:
         "targets": _clipped(_pretty(read_mapping(run_dir / "targets.json"))),
         **_metrics(metrics, read_mapping(judged / "evaluation.json")),
         **_pictures(judged / "pictures", config, summary),
+        "interventions_note": _no_interventions(read_mapping(judged / "evaluation.json")),
         "columns": _column_errors(config, metrics),
         **_reproduction(read_mapping(run_dir / "environment.json")),
         "config": _clipped(read_text(run_dir / "config.yaml")),
@@ -243,6 +244,14 @@ def _estimate_text(found: Any) -> str:
     return f"{significant(found['value'])}{interval}"
 
 
+def _no_interventions(evaluation: Mapping[str, Any]) -> str:
+    """Return why no split has interventions; empty if one has, or none can have."""
+    splits = evaluation.get("splits")
+    found = [split.get("interventions") for split in splits.values()] if isinstance(splits, Mapping) else []
+    reasons = [each.get("reason") for each in found if isinstance(each, Mapping)]
+    return f"No interventions: {reasons[0]}." if reasons and all(reasons) else ""
+
+
 def _lacks(config: Mapping[str, Any], summary: Mapping[str, Any]) -> set[str]:
     """Return the fields of `PictureContext` that a run does not have; those of an older run by its configuration."""
     known = summary.get("lacks")
@@ -250,9 +259,11 @@ def _lacks(config: Mapping[str, Any], summary: Mapping[str, Any]) -> set[str]:
         return set(map(str, known))
     model = config.get("model")
     supervision = model.get("supervision") if isinstance(model, Mapping) else True
-    of_volumes = {"volumes", "traversals", "targets", "correlation"}
-    return (set() if supervision else {"leaks", "targets"}) | (
-        of_volumes if value_at(config, "data.columns") else set()
+    of_volumes = {"volumes", "traversals", "walks", "swaps", "targets", "correlation"}
+    return (
+        {"interventions"}
+        | (set() if supervision else {"leaks", "targets"})
+        | (of_volumes if value_at(config, "data.columns") else set())
     )
 
 
