@@ -29,6 +29,7 @@ from menvae.runs.environment import code_hash
 from menvae.runs.evaluation import describe_evaluation, write_evaluation
 from menvae.runs.job import Job
 from menvae.runs.recorder import RunRecorder
+from menvae.runs.references import references_of
 from menvae.runs.start import checkpoint_identity, foreign_checkpoint, initial_weights, meaning_for_other_runs
 from menvae.tracking.local import LocalLog
 from menvae.training.place import Place
@@ -144,7 +145,9 @@ class AssembledRun:
         from menvae.runs.report import is_collapsed, write_report
 
         write_json(self.path / "gates.json", gates.as_dict())
-        described = describe_evaluation(evaluation, gates, self.data, self.path.name, "best", status["best_epoch"])
+        references = references_of(self.experiment, self.data, evaluation, self.here.device)
+        best_epoch = status["best_epoch"]
+        described = describe_evaluation(evaluation, gates, self.data, self.path.name, "best", best_epoch, references)
         source, supervision = self.experiment.source, self.experiment.supervision
         write_evaluation(self.path, described, evaluation, self.data, source, supervision)
         clock = ("time/train_s", "time/validate_s")  # of all processes that trained the run, not only this one

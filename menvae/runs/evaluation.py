@@ -18,6 +18,7 @@ from menvae.files import write_json, write_table
 from menvae.metrics import Floats, SplitRecord
 from menvae.runs.environment import code_hash
 from menvae.runs.reading import EVALUATION
+from menvae.runs.references import References
 
 PER_SUBJECT = "per_subject.csv"
 
@@ -26,7 +27,13 @@ _ERRORS = ("errors", "final_errors", "tumour_errors")
 
 
 def describe_evaluation(
-    evaluation: FinalEvaluation, gates: JudgedGates, data: Data, run: str, checkpoint: str, epoch: int
+    evaluation: FinalEvaluation,
+    gates: JudgedGates,
+    data: Data,
+    run: str,
+    checkpoint: str,
+    epoch: int,
+    references: References | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``evaluation.json``.
 
@@ -37,6 +44,7 @@ def describe_evaluation(
         run: name of the run.
         checkpoint: ``best`` or ``last``.
         epoch: epoch of the checkpoint, from 1.
+        references: R2 of references on the same splits, if there are any.
     """
 
     def split(name: str, judged: JudgedSplit) -> dict[str, Any]:
@@ -53,6 +61,14 @@ def describe_evaluation(
         "code": code_hash(),
         "passed": gates.passed,
         "splits": {name: split(name, judged) for name, judged in evaluation.splits.items()},
+        **({"references": _as_values(references)} if references else {}),
+    }
+
+
+def _as_values(references: References) -> dict[str, Any]:
+    return {
+        split: {name: {kind: asdict(r2) for kind, r2 in kinds.items()} for name, kinds in names.items()}
+        for split, names in references.items()
     }
 
 

@@ -1,0 +1,134 @@
+"""Training of the networks of references: AdamW until the validation loss stops falling."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from menvae.errors import TrainingDivergedError
+from menvae.references.cohort import ReferenceCohort
+from menvae.training.determinism import seed_everything
+from menvae.training.step import autocast
+from menvae.types import Batch
+
+_log = logging.getLogger(__name__)
+
+SEED = 0
+"""Seed of initial weights and dropout: references of a cohort do not depend on the seed of a run."""
+LARGEST_GRADIENT = 1.0
+"""Largest L2 norm of the gradient."""
+WARMUP_STEPS = 30
+"""Steps in which the learning rate rises to its value."""
+FEWEST_STEPS = 50
+"""Steps between two validations; a longer epoch is completed first."""
+MOST_STEPS = 20_000
+PATIENCE = 2
+"""Training ends after as many validations in a row without a lower loss."""
+DECAY = 0.3
+"""Factor of the learning rate after each validation without a clearly lower loss."""
+CLEARLY = 0.02
+"""Share of the loss by which it must fall; less does not restart the patience."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What training has come to.
+
+    Attributes:
+        steps: optimiser steps taken.
+        best_step: step with the lowest validation loss, whose weights are kept.
+        loss: that loss.
+    """
+
+    steps: int
+    best_step: int
+    loss: float
+
+
+@contextmanager
+def seeded(device: torch.device) -> Iterator[torch.Generator]:
+    """Build and train a network from `SEED`, and restore the random state of the process; yields a generator."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        seed_everything(SEED)
+        yield torch.Generator().manual_seed(SEED)
+
+
+def fit(
+    network: nn.Module,
+    loss: Callable[[Batch], Tensor],
+    validate: Callable[[], float],
+    cohort: ReferenceCohort,
+    *,
+    learning_rate: float,
+    name: str,
+) -> Fit:
+    """Train a network on the training subjects, and leave it in evaluation mode with its best weights.
+
+    Args:
+        network: on the device of the cohort.
+        loss: batch on the device -> loss, a scalar.
+        validate: returns the loss of the validation subjects; called in evaluation mode, without gradients.
+        cohort: provides batches, device and precision.
+        learning_rate: after the warm-up.
+        name: name of the reference, for the log.
+
+    Raises:
+        TrainingDivergedError: the validation loss is not finite.
+    """
+    optimiser = _Optimiser(network, cohort, learning_rate)
+    best, best_state = Fit(0, 0, float("inf")), copy.deepcopy(network.state_dict())
+    epoch = waited = judged_at = 0
+    while optimiser.steps < MOST_STEPS and waited < PATIENCE:
+        epoch += 1
+        network.train()
+        for stored in cohort.train.epoch(epoch):
+            optimiser.step(loss, cohort.on_device(stored))
+        if optimiser.steps - judged_at < FEWEST_STEPS:
+            continue
+        judged_at = optimiser.steps
+        network.eval()
+        with torch.no_grad(), autocast(cohort.device, cohort.precision):
+            value = validate()
+        if not math.isfinite(value):
+            raise TrainingDivergedError(f"{name}: the validation loss is not finite after {judged_at} steps")
+        _log.info("%s: step %d, validation loss %.4f", name, judged_at, value)
+        if value > (1.0 - CLEARLY) * best.loss:
+            waited += 1
+            optimiser.learning_rate *= DECAY
+        else:
+            waited = 0
+        if value < best.loss:
+            best, best_state = Fit(judged_at, judged_at, value), copy.deepcopy(network.state_dict())
+    network.load_state_dict(best_state)
+    network.eval()
+    return replace(best, steps=optimiser.steps)
+
+
+class _Optimiser:
+    """AdamW with warm-up, gradient clipping and the precision of the run."""
+
+    def __init__(self, network: nn.Module, cohort: ReferenceCohort, learning_rate: float) -> None:
+        self.steps, self.learning_rate, self._cohort = 0, learning_rate, cohort
+        self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self._adamw = torch.optim.AdamW(self._parameters, weight_decay=0.01, betas=(0.9, 0.99))
+        self._scaler = torch.amp.GradScaler(cohort.device.type, enabled=cohort.precision == "fp16")
+
+    def step(self, loss: Callable[[Batch], Tensor], batch: Batch) -> None:
+        """Take one step on a batch."""
+        self.steps += 1
+        self._adamw.param_groups[0]["lr"] = self.learning_rate * min(1.0, self.steps / WARMUP_STEPS)
+        with autocast(self._cohort.device, self._cohort.precision):
+            value = loss(batch)
+        self._adamw.zero_grad(set_to_none=True)
+        self._scaler.scale(value).backward()  # type: ignore[no-untyped-call]
+        self._scaler.unscale_(self._adamw)
+        nn.utils.clip_grad_norm_(self._parameters, LARGEST_GRADIENT)
+        self._scaler.step(self._adamw)
+        self._scaler.update()

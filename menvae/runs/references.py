@@ -1,0 +1,185 @@
+"""References beside the R2 of a run: from the cache of its output directory, or computed for its cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from menvae.composition.experiment import Experiment
+from menvae.data.digests import digest_of
+from menvae.data.source import Data
+from menvae.errors import UserError
+from menvae.evaluation.estimates import estimate
+from menvae.evaluation.final import FinalEvaluation
+from menvae.metrics import MetricContext, SplitRecord
+from menvae.metrics.r2 import TargetR2
+from menvae.presentation.text import significant
+from menvae.references.cohort import ReferenceCohort
+from menvae.references.find import KINDS, find_references
+from menvae.references.readings import Readings
+from menvae.references.store import ReferenceStore
+from menvae.runs.identity import as_typed
+from menvae.runs.start import digests_of_checkpoints
+from menvae.statistics.estimate import Estimate
+from menvae.training.place import Place
+from menvae.training.settings import TrainerSettings
+
+References = Mapping[str, Mapping[str, Mapping[str, Estimate]]]
+"""Split -> target or partition -> kind of reference -> its R2."""
+
+_TRUTH = ("targets", "observed")
+BATCH_SIZE = 8
+"""Largest batch; a run with smaller ones needs them for its memory."""
+
+
+def check_references(experiment: Experiment, name: str) -> None:
+    """Raise `UserError` if a run has no targets that a reference could read."""
+    if not any(experiment.supervision.values()):
+        raise UserError(
+            f"references: run '{name}' has no targets (model.supervision), so that there is no R2 to refer to"
+        )
+
+
+def reference_cohort(experiment: Experiment, data: Data, device: torch.device) -> ReferenceCohort | None:
+    """Return the cohort of a run for references, or None if it has no targets.
+
+    Args:
+        experiment: the configuration.
+        data: data of the run, whose prepared subjects are used again.
+        device: device to train on.
+    """
+    if data.targets is None or not any(experiment.supervision.values()):
+        return None
+    trainer: TrainerSettings = experiment.settings["trainer"]
+    here = Place(device, 0, 1)
+    batch_size = min(BATCH_SIZE, trainer.batch_size)
+    request = replace(experiment.data_request(here, data.prepared), seed=0, batch_size=batch_size)
+    source, augmentation = experiment.source, experiment.settings["augmentation"]
+    in_order = source.load(replace(request, in_order=True))
+    loaders = {"train": in_order.train, "val": in_order.val, "test": in_order.test}
+    encoder = experiment.parts["encoder"]
+    return ReferenceCohort(
+        train=source.load(request).train,
+        splits={name: loader for name, loader in loaders.items() if loader is not None},
+        num_subjects=len(data.splits),
+        supervision=experiment.supervision,
+        normalizer=data.targets.normalizer,
+        num_channels=len(source.channels),
+        size=tuple(source.size),
+        spacing_mm={subject.subject_id: subject.spacing_mm for subject in data.volumes.cohort.subjects}
+        if data.volumes is not None and "mask" in source.gives
+        else {},
+        build_encoder=partial(encoder, len(source.channels), source.size, experiment.layout),
+        z_dim=experiment.layout.z_dim,
+        identity={
+            "data_hash": data.data_hash,
+            "targets_hash": data.targets_hash,
+            "splits": digest_of(sorted(data.splits.items())),
+            "supervision": {name: list(targets) for name, targets in experiment.supervision.items()},
+            **source.identity,
+        },
+        training_identity=as_typed(asdict(augmentation)) if augmentation.does_something else {},
+        encoder_identity={
+            "configuration": as_typed(experiment.config["encoder"]),
+            "partitions": dict(experiment.layout.sizes),
+            "checkpoints": digests_of_checkpoints(encoder.settings),
+        },
+        device=device,
+        precision=trainer.precision,
+        memory_format=torch.channels_last_3d if trainer.channels_last else torch.contiguous_format,
+    )
+
+
+def references_of(
+    experiment: Experiment, data: Data, evaluation: FinalEvaluation, device: torch.device, *, compute: bool = False
+) -> References:
+    """Return the R2 of the references of a cohort on the judged splits, with intervals.
+
+    Args:
+        experiment: the configuration of a run.
+        data: data of the run.
+        evaluation: evaluation of the run, which has the targets of its splits.
+        device: device to train on.
+        compute: whether to compute what the cache lacks; the floor of a small cohort is always computed.
+    """
+    cohort = reference_cohort(experiment, data, device)
+    if cohort is None:
+        return {}
+    found = find_references(cohort, ReferenceStore(experiment.output_dir), compute=compute)
+    described: dict[str, dict[str, dict[str, Estimate]]] = {}
+    for split, judged in evaluation.splits.items():
+        for kind, readings in found.items():
+            if split in readings.values:
+                for name, value in _r2(readings, split, judged.record, experiment).items():
+                    described.setdefault(split, {}).setdefault(name, {})[kind] = value
+    return described
+
+
+def _r2(readings: Readings, split: str, record: SplitRecord, experiment: Experiment) -> dict[str, Estimate]:
+    """Return target or partition -> R2, as the metric ``r2`` computes it of the predictions of a run.
+
+    Partitions of which the reference reads only some targets have no mean.
+    """
+    read = readings.values[split]
+    table = np.array([read[subject] for subject in record.subject_id], dtype=np.float64)
+    arrays = {name: array for name, array in record.arrays.items() if not name.startswith("predictions.")}
+    supervision: dict[str, list[str]] = {}
+    incomplete = []
+    for partition, names in experiment.supervision.items():
+        own = [name for name in names if name in readings.targets]
+        if not own:
+            continue
+        supervision[partition] = own
+        if len(own) < len(names):
+            incomplete.append(partition)
+        columns = [list(names).index(name) for name in own]
+        arrays |= {f"{kind}.{partition}": record.arrays[f"{kind}.{partition}"][:, columns] for kind in _TRUTH}
+        arrays[f"predictions.{partition}"] = table[:, [readings.targets.index(name) for name in own]]
+    metric = TargetR2(MetricContext(experiment.layout, (), (), supervision))
+    found = estimate([metric], replace(record, arrays=arrays, training=None))
+    named = {key.removeprefix("sem/").removesuffix("_r2"): value for key, value in found.items()}
+    return {name: value for name, value in named.items() if name not in incomplete}
+
+
+def references_table(described: Mapping[str, Any], partitions: Sequence[str]) -> Table | None:
+    """Make the table of the R2 of each partition beside its references, or return None without references.
+
+    Args:
+        described: content of ``evaluation.json``.
+        partitions: names of the supervised partitions.
+    """
+    rows = [row for row in reference_rows(described, partitions) if row[0] in partitions]
+    if not rows:
+        return None
+    table = Table(box=box.SIMPLE_HEAD, title="R² beside references", title_justify="left", pad_edge=False)
+    for name in ("partition", "split", "run", *KINDS):
+        table.add_column(name, justify="left" if name in ("partition", "split") else "right", no_wrap=True)
+    for name, split, values in rows:
+        table.add_row(Text(name), split, *(significant((value or {}).get("value")) for value in values))
+    return table
+
+
+def reference_rows(
+    described: Mapping[str, Any], partitions: Sequence[str]
+) -> list[tuple[str, str, list[Mapping[str, Any] | None]]]:
+    """Return the rows of tables from ``evaluation.json``: partition or target, split, R2 of the run and of each kind.
+
+    Partitions come first; R2 are estimates, or None where the run or the cache has none.
+    """
+    references, splits = described.get("references") or {}, described.get("splits") or {}
+    names = list(dict.fromkeys(name for of_split in references.values() for name in of_split))
+    names.sort(key=lambda name: name not in partitions)
+    return [
+        (name, split, [splits[split]["metrics"].get(f"sem/{name}_r2"), *(of_split[name].get(kind) for kind in KINDS)])
+        for name in names
+        for split, of_split in references.items()
+        if name in of_split
+    ]
