@@ -26,6 +26,9 @@ LEARNING_RATE = 1.5e-3
 class CeilingReader(nn.Module):
     """Encoder and linear head; a `menvae.references.reader.FeatureReader`.
 
+    A factor for each target, fitted to the validation subjects like the length of training, shrinks what it reads
+    towards the training mean, so that a target that cannot be read is read as its mean.
+
     Attributes:
         targets: names of the targets.
         r2: target -> R2 on the validation subjects; without targets that do not vary there.
@@ -38,13 +41,15 @@ class CeilingReader(nn.Module):
         super().__init__()
         self.encoder, self.targets = encoder, targets
         self.head = nn.Linear(z_dim, len(targets))
+        self.scale: Tensor
+        self.register_buffer("scale", torch.ones(len(targets)))
         self.r2: Mapping[str, float] = {}
         self.noise: Mapping[str, float] = {}
 
     def forward(self, inputs: Tensor, available: Tensor | None = None) -> Tensor:
         """Inputs [B, C, D, H, W], available channels [B, C] or None -> z-scored targets [B, F]."""
-        z_scores: Tensor = self.head(self.encoder(inputs, available)[0])
-        return z_scores.float()
+        z_scores: Tensor = self.head(self.encoder(inputs, available)[0]).float()
+        return self.scale * z_scores
 
     @torch.no_grad()
     def read(self, images: Tensor) -> Tensor:
@@ -64,25 +69,39 @@ def new_reader(cohort: ReferenceCohort) -> CeilingReader:
 def read_ceiling(cohort: ReferenceCohort) -> tuple[Readings, CeilingReader]:
     """Train the reader, and read the judged subjects."""
 
-    def errors(batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the sum of squared errors and the number of observed values of each target [F]."""
+    def loss(batch: Batch) -> Tensor:
         values, observed = cohort.truth(batch)
         squares = (reader(batch.inputs, batch.available) - values).square()
-        return torch.where(observed, squares, 0.0).sum(dim=0), observed.sum(dim=0)
-
-    def loss(batch: Batch) -> Tensor:
-        squares, counts = errors(batch)
-        return squares.sum() / counts.sum().clamp(min=1)
+        return torch.where(observed, squares, 0.0).sum() / observed.sum().clamp(min=1)
 
     def validate() -> float:
-        sums = [errors(batch) for batch in cohort.batches("val")]
-        squares, counts = (torch.stack(column).sum(dim=0) for column in zip(*sums, strict=True))
-        return float((squares / counts.clamp(min=1)).mean())  # every target counts the same
+        return _shrinkage(reader, cohort)[1]
 
     with seeded(cohort.device):
         reader = new_reader(cohort)
         fitted = fit(reader, loss, validate, cohort, learning_rate=LEARNING_RATE, name="ceiling")
+    with torch.no_grad(), autocast(cohort.device, cohort.precision):
+        reader.scale.copy_(_shrinkage(reader, cohort)[0])
     return _read(reader, cohort, fitted), reader
+
+
+def _shrinkage(reader: CeilingReader, cohort: ReferenceCohort) -> tuple[Tensor, float]:
+    """Return the factors from 0 to 1 [F] with the least squared error on the validation subjects.
+
+    Also returns this error, relative to that of the training mean and averaged over the targets.
+    """
+    sums = torch.zeros(3, len(reader.targets), dtype=torch.float64)
+    for batch in cohort.batches("val"):
+        values, observed = cohort.truth(batch)
+        true, read = (
+            torch.where(observed, tensor, 0.0).double().cpu()
+            for tensor in (values, reader(batch.inputs, batch.available))
+        )
+        sums += torch.stack([true * true, true * read, read * read]).sum(dim=1)
+    of_true, of_both, of_read = sums
+    scale = (of_both / of_read.clamp(min=1e-12)).clamp(0.0, 1.0)
+    left = (of_true - 2.0 * scale * of_both + scale.square() * of_read) / of_true.clamp(min=1e-12)
+    return scale, float(left[of_true > 0].mean()) if bool((of_true > 0).any()) else 1.0
 
 
 @torch.no_grad()

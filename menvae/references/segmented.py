@@ -15,7 +15,7 @@ from menvae.data.masks.features import FEATURES, mask_features
 from menvae.encoders import only_available
 from menvae.layers import set_memory_format
 from menvae.references.cohort import ReferenceCohort
-from menvae.references.fitting import fit, seeded
+from menvae.references.fitting import SEED, fit, seeded
 from menvae.references.readings import Readings, by_subject
 from menvae.references.unet import UNet
 from menvae.training.step import autocast
@@ -48,8 +48,9 @@ def read_segmented(cohort: ReferenceCohort) -> tuple[Readings, UNet]:
         return segmentation_loss(network(images), labels, weights)
 
     def validate() -> float:
-        pairs = (_images_and_labels(batch) for batch in cohort.batches("val"))
-        return float(np.mean([float(segmentation_loss(network(images), labels, weights)) for images, labels in pairs]))
+        same = torch.Generator().manual_seed(SEED)  # the same crops every time
+        crops = (_crops(*_images_and_labels(batch), same) for batch in cohort.batches("val"))
+        return float(np.mean([float(segmentation_loss(network(images), labels, weights)) for images, labels in crops]))
 
     with seeded(cohort.device) as generator:
         network = UNet(cohort.num_channels, NUM_LABELS).to(cohort.device)
