@@ -21,6 +21,7 @@ from menvae.training.step import autocast
 from menvae.types import Batch
 
 LEARNING_RATE = 1.5e-3
+LEAST_FALL = 0.01
 
 
 class CeilingReader(nn.Module):
@@ -79,7 +80,7 @@ def read_ceiling(cohort: ReferenceCohort) -> tuple[Readings, CeilingReader]:
 
     with seeded(cohort.device):
         reader = new_reader(cohort)
-        fitted = fit(reader, loss, validate, cohort, learning_rate=LEARNING_RATE, name="ceiling")
+        fitted = fit(reader, loss, validate, cohort, learning_rate=LEARNING_RATE, least_fall=LEAST_FALL, name="ceiling")
     with torch.no_grad(), autocast(cohort.device, cohort.precision):
         reader.scale.copy_(_shrinkage(reader, cohort)[0])
     return _read(reader, cohort, fitted), reader

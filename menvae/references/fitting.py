@@ -36,9 +36,7 @@ FEWEST_STEPS = 50
 """Steps between two validations; a longer epoch is completed first."""
 MOST_STEPS = 20_000
 PATIENCE = 2
-"""Training ends after as many validations in a row without a lower loss."""
-CLEARLY = 0.01
-"""Share of the loss by which it must fall; less does not restart the patience."""
+"""Training ends after as many validations in a row without a clearly lower loss."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,7 @@ def fit(
     cohort: ReferenceCohort,
     *,
     learning_rate: float,
+    least_fall: float,
     name: str,
 ) -> Fit:
     """Train a network on the training subjects, and leave it in evaluation mode with its best weights.
@@ -81,6 +80,7 @@ def fit(
         validate: returns the loss of the validation subjects; called in evaluation mode, without gradients.
         cohort: provides batches, device and precision.
         learning_rate: after the warm-up.
+        least_fall: share of the validation loss by which it must fall to restart the patience.
         name: name of the reference, for the log.
 
     Raises:
@@ -106,7 +106,7 @@ def fit(
         if not math.isfinite(value):
             raise TrainingDivergedError(f"{name}: the validation loss is not finite after {judged_at} steps")
         _log.info("%s: step %d, validation loss %.4f", name, judged_at, value)
-        waited = waited + 1 if value > (1.0 - CLEARLY) * best.loss else 0
+        waited = waited + 1 if value > (1.0 - least_fall) * best.loss else 0
         if value < best.loss:
             best = Fit(judged_at, judged_at, value)
     network.load_state_dict(best_state)

@@ -24,6 +24,8 @@ from menvae.types import Batch
 Labels = NDArray[np.uint8]
 
 LEARNING_RATE = 2e-3
+LEAST_FALL = 0.05
+"""The last voxels change the features little."""
 NUM_LABELS = 1 + max(REGION_CODES.values())
 SMALLEST_CROP = 8
 """Smallest side of a training crop, whose sides are half of those of the image."""
@@ -55,7 +57,9 @@ def read_segmented(cohort: ReferenceCohort) -> tuple[Readings, UNet]:
     with seeded(cohort.device) as generator:
         network = UNet(cohort.num_channels, NUM_LABELS).to(cohort.device)
         set_memory_format(network, cohort.memory_format)
-        fitted = fit(network, loss, validate, cohort, learning_rate=LEARNING_RATE, name="segmentation")
+        fitted = fit(
+            network, loss, validate, cohort, learning_rate=LEARNING_RATE, least_fall=LEAST_FALL, name="segmentation"
+        )
     targets = measurable(cohort)
     values, facts = {}, {}
     for split in cohort.judged:

@@ -94,7 +94,7 @@ class ReferenceStore:
             weights: weights of its network, if it has one.
         """
         folder = self.folder(kind, identity)
-        folder.parent.mkdir(exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists() and self.load(kind, identity) is None:
             discard_folder(folder)
         packed = {} if weights is None else {_WEIGHTS: _packed(weights)}

@@ -23,7 +23,8 @@ from menvae.runs.evaluation import describe_evaluation, write_evaluation
 from menvae.runs.finished import CheckpointName, FinishedRun
 from menvae.runs.gates_table import entries, gates_table
 from menvae.runs.loading import load_named, usable_device
-from menvae.runs.references import check_references, references_of, references_table
+from menvae.runs.references import check_references, references_of
+from menvae.runs.references_table import references_table
 from menvae.tracking.local import LocalLog
 
 _log = logging.getLogger(__name__)

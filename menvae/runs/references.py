@@ -1,17 +1,13 @@
-"""References beside the R2 of a run: from the cache of its output directory, or computed for its cohort."""
+"""References of a run: from the cache of its output directory, or computed for its cohort."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from menvae.composition.experiment import Experiment
 from menvae.data.digests import digest_of
@@ -21,9 +17,9 @@ from menvae.evaluation.estimates import estimate
 from menvae.evaluation.final import FinalEvaluation
 from menvae.metrics import MetricContext, SplitRecord
 from menvae.metrics.r2 import TargetR2
-from menvae.presentation.text import significant
+from menvae.references.ceiling import CeilingReader
 from menvae.references.cohort import ReferenceCohort
-from menvae.references.find import KINDS, find_references
+from menvae.references.find import cached_ceiling, find_references
 from menvae.references.readings import Readings
 from menvae.references.store import ReferenceStore
 from menvae.runs.identity import as_typed
@@ -36,8 +32,8 @@ References = Mapping[str, Mapping[str, Mapping[str, Estimate]]]
 """Split -> target or partition -> kind of reference -> its R2."""
 
 _TRUTH = ("targets", "observed")
-BATCH_SIZE = 8
-"""Largest batch; a run with smaller ones needs them for its memory."""
+BATCH_SIZE, BATCH_SIZE_OF_ROWS = 8, 64
+"""Largest batches of volumes and of rows of a table; a run with smaller ones needs them for its memory."""
 
 
 def check_references(experiment: Experiment, name: str) -> None:
@@ -60,9 +56,9 @@ def reference_cohort(experiment: Experiment, data: Data, device: torch.device) -
         return None
     trainer: TrainerSettings = experiment.settings["trainer"]
     here = Place(device, 0, 1)
-    batch_size = min(BATCH_SIZE, trainer.batch_size)
-    request = replace(experiment.data_request(here, data.prepared), seed=0, batch_size=batch_size)
     source, augmentation = experiment.source, experiment.settings["augmentation"]
+    batch_size = min(BATCH_SIZE if source.size else BATCH_SIZE_OF_ROWS, trainer.batch_size)
+    request = replace(experiment.data_request(here, data.prepared), seed=0, batch_size=batch_size)
     in_order = source.load(replace(request, in_order=True))
     loaders = {"train": in_order.train, "val": in_order.val, "test": in_order.test}
     encoder = experiment.parts["encoder"]
@@ -149,37 +145,10 @@ def _r2(readings: Readings, split: str, record: SplitRecord, experiment: Experim
     return {name: value for name, value in named.items() if name not in incomplete}
 
 
-def references_table(described: Mapping[str, Any], partitions: Sequence[str]) -> Table | None:
-    """Make the table of the R2 of each partition beside its references, or return None without references.
+def ceiling_reader(experiment: Experiment, data: Data, device: torch.device) -> CeilingReader | None:
+    """Return the cached reader of the ceiling of a run's cohort, a frozen probe; None if it is not cached.
 
-    Args:
-        described: content of ``evaluation.json``.
-        partitions: names of the supervised partitions.
+    Its ``r2`` and ``noise`` hold its errors on the validation subjects, by target.
     """
-    rows = [row for row in reference_rows(described, partitions) if row[0] in partitions]
-    if not rows:
-        return None
-    table = Table(box=box.SIMPLE_HEAD, title="R² beside references", title_justify="left", pad_edge=False)
-    for name in ("partition", "split", "run", *KINDS):
-        table.add_column(name, justify="left" if name in ("partition", "split") else "right", no_wrap=True)
-    for name, split, values in rows:
-        table.add_row(Text(name), split, *(significant((value or {}).get("value")) for value in values))
-    return table
-
-
-def reference_rows(
-    described: Mapping[str, Any], partitions: Sequence[str]
-) -> list[tuple[str, str, list[Mapping[str, Any] | None]]]:
-    """Return the rows of tables from ``evaluation.json``: partition or target, split, R2 of the run and of each kind.
-
-    Partitions come first; R2 are estimates, or None where the run or the cache has none.
-    """
-    references, splits = described.get("references") or {}, described.get("splits") or {}
-    names = list(dict.fromkeys(name for of_split in references.values() for name in of_split))
-    names.sort(key=lambda name: name not in partitions)
-    return [
-        (name, split, [splits[split]["metrics"].get(f"sem/{name}_r2"), *(of_split[name].get(kind) for kind in KINDS)])
-        for name in names
-        for split, of_split in references.items()
-        if name in of_split
-    ]
+    cohort = reference_cohort(experiment, data, device)
+    return None if cohort is None else cached_ceiling(cohort, ReferenceStore(experiment.output_dir))

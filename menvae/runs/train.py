@@ -30,7 +30,7 @@ from menvae.runs.failures import FailureLog
 from menvae.runs.job import Job, command
 from menvae.runs.reading import EVALUATION, read_mapping
 from menvae.runs.recorder import RunRecorder, hand_over, run_trackers
-from menvae.runs.references import references_table
+from menvae.runs.references_table import references_table
 from menvae.runs.start import check_start, identify
 from menvae.tracking.local import LocalLog
 from menvae.tracking.tracker import TrackingSettings
