@@ -26,23 +26,27 @@ KINDS: Mapping[Kind, str] = {
 """Kind of reference -> its words in tables."""
 
 CHEAP_VALUES = 200_000_000
-"""A floor that reads at most as many values is always computed: it takes about a second."""
+"""A floor that reads at most as many values is cheap: it takes about a second."""
+
+Compute = Literal["all", "cheap", "none"]
+"""References to compute if the cache lacks them: all, the floor of a small cohort, or none."""
 
 
-def find_references(cohort: ReferenceCohort, store: ReferenceStore, *, compute: bool = False) -> dict[Kind, Readings]:
+def find_references(cohort: ReferenceCohort, store: ReferenceStore, compute: Compute) -> dict[Kind, Readings]:
     """Return the references of a cohort.
 
     Args:
         cohort: the cohort of a run.
         store: cache of references.
-        compute: whether to compute those that are missing; the floor of a small cohort is always computed.
+        compute: which ones to compute if they are missing; with ``none``, nothing is loaded but the cache.
     """
     found = {}
     for kind in KINDS:
         if kind == "segmented" and not (cohort.spacing_mm and measurable(cohort)):
             continue
         readings = store.load(kind, identity_of(kind, cohort))
-        if readings is None and (compute or (kind == "floor" and cohort.num_values <= CHEAP_VALUES)):
+        cheap = kind == "floor" and cohort.num_values <= CHEAP_VALUES
+        if readings is None and (compute == "all" or (compute == "cheap" and cheap)):
             readings = _compute(kind, cohort, store)
         if readings is not None:
             found[kind] = readings

@@ -24,6 +24,7 @@ from menvae.layers import set_memory_format
 from menvae.models import Model
 from menvae.observers import ObserverContext, build_observers
 from menvae.pictures import KNOWN_WHEN, VolumeFacts, draw_pictures
+from menvae.references.find import Compute
 from menvae.runs.embeddings import write_embeddings
 from menvae.runs.environment import code_hash
 from menvae.runs.evaluation import describe_evaluation, write_evaluation
@@ -145,7 +146,8 @@ class AssembledRun:
         from menvae.runs.report import is_collapsed, write_report
 
         write_json(self.path / "gates.json", gates.as_dict())
-        references = references_of(self.experiment, self.data, evaluation, self.here.device)
+        compute: Compute = "cheap" if self.here.num_ranks == 1 else "none"  # the other ranks load nothing now
+        references = references_of(self.experiment, self.data, evaluation, self.here.device, compute)
         best_epoch = status["best_epoch"]
         described = describe_evaluation(evaluation, gates, self.data, self.path.name, "best", best_epoch, references)
         source, supervision = self.experiment.source, self.experiment.supervision

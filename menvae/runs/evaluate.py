@@ -120,7 +120,7 @@ def evaluate_run(
     gates = judge(evaluation, experiment.settings["gates"].targets, metrics, experiment.supervision)
     table = gates.as_dict()
     write_json(folder / "gates.json", table)
-    beside = references_of(experiment, data, evaluation, run.device, compute=references)
+    beside = references_of(experiment, data, evaluation, run.device, "all" if references else "cheap")
     described = describe_evaluation(evaluation, gates, data, run.name, run.checkpoint.stem, run.epoch, beside)
     write_evaluation(folder, described, evaluation, data, experiment.source, experiment.supervision)
     units = {name: target.unit for name, target in experiment.source.targets.items()}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
 
 from menvae.composition.experiment import Experiment
+from menvae.data.batches.splits import Split
 from menvae.data.digests import digest_of
 from menvae.data.source import Data
 from menvae.errors import UserError
@@ -19,7 +20,7 @@ from menvae.metrics import MetricContext, SplitRecord
 from menvae.metrics.r2 import TargetR2
 from menvae.references.ceiling import CeilingReader
 from menvae.references.cohort import ReferenceCohort
-from menvae.references.find import cached_ceiling, find_references
+from menvae.references.find import Compute, cached_ceiling, find_references
 from menvae.references.readings import Readings
 from menvae.references.store import ReferenceStore
 from menvae.runs.identity import as_typed
@@ -27,6 +28,7 @@ from menvae.runs.start import digests_of_checkpoints
 from menvae.statistics.estimate import Estimate
 from menvae.training.place import Place
 from menvae.training.settings import TrainerSettings
+from menvae.types import Batch, EpochLoader
 
 References = Mapping[str, Mapping[str, Mapping[str, Estimate]]]
 """Split -> target or partition -> kind of reference -> its R2."""
@@ -59,12 +61,12 @@ def reference_cohort(experiment: Experiment, data: Data, device: torch.device) -
     source, augmentation = experiment.source, experiment.settings["augmentation"]
     batch_size = min(BATCH_SIZE if source.size else BATCH_SIZE_OF_ROWS, trainer.batch_size)
     request = replace(experiment.data_request(here, data.prepared), seed=0, batch_size=batch_size)
-    in_order = source.load(replace(request, in_order=True))
-    loaders = {"train": in_order.train, "val": in_order.val, "test": in_order.test}
+    in_order = cache(partial(source.load, replace(request, in_order=True)))
+    splits: list[Split] = ["train", "val", *(["test"] if data.test is not None else [])]  # type: ignore[list-item]
     encoder = experiment.parts["encoder"]
     return ReferenceCohort(
-        train=source.load(request).train,
-        splits={name: loader for name, loader in loaders.items() if loader is not None},
+        train=_LoadedLater(cache(partial(source.load, request)), "train"),
+        splits={split: _LoadedLater(in_order, split) for split in splits},
         num_subjects=len(data.splits),
         supervision=experiment.supervision,
         normalizer=data.targets.normalizer,
@@ -94,8 +96,29 @@ def reference_cohort(experiment: Experiment, data: Data, device: torch.device) -
     )
 
 
+class _LoadedLater:
+    """Batches of a split that is loaded when they are needed, which cached references do not."""
+
+    def __init__(self, load: Callable[[], Data], split: Split) -> None:
+        self._load, self._split = load, split
+
+    @property
+    def loader(self) -> EpochLoader:
+        data = self._load()
+        loader = {"train": data.train, "val": data.val, "test": data.test}[self._split]
+        assert loader is not None, f"the {self._split} split is empty"
+        return loader
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.loader.steps_per_epoch
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterable[Batch]:
+        return self.loader.epoch(epoch, first_step)
+
+
 def references_of(
-    experiment: Experiment, data: Data, evaluation: FinalEvaluation, device: torch.device, *, compute: bool = False
+    experiment: Experiment, data: Data, evaluation: FinalEvaluation, device: torch.device, compute: Compute
 ) -> References:
     """Return the R2 of the references of a cohort on the judged splits, with intervals.
 
@@ -104,12 +127,12 @@ def references_of(
         data: data of the run.
         evaluation: evaluation of the run, which has the targets of its splits.
         device: device to train on.
-        compute: whether to compute what the cache lacks; the floor of a small cohort is always computed.
+        compute: what to compute if the cache lacks it.
     """
     cohort = reference_cohort(experiment, data, device)
     if cohort is None:
         return {}
-    found = find_references(cohort, ReferenceStore(experiment.output_dir), compute=compute)
+    found = find_references(cohort, ReferenceStore(experiment.output_dir), compute)
     described: dict[str, dict[str, dict[str, Estimate]]] = {}
     for split, judged in evaluation.splits.items():
         for kind, readings in found.items():

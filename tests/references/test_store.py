@@ -38,7 +38,7 @@ def computed(of_balls: ReferenceCohort, tmp_path_factory: pytest.TempPathFactory
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "MOST_STEPS", 12)
         patch.setattr(fitting, "FEWEST_STEPS", 12)
-        assert set(find_references(of_balls, store, compute=True)) == set(KINDS)
+        assert set(find_references(of_balls, store, "all")) == set(KINDS)
     return store, output_dir / "references"
 
 
@@ -58,7 +58,7 @@ def test_a_cached_reference_is_not_computed_again(
     store, root = computed
     before, read = states(root), epochs(of_balls)
     assert len(before) == 5  # three files of readings, two of weights
-    assert set(find_references(of_balls, store, compute=True)) == set(KINDS)
+    assert set(find_references(of_balls, store, "all")) == set(KINDS)
     assert states(root) == before
     assert epochs(of_balls) == read
 
@@ -79,13 +79,14 @@ def test_what_does_not_matter_to_a_reference_is_not_part_of_its_key(of_balls: Re
 
 
 def test_without_a_request_only_the_floor_is_computed(of_balls: ReferenceCohort, tmp_path: Path) -> None:
-    assert set(find_references(of_balls, ReferenceStore(tmp_path / "small"))) == {"floor"}
+    assert set(find_references(of_balls, ReferenceStore(tmp_path / "small"), "cheap")) == {"floor"}
     large = replace(of_balls, num_subjects=10**6)
-    assert find_references(large, ReferenceStore(tmp_path / "large")) == {}
+    assert find_references(large, ReferenceStore(tmp_path / "large"), "cheap") == {}
+    assert find_references(of_balls, ReferenceStore(tmp_path / "large"), "none") == {}
 
 
 def test_a_cohort_without_masks_is_not_segmented(of_balls: ReferenceCohort, tmp_path: Path) -> None:
-    rows = find_references(replace(of_balls, spacing_mm={}), ReferenceStore(tmp_path))
+    rows = find_references(replace(of_balls, spacing_mm={}), ReferenceStore(tmp_path), "cheap")
     assert "segmented" not in rows
 
 
