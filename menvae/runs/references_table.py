@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from rich import box
@@ -18,8 +19,18 @@ COLUMNS: Final[Mapping[str, str]] = {
 }
 """Kind of reference -> header of its column."""
 
-Row = tuple[str, str, list[Mapping[str, Any]]]
-"""Partition or target, split, and R2 of the run and of each kind: entries of ``evaluation.json``, empty if missing."""
+
+@dataclass(frozen=True)
+class ReferenceRows:
+    """Rows of a table of R2.
+
+    Attributes:
+        columns: headers of the values: this run, and the kinds of references of which there is any.
+        rows: partition or target, split, and values: entries of ``evaluation.json``, empty if missing.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]]
 
 
 def references_table(described: Mapping[str, Any], partitions: Sequence[str]) -> Table | None:
@@ -29,18 +40,19 @@ def references_table(described: Mapping[str, Any], partitions: Sequence[str]) ->
         described: content of ``evaluation.json``.
         partitions: names of the supervised partitions.
     """
-    rows = [row for row in reference_rows(described, partitions) if row[0] in partitions]
+    found = reference_rows(described, partitions)
+    rows = [row for row in found.rows if row[0] in partitions]
     if not rows:
         return None
     table = Table(box=box.SIMPLE_HEAD, title="R² beside references", title_justify="left", pad_edge=False)
-    for name in ("partition", "split", "run", *COLUMNS.values()):
+    for name in ("partition", "split", *found.columns):
         table.add_column(name, justify="left" if name in ("partition", "split") else "right", no_wrap=True)
     for name, split, values in rows:
         table.add_row(Text(name), Text(split), *(significant(value.get("value")) for value in values))
     return table
 
 
-def reference_rows(described: Mapping[str, Any], partitions: Sequence[str]) -> list[Row]:
+def reference_rows(described: Mapping[str, Any], partitions: Sequence[str]) -> ReferenceRows:
     """Return the rows of tables, those of partitions first; none if there are no references or the file is damaged.
 
     Args:
@@ -48,6 +60,8 @@ def reference_rows(described: Mapping[str, Any], partitions: Sequence[str]) -> l
         partitions: names of the supervised partitions.
     """
     references = {split: _mapping(of_split) for split, of_split in _mapping(described.get("references")).items()}
+    all_kinds = {kind for of_split in references.values() for kinds in of_split.values() for kind in _mapping(kinds)}
+    kinds = [kind for kind in COLUMNS if kind in all_kinds]
     names = list(dict.fromkeys(name for of_split in references.values() for name in of_split))
     names.sort(key=lambda name: partitions.index(name) if name in partitions else len(partitions))
     rows = []
@@ -55,10 +69,10 @@ def reference_rows(described: Mapping[str, Any], partitions: Sequence[str]) -> l
         for split, of_split in references.items():
             if name in of_split:
                 judged = _mapping(_mapping(_mapping(described.get("splits")).get(split)).get("metrics"))
-                kinds = _mapping(of_split[name])
+                beside = _mapping(of_split[name])
                 own = _mapping(judged.get(f"sem/{name}_r2"))
-                rows.append((name, split, [own, *(_mapping(kinds.get(kind)) for kind in COLUMNS)]))
-    return rows
+                rows.append((name, split, [own, *(_mapping(beside.get(kind)) for kind in kinds)]))
+    return ReferenceRows(["run", *(COLUMNS[kind] for kind in kinds)], rows)
 
 
 def _mapping(found: object) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ from menvae.presentation.text import significant
 from menvae.runs.facts import plain_text, summary_facts, trained_facts
 from menvae.runs.gates_table import entries, gate_row
 from menvae.runs.reading import flat, read_mapping, read_metrics, read_text, split_sizes, value_at
-from menvae.runs.references_table import COLUMNS, reference_rows
+from menvae.runs.references_table import reference_rows
 
 IGNORED_RATIO: Final = 1.05
 """Below this ratio of errors, a decoder is considered to ignore its latent space: the difference is noise."""
@@ -238,11 +238,12 @@ def _metrics(rows: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any]) -
 def _references(config: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Return the R2 of partitions and targets beside their references, formatted."""
     supervision = value_at(config, "model.supervision")
-    rows = reference_rows(evaluation, list(supervision) if isinstance(supervision, Mapping) else [])
-    shown = [
-        (name, _SPLITS.get(split, split), [_estimate_text(value) for value in values]) for name, split, values in rows
+    found = reference_rows(evaluation, list(supervision) if isinstance(supervision, Mapping) else [])
+    rows = [
+        (name, _SPLITS.get(split, split), [_estimate_text(value) for value in values])
+        for name, split, values in found.rows
     ]
-    return {"references": shown, "reference_columns": list(COLUMNS.values())}
+    return {"references": rows, "reference_columns": found.columns}
 
 
 def _estimate_text(found: Any) -> str:

@@ -160,7 +160,8 @@ def test_the_end_of_a_run_shows_its_floor(output_dir: Path) -> None:
         assert of_split["loc"]["floor"]["low"] < of_split["loc"]["floor"]["value"] < of_split["loc"]["floor"]["high"]
     page = (run / "report.html").read_text()
     assert "R² beside references" in page
-    assert "Segment, then measure" in page
+    assert '<th scope="col" class="number">Floor</th>' in page
+    assert '<th scope="col" class="number">Ceiling</th>' not in page
 
 
 def test_references_in_the_cache_are_shown_beside_r2(output_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

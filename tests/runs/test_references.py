@@ -60,4 +60,4 @@ def test_the_floor_of_a_table_is_a_ridge_on_its_columns(
     "content", [{}, {"references": None}, {"references": {"val": 3}}, {"references": {"val": {"vol": 1}}}]
 )
 def test_rows_of_a_damaged_file_are_empty(content: dict[str, Any]) -> None:
-    assert all(not any(values) for _, _, values in reference_rows(content, ["vol"]))
+    assert all(not any(values) for _, _, values in reference_rows(content, ["vol"]).rows)
