@@ -20,6 +20,7 @@ from menvae.metrics import Floats, SplitRecord
 from menvae.metrics.interventions import NO_READER, intervention_table
 from menvae.runs.environment import code_hash
 from menvae.runs.reading import EVALUATION
+from menvae.runs.references import References
 
 PER_SUBJECT = "per_subject.csv"
 
@@ -35,6 +36,7 @@ def describe_evaluation(
     run: str,
     checkpoint: str,
     epoch: int,
+    references: References | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``evaluation.json``.
 
@@ -46,6 +48,7 @@ def describe_evaluation(
         run: name of the run.
         checkpoint: ``best`` or ``last``.
         epoch: epoch of the checkpoint, from 1.
+        references: R2 of references on the same splits, if there are any.
     """
 
     def split(name: str, judged: JudgedSplit) -> dict[str, Any]:
@@ -63,6 +66,14 @@ def describe_evaluation(
         "code": code_hash(),
         "passed": gates.passed,
         "splits": {name: split(name, judged) for name, judged in evaluation.splits.items()},
+        **({"references": _as_values(references)} if references else {}),
+    }
+
+
+def _as_values(references: References) -> dict[str, Any]:
+    return {
+        split: {name: {kind: asdict(r2) for kind, r2 in kinds.items()} for name, kinds in names.items()}
+        for split, names in references.items()
     }
 
 
