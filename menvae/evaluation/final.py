@@ -93,7 +93,7 @@ def evaluate_model(
         metrics: metrics to compute.
         reader: reads the targets from images; None: interventions are not computed.
     """
-    reader = reader if any(model.supervision.values()) else None
+    reader = reader if any("moved" in metric.needs for metric in metrics) else None
     latents, mean_image = SplitRecorder(model), MeanImage()
     for batch in train:
         latents.record_latents(batch, model.encode(batch.inputs, batch.available))

@@ -54,7 +54,8 @@ def describe_evaluation(
     def split(name: str, judged: JudgedSplit) -> dict[str, Any]:
         counts = {"subjects": len(judged.record.subject_id), "patients": len(set(judged.record.patient_id))}
         metrics = {key: asdict(estimate) for key, estimate in judged.estimates.items()}
-        interventions = {"interventions": _interventions(judged, supervision)} if any(supervision.values()) else {}
+        possible = data.volumes is not None and any(supervision.values())
+        interventions = {"interventions": _interventions(judged, supervision)} if possible else {}
         return {**counts, **gates.splits[name].as_dict(), "metrics": metrics, **interventions}
 
     return {

@@ -189,3 +189,17 @@ def test_references_in_the_cache_are_shown_beside_r2(output_dir: Path, monkeypat
     reader = ceiling_reader(loaded.experiment, loaded.data, torch.device("cpu"))
     assert reader is not None
     assert reader.read(torch.zeros(2, 4, 16, 16, 16)).shape == (2, 13)
+
+    without, moved = (
+        read(path / "evaluation.json")["splits"]["test"] for path in (run, run / "evaluations" / "best_test")
+    )
+    assert "references=true" in without["interventions"]["reason"]
+    assert "No interventions: no model" in (run / "report.html").read_text()
+    assert list(moved["interventions"]["changes"]) == ["vol", "loc", "shape", "residual"]
+    of_vol = moved["interventions"]["changes"]["vol"]
+    assert list(of_vol) == list(moved["interventions"]["reader"]) == list(reader.targets)
+    ratio = moved["interventions"]["ratios"]["loc"]
+    assert ratio == moved["metrics"]["intervention/loc_ratio"]
+    of_loc = moved["interventions"]["changes"]["loc"]
+    own = [of_loc.pop(name) for name in ("loc_x", "loc_y", "loc_z")]
+    assert ratio["value"] == pytest.approx(min(np.sqrt(np.mean(np.square(own))) / max(of_loc.values()), 100.0))
