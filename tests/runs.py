@@ -26,13 +26,16 @@ import torch
 _UNDRAWN = tuple(
     f"+pictures.parts.{name}=null"
     for name in (
+        "interventions",
         "latent_scatter",
         "leak_matrix",
         "regression",
         "schedule",
+        "swaps",
         "target_correlation",
         "training_curves",
         "traversals",
+        "walks",
     )
 )
 TINY = (

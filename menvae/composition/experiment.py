@@ -175,13 +175,14 @@ class Experiment:
         Raises:
             UserError: the data are invalid.
         """
-        return self.source.load(replace(self._request(here, prepared), in_order=in_order))
+        return self.source.load(replace(self.data_request(here, prepared), in_order=in_order))
 
     def find_data(self, here: Place) -> Data | None:
         """Load the data of this rank, or return None if they are not prepared yet. Raises as `load_data`."""
-        return self.source.find(self._request(here))
+        return self.source.find(self.data_request(here))
 
-    def _request(self, here: Place, prepared: object = None) -> DataRequest:
+    def data_request(self, here: Place, prepared: object = None) -> DataRequest:
+        """Return what this run asks of its source; see `load_data`."""
         trainer: TrainerSettings = self.settings["trainer"]
         return DataRequest(
             cache=self.output_dir / "cache",

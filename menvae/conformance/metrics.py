@@ -38,7 +38,8 @@ class SplitExample:
         context: context of the split.
         batch: all N subjects.
         output: output of the model.
-        errors: ``errors.<z>``, ``final_errors.<what>`` or ``tumour_errors.<what>`` -> [N].
+        errors: ``errors.<z>``, ``final_errors.<what>`` or ``tumour_errors.<what>`` -> [N]; and ``read``, ``asked`` and
+            ``moved.<partition>``, what a reader sees in interventions [N, F].
     """
 
     context: MetricContext
@@ -93,7 +94,20 @@ class SplitExample:
             "errors.sampled": own * (1.3 - 0.2 * quality),
             "tumour_errors.mu": torch.where(torch.arange(num_subjects) % 5 == 4, torch.nan, own),
         }
-        return cls(context, batch, ModelOutput(posterior, mean, mixed(inputs), predictions, {"logits": logits}), errors)
+        output = ModelOutput(posterior, mean, mixed(inputs), predictions, {"logits": logits})
+        truth = torch.cat(list(targets.values()), dim=1)
+        asked = truth.roll(1, dims=0) - truth
+        read = {
+            "read": mixed(truth),
+            "asked": torch.where(torch.rand(asked.shape, generator=generator) < 0.2, torch.nan, asked),
+        }
+        start = 0
+        for name in context.layout:
+            stop = start + len(context.supervision.get(name, ()))
+            read[f"moved.{name}"] = (1.0 - 0.9 * quality) * 0.3 * noise(asked.shape[1])
+            read[f"moved.{name}"][:, start:stop] += quality * asked[:, start:stop]
+            start = stop
+        return cls(context, batch, output, errors | read)
 
     def __len__(self) -> int:
         return len(self.batch)

@@ -17,13 +17,16 @@ from menvae.conformance.suite import Case, PartConformance
 from menvae.data.targets.correlation import TargetCorrelation
 from menvae.latent import LatentLayout
 from menvae.metrics import Floats, SplitRecord
+from menvae.metrics.interventions import InterventionTable
 from menvae.models import Model
 from menvae.pictures import (
     KNOWN_WHEN,
+    Animation,
     PhysicalTargets,
     Picture,
     PictureContext,
     Schedules,
+    Swaps,
     Traversals,
     VolumeFacts,
     registered_pictures,
@@ -69,6 +72,20 @@ class PictureConformance(PartConformance):
         assert png(first) == png(second)
         assert first.canvas.manager is None, "figures must not be made with pyplot, which keeps them in memory"
         assert dict(matplotlib.rcParams) == before
+
+    def test_frames_of_an_animation_have_one_size_and_differ(self, case: Case) -> None:
+        picture: Picture = case.bound()()
+        if not isinstance(picture, Animation):
+            return
+        frames = [png(figure) for figure in picture.frames(self.context(case))]
+        assert len(frames) > 1
+        assert len(set(frames)) == len(frames), "a frame that repeats the one before shows nothing"
+        sizes = set()
+        for frame in frames:
+            with Image.open(io.BytesIO(frame)) as image:
+                sizes.add(image.size)
+        assert len(sizes) == 1
+        assert picture.seconds_per_frame > 0.0
 
     def test_leaves_the_context_as_it_is(self, case: Case) -> None:
         context = self.context(case)
@@ -160,6 +177,15 @@ def example(num_subjects: int, empty: bool = False) -> PictureContext:
             true, {name: values + 0.1 for name, values in true.items()}, {}, dict.fromkeys(features)
         ),
         traversals=Traversals(steps, random.normal(size=(3, 3, 8, 9, 10)).astype(np.float32)),
+        walks=Traversals(steps, random.normal(size=(3, 3, 8, 9, 10)).astype(np.float32)),
+        swaps=Swaps([("subject_000", "subject_001")], random.normal(size=(1, 5, 8, 9, 10)).astype(np.float32)),
+        interventions=InterventionTable(
+            tuple(layout),
+            tuple(features),
+            np.full((3, 3), np.nan) if empty else random.uniform(size=(3, 3)),
+            np.full(3, np.nan if empty else 0.2),
+            np.full(3, np.nan if empty else 0.95),
+        ),
     )
 
 
@@ -187,6 +213,8 @@ def _arrays(context: PictureContext) -> dict[str, Floats]:
         found |= {f"{name}.{key}": array for key, array in (split.arrays.items() if split is not None else ())}
     if context.schedules is not None:
         found |= {key: values for key, (_, values) in context.schedules.weights.items()}
+    for name, drawn in (("traversals", context.traversals), ("walks", context.walks), ("swaps", context.swaps)):
+        found |= {name: drawn.volumes.astype(np.float64)} if drawn is not None else {}
     if context.leaks is not None:
         found["leaks"] = context.leaks
     if context.correlation is not None:

@@ -14,19 +14,23 @@ from menvae.data.source import Data, FittedTargets
 from menvae.data.targets.normalizer import TargetNormalizer
 from menvae.evaluation.estimates import estimate
 from menvae.evaluation.gates import GateTable, JudgedGates, evaluate_gates
+from menvae.evaluation.interventions import swaps, with_interventions
 from menvae.evaluation.metrics import MeanImage, Reference, SplitRecorder, latents_of_others
 from menvae.gates import Target
 from menvae.metrics import Findings, Floats, Metric, SplitRecord
+from menvae.metrics.interventions import intervention_table
 from menvae.metrics.leak import TABLE
 from menvae.metrics.r2 import r2
 from menvae.models import Model
 from menvae.pictures import PhysicalTargets, PictureContext, Traversals, VolumeFacts
+from menvae.references.reader import FeatureReader
 from menvae.statistics.estimate import Estimate
 from menvae.types import Batch, ModelOutput
 
 TRAVERSAL_STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 """Positions along a latent direction, in standard deviations of the split."""
-
+WALK_STEPS = tuple(step / 2.0 for step in range(-6, 7))
+"""Positions of the animated traversals, which contain `TRAVERSAL_STEPS`."""
 
 Outputs = Callable[[], Iterable[tuple[Batch, ModelOutput]]]
 """Returns the batches of a split with the model's outputs; it is called twice."""
@@ -80,7 +84,11 @@ class FinalEvaluation:
 
 @torch.no_grad()
 def evaluate_model(
-    model: Model, train: Iterable[Batch], judged: Mapping[str, Outputs], metrics: Sequence[Metric]
+    model: Model,
+    train: Iterable[Batch],
+    judged: Mapping[str, Outputs],
+    metrics: Sequence[Metric],
+    reader: FeatureReader | None = None,
 ) -> FinalEvaluation:
     """Evaluate a model in evaluation mode; call it on all ranks, each with its share of the batches.
 
@@ -89,7 +97,9 @@ def evaluate_model(
         train: batches of the training split on the model's device, for the mean latent and the mean image.
         judged: name of a split -> its batches.
         metrics: metrics to compute.
+        reader: reads the targets from images; None: interventions are not computed.
     """
+    reader = reader if any("moved" in metric.needs for metric in metrics) else None
     latents, mean_image = SplitRecorder(model), MeanImage()
     for batch in train:
         latents.record_latents(batch, model.encode(batch.inputs, batch.available))
@@ -102,10 +112,12 @@ def evaluate_model(
         for batch, output in outputs():
             of_split.record_latents(batch, output.posterior)
         recorder = SplitRecorder(model, metrics)
-        recorder.compare_with(Reference(mean_z, image, latents_of_others(of_split.record())))
+        recorder.compare_with(Reference(mean_z, image, latents_of_others(of_split.record()), reader))
         for batch, output in outputs():
             recorder.on_validation_batch(batch, output)
         record = replace(recorder.record(), training=train_record)
+        if reader is not None:
+            record = with_interventions(record, model, reader)
         return JudgedSplit(record, estimate(metrics, record))
 
     return FinalEvaluation(train_record, {name: of(outputs) for name, outputs in judged.items()})
@@ -157,10 +169,14 @@ def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mappin
     )
     if data.volumes is None:
         return context
+    walks = Traversals(WALK_STEPS, traversals(model, evaluation.val.arrays["mean"], WALK_STEPS))
     return replace(
         context,
         volumes=VolumeFacts(data.volumes.modalities, data.volumes.cohort.spacing_mm),
-        traversals=Traversals(TRAVERSAL_STEPS, traversals(model, evaluation.val.arrays["mean"])),
+        traversals=walks.at(TRAVERSAL_STEPS),
+        walks=walks,
+        swaps=swaps(model, evaluation.val),
+        interventions=intervention_table(evaluation.val, model.supervision),
     )
 
 
@@ -194,12 +210,13 @@ def leak_matrices(model: Model, table: Sequence[Mapping[str, Any]]) -> tuple[Flo
 
 
 @torch.no_grad()
-def traversals(model: Model, means: Floats) -> NDArray[np.float32]:
-    """Decode the mean latent, shifted along the first principal component of each partition by `TRAVERSAL_STEPS`.
+def traversals(model: Model, means: Floats, steps: Sequence[float] = TRAVERSAL_STEPS) -> NDArray[np.float32]:
+    """Decode the mean latent, shifted along the first principal component of each partition.
 
     Args:
         model: model with the best weights.
         means: posterior means of a split [N, Z].
+        steps: shifts in standard deviations of the split.
 
     Returns:
         First channel of each image [partitions, steps, D, H, W].
@@ -211,8 +228,8 @@ def traversals(model: Model, means: Floats) -> NDArray[np.float32]:
         bounds = slice(*model.layout.bounds(partition))
         _, singular, directions = np.linalg.svd(means[:, bounds] - centre[bounds], full_matrices=False)
         deviation = singular[0] / np.sqrt(max(1, len(means) - 1))
-        latents = np.tile(centre, (len(TRAVERSAL_STEPS), 1))
-        latents[:, bounds] += np.outer(TRAVERSAL_STEPS, directions[0]) * deviation
+        latents = np.tile(centre, (len(steps), 1))
+        latents[:, bounds] += np.outer(steps, directions[0]) * deviation
         rows.append(model.decode(torch.from_numpy(latents).float().to(device))[:, 0].cpu().numpy())
     return np.stack(rows)
 

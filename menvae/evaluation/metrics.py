@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 
 from menvae import collectives
+from menvae.evaluation.interventions import reader_columns
 from menvae.metrics import Floats, Metric, SplitRecord, measure
 from menvae.models import Model
+from menvae.references.reader import FeatureReader
+from menvae.statistics.patients import previous_of_another
 from menvae.types import Batch, ModelOutput, Observation, Observer, Posterior
 
 
@@ -25,11 +28,13 @@ class Reference:
         mean_z: mean over the training subjects [Z].
         mean_image: mean training image [C, D, H, W] or row [F].
         foreign: subject -> z [Z] of another patient; empty: of the subject that was recorded before.
+        reader: reads the targets from the images; None: nothing is read.
     """
 
     mean_z: Tensor
     mean_image: Tensor
     foreign: Mapping[str, Tensor]
+    reader: FeatureReader | None = None
 
 
 class SplitRecorder(Observer):
@@ -109,6 +114,9 @@ class SplitRecorder(Observer):
             values |= self._with_other_latents(image, batch, mean, logvar)
         if self._decodes and self.reference is not None:
             values |= self._with_reference(image, batch, output, self.reference)
+        if self.reference is not None and self.reference.reader is not None:
+            reader = self.reference.reader
+            values["read"] = reader.read(batch.inputs)[:, reader_columns(reader, self.model.supervision)]
         self._keep(batch, values)
 
     @staticmethod
@@ -212,15 +220,9 @@ def latents_of_others(record: SplitRecord) -> dict[str, Tensor]:
 
     Subjects are in the order of the record, and the last precedes the first. Empty for a single patient.
     """
-    means, patients = record.arrays["mean"], record.patient_id
-    num = len(patients)
-    found = {}
-    for row, subject in enumerate(record.subject_id):
-        before = ((row - step) % num for step in range(1, num))
-        other = next((index for index in before if patients[index] != patients[row]), None)
-        if other is not None:
-            found[subject] = torch.from_numpy(means[other]).float()
-    return found
+    means = torch.from_numpy(record.arrays["mean"]).float()
+    others = zip(record.subject_id, previous_of_another(record.patient_id), strict=True)
+    return {subject: means[other] for subject, other in others if other is not None}
 
 
 class MeanImage:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, cast, get_args
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # only for annotations: a comparison lists pictures without t
     from menvae.data.targets.correlation import TargetCorrelation
     from menvae.latent import LatentLayout
     from menvae.metrics import SplitRecord
+    from menvae.metrics.interventions import InterventionTable
     from menvae.models import Model
 
     Floats = NDArray[np.float64]
@@ -42,7 +43,8 @@ SECTIONS: Final[tuple[Section, ...]] = get_args(Section)
 KNOWN_WHEN: Final[Mapping[When, frozenset[str]]] = {
     "before_training": frozenset({"volumes", "schedules", "correlation"}),
     "after_training": frozenset(
-        {"volumes", "metrics", "gates", "model", "train", "val", "leaks", "leaking", "targets", "traversals"}
+        {"volumes", "metrics", "gates", "model", "train", "val", "leaks", "leaking", "targets", "traversals", "walks"}
+        | {"swaps", "interventions"}
     ),
 }
 """Fields of a `PictureContext` that can be known at each time, besides layout and supervision."""
@@ -118,6 +120,24 @@ class Traversals:
     steps: Sequence[float]
     volumes: NDArray[np.float32]
 
+    def at(self, steps: Sequence[float]) -> Traversals:
+        """Return some of the steps."""
+        return Traversals(steps, self.volumes[:, [list(self.steps).index(step) for step in steps]])
+
+
+@dataclass(frozen=True)
+class Swaps:
+    """Volumes of pairs of patients, in which one partition of z is that of the second.
+
+    Attributes:
+        subjects: first and second subject of each of the R pairs.
+        volumes: decoded first channel [R, 1 + partitions + 1, D, H, W]: of the first subject, of the first with each
+            partition of the second, and of the second.
+    """
+
+    subjects: Sequence[tuple[str, str]]
+    volumes: NDArray[np.float32]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PictureContext:
@@ -138,6 +158,9 @@ class PictureContext:
         leaking: whether a foreign partition predicts a target better than by chance [partitions, features].
         targets: targets and predictions in physical units; None without units or supervision.
         traversals: latent traversals; None for rows of a table.
+        walks: the same in finer steps.
+        swaps: pairs of patients whose partitions are swapped; None for rows of a table or a single patient.
+        interventions: what a reader sees change when a partition is moved; None without a reader.
     """
 
     layout: LatentLayout
@@ -155,6 +178,9 @@ class PictureContext:
     leaking: NDArray[np.bool_] | None = None
     targets: PhysicalTargets | None = None
     traversals: Traversals | None = None
+    walks: Traversals | None = None
+    swaps: Swaps | None = None
+    interventions: InterventionTable | None = None
 
     def has(self, needs: frozenset[str]) -> bool:
         """Return whether all of these fields are known."""
@@ -187,6 +213,25 @@ class Picture(ABC):
         """Return the figure, made without pyplot; the caller saves it. The fields in ``needs`` are not None."""
 
 
+class Animation(Picture):
+    """A picture of several frames, saved as a GIF file.
+
+    Attributes:
+        file: name of the GIF file in ``pictures/`` of a run directory.
+        seconds_per_frame: time for which a frame is shown.
+    """
+
+    seconds_per_frame: ClassVar[float] = 0.15
+
+    @abstractmethod
+    def frames(self, context: PictureContext) -> Iterable[Figure]:
+        """Return figures of one size, made one by one."""
+
+    def draw(self, context: PictureContext) -> Figure:
+        """Return the first frame."""
+        return next(iter(self.frames(context)))
+
+
 def registered_pictures() -> dict[str, type[Picture]]:
     """Return every registered picture by name, in the order of the report.
 
@@ -210,8 +255,9 @@ def _fault(kind: type[Picture]) -> str:
     """Return what is wrong with the declarations of a picture, or an empty string."""
     if not (isinstance(kind, type) and issubclass(kind, Picture)):
         return "it is not a subclass of menvae.pictures.Picture"
-    if not re.fullmatch(r"[\w-]+\.png", kind.file):
-        return f"file: {kind.file!r} is not the name of a PNG file"
+    ending = "gif" if issubclass(kind, Animation) else "png"
+    if not re.fullmatch(rf"[\w-]+\.{ending}", kind.file):
+        return f"file: {kind.file!r} is not the name of a {ending.upper()} file"
     if kind.when not in KNOWN_WHEN:
         return f"when: {kind.when!r} is not allowed; choose from {', '.join(KNOWN_WHEN)}"
     if kind.section not in SECTIONS:
@@ -253,14 +299,17 @@ def draw_pictures(pictures: Sequence[Picture], context: PictureContext, when: Wh
         pictures: see `build_pictures`.
         context: input of the pictures.
         when: which pictures are due.
-        folder: folder of the PNG files.
+        folder: folder of the files.
     """
-    from menvae.presentation.figures import save_figure
+    from menvae.presentation.figures import save_animation, save_figure
 
     for picture in pictures:
         if picture.when != when or not context.has(picture.needs):
             continue
         try:
-            save_figure(picture.draw(context), folder / picture.file)
+            if isinstance(picture, Animation):
+                save_animation(picture.frames(context), folder / picture.file, picture.seconds_per_frame)
+            else:
+                save_figure(picture.draw(context), folder / picture.file)
         except Exception:  # noqa: BLE001 - third-party code
             _log.warning("cannot draw %s of %s", picture.file, type(picture).__module__, exc_info=True)

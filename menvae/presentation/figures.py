@@ -6,18 +6,24 @@ Figures use only matplotlib's object-oriented interface (``Figure`` and its Agg 
 
 from __future__ import annotations
 
+import io
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 DPI: Final = 150
+ANIMATION_DPI: Final = 100
+ANIMATION_COLOURS: Final = 64
 INK: Final = "#1b1f24"
 MUTED: Final = "#5c6670"
 FAINT: Final = "#d5dae0"
@@ -115,6 +121,32 @@ def save_figure(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 6})
     return path
+
+
+def save_animation(figures: Iterable[Figure], path: Path, seconds_per_frame: float) -> Path:
+    """Write figures of one size as an endless GIF that runs forth and back, creating its folder; return ``path``.
+
+    All frames have the same palette, so that what does not change does not flicker.
+
+    Raises:
+        ValueError: there is no figure.
+    """
+    frames = [_pixels(figure) for figure in figures]
+    if not frames:
+        raise ValueError("an animation needs at least one figure")
+    joined = Image.fromarray(np.concatenate([np.asarray(frame) for frame in frames]))
+    palette = joined.quantize(ANIMATION_COLOURS, method=Image.Quantize.MEDIANCUT)
+    first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    duration = round(1000 * seconds_per_frame)
+    first.save(path, "GIF", save_all=True, append_images=[*others, *others[-2::-1]], duration=duration, loop=0)
+    return path
+
+
+def _pixels(figure: Figure) -> Image.Image:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=ANIMATION_DPI, metadata={"Software": None})
+    return Image.open(content).convert("RGB")
 
 
 def tick_locator(count: int, integer: bool = False) -> MaxNLocator:

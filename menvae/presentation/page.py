@@ -22,7 +22,8 @@ PICTURE_BUDGET_BYTES: Final = 3_400_000
 LARGE_PICTURE_BYTES: Final = 300_000
 EMBEDDED_WIDTH: Final = 1600
 CSS_PIXELS_PER_PICTURE_PIXEL: Final = 96 / 150
-"""Pictures are drawn at 150 dpi; a CSS pixel is 1/96 inch."""
+CSS_PIXELS_PER_ANIMATION_PIXEL: Final = 96 / 100
+"""Pictures are drawn at 150 dpi, animations at 100; a CSS pixel is 1/96 inch."""
 
 
 def render(template: Path, content: Mapping[str, Any], script: str = "") -> str:
@@ -72,17 +73,17 @@ class Album:
             return None
         self.left_bytes -= len(data)
         source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-        scale = CSS_PIXELS_PER_PICTURE_PIXEL
+        scale = CSS_PIXELS_PER_ANIMATION_PIXEL if kind == "gif" else CSS_PIXELS_PER_PICTURE_PIXEL
         return Picture(source, alt, caption, round(width * scale), round(height * scale))
 
 
 def _encoded(path: Path) -> tuple[bytes, str, tuple[int, int]]:
-    """Return bytes, format and original size; large pictures are scaled down and encoded as WebP."""
+    """Return bytes, format and original size; large PNG files are scaled down and encoded as WebP."""
     data = path.read_bytes()
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
-        size = picture.size
-        if len(data) <= LARGE_PICTURE_BYTES:
-            return data, "png", size
+    with Image.open(io.BytesIO(data), formats=("PNG", "GIF")) as picture:
+        size, kind = picture.size, str(picture.format).lower()
+        if kind == "gif" or len(data) <= LARGE_PICTURE_BYTES:
+            return data, kind, size
         scale = min(1.0, EMBEDDED_WIDTH / size[0])
         smaller = picture.convert("RGB").resize((round(size[0] * scale), max(1, round(size[1] * scale))))
     target = io.BytesIO()

@@ -24,11 +24,13 @@ from menvae.layers import set_memory_format
 from menvae.models import Model
 from menvae.observers import ObserverContext, build_observers
 from menvae.pictures import KNOWN_WHEN, VolumeFacts, draw_pictures
+from menvae.references.find import Compute
 from menvae.runs.embeddings import write_embeddings
 from menvae.runs.environment import code_hash
 from menvae.runs.evaluation import describe_evaluation, write_evaluation
 from menvae.runs.job import Job
 from menvae.runs.recorder import RunRecorder
+from menvae.runs.references import ceiling_reader, references_of
 from menvae.runs.start import checkpoint_identity, foreign_checkpoint, initial_weights, meaning_for_other_runs
 from menvae.tracking.local import LocalLog
 from menvae.training.place import Place
@@ -119,7 +121,9 @@ class AssembledRun:
         _log.info("evaluating the weights of epoch %d", state.best_epoch or state.epoch)
         loaders = {"val": self.data.val, "test": self.data.test}
         judged = {name: partial(self.trainer.outputs, loader) for name, loader in loaders.items() if loader is not None}
-        evaluation = evaluate_model(self.model, self.trainer.inputs(self.data.train), judged, self.metrics)
+        alone = self.here.num_ranks == 1  # of several ranks, some might find the reader and others not
+        reader = ceiling_reader(self.experiment, self.data, self.here.device) if alone else None
+        evaluation = evaluate_model(self.model, self.trainer.inputs(self.data.train), judged, self.metrics, reader)
         targets = self.experiment.settings["gates"].targets
         gates = judge(evaluation, targets, self.metrics, self.experiment.supervision)
         status = {
@@ -144,8 +148,12 @@ class AssembledRun:
         from menvae.runs.report import is_collapsed, write_report
 
         write_json(self.path / "gates.json", gates.as_dict())
-        described = describe_evaluation(evaluation, gates, self.data, self.path.name, "best", status["best_epoch"])
+        compute: Compute = "cheap" if self.here.num_ranks == 1 else "none"  # the other ranks load nothing now
+        references = references_of(self.experiment, self.data, evaluation, self.here.device, compute)
         source, supervision = self.experiment.source, self.experiment.supervision
+        described = describe_evaluation(
+            evaluation, gates, self.data, supervision, self.path.name, "best", status["best_epoch"], references
+        )
         write_evaluation(self.path, described, evaluation, self.data, source, supervision)
         clock = ("time/train_s", "time/validate_s")  # of all processes that trained the run, not only this one
         seconds = sum(row[key] or 0.0 for row in local.timings() for key in clock)

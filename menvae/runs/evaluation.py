@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +17,10 @@ from menvae.evaluation.final import FinalEvaluation, JudgedSplit
 from menvae.evaluation.gates import JudgedGates
 from menvae.files import write_json, write_table
 from menvae.metrics import Floats, SplitRecord
+from menvae.metrics.interventions import NO_READER, intervention_table
 from menvae.runs.environment import code_hash
 from menvae.runs.reading import EVALUATION
+from menvae.runs.references import References
 
 PER_SUBJECT = "per_subject.csv"
 
@@ -26,7 +29,14 @@ _ERRORS = ("errors", "final_errors", "tumour_errors")
 
 
 def describe_evaluation(
-    evaluation: FinalEvaluation, gates: JudgedGates, data: Data, run: str, checkpoint: str, epoch: int
+    evaluation: FinalEvaluation,
+    gates: JudgedGates,
+    data: Data,
+    supervision: Mapping[str, Sequence[str]],
+    run: str,
+    checkpoint: str,
+    epoch: int,
+    references: References | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``evaluation.json``.
 
@@ -34,15 +44,20 @@ def describe_evaluation(
         evaluation: the evaluation.
         gates: its gates.
         data: data of the run.
+        supervision: partition -> names of its targets.
         run: name of the run.
         checkpoint: ``best`` or ``last``.
         epoch: epoch of the checkpoint, from 1.
+        references: R2 of references on the same splits, if there are any.
     """
 
     def split(name: str, judged: JudgedSplit) -> dict[str, Any]:
         counts = {"subjects": len(judged.record.subject_id), "patients": len(set(judged.record.patient_id))}
         metrics = {key: asdict(estimate) for key, estimate in judged.estimates.items()}
-        return {**counts, **gates.splits[name].as_dict(), "metrics": metrics, **judged.findings.tables}
+        possible = data.volumes is not None and any(supervision.values())
+        interventions = {"interventions": _interventions(judged, supervision)} if possible else {}
+        verdicts = gates.splits[name].as_dict()
+        return {**counts, **verdicts, "metrics": metrics, **judged.findings.tables, **interventions}
 
     return {
         "run": run,
@@ -53,7 +68,34 @@ def describe_evaluation(
         "code": code_hash(),
         "passed": gates.passed,
         "splits": {name: split(name, judged) for name, judged in evaluation.splits.items()},
+        **({"references": _as_values(references)} if references else {}),
     }
+
+
+def _as_values(references: References) -> dict[str, Any]:
+    return {
+        split: {name: {kind: asdict(r2) for kind, r2 in kinds.items()} for name, kinds in names.items()}
+        for split, names in references.items()
+    }
+
+
+def _interventions(judged: JudgedSplit, supervision: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return changes by moved partition and target, errors of the reader, and ratios; or why there are none."""
+    table = intervention_table(judged.record, supervision)
+    if table is None:
+        return {"reason": NO_READER}
+    changes = zip(table.partitions, table.changes.tolist(), strict=True)
+    errors = zip(table.targets, table.reader_r2.tolist(), table.noise.tolist(), strict=True)
+    ratios = {name: judged.estimates.get(f"intervention/{name}_ratio") for name in supervision}
+    return {
+        "reader": {name: {"r2": _finite(r2), "noise": _finite(noise)} for name, r2, noise in errors},
+        "changes": {name: dict(zip(table.targets, map(_finite, row), strict=True)) for name, row in changes},
+        "ratios": {name: asdict(ratio) for name, ratio in ratios.items() if ratio is not None},
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def write_evaluation(

@@ -22,10 +22,12 @@ from menvae.presentation.text import significant
 from menvae.runs.facts import plain_text, summary_facts, trained_facts
 from menvae.runs.gates_table import entries, gate_row
 from menvae.runs.reading import flat, read_mapping, read_metrics, read_text, split_sizes, value_at
+from menvae.runs.references_table import reference_rows
 
 IGNORED_RATIO: Final = 1.05
 """Below this ratio of errors, a decoder is considered to ignore its latent space: the difference is noise."""
 LONGEST_TEXT: Final = 40_000
+_SPLITS: Final = {"val": "Validation", "test": "Test"}
 _MEAN_Z, _SHUFFLED = "diag/mean_z_ratio", "diag/shuffled_ratio"
 
 
@@ -182,7 +184,9 @@ def _page(run_dir: Path, judged: Path) -> dict[str, Any]:
         "summary": summary_facts({key: value for key, value in summary.items() if key != "lacks"}),
         "targets": _clipped(_pretty(read_mapping(run_dir / "targets.json"))),
         **_metrics(metrics, read_mapping(judged / "evaluation.json")),
+        **_references(config, read_mapping(judged / "evaluation.json")),
         **_pictures(judged / "pictures", config, summary),
+        "interventions_note": _no_interventions(read_mapping(judged / "evaluation.json")),
         "columns": _column_errors(config, metrics),
         **_reproduction(read_mapping(run_dir / "environment.json")),
         "config": _clipped(read_text(run_dir / "config.yaml")),
@@ -228,19 +232,38 @@ def _metrics(rows: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any]) -
         epoch = evaluation.get("epoch", "unknown")
         keys = sorted({key for metrics in judged.values() for key in metrics})
         shown = [(key, [_estimate_text(metrics.get(key)) for metrics in judged.values()]) for key in keys]
-    columns = [{"val": "Validation", "test": "Test"}.get(name, name or "Value") for name in judged]
+    columns = [_SPLITS.get(name, name or "Value") for name in judged]
     return {"training_note": count, "metrics_epoch": epoch, "metrics": shown, "metric_columns": columns}
+
+
+def _references(config: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the R2 of partitions and targets beside their references, formatted."""
+    supervision = value_at(config, "model.supervision")
+    found = reference_rows(evaluation, list(supervision) if isinstance(supervision, Mapping) else [])
+    rows = [
+        (name, _SPLITS.get(split, split), [_estimate_text(value) for value in values])
+        for name, split, values in found.rows
+    ]
+    return {"references": rows, "reference_columns": found.columns}
 
 
 def _estimate_text(found: Any) -> str:
     """Format an entry of ``evaluation.json``: value and interval, or why there is no value."""
-    if not isinstance(found, Mapping):
+    if not isinstance(found, Mapping) or not found:
         return ""
     if found.get("value") is None:
         return str(found.get("reason") or "")
     ends = [found.get("low"), found.get("high")]
     interval = f" ({significant(ends[0])} to {significant(ends[1])})" if None not in ends else ""
     return f"{significant(found['value'])}{interval}"
+
+
+def _no_interventions(evaluation: Mapping[str, Any]) -> str:
+    """Return why no split has interventions; empty if one has, or none can have."""
+    splits = evaluation.get("splits")
+    found = [split.get("interventions") for split in splits.values()] if isinstance(splits, Mapping) else []
+    reasons = [each.get("reason") for each in found if isinstance(each, Mapping)]
+    return f"No interventions: {reasons[0]}." if reasons and all(reasons) else ""
 
 
 def _lacks(config: Mapping[str, Any], summary: Mapping[str, Any]) -> set[str]:
@@ -250,9 +273,11 @@ def _lacks(config: Mapping[str, Any], summary: Mapping[str, Any]) -> set[str]:
         return set(map(str, known))
     model = config.get("model")
     supervision = model.get("supervision") if isinstance(model, Mapping) else True
-    of_volumes = {"volumes", "traversals", "targets", "correlation"}
-    return (set() if supervision else {"leaks", "targets"}) | (
-        of_volumes if value_at(config, "data.columns") else set()
+    of_volumes = {"volumes", "traversals", "walks", "swaps", "targets", "correlation"}
+    return (
+        {"interventions"}
+        | (set() if supervision else {"leaks", "targets"})
+        | (of_volumes if value_at(config, "data.columns") else set())
     )
 
 

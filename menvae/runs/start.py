@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -126,12 +126,21 @@ def _start(experiment: Experiment) -> str:
     """Return the digests of the checkpoints that the run starts from: like the seed, they determine the result."""
     resumed, initial = starting_checkpoints(experiment)
     of_parts = [path for bound in experiment.parts.values() for path in _checkpoints(bound.settings)]
+    return " ".join(_digests(filter(None, (resumed or initial, *of_parts))))
+
+
+def digests_of_checkpoints(settings: Mapping[str, Any]) -> list[str]:
+    """Return the digests of the checkpoints that a part and its nested parts name; usually none."""
+    return _digests(_checkpoints(settings))
+
+
+def _digests(paths: Iterable[Path]) -> list[str]:
     digests = []
-    for path in filter(None, (resumed or initial, *of_parts)):
+    for path in paths:
         for part in _files(path):
             with part.open("rb") as file:
                 digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return " ".join(digests)
+    return digests
 
 
 def _checkpoints(settings: Mapping[str, Any]) -> Iterator[Path]:

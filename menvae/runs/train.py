@@ -28,7 +28,9 @@ from menvae.runs.embeddings import add_others
 from menvae.runs.environment import describe_process
 from menvae.runs.failures import FailureLog
 from menvae.runs.job import Job, command
+from menvae.runs.reading import EVALUATION, read_mapping
 from menvae.runs.recorder import RunRecorder, hand_over, run_trackers
+from menvae.runs.references_table import references_table
 from menvae.runs.start import check_start, identify
 from menvae.tracking.local import LocalLog
 from menvae.tracking.tracker import TrackingSettings
@@ -145,6 +147,9 @@ def _conclude(experiment: Experiment, directory: RunDirectory | None, status: Ma
 
         table = directory.gates()
         logs.show(gates_table(table["gates"], table.get("note", ""), entries(table.get("test"))))
+        described = read_mapping(directory.path / EVALUATION)
+        if (beside := references_table(described, list(experiment.supervision))) is not None:
+            logs.show(beside)
         _log.info("report: %s", directory.path / "report.html")
     if status["state"] == "collapsed":
         _log.error("%s", status["reason"])

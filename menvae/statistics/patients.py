@@ -28,3 +28,19 @@ def rows_by_patient(patients: Sequence[Hashable]) -> list[Indices]:
     for row, patient in enumerate(patients):
         found.setdefault(patient, []).append(row)
     return [np.array(rows, dtype=np.intp) for rows in found.values()]
+
+
+def previous_of_another(patients: Sequence[Hashable]) -> list[int | None]:
+    """Return, for each row, the last row before it that is of another patient; the last row precedes the first.
+
+    Args:
+        patients: patient of each row.
+
+    >>> previous_of_another(["a", "b", "b", "c"]), previous_of_another(["a", "a"])
+    ([3, 0, 0, 2], [None, None])
+    """
+    num = len(patients)
+    return [
+        next((other for step in range(1, num) if patients[other := (row - step) % num] != patients[row]), None)
+        for row in range(num)
+    ]

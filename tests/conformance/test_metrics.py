@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from itertools import combinations, product
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, mean_squared_error, r2_score
+from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import PolynomialFeatures
 from torch.distributions import Normal, kl_divergence
 
@@ -324,6 +326,44 @@ def tumour_error(example: SplitExample, metric: Metric) -> Reference:
     return {"diag/recon_tumour_mse": float(pd.Series(example.errors["tumour_errors.mu"].double().numpy()).mean())}
 
 
+def interventions(example: SplitExample, metric: Metric) -> Reference:
+    supervision = example.context.supervision
+    features = [(name, feature) for name, features in supervision.items() for feature in features]
+    asked = pd.DataFrame(example.errors["asked"].double().numpy(), columns=pd.MultiIndex.from_tuples(features))
+    found: Reference = {}
+    for name in supervision:
+        moved = pd.DataFrame(example.errors[f"moved.{name}"].double().numpy(), columns=asked.columns)
+        squares = (moved**2).mean()
+        found[f"intervention/{name}_ratio"] = float(np.sqrt(squares[name].mean() / squares.drop(name, level=0).max()))
+        scores = []
+        for feature in supervision[name]:
+            known = asked[name][feature].notna()
+            scores.append(r2_score(asked[name][feature][known], moved[name][feature][known]))
+        found[f"intervention/{name}_r2"] = float(np.mean(scores))
+    return found
+
+
+def latent_coverage(example: SplitExample, metric: Metric) -> Reference:
+    arrays, ids = as_arrays(example), example.batch.subject_id
+    num, z_dim = arrays["mean"].shape
+    noise = np.stack([np.random.default_rng(zlib.crc32(name.encode())).standard_normal(z_dim) for name in ids])
+    samples = arrays["mean"] + np.exp(arrays["logvar"]) ** 0.5 * noise
+    sets = np.random.default_rng(0).standard_normal((1000 // num, num, z_dim))
+    layout = example.context.layout
+    parts = {"": slice(0, z_dim), **{f"_{name}": slice(*layout.bounds(name)) for name in layout}}
+
+    def covered(real: np.ndarray, other: np.ndarray) -> np.ndarray:
+        radii = NearestNeighbors(n_neighbors=5).fit(real).kneighbors()[0][:, -1]
+        return NearestNeighbors(n_neighbors=1).fit(other).kneighbors(real)[0][:, 0] <= radii
+
+    found: Reference = {}
+    for ending, part in parts.items():
+        pairs = [(prior[:, part], samples[:, part]) for prior in sets]
+        shares = [np.mean([covered(*pair[::step]) for pair in pairs]) for step in (1, -1)]
+        found[f"diag/coverage{ending}"] = float(min(shares))
+    return found
+
+
 class TestMetrics(MetricConformance):
     # tests/statistics/test_leaks.py, tests/evaluation/test_leak_metric.py and test_independence_metric.py
     others = ("leak", "independence")
@@ -352,4 +392,6 @@ class TestMetrics(MetricConformance):
         "reads_tumour": reads_tumour,
         "mean_image_ratio": mean_image_ratio,
         "tumour_error": tumour_error,
+        "interventions": interventions,
+        "latent_coverage": latent_coverage,
     }

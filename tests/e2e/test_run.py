@@ -36,6 +36,8 @@ def test_run_directory_is_complete(finished: Path) -> None:
         "pictures/target_correlation.png",
         "pictures/training_curves.png",
         "pictures/traversals.png",
+        "pictures/walks.gif",
+        "pictures/swaps.png",
         "pictures/leak_matrix.png",
         "pictures/latent_scatter.png",
     ):
@@ -105,6 +107,8 @@ def test_mlflow_has_the_run_once_with_parameters_metrics_and_artifacts(finished:
     assert run.data.params["loss.lambda_dcor"] == "5.0"
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert {"report.html", "pictures", "gates.json", "checkpoints", "train.log"} <= names
+    pictures = {file.path for file in client.list_artifacts(run.info.run_id, "pictures")}
+    assert {"pictures/walks.gif", "pictures/swaps.png"} <= pictures
     assert [file.path for file in client.list_artifacts(run.info.run_id, "checkpoints")] == ["checkpoints/best.ckpt"]
 
 

@@ -17,6 +17,7 @@ PICTURES = {
     "pictures/test_curves.py": ("test_schedule", "test_training_curves"),
     "pictures/test_volumes.py": ("test_reconstruction", "test_traversals"),
     "pictures/test_matrices.py": ("test_leak_matrix", "test_target_correlation"),
+    "pictures/test_swaps.py": ("test_swaps", "test_walks", "test_interventions"),
     "pictures/test_latent.py": ("test_latent_scatter", "test_regression"),
     "preparation/test_pictures.py": ("test_cohort", "test_patients"),
     "comparison/test_pictures.py": ("test_trade_offs", "test_effect"),

@@ -14,7 +14,7 @@ from PIL import Image
 
 from menvae.conformance.pictures import example
 from menvae.errors import UserError
-from menvae.pictures import Picture, PictureContext, build_pictures, draw_pictures, registered_pictures
+from menvae.pictures import Animation, Picture, PictureContext, build_pictures, draw_pictures, registered_pictures
 from menvae.presentation.figures import new_figure
 from menvae.registry import register, unregister
 from menvae.runs.report import write_report
@@ -48,7 +48,10 @@ def drawn(folder: Path, when: str = "after_training", settings: dict[str, Any] |
     return {path.name for path in folder.glob("*")}
 
 
-AFTER = {"training_curves.png", "latent_scatter.png", "leak_matrix.png", "traversals.png", "regression.png"}
+AFTER = {
+    *("training_curves.png", "latent_scatter.png", "leak_matrix.png", "traversals.png", "regression.png"),
+    *("walks.gif", "swaps.png", "interventions.png"),
+}
 
 
 def test_files_of_a_run(tmp_path: Path) -> None:
@@ -61,7 +64,8 @@ def test_order_is_that_of_the_report(registered: Register) -> None:
     registered("first_of_all", section="trained", order=1)
     assert list(registered_pictures()) == [
         *("first_of_all", "target_correlation", "training_curves", "schedule"),
-        *("latent_scatter", "leak_matrix", "between", "traversals", "regression"),
+        *("latent_scatter", "leak_matrix", "between", "traversals", "walks", "swaps", "interventions"),
+        "regression",
     ]
 
 
@@ -109,6 +113,31 @@ def test_wrong_declarations_are_refused(registered: Register, constants: dict[st
     with pytest.raises(UserError) as caught:
         build_pictures({})
     assert str(caught.value) == f"picture 'mine': {words}; fix or uninstall package '{__name__.partition('.')[0]}'"
+
+
+def test_an_animation_is_a_gif_file_and_no_other_picture_is(tmp_path: Path, registered: Register) -> None:
+    class Blinking(Animation):
+        """Two frames."""
+
+        file, alt, needs = "blinking.gif", "blinking", frozenset({"val"})
+
+        def frames(self, context: PictureContext) -> list[Figure]:
+            """Return two frames."""
+            return [new_figure(2.0, 1.0, title) for title in ("on", "off")]
+
+    register("picture", "blinking")(Blinking)
+    try:
+        assert "blinking.gif" in drawn(tmp_path)
+        with Image.open(tmp_path / "blinking.gif") as picture:
+            assert picture.n_frames == 2
+        Blinking.file = "blinking.png"
+        with pytest.raises(UserError, match=r"file: 'blinking\.png' is not the name of a GIF file"):
+            build_pictures({})
+    finally:
+        unregister("picture", "blinking")
+    registered("still", file="still.gif")
+    with pytest.raises(UserError, match=r"file: 'still\.gif' is not the name of a PNG file"):
+        build_pictures({})
 
 
 def test_what_is_no_picture_is_refused() -> None:

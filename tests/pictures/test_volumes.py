@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from looking import Paper, words
-from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.image import AxesImage
 from numpy.typing import NDArray
+from sheets import AXIAL, CORONAL, SAGITTAL, SHAPE, by_place, check_grey, seen
 
 from menvae.pictures.drawing import volumes
 from menvae.presentation.figures import DPI
-
-SHAPE = (10, 12, 14)
-AXIAL, CORONAL, SAGITTAL = 2, 1, 0
-
-
-def seen(volume: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
-    """Return a slice as radiologists see it, written another way than in menvae: rows and columns run backwards."""
-    cut = np.moveaxis(volume, axis, 0)[index]
-    return np.rot90(cut.transpose(), 2)
 
 
 def head() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
@@ -34,25 +23,6 @@ def head() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]
     mask = np.zeros(SHAPE, np.uint8)
     mask[3:6, 4:8, 5:7] = 2
     return inputs, random.normal(size=(2, *SHAPE)).astype(np.float32), mask
-
-
-def by_place(axes: Axes) -> list[list[AxesImage]]:
-    """Return the images of a sheet by row, each from left to right."""
-    rows: dict[float, list[AxesImage]] = {}
-    for image in axes.images:
-        _, _, bottom, top = image.get_extent()
-        rows.setdefault(round((bottom + top) / 2, 3), []).append(image)
-    return [sorted(rows[middle], key=lambda image: image.get_extent()[0]) for middle in sorted(rows)]
-
-
-def check_grey(paper: Paper, image: AxesImage, row: int, column: int, value: float) -> None:
-    """Check that a pixel of a slice is as bright on paper as its value is high in the window of the image."""
-    left, right, bottom, top = image.get_extent()
-    rows, columns = np.shape(image.get_array())
-    low, high = image.get_clim()
-    assert image.axes is not None
-    place = (left + (column + 0.5) / columns * (right - left), top + (row + 0.5) / rows * (bottom - top))
-    paper.check(image.axes, *place, [float(np.clip((value - low) / (high - low), 0.0, 1.0))] * 3)
 
 
 def test_reconstruction(tmp_path: Path) -> None:

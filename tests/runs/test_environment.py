@@ -78,7 +78,7 @@ def test_a_new_module_counts_unless_it_is_aside(package: Path) -> None:
 
 COUNTS = [
     *("composition", "data", "decoders", "encoders", "evaluation", "heads", "metrics", "models", "observers"),
-    *("optimizers", "runs", "schedules", "statistics", "terms", "training", "updates"),
+    *("optimizers", "references", "runs", "schedules", "statistics", "terms", "training", "updates"),
 ]
 ASIDE = [
     "apps",

@@ -10,10 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from runs import TRACKED, menvae_evaluate, only_run, train
 
+import menvae
 from menvae.data.targets.declaration import Target
+from menvae.references import fitting
+from menvae.references.find import find_references
+from menvae.references.store import ReferenceStore
 from menvae.runs.evaluation import _target_columns
+from menvae.runs.references import ceiling_reader, reference_cohort
 
 SPLITS = ("val", "test")
 
@@ -139,3 +145,61 @@ def test_residuals_have_the_units_of_the_clinic(
 ) -> None:
     columns = dict(_target_columns("t", target, np.array([true]), np.array([predicted]), (160.0, 80.0, 40.0)))
     assert {name: float(cells[0] or "nan") for name, cells in columns.items()} == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_end_of_a_run_shows_its_floor(output_dir: Path) -> None:
+    run = only_run(output_dir)
+    found = read(run / "evaluation.json")["references"]
+    assert set(found) == {"val", "test"}
+    for of_split in found.values():
+        assert len(of_split) == 13 + 3
+        assert {kind for kinds in of_split.values() for kind in kinds} == {"floor"}
+        assert of_split["vol_total"]["floor"]["n"] == 12
+        mean = np.mean([of_split[name]["floor"]["value"] for name in ("loc_x", "loc_y", "loc_z")])
+        assert of_split["loc"]["floor"]["value"] == pytest.approx(mean)
+        assert of_split["loc"]["floor"]["low"] < of_split["loc"]["floor"]["value"] < of_split["loc"]["floor"]["high"]
+    page = (run / "report.html").read_text()
+    assert "R² beside references" in page
+    assert '<th scope="col" class="number">Floor</th>' in page
+    assert '<th scope="col" class="number">Ceiling</th>' not in page
+
+
+def test_references_in_the_cache_are_shown_beside_r2(output_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = only_run(output_dir)
+    loaded = menvae.load_run(run)
+    assert ceiling_reader(loaded.experiment, loaded.data, torch.device("cpu")) is None
+    cohort = reference_cohort(loaded.experiment, loaded.data, torch.device("cpu"))
+    assert cohort is not None
+    monkeypatch.setattr(fitting, "MOST_STEPS", 8)
+    monkeypatch.setattr(fitting, "FEWEST_STEPS", 4)
+    find_references(cohort, ReferenceStore(loaded.experiment.output_dir), "all")
+    cached = output_dir / "references"
+    before = {path: path.read_bytes() for path in cached.rglob("*") if path.is_file()}
+    assert {path.parent.name.split("_")[0] for path in before} == {"floor", "ceiling", "segmented"}
+
+    said = menvae_evaluate(output_dir, f"run={run.name}", "split=test", "references=true")
+    assert {path: path.read_bytes() for path in cached.rglob("*") if path.is_file()} == before
+    assert "segment, then measure" in said
+    found = read(run / "evaluations" / "best_test" / "evaluation.json")
+    assert {kind for kinds in found["references"]["test"].values() for kind in kinds} == {
+        *("floor", "ceiling", "segmented")
+    }
+    first = read(run / "evaluation.json")["references"]["test"]["vol"]["floor"]
+    assert found["references"]["test"]["vol"]["floor"] == first
+    reader = ceiling_reader(loaded.experiment, loaded.data, torch.device("cpu"))
+    assert reader is not None
+    assert reader.read(torch.zeros(2, 4, 16, 16, 16)).shape == (2, 13)
+
+    without, moved = (
+        read(path / "evaluation.json")["splits"]["test"] for path in (run, run / "evaluations" / "best_test")
+    )
+    assert "references=true" in without["interventions"]["reason"]
+    assert "No interventions: no model" in (run / "report.html").read_text()
+    assert list(moved["interventions"]["changes"]) == ["vol", "loc", "shape", "residual"]
+    of_vol = moved["interventions"]["changes"]["vol"]
+    assert list(of_vol) == list(moved["interventions"]["reader"]) == list(reader.targets)
+    ratio = moved["interventions"]["ratios"]["loc"]
+    assert ratio == moved["metrics"]["intervention/loc_ratio"]
+    of_loc = moved["interventions"]["changes"]["loc"]
+    own = [of_loc.pop(name) for name in ("loc_x", "loc_y", "loc_z")]
+    assert ratio["value"] == pytest.approx(min(np.sqrt(np.mean(np.square(own))) / max(of_loc.values()), 100.0))

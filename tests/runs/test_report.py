@@ -70,9 +70,10 @@ def run_dir(tmp_path: Path) -> Path:
     (run / "summary.json").write_text(json.dumps({"duration_s": 171.2, "num_parameters": 2645123, "mean": 0.5}))
     (run / "targets.json").write_text(json.dumps({"hash": "ab12"}))
     (run / "splits.csv").write_text("subject_id,split\na,train\nb,train\nc,validation\n")
-    for name in ("schedule", "training_curves", "traversals", "leak_matrix", "latent_scatter", "regression"):
+    for name in ("schedule", "training_curves", "traversals", "leak_matrix", "latent_scatter", "regression", "swaps"):
         write_picture(run / "pictures" / f"{name}.png")
     write_picture(run / "pictures" / "target_correlation.png")
+    write_picture(run / "pictures" / "walks.gif")
     write_picture(run / "pictures" / "a_plugin.png")
     for epoch in (2, 10):
         write_picture(run / "pictures" / f"epoch_{epoch}" / "subject_a.png")
@@ -160,8 +161,9 @@ def test_is_self_contained(run_dir: Path) -> None:
     assert "script" not in outline.names()
     assert "link" not in outline.names()
     sources = [attributes["src"] for tag, attributes in outline.tags if tag == "img"]
-    assert len(sources) == 10
-    assert all(source and source.startswith("data:image/png;base64,") for source in sources)
+    assert len(sources) == 12
+    kinds = {str(source).partition(";base64,")[0] for source in sources}
+    assert kinds == {"data:image/png", "data:image/gif"}
     links = [attributes["href"] for _, attributes in outline.tags if "href" in attributes]
     identifiers = {f"#{attributes['id']}" for _, attributes in outline.tags if "id" in attributes}
     assert set(links) == identifiers
@@ -206,6 +208,15 @@ def test_gates_say_what_their_metric_measures(run_dir: Path) -> None:
     assert "Largest distance correlation between two partitions" in text, "by its metric, in files without a meaning"
     assert "spread targets" not in text
     assert "loc targets" not in text
+
+
+def test_says_why_there_are_no_interventions(run_dir: Path) -> None:
+    reason = {"interventions": {"reason": "no reader is cached"}}
+    (run_dir / "evaluation.json").write_text(json.dumps({"splits": {"val": reason, "test": reason}}))
+    assert "No interventions: no reader is cached." in read(run_dir).text
+    computed = {"interventions": {"changes": {}}}
+    (run_dir / "evaluation.json").write_text(json.dumps({"splits": {"val": computed, "test": reason}}))
+    assert "No interventions" not in read(run_dir).text
 
 
 @pytest.mark.parametrize("lacks", [[], ["traversals", "volumes"]])

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from menvae.metrics.interventions import InterventionTable
 from menvae.pictures.drawing.marks import (
     cell_text,
     check_shape,
@@ -57,12 +58,7 @@ def draw_leak_matrix(
     """
     check_shape("r2", np.shape(r2), (len(rows), len(columns)))
     owned = {row: (row,) for row in rows} if own is None else own
-    frames = [
-        (row, column)
-        for row, partition in enumerate(rows)
-        for column, target in enumerate(columns)
-        if target in owned.get(partition, ())
-    ]
+    frames = _own_cells(rows, columns, owned)
     note = "R² of predicting a target (column) from a partition (row)"
     note += "; grey: worse than the mean" * bool(np.any(np.asarray(r2) < 0)) + "; framed: its own targets" * bool(
         frames
@@ -78,6 +74,50 @@ def draw_leak_matrix(
         axes.add_patch(Rectangle(inner, 0.88, 0.88, fill=False, edgecolor=LEAK, linewidth=1.8, zorder=4))
     axes.set_ylabel("predicted from", size=9, color=INK)
     return figure
+
+
+def draw_interventions(table: InterventionTable, own: Mapping[str, Sequence[str]], title: str) -> Figure:
+    """Draw the root mean square change of each target when a partition is moved, and the noise of the reader below.
+
+    The cells of a partition's own targets are framed: only these should change.
+
+    Args:
+        table: changes read on a split.
+        own: partition -> its targets.
+        title: title of the picture.
+
+    Raises:
+        ValueError: the number of names does not fit the table.
+    """
+    check_shape("changes", np.shape(table.changes), (len(table.partitions), len(table.targets)))
+    check_shape("noise", np.shape(table.noise), (len(table.targets),))
+    check_shape("reader_r2", np.shape(table.reader_r2), (len(table.targets),))
+    columns = [
+        name if math.isnan(r2) else f"{name} (R² {cell_text(r2)})"
+        for name, r2 in zip(table.targets, table.reader_r2.tolist(), strict=True)
+    ]
+    note = "Root mean square change in SD; rows: moved partition; framed: its own features; R² of the reader"
+    norm = Normalize(0.0, max(1.0, float(np.max(np.nan_to_num(table.changes), initial=0.0))))
+    values = np.vstack([table.changes, table.noise])
+    rows = [*table.partitions, "noise of the reader"]
+    figure, axes = _heat_map(
+        values, rows, columns, title, note, colormaps["YlGnBu"], norm, "RMS change (SD)", "neither"
+    )
+    for row, column in _own_cells(table.partitions, table.targets, own):
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=1.8, zorder=4))
+    axes.axhline(len(table.partitions) - 0.5, color=INK, linewidth=1.2)
+    axes.set_ylabel("moved", size=9, color=INK)
+    return figure
+
+
+def _own_cells(rows: Sequence[str], columns: Sequence[str], own: Mapping[str, Sequence[str]]) -> list[tuple[int, int]]:
+    """Return row and column of the cells of partitions and their own targets."""
+    return [
+        (row, column)
+        for row, partition in enumerate(rows)
+        for column, target in enumerate(columns)
+        if target in own.get(partition, ())
+    ]
 
 
 def draw_target_correlation(

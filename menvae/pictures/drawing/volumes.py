@@ -11,10 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.collections import LineCollection
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from menvae.pictures.drawing.marks import (
@@ -23,10 +21,9 @@ from menvae.pictures.drawing.marks import (
     colour_bar,
     display_window,
 )
+from menvae.pictures.drawing.sheet import SMALLEST_CHANGE_SCALE, Sheet
 from menvae.presentation.figures import (
-    INK,
     MUTED,
-    literal,
     new_figure,
 )
 from menvae.presentation.planes import (
@@ -34,73 +31,9 @@ from menvae.presentation.planes import (
     PLANES,
     Plane,
     displayed_slice,
-    mask_outline,
     slice_index,
     slice_size_mm,
 )
-
-_SMALLEST_CHANGE_SCALE = 0.1
-"""Smallest range of the changes of a traversal, as a fraction of the grey window: on a scale of their own, the tiny
-differences of a decoder that ignores z would glow like real changes."""
-
-
-class _Sheet:
-    """A page of slices on one Axes in millimetres, because one Axes per slice would be several times slower."""
-
-    def __init__(self, figure: Figure, box: tuple[float, float, float, float], extent: tuple[float, float]) -> None:
-        width, height = figure.get_size_inches()
-        self.axes = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
-        self.axes.set_axis_off()
-        self.axes.set(xlim=(0, extent[0]), ylim=(extent[1], 0), autoscale_on=False)
-
-    def image(
-        self,
-        pixels: NDArray[Any],
-        place: tuple[float, float],
-        size: tuple[float, float],
-        cmap: Colormap,
-        norm: Normalize,
-    ) -> None:
-        x, y = place
-        self.axes.imshow(
-            pixels, cmap=cmap, norm=norm, extent=(x, x + size[0], y + size[1], y), aspect="auto", origin="upper"
-        )
-
-    def outline(self, mask: NDArray[Any], place: tuple[float, float], size: tuple[float, float]) -> None:
-        segments = mask_outline(mask) * (size[0] / mask.shape[1], size[1] / mask.shape[0]) + np.array(place)
-        self.axes.add_collection(
-            LineCollection(list(segments), colors="#ffb000", linewidths=0.7, capstyle="round"), autolim=False
-        )
-
-    def letters(self, plane: Plane, place: tuple[float, float], size: tuple[float, float]) -> None:
-        (x, y), (width, height) = place, size
-        spots = (
-            (0.03, 0.5, "left", "center"),
-            (0.97, 0.5, "right", "center"),
-            (0.5, 0.02, "center", "top"),
-            (0.5, 0.98, "center", "bottom"),
-        )
-        for letter, (across, down, ha, va) in zip(plane.letters, spots, strict=True):
-            self.text(letter, (x + across * width, y + down * height), ha, va, 6.5, colour="white", on_image=True)
-
-    def text(
-        self,
-        text: str,
-        place: tuple[float, float],
-        ha: Any,
-        va: Any,
-        size: float = 8.5,
-        *,
-        colour: str = INK,
-        weight: str = "normal",
-        on_image: bool = False,
-        upright: bool = False,
-    ) -> None:
-        label = self.axes.text(
-            *place, literal(text), ha=ha, va=va, size=size, color=colour, weight=weight, rotation=90 * upright
-        )
-        if on_image:
-            label.set_path_effects([withStroke(linewidth=1.2, foreground="black")])
 
 
 def draw_reconstruction(
@@ -149,7 +82,7 @@ def draw_reconstruction(
     note = "Intensities in standard deviations (SD) from the mean"
     note += "" if mask is None else "; outline: tumour mask"
     figure = new_figure(*grid.size_inches, title, f"{note}; the patient's right is on the left")
-    sheet = _Sheet(figure, grid.box, grid.extent)
+    sheet = Sheet(figure, grid.box, grid.extent)
     for number, plane in enumerate(PLANES):
         index = slice_index(mask, plane, inputs.shape[1:])
         _head_columns(sheet, grid, number, f"{plane.name}, slice {index + 1} of {inputs.shape[1 + plane.axis]}")
@@ -230,7 +163,7 @@ class _Grid:
         return 0.16 / self.inch
 
 
-def _head_columns(sheet: _Sheet, grid: _Grid, plane: int, heading: str) -> None:
+def _head_columns(sheet: Sheet, grid: _Grid, plane: int, heading: str) -> None:
     """Write the headings above the three columns of a plane."""
     width, _ = grid.sizes[plane]
     middle = grid.start(plane) + 1.5 * width + grid.gap
@@ -240,7 +173,7 @@ def _head_columns(sheet: _Sheet, grid: _Grid, plane: int, heading: str) -> None:
 
 
 def _draw_scales(
-    figure: Figure, sheet: _Sheet, grid: _Grid, greys: Mapping[str, Normalize], diverging: Normalize
+    figure: Figure, sheet: Sheet, grid: _Grid, greys: Mapping[str, Normalize], diverging: Normalize
 ) -> None:
     """Name the modalities on the left; draw their grey scales on the right, and that of the differences below."""
     left, bottom, width, height = grid.box
@@ -258,7 +191,7 @@ def _draw_scales(
 
 
 def _draw_pair(
-    sheet: _Sheet,
+    sheet: Sheet,
     plane: Plane,
     pair: Sequence[NDArray[np.float32]],
     tumour: NDArray[Any] | None,
@@ -278,7 +211,7 @@ def _draw_pair(
 
 
 def _draw_filled_in(
-    sheet: _Sheet,
+    sheet: Sheet,
     rebuilt: NDArray[np.float32],
     places: Sequence[tuple[float, float]],
     size: tuple[float, float],
@@ -322,7 +255,7 @@ def draw_traversals(
     darkest, brightest = display_window(volumes, 0.5, 99.9)
     grey = Normalize(darkest, brightest)
     change = np.abs(volumes[:, -1] - volumes[:, 0])
-    smallest_scale = _SMALLEST_CHANGE_SCALE * (brightest - darkest)
+    smallest_scale = SMALLEST_CHANGE_SCALE * (brightest - darkest)
     change_norm = Normalize(0.0, max(display_window(change, 0.0, 99.9)[1], smallest_scale))
 
     size = slice_size_mm(AXIAL, volumes.shape[2:], spacing_mm)
@@ -334,7 +267,7 @@ def draw_traversals(
     box = (left, bottom, extent[0] * inch, extent[1] * inch)
     note = f"{modality}, axial slice where the ends differ most; the patient's right is on the left"
     figure = new_figure(max(left + box[2] + 0.12, 6.5), top + box[3] + bottom, title, note)
-    sheet = _Sheet(figure, box, extent)
+    sheet = Sheet(figure, box, extent)
     xs = [column * (size[0] + gap) + between * (column == len(steps)) for column in range(columns)]
     for x, heading in zip(xs, _headings(steps), strict=True):
         sheet.text(heading, (x + size[0] / 2, -0.06 / inch), "center", "bottom", 8.5)

@@ -1,0 +1,224 @@
+"""What a frozen reader sees change when one partition of z is moved to that of another patient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from menvae.metrics import Direction, Floats, Means, Metric, SplitRecord, When
+from menvae.metrics.means import at_all_rows
+from menvae.registry import register
+from menvae.statistics.bootstrap import MIN_PATIENTS, bootstrap_intervals_of_means
+from menvae.statistics.estimate import Estimate
+
+LARGEST_RATIO = 100.0
+"""Ratios above this count as this: no reader resolves them, and the change of the other features may be 0."""
+NO_READER = "no model that reads the targets from images is cached; menvae-evaluate run=<run> references=true trains it"
+
+
+@register("metric", "interventions")
+class Interventions(Metric):
+    """Change of a partition's own features, relative to others: ``intervention/<partition>_ratio``, and its R2.
+
+    z_S of every subject is replaced by that of another patient, the decoded image is read by a frozen model, and the
+    read z-scores are compared with those of the unchanged decoding. With D(f, S) the root mean square of that change in
+    feature f, the ratio is the root mean square of D(f, S) over the features of S, divided by the largest D(f, S) of a
+    feature of another supervised partition. It is limited to `LARGEST_RATIO`, and 0 if the own features do not change.
+
+    Two images of which a feature is the same may still be read differently. The variance of this noise in a change is
+    at most 2 Var(e), if e is the error of the reader in real images and is independent in two images; it is smaller in
+    images that share all but one partition. The interval therefore reaches from the lower end of the ratio whose
+    numerator alone is reduced by the noise, D^2 - 2 Var(e), to the upper end of the one whose denominator alone is. A
+    reader too poor to judge a claim thus leaves it undecided.
+
+    ``intervention/<partition>_r2``: R2 of the change read in the own features, with the change of the targets from one
+    patient to the other as truth, averaged over the features. It is 1 if the features become those of the other
+    patient, and about 0 if the decoder does not read the partition.
+    """
+
+    direction: ClassVar[Direction | None] = "higher"
+    range = (-np.inf, LARGEST_RATIO)
+    needs = frozenset({"moved", "asked", "read", "targets", "observed"})
+    min_subjects = 2
+    absent = NO_READER
+    when: ClassVar[When] = "final"
+
+    def names(self) -> list[str]:
+        """Two keys per supervised partition; without another one, it has no ratio. None for rows of a table."""
+        supervised = [name for name, targets in self.context.supervision.items() if targets and self.context.size]
+        ratios = [f"intervention/{name}_ratio" for name in supervised if len(supervised) > 1]
+        return ratios + [f"intervention/{name}_r2" for name in supervised]
+
+    def meaning(self, key: str) -> str:
+        """Name the partition."""
+        name, _, kind = key.removeprefix("intervention/").rpartition("_")
+        if kind == "r2":
+            return f"R² of the change read in the features of {name} when {name} is moved to that of another patient."
+        return f"Change of the features of {name} when {name} is moved, divided by that of the most changed other one."
+
+    def reason(self, key: str, record: SplitRecord) -> str:
+        """Return why a value is missing, although there is a reader."""
+        return "no pair of patients has the features observed, or no decoded image can be read"
+
+    def compute(self, record: SplitRecord) -> dict[str, float | None]:
+        """Return the values without intervals."""
+        found = at_all_rows(self.means(record))
+        return {key: found[key] for key in self.names()}
+
+    def means(self, record: SplitRecord) -> Means:
+        """Return squared changes and errors; the values also contain the bounds of the ratios."""
+        columns = _columns(record, self.context.supervision)
+        sizes = np.cumsum([values.shape[1] for values in columns.values()])[:-1]
+
+        def values(means: Floats) -> dict[str, Floats]:
+            read = _Read.at(dict(zip(columns, np.split(means, sizes, axis=1), strict=True)), self.context.supervision)
+            return read.values()
+
+        return Means(np.concatenate(list(columns.values()), axis=1), values)
+
+    def estimates(self, record: SplitRecord) -> dict[str, Estimate]:
+        """Return the values; the intervals of ratios contain the noise of the reader."""
+        means, values = self.means(record), self.compute(record)
+        found = bootstrap_intervals_of_means(means.values, means.rows, record.patient_id)
+        return {key: self._estimate(key, value, found, record) for key, value in values.items()}
+
+    def _estimate(self, key: str, value: float | None, found: Mapping[str, Estimate], record: SplitRecord) -> Estimate:
+        own = found[key]
+        if value is None:
+            return Estimate(None, None, None, own.n, self.reason(key, record))
+        if not key.endswith("_ratio") or own.n < MIN_PATIENTS:
+            return replace(own, value=value)
+        least, most = found[f"{key}/least"], found[f"{key}/most"]
+        # a bound that is the same in all resamples, such as the limit, has no interval
+        ends = [least.value if least.low is None else least.low, most.value if most.high is None else most.high]
+        low, high = (value if end is None else end for end in ends)
+        return Estimate(value, max(0.0, min(low, value)), min(LARGEST_RATIO, max(high, value)), own.n)
+
+
+@dataclass(frozen=True)
+class InterventionTable:
+    """Changes read on a split, as data.
+
+    Attributes:
+        partitions: the P partitions that were moved.
+        targets: the F targets that were read.
+        changes: root mean square of the change of each target, in z-scores [P, F].
+        noise: largest root mean square of a change that the errors of the reader alone may cause [F].
+        reader_r2: R2 of the reader on the images of the split [F]; NaN where it is undefined.
+    """
+
+    partitions: tuple[str, ...]
+    targets: tuple[str, ...]
+    changes: Floats
+    noise: Floats
+    reader_r2: Floats
+
+
+def intervention_table(record: SplitRecord, supervision: Mapping[str, Sequence[str]]) -> InterventionTable | None:
+    """Return what was read on a split; None if there was no reader, or not two patients.
+
+    Args:
+        record: record of a split.
+        supervision: partition -> names of its targets.
+    """
+    if not Interventions.needs <= record.gives:
+        return None
+    means = {name: values.mean(axis=0, keepdims=True) for name, values in _columns(record, supervision).items()}
+    read = _Read.at(means, supervision)
+    targets = tuple(name for names in supervision.values() for name in names)
+    changes = np.sqrt(np.concatenate(list(read.squares.values())))
+    return InterventionTable(tuple(read.squares), targets, changes, np.sqrt(read.noise[0]), read.reader_r2[0])
+
+
+def _columns(record: SplitRecord, supervision: Mapping[str, Sequence[str]]) -> dict[str, Floats]:
+    """Return finite columns [N, ...] of whose means all values are functions; 0 where something is not known."""
+    moved, asked = record.by_partition("moved"), record.arrays["asked"]
+    truth = np.stack(list(record.by_target(supervision).values()), axis=1)
+    error = record.arrays["read"] - truth
+    has_truth = np.isfinite(error)
+    usable: NDArray[np.bool_] = np.isfinite(np.concatenate(list(moved.values()), axis=1)).all(axis=1)
+    has_change = np.isfinite(asked) & usable[:, None]
+    columns = {"usable": usable[:, None], "has_truth": has_truth, "has_change": has_change}
+    for name, values, known in (
+        ("error", error, has_truth),
+        ("error_squared", error**2, has_truth),
+        ("truth", truth, has_truth),
+        ("truth_squared", truth**2, has_truth),
+        ("asked", asked, has_change),
+        ("asked_squared", asked**2, has_change),
+    ):
+        columns[name] = np.where(known, values, 0.0)
+    for name, values in moved.items():
+        columns[f"moved.{name}"] = np.where(usable[:, None], values**2, 0.0)
+        columns[f"missed.{name}"] = np.where(has_change, (values - asked) ** 2, 0.0)
+    return {name: values.astype(np.float64) for name, values in columns.items()}
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Functions of the means of R resamples.
+
+    Attributes:
+        own: supervised partition -> columns of its targets.
+        squares: partition -> mean squared change of each target when it is moved [R, F].
+        agreement: partition -> R2 of the change of each target, with the change of the targets as truth [R, F].
+        noise: twice the variance of the reader's errors [R, F].
+        reader_r2: R2 of the reader [R, F].
+    """
+
+    own: Mapping[str, slice]
+    squares: Mapping[str, Floats]
+    agreement: Mapping[str, Floats]
+    noise: Floats
+    reader_r2: Floats
+
+    @classmethod
+    def at(cls, means: Mapping[str, Floats], supervision: Mapping[str, Sequence[str]]) -> _Read:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            known = {
+                name: means[name] / means["has_truth"] for name in ("error", "error_squared", "truth", "truth_squared")
+            }
+            change = {name: means[name] / means["has_change"] for name in ("asked", "asked_squared")}
+            moved = {name.removeprefix("moved."): means[name] for name in means if name.startswith("moved.")}
+            squares = {name: values / means["usable"] for name, values in moved.items()}
+            spread = change["asked_squared"] - change["asked"] ** 2
+            agreement = {name: 1.0 - means[f"missed.{name}"] / means["has_change"] / spread for name in moved}
+            noise = 2.0 * (known["error_squared"] - known["error"] ** 2)
+            reader_r2 = 1.0 - known["error_squared"] / (known["truth_squared"] - known["truth"] ** 2)
+        ends = np.cumsum([len(names) for names in supervision.values()])
+        own = {
+            name: slice(end - len(names), end)
+            for (name, names), end in zip(supervision.items(), ends.tolist(), strict=True)
+            if names
+        }
+        return cls(own, squares, agreement, np.maximum(noise, 0.0), reader_r2)
+
+    def values(self) -> dict[str, Floats]:
+        """Return key -> values [R]; for every ratio also its least and most with regard to the noise."""
+        found: dict[str, Floats] = {}
+        for name, columns in self.own.items():
+            found[f"intervention/{name}_r2"] = self.agreement[name][:, columns].mean(axis=1)
+            foreign = np.ones(self.noise.shape[1], dtype=bool)
+            foreign[columns] = False
+            if foreign.any():
+                found |= self._ratios(f"intervention/{name}_ratio", self.squares[name], columns, foreign)
+        return found
+
+    def _ratios(self, key: str, squares: Floats, columns: slice, foreign: NDArray[np.bool_]) -> dict[str, Floats]:
+        noise = np.where(np.isfinite(self.noise), self.noise, np.inf)  # an unknown noise decides nothing
+        reduced = np.maximum(squares - noise, 0.0)
+        own, least_own = squares[:, columns].mean(axis=1), reduced[:, columns].mean(axis=1)
+        other, least_other = squares[:, foreign].max(axis=1), reduced[:, foreign].max(axis=1)
+        pairs = {key: (own, other), f"{key}/least": (least_own, other), f"{key}/most": (own, least_other)}
+        return {name: _limited_ratio(*pair) for name, pair in pairs.items()}
+
+
+def _limited_ratio(top: Floats, bottom: Floats) -> Floats:
+    """Return the root of a ratio of squares, at most `LARGEST_RATIO`; 0 if the numerator is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(top == 0.0, 0.0, np.sqrt(top / bottom))
+    return np.minimum(ratio, LARGEST_RATIO)
