@@ -91,12 +91,14 @@ class Visit:
         patient_id: its patient; empty if unknown.
         days: days since the patient's first visit; None if unknown.
         raw: {target: value in its unit, None where not observed}.
+        label: name of its class; empty if unknown.
     """
 
     subject_id: str
     patient_id: str
     days: float | None
     raw: RawTargets
+    label: str = ""
 
 
 @dataclass(frozen=True)

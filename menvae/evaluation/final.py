@@ -55,21 +55,17 @@ class FinalEvaluation:
 
     Attributes:
         train: latents and targets of the training subjects.
-        splits: the judged splits by name, in the order in which they were given.
+        splits: the judged splits by name, in the order in which they were given; pictures show the first.
     """
 
     train: SplitRecord
     splits: Mapping[str, JudgedSplit]
 
     @property
-    def val(self) -> SplitRecord:
-        """Full record of the validation subjects."""
-        return self.splits["val"].record
-
-    @property
-    def metrics(self) -> Mapping[str, float | None]:
-        """All metrics of the validation split."""
-        return self.splits["val"].metrics
+    def shown(self) -> tuple[str, SplitRecord]:
+        """Name and full record of the first judged split."""
+        name, judged = next(iter(self.splits.items()))
+        return name, judged.record
 
 
 @torch.no_grad()
@@ -137,13 +133,15 @@ def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mappin
         units: target -> its unit.
     """
     supervised = any(model.supervision.values())
+    name, record = evaluation.shown
     context = PictureContext(
         layout=model.layout,
         supervision=model.supervision,
         classes=data.classes,
         model=model,
         train=evaluation.train,
-        val=evaluation.val,
+        val=record,
+        split=name,
         leaks=leaks(model, evaluation) if supervised else None,
         targets=physical_targets(model, evaluation, data.targets, units) if supervised and data.targets else None,
     )
@@ -152,20 +150,20 @@ def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mappin
     return replace(
         context,
         volumes=VolumeFacts(data.volumes.modalities, data.volumes.cohort.spacing_mm),
-        traversals=Traversals(TRAVERSAL_STEPS, traversals(model, evaluation.val.arrays["mean"])),
+        traversals=Traversals(TRAVERSAL_STEPS, traversals(model, record.arrays["mean"])),
     )
 
 
 def physical_targets(
     model: Model, evaluation: FinalEvaluation, targets: FittedTargets, units: Mapping[str, str]
 ) -> PhysicalTargets:
-    """Return ground truth and predictions of the validation split in physical units, with the R2 of both."""
-    true, predicted = in_physical_units(evaluation.val, targets.normalizer, model.supervision, targets.raw)
+    """Return ground truth and predictions of the first judged split in physical units, with the R2 of both."""
+    true, predicted = in_physical_units(evaluation.shown[1], targets.normalizer, model.supervision, targets.raw)
     return PhysicalTargets(true, predicted, units, {name: r2(true[name], predicted[name]) for name in true})
 
 
 def leaks(model: Model, evaluation: FinalEvaluation) -> Floats:
-    """Return the R2 with which each partition alone predicts each target on the validation split (see `leak_matrix`).
+    """Return the R2 with which each partition alone predicts each target on the first judged split; see `leak_matrix`.
 
     Args:
         model: model with the best weights.
@@ -174,8 +172,9 @@ def leaks(model: Model, evaluation: FinalEvaluation) -> Floats:
     Returns:
         R2 [partitions, targets], the targets in the order of the model's supervision.
     """
-    train, val = (record.by_target(model.supervision) for record in (evaluation.train, evaluation.val))
-    return leak_matrix(evaluation.train.codes(model.layout), evaluation.val.codes(model.layout), train, val)
+    pair = (evaluation.train, evaluation.shown[1])
+    codes, targets = [each.codes(model.layout) for each in pair], [each.by_target(model.supervision) for each in pair]
+    return leak_matrix(*codes, *targets)
 
 
 @torch.no_grad()

@@ -91,7 +91,7 @@ class Schedules:
 
 @dataclass(frozen=True)
 class PhysicalTargets:
-    """Targets of the validation split in physical units, by feature.
+    """Targets of the judged split in physical units, by feature.
 
     Attributes:
         true: ground truth [n] of the subjects for which it is observed.
@@ -133,7 +133,8 @@ class PictureContext:
         metrics: lines of ``metrics.jsonl``.
         gates: key of a metric -> targets of its gates.
         model: the model with the best weights, in evaluation mode.
-        train, val: latents and targets of the training subjects, and everything of the validation subjects.
+        train, val: latents and targets of the training subjects, and everything of the judged subjects.
+        split: name of the split of the judged subjects: ``val``, except in a later evaluation of other splits.
         leaks: R2 with which each partition predicts each target [partitions, features]; None without supervision.
         targets: targets and predictions in physical units; None without units or supervision.
         traversals: latent traversals; None for rows of a table.
@@ -150,6 +151,7 @@ class PictureContext:
     model: Model | None = None
     train: SplitRecord | None = None
     val: SplitRecord | None = None
+    split: str = "val"
     leaks: Floats | None = None
     targets: PhysicalTargets | None = None
     traversals: Traversals | None = None

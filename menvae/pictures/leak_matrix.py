@@ -24,8 +24,9 @@ class LeakMatrixPicture(Picture):
     def draw(self, context: PictureContext) -> Figure:
         """Draw a heat map that frames the cells of a partition's own targets."""
         from menvae.pictures.drawing.matrices import draw_leak_matrix
+        from menvae.presentation.text import split_words
 
         assert context.leaks is not None
         features = [name for names in context.supervision.values() for name in names]
-        title = "What each partition alone predicts (ridge, validation R²)"
+        title = f"What each partition alone predicts (ridge, R² on {split_words(context.split)})"
         return draw_leak_matrix(context.leaks, list(context.layout), features, title, own=context.supervision)

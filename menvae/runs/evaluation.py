@@ -26,7 +26,13 @@ _ERRORS = ("errors", "final_errors", "tumour_errors")
 
 
 def describe_evaluation(
-    evaluation: FinalEvaluation, gates: JudgedGates, data: Data, run: str, checkpoint: str, epoch: int
+    evaluation: FinalEvaluation,
+    gates: JudgedGates,
+    data: Data,
+    run: str,
+    checkpoint: str,
+    epoch: int,
+    cohort: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``evaluation.json``.
 
@@ -37,6 +43,7 @@ def describe_evaluation(
         run: name of the run.
         checkpoint: ``best`` or ``last``.
         epoch: epoch of the checkpoint, from 1.
+        cohort: description of the judged cohort, if it is not that of the run.
     """
 
     def split(name: str, judged: JudgedSplit) -> dict[str, Any]:
@@ -50,6 +57,7 @@ def describe_evaluation(
         "epoch": epoch,
         "data_hash": data.data_hash,
         "targets_hash": data.targets_hash,
+        **({"cohort": dict(cohort)} if cohort else {}),
         "code": code_hash(),
         "passed": gates.passed,
         "splits": {name: split(name, judged) for name, judged in evaluation.splits.items()},

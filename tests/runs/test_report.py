@@ -317,10 +317,10 @@ def test_run_dir_must_exist(tmp_path: Path) -> None:
         write_report(tmp_path / "nowhere")
 
 
-def render(terminal: bool, *arguments: Any) -> str:
+def render(terminal: bool, judged: dict[str, list[dict[str, Any]]], note: str = "", width: int = 80) -> str:
     output = io.StringIO()
-    Console(file=output, force_terminal=terminal, color_system="standard" if terminal else None, width=110).print(
-        gates_table(*arguments)
+    Console(file=output, force_terminal=terminal, color_system="standard" if terminal else None, width=width).print(
+        gates_table(judged, note)
     )
     return output.getvalue()
 
@@ -331,17 +331,35 @@ def test_gates_table_is_coloured_on_a_terminal_and_plain_in_a_log() -> None:
         gate("max_dcor", 0.5, 0.35, "<"),
         gate("loc_r2", None, 0.91, reason="[red]no"),
     ]
-    plain = render(False, rows, "48 subjects: [bold]chance")
+    plain = render(False, {"val": rows}, "48 subjects: [bold]chance")
     assert "\x1b" not in plain
     assert re.search(r"vol_r2 +0\.912 +> 0\.85 +pass", plain)
     assert re.search(r"max_dcor +0\.500 +< 0\.35 +fail", plain)
-    assert re.search(r"loc_r2 +n/a +> 0\.91 +not computed +\[red\]no", plain)
+    assert re.search(r"loc_r2 +n/a +> 0\.91 +not computed", plain)
+    assert "loc_r2: [red]no" in plain
     assert "48 subjects: [bold]chance" in plain
-    coloured = render(True, rows)
+    coloured = render(True, {"val": rows})
     assert "\x1b[32mpass" in coloured
     assert "\x1b[1;31mfail" in coloured
 
 
-def test_gates_table_has_a_reason_column_only_where_there_is_one() -> None:
-    assert "reason" not in render(False, gates())
-    assert "Gates" in render(False, [])
+def test_a_gate_has_a_line_per_split_within_80_columns() -> None:
+    """The widest there are: the longest built-in name, and an interval of three digits on each side."""
+    widest = gate("class_balanced_accuracy", -0.00123, 0.35, reason="only 12 patients") | {
+        "low": -0.00123,
+        "high": 1e-5,
+    }
+    undecided = {**widest, "verdict": "not computed"}
+    lines = render(False, {"val": [undecided, gate("vol_r2", 0.9, 0.85)], "test": [undecided]}).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert re.fullmatch(
+        r"  *class_balanced_accuracy +val +-0\.00123 +-0\.00123 to 1\.00e-05 +> 0\.35 +not computed *", lines[3]
+    )
+    assert re.fullmatch(r" +test +-0\.00123 +-0\.00123 to 1\.00e-05 +> 0\.35 +not computed *", lines[4])
+    assert re.fullmatch(r" *vol_r2 +val +0\.900 +> 0\.85 +pass *", lines[5])
+    assert "class_balanced_accuracy (val), class_balanced_accuracy (test): only 12 patients" in " ".join(lines[6:])
+
+
+def test_gates_table_without_gates_says_so() -> None:
+    assert "split" not in render(False, {"val": gates()})
+    assert "Gates" in render(False, {})
