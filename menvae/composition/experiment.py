@@ -209,7 +209,7 @@ class Experiment:
         source, config = self.source, self.config.get("metrics", {})
         if not isinstance(config, Mapping):
             raise UserError(f"metrics: {config!r} is not allowed; add one with +metric@metrics.<name>=<name>")
-        labelled = "labels" in source.gives
+        labelled = "labels" in source.gives and "logits" in self.build_objective(num_training_subjects=1).requires
         context = MetricContext(self.layout, tuple(source.channels), tuple(source.size), self.supervision, labelled)
         return build_metrics(config, context)
 

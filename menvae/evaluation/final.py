@@ -62,6 +62,16 @@ class FinalEvaluation:
     splits: Mapping[str, JudgedSplit]
 
     @property
+    def val(self) -> SplitRecord:
+        """Full record of the validation subjects."""
+        return self.splits["val"].record
+
+    @property
+    def metrics(self) -> Mapping[str, float | None]:
+        """All metrics of the validation split."""
+        return self.splits["val"].metrics
+
+    @property
     def shown(self) -> tuple[str, SplitRecord]:
         """Name and full record of the first judged split."""
         name, judged = next(iter(self.splits.items()))

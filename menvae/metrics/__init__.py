@@ -162,7 +162,7 @@ class MetricContext:
         channels: names of the modalities or columns.
         size: (D, H, W) in voxels; empty for the rows of a table.
         supervision: partition -> names of its targets.
-        labelled: whether subjects may have classes.
+        labelled: whether subjects may have classes, and the model predicts them.
     """
 
     layout: LatentLayout

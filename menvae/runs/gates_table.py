@@ -14,6 +14,7 @@ from rich.text import Text
 
 from menvae.presentation.text import gate_meaning, significant
 
+_WORDS = ("gate", "split", "verdict")
 _STYLES = {"good": "green", "bad": "bold red", "odd": "yellow"}
 _KINDS = {"pass": "good", "fail": "bad", "undecided": "odd", "not computed": "odd"}
 
@@ -94,9 +95,9 @@ def gates_table(judged: Mapping[str, Sequence[Mapping[str, Any]]], note: str = "
     shown = ["gate", *(["split"] * (len(judged) > 1)), "value"]
     shown += ["95 % interval"] * any(row.interval for of_split in rows.values() for row in of_split.values())
     shown += ["target", "verdict"]
-    table = Table(box=box.SIMPLE_HEAD, title="Gates", title_justify="left", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, title="Gates", title_justify="left", show_edge=False, padding=(0, 1, 0, 0))
     for name in shown:
-        table.add_column(name, justify="left" if name in ("gate", "split", "verdict") else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=name != "gate", overflow="fold")
     reasons: dict[str, list[str]] = {}
     for gate in gates:
         for place, (split, row) in enumerate((name, found[gate]) for name, found in rows.items() if gate in found):

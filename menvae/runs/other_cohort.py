@@ -66,7 +66,8 @@ class OtherCohort:
             UserError: a visit is faulty, or all patients are training patients of the run.
         """
         is_first, self.left_out = self._opened is not None, []
-        cohort = self._opened or open_cohort(self._run, CohortRequest(data=self._data))
+        with logs.only_errors(quiet=not is_first):
+            cohort = self._opened or open_cohort(self._run, CohortRequest(data=self._data))
         self._opened = None
         with cores_for_workers(cohort, self._run.device), logs.only_errors(quiet=not is_first):
             for stored, visits, _ in cohort.rows:

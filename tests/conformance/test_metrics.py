@@ -88,7 +88,8 @@ def accuracy(example: SplitExample, metric: Metric) -> Reference:
 
 
 def balanced_accuracy(example: SplitExample, metric: Metric) -> Reference:
-    return {"sem/class_balanced_accuracy": float(balanced_accuracy_score(*_classes(example)))}
+    both = (balanced_accuracy_score(*_classes(example), adjusted=adjusted) for adjusted in (False, True))
+    return dict(zip(("sem/class_balanced_accuracy", "sem/class_skill"), map(float, both), strict=True))
 
 
 def _blocks(example: SplitExample) -> dict[str, np.ndarray]:
