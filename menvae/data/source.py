@@ -288,6 +288,21 @@ class DataSource(ABC):
         return {}
 
     @property
+    def factor_groups(self) -> Mapping[str, Sequence[str]]:
+        """Group -> names of the generative factors that `factors` returns; none by default."""
+        return {}
+
+    def factors(self, subject_ids: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
+        """Return subject -> {factor: value}, the ground truth of generated subjects; none by default.
+
+        Metrics compare partitions with groups of factors (`menvae.metrics.generative_factors`).
+
+        Args:
+            subject_ids: identifiers of subjects of this source.
+        """
+        return {}
+
+    @property
     def location(self) -> str | None:
         """Location of the data, as written by the user; None for generated data."""
         return None

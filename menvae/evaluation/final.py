@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from menvae.data.source import Data, FittedTargets
+from menvae.data.source import Data, DataSource, FittedTargets
 from menvae.data.targets.normalizer import TargetNormalizer
 from menvae.evaluation.estimates import estimate
 from menvae.evaluation.gates import GateTable, JudgedGates, evaluate_gates
@@ -80,7 +80,11 @@ class FinalEvaluation:
 
 @torch.no_grad()
 def evaluate_model(
-    model: Model, train: Iterable[Batch], judged: Mapping[str, Outputs], metrics: Sequence[Metric]
+    model: Model,
+    train: Iterable[Batch],
+    judged: Mapping[str, Outputs],
+    metrics: Sequence[Metric],
+    source: DataSource | None = None,
 ) -> FinalEvaluation:
     """Evaluate a model in evaluation mode; call it on all ranks, each with its share of the batches.
 
@@ -89,6 +93,7 @@ def evaluate_model(
         train: batches of the training split on the model's device, for the mean latent and the mean image.
         judged: name of a split -> its batches.
         metrics: metrics to compute.
+        source: source of the judged subjects, for their generative factors; None: unknown.
     """
     latents, mean_image = SplitRecorder(model), MeanImage()
     for batch in train:
@@ -105,10 +110,23 @@ def evaluate_model(
         recorder.compare_with(Reference(mean_z, image, latents_of_others(of_split.record())))
         for batch, output in outputs():
             recorder.on_validation_batch(batch, output)
-        record = replace(recorder.record(), training=train_record)
+        record = replace(_with_factors(recorder.record(), source), training=train_record)
         return JudgedSplit(record, estimate(metrics, record))
 
     return FinalEvaluation(train_record, {name: of(outputs) for name, outputs in judged.items()})
+
+
+def _with_factors(record: SplitRecord, source: DataSource | None) -> SplitRecord:
+    """Return a record with the generative factors of its subjects, if the source knows them."""
+    groups = {} if source is None else source.factor_groups
+    if source is None or not groups:
+        return record
+    known = source.factors(record.subject_id)
+    factors = {
+        f"factors.{group}": np.array([[known[subject][name] for name in names] for subject in record.subject_id])
+        for group, names in groups.items()
+    }
+    return replace(record, arrays={**record.arrays, **factors})
 
 
 def judge(

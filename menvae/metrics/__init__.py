@@ -44,6 +44,7 @@ NEEDS: Mapping[str, str] = {
     "errors": "mean squared error of the reconstruction [N] from each z of `ERRORS`",
     "final_errors": "mean squared error [N] of each entry of `FINAL_ERRORS`",
     "tumour_errors": "squared error [N], averaged over the tumour, from z and without each partition; NaN without one",
+    "factors": "generative factors [N, F] of each group of the source, if it knows them",
     "training": "`SplitRecord.training`, the record of the training subjects",
     "labels": "class indices [N], -1 where unknown",
     "classes": "predicted class indices [N]",
@@ -163,6 +164,7 @@ class MetricContext:
         size: (D, H, W) in voxels; empty for the rows of a table.
         supervision: partition -> names of its targets.
         labelled: whether subjects may have classes, and the model predicts them.
+        factors: group -> names of the generative factors that the source knows; usually empty.
     """
 
     layout: LatentLayout
@@ -170,6 +172,7 @@ class MetricContext:
     size: tuple[int, ...] = ()
     supervision: Mapping[str, Sequence[str]] = field(default_factory=dict)
     labelled: bool = False
+    factors: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class Metric(ABC):

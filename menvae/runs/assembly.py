@@ -119,7 +119,8 @@ class AssembledRun:
         _log.info("evaluating the weights of epoch %d", state.best_epoch or state.epoch)
         loaders = {"val": self.data.val, "test": self.data.test}
         judged = {name: partial(self.trainer.outputs, loader) for name, loader in loaders.items() if loader is not None}
-        evaluation = evaluate_model(self.model, self.trainer.inputs(self.data.train), judged, self.metrics)
+        inputs, source = self.trainer.inputs(self.data.train), self.experiment.source
+        evaluation = evaluate_model(self.model, inputs, judged, self.metrics, source)
         targets = self.experiment.settings["gates"].targets
         gates = judge(evaluation, targets, self.metrics, self.experiment.supervision)
         status = {

@@ -16,7 +16,7 @@ from menvae.console import logs
 from menvae.console.progress import progress_bar
 from menvae.data.batches.splits import Split
 from menvae.errors import ExitCode, UserError, nearest
-from menvae.evaluation.final import evaluate_model, judge, results
+from menvae.evaluation.final import Outputs, evaluate_model, judge, results
 from menvae.files import discard_folder, new_folder, write_json
 from menvae.pictures import draw_pictures
 from menvae.registry import validated
@@ -128,9 +128,10 @@ def evaluate_run(
     from menvae.runs.report import write_report
 
     experiment, metrics = run.experiment, run.experiment.build_metrics()
-    read = [partial(run.outputs, name) for name in splits] if other is None else [other.outputs]  # type: ignore[arg-type]
+    read: list[Outputs] = [partial(run.outputs, name) for name in splits] if other is None else [other.outputs]  # type: ignore[arg-type]
+    judged, source = dict(zip(splits, read, strict=True)), experiment.source if other is None else other.source
     with run.precision:
-        evaluation = evaluate_model(run.model, run.training_inputs(), dict(zip(splits, read, strict=True)), metrics)
+        evaluation = evaluate_model(run.model, run.training_inputs(), judged, metrics, source)
     gates = judge(evaluation, experiment.settings["gates"].targets, metrics, experiment.supervision)
     table = gates.as_dict()
     write_json(folder / "gates.json", table)

@@ -37,6 +37,7 @@ class OtherCohort:
 
     Attributes:
         name: names its files.
+        source: where its visits come from.
         raw: subject -> {target: value in its unit, None where not observed}; known after the first pass.
         left_out: visits of training patients; known after the first pass.
     """
@@ -52,7 +53,7 @@ class OtherCohort:
         self.name = cohort_name(run, data)
         self.raw: dict[str, RawTargets] = {}
         self.left_out: list[str] = []
-        self._run, self._data, self._source = run, dict(data), opened.source
+        self._run, self._data, self.source = run, dict(data), opened.source
         self._opened: Cohort | None = opened
         self._contents: dict[str, str] = {}
         self._unknown_classes: set[str] = set()
@@ -108,7 +109,7 @@ class OtherCohort:
     def _kept(self, batch: Batch, visits: Sequence[Visit]) -> Batch:
         """Return a batch with targets and labels, without the training patients of the run."""
         patients, inputs = self._training
-        names_count = _has_names(self._source) and _has_names(self._run.experiment.source)
+        names_count = _has_names(self.source) and _has_names(self._run.experiment.source)
         contents = _contents(batch)
         rows = []
         for row, (visit, content) in enumerate(zip(visits, contents, strict=True)):

@@ -51,6 +51,7 @@ def test_validation_and_test_split_are_judged_alike(output_dir: Path) -> None:
             found = metrics[gate["metric"]]
             assert (gate["value"], gate["low"], gate["high"]) == (found["value"], found["low"], found["high"])
             assert gate["passed"] == (gate["verdict"] == "pass")
+        assert "20 subjects, and two groups of generative factors" in metrics["truth/mig"]["reason"]
     assert gates["passed"] is False
     assert {gate["name"] for gate in gates["gates"]} == {gate["name"] for gate in gates["test"]["gates"]}
 
