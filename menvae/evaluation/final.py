@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,9 @@ from menvae.data.targets.normalizer import TargetNormalizer
 from menvae.evaluation.estimates import estimate
 from menvae.evaluation.gates import GateTable, JudgedGates, evaluate_gates
 from menvae.evaluation.metrics import MeanImage, Reference, SplitRecorder, latents_of_others
-from menvae.evaluation.regression import leak_matrix
 from menvae.gates import Target
-from menvae.metrics import Floats, Metric, SplitRecord
+from menvae.metrics import Findings, Floats, Metric, SplitRecord
+from menvae.metrics.leak import TABLE
 from menvae.metrics.r2 import r2
 from menvae.models import Model
 from menvae.pictures import PhysicalTargets, PictureContext, Traversals, VolumeFacts
@@ -37,11 +38,16 @@ class JudgedSplit:
 
     Attributes:
         record: full record of its subjects.
-        estimates: all metrics, with intervals over patients.
+        findings: all metrics, with intervals over patients, and their tables.
     """
 
     record: SplitRecord
-    estimates: Mapping[str, Estimate]
+    findings: Findings
+
+    @property
+    def estimates(self) -> Mapping[str, Estimate]:
+        """All metrics, with intervals over patients."""
+        return self.findings.estimates
 
     @property
     def metrics(self) -> dict[str, float | None]:
@@ -72,10 +78,9 @@ class FinalEvaluation:
         return self.splits["val"].metrics
 
     @property
-    def shown(self) -> tuple[str, SplitRecord]:
-        """Name and full record of the first judged split."""
-        name, judged = next(iter(self.splits.items()))
-        return name, judged.record
+    def shown(self) -> tuple[str, JudgedSplit]:
+        """Name and evaluation of the first judged split."""
+        return next(iter(self.splits.items()))
 
 
 @torch.no_grad()
@@ -161,16 +166,18 @@ def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mappin
         units: target -> its unit.
     """
     supervised = any(model.supervision.values())
-    name, record = evaluation.shown
+    name, judged = evaluation.shown
+    leaks = leak_matrices(model, judged.findings.tables.get(TABLE, ())) if supervised else None
     context = PictureContext(
         layout=model.layout,
         supervision=model.supervision,
         classes=data.classes,
         model=model,
         train=evaluation.train,
-        val=record,
+        val=judged.record,
         split=name,
-        leaks=leaks(model, evaluation) if supervised else None,
+        leaks=None if leaks is None else leaks[0],
+        leaking=None if leaks is None else leaks[1],
         targets=physical_targets(model, evaluation, data.targets, units) if supervised and data.targets else None,
     )
     if data.volumes is None:
@@ -178,7 +185,7 @@ def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mappin
     return replace(
         context,
         volumes=VolumeFacts(data.volumes.modalities, data.volumes.cohort.spacing_mm),
-        traversals=Traversals(TRAVERSAL_STEPS, traversals(model, record.arrays["mean"])),
+        traversals=Traversals(TRAVERSAL_STEPS, traversals(model, judged.record.arrays["mean"])),
     )
 
 
@@ -186,23 +193,29 @@ def physical_targets(
     model: Model, evaluation: FinalEvaluation, targets: FittedTargets, units: Mapping[str, str]
 ) -> PhysicalTargets:
     """Return ground truth and predictions of the first judged split in physical units, with the R2 of both."""
-    true, predicted = in_physical_units(evaluation.shown[1], targets.normalizer, model.supervision, targets.raw)
+    true, predicted = in_physical_units(evaluation.shown[1].record, targets.normalizer, model.supervision, targets.raw)
     return PhysicalTargets(true, predicted, units, {name: r2(true[name], predicted[name]) for name in true})
 
 
-def leaks(model: Model, evaluation: FinalEvaluation) -> Floats:
-    """Return the R2 with which each partition alone predicts each target on the first judged split; see `leak_matrix`.
+def leak_matrices(model: Model, table: Sequence[Mapping[str, Any]]) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return how well partitions predict targets, from a leak table (see `menvae.statistics.leaks`).
 
     Args:
-        model: model with the best weights.
-        evaluation: evaluation of these weights.
+        model: model of the run.
+        table: rows of `menvae.metrics.leak`; empty if the split has too few patients.
 
     Returns:
-        R2 [partitions, targets], the targets in the order of the model's supervision.
+        The R2 of the better probe [partitions, targets], NaN where undefined, and whether either probe finds a leak.
     """
-    pair = (evaluation.train, evaluation.shown[1])
-    codes, targets = [each.codes(model.layout) for each in pair], [each.by_target(model.supervision) for each in pair]
-    return leak_matrix(*codes, *targets)
+    partitions = list(model.layout)
+    targets = [name for names in model.supervision.values() for name in names]
+    r2 = np.full((len(partitions), len(targets)), np.nan)
+    leaking = np.zeros(r2.shape, dtype=np.bool_)
+    for row in table:
+        cell = partitions.index(row["source"]), targets.index(row["target"])
+        r2[cell] = np.fmax(r2[cell], np.nan if row["r2"] is None else row["r2"])
+        leaking[cell] |= row["significant"]
+    return r2, leaking
 
 
 @torch.no_grad()

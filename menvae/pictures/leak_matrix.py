@@ -16,17 +16,21 @@ class LeakMatrixPicture(Picture):
     """How well each partition alone predicts each target."""
 
     file = "leak_matrix.png"
-    needs = frozenset({"leaks"})
+    needs = frozenset({"leaks", "leaking"})
     order = 20
     alt = "leak matrix"
-    caption = "A partition should predict its own targets and nothing else."
+    caption = (
+        "A partition should predict its own targets and nothing else; the larger R² of a ridge and a quadratic probe."
+    )
 
     def draw(self, context: PictureContext) -> Figure:
-        """Draw a heat map that frames the cells of a partition's own targets."""
+        """Draw a heat map that frames the cells of a partition's own targets, and of leaks."""
         from menvae.pictures.drawing.matrices import draw_leak_matrix
         from menvae.presentation.text import split_words
 
         assert context.leaks is not None
+        assert context.leaking is not None
         features = [name for names in context.supervision.values() for name in names]
-        title = f"What each partition alone predicts (ridge, R² on {split_words(context.split)})"
-        return draw_leak_matrix(context.leaks, list(context.layout), features, title, own=context.supervision)
+        title = f"What each partition alone predicts (R² on {split_words(context.split)})"
+        rows, own = list(context.layout), context.supervision
+        return draw_leak_matrix(context.leaks, rows, features, title, own=own, leaking=context.leaking)
