@@ -37,6 +37,7 @@ ADDED: Mapping[str, Mapping[str, Any]] = {
     "decoder_reads_shape": {"metric": "diag/reads_shape_tumour", "above": 1.05, "optional": True},
     "decoder_reads_residual": {"metric": "diag/reads_residual", "above": 1.05, "optional": True},
     "mean_image_ratio": {"metric": "diag/mean_image_ratio", "above": 1.5, "optional": True},
+    "class_skill": {"metric": "sem/class_skill", "above": 0.0, "optional": True},
 }
 """Gates that configurations of older runs lack. Absent means this default, so that old runs keep their hash and are
 judged by the same gates as new ones; null removes a gate."""

@@ -6,7 +6,7 @@ Z latent size, F features, P size of one partition, N subjects of a split.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
@@ -84,6 +84,14 @@ class Batch:
         if there.intensities is not None:
             inputs = there.intensities.z_scores(inputs)
         return replace(there, inputs=inputs, intensities=None)
+
+    def rows(self, index: Sequence[int]) -> Batch:
+        """Return the rows at ``index``."""
+        chosen = torch.tensor(index, dtype=torch.long)
+        subjects, patients = (
+            tuple(names[row] for row in index) if names else () for names in (self.subject_id, self.patient_id)
+        )
+        return replace(self._each(lambda value: value[chosen]), subject_id=subjects, patient_id=patients)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, for asynchronous copies to a GPU; `DataLoader` calls it."""

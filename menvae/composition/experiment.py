@@ -210,8 +210,9 @@ class Experiment:
         source, config = self.source, self.config.get("metrics", {})
         if not isinstance(config, Mapping):
             raise UserError(f"metrics: {config!r} is not allowed; add one with +metric@metrics.<name>=<name>")
-        labelled = "labels" in source.gives
-        context = MetricContext(self.layout, tuple(source.channels), tuple(source.size), self.supervision, labelled)
+        labelled = "labels" in source.gives and "logits" in self.build_objective(num_training_subjects=1).requires
+        channels, size, factors = tuple(source.channels), tuple(source.size), source.factor_groups
+        context = MetricContext(self.layout, channels, size, self.supervision, labelled, factors)
         return build_metrics(config, context)
 
     def positions(self, num: int) -> list[Progress]:

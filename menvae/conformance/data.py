@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -103,6 +104,17 @@ class SourceConformance(PartConformance):
             assert target.unit
             assert target.group
             assert target.axis in (None, *range(len(source_of(case).size)))
+
+    def test_generative_factors_are_those_of_its_groups(self, small: Case, tmp_path: Path) -> None:
+        source = source_of(small)
+        names = [name for group in source.factor_groups.values() for name in group]
+        assert len(names) == len(set(names)), "names of factors must differ between groups"
+        subjects = list(self.load(small, tmp_path).splits) if names else []
+        found = source.factors(subjects)
+        assert list(found) == subjects
+        for values in found.values():
+            assert set(values) == set(names)
+            assert all(math.isfinite(value) for value in values.values())
 
     def test_data_that_moved_are_the_same(self, small: Case, tmp_path: Path) -> None:
         location = source_of(small).location

@@ -25,7 +25,7 @@ Values = Mapping[str, float | None]
 
 _LAYOUT = LatentLayout({"vol": 3, "loc": 2, "residual": 3})
 _SUPERVISION = {"vol": ["vol_total", "vol_ed"], "loc": ["loc_x"]}
-VOLUMES = MetricContext(_LAYOUT, ("t1c", "t1n"), (8, 9, 10), _SUPERVISION, labelled=True)
+VOLUMES = MetricContext(_LAYOUT, ("t1c", "t1n"), (8, 9, 10), _SUPERVISION, labelled=True, factors=_SUPERVISION)
 ROWS = MetricContext(_LAYOUT, ("density", "gamma", "depth"), (), _SUPERVISION, labelled=True)
 NUM_CLASSES = 3
 
@@ -38,8 +38,9 @@ class SplitExample:
         context: context of the split.
         batch: all N subjects.
         output: output of the model.
-        errors: ``errors.<z>``, ``final_errors.<what>`` or ``tumour_errors.<what>`` -> [N]; and ``read``, ``asked`` and
-            ``moved.<partition>``, what a reader sees in interventions [N, F].
+        errors: ``errors.<z>``, ``final_errors.<what>`` or ``tumour_errors.<what>`` -> [N]; ``read``, ``asked`` and
+            ``moved.<partition>``, what a reader sees in interventions [N, F]; and ``factors.<group>`` [N, F], which are
+            the targets.
     """
 
     context: MetricContext
@@ -90,6 +91,7 @@ class SplitExample:
         others = {name: own * (1.0 + quality * (2.0 + noise().abs())) for name in names}
         errors = {
             **others,
+            **{f"factors.{name}": targets[name] for name in context.factors},
             "errors.mu": own,
             "errors.sampled": own * (1.3 - 0.2 * quality),
             "tumour_errors.mu": torch.where(torch.arange(num_subjects) % 5 == 4, torch.nan, own),

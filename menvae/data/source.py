@@ -91,12 +91,14 @@ class Visit:
         patient_id: its patient; empty if unknown.
         days: days since the patient's first visit; None if unknown.
         raw: {target: value in its unit, None where not observed}.
+        label: name of its class; empty if unknown.
     """
 
     subject_id: str
     patient_id: str
     days: float | None
     raw: RawTargets
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -283,6 +285,21 @@ class DataSource(ABC):
     @property
     def targets(self) -> Mapping[str, Target]:
         """Name -> declaration of each target that ``model.supervision`` may use; none by default."""
+        return {}
+
+    @property
+    def factor_groups(self) -> Mapping[str, Sequence[str]]:
+        """Group -> names of the generative factors that `factors` returns; none by default."""
+        return {}
+
+    def factors(self, subject_ids: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
+        """Return subject -> {factor: value}, the ground truth of generated subjects; none by default.
+
+        Metrics compare partitions with groups of factors (`menvae.metrics.generative_factors`).
+
+        Args:
+            subject_ids: identifiers of subjects of this source.
+        """
         return {}
 
     @property

@@ -5,21 +5,19 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from menvae import __version__
-from menvae.cores import num_cores
 from menvae.data.source import DataSource, Visit
 from menvae.data.workers import ShowProgress, unseen
-from menvae.encoding.cohort import CohortRequest, Rows, SplitChoice, open_cohort
 from menvae.encoding.fusion import Fusion, check_same_visits, concatenated, ensemble
 from menvae.encoding.posterior import LEVELS, Posteriors, posteriors_of
 from menvae.encoding.table import table_of, units
 from menvae.errors import UserError
+from menvae.runs.cohort import Cohort, CohortRequest, Rows, SplitChoice, cores_for_workers, open_cohort
 from menvae.runs.finished import CheckpointName, FinishedRun
 from menvae.runs.loading import Run, load_all
 from menvae.runs.reading import read_mapping
@@ -87,12 +85,14 @@ def encode(
         raise UserError(f"fusion: {len(runs)} runs need fusion=concatenate or fusion=ensemble")
     request = CohortRequest(split=split, data=data or {}, batch_size=batch_size, num_workers=num_workers, show=show)
     cohorts = {one.name: open_cohort(one, request) for one in runs}
+    for one in runs:
+        _warn_of_known_names(one, cohorts[one.name])
     found: dict[str, Posteriors] = {}
     for one in runs:
         cohort = cohorts[one.name]
         description = "encoding" if len(runs) == 1 else f"encoding with {one.name}"
-        rows = _shown(cohort.rows, show, description, cohort.num_visits)
-        with _cores_for_workers(is_needed=cohort.is_streamed and one.device.type == "cpu"):
+        rows = _shown(cohort.rows, show, description, len(cohort.subject_ids))
+        with cores_for_workers(cohort, one.device):
             found[one.name] = posteriors_of(one, rows, num_draws=draws, seed=seed)
     sources = {name: cohort.source for name, cohort in cohorts.items()}
     table = _fused(runs, found, sources, fusion)
@@ -111,16 +111,15 @@ def encode(
     return table
 
 
-@contextmanager
-def _cores_for_workers(*, is_needed: bool) -> Iterator[None]:
-    """Leave half of the cores to the processes that prepare; more threads than cores wait for each other, busily."""
-    before = torch.get_num_threads()
-    try:
-        if is_needed:
-            torch.set_num_threads(max(1, min(before, num_cores() // 2)))
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _warn_of_known_names(run: FinishedRun, cohort: Cohort) -> None:
+    """Warn about visits of another cohort that have the names of visits of the run's own."""
+    known = [name for name in cohort.subject_ids if name in run.splits]
+    if cohort.own is None and known and cohort.source.cohort is not None and cohort.source.cohort.checks_files:
+        _log.warning(
+            "%d of %d visits have the names of visits of run '%s', such as '%s'; if they are the same, the model may "
+            "have been trained on them",
+            *(len(known), len(cohort.subject_ids), run.name, known[0]),
+        )
 
 
 def _fused(

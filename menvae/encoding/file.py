@@ -15,12 +15,12 @@ from menvae.configuration import check_present, path_of, plain_values, section_o
 from menvae.console import logs
 from menvae.console.progress import progress_bar
 from menvae.data.digests import digest_of
-from menvae.encoding.cohort import SplitChoice, cohort_name
 from menvae.encoding.encode import encode
 from menvae.encoding.fusion import Fusion
 from menvae.errors import ExitCode, UserError
 from menvae.files import replacing
 from menvae.registry import Field, validated
+from menvae.runs.cohort import SplitChoice, cohort_name
 from menvae.runs.finished import CheckpointName, FinishedRun
 from menvae.runs.loading import load_named, usable_device
 
@@ -104,7 +104,7 @@ def _default_path(runs: Sequence[FinishedRun], settings: EncodingSettings, data:
     """Return a path that differs for different splits, cohorts and combinations of runs."""
     words = ["latents"]
     words += [settings.split] if settings.split != "all" else []
-    words += [f"{cohort_name(runs[0], data)}_{digest_of(data)[:6]}"] if data else []
+    words += [cohort_name(runs[0], data)] if data else []
     words += ["last"] if settings.checkpoint == "last" else []
     if len(runs) == 1:
         return runs[0].path / f"{'_'.join(words)}.parquet"

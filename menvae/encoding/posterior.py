@@ -13,8 +13,8 @@ from torch import Tensor
 from menvae.data.digests import checksum, digest_of
 from menvae.data.source import Visit
 from menvae.data.targets.physical import denormalised, physical
-from menvae.encoding.cohort import Rows
 from menvae.errors import UserError
+from menvae.runs.cohort import Rows
 from menvae.runs.finished import FinishedRun
 
 Floats = NDArray[np.float64]

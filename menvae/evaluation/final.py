@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from menvae.data.source import Data, FittedTargets
+from menvae.data.source import Data, DataSource, FittedTargets
 from menvae.data.targets.normalizer import TargetNormalizer
 from menvae.evaluation.estimates import estimate
 from menvae.evaluation.gates import GateTable, JudgedGates, evaluate_gates
@@ -65,7 +65,7 @@ class FinalEvaluation:
 
     Attributes:
         train: latents and targets of the training subjects.
-        splits: the judged splits by name, in the order in which they were given.
+        splits: the judged splits by name, in the order in which they were given; pictures show the first.
     """
 
     train: SplitRecord
@@ -81,6 +81,11 @@ class FinalEvaluation:
         """All metrics of the validation split."""
         return self.splits["val"].metrics
 
+    @property
+    def shown(self) -> tuple[str, JudgedSplit]:
+        """Name and evaluation of the first judged split."""
+        return next(iter(self.splits.items()))
+
 
 @torch.no_grad()
 def evaluate_model(
@@ -89,6 +94,7 @@ def evaluate_model(
     judged: Mapping[str, Outputs],
     metrics: Sequence[Metric],
     reader: FeatureReader | None = None,
+    source: DataSource | None = None,
 ) -> FinalEvaluation:
     """Evaluate a model in evaluation mode; call it on all ranks, each with its share of the batches.
 
@@ -98,6 +104,7 @@ def evaluate_model(
         judged: name of a split -> its batches.
         metrics: metrics to compute.
         reader: reads the targets from images; None: interventions are not computed.
+        source: source of the judged subjects, for their generative factors; None: unknown.
     """
     reader = reader if any("moved" in metric.needs for metric in metrics) else None
     latents, mean_image = SplitRecorder(model), MeanImage()
@@ -115,12 +122,25 @@ def evaluate_model(
         recorder.compare_with(Reference(mean_z, image, latents_of_others(of_split.record()), reader))
         for batch, output in outputs():
             recorder.on_validation_batch(batch, output)
-        record = replace(recorder.record(), training=train_record)
+        record = replace(_with_factors(recorder.record(), source), training=train_record)
         if reader is not None:
             record = with_interventions(record, model, reader)
         return JudgedSplit(record, estimate(metrics, record))
 
     return FinalEvaluation(train_record, {name: of(outputs) for name, outputs in judged.items()})
+
+
+def _with_factors(record: SplitRecord, source: DataSource | None) -> SplitRecord:
+    """Return a record with the generative factors of its subjects, if the source knows them."""
+    groups = {} if source is None else source.factor_groups
+    if source is None or not groups:
+        return record
+    known = source.factors(record.subject_id)
+    factors = {
+        f"factors.{group}": np.array([[known[subject][name] for name in names] for subject in record.subject_id])
+        for group, names in groups.items()
+    }
+    return replace(record, arrays={**record.arrays, **factors})
 
 
 def judge(
@@ -155,14 +175,16 @@ def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mappin
         units: target -> its unit.
     """
     supervised = any(model.supervision.values())
-    leaks = leak_matrices(model, evaluation.splits["val"].findings.tables.get(TABLE, ())) if supervised else None
+    name, judged = evaluation.shown
+    leaks = leak_matrices(model, judged.findings.tables.get(TABLE, ())) if supervised else None
     context = PictureContext(
         layout=model.layout,
         supervision=model.supervision,
         classes=data.classes,
         model=model,
         train=evaluation.train,
-        val=evaluation.val,
+        val=judged.record,
+        split=name,
         leaks=None if leaks is None else leaks[0],
         leaking=None if leaks is None else leaks[1],
         targets=physical_targets(model, evaluation, data.targets, units) if supervised and data.targets else None,
@@ -175,16 +197,16 @@ def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mappin
         volumes=VolumeFacts(data.volumes.modalities, data.volumes.cohort.spacing_mm),
         traversals=walks.at(TRAVERSAL_STEPS),
         walks=walks,
-        swaps=swaps(model, evaluation.val),
-        interventions=intervention_table(evaluation.val, model.supervision),
+        swaps=swaps(model, judged.record),
+        interventions=intervention_table(judged.record, model.supervision),
     )
 
 
 def physical_targets(
     model: Model, evaluation: FinalEvaluation, targets: FittedTargets, units: Mapping[str, str]
 ) -> PhysicalTargets:
-    """Return ground truth and predictions of the validation split in physical units, with the R2 of both."""
-    true, predicted = in_physical_units(evaluation.val, targets.normalizer, model.supervision, targets.raw)
+    """Return ground truth and predictions of the first judged split in physical units, with the R2 of both."""
+    true, predicted = in_physical_units(evaluation.shown[1].record, targets.normalizer, model.supervision, targets.raw)
     return PhysicalTargets(true, predicted, units, {name: r2(true[name], predicted[name]) for name in true})
 
 

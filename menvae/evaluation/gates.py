@@ -28,7 +28,7 @@ SMALL_SPLIT = 64
 """With fewer subjects, the gates table states the level of chance."""
 NO_TEST_SPLIT = "no test split: gates are judged only on the validation split, which also chose the checkpoint"
 
-_WORDS = {"val": "validation"}
+_WORDS = {"val": "validation", "train": "training"}
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ NEEDS: Mapping[str, str] = {
     "read": "z-scores [N, F] that a frozen model reads of all targets, in the order of the supervision, from images",
     "moved": "change [N, F] of what it reads from decoded images when a partition becomes that of another patient",
     "asked": "targets [N, F] of that other patient less the own ones; NaN where one was not observed",
+    "factors": "generative factors [N, F] of each group of the source, if it knows them",
     "training": "`SplitRecord.training`, the record of the training subjects",
     "labels": "class indices [N], -1 where unknown",
     "classes": "predicted class indices [N]",
@@ -178,7 +179,8 @@ class MetricContext:
         channels: names of the modalities or columns.
         size: (D, H, W) in voxels; empty for the rows of a table.
         supervision: partition -> names of its targets.
-        labelled: whether subjects may have classes.
+        labelled: whether subjects may have classes, and the model predicts them.
+        factors: group -> names of the generative factors that the source knows; usually empty.
     """
 
     layout: LatentLayout
@@ -186,6 +188,7 @@ class MetricContext:
     size: tuple[int, ...] = ()
     supervision: Mapping[str, Sequence[str]] = field(default_factory=dict)
     labelled: bool = False
+    factors: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class Metric(ABC):

@@ -18,10 +18,10 @@ class Accuracy(MetricOfMeans):
     direction: ClassVar[Direction | None] = "higher"
     range = (0.0, 1.0)
     needs = frozenset({"labels", "classes"})
-    absent = "the model has no classifier, or no subject has a label"
+    absent = "no subject has a label"
 
     def names(self) -> list[str]:
-        """One key if subjects may have labels."""
+        """One key if subjects may have labels that the model predicts."""
         return ["sem/class_accuracy"] if self.context.labelled else []
 
     def means(self, record: SplitRecord) -> Means:

@@ -61,7 +61,7 @@ class GroupScore(Metric):
         factors, seen = [], []
         for name in layout:
             if name in targets and self.context.supervision.get(name):
-                usable = _usable(targets[name], observed[name])
+                usable = usable_targets(targets[name], observed[name])
                 if usable.any():
                     factors.append(targets[name][:, usable])
                     seen.append(observed[name][:, usable])
@@ -70,7 +70,7 @@ class GroupScore(Metric):
         return dict(self.scores(list(record.codes(layout).values()), factors, seen))
 
 
-def _usable(targets: Floats, observed: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def usable_targets(targets: Floats, observed: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Return which targets were observed often enough, and vary [F]."""
     columns = [values[rows > 0] for values, rows in zip(targets.T, observed.T, strict=True)]
     return np.array([len(values) >= FEWEST_OBSERVED and float(np.ptp(values)) > 1e-9 for values in columns])

@@ -45,7 +45,7 @@ class TargetR2(MetricOfMeans):
         """Name the partition or target."""
         name = key.removeprefix("sem/").removesuffix("_r2")
         of_partition = f"Mean R² of the {name} targets" if name in self.context.supervision else f"R² of {name}"
-        return f"{of_partition} on the validation split."
+        return f"{of_partition}."
 
     def names(self) -> list[str]:
         """One key per target and one per supervised partition; they are the same if its only target has its name."""

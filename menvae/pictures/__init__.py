@@ -93,7 +93,7 @@ class Schedules:
 
 @dataclass(frozen=True)
 class PhysicalTargets:
-    """Targets of the validation split in physical units, by feature.
+    """Targets of the judged split in physical units, by feature.
 
     Attributes:
         true: ground truth [n] of the subjects for which it is observed.
@@ -153,7 +153,8 @@ class PictureContext:
         metrics: lines of ``metrics.jsonl``.
         gates: key of a metric -> targets of its gates.
         model: the model with the best weights, in evaluation mode.
-        train, val: latents and targets of the training subjects, and everything of the validation subjects.
+        train, val: latents and targets of the training subjects, and everything of the judged subjects.
+        split: name of the split of the judged subjects: ``val``, except in a later evaluation of other splits.
         leaks: R2 with which each partition predicts each target [partitions, features]; None without supervision.
         leaking: whether a foreign partition predicts a target better than by chance [partitions, features].
         targets: targets and predictions in physical units; None without units or supervision.
@@ -174,6 +175,7 @@ class PictureContext:
     model: Model | None = None
     train: SplitRecord | None = None
     val: SplitRecord | None = None
+    split: str = "val"
     leaks: Floats | None = None
     leaking: NDArray[np.bool_] | None = None
     targets: PhysicalTargets | None = None

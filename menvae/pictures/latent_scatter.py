@@ -26,6 +26,7 @@ class LatentScatterPicture(Picture):
         import numpy as np
 
         from menvae.pictures.drawing.latent import draw_latent_scatter
+        from menvae.presentation.text import split_words
 
         assert context.val is not None
         arrays = context.val.arrays
@@ -39,4 +40,4 @@ class LatentScatterPicture(Picture):
         if labels is not None:
             of_classes = (f"class index, 0 to {len(context.classes) - 1}", np.where(labels < 0, np.nan, labels))
             colours = {partition: colours.get(partition, of_classes) for partition in context.layout}
-        return draw_latent_scatter(latents, colours)
+        return draw_latent_scatter(latents, colours, split_words(context.split))

@@ -26,10 +26,11 @@ class LeakMatrixPicture(Picture):
     def draw(self, context: PictureContext) -> Figure:
         """Draw a heat map that frames the cells of a partition's own targets, and of leaks."""
         from menvae.pictures.drawing.matrices import draw_leak_matrix
+        from menvae.presentation.text import split_words
 
         assert context.leaks is not None
         assert context.leaking is not None
         features = [name for names in context.supervision.values() for name in names]
-        title = "What each partition alone predicts (validation R²)"
+        title = f"What each partition alone predicts (R² on {split_words(context.split)})"
         rows, own = list(context.layout), context.supervision
         return draw_leak_matrix(context.leaks, rows, features, title, own=own, leaking=context.leaking)

@@ -24,7 +24,8 @@ class RegressionPicture(Picture):
     def draw(self, context: PictureContext) -> Figure:
         """Draw one panel per feature."""
         from menvae.pictures.drawing.latent import draw_regression
+        from menvae.presentation.text import split_words
 
         assert context.targets is not None
         targets = context.targets
-        return draw_regression(targets.true, targets.predicted, targets.units, targets.r2)
+        return draw_regression(targets.true, targets.predicted, targets.units, targets.r2, split_words(context.split))

@@ -19,6 +19,22 @@ _EARLIER_GATES: Final = {
 }
 """(name, metric) of the gates that a gates.json without meanings may contain, besides those of R²."""
 
+_SPLITS: Final = {
+    "train": "training split",
+    "val": "validation split",
+    "test": "test split",
+    "cohort": "another cohort",
+}
+
+
+def split_words(name: str) -> str:
+    """Return a split in words.
+
+    >>> split_words("val"), split_words("fold_2")
+    ('validation split', 'fold_2 split')
+    """
+    return _SPLITS.get(name, f"{name} split")
+
 
 def significant(value: object) -> str:
     """Format a value with three significant digits; None and NaN as ``n/a``.

@@ -123,7 +123,8 @@ class AssembledRun:
         judged = {name: partial(self.trainer.outputs, loader) for name, loader in loaders.items() if loader is not None}
         alone = self.here.num_ranks == 1  # of several ranks, some might find the reader and others not
         reader = ceiling_reader(self.experiment, self.data, self.here.device) if alone else None
-        evaluation = evaluate_model(self.model, self.trainer.inputs(self.data.train), judged, self.metrics, reader)
+        inputs, source = self.trainer.inputs(self.data.train), self.experiment.source
+        evaluation = evaluate_model(self.model, inputs, judged, self.metrics, reader, source)
         targets = self.experiment.settings["gates"].targets
         gates = judge(evaluation, targets, self.metrics, self.experiment.supervision)
         status = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,17 +13,20 @@ from omegaconf import DictConfig
 
 from menvae.configuration import check_present, plain_values, section_of
 from menvae.console import logs
+from menvae.console.progress import progress_bar
 from menvae.data.batches.splits import Split
 from menvae.errors import ExitCode, UserError, nearest
-from menvae.evaluation.final import evaluate_model, judge, results
+from menvae.evaluation.final import Outputs, evaluate_model, judge, results
 from menvae.files import discard_folder, new_folder, write_json
 from menvae.pictures import draw_pictures
 from menvae.references.find import Compute
 from menvae.registry import validated
+from menvae.runs.cohort import CohortRequest, open_cohort
 from menvae.runs.evaluation import describe_evaluation, write_evaluation
 from menvae.runs.finished import CheckpointName, FinishedRun
-from menvae.runs.gates_table import entries, gates_table
+from menvae.runs.gates_table import gates_table, judged_gates
 from menvae.runs.loading import load_named, usable_device
+from menvae.runs.other_cohort import COHORT, OtherCohort
 from menvae.runs.references import ceiling_reader, check_references, references_of
 from menvae.runs.references_table import references_table
 from menvae.tracking.local import LocalLog
@@ -40,7 +43,8 @@ class EvaluationSettings:
 
     Attributes:
         run: run directory, name or MLflow id; or a list.
-        split: splits to judge; None: validation and, unless it is empty, test, as at the end of the run.
+        split: splits to judge; None: validation and, unless it is empty, test, as at the end of the run. Another cohort
+            has no splits: it is judged as a whole.
         checkpoint: ``best`` or ``last``.
         references: whether to compute the references of R2 that the cache lacks (see `menvae.references`).
         overwrite: whether to replace an earlier evaluation of the same checkpoint and splits.
@@ -67,78 +71,114 @@ def evaluate(composed: DictConfig) -> ExitCode:
         UserError: the configuration, a run or its data are invalid, a split is empty, or an evaluation exists.
     """
     keys = plain_values(composed, {"data", "tracking", *EvaluationSettings.__dataclass_fields__})
-    check_present(keys, ("run", "tracking"))
-    if keys.pop("data", None):
-        raise UserError("data: menvae-evaluate judges a run on its own cohort; for another one, use menvae-encode")
-    tracking = section_of(keys, "tracking")
-    settings = validated(EvaluationSettings, {key: keys[key] for key in keys if key != "tracking"}, "")
+    check_present(keys, ("run", "data", "tracking"))
+    data, tracking = dict(section_of(keys, "data")), section_of(keys, "tracking")
+    settings = validated(EvaluationSettings, {key: keys[key] for key in keys if key not in ("data", "tracking")}, "")
     device = usable_device(settings.device)
     logs.configure(None)
     try:
         runs = load_named(settings.run, settings.checkpoint, device, settings.output_dir, tracking)
-        planned = [(run, _splits(run, settings)) for run in runs]
-        folders = [_folder(run, splits, settings) for run, splits in planned]
+        planned = [_plan(run, settings, data) for run in runs]
         if settings.references:
-            for run in runs:
-                check_references(run.experiment, run.name)
-        for (run, splits), folder in zip(planned, folders, strict=True):
-            _log.info("evaluating %s on %s", run.name, ", ".join(splits))
-            folder.parent.mkdir(exist_ok=True)
-            with new_folder(folder) as unfinished:
-                table, described = evaluate_run(run, splits, unfinished, references=settings.references)
-                discard_folder(folder)  # an earlier one is kept until this one is complete
+            for plan in planned:
+                check_references(plan.run.experiment, plan.run.name)
+        for plan in planned:
+            _log.info("evaluating %s on %s", plan.run.name, plan.other.name if plan.other else ", ".join(plan.splits))
+            plan.folder.parent.mkdir(exist_ok=True)
+            with new_folder(plan.folder) as unfinished:
+                table, described = evaluate_run(
+                    plan.run, plan.splits, unfinished, plan.other, references=settings.references
+                )
+                discard_folder(plan.folder)  # an earlier one is kept until this one is complete
             if len(runs) > 1:
-                logs.show(run.name)
-            logs.show(gates_table(table["gates"], table["note"], entries(table.get("test"))))
-            if (beside := references_table(described, list(run.experiment.supervision))) is not None:
+                logs.show(plan.run.name)
+            logs.show(gates_table(judged_gates(table, plan.splits), table["note"]))
+            if (beside := references_table(described, list(plan.run.experiment.supervision))) is not None:
                 logs.show(beside)
-            logs.show(f"evaluation: {folder}")
+            logs.show(f"evaluation: {plan.folder}")
     finally:
         logs.release()
     return ExitCode.DONE
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """One evaluation.
+
+    Attributes:
+        run: the run.
+        splits: splits to judge.
+        other: the cohort to judge, if it is not that of the run.
+        folder: folder of its files.
+    """
+
+    run: FinishedRun
+    splits: Sequence[str]
+    other: OtherCohort | None
+    folder: Path
+
+
 def evaluate_run(
-    run: FinishedRun, splits: Sequence[str], folder: Path, *, references: bool = False
+    run: FinishedRun, splits: Sequence[str], folder: Path, other: OtherCohort | None = None, *, references: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Judge a run and write ``gates.json``, ``evaluation.json``, ``per_subject.csv``, pictures and report.
 
+    Mean latent, mean image and the probes of leaks are always those of the training subjects of the run.
+
     Args:
         run: the run.
-        splits: non-empty splits to judge; pictures are of validation, if it is among them.
+        splits: non-empty splits to judge; pictures are of the first.
         folder: an existing folder.
+        other: the cohort to judge instead of that of the run, as the only split.
         references: whether to compute the references that the cache lacks.
 
     Returns:
         The content of ``gates.json`` and of ``evaluation.json``.
+
+    Raises:
+        UserError: the data of the run or the other cohort are invalid.
     """
     from menvae.runs.report import write_report
 
-    experiment, data, metrics = run.experiment, run.data, run.experiment.build_metrics()
-    judged = {name: partial(run.outputs, name) for name in splits}  # type: ignore[arg-type]
+    experiment, metrics = run.experiment, run.experiment.build_metrics()
+    read: list[Outputs] = [partial(run.outputs, name) for name in splits] if other is None else [other.outputs]  # type: ignore[arg-type]
+    judged, source = dict(zip(splits, read, strict=True)), experiment.source if other is None else other.source
     compute: Compute = "all" if references else "cheap"
-    reader = ceiling_reader(experiment, data, run.device, compute)
+    reader = ceiling_reader(experiment, run.data, run.device, compute)
     with run.precision:
-        evaluation = evaluate_model(run.model, run.training_inputs(), judged, metrics, reader)
+        evaluation = evaluate_model(run.model, run.training_inputs(), judged, metrics, reader, source)
     gates = judge(evaluation, experiment.settings["gates"].targets, metrics, experiment.supervision)
     table = gates.as_dict()
     write_json(folder / "gates.json", table)
-    beside = references_of(experiment, data, evaluation, run.device, compute)
+    beside = references_of(experiment, run.data, evaluation, run.device, compute) if other is None else None
+    data, cohort = (run.data, None) if other is None else (other.as_data, other.describe())
     described = describe_evaluation(
-        evaluation, gates, data, experiment.supervision, run.name, run.checkpoint.stem, run.epoch, beside
+        evaluation, gates, data, experiment.supervision, run.name, run.checkpoint.stem, run.epoch, beside, cohort
     )
     write_evaluation(folder, described, evaluation, data, experiment.source, experiment.supervision)
     units = {name: target.unit for name, target in experiment.source.targets.items()}
-    if "val" in splits:
-        _log.info("drawing the pictures")
-        context = replace(
-            results(run.model, evaluation, data, units),
-            metrics=LocalLog(run.path).metrics(),
-            gates=gates.targets_by_metric,
-        )
-        draw_pictures(experiment.pictures, context, "after_training", folder / "pictures")
+    _log.info("drawing the pictures")
+    context = replace(
+        results(run.model, evaluation, data, units),
+        metrics=LocalLog(run.path).metrics(),
+        gates=gates.targets_by_metric,
+    )
+    draw_pictures(experiment.pictures, context, "after_training", folder / "pictures")
     write_report(run.path, folder)
     return table, described
+
+
+def _plan(run: FinishedRun, settings: EvaluationSettings, data: Mapping[str, Any]) -> _Plan:
+    """Open the cohort, and check that its splits exist and its evaluation does not."""
+    cohort = open_cohort(run, CohortRequest(data=data, show=progress_bar)) if data else None
+    if cohort is None or cohort.own is not None:
+        judged = run if cohort is None or cohort.own is None else cohort.own
+        splits = _splits(judged, settings)
+        return _Plan(judged, splits, None, _folder(run, splits, settings))
+    if settings.split is not None:
+        raise UserError("split: another cohort has no splits and is judged as a whole; leave out split")
+    other = OtherCohort(run, data, cohort)
+    return _Plan(run, [COHORT], other, _folder(run, [other.name], settings))
 
 
 def _splits(run: FinishedRun, settings: EvaluationSettings) -> list[str]:
@@ -154,8 +194,9 @@ def _splits(run: FinishedRun, settings: EvaluationSettings) -> list[str]:
     return sorted(wanted, key=("val", "test", "train").index)
 
 
-def _folder(run: FinishedRun, splits: Sequence[str], settings: EvaluationSettings) -> Path:
-    folder = run.path / EVALUATIONS / "_".join([settings.checkpoint, *splits])
+def _folder(run: FinishedRun, words: Sequence[str], settings: EvaluationSettings) -> Path:
+    """Return the folder of an evaluation; ``words`` are its splits, or the name of another cohort."""
+    folder = run.path / EVALUATIONS / "_".join([settings.checkpoint, *words])
     if folder.exists() and not settings.overwrite:
         raise UserError(
             f"run '{run.name}' was evaluated so before: '{folder}' exists; set overwrite=true to replace it"

@@ -37,6 +37,7 @@ def describe_evaluation(
     checkpoint: str,
     epoch: int,
     references: References | None = None,
+    cohort: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``evaluation.json``.
 
@@ -49,6 +50,7 @@ def describe_evaluation(
         checkpoint: ``best`` or ``last``.
         epoch: epoch of the checkpoint, from 1.
         references: R2 of references on the same splits, if there are any.
+        cohort: description of the judged cohort, if it is not that of the run.
     """
 
     def split(name: str, judged: JudgedSplit) -> dict[str, Any]:
@@ -65,6 +67,7 @@ def describe_evaluation(
         "epoch": epoch,
         "data_hash": data.data_hash,
         "targets_hash": data.targets_hash,
+        **({"cohort": dict(cohort)} if cohort else {}),
         "code": code_hash(),
         "passed": gates.passed,
         "splits": {name: split(name, judged) for name, judged in evaluation.splits.items()},

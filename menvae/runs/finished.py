@@ -153,6 +153,13 @@ class FinishedRun:
             yield stored.to(self.device, self._memory_format)
 
     @torch.no_grad()
+    def output(self, stored: Batch) -> tuple[Batch, ModelOutput]:
+        """Return a batch of stored values on the device, and the output of the model, in the precision of the run."""
+        batch = stored.to(self.device, self._memory_format)
+        with autocast(self.device, self._trainer.precision):
+            output: ModelOutput = self.model(batch)
+        return batch, output
+
     def outputs(self, split: Split = "val") -> Iterator[tuple[Batch, ModelOutput]]:
         """Yield the batches of a split with the outputs of the model, in the precision of the run.
 
@@ -167,10 +174,7 @@ class FinishedRun:
             raise UserError(f"split: run '{self.name}' has no subject in '{split}'; {nearest(split, self.loaders)}")
         self.model.eval()
         for stored in loader.epoch(0):
-            batch = stored.to(self.device, self._memory_format)
-            with autocast(self.device, self._trainer.precision):
-                output: ModelOutput = self.model(batch)
-            yield batch, output
+            yield self.output(stored)
 
     @torch.inference_mode()
     def posterior(self, batch: Batch) -> Posterior:

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from menvae.presentation.text import gate_meaning, significant
 
+_WORDS = ("gate", "split", "verdict")
+_STYLES = {"good": "green", "bad": "bold red", "odd": "yellow"}
 _KINDS = {"pass": "good", "fail": "bad", "undecided": "odd", "not computed": "odd"}
 
 
@@ -60,40 +63,50 @@ def entries(table: Any) -> list[Mapping[str, Any]]:
     return [gate for gate in listed if isinstance(gate, Mapping)] if isinstance(listed, list) else []
 
 
-def gates_table(gates: Sequence[Mapping[str, Any]], note: str = "", test: Sequence[Mapping[str, Any]] = ()) -> Table:
-    """Make the table of gates: coloured on a terminal, plain in a log.
+def judged_gates(
+    table: Mapping[str, Any], splits: Sequence[str] = ("val", "test")
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Return split -> its gates, without splits that have none.
 
     Args:
-        gates: entries of ``gates.json``: name, value (or None), target, comparison, passed, and optional ends of an
-            interval, verdict and reason.
+        table: content of ``gates.json``: the gates of the first split, and those of others by their names.
+        splits: the judged splits, the first one first.
+    """
+    first, *others = splits
+    found = {first: entries(table), **{name: entries(table.get(name)) for name in others}}
+    return {name: gates for name, gates in found.items() if gates}
+
+
+def gates_table(judged: Mapping[str, Sequence[Mapping[str, Any]]], note: str = "") -> RenderableType:
+    """Make the table of gates: coloured on a terminal, plain in a log, and not wider than 80 columns.
+
+    Every split has a line of its own per gate. Reasons and the note are below the table.
+
+    Args:
+        judged: split -> entries of ``gates.json``: name, value (or None), target, comparison, passed, and optional ends
+            of an interval, verdict and reason.
         note: a line below the table, such as the uncertainty in a small split.
-        test: entries of the test split, with their own columns.
 
     Returns:
-        A table for ``rich.console.Console.print``.
+        What ``rich.console.Console.print`` prints.
     """
-    rows, of_test = [gate_row(gate) for gate in gates], {row.name: row for row in map(gate_row, test)}
-    table = Table(box=box.SIMPLE_HEAD, title="Gates", title_justify="left", caption_justify="left", pad_edge=False)
-    table.caption = Text(note) if note else None
-    columns = {"gate": "left", "value": "right", "95 % interval": "right", "target": "right", "verdict": "left"}
-    has_intervals = any(row.interval for row in (*rows, *of_test.values()))
-    columns |= {"test": "right", "test interval": "right", "test verdict": "left"} if test else {}
-    shown = [name for name in columns if has_intervals or "interval" not in name]
+    rows = {name: {row.name: row for row in map(gate_row, gates)} for name, gates in judged.items()}
+    gates = dict.fromkeys(gate for of_split in rows.values() for gate in of_split)
+    shown = ["gate", *(["split"] * (len(judged) > 1)), "value"]
+    shown += ["95 % interval"] * any(row.interval for of_split in rows.values() for row in of_split.values())
+    shown += ["target", "verdict"]
+    table = Table(box=box.SIMPLE_HEAD, title="Gates", title_justify="left", show_edge=False, padding=(0, 1, 0, 0))
     for name in shown:
-        table.add_column(name, justify=columns[name], no_wrap=True)  # type: ignore[arg-type]
-    reasons = any(row.reason for row in (*rows, *of_test.values()))
-    if reasons:
-        table.add_column("reason", overflow="fold")
-    for row in rows:
-        other = of_test.get(row.name)
-        # Text, not str: a reason may contain square brackets, which rich would read as markup.
-        cells = {"gate": Text(row.name), "target": Text(row.target), **_cells(row, "value", "95 % interval", "verdict")}
-        cells |= _cells(other, "test", "test interval", "test verdict") if other else {}
-        why = "; ".join(dict.fromkeys(filter(None, (row.reason, other.reason if other else ""))))
-        table.add_row(*(cells.get(name, Text("")) for name in shown), *([Text(why)] if reasons else []))
-    return table
-
-
-def _cells(row: GateRow, value: str, interval: str, verdict: str) -> dict[str, Text]:
-    styles = {"good": "green", "bad": "bold red", "odd": "yellow"}
-    return {value: Text(row.value), interval: Text(row.interval), verdict: Text(row.verdict, style=styles[row.kind])}
+        table.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=name != "gate", overflow="fold")
+    reasons: dict[str, list[str]] = {}
+    for gate in gates:
+        for place, (split, row) in enumerate((name, found[gate]) for name, found in rows.items() if gate in found):
+            # Text, not str: rich would read square brackets as markup
+            words = {"gate": gate if place == 0 else "", "split": split, "value": row.value, "target": row.target}
+            cells = {name: Text(word) for name, word in {**words, "95 % interval": row.interval}.items()}
+            cells["verdict"] = Text(row.verdict, style=_STYLES[row.kind])
+            table.add_row(*(cells[name] for name in shown))
+            if row.reason:
+                reasons.setdefault(row.reason, []).append(f"{gate} ({split})" if len(judged) > 1 else gate)
+    lines = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    return Group(table, *(Text(line) for line in (*lines, *([note] if note else []))))

@@ -164,7 +164,7 @@ def _r2(readings: Readings, split: str, record: SplitRecord, experiment: Experim
         arrays[f"predictions.{partition}"] = table[:, [readings.targets.index(name) for name in own]]
     metric = TargetR2(MetricContext(experiment.layout, (), (), supervision))
     found = estimate([metric], replace(record, arrays=arrays, training=None))
-    named = {key.removeprefix("sem/").removesuffix("_r2"): value for key, value in found.items()}
+    named = {key.removeprefix("sem/").removesuffix("_r2"): value for key, value in found.estimates.items()}
     return {name: value for name, value in named.items() if name not in incomplete}
 
 

@@ -18,9 +18,9 @@ from typing import Any, Final
 from menvae.files import write_text
 from menvae.pictures import SECTIONS, Section, registered_pictures
 from menvae.presentation.page import Album, Picture, render
-from menvae.presentation.text import significant
+from menvae.presentation.text import significant, split_words
 from menvae.runs.facts import plain_text, summary_facts, trained_facts
-from menvae.runs.gates_table import entries, gate_row
+from menvae.runs.gates_table import gate_row, judged_gates
 from menvae.runs.reading import flat, read_mapping, read_metrics, read_text, split_sizes, value_at
 from menvae.runs.references_table import reference_rows
 
@@ -41,9 +41,10 @@ class _Banner:
 def _overall_banner(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> _Banner:
     rows = [(name, gate_row(gate)) for name, gates in splits.items() for gate in gates]
     met = [row for _, row in rows if row.kind == "good"]
-    others = [(row, row.name if name == "val" else f"{row.name} ({name})") for name, row in rows if row.kind != "good"]
+    first = next(iter(splits))
+    others = [(row, row.name if name == first else f"{row.name} ({name})") for name, row in rows if row.kind != "good"]
     if not others:
-        where = " on validation and test split" if len(splits) > 1 else ""
+        where = "" if [*splits] == ["val"] else f" on {' and '.join(map(split_words, splits))}"
         return _Banner("good", f"The run passed all {len(next(iter(splits.values())))} gates{where}.", "")
     failed = ", ".join(f"{name} {row.value} (target {row.target})" for row, name in others if row.verdict == "fail")
     open_ = ", ".join(
@@ -173,44 +174,52 @@ def write_report(run_dir: Path, judged: Path | None = None) -> Path:
 def _page(run_dir: Path, judged: Path) -> dict[str, Any]:
     """Collect the content of the template."""
     config, summary = read_mapping(run_dir / "config.yaml"), read_mapping(run_dir / "summary.json")
-    metrics = read_metrics(run_dir / "metrics.jsonl")
+    metrics, evaluation = read_metrics(run_dir / "metrics.jsonl"), read_mapping(judged / "evaluation.json")
     experiment = value_at(config, "experiment.name") or config.get("experiment") or config.get("name")
     subtitle = f"Experiment {experiment}" if isinstance(experiment, str) else "Report of a training run"
     return {
         "title": run_dir.resolve().name,
         "subtitle": subtitle,
-        **_passed(read_mapping(judged / "gates.json"), summary, metrics),
+        **_passed(read_mapping(judged / "gates.json"), _judged_splits(evaluation), summary, metrics),
         "trained": trained_facts(config, split_sizes(run_dir / "splits.csv")) if config else [],
         "summary": summary_facts({key: value for key, value in summary.items() if key != "lacks"}),
         "targets": _clipped(_pretty(read_mapping(run_dir / "targets.json"))),
-        **_metrics(metrics, read_mapping(judged / "evaluation.json")),
-        **_references(config, read_mapping(judged / "evaluation.json")),
+        **_metrics(metrics, evaluation),
+        **_references(config, evaluation),
         **_pictures(judged / "pictures", config, summary),
-        "interventions_note": _no_interventions(read_mapping(judged / "evaluation.json")),
+        "interventions_note": _no_interventions(evaluation),
         "columns": _column_errors(config, metrics),
         **_reproduction(read_mapping(run_dir / "environment.json")),
         "config": _clipped(read_text(run_dir / "config.yaml")),
     }
 
 
+def _judged_splits(evaluation: Mapping[str, Any]) -> Sequence[str]:
+    """Return the judged splits, that of the top of ``gates.json`` first; runs of earlier versions judge validation."""
+    splits = evaluation.get("splits")
+    return [str(name) for name in splits] if isinstance(splits, Mapping) and splits else ("val", "test")
+
+
 def _passed(
-    loaded: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
+    loaded: Mapping[str, Any],
+    judged: Sequence[str],
+    summary: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    splits = {"val": entries(loaded), "test": entries(loaded.get("test"))}
-    gates = splits["val"]
+    splits = judged_gates(loaded, judged)
+    gates = splits.get(judged[0], [])
     # A run that is not evaluated has no gates, but its last epoch says whether it has collapsed.
     watched = not gates and bool(metrics) and metrics[-1].get("diag/collapsed") == 1
     collapsed = summary.get("collapsed") is True or watched or is_collapsed(summary.get("state"), gates)
-    banners = [_overall_banner({name: found for name, found in splits.items() if found})] if gates else []
     decoder = _decoder_banner(gates, collapsed)
-    of_test = {row.name: row for row in map(gate_row, splits["test"])}
-    test = loaded.get("test")
-    notes = [loaded.get("note"), test.get("note") if isinstance(test, Mapping) else None]
+    others = {name: {row.name: row for row in map(gate_row, splits[name])} for name in judged[1:] if name in splits}
+    parts = (loaded, *(loaded[name] for name in others))
     return {
-        "gates": [(row, of_test.get(row.name)) for row in map(gate_row, gates)],
-        "has_test": bool(of_test),
-        "gates_note": "; ".join(dict.fromkeys(str(note) for note in notes if note)),
-        "banners": [*banners, *([decoder] if decoder else [])],
+        "gates": [(row, [of.get(row.name) for of in others.values()]) for row in map(gate_row, gates)],
+        "first_split": "" if [*splits] == ["val"] else split_words(judged[0]),
+        "other_splits": [split_words(name) for name in others],
+        "gates_note": "; ".join(dict.fromkeys(str(part["note"]) for part in parts if part.get("note"))),
+        "banners": [*([_overall_banner(splits)] if gates else []), *([decoder] if decoder else [])],
     }
 
 
@@ -232,7 +241,7 @@ def _metrics(rows: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any]) -
         epoch = evaluation.get("epoch", "unknown")
         keys = sorted({key for metrics in judged.values() for key in metrics})
         shown = [(key, [_estimate_text(metrics.get(key)) for metrics in judged.values()]) for key in keys]
-    columns = [_SPLITS.get(name, name or "Value") for name in judged]
+    columns = [split_words(name).capitalize() if name else "Value" for name in judged]
     return {"training_note": count, "metrics_epoch": epoch, "metrics": shown, "metric_columns": columns}
 
 

@@ -143,10 +143,10 @@ def _open_directory(experiment: Experiment, identity: str, job: Job | None) -> R
 def _conclude(experiment: Experiment, directory: RunDirectory | None, status: Mapping[str, Any]) -> ExitCode:
     """Show the gates on the main rank, and return the exit code of the run."""
     if directory is not None:
-        from menvae.runs.gates_table import entries, gates_table
+        from menvae.runs.gates_table import gates_table, judged_gates
 
         table = directory.gates()
-        logs.show(gates_table(table["gates"], table.get("note", ""), entries(table.get("test"))))
+        logs.show(gates_table(judged_gates(table), table.get("note", "")))
         described = read_mapping(directory.path / EVALUATION)
         if (beside := references_table(described, list(experiment.supervision))) is not None:
             logs.show(beside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from itertools import combinations, product
 from typing import ClassVar
 
@@ -90,7 +91,8 @@ def accuracy(example: SplitExample, metric: Metric) -> Reference:
 
 
 def balanced_accuracy(example: SplitExample, metric: Metric) -> Reference:
-    return {"sem/class_balanced_accuracy": float(balanced_accuracy_score(*_classes(example)))}
+    both = (balanced_accuracy_score(*_classes(example), adjusted=adjusted) for adjusted in (False, True))
+    return dict(zip(("sem/class_balanced_accuracy", "sem/class_skill"), map(float, both), strict=True))
 
 
 def _blocks(example: SplitExample) -> dict[str, np.ndarray]:
@@ -298,6 +300,13 @@ def of_groups(example: SplitExample, metric: Metric) -> Reference:
     return {key: scores[key.removeprefix("disent/")] for key in metric.names()}
 
 
+def of_factors(example: SplitExample, metric: Metric) -> Reference:
+    """The factors of the examples are their targets, but of every subject."""
+    observed = {name: torch.ones_like(seen) for name, seen in example.batch.observed.items()}
+    scores = _scores(replace(example, batch=replace(example.batch, observed=observed)))
+    return {key: scores[key.removeprefix("truth/")] for key in metric.names()}
+
+
 def _ratio(example: SplitExample, foreign: str, own: str) -> float:
     """Return the ratio of the column means of the complete rows."""
     columns = {name: example.errors[name].double().numpy() for name in (foreign, own)}
@@ -388,6 +397,7 @@ class TestMetrics(MetricConformance):
         "decoder_ratio": decoder_ratio,
         "sampling_error": sampling_error,
         **dict.fromkeys(GROUP_SCORES, of_groups),
+        "generative_factors": of_factors,
         "reads": reads,
         "reads_tumour": reads_tumour,
         "mean_image_ratio": mean_image_ratio,

@@ -360,7 +360,7 @@ def test_what_a_gate_means_is_what_its_metric_measures_whatever_it_is_called() -
     assert {gate.name: gate.meaning for gate in table.gates} == {
         "spread_r2": "Fraction of loc dimensions that vary between subjects.",
         "used": "Error with the mean training latent instead of z, divided by the error with the subject's own z.",
-        "volume": "Mean R² of the vol targets on the validation split.",
+        "volume": "Mean R² of the vol targets.",
         "pair": "Distance correlation of vol and loc; 0 means independence.",
     }
 

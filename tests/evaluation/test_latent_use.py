@@ -11,7 +11,13 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from torch.distributions import Normal, kl_divergence
 
+from menvae.evaluation.estimates import estimate
 from menvae.evaluation.final import TRAVERSAL_STEPS, evaluate_model, traversals
+from menvae.evaluation.gates import evaluate_gates
+from menvae.gates import GateSettings
+from menvae.latent import LatentLayout
+from menvae.metrics import MetricContext, SplitRecord
+from menvae.metrics.balanced_accuracy import BalancedAccuracy
 from menvae.types import Posterior
 
 SIZES = {"vol": 2, "residual": 4}
@@ -183,7 +189,18 @@ def test_classes_are_judged_as_scikit_learn_judges() -> None:
     predicted = logits.argmax(axis=1)[known]
     assert found["sem/class_accuracy"] == pytest.approx(accuracy_score(labels[known], predicted))
     assert found["sem/class_balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels[known], predicted))
+    assert found["sem/class_skill"] == pytest.approx(balanced_accuracy_score(labels[known], predicted, adjusted=True))
     assert 0.3 < found["sem/class_accuracy"] < 0.95
+
+
+def test_a_guess_that_ignores_the_input_has_no_skill_and_misses_the_gate() -> None:
+    labels = np.repeat([0.0, 1.0, 2.0], [60, 30, 10])
+    metrics = [BalancedAccuracy(MetricContext(LatentLayout({"all": 6}), ("gamma",), labelled=True))]
+    for classes, verdict in ((np.zeros(100), "fail"), (labels, "pass")):
+        record = SplitRecord(tuple(f"row-{row}" for row in range(100)), {"labels": labels, "classes": classes})
+        gates = GateSettings.from_config({}).targets
+        (gate,) = evaluate_gates(estimate(metrics, record), gates, metrics, {}, 100).gates
+        assert (gate.name, gate.value, gate.verdict) == ("class_skill", float(verdict == "pass"), verdict)
 
 
 def test_the_record_of_a_split_is_sorted_and_has_each_subject_once() -> None:

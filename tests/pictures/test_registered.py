@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -74,6 +75,16 @@ def test_one_more_is_drawn_and_one_is_left_out(tmp_path: Path, registered: Regis
     registered("of_a_table", needs=frozenset({"targets"}))
     settings = {"leak_matrix": None, "traversals": {"name": "traversals"}}
     assert drawn(tmp_path, settings=settings) == AFTER - {"leak_matrix.png"} | {"mine.png", "of_a_table.png"}
+
+
+@pytest.mark.parametrize("name", ["latent_scatter", "leak_matrix", "regression"])
+def test_titles_name_the_judged_split(name: str) -> None:
+    (picture,) = [part for part in build_pictures({}) if isinstance(part, registered_pictures()[name])]
+    for split, words in (("val", "validation split"), ("test", "test split"), ("cohort", "another cohort")):
+        figure = picture.draw(replace(example(24), split=split))
+        titles = " ".join(text.get_text() for text in (*figure.texts, *(axes.title for axes in figure.axes)))
+        assert words in titles
+        assert ("validation" in titles) == (split == "val")
 
 
 def test_one_is_drawn_where_its_needs_are_met(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from runs import TRACKED, menvae_evaluate, only_run, train
 
 import menvae
 from menvae.data.targets.declaration import Target
+from menvae.errors import UserError
 from menvae.references import fitting
 from menvae.references.find import find_references
 from menvae.references.store import ReferenceStore
+from menvae.runs.evaluate import EvaluationSettings, _splits
 from menvae.runs.evaluation import _target_columns
 from menvae.runs.references import ceiling_reader, reference_cohort
+from menvae.runs.report import is_collapsed, write_report
 
 SPLITS = ("val", "test")
 
@@ -30,7 +34,8 @@ def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("evaluated")
     split = ("~data.num_subjects", "~data.val_fraction", "~data.test_fraction", "~trainer.max_epochs")
     sizes = ("data.num_subjects=40", "data.val_fraction=0.3", "data.test_fraction=0.3", "trainer.max_epochs=1")
-    train(path, *split, *sizes, "~tracking.enabled", TRACKED)
+    drawn = ("~+pictures.parts.latent_scatter", "~+pictures.parts.leak_matrix")
+    train(path, *split, *sizes, *drawn, "~tracking.enabled", TRACKED)
     return path
 
 
@@ -51,6 +56,7 @@ def test_validation_and_test_split_are_judged_alike(output_dir: Path) -> None:
             found = metrics[gate["metric"]]
             assert (gate["value"], gate["low"], gate["high"]) == (found["value"], found["low"], found["high"])
             assert gate["passed"] == (gate["verdict"] == "pass")
+        assert "20 subjects, and two groups of generative factors" in metrics["truth/mig"]["reason"]
     assert gates["passed"] is False
     assert {gate["name"] for gate in gates["gates"]} == {gate["name"] for gate in gates["test"]["gates"]}
 
@@ -103,7 +109,10 @@ def test_a_finished_run_judged_again_has_the_same_numbers(output_dir: Path, agai
     assert read(folder / "gates.json")["passed"] == read(only_run(output_dir) / "gates.json")["passed"]
     assert (folder / "report.html").is_file()
     assert (folder / "per_subject.csv").is_file()
-    assert "test verdict" in said
+    assert "95 % interval" in said
+    assert len([line for line in said.splitlines() if line.split()[:1] == ["test"]]) == len(
+        first["splits"]["test"]["gates"]
+    )
     assert str(folder) in said
 
 
@@ -112,13 +121,86 @@ def test_what_cannot_be_evaluated_is_refused_in_one_sentence(output_dir: Path, a
     for arguments, words in (
         ([f"run={name}"], "exists; set overwrite=true"),
         (["run=nobody"], "'nobody' is neither a run directory"),
-        ([f"run={name}", "data.root=/elsewhere"], "use menvae-encode"),
+        ([f"run={name}", "data.modalities=[t1c]"], "data.modalities: t1c is not allowed; the model of run"),
         ([f"run={name}", "split=[]"], "split: [] is not allowed"),
         ([f"run=[{name},{name}]"], f"'{name}' appears twice"),
     ):
         said = menvae_evaluate(output_dir, *arguments, code=2)
         assert words in said
         assert len(said.strip().splitlines()) == 1
+
+
+def test_any_splits_of_any_checkpoint_are_judged_and_drawn(output_dir: Path) -> None:
+    run = only_run(output_dir)
+    said = menvae_evaluate(output_dir, f"run={run}", "split=[test,train]", "checkpoint=last")
+    folder = run / "evaluations" / "last_test_train"
+    assert str(folder) in said
+    described, gates = read(folder / "evaluation.json"), read(folder / "gates.json")
+    assert (described["checkpoint"], list(described["splits"])) == ("last", ["test", "train"])
+    assert [described["splits"][name]["patients"] for name in ("test", "train")] == [12, 16]
+    assert gates["gates"] == described["splits"]["test"]["gates"], "the first split"
+    assert gates["train"]["gates"] == described["splits"]["train"]["gates"]
+    assert "no test split" not in gates["note"]
+    assert {"latent_scatter.png", "leak_matrix.png"} <= {file.name for file in (folder / "pictures").iterdir()}
+    with (folder / "per_subject.csv").open(newline="") as file:
+        splits = {row["subject_id"]: row["split"] for row in csv.DictReader(file)}
+    known = menvae.load_run(run).splits
+    assert splits == {name: split for name, split in known.items() if split in ("test", "train")}
+    gates_of_page = (folder / "report.html").read_text().partition('id="trained"')[0]
+    assert ">Test split<" in gates_of_page
+    assert ">Training split<" in gates_of_page
+    assert "alidation" not in gates_of_page
+
+
+def test_an_unfinished_run_and_an_empty_split_are_refused(output_dir: Path, tmp_path: Path) -> None:
+    (run := tmp_path / only_run(output_dir).name).mkdir()
+    shutil.copytree(only_run(output_dir), run, ignore=shutil.ignore_patterns("evaluations"), dirs_exist_ok=True)
+    finished = menvae.load_run(run)
+    for split, words in (("test", "has no subject in 'test'; known: train, val"), (("val", "test"), "in 'test'")):
+        finished.__dict__["splits"] = {"a": "train", "b": "val"}  # as read from splits.csv
+        with pytest.raises(UserError, match=words):
+            _splits(finished, EvaluationSettings(run="r", split=split))  # type: ignore[arg-type]
+    assert _splits(finished, EvaluationSettings(run="r")) == ["val"]
+    status = read(run / "status.json")
+    (run / "status.json").write_text(json.dumps({**status, "state": "running"}))
+    said = menvae_evaluate(output_dir, f"run={run}", code=2)
+    assert "is running, not finished; repeat its command to resume it" in said
+    assert len(said.strip().splitlines()) == 1
+    assert not (run / "evaluations").exists()
+
+
+@pytest.mark.parametrize(("ratio", "collapsed"), [(1.04, True), (1.06, False)])
+def test_the_summary_and_the_banner_agree_on_a_collapse(
+    output_dir: Path, tmp_path: Path, ratio: float, collapsed: bool
+) -> None:
+    """The fixture ends with ratios of one; both sides of the limit are made from its files."""
+    run = shutil.copytree(only_run(output_dir), tmp_path / "run")
+    table, banner = read(run / "gates.json"), "Warning: posterior collapse"
+    assert read(run / "summary.json")["collapsed"] == (banner in (run / "report.html").read_text())
+    for gate in table["gates"]:
+        if gate["name"] in ("mean_z_ratio", "shuffled_ratio"):
+            gate["value"] = ratio if gate["name"] == "mean_z_ratio" else 1.0
+    (run / "gates.json").write_text(json.dumps(table))
+    assert is_collapsed("finished", table["gates"]) is collapsed
+    summary = read(run / "summary.json")
+    (run / "summary.json").write_text(json.dumps({**summary, "collapsed": collapsed}))
+    assert (banner in write_report(run).read_text()) is collapsed
+
+
+def test_two_ranks_in_half_precision_are_judged_like_one(tmp_path: Path, prepared_cache: Path) -> None:
+    """The end of a run of two ranks, and one process that judges it afterwards."""
+    (tmp_path / "cache").symlink_to(prepared_cache)
+    train(tmp_path, "trainer.precision=bf16", "trainer.devices=2", "~trainer.max_epochs", "trainer.max_epochs=1")
+    run = only_run(tmp_path)
+    menvae_evaluate(tmp_path, f"run={run}", "device=cpu")
+    before, after = (
+        read(folder / "evaluation.json")["splits"]["val"]["metrics"]
+        for folder in (run, run / "evaluations" / "best_val")
+    )
+    assert before.keys() == after.keys()
+    for key, expected in before.items():
+        for end in ("value", "low", "high"):  # batches of another size round differently in half precision
+            assert after[key][end] == (expected[end] and pytest.approx(expected[end], rel=0.02, abs=2e-3)), (key, end)
 
 
 @pytest.mark.parametrize(

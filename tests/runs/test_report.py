@@ -328,10 +328,10 @@ def test_run_dir_must_exist(tmp_path: Path) -> None:
         write_report(tmp_path / "nowhere")
 
 
-def render(terminal: bool, *arguments: Any) -> str:
+def render(terminal: bool, judged: dict[str, list[dict[str, Any]]], note: str = "", width: int = 80) -> str:
     output = io.StringIO()
-    Console(file=output, force_terminal=terminal, color_system="standard" if terminal else None, width=110).print(
-        gates_table(*arguments)
+    Console(file=output, force_terminal=terminal, color_system="standard" if terminal else None, width=width).print(
+        gates_table(judged, note)
     )
     return output.getvalue()
 
@@ -342,17 +342,31 @@ def test_gates_table_is_coloured_on_a_terminal_and_plain_in_a_log() -> None:
         gate("max_dcor", 0.5, 0.35, "<"),
         gate("loc_r2", None, 0.91, reason="[red]no"),
     ]
-    plain = render(False, rows, "48 subjects: [bold]chance")
+    plain = render(False, {"val": rows}, "48 subjects: [bold]chance")
     assert "\x1b" not in plain
     assert re.search(r"vol_r2 +0\.912 +> 0\.85 +pass", plain)
     assert re.search(r"max_dcor +0\.500 +< 0\.35 +fail", plain)
-    assert re.search(r"loc_r2 +n/a +> 0\.91 +not computed +\[red\]no", plain)
+    assert re.search(r"loc_r2 +n/a +> 0\.91 +not computed", plain)
+    assert "loc_r2: [red]no" in plain
     assert "48 subjects: [bold]chance" in plain
-    coloured = render(True, rows)
+    coloured = render(True, {"val": rows})
     assert "\x1b[32mpass" in coloured
     assert "\x1b[1;31mfail" in coloured
 
 
-def test_gates_table_has_a_reason_column_only_where_there_is_one() -> None:
-    assert "reason" not in render(False, gates())
-    assert "Gates" in render(False, [])
+def test_a_gate_has_a_line_per_split_within_80_columns() -> None:
+    usual = gate("decoder_reads_residual", 1.42, 1.05, reason="only 12 patients") | {"low": 1.38, "high": 1.45}
+    long = gate("class_balanced_accuracy", -0.00123, 0.35) | {"low": -0.00123, "high": 1e-5, "verdict": "not computed"}
+    text = render(False, {"val": [usual, long, gate("vol_r2", 0.9, 0.85)], "test": [usual]})
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in text, "a name is folded, and a number never cut"
+    assert re.match(r"decoder_reads_resi +val +1\.42 +1\.38 to 1\.45 +> 1\.05 +pass", lines[3])
+    assert re.match(r" +test +1\.42 +1\.38 to 1\.45 +> 1\.05 +pass", lines[5])
+    assert re.search(r" val +-0\.00123 +-0\.00123 to 1\.00e-05 +> 0\.35 +not computed", text)
+    assert "decoder_reads_residual (val), decoder_reads_residual (test): only 12 patients" in text.replace("\n", " ")
+
+
+def test_gates_table_without_gates_says_so() -> None:
+    assert "split" not in render(False, {"val": gates()})
+    assert "Gates" in render(False, {})

@@ -18,7 +18,16 @@ from menvae.data.phantom.distributions import (
     GROWTH_VERSION,
 )
 from menvae.data.phantom.growth import phantom_growth, phantom_schedule
-from menvae.data.phantom.head import ED, ET, MODALITIES, NCR, PhantomSubject, phantom_subject, write_subject
+from menvae.data.phantom.head import (
+    ED,
+    ET,
+    MODALITIES,
+    NCR,
+    PhantomSubject,
+    phantom_factors,
+    phantom_subject,
+    write_subject,
+)
 from menvae.data.phantom.tumour import PhantomVisit
 
 __all__ = [
@@ -34,6 +43,7 @@ __all__ = [
     "NCR",
     "PhantomSubject",
     "PhantomVisit",
+    "phantom_factors",
     "phantom_growth",
     "phantom_schedule",
     "phantom_subject",

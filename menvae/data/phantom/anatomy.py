@@ -61,6 +61,14 @@ class Anatomy:
         self._folds = self._FOLDS.shifted([draw_value(rng, "sulcus_shift") for _ in self._FOLDS.phases])
         self._fissure = Waves.draw(rng, 2, 60.0, 120.0)
 
+    @property
+    def factors(self) -> dict[str, float]:
+        """What was drawn, apart from folds: sizes relative to the average head, and shift in mm."""
+        axes = ("x", "y", "z")
+        sizes = {f"size_{axis}": size for axis, size in zip(axes, self.scale, strict=True)}
+        shifts = {f"shift_{axis}": shift for axis, shift in zip(axes, self.shift_mm, strict=True)}
+        return {**sizes, **shifts, "ventricles": self.ventricle_scale, "cortex": self.cortex_mm}
+
     def to_average(self, x: Float, y: Float, z: Float) -> tuple[Float, Float, Float]:
         """Transform points of this head to coordinates of the average head, mm."""
         first, second, third = (

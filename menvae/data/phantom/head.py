@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,8 @@ from menvae.files import new_folder
 MODALITIES: Final = ("t1c", "t1n", "t2f", "t2w")
 NCR, ED, ET = 1, 2, 3
 
+Factors = Mapping[str, Mapping[str, float]]
+
 
 @dataclass(frozen=True)
 class PhantomSubject:
@@ -30,12 +33,33 @@ class PhantomSubject:
         images: one int16 volume [D, H, W] = (R, A, S) per modality t1c, t1n, t2f, t2w; 0 outside the head.
         mask: uint8 labels [D, H, W]: 0 background, 1 NCR, 2 ED, 3 ET.
         affine: [4, 4] voxel index to RAS in mm.
+        factors: group -> {factor: value}, see `phantom_factors`.
     """
 
     subject_id: str
     images: dict[str, NDArray[np.int16]]
     mask: NDArray[np.uint8]
     affine: NDArray[np.float64]
+    factors: Factors
+
+
+def phantom_factors(seed: int, index: int, visit: PhantomVisit | None = None) -> Factors:
+    """Return what generated a patient, without its images.
+
+    Args:
+        seed: seed of the cohort, 0 or more.
+        index: index of the patient, 0 or more.
+        visit: one of several visits; None for a single visit.
+
+    Returns:
+        ``volume``, ``place`` and ``shape`` of the tumour (see `menvae.data.phantom.tumour.Tumour`) and ``head``
+        (see `menvae.data.phantom.anatomy.Anatomy`). Intensities, noise and the folds of the cortex are left out.
+
+    >>> {group: list(factors) for group, factors in phantom_factors(seed=0, index=3).items() if group != "head"}
+    {'volume': ['tumour', 'oedema', 'core'], 'place': ['x', 'y', 'z'], 'shape': ['height', 'elongation', 'lobes']}
+    """
+    anatomy, tumour = _patient(_streams(seed, index), visit)
+    return _factors(anatomy, tumour)
 
 
 def phantom_subject(
@@ -69,9 +93,8 @@ def phantom_subject(
         raise ValueError(f"seed and index must be 0 or more, got seed={seed} and index={index}")
     if len(spacing_mm) != 3 or not all(0.5 <= step <= 10.0 for step in spacing_mm):
         raise ValueError(f"spacing_mm must be 3 numbers between 0.5 and 10, got {spacing_mm}")
-    streams = [np.random.default_rng(child) for child in np.random.SeedSequence([seed, index]).spawn(4)]
-    anatomy = Anatomy(streams[0])
-    tumour = Tumour(streams[1], anatomy, visit)
+    streams = _streams(seed, index)
+    anatomy, tumour = _patient(streams, visit)
     scanner, errors_of = (
         (streams[2], streams[3]) if visit is None else random_streams(seed, index, VISIT_STREAM, visit.number)
     )
@@ -96,7 +119,7 @@ def phantom_subject(
     affine = np.diag([*spacing_mm, 1.0])
     affine[:3, 3] = [-(n - 1) / 2 * step for n, step in zip(grid.shape, spacing_mm, strict=True)]
     subject_id = f"phantom-{index:05d}" + ("" if visit is None else f"-{visit.number:03d}")
-    return PhantomSubject(subject_id, images, mask, affine)
+    return PhantomSubject(subject_id, images, mask, affine, _factors(anatomy, tumour))
 
 
 def write_subject(subject: PhantomSubject, folder: Path) -> Path:
@@ -125,6 +148,19 @@ def write_subject(subject: PhantomSubject, folder: Path) -> Path:
             packed = gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)  # mtime: same subject, same bytes
             (partial / f"{subject.subject_id}-{name}.nii.gz").write_bytes(packed)
     return final
+
+
+def _streams(seed: int, index: int) -> list[np.random.Generator]:
+    return [np.random.default_rng(child) for child in np.random.SeedSequence([seed, index]).spawn(4)]
+
+
+def _patient(streams: Sequence[np.random.Generator], visit: PhantomVisit | None) -> tuple[Anatomy, Tumour]:
+    anatomy = Anatomy(streams[0])
+    return anatomy, Tumour(streams[1], anatomy, visit)
+
+
+def _factors(anatomy: Anatomy, tumour: Tumour) -> Factors:
+    return {**tumour.factors, "head": anatomy.factors}
 
 
 def _num_voxels(step_mm: float) -> int:

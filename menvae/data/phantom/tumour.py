@@ -36,6 +36,10 @@ class Tumour:
 
     Each part is a level set of a field. The levels are fitted on a separate small grid, so that the drawn volumes are
     reached at any image spacing.
+
+    Attributes:
+        factors: group -> what was drawn: logarithms of volumes in mm^3 and of ratios, place in mm from the centre of
+            the box, and the core as a share of the tumour.
     """
 
     _GRID = 25  # points along each axis of that grid
@@ -54,7 +58,8 @@ class Tumour:
         self._radii = (ratios * (1.25 * volume_mm3 * 3 / (4 * math.pi)) ** (1 / 3)).tolist()
         self._frame = _frame(rng, inward).tolist()  # rows: inward, and two directions along the dura
         self._centre = (attachment[0] + inward * self._radii[0] * draw_value(rng, "tumour_seat")).tolist()
-        self._lobes = Lobes.draw(rng, 7, draw_value(rng, "tumour_lobe_size"), draw_value(rng, "tumour_lobe_sharpness"))
+        lobe_size, sharpness = draw_value(rng, "tumour_lobe_size"), draw_value(rng, "tumour_lobe_sharpness")
+        self._lobes = Lobes.draw(rng, 7, lobe_size, sharpness)
         self._overshoot_mm = draw_value(rng, "dural_overshoot")
         self._draw_core(rng)
         self._has_oedema = draw_value(rng, "oedema_present", covariate=deciding_mm3 / 1000.0) > 0
@@ -62,6 +67,16 @@ class Tumour:
         self._irregularity = draw_value(rng, "oedema_irregularity")
         self._fingers = Lobes.draw(rng, 6, 2.0 * self._irregularity, 6.0)
         self._front = Waves.draw(rng, 3, 14.0, 30.0)
+        x, y, z = self._centre
+        self.factors = {
+            "volume": {
+                "tumour": math.log(volume_mm3),
+                "oedema": math.log1p(oedema_mm3) if self._has_oedema else 0.0,
+                "core": self._core_fraction if self._has_core else 0.0,
+            },
+            "place": {"x": x, "y": y, "z": z},
+            "shape": {"height": math.log(height), "elongation": math.log(elongation), "lobes": lobe_size},
+        }
 
         self._level, self._core_level, self._oedema_level_mm = 1.0, 0.0, 0.0
         self._set_levels(volume_mm3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -11,7 +12,7 @@ import numpy as np
 from menvae.data.files.subjects import MODALITIES, SubjectFiles, subject_files
 from menvae.data.geometry.transforms import Geometry
 from menvae.data.phantom.distributions import DISTRIBUTIONS_VERSION, FIELD_OF_VIEW_MM
-from menvae.data.phantom.head import phantom_subject, write_subject
+from menvae.data.phantom.head import Factors, phantom_factors, phantom_subject, write_subject
 from menvae.data.volumes import Fraction, Positive, Side, VolumeSource
 from menvae.data.workers import ShowProgress, run_tasks
 from menvae.errors import UserError
@@ -45,6 +46,11 @@ class ProceduralSource(VolumeSource):
                 f"data.modality_missing: {self.modality_missing} is not allowed with data.missing_modalities=fail; "
                 "choose allow"
             )
+
+    @property
+    def factor_groups(self) -> Mapping[str, Sequence[str]]:
+        """Volume, place and shape of the tumour, and the head; see `phantom_factors`."""
+        return {group: tuple(factors) for group, factors in phantom_factors(self.seed, 0).items()}
 
     @property
     def geometry(self) -> Geometry:
@@ -103,6 +109,10 @@ class PhantomSource(ProceduralSource):
         root = self._root(cache)
         return self._all_files(root) if root.is_dir() and not self._missing(root) else None
 
+    def factors(self, subject_ids: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Return what generated each subject."""
+        return {name: without_groups(phantom_factors(self.seed, int(name[-5:]))) for name in subject_ids}
+
     def _root(self, cache: Path) -> Path:
         return cache / "phantom" / self._folder_name(DISTRIBUTIONS_VERSION)
 
@@ -113,6 +123,11 @@ class PhantomSource(ProceduralSource):
 
     def _all_files(self, root: Path) -> list[SubjectFiles]:
         return [self._files(root / _subject_id(index)) for index in range(self.num_subjects)]
+
+
+def without_groups(factors: Factors) -> dict[str, float]:
+    """Return {factor: value} of all groups, whose names differ."""
+    return {name: value for group in factors.values() for name, value in group.items()}
 
 
 def _subject_id(index: int) -> str:

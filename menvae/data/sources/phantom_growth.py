@@ -42,9 +42,9 @@ from menvae.data.cache.trajectories import DAYS_PER_YEAR
 from menvae.data.files.subjects import SubjectFiles
 from menvae.data.phantom.distributions import GROWTH_VERSION
 from menvae.data.phantom.growth import phantom_growth, phantom_schedule
-from menvae.data.phantom.head import ED, phantom_subject, write_subject
+from menvae.data.phantom.head import ED, phantom_factors, phantom_subject, write_subject
 from menvae.data.phantom.tumour import PhantomVisit
-from menvae.data.sources.phantom import ProceduralSource
+from menvae.data.sources.phantom import ProceduralSource, without_groups
 from menvae.data.workers import ShowProgress, run_tasks
 from menvae.errors import UserError
 from menvae.files import csv_text
@@ -78,6 +78,10 @@ class _Visit:
     def volume_mm3(self) -> float:
         return self.curve.volume_mm3(self.days / DAYS_PER_YEAR)
 
+    @property
+    def as_drawn(self) -> PhantomVisit:
+        return PhantomVisit(self.number, self.volume_mm3, self.curve.first_mm3)
+
 
 @register("data", "phantom_growth", reference="menvae.data.phantom.head, its tables of distributions")
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +112,13 @@ class PhantomGrowthSource(ProceduralSource):
     def curves(self) -> dict[str, Gompertz]:
         """Patient -> ground-truth curve of the volume of enhancing tumour and necrotic core."""
         return {visit.patient_id: visit.curve for visit in self._visits()}
+
+    def factors(self, subject_ids: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Return what generated each visit."""
+        visits = {visit.subject_id: visit for visit in self._visits()}
+        chosen = {name: visits[name] for name in subject_ids}
+        found = {name: phantom_factors(self.seed, visit.index, visit.as_drawn) for name, visit in chosen.items()}
+        return {name: without_groups(factors) for name, factors in found.items()}
 
     def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
         """Generate missing visits and ``growth.csv`` in ``<cache>/phantom_growth/<version>.../``; return all visits."""
@@ -159,8 +170,7 @@ def _make(task: tuple[int, _Visit, tuple[float, float, float], Path]) -> tuple[s
     if folder.is_dir():
         mask = _written_mask(folder)
     else:
-        wanted = PhantomVisit(visit.number, visit.volume_mm3, visit.curve.first_mm3)
-        subject = phantom_subject(seed, visit.index, spacing_mm, wanted)
+        subject = phantom_subject(seed, visit.index, spacing_mm, visit.as_drawn)
         write_subject(subject, folder.parent)
         mask = subject.mask
     voxel_mm3 = math.prod(spacing_mm)

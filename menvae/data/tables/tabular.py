@@ -197,9 +197,9 @@ class TabularSource(DataSource):
 
     def _stream(self, table: Table, loader: RowLoader) -> Iterator[tuple[Batch, Sequence[Visit]]]:
         raw = self._raw_targets(table)
+        labels = (table.classes[label] if label >= 0 else "" for label in table.labels.tolist())
         for batch in loader.epoch(0):
-            ids = batch.subject_id
-            yield batch, [Visit(name, "", None, next(raw)) for name in ids]
+            yield batch, [Visit(name, "", None, next(raw), next(labels)) for name in batch.subject_id]
 
     def find(self, request: DataRequest) -> Data:
         """Load the data; tables need no preparation."""

@@ -31,12 +31,17 @@ from menvae.presentation.figures import (
 )
 
 
-def draw_latent_scatter(latents: Mapping[str, NDArray[Any]], colours: Mapping[str, tuple[str, NDArray[Any]]]) -> Figure:
+def draw_latent_scatter(
+    latents: Mapping[str, NDArray[Any]],
+    colours: Mapping[str, tuple[str, NDArray[Any]]],
+    split: str = "validation split",
+) -> Figure:
     """Draw each partition's posterior means on its own first two principal components.
 
     Args:
         latents: {partition: posterior means [N, P]}.
         colours: {partition: (feature with unit, values [N], NaN if not observed)}; partitions may be missing.
+        split: which subjects they are, for the title.
     """
     columns = min(4, max(1, len(latents)))
     right = max(0.2, 4.6 - 2.98 * columns)
@@ -46,7 +51,7 @@ def draw_latent_scatter(latents: Mapping[str, NDArray[Any]], colours: Mapping[st
         columns,
         layout,
         "Latent space",
-        "Posterior means, one point per subject, validation split",
+        f"Posterior means, one point per subject, {split}",
     )
     if not latents:
         empty_panel(all_axes[0], "no partition")
@@ -129,6 +134,7 @@ def draw_regression(
     predicted: Mapping[str, NDArray[Any]],
     units: Mapping[str, str],
     r2: Mapping[str, float | None],
+    split: str = "validation split",
 ) -> Figure:
     """Draw predicted against true values in physical units, one panel per feature, with the identity line.
 
@@ -137,6 +143,7 @@ def draw_regression(
         predicted: {feature: predictions [N]} for the same features.
         units: {feature: unit}; a missing or empty unit means a dimensionless number.
         r2: {feature: R2, or None if it cannot be computed}.
+        split: which subjects they are, for the title.
 
     Raises:
         ValueError: a feature has no predictions, or predictions for a different number of subjects.
@@ -148,7 +155,7 @@ def draw_regression(
         columns,
         layout,
         "Predicted against true targets",
-        "Physical units, validation split; line: identity",
+        f"Physical units, {split}; line: identity",
     )
     if not true:
         empty_panel(all_axes[0], "no target")

@@ -1,16 +1,20 @@
-"""The cohort to encode: that of the run with its splits, or a new one to which nothing was fitted."""
+"""The cohort to encode or judge: that of the run with its splits, or another one to which nothing was fitted."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from omegaconf import OmegaConf
 
+from menvae.cores import num_cores
 from menvae.data.batches.splits import SPLITS
+from menvae.data.digests import digest_of
 from menvae.data.source import Data, DataSource, StreamRequest, Visit
 from menvae.data.workers import ShowProgress, unseen
 from menvae.errors import UserError, nearest
@@ -33,24 +37,29 @@ Rows = tuple[Batch, Sequence[Visit], str]
 
 @dataclass(frozen=True)
 class Cohort:
-    """Visits to encode.
+    """Visits to encode or judge.
 
     Attributes:
         source: where they come from.
-        num_visits: number of visits; faulty ones of a new cohort may be left out.
+        subject_ids: all visits; faulty ones of another cohort may be left out.
         rows: batches in order, to be read once.
-        is_streamed: whether processes prepare visits while others are encoded.
+        own: the run, which finds its own cohort where it lies now; None for another cohort.
     """
 
     source: DataSource
-    num_visits: int
+    subject_ids: Sequence[str]
     rows: Iterator[Rows]
-    is_streamed: bool = False
+    own: FinishedRun | None
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether processes prepare visits while the model works on others."""
+        return self.own is None and self.source.cohort is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class CohortRequest:
-    """Which visits to encode, and how to read them.
+    """Which visits to read, and how.
 
     Attributes:
         split: split of the run's own cohort; ``all`` for a new one.
@@ -68,7 +77,7 @@ class CohortRequest:
 
 
 def open_cohort(run: FinishedRun, request: CohortRequest) -> Cohort:
-    """Open the cohort to encode.
+    """Open a cohort.
 
     Raises:
         UserError: the split is empty, the data are invalid, or the model was trained on data of another kind.
@@ -90,17 +99,11 @@ def open_cohort(run: FinishedRun, request: CohortRequest) -> Cohort:
             show=request.show,
         )
     )
-    known = [name for name in stream.subject_ids if name in run.splits]
-    if len(known) == len(stream.subject_ids) == len(run.splits) and (moved := _moved(run, request.data)):
+    same_names = sorted(stream.subject_ids) == sorted(run.splits)
+    if same_names and (moved := _moved(run, request.data)):
         return _own(moved, request.split)
-    if known and source.cohort is not None and source.cohort.checks_files:
-        _log.warning(
-            "%d of %d visits have the names of visits of run '%s', such as '%s'; if they are the same, the model may "
-            "have been trained on them",
-            *(len(known), len(stream.subject_ids), run.name, known[0]),
-        )
     rows = ((batch, visits, NEW) for batch, visits in stream.batches)
-    return Cohort(source, len(stream.subject_ids), rows, is_streamed=source.cohort is not None)
+    return Cohort(source, stream.subject_ids, rows, own=None)
 
 
 def _own(run: FinishedRun, split: SplitChoice) -> Cohort:
@@ -110,8 +113,8 @@ def _own(run: FinishedRun, split: SplitChoice) -> Cohort:
     if not chosen:
         known = ["all", *(name for name, loader in loaders.items() if loader is not None)]
         raise UserError(f"split: run '{run.name}' has no visit in '{split}'; {nearest(split, known)}")
-    num = sum(name in chosen for name in data.splits.values())
-    return Cohort(run.experiment.source, num, _rows(data, chosen))
+    subjects = [subject for subject, name in data.splits.items() if name in chosen]
+    return Cohort(run.experiment.source, subjects, _rows(data, chosen), own=run)
 
 
 def _rows(data: Data, splits: Sequence[str]) -> Iterator[Rows]:
@@ -183,6 +186,19 @@ def _moved(run: FinishedRun, keys: Mapping[str, Any]) -> FinishedRun | None:
 
 
 def cohort_name(run: FinishedRun, keys: Mapping[str, Any]) -> str:
-    """Return a name for the files of a new cohort: that of its folder, or of its source."""
+    """Return a name for the files of another cohort: its folder or source, and a hash of its keys."""
     source = _other_source(run, keys)
-    return Path(source.location).name if source.location else str(keys.get("name", run.config["data"]["name"]))
+    name = Path(source.location).name if source.location else str(keys.get("name", run.config["data"]["name"]))
+    return f"{name}_{digest_of(dict(keys))[:6]}"
+
+
+@contextmanager
+def cores_for_workers(cohort: Cohort, device: torch.device) -> Iterator[None]:
+    """Leave half of the cores to the processes that prepare; more threads than cores wait for each other, busily."""
+    before = torch.get_num_threads()
+    try:
+        if cohort.is_streamed and device.type == "cpu":
+            torch.set_num_threads(max(1, min(before, num_cores() // 2)))
+        yield
+    finally:
+        torch.set_num_threads(before)
