@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from menvae.comparison.tracked_runs import GateValue, TrackedRun
+from menvae.comparison.judged import GateValue
+from menvae.comparison.tracked_runs import TrackedRun
 from menvae.tracking.mlflow.run import valid_key
 from menvae.tracking.mlflow.store import open_experiment, tracking_uri
 from menvae.tracking.tracker import TrackingSettings
@@ -156,7 +157,7 @@ def tracked(
     texts = {key: v if isinstance(v, str) else json.dumps(v) for key, v in (PARAMS | dict(params or {})).items()}
     number = next(_numbers)
     gates = {
-        entry["name"]: GateValue(*(entry[key] for key in ("name", "value", "target", "comparison", "passed", "reason")))
+        entry["name"]: GateValue.from_entry(entry)
         for entry in gates_of(dict.fromkeys(targets, 1.0) | dict(values or {}), targets)["gates"]
     }
     defaults = {"run_id": f"{number:032x}", "name": f"run_{number}", "started_ms": number, "data_hash": "d" * 32}
