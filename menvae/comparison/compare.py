@@ -1,10 +1,12 @@
 """Comparison of runs: group them into configurations, rank these, and compute the effect of each swept key.
 
 Runs that differ only in ``seed`` are replicates of one configuration: its numbers are means over the seeds, with their
-standard deviation and a t-interval. ``data.seed`` and ``data.split_seed`` make other data. Nothing is chosen by the test
-split: ranks, front, effects and differences are those of the validation split, and the verdicts of the test split are
-shown beside them. Runs on different data, or with differently
-normalised targets, belong to different *cohorts*: they share the table, but nothing is computed across cohorts.
+standard deviation and a t-interval. Runs on different data, or with differently normalised targets, belong to different
+*cohorts*: they share the table, but nothing is computed across cohorts; ``data.seed`` and ``data.split_seed`` make
+different data.
+
+Nothing is ever chosen by the test split: ranks, front, effects and differences are those of the validation split.
+Values and verdicts of the test split are only shown beside them.
 """
 
 from __future__ import annotations
@@ -257,7 +259,9 @@ def _effect(
     others = [other for other in keys if other is not key]
     settings = [Counter((run.seed, *values_of(run, others).values()) for run in group) for group in by_value.values()]
     means = {
-        value: {gate.name: summarise({run.run_id: _value(run.gates, gate.name) for run in group}).mean for gate in gates}
+        value: {
+            gate.name: summarise({run.run_id: _value(run.gates, gate.name) for run in group}).mean for gate in gates
+        }
         for value, group in by_value.items()
     }
     return Effect(

@@ -110,7 +110,9 @@ def read_evaluation(path: Path, judged: Judged) -> Judged:
     """Return ``judged`` with figures and leaks of ``evaluation.json``, or as it is if the file is damaged."""
     described = read_mapping(path)
     try:
-        figures = {key: known for key, value in final_values(described).items() if (known := _number(value)) is not None}
+        figures = {
+            key: known for key, value in final_values(described).items() if (known := _number(value)) is not None
+        }
         leaks = {str(split): _leaks(found.get("leaks") or ()) for split, found in described["splits"].items()}
     except (AttributeError, KeyError, TypeError):
         return judged

@@ -1,7 +1,7 @@
 """Finished runs of a tracking store, as plain data; the store is only read.
 
-MLflow is imported inside functions only. Results come from ``gates.json`` and ``evaluation.json`` of each run; a note reports a run whose
-``gate/<name>`` metrics differ from it.
+MLflow is imported inside functions only. Results come from ``gates.json`` and ``evaluation.json`` of each run; a note
+reports a run whose ``gate/<name>`` metrics differ from its ``gates.json``.
 """
 
 from __future__ import annotations
