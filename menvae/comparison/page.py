@@ -206,10 +206,9 @@ def _configurations(comparison: Comparison) -> Table:
     several = len(comparison.cohorts) > 1
     columns = [Column("#"), *[Column("data", is_number=False)] * several]
     columns += [Column(broken(key.label), title=key.name) for key in comparison.keys]
-    columns += [Column(name, first="descending") for name in ("seeds", "passed", "front")]
+    passed = ["passed", "test passed", "seeds passed"] if "test" in comparison.splits else ["passed"]
+    columns += [Column(name, first="descending") for name in ("seeds", *passed, "front")]
     columns += [*_gate_columns(comparison.gates), Column("mean rank")]
-    if "test" in comparison.splits:
-        columns += [Column(name, first="descending") for name in ("test passed", "seeds passed")]
     cohorts = {cohort.label: cohort for cohort in comparison.cohorts}
     rows = [_configuration_row(comparison, cohorts[one.cohort], one) for one in comparison.rows]
     caption = (
@@ -230,16 +229,15 @@ def _configuration_row(comparison: Comparison, cohort: Cohort, one: Configuratio
     cells.append(Cell(str(len(one.runs)), str(len(one.runs)), title=", ".join(run.seed for run in one.runs)))
     passed = shown_passed(one)
     cells.append(Cell(passed, repr(one.gates_passed)))
+    if "test" in comparison.splits:
+        cells.append(number_cell(one.test_gates_passed, shown_test_passed(one)))
+        cells.append(number_cell(float(one.num_runs_passed), f"{one.num_runs_passed}/{len(one.runs)}"))
     cells.append(Cell(mark, {"yes": "2", "": "1"}.get(mark, "")))
     for gate in comparison.gates:
         summary = one.gates[gate.name]
         kinds = ["met"] * meets(gate, summary.mean) + ["best"] * (one.number in best_of(cohort, gate))
         cells.append(_with_title(number_cell(summary.mean, shown_summary(summary), " ".join(kinds)), summary.interval))
-    cells.append(number_cell(one.mean_rank, f"{one.mean_rank:.1f}"))
-    if "test" in comparison.splits:
-        cells.append(number_cell(one.test_gates_passed, shown_test_passed(one)))
-        cells.append(number_cell(float(one.num_runs_passed), f"{one.num_runs_passed}/{len(one.runs)}"))
-    return cells
+    return [*cells, number_cell(one.mean_rank, f"{one.mean_rank:.1f}")]
 
 
 def _with_title(cell: Cell, interval: tuple[float, float] | None, *words: str) -> Cell:
@@ -270,7 +268,8 @@ def _seeds(comparison: Comparison) -> Table:
                 cells += [number_cell(number) for number in (summary.deviation, low, high)]
                 counts = verdict_counts(one, gate.name, split)
                 rows.append([*cells, *(Cell(str(count), str(count)) for count in counts.values())])
-    caption = "low, high: 95 % interval of the mean over the seeds, by Student's t. The last columns count seeds."
+    caption = "low, high: 95 % interval of the mean over the seeds, by Student's t. The last columns count seeds; "
+        "green: all pass, red: at least one fails."
     return Table("seeds-table", columns, rows, caption)
 
 

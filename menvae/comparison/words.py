@@ -101,13 +101,16 @@ def largest_leaks(run: TrackedRun, split: JudgedSplit, most: int = MOST_LEAKS) -
 
 
 def leak_words(comparison: Comparison) -> list[str]:
-    """Name the largest leaks of the best configurations; nothing for runs of earlier versions."""
+    """Name the largest leaks of the best configurations, in their worst seed; nothing for runs of earlier versions."""
     sentences = []
     for cohort in comparison.cohorts:
         best = cohort.configurations[0]
         found = {run.seed: leaks for run in best.runs if (leaks := largest_leaks(run, "val"))}
-        listing = "; ".join(f"{leaks} (seed {seed})" if len(best.runs) > 1 else leaks for seed, leaks in found.items())
-        sentences += [f"Largest leaks of #{best.number} (R2, validation split): {listing}."] * bool(found)
+        if not found:
+            continue
+        run = max((run for run in best.runs if run.seed in found), key=lambda run: run.leaks["val"][0].value)
+        which = f", seed {run.seed}, the worst of {len(best.runs)}" * (len(best.runs) > 1)
+        sentences.append(f"Largest leaks of #{best.number} (R2, validation split{which}): {found[run.seed]}.")
     return sentences
 
 
