@@ -268,8 +268,10 @@ def _seeds(comparison: Comparison) -> Table:
                 cells += [number_cell(number) for number in (summary.deviation, low, high)]
                 counts = verdict_counts(one, gate.name, split)
                 rows.append([*cells, *(Cell(str(count), str(count)) for count in counts.values())])
-    caption = "low, high: 95 % interval of the mean over the seeds, by Student's t. The last columns count seeds; "
-        "green: all pass, red: at least one fails."
+    caption = (
+        "low, high: 95 % interval of the mean over the seeds, by Student's t. The last columns count seeds; green: all "
+        "pass, red: at least one fails."
+    )
     return Table("seeds-table", columns, rows, caption)
 
 
