@@ -17,6 +17,7 @@ from menvae.evaluation.metrics import MeanImage, Reference, SplitRecorder, laten
 from menvae.evaluation.regression import leak_matrix
 from menvae.gates import Target
 from menvae.metrics import Floats, Metric, SplitRecord
+from menvae.metrics.predictive import standardised_errors
 from menvae.metrics.r2 import r2
 from menvae.models import Model
 from menvae.pictures import PhysicalTargets, PictureContext, Traversals, VolumeFacts
@@ -54,7 +55,7 @@ class FinalEvaluation:
     """Evaluation of the best weights.
 
     Attributes:
-        train: latents and targets of the training subjects.
+        train: latents, targets and predictions of the training subjects.
         splits: the judged splits by name, in the order in which they were given.
     """
 
@@ -86,7 +87,7 @@ def evaluate_model(
     """
     latents, mean_image = SplitRecorder(model), MeanImage()
     for batch in train:
-        latents.record_latents(batch, model.encode(batch.inputs, batch.available))
+        latents.record_predictions(batch, model.encode(batch.inputs, batch.available))
         mean_image.add(batch)
     train_record, image = latents.record(), mean_image.value()
     mean_z = torch.from_numpy(train_record.arrays["mean"].mean(axis=0)).float()
@@ -145,6 +146,7 @@ def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mappin
         train=evaluation.train,
         val=evaluation.val,
         leaks=leaks(model, evaluation) if supervised else None,
+        calibration=calibration(evaluation.val, model.supervision) or None,
         targets=physical_targets(model, evaluation, data.targets, units) if supervised and data.targets else None,
     )
     if data.volumes is None:
@@ -162,6 +164,12 @@ def physical_targets(
     """Return ground truth and predictions of the validation split in physical units, with the R2 of both."""
     true, predicted = in_physical_units(evaluation.val, targets.normalizer, model.supervision, targets.raw)
     return PhysicalTargets(true, predicted, units, {name: r2(true[name], predicted[name]) for name in true})
+
+
+def calibration(record: SplitRecord, supervision: Mapping[str, Sequence[str]]) -> dict[str, Floats]:
+    """Return partition -> standardised errors of its targets [N, F], NaN where unknown; empty without predictions."""
+    found = standardised_errors(record, supervision)
+    return {name: np.stack([each.predictive for each in of.values()], axis=1) for name, of in found.items()}
 
 
 def leaks(model: Model, evaluation: FinalEvaluation) -> Floats:

@@ -42,7 +42,7 @@ SECTIONS: Final[tuple[Section, ...]] = get_args(Section)
 KNOWN_WHEN: Final[Mapping[When, frozenset[str]]] = {
     "before_training": frozenset({"volumes", "schedules", "correlation"}),
     "after_training": frozenset(
-        {"volumes", "metrics", "gates", "model", "train", "val", "leaks", "targets", "traversals"}
+        {"volumes", "metrics", "gates", "model", "train", "val", "leaks", "targets", "traversals", "calibration"}
     ),
 }
 """Fields of a `PictureContext` that can be known at each time, besides layout and supervision."""
@@ -137,6 +137,8 @@ class PictureContext:
         leaks: R2 with which each partition predicts each target [partitions, features]; None without supervision.
         targets: targets and predictions in physical units; None without units or supervision.
         traversals: latent traversals; None for rows of a table.
+        calibration: partition -> standardised errors of its targets on the validation split [N, F], NaN where unknown
+            (see `menvae.metrics.predictive`); None without predictions.
     """
 
     layout: LatentLayout
@@ -153,6 +155,7 @@ class PictureContext:
     leaks: Floats | None = None
     targets: PhysicalTargets | None = None
     traversals: Traversals | None = None
+    calibration: Mapping[str, Floats] | None = None
 
     def has(self, needs: frozenset[str]) -> bool:
         """Return whether all of these fields are known."""
