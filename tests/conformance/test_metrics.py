@@ -325,7 +325,8 @@ def tumour_error(example: SplitExample, metric: Metric) -> Reference:
 
 
 class TestMetrics(MetricConformance):
-    others = ("leak",)  # tests/statistics/test_leaks.py, tests/evaluation/test_leak_metric.py
+    # tests/statistics/test_leaks.py, tests/evaluation/test_leak_metric.py, tests/evaluation/test_calibration.py
+    others = ("leak", "coverage", "standardised_error")
     variants: ClassVar = {"active_units": [{}, {"threshold": 0.3}], "active_share": [{}, {"threshold": 0.3}]}
     references: ClassVar = {
         "ssim": ssim,

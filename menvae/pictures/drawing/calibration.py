@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.special import ndtr
-from scipy.stats import beta
+from scipy.stats import binom
 
 from menvae.presentation.figures import (
     COLOURS,
@@ -73,8 +73,7 @@ def _panel(axes: Axes, errors_NF: NDArray[np.float64]) -> None:
     # errors of one subject depend on each other: subjects are counted, not errors
     num_subjects = int(known_NF.any(axis=1).sum())
     nominal = np.linspace(0.0, 1.0, 101)
-    counts = nominal * num_subjects
-    low, high = (beta.ppf(end, counts + 0.5, num_subjects - counts + 0.5) for end in (0.025, 0.975))
+    low, high = (binom.ppf(end, num_subjects, nominal) / num_subjects for end in (0.025, 0.975))
     axes.fill_between(nominal, low, high, color=MUTED, alpha=0.2, linewidth=0, zorder=0)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, zorder=1)
     axes.plot(nominal, observed_coverage(errors, nominal), color=COLOURS[0], linewidth=1.6, zorder=2)
