@@ -13,7 +13,6 @@ from menvae.metrics.means import MetricOfMeans, Pair, ratios
 from menvae.metrics.predictive import FEWEST_TRAINING, standardised_errors
 from menvae.registry import register
 
-
 _NAME = "standardised_error"
 
 
@@ -51,7 +50,7 @@ class StandardisedError(MetricOfMeans):
     def means(self, record: SplitRecord) -> Means:
         """Average the squares over the subjects that have a target."""
         nothing = [np.full(len(record.subject_id), np.nan)]
-        errors = {name: nothing for name in self.names()}
+        errors = dict.fromkeys(self.names(), nothing)
         for partition, targets in standardised_errors(record, self.context.supervision).items():
             errors |= {f"calib/{target}_{_NAME}": [found.predictive] for target, found in targets.items()}
             errors[f"calib/{partition}_{_NAME}"] = [found.predictive for found in targets.values()]

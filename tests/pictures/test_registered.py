@@ -48,7 +48,9 @@ def drawn(folder: Path, when: str = "after_training", settings: dict[str, Any] |
     return {path.name for path in folder.glob("*")}
 
 
-AFTER = {"training_curves.png", "latent_scatter.png", "leak_matrix.png", "traversals.png", "regression.png"}
+AFTER = {"training_curves.png", "latent_scatter.png", "leak_matrix.png", "traversals.png", "regression.png"} | {
+    "calibration.png"
+}
 
 
 def test_files_of_a_run(tmp_path: Path) -> None:
@@ -61,7 +63,7 @@ def test_order_is_that_of_the_report(registered: Register) -> None:
     registered("first_of_all", section="trained", order=1)
     assert list(registered_pictures()) == [
         *("first_of_all", "target_correlation", "training_curves", "schedule"),
-        *("latent_scatter", "leak_matrix", "between", "traversals", "regression"),
+        *("latent_scatter", "leak_matrix", "between", "traversals", "regression", "calibration"),
     ]
 
 
