@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from menvae.comparison.tracked_runs import GateValue, TrackedRun
+from menvae.comparison.judged import GateValue
+from menvae.comparison.tracked_runs import TrackedRun
 from menvae.tracking.mlflow.run import valid_key
 from menvae.tracking.mlflow.store import open_experiment, tracking_uri
 from menvae.tracking.tracker import TrackingSettings
@@ -55,6 +56,8 @@ class MadeRun:
     tags: Mapping[str, str] = field(default_factory=dict)
     targets: Mapping[str, tuple[str, float]] = field(default_factory=lambda: TARGETS)
     has_gates: bool = True
+    test_values: Mapping[str, float | None] | None = None
+    evaluation: Mapping[str, Any] | None = None
     pictures: Path | None = None
 
 
@@ -104,6 +107,10 @@ def fill(output_dir: Path, runs: Sequence[MadeRun], experiment: str = "menvae") 
             metrics=[Metric(key, value, 1, 15) for key, value in metrics.items()],
             params=[Param(key, v if isinstance(v, str) else json.dumps(v)) for key, v in params.items()],
         )
+        if made.test_values is not None:
+            table["test"] = gates_of(made.test_values, made.targets)
+        if made.evaluation is not None:
+            client.log_dict(run.info.run_id, made.evaluation, "evaluation.json")
         if made.has_gates:
             client.log_dict(run.info.run_id, table, "gates.json")
         if made.pictures is not None:
@@ -150,14 +157,17 @@ def tracked(
     params: Mapping[str, Any] | None = None,
     values: Mapping[str, float | None] | None = None,
     targets: Mapping[str, tuple[str, float]] = TARGETS,
+    test_values: Mapping[str, float | None] | None = None,
     **attributes: Any,
 ) -> TrackedRun:
     """Return a run as it would be read, without a store."""
     texts = {key: v if isinstance(v, str) else json.dumps(v) for key, v in (PARAMS | dict(params or {})).items()}
     number = next(_numbers)
-    gates = {
-        entry["name"]: GateValue(*(entry[key] for key in ("name", "value", "target", "comparison", "passed", "reason")))
-        for entry in gates_of(dict.fromkeys(targets, 1.0) | dict(values or {}), targets)["gates"]
-    }
+
+    def read(given: Mapping[str, float | None]) -> dict[str, GateValue]:
+        return {entry["name"]: GateValue.from_entry(entry) for entry in gates_of(given, targets)["gates"]}
+
+    gates = read(dict.fromkeys(targets, 1.0) | dict(values or {}))
+    test_gates = {} if test_values is None else read(test_values)
     defaults = {"run_id": f"{number:032x}", "name": f"run_{number}", "started_ms": number, "data_hash": "d" * 32}
-    return TrackedRun(params=texts, gates=gates, **defaults | attributes)
+    return TrackedRun(params=texts, gates=gates, test_gates=test_gates, **defaults | attributes)

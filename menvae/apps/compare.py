@@ -41,8 +41,9 @@ def task(config: DictConfig) -> ExitCode:
 
 def _compare(tracking: TrackingSettings, settings: ComparisonSettings, output_dir: Path, html: Path) -> None:
     from menvae.comparison.compare import compare
+    from menvae.comparison.export import write_configurations, write_runs
     from menvae.comparison.page import write_page
-    from menvae.comparison.table import answers, write_runs
+    from menvae.comparison.table import answers
     from menvae.comparison.tracked_runs import RunStore
     from menvae.console import logs
 
@@ -51,13 +52,16 @@ def _compare(tracking: TrackingSettings, settings: ComparisonSettings, output_di
     comparison = compare(runs, settings)
     try:
         html.parent.mkdir(parents=True, exist_ok=True)
-        written = write_runs(comparison, html.with_suffix(".csv")), write_page(comparison, notes, store, html)
+        runs_file = write_runs(comparison, html.with_suffix(".csv"))
+        configurations_file = write_configurations(comparison, html.with_name(f"{html.stem}_configurations.csv"))
+        page = write_page(comparison, notes, store, html)
     except OSError as error:
         raise UserError(f"html: cannot write to '{html}': {error.strerror}") from error
     for answer in answers(comparison, notes):  # last, because the reader of a pipe, such as head, may close it
         logs.show(answer)
-    _log.info("runs: %s", written[0])
-    _log.info("page: %s", written[1])
+    _log.info("runs: %s", runs_file)
+    _log.info("configurations: %s", configurations_file)
+    _log.info("page: %s", page)
 
 
 def main() -> None:

@@ -1,7 +1,12 @@
 """Comparison of runs: group them into configurations, rank these, and compute the effect of each swept key.
 
-Runs that differ only in their seed are replicates of one configuration. Runs on different data, or with differently
-normalised targets, belong to different *cohorts*: they share the table, but nothing is computed across cohorts.
+Runs that differ only in ``seed`` are replicates of one configuration: its numbers are means over the seeds, with their
+standard deviation and a t-interval. Runs on different data, or with differently normalised targets, belong to different
+*cohorts*: they share the table, but nothing is computed across cohorts; ``data.seed`` and ``data.split_seed`` make
+different data.
+
+Nothing is ever chosen by the test split: ranks, front, effects and differences are those of the validation split.
+Values and verdicts of the test split are only shown beside them.
 """
 
 from __future__ import annotations
@@ -18,10 +23,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from menvae.comparison.judged import GateValue
 from menvae.comparison.pareto import Front, Objective, find_front
 from menvae.comparison.results import Cohort, Comparison, Configuration, Difference, Effect, Summary
 from menvae.comparison.swept_keys import SweptKey, canonical, check_ignored, natural, setting, swept_keys, values_of
-from menvae.comparison.tracked_runs import GateValue, TrackedRun, listed
+from menvae.comparison.tracked_runs import TrackedRun, listed
 from menvae.errors import UserError, nearest
 
 CONFIDENCE = 0.95
@@ -130,23 +136,40 @@ def _gates(runs: Sequence[TrackedRun]) -> tuple[tuple[Objective, ...], list[str]
     return tuple(objectives), notes
 
 
+def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:
+    """Return the confidence interval of the mean of independent values, by Student's t; None for fewer than two.
+
+    >>> low, high = mean_interval([1.0, 2.0, 3.0])
+    >>> round(low, 3), round(high, 3)
+    (-0.484, 4.484)
+    """
+    if len(values) < 2:
+        return None
+    mean, deviation = statistics.fmean(values), statistics.stdev(values)
+    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * deviation / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
 def summarise(values: Mapping[str, float | None]) -> Summary:
-    """Summarise a gate over the seeds.
+    """Summarise a gate, or another number, over the seeds.
 
     >>> summary = summarise({"0": 1.0, "1": 3.0, "2": None})
     >>> summary.mean, round(summary.deviation, 3), summary.missing
     (2.0, 1.414, 1)
+    >>> [round(end, 2) for end in summary.interval]  # 2 -+ 12.706 sqrt(2) / sqrt(2)
+    [-10.71, 14.71]
     """
     known = [value for value in values.values() if value is not None]
     return Summary(
         values=values,
         mean=statistics.fmean(known) if known else None,
         deviation=statistics.stdev(known) if len(known) > 1 else None,
+        interval=mean_interval(known),
     )
 
 
-def _value(run: TrackedRun, gate: str) -> float | None:
-    return run.gates[gate].value if gate in run.gates else None
+def _value(gates: Mapping[str, GateValue], name: str) -> float | None:
+    return gates[name].value if name in gates else None
 
 
 def _cohort(
@@ -186,7 +209,12 @@ def _configuration(
         cohort=cohort,
         values=values_of(runs[0], keys),
         runs=tuple(by_seed),
-        gates={gate.name: summarise({run.seed: _value(run, gate.name) for run in by_seed}) for gate in gates},
+        gates={gate.name: summarise({run.seed: _value(run.gates, gate.name) for run in by_seed}) for gate in gates},
+        test_gates={
+            gate.name: summarise({run.seed: _value(run.test_gates, gate.name) for run in by_seed})
+            for gate in gates
+            if any(run.test_gates for run in by_seed)
+        },
         gates_passed=statistics.fmean(sum(gate.passed for gate in run.gates.values()) for run in runs),
         mean_rank=0.0,
     )
@@ -231,7 +259,9 @@ def _effect(
     others = [other for other in keys if other is not key]
     settings = [Counter((run.seed, *values_of(run, others).values()) for run in group) for group in by_value.values()]
     means = {
-        value: {gate.name: summarise({run.run_id: _value(run, gate.name) for run in group}).mean for gate in gates}
+        value: {
+            gate.name: summarise({run.run_id: _value(run.gates, gate.name) for run in group}).mean for gate in gates
+        }
         for value, group in by_value.items()
     }
     return Effect(
@@ -253,20 +283,6 @@ def _range(means: Sequence[float | None]) -> float | None:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def paired_interval(differences: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float] | None:
-    """Return the confidence interval of the mean of paired differences by Student's t; None for fewer than two.
-
-    >>> low, high = paired_interval([1.0, 2.0, 3.0])
-    >>> round(low, 3), round(high, 3)
-    (-0.484, 4.484)
-    """
-    if len(differences) < 2:
-        return None
-    mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
-    half = float(stats.t.ppf((1 + confidence) / 2, len(differences) - 1)) * deviation / math.sqrt(len(differences))
-    return mean - half, mean + half
-
-
 def difference(one: Summary, baseline: Summary) -> Difference:
     """Return the difference of a gate from the baseline, over the seeds for which both have a value."""
     pairs = [
@@ -276,7 +292,7 @@ def difference(one: Summary, baseline: Summary) -> Difference:
     ]
     differences = [value - other for value, other in pairs]
     mean = statistics.fmean(differences) if differences else None
-    return Difference(len(differences), mean, paired_interval(differences))
+    return Difference(len(differences), mean, mean_interval(differences))
 
 
 def _with_baselines(

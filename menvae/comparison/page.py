@@ -6,33 +6,40 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
+from menvae.comparison.judged import GateValue
 from menvae.comparison.pareto import Objective
 from menvae.comparison.pictures import draw_effect, draw_trade_offs, trade_offs
 from menvae.comparison.results import Cohort, Comparison, Configuration, Effect
 from menvae.comparison.swept_keys import ABSENT
 from menvae.comparison.tracked_runs import RunStore, TrackedRun, listed
 from menvae.comparison.words import (
+    VERDICTS,
     best_of,
     difference_words,
     effect_words,
     front_mark,
     front_words,
     key_words,
+    largest_leaks,
+    leak_words,
     meets,
     not_judged_words,
     of_data,
     shown_difference,
     shown_passed,
     shown_summary,
+    shown_test_passed,
     shown_value,
     tells,
+    verdict_counts,
+    verdict_kind,
     wanted,
 )
 from menvae.files import write_text
@@ -53,6 +60,16 @@ READING: Final = (
         "Passed",
         "Number of gates that a run passes, of those with a value, averaged over the seeds; its gates.json lists them.",
     ),
+    (
+        "Test",
+        "The same gates on the test split. They choose nothing: ranks, front, effects and differences are those of the "
+        "validation split. A run passes if all gates of both splits pass.",
+    ),
+    (
+        "Verdict",
+        "pass or fail: the 95 % interval over patients lies on one side of the target; undecided: it contains the "
+        "target; not computed: no value. Only pass is passed.",
+    ),
     ("Mean rank", "Rank among the configurations, averaged over the gates: independent of scale; 1 is best."),
     ("Best", "Most gates passed, then lowest mean rank. The best of many is biased upwards: run more seeds."),
     ("Front", "Configurations for which no other is at least as good in every gate and better in one."),
@@ -71,6 +88,12 @@ READING: Final = (
         "Paired by seed with the baseline; 95 % confidence interval of the mean by Student's t, not corrected for "
         "multiple comparisons.",
     ),
+)
+
+
+LEAKS: Final = (
+    "R2 of a target read from a partition that it does not supervise, beyond what that partition's targets say; "
+    "validation split, above its permutation null."
 )
 
 
@@ -109,9 +132,10 @@ def _content(
         "banner": _banner(comparison),
         "notes": [*notes, *comparison.notes],
         "summary": _summary(comparison),
-        "key_words": [*key_words(comparison), *not_judged_words(comparison)],
+        "key_words": [*key_words(comparison), *not_judged_words(comparison), *leak_words(comparison)],
         "configurations": _configurations(comparison),
         "cohorts": [_cohort(comparison, cohort, store, place, album) for cohort in comparison.cohorts],
+        "seeds": _seeds(comparison),
         "runs": _runs(comparison, store, place),
         "gates": [(gate.name, wanted(gate), gate.meaning) for gate in comparison.gates],
         "reading": READING,
@@ -182,7 +206,8 @@ def _configurations(comparison: Comparison) -> Table:
     several = len(comparison.cohorts) > 1
     columns = [Column("#"), *[Column("data", is_number=False)] * several]
     columns += [Column(broken(key.label), title=key.name) for key in comparison.keys]
-    columns += [Column(name, first="descending") for name in ("seeds", "passed", "front")]
+    passed = ["passed", "test passed", "seeds passed"] if "test" in comparison.splits else ["passed"]
+    columns += [Column(name, first="descending") for name in ("seeds", *passed, "front")]
     columns += [*_gate_columns(comparison.gates), Column("mean rank")]
     cohorts = {cohort.label: cohort for cohort in comparison.cohorts}
     rows = [_configuration_row(comparison, cohorts[one.cohort], one) for one in comparison.rows]
@@ -204,17 +229,60 @@ def _configuration_row(comparison: Comparison, cohort: Cohort, one: Configuratio
     cells.append(Cell(str(len(one.runs)), str(len(one.runs)), title=", ".join(run.seed for run in one.runs)))
     passed = shown_passed(one)
     cells.append(Cell(passed, repr(one.gates_passed)))
+    if "test" in comparison.splits:
+        cells.append(number_cell(one.test_gates_passed, shown_test_passed(one)))
+        cells.append(number_cell(float(one.num_runs_passed), f"{one.num_runs_passed}/{len(one.runs)}"))
     cells.append(Cell(mark, {"yes": "2", "": "1"}.get(mark, "")))
     for gate in comparison.gates:
         summary = one.gates[gate.name]
         kinds = ["met"] * meets(gate, summary.mean) + ["best"] * (one.number in best_of(cohort, gate))
-        cells.append(number_cell(summary.mean, shown_summary(summary), " ".join(kinds)))
+        cells.append(_with_title(number_cell(summary.mean, shown_summary(summary), " ".join(kinds)), summary.interval))
     return [*cells, number_cell(one.mean_rank, f"{one.mean_rank:.1f}")]
+
+
+def _with_title(cell: Cell, interval: tuple[float, float] | None, *words: str) -> Cell:
+    """Return a cell whose tooltip shows the exact value with its interval, and some words."""
+    low_high = "" if interval is None else f"[{interval[0]!r}, {interval[1]!r}]"
+    return replace(cell, title=", ".join(filter(None, (f"{cell.value} {low_high}".strip(), *words))))
+
+
+def _seeds(comparison: Comparison) -> Table:
+    """Make the table of every gate of every configuration on both splits: mean and interval over seeds, verdicts."""
+    columns = [Column("#"), Column("gate", is_number=False), Column("target", is_number=False)]
+    columns += [Column("split", is_number=False), Column("seeds", first="descending"), Column("mean")]
+    columns += [Column("standard deviation"), Column("low"), Column("high")]
+    columns += [Column(verdict, first="descending") for verdict in VERDICTS]
+    rows = []
+    for one in comparison.rows:
+        for gate in comparison.gates:
+            for split in comparison.splits:
+                if gate.name not in one.summaries(split):
+                    continue
+                summary = one.summaries(split)[gate.name]
+                low, high = summary.interval or (None, None)
+                cells = [Cell(str(one.number), str(one.number)), Cell(gate.name, gate.name, "")]
+                cells += [Cell(wanted(gate), repr(gate.target), "")]
+                cells += [Cell({"val": "validation"}.get(split, split), split, "")]
+                known = str(len(summary.values) - summary.missing)
+                cells += [Cell(known, known), number_cell(summary.mean, kind=verdict_kind(one, gate.name, split))]
+                cells += [number_cell(number) for number in (summary.deviation, low, high)]
+                counts = verdict_counts(one, gate.name, split)
+                rows.append([*cells, *(Cell(str(count), str(count)) for count in counts.values())])
+    caption = (
+        "low, high: 95 % interval of the mean over the seeds, by Student's t. The last columns count seeds; green: all "
+        "pass, red: at least one fails."
+    )
+    return Table("seeds-table", columns, rows, caption)
 
 
 def _runs(comparison: Comparison, store: RunStore, place: Path) -> Table:
     columns = [Column("#"), Column("run", is_number=False), Column("seed"), Column("state", is_number=False)]
-    columns += [*_gate_columns(comparison.gates), Column("passed", first="descending"), Column("MLflow id")]
+    has_test = "test" in comparison.splits
+    has_leaks = any(run.leaks for one in comparison.rows for run in one.runs)
+    columns += [*_gate_columns(comparison.gates), Column("passed", first="descending")]
+    columns += [Column("test passed", first="descending")] * has_test
+    columns += [Column("largest leaks", first="descending", title=LEAKS)] * has_leaks
+    columns.append(Column("MLflow id"))
     rows = []
     for one in comparison.rows:
         for run in one.runs:
@@ -222,12 +290,40 @@ def _runs(comparison: Comparison, store: RunStore, place: Path) -> Table:
             link = _report_link(run, store, place)
             cells = [Cell(str(one.number), str(one.number)), Cell(run.name, run.name, "", run.artifact_uri, link)]
             cells += [Cell(run.seed, run.seed), Cell(run.state, run.state, "")]
-            for gate in comparison.gates:
-                found = run.gates.get(gate.name)
-                kind = "met" if found is not None and found.passed else ""
-                cells.append(number_cell(None if found is None else found.value, kind=kind))
-            rows.append([*cells, Cell(str(passed), str(passed)), Cell(run.run_id[:8], run.run_id, title=run.run_id)])
-    return Table("runs-table", columns, rows, "#: number of the configuration. Green: gate passed.")
+            cells += [
+                _gate_of_run(run.gates.get(gate.name), run.test_gates.get(gate.name)) for gate in comparison.gates
+            ]
+            cells.append(Cell(str(passed), str(passed)))
+            if has_test:
+                of_test = sum(gate.passed for gate in run.test_gates.values()) if run.test_gates else None
+                cells.append(number_cell(None, "") if of_test is None else number_cell(float(of_test), str(of_test)))
+            cells += [_leaks_cell(run)] * has_leaks
+            rows.append([*cells, Cell(run.run_id[:8], run.run_id, title=run.run_id)])
+    caption = (
+        "#: number of the configuration. Green: gate passed on the validation split; red: failed; yellow: undecided. "
+        "Tooltips hold intervals over patients and the test split."
+    )
+    return Table("runs-table", columns, rows, caption)
+
+
+def _gate_of_run(gate: GateValue | None, of_test: GateValue | None) -> Cell:
+    """Return the value on the validation split, with both intervals and verdicts as tooltip."""
+    if gate is None:
+        return number_cell(None)
+    kind = "met" if gate.passed else {"fail": "failed", "undecided": "undecided"}.get(gate.verdict, "")
+    test = (
+        ""
+        if of_test is None
+        else f"test: {_with_title(number_cell(of_test.value), of_test.interval, of_test.verdict).title}"
+    )
+    return _with_title(number_cell(gate.value, kind=kind), gate.interval, gate.verdict, test)
+
+
+def _leaks_cell(run: TrackedRun) -> Cell:
+    largest = [leak.value for leak in run.leaks.get("val", ()) if leak.is_above_null][:1]
+    words = largest_leaks(run, "val")
+    test = f"test: {of_test}" if (of_test := largest_leaks(run, "test")) else ""
+    return Cell(words, repr(largest[0]) if largest else "", "", test)
 
 
 def _report_link(run: TrackedRun, store: RunStore, place: Path) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from menvae.comparison.judged import GateValue, JudgedSplit
 from menvae.comparison.pareto import Front, Objective
 from menvae.comparison.swept_keys import SweptKey
 from menvae.comparison.tracked_runs import TrackedRun
@@ -12,17 +14,19 @@ from menvae.comparison.tracked_runs import TrackedRun
 
 @dataclass(frozen=True)
 class Summary:
-    """One gate of one configuration.
+    """One gate, or another number, of one configuration.
 
     Attributes:
         values: seed -> value; None if it could not be computed.
         mean: mean over the computed values.
         deviation: standard deviation over the seeds (n - 1); None for fewer than two values.
+        interval: 95 % confidence interval of the mean over all seeds, by Student's t; None for fewer than two values.
     """
 
     values: Mapping[str, float | None]
     mean: float | None
     deviation: float | None
+    interval: tuple[float, float] | None
 
     @property
     def missing(self) -> int:
@@ -39,8 +43,9 @@ class Configuration:
         cohort: label of its cohort.
         values: swept key -> value.
         runs: one run per seed.
-        gates: gate -> summary.
-        gates_passed: number of gates passed, averaged over the runs.
+        gates: gate -> summary of the validation split.
+        test_gates: gate -> summary of the test split, which ranks nothing; empty if no run was judged on it.
+        gates_passed: number of gates passed on the validation split, averaged over the runs.
         mean_rank: rank in the cohort, averaged over the gates; 1 is best.
     """
 
@@ -49,6 +54,7 @@ class Configuration:
     values: Mapping[str, str]
     runs: tuple[TrackedRun, ...]
     gates: Mapping[str, Summary]
+    test_gates: Mapping[str, Summary]
     gates_passed: float
     mean_rank: float
 
@@ -60,8 +66,30 @@ class Configuration:
 
     @property
     def num_runs_passed(self) -> int:
-        """Number of runs that passed every gate."""
-        return sum(all(gate.passed for gate in run.gates.values()) for run in self.runs)
+        """Number of runs that passed every gate, on validation and on test split."""
+        return sum(run.passed for run in self.runs)
+
+    @property
+    def test_gates_passed(self) -> float | None:
+        """Number of gates passed on the test split, averaged over the runs judged on it; None without one."""
+        return self._mean_on_test(lambda gate: gate.passed)
+
+    @property
+    def test_gates_judged(self) -> float | None:
+        """Number of gates with a value on the test split, averaged over the runs judged on it; None without one."""
+        return self._mean_on_test(lambda gate: gate.value is not None)
+
+    def summaries(self, split: JudgedSplit) -> Mapping[str, Summary]:
+        """Return gate -> summary of a split; empty if no run was judged on it."""
+        return self.gates if split == "val" else self.test_gates
+
+    def verdicts(self, gate: str, split: JudgedSplit) -> Counter[str]:
+        """Return verdict -> number of runs; runs that were not judged on the split do not count."""
+        return Counter(run.gates_on(split)[gate].verdict for run in self.runs if gate in run.gates_on(split))
+
+    def _mean_on_test(self, counts: Callable[[GateValue], bool]) -> float | None:
+        numbers = [sum(map(counts, run.test_gates.values())) for run in self.runs if run.test_gates]
+        return sum(numbers) / len(numbers) if numbers else None
 
 
 @dataclass(frozen=True)
@@ -151,3 +179,8 @@ class Comparison:
     cohorts: tuple[Cohort, ...]
     rows: tuple[Configuration, ...]
     notes: tuple[str, ...]
+
+    @property
+    def splits(self) -> tuple[JudgedSplit, ...]:
+        """The validation split, and the test split if any run was judged on it."""
+        return ("val", "test") if any(row.test_gates for row in self.rows) else ("val",)

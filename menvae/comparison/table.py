@@ -1,10 +1,9 @@
-"""A comparison as tables for the terminal, and all its runs as a CSV file."""
+"""A comparison as tables for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -13,7 +12,6 @@ from rich.text import Text
 
 from menvae.comparison.pareto import Objective
 from menvae.comparison.results import Cohort, Comparison, Configuration, Effect
-from menvae.comparison.swept_keys import ABSENT
 from menvae.comparison.words import (
     best_of,
     difference_words,
@@ -21,22 +19,27 @@ from menvae.comparison.words import (
     front_mark,
     front_words,
     key_words,
+    leak_words,
     meets,
     not_judged_words,
     of_data,
     shown_difference,
     shown_passed,
     shown_summary,
+    shown_test_passed,
     shown_value,
+    shown_verdicts,
     tells,
+    verdict_kind,
     wanted,
 )
-from menvae.files import write_table
 from menvae.presentation.text import broken, significant
 
 _HEAD_WIDTH = 9
 _UNLIMITED = 100_000
 _MOST_DIFFERENCES = 30
+_MOST_VERDICTS = 6
+_VERDICT_STYLES = {"met": "green", "odd": "yellow", "bad": "red", "": ""}
 
 
 def answers(comparison: Comparison, notes: Sequence[str]) -> Iterator[RenderableType]:
@@ -51,6 +54,8 @@ def answers(comparison: Comparison, notes: Sequence[str]) -> Iterator[Renderable
     yield from map(Text, key_words(comparison))
     yield configurations_table(comparison)
     yield from map(Text, not_judged_words(comparison))
+    yield verdicts_table(comparison)
+    yield from map(Text, leak_words(comparison))
     for cohort in comparison.cohorts:
         where = f"Data {cohort.label}. " if len(comparison.cohorts) > 1 else ""
         yield Text(where + " ".join(front_words(cohort)) + "\n")
@@ -97,6 +102,7 @@ def configurations_table(comparison: Comparison) -> RenderableType:
     results = [
         _Column("seeds", [str(len(one.runs)) for one in rows]),
         _Column("passed", [shown_passed(one) for one in rows]),
+        *_test_columns(comparison),
         _Column("front", [front_mark(cohorts[one.cohort], one) for one in rows]),
         _Column("mean\nrank", [f"{one.mean_rank:.1f}" for one in rows]),
     ]
@@ -111,6 +117,37 @@ def configurations_table(comparison: Comparison) -> RenderableType:
     for table in (wide, lower):
         table.caption = Text("mean and standard deviation over the seeds; * best mean, green meets the target")
     return _WhereItFits(wide, Group(upper, lower))
+
+
+def _test_columns(comparison: Comparison) -> list[_Column]:
+    if "test" not in comparison.splits:
+        return []
+    rows = comparison.rows
+    return [
+        _Column("test\npassed", [shown_test_passed(one) for one in rows]),
+        _Column("seeds\npassed", [f"{one.num_runs_passed}/{len(one.runs)}" for one in rows]),
+    ]
+
+
+def verdicts_table(comparison: Comparison) -> Table:
+    """Make the table of the verdicts on both splits, one row per gate and one column per configuration."""
+    shown = comparison.rows[:_MOST_VERDICTS]
+    gates = comparison.gates
+    columns = [_Column("gate", [gate.name for gate in gates]), _Column("target", [wanted(gate) for gate in gates])]
+    for one in shown:
+        cells = [
+            Text(" ").join(
+                Text(shown_verdicts(one, gate.name, split), style=_VERDICT_STYLES[verdict_kind(one, gate.name, split)])
+                for split in comparison.splits
+            )
+            for gate in gates
+        ]
+        columns.append(_Column(f"#{one.number}", cells))
+    splits = "validation and test split" if "test" in comparison.splits else "validation split"
+    table = _filled(_table(f"Verdicts on {splits}; with several seeds, how many of them pass"), columns)
+    if len(shown) < len(comparison.rows):
+        table.caption = Text(f"{len(comparison.rows) - len(shown)} more configurations on the page")
+    return table
 
 
 def _gate_cell(one: Configuration, gate: Objective, cohort: Cohort) -> Text:
@@ -177,18 +214,3 @@ def _filled(table: Table, columns: Sequence[_Column], ends: set[int] | None = No
     for place, row in enumerate(zip(*(column.cells for column in columns), strict=True)):
         table.add_row(*row, end_section=place in (ends or ()))
     return table
-
-
-def write_runs(comparison: Comparison, path: Path) -> Path:
-    """Write one row per run, with everything that differs between runs, in full precision; return ``path``."""
-    keys = [name for key in comparison.keys for name in (key.name, *key.followers)]
-    gates = [gate.name for gate in comparison.gates]
-    columns = ["configuration", "data", *keys, "seed", *gates, "gates_passed", "run", "run_id", "state"]
-    rows: list[list[object]] = []
-    for one in comparison.rows:
-        for run in one.runs:
-            values = [run.gates[name].value if name in run.gates else None for name in gates]
-            passed = sum(gate.passed for gate in run.gates.values())
-            settings = [run.params.get(key, ABSENT) for key in keys]
-            rows.append([one.number, one.cohort, *settings, run.seed, *values, passed, run.name, run.run_id, run.state])
-    return write_table(path, columns, rows)

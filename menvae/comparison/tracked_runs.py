@@ -1,24 +1,23 @@
 """Finished runs of a tracking store, as plain data; the store is only read.
 
-MLflow is imported inside functions only. Results come from the ``gates.json`` of each run; a note reports a run whose
-``gate/<name>`` metrics differ from it.
+MLflow is imported inside functions only. Results come from ``gates.json`` and ``evaluation.json`` of each run; a note
+reports a run whose ``gate/<name>`` metrics differ from its ``gates.json``.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
+from menvae.comparison.judged import GateValue, Judged, JudgedSplit, LeakValue, read_evaluation, read_gates
 from menvae.errors import UserError, nearest
 from menvae.gates import METRIC_PREFIX
-from menvae.presentation.text import gate_meaning
 from menvae.runs.directory import RUNS
+from menvae.runs.reading import EVALUATION
 from menvae.tracking.mlflow.reading import experiment_id, local_path, name_of, open_store, runs_of
 from menvae.tracking.mlflow.run import valid_key
 from menvae.tracking.tracker import TrackingSettings
@@ -28,35 +27,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 
-Comparison = Literal[">", "<"]
-
 _COMPARED_STATES = ("finished", "collapsed")
 """Values of ``menvae.state`` of runs that are compared; runs in other states, such as pruned, were cut short."""
-
-
-@dataclass(frozen=True)
-class GateValue:
-    """One gate of one run, from its ``gates.json``.
-
-    Attributes:
-        name: name of the gate.
-        value: measured value; None if it could not be computed.
-        target: the least acceptable value.
-        comparison: ``>`` if larger is better, ``<`` if smaller is better.
-        passed: whether the run passed the gate.
-        reason: why there is no value, or empty.
-        meaning: what it measures, in one sentence; empty if unknown.
-        metric: key of the metric that it bounds; empty in files of earlier versions.
-    """
-
-    name: str
-    value: float | None
-    target: float
-    comparison: Comparison
-    passed: bool
-    reason: str = ""
-    meaning: str = ""
-    metric: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +41,10 @@ class TrackedRun:
         state: ``finished``, or ``collapsed`` if the collapse watch ended it.
         started_ms: start time in milliseconds since 1970.
         params: dotted configuration key -> value as text, in the order of the configuration.
-        gates: gates by name, in the order of ``gates.json``.
+        gates: gates of the validation split by name, in the order of ``gates.json``.
+        test_gates: gates of the test split; empty if it was not judged.
+        figures: numbers of ``evaluation.json`` as ``final/<split>/<key>``, with ``/low`` and ``/high``.
+        leaks: split -> its leaks, the largest first; empty for runs of earlier versions.
         data_hash: hash of the prepared cohort.
         targets_hash: hash of normaliser and residualiser.
         git_commit: commit of the code.
@@ -82,6 +57,9 @@ class TrackedRun:
     name: str
     params: Mapping[str, str]
     gates: Mapping[str, GateValue]
+    test_gates: Mapping[str, GateValue] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
+    leaks: Mapping[str, Sequence[LeakValue]] = field(default_factory=dict)
     state: str = "finished"
     started_ms: int = 0
     data_hash: str = ""
@@ -94,6 +72,15 @@ class TrackedRun:
     def seed(self) -> str:
         """The seed as text; empty if the configuration has none."""
         return self.params.get("seed", "")
+
+    @property
+    def passed(self) -> bool:
+        """Whether it passed every gate of the validation split and, if that was judged, of the test split."""
+        return all(gate.passed for gate in (*self.gates.values(), *self.test_gates.values()))
+
+    def gates_on(self, split: JudgedSplit) -> Mapping[str, GateValue]:
+        """Return the gates of a split; empty if it was not judged."""
+        return self.gates if split == "val" else self.test_gates
 
 
 @dataclass
@@ -144,12 +131,12 @@ class RunStore:
         left_out: dict[str, list[str]] = {}
         disagreements: list[str] = []
         for run in found:
-            why, gates = self._judged(run)
+            why, judged = self._judged(run)
             if why:
                 left_out.setdefault(why, []).append(name_of(run))
                 continue
-            runs.append(_tracked(run, gates))
-            disagreements += _disagreements(run, gates)
+            runs.append(_tracked(run, judged))
+            disagreements += _disagreements(run, judged.gates)
         notes = [f"Not compared: {_listing(left_out)}."] if left_out else []
         if not runs:
             there = f"it has {_listing(left_out)}" if left_out else "it is empty"
@@ -169,16 +156,21 @@ class RunStore:
         """Return a file or folder of a run; None if it is not on this machine."""
         return self._local(run.name, run.artifact_uri, name)
 
-    def _judged(self, run: Run) -> tuple[str, dict[str, GateValue]]:
-        """Return why a run is not compared (empty if it is), and its gates."""
+    def _judged(self, run: Run) -> tuple[str, Judged]:
+        """Return why a run is not compared (empty if it is), and how it was judged."""
         status, state = str(run.info.status).lower(), run.data.tags.get("menvae.state", "finished")
         if status != "finished":
-            return status, {}
+            return status, Judged()
         if state not in _COMPARED_STATES:
-            return state, {}
-        path = self._fetch(run.info.run_id, name_of(run), run.info.artifact_uri, "gates.json")
-        gates = _read_gates(path) if path is not None else {}
-        return ("" if gates else "without a readable gates.json"), gates
+            return state, Judged()
+        gates, evaluation = (
+            self._fetch(run.info.run_id, name_of(run), run.info.artifact_uri, name)
+            for name in ("gates.json", EVALUATION)
+        )
+        judged = Judged() if gates is None else read_gates(gates)
+        if not judged.gates:
+            return "without a readable gates.json", judged
+        return "", judged if evaluation is None else read_evaluation(evaluation, judged)
 
     def _local(self, run_name: str, artifact_uri: str, name: str) -> Path | None:
         """Look for MLflow's copy, then for the original in ``output_dir``: the store may be remote or moved."""
@@ -221,13 +213,16 @@ def _listing(left_out: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(f"{len(names)} {why} ({listed(names)})" for why, names in sorted(left_out.items()))
 
 
-def _tracked(run: Run, gates: Mapping[str, GateValue]) -> TrackedRun:
+def _tracked(run: Run, judged: Judged) -> TrackedRun:
     tags = run.data.tags
     return TrackedRun(
         run_id=run.info.run_id,
         name=name_of(run),
         params=dict(run.data.params),
-        gates=gates,
+        gates=judged.gates,
+        test_gates=judged.test_gates,
+        figures=judged.figures,
+        leaks=judged.leaks,
         state=tags.get("menvae.state", "finished"),
         started_ms=int(run.info.start_time or 0),
         data_hash=tags.get("menvae.data_hash", ""),
@@ -235,32 +230,6 @@ def _tracked(run: Run, gates: Mapping[str, GateValue]) -> TrackedRun:
         git_commit=tags.get("menvae.git_commit", ""),
         artifact_uri=run.info.artifact_uri or "",
         outside_identity=tuple(outside.split()) if (outside := tags.get("menvae.outside_identity")) else None,
-    )
-
-
-def _read_gates(path: Path) -> dict[str, GateValue]:
-    """Return the gates of a run; empty if the file is damaged."""
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["gates"]
-        return {str(entry["name"]): _gate(entry) for entry in entries}
-    except (OSError, ValueError, TypeError, KeyError):
-        return {}
-
-
-def _gate(entry: Mapping[str, Any]) -> GateValue:
-    value, comparison = entry["value"], entry["comparison"]
-    if comparison not in (">", "<"):
-        raise ValueError(f"comparison {comparison!r} is neither > nor <")
-    known = isinstance(value, int | float) and math.isfinite(value)
-    return GateValue(
-        name=str(entry["name"]),
-        value=float(value) if known else None,
-        target=float(entry["target"]),
-        comparison=comparison,
-        passed=entry["passed"] is True,
-        reason=str(entry.get("reason") or ""),
-        meaning=gate_meaning(entry),
-        metric=str(entry.get("metric") or ""),
     )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from menvae.comparison.judged import JudgedSplit
 from menvae.comparison.pareto import RANGE_MARGIN, Objective
 from menvae.comparison.results import Cohort, Comparison, Configuration, Difference, Summary
 from menvae.comparison.swept_keys import ABSENT
-from menvae.comparison.tracked_runs import listed
+from menvae.comparison.tracked_runs import TrackedRun, listed
 from menvae.presentation.text import significant, with_spread
 
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
+VERDICTS = ("pass", "fail", "undecided", "not computed")
+MOST_LEAKS = 3
 _LONGEST_TYPED = 9  # characters; longer numbers were drawn by a sampler, not typed
 
 
@@ -59,6 +62,56 @@ def shown_difference(one: Difference) -> str:
 def shown_passed(one: Configuration) -> str:
     """Format the number of gates that a configuration passes, of those with a value, averaged over its runs."""
     return f"{one.gates_passed:.3g}/{one.gates_judged:.3g}"
+
+
+def shown_test_passed(one: Configuration) -> str:
+    """Format the number of gates passed on the test split like `shown_passed`; a dash if no run was judged on it."""
+    if one.test_gates_passed is None:
+        return NOTHING
+    return f"{one.test_gates_passed:.3g}/{one.test_gates_judged:.3g}"
+
+
+def verdict_counts(one: Configuration, gate: str, split: JudgedSplit) -> dict[str, int]:
+    """Return verdict -> number of seeds, all verdicts in order."""
+    found = one.verdicts(gate, split)
+    return {verdict: found[verdict] for verdict in VERDICTS}
+
+
+def shown_verdicts(one: Configuration, gate: str, split: JudgedSplit) -> str:
+    """Format the verdict of a single run, or how many of several pass; a dash without a verdict."""
+    found = one.verdicts(gate, split)
+    if not found:
+        return NOTHING
+    if found.total() == 1:
+        (verdict,) = found
+        return verdict.replace("not computed", "n/a")
+    return f"{found['pass']}/{found.total()}"
+
+
+def verdict_kind(one: Configuration, gate: str, split: JudgedSplit) -> str:
+    """Return ``met`` if every seed passes, ``bad`` if one fails, ``odd`` for others, empty without a verdict."""
+    found = one.verdicts(gate, split)
+    return "" if not found else "bad" if found["fail"] else "met" if set(found) == {"pass"} else "odd"
+
+
+def largest_leaks(run: TrackedRun, split: JudgedSplit, most: int = MOST_LEAKS) -> str:
+    """Name the largest leaks of a run that exceed their permutation null; empty without any."""
+    leaks = [leak for leak in run.leaks.get(split, ()) if leak.is_above_null]
+    return ", ".join(f"{leak.target} from {leak.source} {leak.value:.2f}" for leak in leaks[:most])
+
+
+def leak_words(comparison: Comparison) -> list[str]:
+    """Name the largest leaks of the best configurations, in their worst seed; nothing for runs of earlier versions."""
+    sentences = []
+    for cohort in comparison.cohorts:
+        best = cohort.configurations[0]
+        found = {run.seed: leaks for run in best.runs if (leaks := largest_leaks(run, "val"))}
+        if not found:
+            continue
+        run = max((run for run in best.runs if run.seed in found), key=lambda run: run.leaks["val"][0].value)
+        which = f", seed {run.seed}, the worst of {len(best.runs)}" * (len(best.runs) > 1)
+        sentences.append(f"Largest leaks of #{best.number} (R2, validation split{which}): {found[run.seed]}.")
+    return sentences
 
 
 def not_judged_words(comparison: Comparison) -> list[str]:

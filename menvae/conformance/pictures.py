@@ -176,6 +176,7 @@ def example(num_subjects: int, empty: bool = False) -> PictureContext:
         targets=PhysicalTargets(
             true, {name: values + 0.1 for name, values in true.items()}, {}, dict.fromkeys(features)
         ),
+        calibration={name: np.stack([true[one] for one in names], axis=1) for name, names in supervision.items()},
         traversals=Traversals(steps, random.normal(size=(3, 3, 8, 9, 10)).astype(np.float32)),
         walks=Traversals(steps, random.normal(size=(3, 3, 8, 9, 10)).astype(np.float32)),
         swaps=Swaps([("subject_000", "subject_001")], random.normal(size=(1, 5, 8, 9, 10)).astype(np.float32)),

@@ -16,6 +16,7 @@ from menvae.data.targets.physical import denormalised, physical
 from menvae.errors import UserError
 from menvae.runs.cohort import Rows
 from menvae.runs.finished import FinishedRun
+from menvae.statistics.gaussian import draws_by_name
 
 Floats = NDArray[np.float64]
 
@@ -95,7 +96,8 @@ def posteriors_of(run: FinishedRun, rows: Iterable[Rows], *, num_draws: int, see
             parts.predicted.setdefault(name, []).append(values)
         for first in range(0, len(visits), _VISITS_AT_ONCE):
             some = slice(first, first + _VISITS_AT_ONCE)
-            z = _draws(posterior.mean[some], posterior.logvar[some], visits[some], num_draws, seed)
+            names = [visit.subject_id for visit in visits[some]]
+            z = draws_by_name(posterior.mean[some], posterior.logvar[some], names, num_draws, seed)
             for name, values in _predictions(run, z.flatten(0, 1)).items():
                 parts.draws.setdefault(name, []).append(values.reshape(-1, num_draws).astype(np.float32))
     if not parts.visits:
@@ -124,19 +126,6 @@ def _predictions(run: FinishedRun, z: Tensor) -> dict[str, Floats]:
     if normalizer is None or not z_scores:
         return {}
     return {name: physical(targets[name], values) for name, values in denormalised(normalizer, z_scores).items()}
-
-
-def _draws(mean: Tensor, logvar: Tensor, visits: Sequence[Visit], num: int, seed: int) -> Tensor:
-    """Return draws of q(z|x) [B, K, Z]; those of a visit do not depend on the others."""
-    noise = np.stack(
-        [
-            np.random.default_rng([seed, *visit.subject_id.encode()]).standard_normal(
-                (num, mean.shape[1]), dtype=np.float32
-            )
-            for visit in visits
-        ]
-    )
-    return mean[:, None] + torch.exp(0.5 * logvar)[:, None] * torch.from_numpy(noise).to(mean.device)
 
 
 def spread(draws: NDArray[np.float32]) -> dict[str, Floats]:

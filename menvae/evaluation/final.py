@@ -20,6 +20,7 @@ from menvae.gates import Target
 from menvae.metrics import Findings, Floats, Metric, SplitRecord
 from menvae.metrics.interventions import intervention_table
 from menvae.metrics.leak import TABLE
+from menvae.metrics.predictive import standardised_errors
 from menvae.metrics.r2 import r2
 from menvae.models import Model
 from menvae.pictures import PhysicalTargets, PictureContext, Traversals, VolumeFacts
@@ -64,7 +65,7 @@ class FinalEvaluation:
     """Evaluation of the best weights.
 
     Attributes:
-        train: latents and targets of the training subjects.
+        train: latents, targets and predictions of the training subjects.
         splits: the judged splits by name, in the order in which they were given; pictures show the first.
     """
 
@@ -109,7 +110,7 @@ def evaluate_model(
     reader = reader if any("moved" in metric.needs for metric in metrics) else None
     latents, mean_image = SplitRecorder(model), MeanImage()
     for batch in train:
-        latents.record_latents(batch, model.encode(batch.inputs, batch.available))
+        latents.record_predictions(batch, model.encode(batch.inputs, batch.available))
         mean_image.add(batch)
     train_record, image = latents.record(), mean_image.value()
     mean_z = torch.from_numpy(train_record.arrays["mean"].mean(axis=0)).float()
@@ -187,6 +188,7 @@ def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mappin
         split=name,
         leaks=None if leaks is None else leaks[0],
         leaking=None if leaks is None else leaks[1],
+        calibration=calibration(judged.record, model.supervision) or None,
         targets=physical_targets(model, evaluation, data.targets, units) if supervised and data.targets else None,
     )
     if data.volumes is None:
@@ -208,6 +210,12 @@ def physical_targets(
     """Return ground truth and predictions of the first judged split in physical units, with the R2 of both."""
     true, predicted = in_physical_units(evaluation.shown[1].record, targets.normalizer, model.supervision, targets.raw)
     return PhysicalTargets(true, predicted, units, {name: r2(true[name], predicted[name]) for name in true})
+
+
+def calibration(record: SplitRecord, supervision: Mapping[str, Sequence[str]]) -> dict[str, Floats]:
+    """Return partition -> standardised errors of its targets [N, F], NaN where unknown; empty without predictions."""
+    found = standardised_errors(record, supervision)
+    return {name: np.stack([each.predictive for each in of.values()], axis=1) for name, of in found.items()}
 
 
 def leak_matrices(model: Model, table: Sequence[Mapping[str, Any]]) -> tuple[Floats, NDArray[np.bool_]]:

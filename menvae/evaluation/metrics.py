@@ -16,8 +16,14 @@ from menvae.evaluation.interventions import reader_columns
 from menvae.metrics import Floats, Metric, SplitRecord, measure
 from menvae.models import Model
 from menvae.references.reader import FeatureReader
+from menvae.statistics.gaussian import draws_by_name
 from menvae.statistics.patients import previous_of_another
 from menvae.types import Batch, ModelOutput, Observation, Observer, Posterior
+
+NUM_DRAWS = 256
+"""Draws of q(z|x) behind the spread of a prediction, as by default in menvae-encode."""
+_ROWS_AT_ONCE = 64
+"""Rows whose draws are predicted in one piece; tables have batches of thousands of rows."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,12 @@ class SplitRecorder(Observer):
         """Record latents and targets of a batch, but nothing of its images."""
         self._keep(batch, self._latents(batch, posterior))
 
+    def record_predictions(self, batch: Batch, posterior: Posterior) -> None:
+        """Record latents, targets, and predictions with their spread over draws of q(z|x)."""
+        mean = posterior.mean
+        predictions = {f"predictions.{name}": value for name, value in self.model.predict(mean).items()}
+        self._keep(batch, {**self._latents(batch, posterior), **predictions, **self._spread(batch, posterior)})
+
     def on_validation_batch(self, batch: Batch, output: ModelOutput) -> None:
         """Record the batch."""
         mean, logvar = output.posterior.mean, output.posterior.logvar
@@ -117,6 +129,8 @@ class SplitRecorder(Observer):
         if self.reference is not None and self.reference.reader is not None:
             reader = self.reference.reader
             values["read"] = reader.read(batch.inputs)[:, reader_columns(reader, self.model.supervision)]
+        if self.reference is not None and output.predictions:
+            values |= self._spread(batch, output.posterior)
         self._keep(batch, values)
 
     @staticmethod
@@ -125,6 +139,20 @@ class SplitRecorder(Observer):
         values |= {f"targets.{partition}": value for partition, value in batch.targets.items()}
         values |= {} if batch.labels is None else {"labels": batch.labels}
         return values | {f"observed.{partition}": value for partition, value in batch.observed.items()}
+
+    def _spread(self, batch: Batch, posterior: Posterior) -> dict[str, Tensor]:
+        """Return the mean squared difference [B, F] of predictions from draws of q(z|x) and from its mean."""
+        found: dict[str, list[Tensor]] = {}
+        for first in range(0, len(batch), _ROWS_AT_ONCE):
+            rows = slice(first, first + _ROWS_AT_ONCE)
+            mean, logvar = posterior.mean[rows].float(), posterior.logvar[rows].float()
+            draws = draws_by_name(mean, logvar, batch.subject_id[rows], NUM_DRAWS)
+            of_draws = self.model.predict(draws.flatten(0, 1))
+            for name, centre in self.model.predict(mean).items():
+                values = of_draws[name].float().reshape(len(mean), NUM_DRAWS, -1)
+                squares = (values - centre.float()[:, None]).square()
+                found.setdefault(f"spread.{name}", []).append(squares.mean(dim=1))
+        return {name: torch.cat(values) for name, values in found.items()}
 
     def _keep(self, batch: Batch, values: Mapping[str, Tensor]) -> None:
         self._subjects += batch.subject_id

@@ -41,6 +41,7 @@ NEEDS: Mapping[str, str] = {
     "targets": "z-scored targets [N, F] of each partition",
     "observed": "1 where a target was observed, 0 elsewhere [N, F], of each partition",
     "predictions": "predicted z-scores [N, F] of each partition that has a head",
+    "spread": "mean squared difference of predictions from draws of q(z|x) and from its mean [N, F], of each partition",
     "errors": "mean squared error of the reconstruction [N] from each z of `ERRORS`",
     "final_errors": "mean squared error [N] of each entry of `FINAL_ERRORS`",
     "tumour_errors": "squared error [N], averaged over the tumour, from z and without each partition; NaN without one",
@@ -80,7 +81,7 @@ class SplitRecord:
             ``errors.mean_z``), NaN where a value could not be computed; ``available`` [N, C], 1 for the channels that a
             subject has, if batches declare it; and the arrays that metrics observed.
         patient_id: patient of each row; by default, each subject is a patient.
-        training: latents and targets of the training subjects; None during training.
+        training: latents, targets and predictions of the training subjects; None during training.
     """
 
     subject_id: tuple[str, ...]

@@ -44,7 +44,7 @@ KNOWN_WHEN: Final[Mapping[When, frozenset[str]]] = {
     "before_training": frozenset({"volumes", "schedules", "correlation"}),
     "after_training": frozenset(
         {"volumes", "metrics", "gates", "model", "train", "val", "leaks", "leaking", "targets", "traversals", "walks"}
-        | {"swaps", "interventions"}
+        | {"swaps", "interventions", "calibration"}
     ),
 }
 """Fields of a `PictureContext` that can be known at each time, besides layout and supervision."""
@@ -162,6 +162,8 @@ class PictureContext:
         walks: the same in finer steps.
         swaps: pairs of patients whose partitions are swapped; None for rows of a table or a single patient.
         interventions: what a reader sees change when a partition is moved; None without a reader.
+        calibration: partition -> standardised errors of its targets on the judged split [N, F], NaN where unknown (see
+            `menvae.metrics.predictive`); None without predictions.
     """
 
     layout: LatentLayout
@@ -183,6 +185,7 @@ class PictureContext:
     walks: Traversals | None = None
     swaps: Swaps | None = None
     interventions: InterventionTable | None = None
+    calibration: Mapping[str, Floats] | None = None
 
     def has(self, needs: frozenset[str]) -> bool:
         """Return whether all of these fields are known."""

@@ -33,16 +33,25 @@ class GateRow:
     meaning: str
 
 
+def verdict_of(gate: Mapping[str, Any]) -> str:
+    """Return the verdict of an entry of ``gates.json``; runs of earlier versions have none, only ``passed``.
+
+    >>> verdict_of({"value": 0.9, "passed": True}), verdict_of({"value": None, "passed": False})
+    ('pass', 'not computed')
+    """
+    value = gate.get("value")
+    known = isinstance(value, int | float) and not math.isnan(value)
+    earlier = "pass" if gate.get("passed") is True else "fail" if known else "not computed"
+    given = str(gate.get("verdict") or earlier)
+    return given if given in _KINDS else earlier
+
+
 def gate_row(gate: Mapping[str, Any]) -> GateRow:
     """Return the row of an entry of ``gates.json``."""
     name, value = str(gate.get("name", "unnamed")), gate.get("value")
-    known = isinstance(value, int | float) and not math.isnan(value)
     target = gate.get("target")
     wanted = f"{target:g}" if isinstance(target, int | float) else str(target)
-    # runs of earlier versions have no verdict
-    earlier = "pass" if gate.get("passed") is True else "fail" if known else "not computed"
-    given = str(gate.get("verdict") or earlier)
-    verdict = given if given in _KINDS else earlier
+    verdict = verdict_of(gate)
     ends = [gate.get("low"), gate.get("high")]
     has_interval = all(isinstance(end, int | float) and math.isfinite(end) for end in ends)
     return GateRow(

@@ -1,10 +1,12 @@
-"""Densities and products of diagonal Gaussians, and free bits, a lower bound on a divergence."""
+"""Densities, draws and products of diagonal Gaussians, and free bits, a lower bound on a divergence."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +36,32 @@ def log_density(x: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
 def standard_log_density(x: Tensor) -> Tensor:
     """Log N(x; 0, 1) of every entry, in nats."""
     return -0.5 * (LOG_2_PI + x.square())
+
+
+def draws_by_name(mean: Tensor, logvar: Tensor, names: Sequence[str], num: int, seed: int = 0) -> Tensor:
+    """Return draws of N(mean, exp(logvar)) that depend on nothing but the name of a row, its Gaussian, and the seed.
+
+    Args:
+        mean: [B, Z].
+        logvar: [B, Z].
+        names: name of each row.
+        num: K, number of draws of a row.
+        seed: seed of the draws.
+
+    Returns:
+        [B, K, Z], on the device of ``mean``.
+
+    >>> one, both = (draws_by_name(torch.zeros(n, 2), torch.zeros(n, 2), ["b", "a"][-n:], 3) for n in (1, 2))
+    >>> torch.equal(one[0], both[1])
+    True
+    """
+    noise = np.stack(
+        [
+            np.random.default_rng([seed, *name.encode()]).standard_normal((num, mean.shape[1]), dtype=np.float32)
+            for name in names
+        ]
+    )
+    return mean[:, None] + torch.exp(0.5 * logvar)[:, None] * torch.from_numpy(noise).to(mean.device)
 
 
 def free_bits(kl_BZ: Tensor, nats_per_dim: float | Tensor, clamping: FreeBitsClamping) -> Tensor:

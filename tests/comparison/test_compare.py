@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from stores import TARGETS, sweep, tracked
 
-from menvae.comparison.compare import ComparisonSettings, compare, difference, paired_interval, summarise
+from menvae.comparison.compare import ComparisonSettings, compare, difference, mean_interval, summarise
 from menvae.comparison.results import Comparison
 from menvae.comparison.tracked_runs import TrackedRun
 from menvae.comparison.words import difference_words, effect_words, front_words, key_words, not_judged_words
@@ -195,7 +195,7 @@ def test_a_wrong_setting_is_named(keys: dict[str, Any], message: str) -> None:
 
 @given(st.lists(st.tuples(st.floats(-10, 10), st.floats(-10, 10)), min_size=2, max_size=10))
 @settings(deadline=None)
-def test_paired_interval_is_scipys(pairs: list[tuple[float, float]]) -> None:
+def test_mean_interval_is_scipys(pairs: list[tuple[float, float]]) -> None:
     ours, theirs = np.array(pairs).T
     if np.ptp(ours - theirs) < 1e-6:
         return  # SciPy has no interval for differences without spread
@@ -211,9 +211,9 @@ def enumerate_text(values: Any) -> list[tuple[str, float]]:
 
 
 def test_interval_of_equal_differences_has_no_width_and_of_one_there_is_none() -> None:
-    assert paired_interval([0.5, 0.5]) == (0.5, 0.5)
-    assert paired_interval([0.5]) is None
-    assert paired_interval([]) is None
+    assert mean_interval([0.5, 0.5]) == (0.5, 0.5)
+    assert mean_interval([0.5]) is None
+    assert mean_interval([]) is None
 
 
 def test_only_shared_seeds_with_values_are_paired() -> None:

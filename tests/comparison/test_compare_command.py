@@ -64,7 +64,12 @@ def test_the_real_command_prints_a_table_and_writes_page_and_csv(sweep_dir: Path
     assert "Pareto front of the means over 7 gates" in done.stdout
     assert "Effect of loss.lambda_dcor" in done.stdout
     assert "Differences from #1" in done.stdout
-    assert [line[9:] for line in done.stderr.splitlines()] == [f"runs: {page.with_suffix('.csv')}", f"page: {page}"]
+    configurations = page.with_name("sweep_configurations.csv")
+    assert [line[9:] for line in done.stderr.splitlines()] == [
+        f"runs: {page.with_suffix('.csv')}",
+        f"configurations: {configurations}",
+        f"page: {page}",
+    ]
     with page.with_suffix(".csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 36
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results"]

@@ -19,10 +19,10 @@ from PIL import Image
 from stores import TARGETS, MadeRun, fill, write_picture
 
 from menvae.comparison.compare import ComparisonSettings, compare
+from menvae.comparison.export import write_runs
 from menvae.comparison.page import write_page
 from menvae.comparison.pictures import draw_effect, draw_trade_offs, trade_offs
 from menvae.comparison.results import Comparison
-from menvae.comparison.table import write_runs
 from menvae.comparison.tracked_runs import RunStore
 from menvae.presentation.figures import save_figure
 from menvae.tracking.tracker import TrackingSettings

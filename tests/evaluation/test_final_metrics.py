@@ -45,3 +45,6 @@ class Encoded(_Blank):
 
     def encode(self, inputs: torch.Tensor, available: torch.Tensor | None) -> object:
         return SplitExample.make(VOLUMES, 1.0, len(inputs)).output.posterior
+
+    def predict(self, mean: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: mean[:, : len(targets)] for name, targets in VOLUMES.supervision.items()}

@@ -51,7 +51,7 @@ def drawn(folder: Path, when: str = "after_training", settings: dict[str, Any] |
 
 AFTER = {
     *("training_curves.png", "latent_scatter.png", "leak_matrix.png", "traversals.png", "regression.png"),
-    *("walks.gif", "swaps.png", "interventions.png"),
+    *("walks.gif", "swaps.png", "interventions.png", "calibration.png"),
 }
 
 
@@ -66,7 +66,7 @@ def test_order_is_that_of_the_report(registered: Register) -> None:
     assert list(registered_pictures()) == [
         *("first_of_all", "target_correlation", "training_curves", "schedule"),
         *("latent_scatter", "leak_matrix", "between", "traversals", "walks", "swaps", "interventions"),
-        "regression",
+        *("regression", "calibration"),
     ]
 
 

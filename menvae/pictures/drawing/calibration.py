@@ -1,0 +1,83 @@
+"""Reliability of predictive intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.special import ndtr
+from scipy.stats import binom
+
+from menvae.presentation.figures import (
+    COLOURS,
+    INK,
+    MUTED,
+    Layout,
+    empty_panel,
+    panel_grid,
+    short_number,
+    style_axes,
+)
+
+
+def draw_calibration(errors: Mapping[str, NDArray[Any]]) -> Figure:
+    """Draw observed against nominal coverage of central intervals, one panel per partition.
+
+    Args:
+        errors: {partition: standardised errors of its targets [N, F], NaN where unknown}.
+    """
+    columns = min(4, max(1, len(errors)))
+    layout = Layout(panel=(2.1, 2.1), gap=(0.7, 0.95), left=0.68, right=max(0.2, 4.4 - 2.8 * columns), top=0.98)
+    figure, all_axes = panel_grid(
+        max(1, len(errors)),
+        columns,
+        layout,
+        "Calibration of predictions",
+        "Coverage of predictive intervals, validation split; band: 95 % by chance",
+    )
+    if not errors:
+        empty_panel(all_axes[0], "no prediction")
+    for (name, values), axes in zip(errors.items(), all_axes, strict=bool(errors)):
+        style_axes(axes, name, "nominal coverage", "observed coverage")
+        _panel(axes, np.asarray(values, dtype=np.float64))
+    return figure
+
+
+def observed_coverage(errors: NDArray[np.float64], nominal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the share of errors in the central interval of each nominal coverage.
+
+    An error u lies in the intervals whose coverage is at least 2 Phi(|u|) - 1.
+
+    Args:
+        errors: standardised errors [n], n >= 1.
+        nominal: coverages [K], in [0, 1].
+
+    >>> observed_coverage(np.array([0.1, -1.0, 3.0]), np.array([0.0, 0.5, 0.95, 1.0])).round(2)
+    array([0.  , 0.33, 0.67, 1.  ])
+    """
+    needed = np.sort(2.0 * ndtr(np.abs(errors)) - 1.0)
+    return np.searchsorted(needed, nominal, side="right") / len(needed)
+
+
+def _panel(axes: Axes, errors_NF: NDArray[np.float64]) -> None:
+    known_NF = ~np.isnan(errors_NF)
+    errors = errors_NF[known_NF]
+    if errors.size == 0:
+        axes.set(xlabel="", ylabel="")
+        empty_panel(axes, "not observed in this split")
+        return
+    # errors of one subject depend on each other: subjects are counted, not errors
+    num_subjects = int(known_NF.any(axis=1).sum())
+    nominal = np.linspace(0.0, 1.0, 101)
+    low, high = (binom.ppf(end, num_subjects, nominal) / num_subjects for end in (0.025, 0.975))
+    axes.fill_between(nominal, low, high, color=MUTED, alpha=0.2, linewidth=0, zorder=0)
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, zorder=1)
+    axes.plot(nominal, observed_coverage(errors, nominal), color=COLOURS[0], linewidth=1.6, zorder=2)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+    rms = float(np.sqrt(np.mean(errors**2)))
+    label = f"n = {num_subjects}\nerror / predicted: {short_number(rms) if np.isfinite(rms) else 'infinite'}"
+    axes.text(0.04, 0.97, label, transform=axes.transAxes, va="top", size=8, color=INK, linespacing=1.3)
