@@ -374,7 +374,7 @@ def latent_coverage(example: SplitExample, metric: Metric) -> Reference:
 
 
 class TestMetrics(MetricConformance):
-    # tests/statistics/test_leaks.py, tests/evaluation/test_leak_metric.py, test_independence_metric.py, test_calibration.py
+    # tests/statistics/test_leaks.py; tests/evaluation: test_leak_metric, test_independence_metric, test_calibration
     others = ("leak", "independence", "coverage", "standardised_error")
     variants: ClassVar = {"active_units": [{}, {"threshold": 0.3}], "active_share": [{}, {"threshold": 0.3}]}
     references: ClassVar = {
