@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from menvae.metrics import Direction, Floats, Means, Metric, SplitRecord, When
+from menvae.metrics import Direction, Findings, Floats, Means, Metric, SplitRecord, When
 from menvae.metrics.means import at_all_rows
 from menvae.registry import register
 from menvae.statistics.bootstrap import MIN_PATIENTS, bootstrap_intervals_of_means
@@ -80,11 +80,11 @@ class Interventions(Metric):
 
         return Means(np.concatenate(list(columns.values()), axis=1), values)
 
-    def estimates(self, record: SplitRecord) -> dict[str, Estimate]:
+    def findings(self, record: SplitRecord) -> Findings:
         """Return the values; the intervals of ratios contain the noise of the reader."""
         means, values = self.means(record), self.compute(record)
         found = bootstrap_intervals_of_means(means.values, means.rows, record.patient_id)
-        return {key: self._estimate(key, value, found, record) for key, value in values.items()}
+        return Findings({key: self._estimate(key, value, found, record) for key, value in values.items()})
 
     def _estimate(self, key: str, value: float | None, found: Mapping[str, Estimate], record: SplitRecord) -> Estimate:
         own = found[key]

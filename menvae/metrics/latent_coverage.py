@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from menvae.metrics import Direction, Floats, Interval, Metric, MetricContext, SplitRecord, When
+from menvae.metrics import Direction, Findings, Floats, Interval, Metric, MetricContext, SplitRecord, When
 from menvae.metrics.posterior import sections
 from menvae.registry import Field, register
 from menvae.statistics.bootstrap import jackknife_intervals
@@ -72,16 +72,16 @@ class LatentCoverage(Metric):
         everyone = np.arange(len(record.subject_id))
         return {key: covered.share(everyone) for key, covered in self._covered(record).items()}
 
-    def estimates(self, record: SplitRecord) -> dict[str, Estimate]:
+    def findings(self, record: SplitRecord) -> Findings:
         """Return the coverage with intervals that leave out patients, but neither samples of the prior nor radii."""
         num = len(set(record.patient_id))
         if len(record.subject_id) <= self.k:
-            return {key: Estimate(None, None, None, num, self.reason(key, record)) for key in self.names()}
+            return Findings({key: Estimate(None, None, None, num, self.reason(key, record)) for key in self.names()})
         covered = self._covered(record)
         found = jackknife_intervals(
             lambda rows: {key: each.share(rows) for key, each in covered.items()}, record.patient_id
         )
-        return {key: _within_range(estimate) for key, estimate in found.items()}
+        return Findings({key: _within_range(estimate) for key, estimate in found.items()})
 
     def _covered(self, record: SplitRecord) -> Mapping[str, _Covered]:
         mean, logvar = record.arrays["mean"], record.arrays["logvar"]

@@ -83,7 +83,7 @@ def judged(model: Balls, reader: Callipers, record: SplitRecord) -> tuple[SplitR
         images = Balls().decode(torch.from_numpy(record.arrays["mean"]).float())
     read = reader.read(images)[:, [1, 3, 0]].numpy()
     found = with_interventions(replace(record, arrays={**record.arrays, "read": read}), model, reader)
-    return found, dict(estimate([Interventions(CONTEXT)], found))
+    return found, dict(estimate([Interventions(CONTEXT)], found).estimates)
 
 
 def test_a_partition_that_changes_only_its_features_has_a_large_ratio() -> None:
@@ -155,7 +155,7 @@ def test_ends_of_the_interval_contain_the_noise() -> None:
     truth = record.arrays["mean"][:, :3]
     error = 0.2 * np.where(np.arange(200) % 2, 1.0, -1.0)[:, None]  # 2 Var = 0.08
     arrays |= {"read": truth + error, "asked": np.roll(truth, 1, axis=0) - truth}
-    found = estimate([Interventions(CONTEXT)], replace(record, arrays={**record.arrays, **arrays}))
+    found = estimate([Interventions(CONTEXT)], replace(record, arrays={**record.arrays, **arrays})).estimates
     vol, loc = found["intervention/vol_ratio"], found["intervention/loc_ratio"]
     assert vol.value == pytest.approx(1.0 / 0.4)
     assert vol.low == pytest.approx(np.sqrt(1.0 - 0.08) / 0.4, rel=0.01)
