@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from menvae.conformance.metrics import VOLUMES, SplitExample, _Blank
+from menvae.data.sources.phantom import PhantomSource
 from menvae.evaluation.final import evaluate_model
 from menvae.evaluation.metrics import SplitRecorder
 from menvae.metrics import build_metrics
@@ -35,9 +37,20 @@ def test_validations_skip_what_the_end_computes() -> None:
     assert not each_epoch & final
     batch = replace(example.batch, mask=torch.ones(len(example), 1, *VOLUMES.size, dtype=torch.uint8))
     judged = {"val": lambda: [(batch, example.output)]}
-    at_end = set(evaluate_model(Encoded(VOLUMES), [batch], judged, metrics, Zeros()).metrics)
+    evaluation = evaluate_model(Encoded(VOLUMES), [batch], judged, metrics, Zeros(), Known())
+    at_end = set(evaluation.metrics)
     assert final <= at_end
     assert each_epoch <= at_end
+
+
+class Known(PhantomSource):
+    """A source whose factors are those of the context of the example."""
+
+    factor_groups = VOLUMES.factors
+
+    def factors(self, subject_ids: Sequence[str]) -> dict[str, dict[str, float]]:
+        names = [name for group in self.factor_groups.values() for name in group]
+        return {subject: {name: float(row) for name in names} for row, subject in enumerate(subject_ids)}
 
 
 class Encoded(_Blank):

@@ -199,7 +199,7 @@ def test_a_guess_that_ignores_the_input_has_no_skill_and_misses_the_gate() -> No
     for classes, verdict in ((np.zeros(100), "fail"), (labels, "pass")):
         record = SplitRecord(tuple(f"row-{row}" for row in range(100)), {"labels": labels, "classes": classes})
         gates = GateSettings.from_config({}).targets
-        (gate,) = evaluate_gates(estimate(metrics, record), gates, metrics, {}, 100).gates
+        (gate,) = evaluate_gates(estimate(metrics, record).estimates, gates, metrics, {}, 100).gates
         assert (gate.name, gate.value, gate.verdict) == ("class_skill", float(verdict == "pass"), verdict)
 
 
