@@ -26,6 +26,7 @@ import torch
 _UNDRAWN = tuple(
     f"+pictures.parts.{name}=null"
     for name in (
+        "calibration",
         "latent_scatter",
         "leak_matrix",
         "regression",

@@ -325,8 +325,9 @@ def tumour_error(example: SplitExample, metric: Metric) -> Reference:
 
 
 class TestMetrics(MetricConformance):
-    # tests/statistics/test_leaks.py, tests/evaluation/test_leak_metric.py, tests/evaluation/test_calibration.py
-    others = ("leak", "coverage", "standardised_error")
+    # tests/statistics/test_leaks.py, tests/evaluation/test_leak_metric.py, test_independence_metric.py and
+    # test_calibration.py
+    others = ("leak", "independence", "coverage", "standardised_error")
     variants: ClassVar = {"active_units": [{}, {"threshold": 0.3}], "active_share": [{}, {"threshold": 0.3}]}
     references: ClassVar = {
         "ssim": ssim,
