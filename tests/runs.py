@@ -27,6 +27,7 @@ _UNDRAWN = tuple(
     f"+pictures.parts.{name}=null"
     for name in (
         "interventions",
+        "calibration",
         "latent_scatter",
         "leak_matrix",
         "regression",

@@ -63,14 +63,14 @@ def _squares(
 ) -> dict[str, dict[str, tuple[Floats, Floats]]]:
     """Return partition -> target -> errors [N], NaN where not observed, and V(x) [N]."""
     predictions, spread = record.by_partition("predictions"), record.by_partition("spread")
-    true = record.by_target(supervision)
+    heads = {name: targets for name, targets in supervision.items() if name in predictions and name in spread}
+    true = record.by_target(heads)
     return {
         partition: {
             target: (true[target] - predictions[partition][:, column], spread[partition][:, column])
             for column, target in enumerate(targets)
         }
-        for partition, targets in supervision.items()
-        if partition in predictions and partition in spread
+        for partition, targets in heads.items()
     }
 
 

@@ -106,7 +106,7 @@ def test_without_training_subjects_or_heads_there_is_nothing() -> None:
 
 def test_interval_is_over_patients() -> None:
     unit = quantiles(200)
-    found = estimate(METRICS, record_of(unit, 0.0, record_of(unit, 0.0)))["calib/vol_coverage95"]
+    found = estimate(METRICS, record_of(unit, 0.0, record_of(unit, 0.0))).estimates["calib/vol_coverage95"]
     assert found.value == pytest.approx(0.95)
     assert found.low is not None
     assert found.high is not None
