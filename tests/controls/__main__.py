@@ -16,6 +16,7 @@ import argparse
 import sys
 
 from catalogue import CONTROLS
+from drawn_cohort import FACTORS
 from judging import FULL, Result, judged
 from rich.console import Console
 from rich.progress import track
@@ -60,7 +61,7 @@ def _table(results: list[Result]) -> Table:
 def _words(gates: list[str]) -> str:
     """Return names of gates, those about what the decoder reads as one."""
     reads = [name.removeprefix(_READS) for name in gates if name.startswith(_READS)]
-    together = f"{_READS}{{{','.join(reads)}}}" if len(reads) > 1 else f"{_READS}{''.join(reads)}"
+    together = _READS + {1: "".join(reads), len(FACTORS): "*"}.get(len(reads), f"{{{','.join(reads)}}}")
     return ", ".join([name for name in gates if not name.startswith(_READS)] + [together] * bool(reads)) or "-"
 
 
