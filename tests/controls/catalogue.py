@@ -270,7 +270,7 @@ CONTROLS: tuple[Control, ...] = (
     Control(
         "twins",
         "the same, but all subjects have copies in training",
-        lambda sizes: _memorised(DrawnCohort(0, sizes, twins=True)),
+        lambda sizes: _memorised(DrawnCohort(0, sizes, noise_sd=0.05, twins=True)),
         frozenset({INPUT_CHECK}),
     ),
 )

@@ -33,7 +33,6 @@ _VOXELS_PER_SD = 0.8
 _LN_AXIS_PER_SD = 0.16
 _EDGE = 0.2
 _TEXTURE_SD = 0.3
-_NOISE_SD = 0.15
 _TARGET_NOISE_SD = 0.15
 _BATCH_SIZE = 100
 
@@ -86,12 +85,14 @@ class DrawnCohort:
         seed: of everything.
         sizes: patients of each of `SPLITS`.
         visits: visits of each patient. Location, texture and most of volume and shape belong to the patient.
+        noise_sd: noise of the images, whose own standard deviation is about 0.5.
         twins: whether patients outside training are copies of training patients, with other noise and identifiers.
     """
 
     seed: int
     sizes: tuple[int, ...] = (600, 200, 200)
     visits: int = 1
+    noise_sd: float = 0.15
     twins: bool = False
     splits: Mapping[str, Subjects] = field(init=False)
 
@@ -152,7 +153,7 @@ class DrawnCohort:
 
         return Subjects(
             factors,
-            noisy(clean, _NOISE_SD),
+            noisy(clean, self.noise_sd),
             (self._distances(given) < 1.0)[:, None],
             {part: noisy(given[part], _TARGET_NOISE_SD) for part in SUPERVISION},
             tuple(f"{patient}-{row % self.visits}" for row, patient in enumerate(patients)),
