@@ -254,7 +254,9 @@ def _of_box(subject: PreparedSubject, limits: Limits) -> list[Reason]:
 def _of_duplicates(subject: PreparedSubject) -> list[Reason]:
     found = {"the same": subject.same_images, "nearly the same": subject.similar_images}
     return [
-        Reason(Kind.DUPLICATE, 0.0, f"{how} images as {' and '.join(others)}") for how, others in found.items() if others
+        Reason(Kind.DUPLICATE, 0.0, f"{how} images as {' and '.join(others)}")
+        for how, others in found.items()
+        if others
     ]
 
 

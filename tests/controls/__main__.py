@@ -13,6 +13,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 import argparse
+import logging
 import sys
 
 from catalogue import CONTROLS
@@ -35,6 +36,7 @@ def main() -> int:
     if unknown := set(options.controls) - set(names):
         parser.error(f"unknown control: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     chosen = [control for control in CONTROLS if control.name in options.controls or not options.controls]
+    logging.getLogger("menvae").setLevel(logging.CRITICAL)
     shown = track(chosen, "judging", console=_console, disable=not _console.is_terminal)
     results = [judged(control) for control in shown]
     Console(width=None if sys.stdout.isatty() else 160).print(_table(results))

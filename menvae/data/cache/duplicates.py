@@ -84,9 +84,7 @@ def warn_of_same_masks(subjects: Sequence[PreparedSubject]) -> None:
     groups = [
         tuple(one.subject_id for one in group)
         for group in holders.values()
-        if any(
-            other.subject_id not in (*first.same_images, *first.similar_images) for first, other in pairwise(group)
-        )
+        if any(other.subject_id not in (*first.same_images, *first.similar_images) for first, other in pairwise(group))
     ]
     if groups:
         _log.warning(
