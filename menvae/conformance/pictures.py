@@ -155,6 +155,7 @@ def example(num_subjects: int, empty: bool = False) -> PictureContext:
         train=_split(random, layout, supervision, 2 * num_subjects, empty),
         val=_split(random, layout, supervision, num_subjects, empty),
         leaks=np.full((3, 3), np.nan) if empty else random.uniform(size=(3, 3)),
+        leaking=np.zeros((3, 3), dtype=np.bool_) if empty else random.uniform(size=(3, 3)) < 0.3,
         targets=PhysicalTargets(
             true, {name: values + 0.1 for name, values in true.items()}, {}, dict.fromkeys(features)
         ),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from menvae.metrics import Means, Metric, SplitRecord, is_met, measure
+from menvae.metrics import Findings, Means, Metric, SplitRecord, is_met, measure
 from menvae.statistics.bootstrap import (
     MIN_PATIENTS,
     bootstrap_intervals,
@@ -22,8 +23,8 @@ from menvae.statistics.patients import Indices
 NO_INTERVAL = "no interval: it would take too long"
 
 
-def estimate(metrics: Iterable[Metric], record: SplitRecord) -> dict[str, Estimate]:
-    """Return the values of `menvae.metrics.measure` with 95 % intervals over patients, sorted by key.
+def estimate(metrics: Iterable[Metric], record: SplitRecord) -> Findings:
+    """Return the values of `menvae.metrics.measure` with 95 % intervals over patients, sorted by key, and tables.
 
     Metrics that are functions of means share one matrix product for all resamples. The others are computed once per
     resample, or once per patient left out (see `Metric.interval`).
@@ -33,30 +34,32 @@ def estimate(metrics: Iterable[Metric], record: SplitRecord) -> dict[str, Estima
         record: record of the whole split.
     """
     found: dict[str, Estimate] = {}
+    tables: dict[str, Sequence[Mapping[str, Any]]] = {}
     looped = []
     for metric in metrics:
         if is_met(metric, record):
             direct = _without_loop(metric, record)
-            found |= direct or {}
+            found |= direct.estimates if direct else {}
+            tables |= direct.tables if direct else {}
             looped += [metric] if direct is None else []
-    return dict(sorted((found | _of_loops(looped, record)).items()))
+    return Findings(dict(sorted((found | _of_loops(looped, record)).items())), tables)
 
 
-def _without_loop(metric: Metric, record: SplitRecord) -> dict[str, Estimate] | None:
-    """Return the estimates of a metric; None if it has to be computed for every resample."""
+def _without_loop(metric: Metric, record: SplitRecord) -> Findings | None:
+    """Return the findings of a metric; None if it has to be computed for every resample."""
     if len(record.subject_id) < metric.min_subjects:
         nothing = _without_interval(None, record)
-        return {key: _finished(nothing, key, metric, record) for key in metric.names()}
-    own, means = metric.estimates(record), metric.means(record)
+        return Findings({key: _finished(nothing, key, metric, record) for key in metric.names()})
+    own, means = metric.findings(record), metric.means(record)
     if own is not None:
-        return dict(own)
+        return own
     if means is not None:
         found = _of_means(means, metric.compute(record), record)
     elif metric.interval is None:
         found = {key: _without_interval(value, record) for key, value in metric.compute(record).items()}
     else:
         return None
-    return {key: _finished(value, key, metric, record) for key, value in found.items()}
+    return Findings({key: _finished(value, key, metric, record) for key, value in found.items()})
 
 
 def _of_means(means: Means, values: Mapping[str, float | None], record: SplitRecord) -> dict[str, Estimate]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,9 @@ from menvae.data.targets.normalizer import TargetNormalizer
 from menvae.evaluation.estimates import estimate
 from menvae.evaluation.gates import GateTable, JudgedGates, evaluate_gates
 from menvae.evaluation.metrics import MeanImage, Reference, SplitRecorder, latents_of_others
-from menvae.evaluation.regression import leak_matrix
 from menvae.gates import Target
-from menvae.metrics import Floats, Metric, SplitRecord
+from menvae.metrics import Findings, Floats, Metric, SplitRecord
+from menvae.metrics.leak import TABLE
 from menvae.metrics.r2 import r2
 from menvae.models import Model
 from menvae.pictures import PhysicalTargets, PictureContext, Traversals, VolumeFacts
@@ -37,11 +38,16 @@ class JudgedSplit:
 
     Attributes:
         record: full record of its subjects.
-        estimates: all metrics, with intervals over patients.
+        findings: all metrics, with intervals over patients, and their tables.
     """
 
     record: SplitRecord
-    estimates: Mapping[str, Estimate]
+    findings: Findings
+
+    @property
+    def estimates(self) -> Mapping[str, Estimate]:
+        """All metrics, with intervals over patients."""
+        return self.findings.estimates
 
     @property
     def metrics(self) -> dict[str, float | None]:
@@ -137,6 +143,7 @@ def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mappin
         units: target -> its unit.
     """
     supervised = any(model.supervision.values())
+    leaks = leak_matrices(model, evaluation.splits["val"].findings.tables.get(TABLE, ())) if supervised else None
     context = PictureContext(
         layout=model.layout,
         supervision=model.supervision,
@@ -144,7 +151,8 @@ def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mappin
         model=model,
         train=evaluation.train,
         val=evaluation.val,
-        leaks=leaks(model, evaluation) if supervised else None,
+        leaks=None if leaks is None else leaks[0],
+        leaking=None if leaks is None else leaks[1],
         targets=physical_targets(model, evaluation, data.targets, units) if supervised and data.targets else None,
     )
     if data.volumes is None:
@@ -164,18 +172,25 @@ def physical_targets(
     return PhysicalTargets(true, predicted, units, {name: r2(true[name], predicted[name]) for name in true})
 
 
-def leaks(model: Model, evaluation: FinalEvaluation) -> Floats:
-    """Return the R2 with which each partition alone predicts each target on the validation split (see `leak_matrix`).
+def leak_matrices(model: Model, table: Sequence[Mapping[str, Any]]) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return how well partitions predict targets, from a leak table (see `menvae.statistics.leaks`).
 
     Args:
-        model: model with the best weights.
-        evaluation: evaluation of these weights.
+        model: model of the run.
+        table: rows of `menvae.metrics.leak`; empty if the split has too few patients.
 
     Returns:
-        R2 [partitions, targets], the targets in the order of the model's supervision.
+        The R2 of the better probe [partitions, targets], NaN where undefined, and whether either probe finds a leak.
     """
-    train, val = (record.by_target(model.supervision) for record in (evaluation.train, evaluation.val))
-    return leak_matrix(evaluation.train.codes(model.layout), evaluation.val.codes(model.layout), train, val)
+    partitions = list(model.layout)
+    targets = [name for names in model.supervision.values() for name in names]
+    r2 = np.full((len(partitions), len(targets)), np.nan)
+    leaking = np.zeros(r2.shape, dtype=np.bool_)
+    for row in table:
+        cell = partitions.index(row["source"]), targets.index(row["target"])
+        r2[cell] = np.fmax(r2[cell], np.nan if row["r2"] is None else row["r2"])
+        leaking[cell] |= row["significant"]
+    return r2, leaking
 
 
 @torch.no_grad()

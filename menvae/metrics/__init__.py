@@ -154,6 +154,19 @@ class Means:
 
 
 @dataclass(frozen=True)
+class Findings:
+    """Values of metrics of a split with intervals, and the tables behind them.
+
+    Attributes:
+        estimates: key -> value.
+        tables: name -> rows, each a mapping from column to cell; ``evaluation.json`` holds them under these names.
+    """
+
+    estimates: Mapping[str, Estimate]
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class MetricContext:
     """What a metric knows about its run.
 
@@ -244,8 +257,8 @@ class Metric(ABC):
         """
         return None
 
-    def estimates(self, record: SplitRecord) -> Mapping[str, Estimate] | None:
-        """Return all values with intervals of the metric's own, or None for those that `interval` names."""
+    def findings(self, record: SplitRecord) -> Findings | None:
+        """Return all values with intervals of the metric's own, and tables; or None for those that `interval` names."""
         return None
 
     def to_linear(self, value: float) -> float:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, ClassVar
 
-from menvae.metrics import Direction, Metric, MetricContext, SplitRecord, When
+from menvae.metrics import Direction, Findings, Metric, MetricContext, SplitRecord, When
 from menvae.registry import Field, register
 from menvae.statistics.bootstrap import MIN_PATIENTS
 from menvae.statistics.estimate import Estimate
 from menvae.statistics.leaks import NUM_PERMUTATIONS, Codes, Leaks, leak_table
 
+TABLE = "leaks"
+"""Name of the table of all leaks."""
 _NO_INTERVAL = "no interval: the largest of all leaks has one"
 
 
@@ -54,17 +57,18 @@ class PartitionLeak(Metric):
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
         """Return the values; None where fewer than ten patients have the target."""
-        return {key: found.value for key, found in self.estimates(record).items()}
+        return {key: found.value for key, found in self.findings(record).estimates.items()}
 
-    def estimates(self, record: SplitRecord) -> dict[str, Estimate]:
-        """Return the values; only the maximum has an interval."""
+    def findings(self, record: SplitRecord) -> Findings:
+        """Return the values, of which only the maximum has an interval, and the whole table as ``leaks``."""
         leaks = self.leaks(record)
         found = {key: Estimate(None, None, None, 0, self.absent) for key in self.names()}
         for leak in leaks.table:
             key = f"leak/{leak.target}_from_{leak.source}"
             if leak.conditional is not None and leak.conditional >= (found[key].value or -1.0):
                 found[key] = Estimate(leak.conditional, None, None, leak.n, _NO_INTERVAL)
-        return {**found, "leak/max": leaks.leak_max}
+        table = [{**asdict(leak), "significant": leak.significant} for leak in leaks.table]
+        return Findings({**found, "leak/max": leaks.leak_max}, {TABLE: table})
 
     def leaks(self, record: SplitRecord) -> Leaks:
         """Return the leak matrix of a split as a table, with both probes and the interval of its maximum."""

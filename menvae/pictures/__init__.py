@@ -42,7 +42,7 @@ SECTIONS: Final[tuple[Section, ...]] = get_args(Section)
 KNOWN_WHEN: Final[Mapping[When, frozenset[str]]] = {
     "before_training": frozenset({"volumes", "schedules", "correlation"}),
     "after_training": frozenset(
-        {"volumes", "metrics", "gates", "model", "train", "val", "leaks", "targets", "traversals"}
+        {"volumes", "metrics", "gates", "model", "train", "val", "leaks", "leaking", "targets", "traversals"}
     ),
 }
 """Fields of a `PictureContext` that can be known at each time, besides layout and supervision."""
@@ -135,6 +135,7 @@ class PictureContext:
         model: the model with the best weights, in evaluation mode.
         train, val: latents and targets of the training subjects, and everything of the validation subjects.
         leaks: R2 with which each partition predicts each target [partitions, features]; None without supervision.
+        leaking: whether a foreign partition predicts a target better than by chance [partitions, features].
         targets: targets and predictions in physical units; None without units or supervision.
         traversals: latent traversals; None for rows of a table.
     """
@@ -151,6 +152,7 @@ class PictureContext:
     train: SplitRecord | None = None
     val: SplitRecord | None = None
     leaks: Floats | None = None
+    leaking: NDArray[np.bool_] | None = None
     targets: PhysicalTargets | None = None
     traversals: Traversals | None = None
 

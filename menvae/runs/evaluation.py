@@ -42,7 +42,7 @@ def describe_evaluation(
     def split(name: str, judged: JudgedSplit) -> dict[str, Any]:
         counts = {"subjects": len(judged.record.subject_id), "patients": len(set(judged.record.patient_id))}
         metrics = {key: asdict(estimate) for key, estimate in judged.estimates.items()}
-        return {**counts, **gates.splits[name].as_dict(), "metrics": metrics}
+        return {**counts, **gates.splits[name].as_dict(), "metrics": metrics, **judged.findings.tables}
 
     return {
         "run": run,

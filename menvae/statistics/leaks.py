@@ -16,6 +16,7 @@ Shape suffixes: N training and judged rows, J judged rows, P dimensions, C colum
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from menvae.cores import num_cores
 from menvae.statistics.bootstrap import MIN_PATIENTS, bootstrap_intervals_of_means
 from menvae.statistics.estimate import Estimate
 from menvae.statistics.probes import QuadraticProbe, RidgeProbe
@@ -132,7 +134,7 @@ def leak_table(
     train = _rows(train, [row for row, who in enumerate(train.patients) if who not in set(judged.patients)])
     train, judged = (_rows(codes, np.argsort(np.array(codes.patients), kind="stable")) for codes in (train, judged))
     pooled = _Pooled(train, judged, supervision, num_permutations, seed)
-    with threadpool_limits(1):  # thousands of small products and solutions: threads would wait for each other
+    with threadpool_limits(1):  # folds have threads of their own; those of BLAS would wait for each other
         found = [pooled.read(source, targets) for source in train.means for targets in pooled.groups()]
     readings = [reading for some in found for reading in some]
     nulls = {
@@ -283,17 +285,22 @@ def _predictions(
     codes_NP: Floats, columns_NC: Floats, fold_N: Indices, patient_N: Indices, judged_N: NDArray[np.bool_]
 ) -> dict[Probe, Floats]:
     """Return the predictions of the judged rows by both probes, each by a fit without its fold [J, C]."""
-    shape = columns_NC.shape
-    found: dict[Probe, Floats] = {probe: np.zeros(shape) for probe in PROBES}
-    for fold in np.unique(fold_N[judged_N]):
+    found: dict[Probe, Floats] = {probe: np.zeros(columns_NC.shape) for probe in PROBES}
+
+    def predict(fold: int) -> None:
         held = fold_N == fold
         ridge = RidgeProbe(codes_NP[~held], codes_NP[held])
         quadratic = QuadraticProbe(ridge, patient_N[~held])
-        for start in range(0, shape[1], COLUMNS_AT_ONCE):
+        for start in range(0, columns_NC.shape[1], COLUMNS_AT_ONCE):
             block = slice(start, start + COLUMNS_AT_ONCE)
             predicted, residuals = ridge.fit(columns_NC[~held, block])
             found["ridge"][held, block] = predicted
             found["quadratic"][held, block] = quadratic.refine(predicted, residuals)
+
+    folds = np.unique(fold_N[judged_N]).tolist()
+    with ThreadPoolExecutor(min(num_cores(), NUM_FOLDS)) as threads:  # a fold writes to rows of its own
+        for _ in threads.map(predict, folds):
+            pass
     return {probe: array[judged_N] for probe, array in found.items()}
 
 

@@ -60,8 +60,10 @@ INNER_FOLDS = 4
 """One patient in so many judges whether such a product helps, before it is fitted on all rows."""
 INNER_DEVIATIONS = 2.0
 """Standard errors by which it must correlate with the target there."""
+SCREENING_DEVIATIONS = 1.0
+"""Standard errors there that make a product worth fitting: most columns of noise have fewer."""
 POWER_STEPS = 12
-"""Products with the matrix whose largest eigenvalue is bounded."""
+"""Products with a matrix whose extreme eigenvectors are wanted."""
 
 
 class RidgeProbe:
@@ -187,32 +189,72 @@ class QuadraticProbe:
         if rank == 0:
             return
         deviation_C = np.maximum(np.linalg.norm(rest_CN, axis=1) / np.sqrt(num_rows), 1e-12)
-        threshold = 2.0 * np.sqrt(rank / self._num_groups) * (1.0 + MARGIN * rank ** (-2.0 / 3.0))
-        inner_N = self._inner_N
-        repeats = len(inner_N) / self._num_groups
-        for column in np.flatnonzero(self._largest_eigenvalue(rest_CN / deviation_C[:, None]) > threshold):
-            target_N = (rest_CN[column] / deviation_C[column]).astype(np.float64)
-            judged_N = _ProductForm(self._whitened_NR[~inner_N], target_N[~inner_N])(self._whitened_NR[inner_N])
-            judged_N -= judged_N.mean()
-            product = float(judged_N @ target_N[inner_N])
-            size = float(judged_N @ judged_N)
-            if size == 0.0 or product < INNER_DEVIATIONS * np.sqrt(size * repeats) * target_N[inner_N].std():
+        target_CN = rest_CN / deviation_C[:, None]
+        for column in self._promising(target_CN):
+            target_N = target_CN[column].astype(np.float64)
+            outer_N = ~self._inner_N
+            slope, errors = self._agreement(
+                _ProductForm(self._whitened_NR[outer_N], target_N[outer_N])(self._whitened_NR[self._inner_N])[None],
+                target_N[self._inner_N][None],
+            )
+            if errors[0] < INNER_DEVIATIONS:
                 continue
             form = _ProductForm(self._whitened_NR, target_N)
             shift = form(self._whitened_NR).mean()
-            more_CM[column] += deviation_C[column] * min(1.0, product / size) * (form(self._held_MR) - shift)
+            more_CM[column] += deviation_C[column] * min(1.0, slope[0]) * (form(self._held_MR) - shift)
 
-    def _largest_eigenvalue(self, targets_CN: Floats32) -> Floats32:
-        """Return a lower bound of the largest absolute eigenvalue of each Hessian [C], by power iteration."""
-        num_rows, rank = self._whitened_NR.shape
-        start = np.random.default_rng(0).normal(size=rank).astype(np.float32)
-        vectors_CR = np.tile(start / np.linalg.norm(start), (len(targets_CN), 1))
-        length_C = np.zeros(len(targets_CN), dtype=np.float32)
-        for _ in range(POWER_STEPS):
-            vectors_CR = (vectors_CR @ self._whitened_NR.T * targets_CN) @ self._whitened_NR / num_rows
-            length_C = np.linalg.norm(vectors_CR, axis=1)
-            vectors_CR /= np.maximum(length_C, 1e-12)[:, None]
-        return length_C
+    def _promising(self, target_CN: Floats32) -> NDArray[np.intp]:
+        """Return the columns for which a product of forms is worth fitting.
+
+        The Hessian must exceed noise, and its form of rank two, found without the inner rows, must agree there.
+        """
+        rank = self._whitened_NR.shape[1]
+        threshold = 2.0 * np.sqrt(rank / self._num_groups) * (1.0 + MARGIN * rank ** (-2.0 / 3.0))
+        values_C2, _ = _extremes(self._whitened_NR, target_CN)
+        columns = np.flatnonzero(np.abs(values_C2).max(axis=1) > threshold)
+        outer_N = ~self._inner_N
+        values_C2, vectors_C2R = _extremes(self._whitened_NR[outer_N], target_CN[columns][:, outer_N])
+        forms_C2I = (vectors_C2R @ self._whitened_NR[self._inner_N].T) ** 2
+        _, errors_C = self._agreement(
+            np.einsum("ck,cki->ci", values_C2, forms_C2I), target_CN[columns][:, self._inner_N]
+        )
+        return columns[errors_C > SCREENING_DEVIATIONS]
+
+    def _agreement(self, forms_CI: NDArray[Any], target_CI: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the slopes [C] of targets on forms in the inner rows, and how many standard errors they are from 0."""
+        centred_CI = (forms_CI - forms_CI.mean(axis=1, keepdims=True)).astype(np.float64)
+        product_C, size_C = np.sum(centred_CI * target_CI, axis=1), np.sum(centred_CI**2, axis=1)
+        error_C = np.sqrt(size_C * len(self._inner_N) / self._num_groups) * target_CI.std(axis=1)
+        size_C, error_C = (np.where(array > 0.0, array, np.inf) for array in (size_C, error_C))
+        return product_C / size_C, product_C / error_C
+
+
+def _extremes(codes_NR: Floats32, target_CN: Floats32) -> tuple[Floats32, Floats32]:
+    """Return two approximate extreme eigenvalues [C, 2], and eigenvectors [C, 2, R], of each column's Hessian.
+
+    The Hessian is the mean of target w w' over rows w. Power iteration ends in the span of the eigenvectors with the
+    largest absolute eigenvalues, which a product of two forms has of both signs; the Rayleigh-Ritz values of the last
+    vector and its image tell them apart.
+    """
+    num_rows, rank = codes_NR.shape
+
+    def images(vectors_CR: Floats32) -> Floats32:
+        weighted_CN: Floats32 = vectors_CR @ codes_NR.T * target_CN
+        found_CR: Floats32 = weighted_CN @ codes_NR
+        return found_CR / np.float32(num_rows)
+
+    start_R = np.random.default_rng(0).normal(size=(1, rank)).astype(np.float32)
+    first_CR = np.repeat(start_R / np.linalg.norm(start_R), len(target_CN), axis=0)
+    for _ in range(POWER_STEPS):
+        first_CR = images(first_CR)
+        first_CR /= np.maximum(np.linalg.norm(first_CR, axis=1), 1e-12)[:, None]
+    image_CR = images(first_CR)
+    second_CR = image_CR - np.sum(image_CR * first_CR, axis=1)[:, None] * first_CR
+    second_CR /= np.maximum(np.linalg.norm(second_CR, axis=1), 1e-12)[:, None]
+    basis_C2R = np.stack([first_CR, second_CR], axis=1)
+    images_C2R = np.stack([image_CR, images(second_CR)], axis=1)
+    values_C2, mixing_C22 = np.linalg.eigh(basis_C2R @ images_C2R.transpose(0, 2, 1))
+    return values_C2, mixing_C22.transpose(0, 2, 1) @ basis_C2R
 
 
 class _ProductForm:

@@ -325,7 +325,8 @@ def tumour_error(example: SplitExample, metric: Metric) -> Reference:
 
 
 class TestMetrics(MetricConformance):
-    others = ("leak",)  # tests/statistics/test_leaks.py, tests/evaluation/test_leak_metric.py
+    # tests/statistics/test_leaks.py, tests/evaluation/test_leak_metric.py and test_independence_metric.py
+    others = ("leak", "independence")
     variants: ClassVar = {"active_units": [{}, {"threshold": 0.3}], "active_share": [{}, {"threshold": 0.3}]}
     references: ClassVar = {
         "ssim": ssim,

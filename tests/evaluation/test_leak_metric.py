@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
+from handmade import LinearDecoder
 
+from menvae.evaluation.estimates import estimate
+from menvae.evaluation.final import leak_matrices
 from menvae.latent import LatentLayout
 from menvae.metrics import MetricContext, SplitRecord, measure
 from menvae.metrics.leak import PartitionLeak
@@ -50,3 +55,20 @@ def test_without_a_leak_the_maximum_is_zero() -> None:
 def test_it_needs_training_subjects_and_ten_patients() -> None:
     assert measure([metric()], record_of(200, 1, 0.8)) == {}
     assert set(measure([metric()], record_of(9, 1, 0.8, record_of(40, 0, 0.8))).values()) == {None}
+
+
+def test_the_whole_table_is_found_and_drawn_as_a_matrix() -> None:
+    found = estimate([metric()], record_of(200, 1, 0.8, record_of(400, 0, 0.8)))
+    table = found.tables["leaks"]
+    named = {(row["target"], row["source"], row["probe"]) for row in table}
+    assert named == set(product(["vol_total", "loc_x"], LAYOUT, ["ridge", "quadratic"]))
+    r2, leaking = leak_matrices(LinearDecoder(dict(LAYOUT.sizes), supervision=SUPERVISION), table)
+    assert r2[:, 0] == pytest.approx([1.0, 0.0, 0.64], abs=0.08), "vol_total from vol, loc, residual"
+    assert r2[:, 1] == pytest.approx([0.0, 1.0, 0.0], abs=0.08)
+    assert leaking.tolist() == [[False, False], [False, False], [True, False]]
+
+
+def test_a_matrix_without_a_table_has_no_numbers() -> None:
+    r2, leaking = leak_matrices(LinearDecoder(dict(LAYOUT.sizes), supervision=SUPERVISION), ())
+    assert np.isnan(r2).all()
+    assert not leaking.any()

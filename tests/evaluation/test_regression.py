@@ -1,21 +1,17 @@
-"""R2, the leak matrix and predictions in physical units, against scikit-learn and inversion by hand."""
+"""R2 and predictions in physical units, against scikit-learn and inversion by hand."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pytest
 from handmade import Floats, LinearDecoder, measured, recorded, split
 from numpy.typing import NDArray
-from sklearn.linear_model import LinearRegression, Ridge, RidgeCV
 from sklearn.metrics import r2_score
 
 from menvae.data.masks.features import FEATURES
 from menvae.data.targets.declaration import MASK_TARGETS
 from menvae.data.targets.normalizer import TargetNormalizer, TargetSettings
-from menvae.evaluation.final import FinalEvaluation, JudgedSplit, in_physical_units, leaks
-from menvae.evaluation.regression import leak_matrix
+from menvae.evaluation.final import in_physical_units
 
 SUPERVISION = {"vol": ["vol_total", "vol_ncr", "vol_ed"], "loc": ["loc_x"]}
 SIZES = {"vol": 3, "loc": 2, "residual": 2}
@@ -112,78 +108,6 @@ def test_a_partition_without_predictions_has_no_r2() -> None:
     targets, observed, predictions = supervised()
     found = metrics_of(targets, observed, {"loc": predictions["loc"]})
     assert {name for name in found if name.startswith("sem/")} == {"sem/loc_x_r2", "sem/loc_r2"}
-
-
-# --- leak matrix ------------------------------------------------------------------------------------------------------
-
-
-def leaking() -> tuple[LinearDecoder, FinalEvaluation, dict[str, Floats], dict[str, Floats]]:
-    """Return an evaluation whose validation split follows other slopes than training: where one fits is seen."""
-    model, random = LinearDecoder(SIZES, supervision=SUPERVISION), np.random.default_rng(3)
-    records, means, scores = {}, {}, {}
-    for name, num, slope in (("train", 60, 1.0), ("val", 25, 0.4)):
-        means[name] = random.normal(size=(num, 7))
-        signal = slope * means[name][:, :1] + 0.5 * means[name][:, 4:5]
-        targets = {"vol": signal + random.normal(0, 0.3, (num, 3)), "loc": means[name][:, 3:4] ** 2}
-        observed = {partition: random.random(values.shape) < 0.8 for partition, values in targets.items()}
-        observed["vol"][:, 2] &= name == "val"  # never observed in training
-        hidden = {key: np.where(observed[key], values, 50.0) for key, values in targets.items()}
-        whole = split(model, means[name], targets=hidden, observed=observed)
-        records[name] = recorded(model, whole)
-        features = [feature for names in SUPERVISION.values() for feature in names]
-        columns = [
-            np.where(observed[key][:, column], values[:, column], np.nan)
-            for key, values in targets.items()
-            for column in range(values.shape[1])
-        ]
-        scores[name] = dict(zip(features, columns, strict=True))
-    return model, FinalEvaluation(records["train"], {"val": JudgedSplit(records["val"], {})}), means, scores
-
-
-def ridge_r2(x: Floats, y: Floats, x_val: Floats, y_val: Floats) -> float:
-    """R2 of a ridge regression whose penalty has the least squared error of subjects left out one by one."""
-
-    def left_out(alpha: float) -> float:
-        inside = ~np.eye(len(x), dtype=bool)
-        fits = [Ridge(alpha=alpha).fit(x[rows], y[rows]) for rows in inside]
-        return sum((fit.predict(x[[row]])[0] - y[row]) ** 2 for row, fit in enumerate(fits))
-
-    alpha = min(np.logspace(-2, 4, 13), key=left_out)
-    return float(r2_score(y_val, Ridge(alpha=alpha).fit(x, y).predict(x_val)))
-
-
-def test_leak_matrix_is_fitted_in_training_and_scored_in_validation() -> None:
-    model, evaluation, means, scores = leaking()
-    matrix = leaks(model, evaluation)
-    assert matrix.shape == (3, 4)
-    for row, partition in enumerate(SIZES):
-        x, x_val = (means[name][:, slice(*model.layout.bounds(partition))] for name in ("train", "val"))
-        for column, feature in enumerate(scores["train"]):
-            y, y_val = scores["train"][feature], scores["val"][feature]
-            seen, known = np.isfinite(y), np.isfinite(y_val)
-            if feature == "vol_ed":
-                assert math.isnan(matrix[row, column])
-                continue
-            expected = ridge_r2(x[seen], y[seen], x_val[known], y_val[known])
-            assert matrix[row, column] == pytest.approx(expected, abs=1e-5)
-            best = LinearRegression().fit(x_val[known], y_val[known]).score(x_val[known], y_val[known])
-            assert matrix[row, column] < best - 0.02  # what a fit to the validation split itself would give
-
-
-@pytest.mark.parametrize(("subjects", "width"), [(4, 1), (5, 12), (12, 12), (40, 12)])
-@pytest.mark.parametrize("noise", [0.1, 30.0])
-def test_few_subjects_wide_partitions_and_collapsed_units_are_fitted_as_by_ridge_cv(
-    subjects: int, width: int, noise: float
-) -> None:
-    random = np.random.default_rng(subjects + width)
-    x, x_val = random.normal(size=(subjects, width)), random.normal(size=(20, width))
-    for means in (x, x_val):
-        means[:, 1:2] = 0.3  # a collapsed unit, where there is a second one
-        means[:, 3:4] = means[:, 2:3]
-    y, y_val = (5.0 + means[:, 0] + noise * random.normal(size=len(means)) for means in (x, x_val))
-    found = leak_matrix({"p": x}, {"p": x_val}, {"t": y}, {"t": y_val})
-    expected = RidgeCV(alphas=np.logspace(-2, 4, 13)).fit(x, y).score(x_val, y_val)
-    assert found[0, 0] == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 # --- physical units ---------------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def test_a_gate_on_the_psnr_of_perfect_reconstructions_says_why_it_has_no_value(
     model = LinearDecoder({"all": 2}, (2, *SHAPE))
     metrics = build_metrics({}, MetricContext(LatentLayout({"all": 2}), CHANNELS, SHAPE))
     record = recorded(model, split(model, np.zeros((2, 2)), inputs=images, reconstruction=images), CHANNELS)
-    found = estimate(metrics, record)
+    found = estimate(metrics, record).estimates
     gates = {"sharp": Target(metric="val_epoch/psnr_t1c", above=20.0), "used": Target(metric=RATIO, above=1.5)}
     sharp, used = evaluate_gates(found, gates, metrics, {}, 2).gates
     assert (sharp.value, used.value) == (None, None)

@@ -9,11 +9,12 @@ import pytest
 from looking import Paper, words
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
 from menvae.pictures.drawing import matrices
 from menvae.pictures.drawing.marks import cell_text
-from menvae.presentation.figures import FAINT
+from menvae.presentation.figures import FAINT, INK
 
 R2 = np.array([[0.91, 0.12, -0.40], [0.05, np.nan, 0.66]])
 
@@ -58,6 +59,17 @@ def test_leak_matrix(tmp_path: Path) -> None:
         paper.check(axes, column + 0.42, row + 0.36, colormaps["YlGnBu"](R2[row, column])[:3])
     paper.check(axes, 2.42, 0.36, FAINT)
     paper.check_bar(bar, "YlGnBu", "min", under=FAINT)
+
+
+def test_a_leak_has_a_frame_of_its_own() -> None:
+    own, leaking = {"vol": ("vol_total",)}, np.array([[False, False, False], [True, False, False]])
+    rows, columns = ("vol", "loc"), ("vol_total", "loc_x", "loc_y")
+    figure = matrices.draw_leak_matrix(R2, rows, columns, "Leaks", own, leaking)
+    assert words(figure)[1].endswith("framed: its own targets; orange: a leak, beyond chance")
+    framed = {patch.get_edgecolor(): patch.get_xy() for patch in figure.axes[0].patches if not patch.get_hatch()}
+    assert framed == {to_rgba(INK): (-0.5, -0.5), to_rgba(matrices.LEAK): (-0.44, 0.56)}
+    nothing = matrices.draw_leak_matrix(R2, rows, columns, "Leaks", own, np.zeros((2, 3), dtype=np.bool_))
+    assert "leak" not in words(nothing)[1]
 
 
 def test_a_negative_r2_does_not_look_like_one_of_zero() -> None:

@@ -20,6 +20,7 @@ from menvae.pictures.drawing.marks import (
     colour_bar,
 )
 from menvae.presentation.figures import (
+    COLOURS,
     FAINT,
     INK,
     empty_panel,
@@ -28,6 +29,8 @@ from menvae.presentation.figures import (
     style_axes,
 )
 
+LEAK = COLOURS[1]
+
 
 def draw_leak_matrix(
     r2: NDArray[Any],
@@ -35,10 +38,11 @@ def draw_leak_matrix(
     columns: Sequence[str],
     title: str,
     own: Mapping[str, Sequence[str]] | None = None,
+    leaking: NDArray[np.bool_] | None = None,
 ) -> Figure:
     """Draw how well each partition predicts each target: R2, hatched where it cannot be computed, grey below 0.
 
-    The cells of a partition's own targets are framed: only these should have high values.
+    The cells of a partition's own targets are framed: only these should have high values. Leaks have an orange frame.
 
     Args:
         r2: [rows, columns]; NaN if it cannot be computed.
@@ -46,6 +50,7 @@ def draw_leak_matrix(
         columns: target groups or features.
         title: title of the picture.
         own: {partition: its own columns}, such as ``model.supervision``; None: the column of the same name.
+        leaking: cells [rows, columns] that are leaks; None: unknown.
 
     Raises:
         ValueError: the number of names does not fit the matrix.
@@ -62,10 +67,15 @@ def draw_leak_matrix(
     note += "; grey: worse than the mean" * bool(np.any(np.asarray(r2) < 0)) + "; framed: its own targets" * bool(
         frames
     )
+    leaks = [] if leaking is None else np.argwhere(leaking).tolist()
+    note += "; orange: a leak, beyond chance" * bool(leaks)
     cmap = colormaps["YlGnBu"].with_extremes(under=FAINT)
     figure, axes = _heat_map(r2, rows, columns, title, note, cmap, Normalize(0.0, 1.0), "R²", "min")
     for row, column in frames:
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=1.8, zorder=4))
+    for row, column in leaks:  # within the cell, so that no neighbour seems framed
+        inner = (column - 0.44, row - 0.44)
+        axes.add_patch(Rectangle(inner, 0.88, 0.88, fill=False, edgecolor=LEAK, linewidth=1.8, zorder=4))
     axes.set_ylabel("predicted from", size=9, color=INK)
     return figure
 
