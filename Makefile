@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles menvae
 
-.PHONY: train test lint bench bench-data bench-encode bench-losses bench-metrics bench-statistics soak wrong-lines mutants clean
+.PHONY: train test lint bench bench-data bench-encode bench-losses bench-metrics bench-statistics controls soak wrong-lines mutants clean
 
 train: $(VENV)/.installed
 	$(BIN)/menvae-train
@@ -45,6 +45,10 @@ bench-statistics: $(VENV)/.installed-test
 # what public packages say of codes with known disentanglement scores
 bench-metrics: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/disentanglement.py
+
+# models to be refused, and healthy ones, judged by the gates: one minute
+controls: $(VENV)/.installed-test
+	$(BIN)/python tests/controls
 
 # overrides, kills and damaged files at random, half an hour; SEED=1 make soak: others
 soak: $(VENV)/.installed-test

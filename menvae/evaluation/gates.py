@@ -229,14 +229,15 @@ def _chance(num_subjects: int, num_patients: int, num_pairs: int, subjects: str)
     """Describe what chance does in a small split.
 
     95 % of the largest of K independent normal statistics are below the quantile 0.95^(1/K) (Sidak 1967). The bias-
-    corrected squared distance correlation has variance 2 / (N (N - 3)) (Szekely & Rizzo 2013).
+    corrected squared distance correlation has variance 2 / (N (N - 3)) (Szekely & Rizzo 2013); N is that of patients,
+    as it is of one visit each.
     """
     untrusted = "judged by their values alone, no gate can be trusted"
-    if num_subjects < 4:
+    if num_patients < 4:
         return f"only {subjects}: {untrusted}"
     several = max(1, num_pairs)
     correlation = math.tanh(_quantile(1) / math.sqrt(num_subjects - 3))
-    dcor = math.sqrt(math.sqrt(2.0 / (num_subjects * (num_subjects - 3.0))) * _quantile(several))
+    dcor = math.sqrt(math.sqrt(2.0 / (num_patients * (num_patients - 3.0))) * _quantile(several))
     words = f"|dCor| about {dcor:.2f}" if several == 1 else f"the largest |dCor| of {several} pairs about {dcor:.2f}"
     note = f"only {subjects}: by chance alone, a correlation reaches +-{correlation:.2f} and {words}"
     return note if num_patients >= MIN_PATIENTS else f"{note}; {untrusted}"

@@ -6,9 +6,10 @@ import math
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from menvae.metrics import Direction, Interval, Metric, SplitRecord
-from menvae.metrics.pairs import constant_partitions, pairs, spaced_means
+from menvae.metrics.pairs import constant_partitions, one_visit_each, pairs, spaced_means
 from menvae.registry import register
 from menvae.statistics.distance_correlation import MIN_ROWS, signed_root, u_distance_correlations_sqr
 
@@ -19,7 +20,7 @@ class PartitionDcor(Metric):
 
     Values are sign(x) sqrt|x| of the bias-corrected squared distance correlation, around 0 for independent partitions;
     ``max_dcor`` is the largest absolute value. A constant partition is not independent but empty: it has no value, and
-    neither has the maximum.
+    neither has the maximum. Of a cohort over time, it is the mean of squares over sets of one visit of each patient.
     """
 
     direction: ClassVar[Direction | None] = "lower"
@@ -27,7 +28,7 @@ class PartitionDcor(Metric):
     needs = frozenset({"mean"})
     min_subjects = MIN_ROWS
     interval: ClassVar[Interval | None] = "jackknife"
-    absent = f"the estimator needs at least {MIN_ROWS} subjects and partitions that vary"
+    absent = f"the estimator needs at least {MIN_ROWS} patients and partitions that vary"
 
     def meaning(self, key: str) -> str:
         """Name the pair, or the maximum."""
@@ -43,17 +44,24 @@ class PartitionDcor(Metric):
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
         """Return the value of each pair and the largest absolute one."""
-        means = spaced_means(record)
-        blocks = self.context.layout.split(torch.from_numpy(means))
-        constant = constant_partitions(means, self.context.layout)
-        names = list(blocks)
-        dcor = signed_root(u_distance_correlations_sqr([blocks[name] for name in names])).numpy()
+        turns = one_visit_each(record)
+        if len(turns[0]) < MIN_ROWS:
+            return dict.fromkeys(self.names())
+        constant = constant_partitions(record.arrays["mean"], self.context.layout)
+        names = list(self.context.layout)
+        squared = torch.stack([self._squared(record.rows(turn)) for turn in turns])
+        dcor = signed_root(squared.mean(dim=0)).numpy()
         values: dict[str, float | None] = {
             f"indep/dcor_{a}_{b}": None if {a, b} & constant else float(dcor[names.index(a), names.index(b)])
             for a, b in pairs(self.context.layout)
         }
         known = [abs(value) for value in values.values() if value is not None]
         return {**values, "indep/max_dcor": max(known) if len(known) == len(values) else None}
+
+    def _squared(self, record: SplitRecord) -> Tensor:
+        """Return squared correlations [partitions, partitions] of rows of different patients."""
+        blocks = self.context.layout.split(torch.from_numpy(spaced_means(record)))
+        return u_distance_correlations_sqr(list(blocks.values()))
 
     def to_linear(self, value: float) -> float:
         """Square it and keep the sign: the root has no derivative at 0, so that its error is not normal there."""

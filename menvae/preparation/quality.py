@@ -80,8 +80,8 @@ def meanings(limits: Limits) -> dict[Kind, tuple[str, str]]:
         ),
         Kind.DUPLICATE: (
             "same images",
-            "Another subject has an image with the same content. Both count as one patient, so that they lie in one "
-            "split. Remove one of them.",
+            "Another subject has an image with the same content, or nearly the same images. Both count as one patient, "
+            "so that they lie in one split. Remove one of them.",
         ),
         Kind.TUMOUR_CUT: (
             "the box cuts the tumour",
@@ -252,8 +252,12 @@ def _of_box(subject: PreparedSubject, limits: Limits) -> list[Reason]:
 
 
 def _of_duplicates(subject: PreparedSubject) -> list[Reason]:
-    same = " and ".join(subject.same_images)
-    return [Reason(Kind.DUPLICATE, 0.0, f"the same images as {same}")] if same else []
+    found = {"the same": subject.same_images, "nearly the same": subject.similar_images}
+    return [
+        Reason(Kind.DUPLICATE, 0.0, f"{how} images as {' and '.join(others)}")
+        for how, others in found.items()
+        if others
+    ]
 
 
 def _amount(value: float) -> float:

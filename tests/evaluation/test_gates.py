@@ -120,7 +120,7 @@ def test_words_for_what_has_no_value() -> None:
     gates = {gate.name: gate for gate in judged({"vol": 1, "residual": 4}, metrics, 1).gates}
     assert (
         gates["max_dcor"].reason
-        == "1 validation subject; the estimator needs at least 4 subjects and partitions that vary"
+        == "1 validation subject; the estimator needs at least 4 patients and partitions that vary"
     )
     of_r2 = (
         "1 validation subject; no head predicts it, or fewer than 3 subjects (for most targets of a partition, 10) "

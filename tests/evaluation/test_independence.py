@@ -119,3 +119,27 @@ def test_of_many_rows_evenly_spaced_ones_count() -> None:
         return measure([build("metric", {"name": name}, layout) for name in ("dcor", "correlation")], record)
 
     assert of(mean) == of(mean[::2])
+
+
+def test_visits_of_a_patient_are_no_evidence_of_dependence() -> None:
+    """The same as of one visit each: repeated rows once made independent partitions of 30 patients depend by .6."""
+    mean = np.random.default_rng(2).normal(size=(30, 6))
+    metric = build("metric", {"name": "dcor"}, MetricContext(LatentLayout(SIZES), ("t1c",)))
+    names = [f"p{row:02d}" for row in range(30)]
+    alone = SplitRecord(tuple(names), {"mean": mean})
+    visits = [f"{name}-{visit}" for name in names for visit in range(5)]
+    repeated = SplitRecord(tuple(visits), {"mean": np.repeat(mean, 5, axis=0)}, tuple(np.repeat(names, 5)))
+    assert metric.compute(repeated) == pytest.approx(metric.compute(alone), abs=1e-12)
+    few = repeated.rows(np.arange(15))
+    assert set(metric.compute(few).values()) == {None}, "three patients"
+
+
+def test_distance_correlation_of_visits_is_the_mean_of_squares_over_visits() -> None:
+    import dcor
+
+    mean = entangled(60)
+    metric = build("metric", {"name": "dcor"}, MetricContext(LatentLayout(SIZES), ("t1c",)))
+    names = tuple(f"p{row // 2:02d}-{row % 2}" for row in range(60))
+    found = metric.compute(SplitRecord(names, {"mean": mean}, tuple(name[:3] for name in names)))
+    squared = [float(dcor.u_distance_correlation_sqr(mean[turn::2, :2], mean[turn::2, 3:])) for turn in range(2)]
+    assert found["indep/dcor_vol_residual"] == pytest.approx(np.sqrt(np.mean(squared)), abs=1e-9)

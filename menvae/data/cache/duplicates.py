@@ -1,8 +1,10 @@
 """Subjects of a cohort whose images or masks have the same content, such as cases that two collections share.
 
+Otherwise a model that has memorised its training subjects is judged by copies of them, and passes every gate.
+
 Images are compared by mean, standard deviation, minimum and maximum in double precision, which every cache entry holds.
 Unlike digests of files, they are equal also for a copy with another compression, header or orientation, and they cost
-nothing.
+nothing. Copies that were processed differently are found by `menvae.data.cache.likeness`.
 """
 
 from __future__ import annotations
@@ -13,14 +15,23 @@ from dataclasses import replace
 from itertools import pairwise
 
 from menvae.data.cache.cohort import PreparedSubject
+from menvae.data.cache.likeness import pairs_alike
 
 _log = logging.getLogger(__name__)
 
 _MOST_NAMED = 3
+_SAME = (
+    "data: %d subjects have the same images as another: %s; they count as one patient and stay in one split; "
+    "remove all but one of each"
+)
+_SIMILAR = (
+    "data: %d subjects have nearly the same images as another: %s; they count as one patient and stay in one split; "
+    "remove all but one of each, or name their patient in data.dates if they are its visits"
+)
 
 
 def as_one_patient(subjects: Sequence[PreparedSubject]) -> list[PreparedSubject]:
-    """Return the subjects, where those with an image of the same content have one patient, and warn about them.
+    """Return the subjects, where those with the same or nearly the same images have one patient; warn about them.
 
     All subjects of the patients are joined, under the identifier that comes first, so that no split separates them.
 
@@ -31,21 +42,28 @@ def as_one_patient(subjects: Sequence[PreparedSubject]) -> list[PreparedSubject]
     for subject in subjects:
         for image in _images(subject):
             holders.setdefault(image, []).append(subject.subject_id)
-    shared = [names for names in holders.values() if len(names) > 1]
-    if not shared:
-        return list(subjects)
-    same: dict[str, set[str]] = {}
-    for names in shared:
-        for name in names:
-            same.setdefault(name, set()).update(names)
-    _warn(same)
+    same = _linked(names for names in holders.values() if len(names) > 1)
+    similar = _linked(
+        [one.subject_id, other.subject_id]
+        for one, other in pairs_alike(subjects)
+        if one.patient_id != other.patient_id and other.subject_id not in same.get(one.subject_id, ())
+    )
+    if same:
+        _log.warning(_SAME, len(same), _named(_groups(same)))
+    if similar:
+        _log.warning(_SIMILAR, len(similar), _named(_groups(similar)))
     patients = {subject.subject_id: subject.patient_id for subject in subjects}
-    joined = _joined([{patients[name] for name in names} for names in shared])
+    joined = _joined(
+        {patients[name], *(patients[other] for other in others)}
+        for linked in (same, similar)
+        for name, others in linked.items()
+    )
     return [
         replace(
             subject,
             patient_id=joined.get(subject.patient_id, subject.patient_id),
-            same_images=tuple(sorted(same.get(subject.subject_id, set()) - {subject.subject_id})),
+            same_images=tuple(sorted(same.get(subject.subject_id, ()))),
+            similar_images=tuple(sorted(similar.get(subject.subject_id, ()))),
         )
         for subject in subjects
     ]
@@ -66,7 +84,7 @@ def warn_of_same_masks(subjects: Sequence[PreparedSubject]) -> None:
     groups = [
         tuple(one.subject_id for one in group)
         for group in holders.values()
-        if any(other.subject_id not in first.same_images for first, other in pairwise(group))
+        if any(other.subject_id not in (*first.same_images, *first.similar_images) for first, other in pairwise(group))
     ]
     if groups:
         _log.warning(
@@ -96,13 +114,17 @@ def _joined(groups: Iterable[set[str]]) -> dict[str, str]:
     return {patient: first_of(patient) for patient in before}
 
 
-def _warn(same: Mapping[str, set[str]]) -> None:
-    groups = sorted({tuple(sorted(names)) for names in same.values()})
-    _log.warning(
-        "data: %d subjects have the same images as another: %s; they count as one patient and stay in one split; "
-        "remove all but one of each",
-        *(len(same), _named(groups)),
-    )
+def _linked(groups: Iterable[Sequence[str]]) -> dict[str, set[str]]:
+    """Return subject -> all others that are in a group with it."""
+    found: dict[str, set[str]] = {}
+    for names in groups:
+        for name in names:
+            found.setdefault(name, set()).update(other for other in names if other != name)
+    return found
+
+
+def _groups(linked: Mapping[str, set[str]]) -> list[tuple[str, ...]]:
+    return sorted({tuple(sorted({name, *others})) for name, others in linked.items()})
 
 
 def _named(groups: Sequence[Sequence[str]]) -> str:

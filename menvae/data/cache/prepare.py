@@ -28,6 +28,7 @@ from typing import Any, Literal, Protocol
 
 from menvae.data.cache.cohort import Cohort, PreparedSubject
 from menvae.data.cache.duplicates import as_one_patient, warn_of_same_masks
+from menvae.data.cache.likeness import sketch
 from menvae.data.cache.storage import CacheFormat, check_sizes, read_subject, stored, write_subject
 from menvae.data.digests import digest_of, file_digest, remembered_digest
 from menvae.data.files.findings import Finding
@@ -282,8 +283,9 @@ def _prepare_entry(task: _Task) -> str:
 def _publish(task: _Task, prepared: PreparedArrays) -> None:
     """Write an entry; one that another process has written in the meantime is kept, a damaged one replaced."""
     cache_format = task.recipe.cache_format
+    subject = stored(prepared.channels, prepared.mask, cache_format)
     with new_folder(task.entry) as folder:
-        arrays = write_subject(folder, stored(prepared.channels, prepared.mask, cache_format), cache_format)
+        arrays = write_subject(folder, subject, cache_format)
         with flushing(folder):
             content = {
                 "subject_id": task.subject.subject_id,
@@ -292,6 +294,7 @@ def _publish(task: _Task, prepared: PreparedArrays) -> None:
                 "box": asdict(prepared.box),
                 "spacing_mm": prepared.spacing_mm,
                 "arrays": arrays,
+                "sketch": sketch(subject),
             }
         sealed = {**content, _SEAL: digest_of([task.key, content])}
         (folder / _DESCRIPTION).write_text(json.dumps(sealed))
@@ -367,6 +370,7 @@ def _read_entry(task: _Task) -> PreparedSubject:
             content["arrays"],
             patient_id=subject.patient_id,
             days=subject.days,
+            sketch=content.get("sketch", ""),
             missing_channels=tuple(index for index, name in enumerate(subject.images) if name in subject.missing),
             renew=partial(_renew, task),
         )
