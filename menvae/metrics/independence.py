@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from menvae.metrics import Direction, Findings, Metric, MetricContext, SplitRecord, When
-from menvae.metrics.pairs import pairs
+from menvae.metrics.pairs import one_visit_each, pairs
 from menvae.registry import Field, register
 from menvae.statistics.distance_correlation import MIN_ROWS, signed_root
 from menvae.statistics.estimate import Estimate
@@ -44,7 +43,8 @@ class PartitionIndependence(Metric):
     correlation, and ``indep/<statistic>_p`` the probability of one as large if all partitions are independent. The
     statistics are ``dcor``, distance correlation, whose largest value is ``indep/max_dcor``; ``hsic``, normalised HSIC
     with Gaussian kernels of median bandwidth; and ``sliced_dcor``, distance correlation of the two projections that
-    depend most on each other in training, which dimensions of noise do not dilute.
+    depend most on each other in training, which dimensions of noise do not dilute. Of a cohort over time, the tests see
+    the first visit of each patient.
     """
 
     direction: ClassVar[Direction | None] = None
@@ -90,8 +90,8 @@ class PartitionIndependence(Metric):
     def findings(self, record: SplitRecord) -> Findings:
         """Return the values of the largest pairs and, as ``independence``, those of all pairs."""
         assert record.training is not None
-        rows = np.arange(len(record.subject_id))[:: -(-len(record.subject_id) // MOST_ROWS) or 1]
-        judged, training = record.rows(rows), record.training
+        rows = one_visit_each(record)[0]
+        judged, training = record.rows(rows[:: -(-len(rows) // MOST_ROWS)]), record.training
         blocks, training_blocks = (self._blocks(each) for each in (judged, training))
         patients, count = judged.patient_id, self.num_permutations
 
