@@ -81,9 +81,13 @@ def _resting_on(found: Estimate, n: int) -> Estimate:
 def _of_loops(metrics: Sequence[Metric], record: SplitRecord) -> dict[str, Estimate]:
     resampled, left_out = ([each for each in metrics if each.interval == how] for how in ("bootstrap", "jackknife"))
     owners = {key: metric for metric in metrics for key in metric.names()}
+    functions = [(metric, metric.leaving_out(record)) for metric in left_out]
 
-    def linear(rows: Indices) -> Mapping[str, float | None]:
-        values = measure(left_out, record.rows(rows))
+    def linear(kept: Indices) -> Mapping[str, float | None]:
+        left = np.setdiff1d(np.arange(len(record.subject_id)), kept)
+        values: dict[str, float | None] = {}
+        for metric, without in functions:
+            values |= without(left) if len(kept) >= metric.min_subjects else dict.fromkeys(metric.names())
         return {key: None if value is None else owners[key].to_linear(value) for key, value in values.items()}
 
     found: dict[str, Estimate] = {}

@@ -29,6 +29,8 @@ Floats = NDArray[np.float64]
 Direction = Literal["higher", "lower"]
 When = Literal["epoch", "final"]
 Interval = Literal["bootstrap", "jackknife"]
+LeavingOut = Callable[[NDArray[np.intp]], Mapping[str, "float | None"]]
+"""Indices of rows [B] to leave out -> {key: value} of the others."""
 
 OF_BATCHES = frozenset({"inputs", "reconstruction"})
 """Needs that only `Metric.observe` may read; a record does not contain them."""
@@ -256,6 +258,14 @@ class Metric(ABC):
     @abstractmethod
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
         """Return {key: value} of a split of at least ``min_subjects`` subjects; None for undefined values."""
+
+    def leaving_out(self, record: SplitRecord) -> LeavingOut:
+        """Return a function that computes the values of a split without some rows, for the jackknife.
+
+        Override it where the calls can share work.
+        """
+        everything = np.arange(len(record.subject_id))
+        return lambda rows: self.compute(record.rows(np.delete(everything, rows)))
 
     def means(self, record: SplitRecord) -> Means | None:
         """Return all values as functions of means over the rows of a split, or None if they are no such functions.

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from menvae.metrics import Direction, Interval, Metric, SplitRecord
-from menvae.metrics.pairs import constant_partitions, one_visit_each, pairs, spaced_means
+from menvae.metrics import Direction, Floats, Interval, LeavingOut, Metric, SplitRecord
+from menvae.metrics.pairs import constant_partitions, one_visit_each, pairs, spaced
 from menvae.registry import register
-from menvae.statistics.distance_correlation import MIN_ROWS, signed_root, u_distance_correlations_sqr
+from menvae.statistics.distance_correlation import signed_root
+from menvae.statistics.pairwise import MIN_ROWS, LeaveOut, distances, normalised
+from menvae.statistics.patients import Indices
 
 
 @register("metric", "dcor", reference="Szekely & Rizzo 2014")
@@ -44,24 +46,33 @@ class PartitionDcor(Metric):
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
         """Return the value of each pair and the largest absolute one."""
-        turns = one_visit_each(record)
-        if len(turns[0]) < MIN_ROWS:
-            return dict.fromkeys(self.names())
-        constant = constant_partitions(record.arrays["mean"], self.context.layout)
+        return dict(self.leaving_out(record)(np.zeros(0, dtype=np.intp)))
+
+    def leaving_out(self, record: SplitRecord) -> LeavingOut:
+        """Return a function for the jackknife, whose calls share all distances."""
+        layout, means = self.context.layout, record.arrays["mean"]
+        turns = [spaced(rows) for rows in one_visit_each(record)]
+        blocks = [layout.split(torch.from_numpy(means[rows])).values() for rows in turns]
+        products = [LeaveOut(torch.stack([distances(block) for block in each])) for each in blocks]
+
+        def without(rows: Indices) -> dict[str, float | None]:
+            out = [torch.from_numpy(np.flatnonzero(np.isin(turn, rows))) for turn in turns]
+            if min(len(turn) - len(gone) for turn, gone in zip(turns, out, strict=True)) < MIN_ROWS:
+                return dict.fromkeys(self.names())
+            squared = [normalised(*of(gone)) for of, gone in zip(products, out, strict=True)]
+            constant = constant_partitions(np.delete(means, rows, axis=0), layout)
+            return self._values(signed_root(torch.stack(squared).mean(dim=0)).numpy(), constant)
+
+        return without
+
+    def _values(self, dcor: Floats, constant: set[str]) -> dict[str, float | None]:
         names = list(self.context.layout)
-        squared = torch.stack([self._squared(record.rows(turn)) for turn in turns])
-        dcor = signed_root(squared.mean(dim=0)).numpy()
         values: dict[str, float | None] = {
             f"indep/dcor_{a}_{b}": None if {a, b} & constant else float(dcor[names.index(a), names.index(b)])
             for a, b in pairs(self.context.layout)
         }
         known = [abs(value) for value in values.values() if value is not None]
         return {**values, "indep/max_dcor": max(known) if len(known) == len(values) else None}
-
-    def _squared(self, record: SplitRecord) -> Tensor:
-        """Return squared correlations [partitions, partitions] of rows of different patients."""
-        blocks = self.context.layout.split(torch.from_numpy(spaced_means(record)))
-        return u_distance_correlations_sqr(list(blocks.values()))
 
     def to_linear(self, value: float) -> float:
         """Square it and keep the sign: the root has no derivative at 0, so that its error is not normal there."""

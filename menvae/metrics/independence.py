@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from menvae.metrics import Direction, Findings, Metric, MetricContext, SplitRecord, When
-from menvae.metrics.pairs import one_visit_each, pairs
+from menvae.metrics.pairs import one_visit_each, pairs, spaced
 from menvae.registry import Field, register
 from menvae.statistics.distance_correlation import MIN_ROWS, signed_root
 from menvae.statistics.estimate import Estimate
@@ -91,7 +91,7 @@ class PartitionIndependence(Metric):
         """Return the values of the largest pairs and, as ``independence``, those of all pairs."""
         assert record.training is not None
         rows = one_visit_each(record)[0]
-        judged, training = record.rows(rows[:: -(-len(rows) // MOST_ROWS)]), record.training
+        judged, training = record.rows(spaced(rows, MOST_ROWS)), record.training
         blocks, training_blocks = (self._blocks(each) for each in (judged, training))
         patients, count = judged.patient_id, self.num_permutations
 

@@ -21,10 +21,19 @@ def pairs(layout: LatentLayout) -> list[tuple[str, str]]:
     return list(combinations(layout, 2))
 
 
+def spaced(rows: Indices, most: int = MOST_ROWS) -> Indices:
+    """Return at most ``most`` of the rows, evenly spaced.
+
+    >>> spaced(np.arange(7), most=3).tolist()
+    [0, 3, 6]
+    """
+    return rows[:: -(-len(rows) // most) or 1]
+
+
 def spaced_means(record: SplitRecord) -> Floats:
     """Return the posterior means of the split [N, Z], subsampled to at most `MOST_ROWS` evenly spaced subjects."""
     means = record.arrays["mean"]
-    return means[:: -(-len(means) // MOST_ROWS) or 1]
+    return means[spaced(np.arange(len(means)))]
 
 
 def one_visit_each(record: SplitRecord) -> list[Indices]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from menvae.differentiation import first_order
 
 __all__ = ["MIN_ROWS", "Centring", "bordered_products", "centred_products", "distances", "distances_of", "normalised"]
-__all__ += ["u_centred"]
+__all__ += ["LeaveOut", "u_centred"]
 
 MIN_ROWS = 4
 """Smallest number of rows of the U-centred estimators."""
@@ -87,6 +87,39 @@ def centred_products(matrices_KNN: Tensor, centring: Centring) -> tuple[Tensor, 
     products, row_sums = _raw_products(matrices_KNN)
     mean_squares = torch.diagonal(products.detach()) / matrices_KNN.shape[-1] ** 2
     return _centred(products, row_sums, centring), mean_squares
+
+
+class LeaveOut:
+    """`centred_products` of symmetric matrices without some rows and columns.
+
+    The sums over the whole matrices are computed once; each call costs B N operations to leave out B rows, not N^2.
+    """
+
+    def __init__(self, matrices_KNN: Tensor) -> None:
+        """Args: matrices_KNN: symmetric matrices."""
+        self._matrices_KNN = matrices_KNN
+        self._products_KK, self._row_sums_KN = _raw_products(matrices_KNN)
+
+    def __call__(self, rows_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the U-centred products [K, K] of the other rows, and their mean squared entries [K].
+
+        Args:
+            rows_B: indices of the rows to leave out, each once.
+
+        Raises:
+            ValueError: fewer than 4 rows are left.
+        """
+        num_rows = self._matrices_KNN.shape[-1]
+        kept = num_rows - len(rows_B)
+        centring = Centring.unbiased(kept)
+        border_KBN = self._matrices_KNN[:, rows_B]
+        corner_KBB = border_KBN[:, :, rows_B]
+        border, corner = border_KBN.flatten(1), corner_KBB.flatten(1)
+        products_KK = self._products_KK - 2.0 * border @ border.T + corner @ corner.T
+        is_kept = torch.ones(num_rows, dtype=torch.bool)
+        is_kept[rows_B] = False
+        row_sums_KN = (self._row_sums_KN - border_KBN.sum(dim=1))[:, is_kept]
+        return _centred(products_KK, row_sums_KN, centring), torch.diagonal(products_KK) / kept**2
 
 
 def u_centred(matrices_KNN: Tensor) -> Tensor:

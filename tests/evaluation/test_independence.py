@@ -10,6 +10,7 @@ from handmade import Floats, LinearDecoder, measured, split
 
 from menvae.latent import LatentLayout
 from menvae.metrics import MetricContext, SplitRecord, measure
+from menvae.metrics.dcor import PartitionDcor
 from menvae.registry import build
 
 SIZES = {"vol": 2, "loc": 1, "residual": 3}
@@ -143,3 +144,16 @@ def test_distance_correlation_of_visits_is_the_mean_of_squares_over_visits() -> 
     found = metric.compute(SplitRecord(names, {"mean": mean}, tuple(name[:3] for name in names)))
     squared = [float(dcor.u_distance_correlation_sqr(mean[turn::2, :2], mean[turn::2, 3:])) for turn in range(2)]
     assert found["indep/dcor_vol_residual"] == pytest.approx(np.sqrt(np.mean(squared)), abs=1e-9)
+
+
+@pytest.mark.parametrize("visits", [1, 2])
+def test_a_patient_who_is_left_out_for_an_interval_is_as_if_never_there(visits: int) -> None:
+    random = np.random.default_rng(3)
+    patients = tuple(f"p{row // visits}" for row in range(30))
+    record = SplitRecord(tuple(f"s{row:02d}" for row in range(30)), {"mean": random.normal(size=(30, 6))}, patients)
+    metric = PartitionDcor(MetricContext(LatentLayout(SIZES), ("t1c",)))
+    without = metric.leaving_out(record)
+    for patient in ("p0", "p7", "p14"):
+        rows = np.flatnonzero(np.array(patients) == patient)
+        expected = metric.compute(record.rows(np.delete(np.arange(30), rows)))
+        assert without(rows) == {key: pytest.approx(value, abs=1e-7) for key, value in expected.items()}

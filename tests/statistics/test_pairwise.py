@@ -7,7 +7,14 @@ from menvae.statistics.distance_correlation import (
     partial_correlations,
     u_distance_correlations_sqr,
 )
-from menvae.statistics.pairwise import Centring, bordered_products, centred_products, distances, distances_of
+from menvae.statistics.pairwise import (
+    Centring,
+    LeaveOut,
+    bordered_products,
+    centred_products,
+    distances,
+    distances_of,
+)
 
 BOUNDS = ((0, 3), (3, 4), (4, 9))
 
@@ -90,6 +97,17 @@ def test_products_are_those_of_matrices_that_are_centred(centring: Centring) -> 
     found, mean_squares = centred_products(torch.stack([x, y]), centring)
     assert found[0, 1].item() == pytest.approx(expected.item(), abs=1e-13)
     assert mean_squares.tolist() == pytest.approx([x.square().mean().item(), y.square().mean().item()])
+
+
+@pytest.mark.parametrize("left_out", [[], [0], [11, 3, 7]])
+def test_rows_left_out_are_as_if_they_had_never_been_there(left_out: list[int]) -> None:
+    generator = torch.Generator().manual_seed(4)
+    blocks = [100.0 + torch.randn(12, columns, generator=generator) for columns in (1, 3, 5)]
+    kept = [row for row in range(12) if row not in left_out]
+    expected = centred_products(torch.stack([distances(block[kept]) for block in blocks]), Centring.unbiased(len(kept)))
+    found = LeaveOut(torch.stack([distances(block) for block in blocks]))(torch.tensor(left_out, dtype=torch.int64))
+    for value, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(value, wanted, rtol=1e-10, atol=1e-12)
 
 
 def test_autocast_does_not_touch_value_or_gradient() -> None:
