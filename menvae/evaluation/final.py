@@ -193,7 +193,7 @@ def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mappin
     )
     if data.volumes is None:
         return context
-    walks = Traversals(WALK_STEPS, traversals(model, evaluation.val.arrays["mean"], WALK_STEPS))
+    walks = Traversals(WALK_STEPS, traversals(model, judged.record.arrays["mean"], WALK_STEPS))
     return replace(
         context,
         volumes=VolumeFacts(data.volumes.modalities, data.volumes.cohort.spacing_mm),
