@@ -66,6 +66,16 @@ POWER_STEPS = 12
 """Products with a matrix whose extreme eigenvectors are wanted."""
 
 
+def num_values(num_rows: int, num_dimensions: int) -> int:
+    """Return about how many values the features of a `QuadraticProbe` have.
+
+    >>> num_values(100, 2)
+    3500
+    """
+    pairs = min(num_dimensions, MOST_DIMENSIONS)
+    return num_rows * (pairs * (pairs + 1) // 2 + 2 * FREQUENCIES * num_dimensions)
+
+
 class RidgeProbe:
     """Ridge regression on standardised codes; the penalty of each column minimises generalised cross-validation.
 
