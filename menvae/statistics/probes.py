@@ -62,7 +62,7 @@ INNER_DEVIATIONS = 2.0
 """Standard errors by which it must correlate with the target there."""
 SCREENING_DEVIATIONS = 1.0
 """Standard errors there that make a product worth fitting: most columns of noise have fewer."""
-POWER_STEPS = 12
+POWER_STEPS = 8
 """Products with a matrix whose extreme eigenvectors are wanted."""
 
 
