@@ -27,7 +27,6 @@ class CalibrationPicture(Picture):
     def draw(self, context: PictureContext) -> Figure:
         """Draw one panel per partition."""
         from menvae.pictures.drawing.calibration import draw_calibration
-
         from menvae.presentation.text import split_words
 
         assert context.calibration is not None
