@@ -18,6 +18,7 @@ from menvae.metrics import MetricContext, SplitRecord
 from menvae.metrics.interventions import LARGEST_RATIO, Interventions, intervention_table
 from menvae.models import Model
 from menvae.statistics.estimate import Estimate
+from menvae.training.settings import TrainerSettings
 from menvae.types import Batch, ModelOutput, Posterior
 
 LAYOUT = LatentLayout({"vol": 1, "loc": 2, "residual": 2})
@@ -56,7 +57,7 @@ class Callipers:
     targets: tuple[str, ...] = ("loc_y", "radius", "spare", "loc_x")
     noise: float = 0.0
 
-    def read(self, images: Tensor) -> Tensor:
+    def read(self, images: Tensor, available: Tensor | None = None) -> Tensor:
         """Return z-scores [N, 4]."""
         inside = (images[:, 0] - images[:, 0, 0, 0, 0].reshape(-1, 1, 1, 1)).double()
         total = inside.flatten(1).sum(dim=1)
@@ -82,7 +83,7 @@ def judged(model: Balls, reader: Callipers, record: SplitRecord) -> tuple[SplitR
     with torch.no_grad():
         images = Balls().decode(torch.from_numpy(record.arrays["mean"]).float())
     read = reader.read(images)[:, [1, 3, 0]].numpy()
-    found = with_interventions(replace(record, arrays={**record.arrays, "read": read}), model, reader)
+    found = with_interventions(replace(record, arrays={**record.arrays, "read": read}), model, reader, TrainerSettings())
     return found, dict(estimate([Interventions(CONTEXT)], found).estimates)
 
 
@@ -171,13 +172,13 @@ def test_visits_become_those_of_other_patients() -> None:
     targets = record.arrays["mean"][:, :3]
     np.testing.assert_allclose(found.arrays["asked"], targets[[5, 5, 1, 1, 1, 4]] - targets)
     alone = replace(record, patient_id=("a",) * 6)
-    assert with_interventions(alone, Balls(), Callipers()) is alone
-    assert swaps(Balls(), alone) is None
+    assert with_interventions(alone, Balls(), Callipers(), TrainerSettings()) is alone
+    assert swaps(Balls(), alone, TrainerSettings()) is None
 
 
 def test_swaps_are_decoded_from_the_latents_of_both_patients() -> None:
     record, model = record_of(5), Balls()
-    found = swaps(model, record)
+    found = swaps(model, record, TrainerSettings())
     assert found is not None
     assert list(found.subjects) == [("s000", "s004"), ("s002", "s001"), ("s004", "s003")]
     a, b = record.arrays["mean"][[2, 1]]
@@ -220,7 +221,7 @@ def test_an_evaluation_without_a_reader_has_none_of_it_and_with_one_reads_the_im
     class Corner(Callipers):
         """Skips the corner that holds z."""
 
-        def read(self, images: Tensor) -> Tensor:
+        def read(self, images: Tensor, available: Tensor | None = None) -> Tensor:
             """Return z-scores [N, 4]."""
             clean = images.clone()
             clean[:, 0, 0, 0, :5] = clean[:, :1, 0, 0, 5:6].squeeze(1)
@@ -240,4 +241,4 @@ def test_an_evaluation_without_a_reader_has_none_of_it_and_with_one_reads_the_im
 
 def test_a_reader_of_other_targets_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^the reader does not read loc_x, loc_y, only radius$"):
-        with_interventions(record_of(12), Balls(), Callipers(("radius",)))
+        with_interventions(record_of(12), Balls(), Callipers(("radius",)), TrainerSettings())
