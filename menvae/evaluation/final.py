@@ -176,10 +176,9 @@ def judge(
 
     def table(name: str, judged: JudgedSplit) -> GateTable:
         subjects, patients = len(judged.record.subject_id), len(set(judged.record.patient_id))
-        unmoved = Estimate(None, None, None, 0, judged.unmoved)
-        of_moved = {key: unmoved for metric in metrics if "moved" in metric.needs for key in metric.names()}
-        found = {**of_moved, **judged.estimates}
-        return evaluate_gates(found, targets, metrics, supervision, subjects, patients, name)
+        of_moved = [key for metric in metrics if "moved" in metric.needs for key in metric.names()]
+        unmoved = {key: Estimate(None, None, None, 0, judged.unmoved) for key in of_moved if judged.unmoved}
+        return evaluate_gates({**unmoved, **judged.estimates}, targets, metrics, supervision, subjects, patients, name)
 
     return JudgedGates({name: table(name, judged) for name, judged in evaluation.splits.items()})
 

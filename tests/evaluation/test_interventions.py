@@ -319,7 +319,7 @@ def r2_of_loc_x(record: SplitRecord) -> float:
 
 
 def test_a_feature_that_few_patients_have_does_not_count_in_the_mean() -> None:
-    """Of loc_y, one pair is known: its R2 is undefined, and that of loc is that of loc_x, which is changed with an error."""
+    """Of loc_y, one pair is known: its R2 is undefined, and that of loc is the R2 of loc_x."""
     record = of_targets(40, slice(2, None), 1)
     found = estimate([Interventions(CONTEXT)], record).estimates["intervention/loc_r2"]
     assert found.value == pytest.approx(r2_of_loc_x(record))
@@ -362,4 +362,5 @@ def test_a_gate_says_why_there_are_no_interventions() -> None:
         outputs = {"val": [(batch, output)].copy}
         found = evaluate_model(model, [batch], outputs, metrics, reader, no_reader=SEVERAL_RANKS)
         (gate,) = judge(found, gates, metrics, SUPERVISION).splits["val"].gates
+        assert found.splits["val"].unmoved == reason
         assert gate.reason == f"4 validation subjects; {reason}"

@@ -13,6 +13,8 @@ from balls import SIDE, SPACING_MM, Loader, cohort
 from torch import nn
 from torch.nn.functional import interpolate
 
+from menvae.encoders.product_of_experts import ProductOfExperts
+from menvae.latent import LatentLayout
 from menvae.references import fitting
 from menvae.references.ceiling import CeilingReader, _shrinkage, read_ceiling
 from menvae.references.cohort import ReferenceCohort
@@ -124,6 +126,16 @@ def test_ceiling_is_a_frozen_reader_that_knows_its_errors(
     expected = (read - true).square().mean(dim=0).sqrt().tolist()
     assert list(readings.facts["noise"].values()) == pytest.approx(expected, abs=1e-5)  # type: ignore[attr-defined]
     assert readings.facts["r2"] == pytest.approx(r2(readings, of_balls, "val"), abs=1e-5)
+
+
+def test_the_ceiling_does_not_read_missing_channels(of_balls: ReferenceCohort) -> None:
+    expert = {"name": "resnet", "base_filters": 8}
+    encoder = ProductOfExperts(2, (16, 16, 16), LatentLayout({"vol": 2}), expert=expert).eval()
+    reader = CeilingReader(encoder, 2, ("radius",))
+    images, available = torch.randn(3, 2, 16, 16, 16), torch.tensor([[True, False], [False, True], [True, True]])
+    garbage = images.masked_fill(~available[..., None, None, None], torch.nan)
+    assert torch.equal(reader.read(garbage, available), reader.read(images, available))
+    assert not torch.allclose(reader.read(images, available)[:2], reader.read(images)[:2])
 
 
 def test_readings_shrink_to_the_least_squared_error(of_balls: ReferenceCohort) -> None:
