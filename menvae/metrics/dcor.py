@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from menvae.metrics import Direction, Floats, Interval, LeavingOut, Metric, SplitRecord
-from menvae.metrics.pairs import constant_partitions, one_visit_each, pairs, spaced
+from menvae.metrics.pairs import MOST_ROWS, constant_partitions, one_visit_each, pairs
 from menvae.registry import register
 from menvae.statistics.distance_correlation import signed_root
 from menvae.statistics.pairwise import MIN_ROWS, LeaveOut, distances, normalised
-from menvae.statistics.patients import Indices
+from menvae.statistics.patients import Indices, spaced
 
 
 @register("metric", "dcor", reference="Szekely & Rizzo 2014")
@@ -51,7 +51,7 @@ class PartitionDcor(Metric):
     def leaving_out(self, record: SplitRecord) -> LeavingOut:
         """Return a function for the jackknife, whose calls share all distances."""
         layout, means = self.context.layout, record.arrays["mean"]
-        turns = [spaced(rows) for rows in one_visit_each(record)]
+        turns = [spaced(rows, MOST_ROWS) for rows in one_visit_each(record)]
         blocks = [layout.split(torch.from_numpy(means[rows])).values() for rows in turns]
         products = [LeaveOut(torch.stack([distances(block) for block in each])) for each in blocks]
 

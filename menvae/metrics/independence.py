@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from menvae.metrics import Direction, Findings, Metric, MetricContext, SplitRecord, When
-from menvae.metrics.pairs import one_visit_each, pairs, spaced
+from menvae.metrics.pairs import one_visit_each, pairs
 from menvae.registry import Field, register
 from menvae.statistics.distance_correlation import MIN_ROWS, signed_root
 from menvae.statistics.estimate import Estimate
 from menvae.statistics.independence import MIN_ARRANGEMENTS, NUM_PERMUTATIONS, IndependenceTest, dcor_test, hsic_test
+from menvae.statistics.patients import spaced
 from menvae.statistics.sliced import most_dependent_directions, sliced_dcor_test
 
 TABLE = "independence"
 """Name of the table of all pairs."""
 MOST_ROWS = 1024
 """Larger splits are subsampled to evenly spaced rows: tests of more need gigabytes."""
+MOST_TRAINING_ROWS = 4096
+"""Training subjects, evenly spaced, among whom directions are sought."""
 _NO_INTERVAL = "no interval: a p-value says what chance gives"
 
 
@@ -41,10 +46,9 @@ class PartitionIndependence(Metric):
 
     ``indep/<statistic>`` is the largest value of all pairs of partitions, sign(x) sqrt|x| of a bias-corrected squared
     correlation, and ``indep/<statistic>_p`` the probability of one as large if all partitions are independent. The
-    statistics are ``dcor``, distance correlation, whose largest value is ``indep/max_dcor``; ``hsic``, normalised HSIC
-    with Gaussian kernels of median bandwidth; and ``sliced_dcor``, distance correlation of the two projections that
-    depend most on each other in training, which dimensions of noise do not dilute. Of a cohort over time, the tests see
-    the first visit of each patient.
+    statistics are ``dcor``, distance correlation; ``hsic``, normalised HSIC with Gaussian kernels of median bandwidth;
+    and ``sliced_dcor``, distance correlation of the two projections that depend most on each other in training, which
+    dimensions of noise do not dilute. The tests see the first visit of each patient, of at most `MOST_ROWS` patients.
     """
 
     direction: ClassVar[Direction | None] = None
@@ -77,11 +81,10 @@ class PartitionIndependence(Metric):
         return f"Largest {statistic.means} between two partitions; 0 means independence."
 
     def names(self) -> list[str]:
-        """P-value and, except for ``dcor``, value of each statistic; none for a single partition."""
+        """Value and p-value of each statistic; none for a single partition."""
         if not pairs(self.context.layout):
             return []
-        keys = [f"indep/{each.name}{suffix}" for each in _STATISTICS for suffix in ("", "_p")]
-        return [key for key in keys if key != "indep/dcor"]  # `indep/max_dcor` is the same
+        return [f"indep/{each.name}{suffix}" for each in _STATISTICS for suffix in ("", "_p")]
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
         """Return the values and p-values of the largest pairs."""
@@ -91,12 +94,16 @@ class PartitionIndependence(Metric):
         """Return the values of the largest pairs and, as ``independence``, those of all pairs."""
         assert record.training is not None
         rows = one_visit_each(record)[0]
-        judged, training = record.rows(spaced(rows, MOST_ROWS)), record.training
-        blocks, training_blocks = (self._blocks(each) for each in (judged, training))
-        patients, count = judged.patient_id, self.num_permutations
+        judged = record.rows(spaced(rows, MOST_ROWS))
+        blocks, patients, count = self._blocks(judged), judged.patient_id, self.num_permutations
+        everyone = record.training
+        others = np.flatnonzero(~np.isin(everyone.patient_id, record.patient_id))
 
         def sliced() -> IndependenceTest:
-            directions = most_dependent_directions(training_blocks, training.patient_id)
+            if len(others) == 0:
+                raise ValueError("no training patients but those that are judged")
+            training = everyone.rows(spaced(others, MOST_TRAINING_ROWS))
+            directions = most_dependent_directions(self._blocks(training), training.patient_id)
             return sliced_dcor_test(blocks, directions, patients, num_permutations=count)
 
         tests: Sequence[Callable[[], IndependenceTest]] = (
@@ -111,14 +118,20 @@ class PartitionIndependence(Metric):
             key = f"indep/{statistic.name}"
             try:
                 found = test()
-            except ValueError as error:
-                estimates |= dict.fromkeys((key, f"{key}_p"), Estimate(None, None, None, num_patients, str(error)))
+            except ValueError as error:  # a partition that does not vary, or too few patients
+                reason = self._reason(error)
+                estimates |= dict.fromkeys((key, f"{key}_p"), Estimate(None, None, None, num_patients, reason))
                 continue
             largest = float(signed_root(torch.tensor(found.largest, dtype=torch.float64)))
             estimates[key] = Estimate(largest, None, None, num_patients, _NO_INTERVAL)
             estimates[f"{key}_p"] = Estimate(found.p_largest, None, None, num_patients, _NO_INTERVAL)
             table += self._rows(statistic.name, found)
-        return Findings({key: estimates[key] for key in self.names()}, {TABLE: table})
+        return Findings(estimates, {TABLE: table})
+
+    def _reason(self, error: ValueError) -> str:
+        """Return what a test says, with the names of partitions."""
+        names = list(self.context.layout)
+        return re.sub(r"\bblock (\d+)", lambda found: f"partition '{names[int(found[1])]}'", str(error))
 
     def _blocks(self, record: SplitRecord) -> list[Tensor]:
         return [torch.from_numpy(block) for block in record.codes(self.context.layout).values()]

@@ -16,10 +16,10 @@ from menvae.registry import Field, register
 from menvae.statistics.bootstrap import jackknife_intervals
 from menvae.statistics.coverage import expected_coverage, neighbourhoods
 from menvae.statistics.estimate import Estimate
-from menvae.statistics.patients import Indices
+from menvae.statistics.patients import Indices, spaced
 
 MOST_SAMPLES = 1000
-"""Largest number of samples of the prior, in several sets of as many as there are subjects."""
+"""Largest number of subjects, evenly spaced, and of samples of the prior, in sets of as many as there are subjects."""
 
 
 @register("metric", "latent_coverage", reference="Naeem et al. 2020")
@@ -69,7 +69,8 @@ class LatentCoverage(Metric):
         """Return the coverage; None with at most ``k`` subjects."""
         if len(record.subject_id) <= self.k:
             return dict.fromkeys(self.names())
-        everyone = np.arange(len(record.subject_id))
+        everyone = spaced(np.arange(len(record.subject_id)), MOST_SAMPLES)
+        record, everyone = record.rows(everyone), np.arange(len(everyone))
         return {key: covered.share(everyone) for key, covered in self._covered(record).items()}
 
     def findings(self, record: SplitRecord) -> Findings:
@@ -77,6 +78,7 @@ class LatentCoverage(Metric):
         num = len(set(record.patient_id))
         if len(record.subject_id) <= self.k:
             return Findings({key: Estimate(None, None, None, num, self.reason(key, record)) for key in self.names()})
+        record = record.rows(spaced(np.arange(len(record.subject_id)), MOST_SAMPLES))
         covered = self._covered(record)
         found = jackknife_intervals(
             lambda rows: {key: each.share(rows) for key, each in covered.items()}, record.patient_id

@@ -8,7 +8,7 @@ import numpy as np
 
 from menvae.latent import LatentLayout
 from menvae.metrics import Floats, SplitRecord
-from menvae.statistics.patients import Indices, rows_by_patient
+from menvae.statistics.patients import Indices, rows_by_patient, spaced
 
 MOST_ROWS = 4096
 """Larger splits are subsampled to evenly spaced rows, as distance correlation needs memory quadratic in the rows."""
@@ -21,19 +21,10 @@ def pairs(layout: LatentLayout) -> list[tuple[str, str]]:
     return list(combinations(layout, 2))
 
 
-def spaced(rows: Indices, most: int = MOST_ROWS) -> Indices:
-    """Return at most ``most`` of the rows, evenly spaced.
-
-    >>> spaced(np.arange(7), most=3).tolist()
-    [0, 3, 6]
-    """
-    return rows[:: -(-len(rows) // most) or 1]
-
-
 def spaced_means(record: SplitRecord) -> Floats:
     """Return the posterior means of the split [N, Z], subsampled to at most `MOST_ROWS` evenly spaced subjects."""
     means = record.arrays["mean"]
-    return means[spaced(np.arange(len(means)))]
+    return means[spaced(np.arange(len(means)), MOST_ROWS)]
 
 
 def one_visit_each(record: SplitRecord) -> list[Indices]:

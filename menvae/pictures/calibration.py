@@ -28,5 +28,7 @@ class CalibrationPicture(Picture):
         """Draw one panel per partition."""
         from menvae.pictures.drawing.calibration import draw_calibration
 
+        from menvae.presentation.text import split_words
+
         assert context.calibration is not None
-        return draw_calibration(context.calibration)
+        return draw_calibration(context.calibration, split_words(context.split))

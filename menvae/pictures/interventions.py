@@ -21,7 +21,7 @@ class InterventionsPicture(Picture):
     alt = "interventions"
     caption = (
         "Each partition should change its own features and no other. The R² of the reader, and its noise, the largest "
-        "change that its errors alone may cause, are those on the validation images."
+        "change that its errors alone may cause, are those on images of the same split."
     )
 
     def draw(self, context: PictureContext) -> Figure:

@@ -80,8 +80,8 @@ def meanings(limits: Limits) -> dict[Kind, tuple[str, str]]:
         ),
         Kind.DUPLICATE: (
             "same images",
-            "Another subject has an image with the same content, or nearly the same images. Both count as one patient, "
-            "so that they lie in one split. Remove one of them.",
+            "Another subject has an image with the same content, or nearly the same images. With the same content, "
+            "both count as one patient, so that they lie in one split. Remove copies.",
         ),
         Kind.TUMOUR_CUT: (
             "the box cuts the tumour",

@@ -23,7 +23,7 @@ def neighbourhoods(real_MD: Floats, other_ND: Floats, k: int) -> NDArray[np.bool
     Raises:
         ValueError: k is out of range.
 
-    >>> real, other = np.array([[0.0], [1.0], [3.0], [9.0]]), np.array([[0.5], [2.9]])
+    >>> real, other = np.array([[0.0], [1.0], [3.0], [9.0]]), np.array([[0.5], [3.5]])
     >>> neighbourhoods(real, other, 1).any(axis=1).mean()
     np.float64(1.0)
     >>> neighbourhoods(real, other[:1], 1).any(axis=1).mean()

@@ -27,7 +27,8 @@ from threadpoolctl import threadpool_limits
 from menvae.cores import num_cores
 from menvae.statistics.bootstrap import MIN_PATIENTS, bootstrap_intervals_of_means
 from menvae.statistics.estimate import Estimate
-from menvae.statistics.probes import QuadraticProbe, RidgeProbe
+from menvae.statistics.patients import spaced
+from menvae.statistics.probes import QuadraticProbe, RidgeProbe, num_values
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -37,6 +38,10 @@ NUM_PERMUTATIONS = 100
 NUM_FOLDS = 5
 LEVEL = 0.975
 """Quantile of the null of a probe above which a conditional value counts: 5 % of splits for both probes together."""
+MOST_ROWS = 4096
+"""Larger splits are subsampled to evenly spaced rows, because features of all pairs of dimensions need memory."""
+MOST_VALUES = 2**28
+"""Values of the features of all folds that are fitted at the same time: a GB."""
 COLUMNS_AT_ONCE = 1024
 """Bounds the memory of a batch of columns."""
 
@@ -119,7 +124,8 @@ def leak_table(
 ) -> Leaks:
     """Return what each partition says about each target on a judged split.
 
-    Training rows of patients of the judged split are left out.
+    Training rows of patients of the judged split are left out, and of more than `MOST_ROWS` rows of a split, evenly
+    spaced ones are used.
 
     Args:
         train: training split.
@@ -131,7 +137,12 @@ def leak_table(
     Raises:
         ValueError: no judged row.
     """
-    train = _rows(train, [row for row, who in enumerate(train.patients) if who not in set(judged.patients)])
+    whose = set(judged.patients)
+    others = np.array([row for row, who in enumerate(train.patients) if who not in whose], dtype=np.intp)
+    train, judged = (
+        _rows(train, spaced(others, MOST_ROWS)),
+        _rows(judged, spaced(np.arange(len(judged.patients)), MOST_ROWS)),
+    )
     train, judged = (_rows(codes, np.argsort(np.array(codes.patients), kind="stable")) for codes in (train, judged))
     pooled = _Pooled(train, judged, supervision, num_permutations, seed)
     with threadpool_limits(1):  # folds have threads of their own; those of BLAS would wait for each other
@@ -298,7 +309,8 @@ def _predictions(
             found["quadratic"][held, block] = quadratic.refine(predicted, residuals)
 
     folds = np.unique(fold_N[judged_N]).tolist()
-    with ThreadPoolExecutor(min(num_cores(), NUM_FOLDS)) as threads:  # a fold writes to rows of its own
+    num_threads = min(num_cores(), NUM_FOLDS, max(1, MOST_VALUES // num_values(*codes_NP.shape)))
+    with ThreadPoolExecutor(num_threads) as threads:  # a fold writes to rows of its own
         for _ in threads.map(predict, folds):
             pass
     return {probe: array[judged_N] for probe, array in found.items()}

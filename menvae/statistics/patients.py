@@ -30,6 +30,15 @@ def rows_by_patient(patients: Sequence[Hashable]) -> list[Indices]:
     return [np.array(rows, dtype=np.intp) for rows in found.values()]
 
 
+def spaced(rows: Indices, most: int) -> Indices:
+    """Return at most ``most`` of the rows, evenly spaced.
+
+    >>> spaced(np.arange(7), most=3).tolist()
+    [0, 3, 6]
+    """
+    return rows[:: -(-len(rows) // most) or 1]
+
+
 def previous_of_another(patients: Sequence[Hashable]) -> list[int | None]:
     """Return, for each row, the last row before it that is of another patient; the last row precedes the first.
 

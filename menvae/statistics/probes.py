@@ -62,8 +62,18 @@ INNER_DEVIATIONS = 2.0
 """Standard errors by which it must correlate with the target there."""
 SCREENING_DEVIATIONS = 1.0
 """Standard errors there that make a product worth fitting: most columns of noise have fewer."""
-POWER_STEPS = 12
+POWER_STEPS = 8
 """Products with a matrix whose extreme eigenvectors are wanted."""
+
+
+def num_values(num_rows: int, num_dimensions: int) -> int:
+    """Return about how many values the features of a `QuadraticProbe` have.
+
+    >>> num_values(100, 2)
+    3500
+    """
+    pairs = min(num_dimensions, MOST_DIMENSIONS)
+    return num_rows * (pairs * (pairs + 1) // 2 + 2 * FREQUENCIES * num_dimensions)
 
 
 class RidgeProbe:

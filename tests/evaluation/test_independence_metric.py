@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import dcor
 import numpy as np
 import pytest
@@ -54,7 +56,8 @@ def test_a_partition_that_does_not_vary_has_no_test() -> None:
     record.arrays["mean"][:, 8:16] = 0.0
     found = estimate([metric], SplitRecord(record.subject_id, record.arrays, training=train))
     assert {each.value for each in found.estimates.values()} == {None}
-    assert "does not vary" in found.estimates["indep/hsic"].reason
+    assert found.estimates["indep/hsic"].reason.startswith("partition 'loc' does not vary")
+    assert found.estimates["indep/sliced_dcor"].reason.startswith("partition 'loc' does not vary")
     assert found.tables["independence"] == []
 
 
@@ -62,3 +65,12 @@ def test_it_needs_twenty_subjects_and_two_partitions() -> None:
     found, _ = judged(square=False, num=19)
     assert {each.value for each in found.estimates.values()} == {None}
     assert PartitionIndependence(MetricContext(LatentLayout({"z": 4}), ("t1c",))).names() == []
+
+
+def test_directions_come_from_other_patients_than_those_that_are_judged() -> None:
+    metric = PartitionIndependence(MetricContext(LAYOUT, ("t1c",)), num_permutations=200)
+    training = record_of(60, 0, square=False)
+    found = estimate([metric], replace(training, training=training)).estimates
+    assert found["indep/sliced_dcor"].value is None
+    assert found["indep/sliced_dcor"].reason == "no training patients but those that are judged"
+    assert found["indep/dcor"].value is not None

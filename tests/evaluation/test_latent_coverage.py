@@ -34,6 +34,14 @@ def test_posteriors_that_are_together_the_prior_leave_no_holes() -> None:
             assert estimated.n == 150
 
 
+def test_many_subjects_are_judged_by_evenly_spaced_ones() -> None:
+    random = np.random.default_rng(0)
+    arrays = {"mean": random.normal(size=(3000, 4)), "logvar": np.full((3000, 4), -14.0)}
+    record = SplitRecord(tuple(f"s{row:04d}" for row in range(3000)), arrays)
+    metric = LatentCoverage(MetricContext(LatentLayout({"vol": 4}), ("t1c",), (8, 8, 8)))
+    assert estimate([metric], record).estimates["diag/coverage"].value == pytest.approx(0.97, abs=0.02)
+
+
 @pytest.mark.parametrize("scale", [0.3, 3.0])
 def test_wrong_scales_do_not_cover_in_many_dimensions(scale: float) -> None:
     mean = scale * np.random.default_rng(1).normal(size=(150, 22))

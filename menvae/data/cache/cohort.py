@@ -35,7 +35,7 @@ class PreparedSubject:
         patient_id: patient of this visit. Like ``days``, it is not part of the key: correcting it prepares nothing.
         days: days since the patient's first visit; None if unknown.
         same_images: identifiers of other subjects with an image of the same content; all of them have one patient.
-        similar_images: identifiers of other subjects with nearly the same images; they have one patient, too.
+        similar_images: identifiers of other subjects with nearly the same images, which may be copies.
         sketch: result of `menvae.data.cache.likeness.sketch`; empty in entries of earlier versions.
         missing_channels: indices of the modalities that the subject lacks; their channels are 0.
         renew: prepares the entry anew if it is damaged; None if its files are unknown.

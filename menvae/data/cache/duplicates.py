@@ -25,15 +25,18 @@ _SAME = (
     "remove all but one of each"
 )
 _SIMILAR = (
-    "data: %d subjects have nearly the same images as another: %s; they count as one patient and stay in one split; "
-    "remove all but one of each, or name their patient in data.dates if they are its visits"
+    "data: %d subjects have nearly the same images as another: %s; remove copies, or name their patient in data.dates "
+    "if they are its visits: otherwise training and validation may share them"
 )
+_MOST_ALIKE = 3
+"""More subjects that are alike are no copies: another scanner or preparation makes the difference to the cohort."""
 
 
 def as_one_patient(subjects: Sequence[PreparedSubject]) -> list[PreparedSubject]:
-    """Return the subjects, where those with the same or nearly the same images have one patient; warn about them.
+    """Return the subjects, where those with the same images have one patient; warn about these and similar ones.
 
     All subjects of the patients are joined, under the identifier that comes first, so that no split separates them.
+    Nearly the same images are no proof: their subjects keep their patients.
 
     Args:
         subjects: all subjects of a cohort.
@@ -43,21 +46,19 @@ def as_one_patient(subjects: Sequence[PreparedSubject]) -> list[PreparedSubject]
         for image in _images(subject):
             holders.setdefault(image, []).append(subject.subject_id)
     same = _linked(names for names in holders.values() if len(names) > 1)
-    similar = _linked(
-        [one.subject_id, other.subject_id]
-        for one, other in pairs_alike(subjects)
-        if one.patient_id != other.patient_id and other.subject_id not in same.get(one.subject_id, ())
+    similar = _few_alike(
+        _linked(
+            [one.subject_id, other.subject_id]
+            for one, other in pairs_alike(subjects)
+            if one.patient_id != other.patient_id and other.subject_id not in same.get(one.subject_id, ())
+        )
     )
     if same:
         _log.warning(_SAME, len(same), _named(_groups(same)))
     if similar:
         _log.warning(_SIMILAR, len(similar), _named(_groups(similar)))
     patients = {subject.subject_id: subject.patient_id for subject in subjects}
-    joined = _joined(
-        {patients[name], *(patients[other] for other in others)}
-        for linked in (same, similar)
-        for name, others in linked.items()
-    )
+    joined = _joined({patients[name], *(patients[other] for other in others)} for name, others in same.items())
     return [
         replace(
             subject,
@@ -121,6 +122,12 @@ def _linked(groups: Iterable[Sequence[str]]) -> dict[str, set[str]]:
         for name in names:
             found.setdefault(name, set()).update(other for other in names if other != name)
     return found
+
+
+def _few_alike(linked: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """Return the subjects that are alike in groups of at most `_MOST_ALIKE`."""
+    crowded = {name for name, others in linked.items() if len(others) >= _MOST_ALIKE}
+    return {name: others for name, others in linked.items() if not crowded & {name, *others}}
 
 
 def _groups(linked: Mapping[str, set[str]]) -> list[tuple[str, ...]]:

@@ -3,7 +3,9 @@
 Preparation keeps a sketch of every image: means of its z-scores over the blocks of a coarse grid. Sketches are compared
 after subtracting the mean sketch of the cohort, because all heads are alike. Copies with noise of a tenth of the
 standard deviation, or with other intensities, then correlate above .99; the most similar pair of 720 phantoms reaches
-.73 over four modalities, and .92 in a single one. Images that were moved by a voxel are not found.
+.73 over four modalities, and .92 in a single one. A few subjects of another scanner or preparation than the rest share
+what differs, and correlate as highly: likeness is a reason to look, not a proof. Images that were moved by a voxel are
+not found.
 """
 
 from __future__ import annotations
@@ -43,8 +45,8 @@ def sketch(subject: StoredSubject) -> str:
 def pairs_alike(subjects: Sequence[PreparedSubject]) -> Iterator[tuple[PreparedSubject, PreparedSubject]]:
     """Yield the pairs of subjects whose sketches correlate by at least `LEAST_CORRELATION`.
 
-    The correlation is the mean over the modalities that both have. There are none among fewer than `FEWEST_SUBJECTS`
-    subjects with a sketch; entries of earlier versions have none.
+    The correlation is the mean over the modalities that both have, and `FEWEST_SUBJECTS` subjects. Fewer subjects with
+    a sketch are not compared; entries of earlier versions have none.
 
     Args:
         subjects: all subjects of a cohort.
@@ -56,7 +58,7 @@ def pairs_alike(subjects: Sequence[PreparedSubject]) -> Iterator[tuple[PreparedS
     sketches_NCB = np.stack([_decoded(subject.sketch, num_channels) for subject in known])
     has_NC = np.array([[place not in one.missing_channels for place in range(num_channels)] for one in known])
     unit_NCB = np.stack([_centred(sketches_NCB[:, c], has_NC[:, c]) for c in range(num_channels)], axis=1)
-    counts_NC = has_NC.astype(np.float32)
+    counts_NC = (has_NC & (has_NC.sum(axis=0) >= FEWEST_SUBJECTS)).astype(np.float32)
     flat = unit_NCB.reshape(len(known), -1)
     for start in range(0, len(known), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)

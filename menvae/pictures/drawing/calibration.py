@@ -24,11 +24,12 @@ from menvae.presentation.figures import (
 )
 
 
-def draw_calibration(errors: Mapping[str, NDArray[Any]]) -> Figure:
+def draw_calibration(errors: Mapping[str, NDArray[Any]], split: str = "validation split") -> Figure:
     """Draw observed against nominal coverage of central intervals, one panel per partition.
 
     Args:
         errors: {partition: standardised errors of its targets [N, F], NaN where unknown}.
+        split: words for the split.
     """
     columns = min(4, max(1, len(errors)))
     layout = Layout(panel=(2.1, 2.1), gap=(0.7, 0.95), left=0.68, right=max(0.2, 4.4 - 2.8 * columns), top=0.98)
@@ -37,7 +38,7 @@ def draw_calibration(errors: Mapping[str, NDArray[Any]]) -> Figure:
         columns,
         layout,
         "Calibration of predictions",
-        "Coverage of predictive intervals, validation split; band: 95 % by chance",
+        f"Coverage of predictive intervals, {split}; band: 95 % by chance",
     )
     if not errors:
         empty_panel(all_axes[0], "no prediction")
