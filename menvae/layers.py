@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any, Literal
@@ -203,12 +203,22 @@ class Recomputable(nn.Module):
         """X [B, C, D, H, W] -> [B, C', D', H', W']."""
         if not (self.recompute and torch.is_grad_enabled()):
             return self.compute(x)
-        buffers = list(self.buffers())
-        if not buffers:
-            return checkpoint(self.compute, x, use_reentrant=False)  # type: ignore[no-any-return]
-        return checkpoint(  # type: ignore[no-any-return]
-            self.compute, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _AsTheyWere(buffers))
-        )
+        return recomputed(self.compute, list(self.buffers()), x)
+
+
+def recomputed(compute: Callable[..., Tensor], buffers: Sequence[Tensor], *inputs: Tensor | None) -> Tensor:
+    """Return ``compute(*inputs)``, whose activations are computed again in the backward pass instead of stored.
+
+    Args:
+        compute: a module, or a method of one.
+        buffers: its buffers, which a forward pass may change.
+        inputs: inputs of ``compute``.
+    """
+    if not buffers:
+        return checkpoint(compute, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
+    return checkpoint(  # type: ignore[no-any-return]
+        compute, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _AsTheyWere(buffers))
+    )
 
 
 class _AsTheyWere:

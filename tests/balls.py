@@ -94,6 +94,7 @@ def cohort() -> ReferenceCohort:
         train=Loader(rows["train"], shuffle=True),
         splits={name: Loader(batch) for name, batch in rows.items()},
         num_subjects=80,
+        num_observed=[48],
         supervision=SUPERVISION,
         normalizer=normalizer,
         num_channels=1,

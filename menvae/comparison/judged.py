@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -98,12 +97,9 @@ class Judged:
 
 
 def read_gates(path: Path) -> Judged:
-    """Read the gates of both splits; nothing if the file is damaged."""
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        return Judged(_by_name(table["gates"]), _by_name(table["test"]["gates"]) if "test" in table else {})
-    except (OSError, ValueError, TypeError, KeyError):
-        return Judged()
+    """Read the gates of both splits; a damaged part of the file counts as missing."""
+    table = read_mapping(path)
+    return Judged(_gates(table), _gates(table.get("test")))
 
 
 def read_evaluation(path: Path, judged: Judged) -> Judged:
@@ -119,8 +115,12 @@ def read_evaluation(path: Path, judged: Judged) -> Judged:
     return replace(judged, figures=figures, leaks={split: found for split, found in leaks.items() if found})
 
 
-def _by_name(entries: Sequence[Mapping[str, Any]]) -> dict[str, GateValue]:
-    return {str(entry["name"]): GateValue.from_entry(entry) for entry in entries}
+def _gates(table: Any) -> dict[str, GateValue]:
+    """Return the gates of one split by name; none if they are missing or damaged."""
+    try:
+        return {str(entry["name"]): GateValue.from_entry(entry) for entry in table["gates"]}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}
 
 
 def _leaks(rows: Sequence[Mapping[str, Any]]) -> tuple[LeakValue, ...]:

@@ -46,6 +46,7 @@ class DataRequest:
         show: progress display.
         prepared: `Data.prepared` of an earlier call, to skip preparation.
         in_order: for inspection instead of training: keep every split in ``splits.csv`` order, without augmentation.
+        independently: draw training subjects independently of each other, even with ``data.pairs=true``.
     """
 
     cache: Path
@@ -61,6 +62,7 @@ class DataRequest:
     show: ShowProgress = unseen
     prepared: object = None
     in_order: bool = False
+    independently: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

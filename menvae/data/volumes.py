@@ -283,7 +283,8 @@ def load_volumes(source: VolumeSource, request: DataRequest) -> Data:
     by_split = {split: subjects_of(cohort, splits, split) for split in SPLITS}
     training = [subject.features for subject in by_split["train"]]
     normalizer = fit_targets(training, request.targets, request.supervision, source.targets)
-    patients = [subject.patient_id for subject in by_split["train"]] if source.pairs and not request.in_order else None
+    pairs = source.pairs and not (request.in_order or request.independently)
+    patients = [subject.patient_id for subject in by_split["train"]] if pairs else None
     if patients is not None:
         check_pairs(patients, request.batch_size, request.num_ranks)
     loaders = {}

@@ -18,8 +18,9 @@ class BalancedAccuracy(MetricOfMeans):
     """Mean recall over the classes that occur in the split: ``sem/class_balanced_accuracy``, ``sem/class_skill``.
 
     Unlike plain accuracy, it is informative with many rare classes. The skill is (a - c) / (1 - c) of balanced accuracy
-    a and its chance level c = 1 / classes: 0 for any guess that ignores the input, 1 for a perfect classifier; with two
-    classes Youden's J. It allows one gate for any number of classes.
+    a and its chance level c = 1 / classes: 0 for a guess that ignores the input, less if the guess may be a class that
+    does not occur in the split, 1 for a perfect classifier; with two classes Youden's J. It allows one gate for any
+    number of classes.
     """
 
     direction: ClassVar[Direction | None] = "higher"

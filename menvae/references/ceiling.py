@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from menvae.encoders import Encoder
 from menvae.layers import set_memory_format
-from menvae.metrics.r2 import r2
 from menvae.references.cohort import ReferenceCohort
-from menvae.references.fitting import Fit, fit, seeded
-from menvae.references.readings import Floats, Readings, by_subject
-from menvae.training.step import autocast
+from menvae.references.fitting import Fit, fit, in_chunks, seeded
+from menvae.references.readings import Readings, by_subject
 from menvae.types import Batch
 
 LEARNING_RATE = 1.5e-3
@@ -32,9 +26,6 @@ class CeilingReader(nn.Module):
 
     Attributes:
         targets: names of the targets.
-        r2: target -> R2 on the validation subjects; without targets that do not vary there.
-        noise: target -> root mean squared error on the validation subjects, in standard deviations of the training
-            subjects; without targets that no validation subject has.
     """
 
     def __init__(self, encoder: Encoder, z_dim: int, targets: tuple[str, ...]) -> None:
@@ -44,8 +35,6 @@ class CeilingReader(nn.Module):
         self.head = nn.Linear(z_dim, len(targets))
         self.scale: Tensor
         self.register_buffer("scale", torch.ones(len(targets)))
-        self.r2: Mapping[str, float] = {}
-        self.noise: Mapping[str, float] = {}
 
     def forward(self, inputs: Tensor, available: Tensor | None = None) -> Tensor:
         """Inputs [B, C, D, H, W], available channels [B, C] or None -> z-scored targets [B, F]."""
@@ -72,7 +61,7 @@ def read_ceiling(cohort: ReferenceCohort) -> tuple[Readings, CeilingReader]:
 
     def loss(batch: Batch) -> Tensor:
         values, observed = cohort.truth(batch)
-        squares = (reader(batch.inputs, batch.available) - values).square()
+        squares = (_z_scores(reader, cohort, batch) - values).square()
         return torch.where(observed, squares, 0.0).sum() / observed.sum().clamp(min=1)
 
     def validate() -> float:
@@ -81,9 +70,13 @@ def read_ceiling(cohort: ReferenceCohort) -> tuple[Readings, CeilingReader]:
     with seeded(cohort.device):
         reader = new_reader(cohort)
         fitted = fit(reader, loss, validate, cohort, learning_rate=LEARNING_RATE, least_fall=LEAST_FALL, name="ceiling")
-    with torch.no_grad(), autocast(cohort.device, cohort.precision):
+    with torch.no_grad():
         reader.scale.copy_(_shrinkage(reader, cohort)[0])
     return _read(reader, cohort, fitted), reader
+
+
+def _z_scores(reader: CeilingReader, cohort: ReferenceCohort, batch: Batch) -> Tensor:
+    return in_chunks(reader, cohort.chunk_size, batch.inputs, batch.available)
 
 
 def _shrinkage(reader: CeilingReader, cohort: ReferenceCohort) -> tuple[Tensor, float]:
@@ -95,8 +88,7 @@ def _shrinkage(reader: CeilingReader, cohort: ReferenceCohort) -> tuple[Tensor, 
     for batch in cohort.batches("val"):
         values, observed = cohort.truth(batch)
         true, read = (
-            torch.where(observed, tensor, 0.0).double().cpu()
-            for tensor in (values, reader(batch.inputs, batch.available))
+            torch.where(observed, tensor, 0.0).double().cpu() for tensor in (values, _z_scores(reader, cohort, batch))
         )
         sums += torch.stack([true * true, true * read, read * read]).sum(dim=1)
     of_true, of_both, of_read = sums
@@ -107,35 +99,13 @@ def _shrinkage(reader: CeilingReader, cohort: ReferenceCohort) -> tuple[Tensor, 
 
 @torch.no_grad()
 def _read(reader: CeilingReader, cohort: ReferenceCohort, fitted: Fit) -> Readings:
-    """Read the judged subjects; the facts hold what `CeilingReader` knows of its errors."""
-    values, facts = {}, {"training": asdict(fitted)}
+    """Read the judged subjects."""
+    values = {}
     for split in cohort.judged:
         subjects: list[str] = []
-        read: list[Floats] = []
-        true: list[NDArray[Any]] = []
-        seen: list[NDArray[Any]] = []
+        read: list[Tensor] = []
         for batch in cohort.batches(split):
             subjects += batch.subject_id
-            with autocast(cohort.device, cohort.precision):
-                read.append(reader(batch.inputs, batch.available).double().cpu().numpy())
-            for kept, tensor in zip((true, seen), cohort.truth(batch), strict=True):
-                kept.append(tensor.cpu().numpy())
-        arrays = np.concatenate(read), np.concatenate(true).astype(np.float64), np.concatenate(seen)
-        values[split] = by_subject(subjects, arrays[0])
-        if split == "val":
-            facts |= _errors(cohort.targets, *arrays)
-    return Readings(cohort.targets, values, facts)
-
-
-def _errors(targets: Sequence[str], read: Floats, true: Floats, seen: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return R2 and noise of each target on the validation subjects."""
-    scores: dict[str, float] = {}
-    noise: dict[str, float] = {}
-    for column, name in enumerate(targets):
-        rows = seen[:, column]
-        if rows.any():
-            noise[name] = float(np.sqrt(np.mean((read[rows, column] - true[rows, column]) ** 2)))
-        score = r2(true[rows, column], read[rows, column])
-        if score is not None:
-            scores[name] = score
-    return {"r2": scores, "noise": noise}
+            read.append(_z_scores(reader, cohort, batch).double().cpu())
+        values[split] = by_subject(subjects, torch.cat(read).numpy())
+    return Readings(cohort.targets, values, {"training": asdict(fitted)})

@@ -19,9 +19,12 @@ class ReferenceCohort:
     """Everything that references are computed from.
 
     Attributes:
-        train: training subjects, in an order that depends on the epoch, augmented as in the run.
+        train: training subjects, in an order that depends on the epoch, augmented as in the run; the batches do not
+            depend on those of the run.
         splits: ``train``, ``val`` and, unless it is empty, ``test``, in order and without augmentation.
         num_subjects: number of subjects in all splits.
+        num_observed: number of training subjects that have the targets, for each group of targets that the same
+            training subjects have.
         supervision: partition -> names of its targets, as in the run.
         normalizer: normalisation of the targets, fitted on the training subjects.
         num_channels: C, number of modalities or columns.
@@ -33,13 +36,14 @@ class ReferenceCohort:
         training_identity: what trained references depend on, too: the augmentation.
         encoder_identity: what the ceiling depends on, too: the configuration of the encoder.
         device: device to train on.
-        precision: precision of the run: ``fp32``, ``bf16`` or ``fp16``.
         memory_format: memory format of volumes.
+        chunk_size: subjects of a batch that pass through a network at once, for its memory; None: all of them.
     """
 
     train: EpochLoader
     splits: Mapping[str, EpochLoader]
     num_subjects: int
+    num_observed: Sequence[int]
     supervision: Mapping[str, Sequence[str]]
     normalizer: TargetNormalizer
     num_channels: int
@@ -51,8 +55,8 @@ class ReferenceCohort:
     training_identity: Mapping[str, object]
     encoder_identity: Mapping[str, object]
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
-    precision: str = "fp32"
     memory_format: torch.memory_format = torch.contiguous_format
+    chunk_size: int | None = None
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 from menvae.references.ceiling import CeilingReader, new_reader, read_ceiling
 from menvae.references.cohort import ReferenceCohort
-from menvae.references.floor import read_floor
+from menvae.references.floor import decomposition_cost, read_floor
 from menvae.references.readings import Readings
 from menvae.references.segmented import measurable, read_segmented
 from menvae.references.store import ReferenceStore, Weights
@@ -25,28 +25,30 @@ KINDS: Mapping[Kind, str] = {
 }
 """Kind of reference -> its words in tables."""
 
-CHEAP_VALUES = 200_000_000
-"""A floor that reads at most as many values is cheap: it takes about a second."""
+CHEAP_VALUES, CHEAP_PRODUCTS = 200_000_000, 2_000_000_000
+"""A floor that reads at most as many values, and takes at most as many products, is cheap: about a second each."""
 
 Compute = Literal["all", "cheap", "none"]
 """References to compute if the cache lacks them: all, the floor of a small cohort, or none."""
 
 
-def find_references(cohort: ReferenceCohort, store: ReferenceStore, compute: Compute) -> dict[Kind, Readings]:
+def find_references(
+    cohort: ReferenceCohort, store: ReferenceStore, compute: Compute, kinds: Collection[Kind] = tuple(KINDS)
+) -> dict[Kind, Readings]:
     """Return the references of a cohort.
 
     Args:
         cohort: the cohort of a run.
         store: cache of references.
         compute: which ones to compute if they are missing; with ``none``, nothing is loaded but the cache.
+        kinds: kinds of references to return.
     """
     found = {}
-    for kind in KINDS:
+    for kind in kinds:
         if kind == "segmented" and not (cohort.spacing_mm and measurable(cohort)):
             continue
         readings = store.load(kind, identity_of(kind, cohort))
-        cheap = kind == "floor" and cohort.num_values <= CHEAP_VALUES
-        if readings is None and (compute == "all" or (compute == "cheap" and cheap)):
+        if readings is None and (compute == "all" or (compute == "cheap" and _is_cheap(kind, cohort))):
             readings = _compute(kind, cohort, store)
         if readings is not None:
             found[kind] = readings
@@ -61,6 +63,10 @@ def identity_of(kind: Kind, cohort: ReferenceCohort) -> dict[str, object]:
     if kind == "ceiling":
         identity |= {"encoder": dict(cohort.encoder_identity)}
     return identity
+
+
+def _is_cheap(kind: Kind, cohort: ReferenceCohort) -> bool:
+    return kind == "floor" and cohort.num_values <= CHEAP_VALUES and decomposition_cost(cohort) <= CHEAP_PRODUCTS
 
 
 def _compute(kind: Kind, cohort: ReferenceCohort, store: ReferenceStore) -> Readings:
@@ -82,12 +88,10 @@ def _compute(kind: Kind, cohort: ReferenceCohort, store: ReferenceStore) -> Read
 
 
 def cached_ceiling(cohort: ReferenceCohort, store: ReferenceStore) -> CeilingReader | None:
-    """Return the reader of the ceiling with its errors on the validation subjects, frozen; None if it is not cached."""
+    """Return the reader of the ceiling, frozen; None if it is not cached."""
     identity = identity_of("ceiling", cohort)
-    readings = store.load("ceiling", identity)
-    if readings is None:
+    if store.load("ceiling", identity) is None:
         return None
     reader = new_reader(cohort)
     reader.load_state_dict(store.load_weights("ceiling", identity, cohort.device))
-    reader.r2, reader.noise = readings.facts["r2"], readings.facts["noise"]  # type: ignore[assignment]
     return reader.eval().requires_grad_(False)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from menvae.errors import TrainingDivergedError
+from menvae.layers import recomputed
 from menvae.references.cohort import ReferenceCohort
 from menvae.training.determinism import seed_everything
-from menvae.training.step import autocast
 from menvae.types import Batch
 
 _log = logging.getLogger(__name__)
@@ -62,6 +62,38 @@ def seeded(device: torch.device) -> Iterator[torch.Generator]:
         yield torch.Generator().manual_seed(SEED)
 
 
+def in_chunks(network: nn.Module, chunk_size: int | None, *inputs: Tensor | None) -> Tensor:
+    """Return the output of a network for a batch, in the memory that a chunk of the batch needs.
+
+    In training, the activations of each chunk are computed again in the backward pass. The gradients are those of the
+    whole batch up to rounding, also for losses that are no sum over subjects, if the network has no dropout and treats
+    subjects independently of each other.
+
+    Args:
+        network: network of the inputs.
+        chunk_size: subjects per chunk; None: the whole batch.
+        inputs: inputs of the network, each with the subjects as first axis, or None.
+    """
+    num = max(len(value) for value in inputs if value is not None)
+    size = num if chunk_size is None else chunk_size
+    if num <= size:
+        whole: Tensor = network(*inputs)
+        return whole
+    chunks = [
+        [None if value is None else value[start : start + size] for value in inputs] for start in range(0, num, size)
+    ]
+    if not torch.is_grad_enabled():
+        return torch.cat([network(*chunk) for chunk in chunks])
+    buffers, outputs = list(network.buffers()), []
+    before = [buffer.clone() for buffer in buffers]
+    for chunk in chunks:
+        with torch.no_grad():  # the vectors of a spectral norm change once per step, as with the whole batch
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+        outputs.append(recomputed(network, buffers, *chunk))
+    return torch.cat(outputs)
+
+
 def fit(
     network: nn.Module,
     loss: Callable[[Batch], Tensor],
@@ -78,7 +110,7 @@ def fit(
         network: on the device of the cohort.
         loss: batch on the device -> loss, a scalar.
         validate: returns the loss of the validation subjects; called in evaluation mode, without gradients.
-        cohort: provides batches, device and precision.
+        cohort: provides batches and device.
         learning_rate: after the warm-up.
         least_fall: share of the validation loss by which it must fall to restart the patience.
         name: name of the reference, for the log.
@@ -86,20 +118,21 @@ def fit(
     Raises:
         TrainingDivergedError: the validation loss is not finite.
     """
-    optimiser = _Optimiser(network, cohort, learning_rate)
+    optimiser = _Optimiser(network, learning_rate)
     best, best_state = Fit(0, 0, float("inf")), copy.deepcopy(network.state_dict())
     epoch = waited = judged_at = 0
     while optimiser.steps < MOST_STEPS and waited < PATIENCE:
         epoch += 1
         network.train()
         for stored in cohort.train.epoch(epoch):
-            optimiser.step(loss, cohort.on_device(stored))
+            if len(stored) > 1 or cohort.train.steps_per_epoch == 1:  # batch norm needs two subjects
+                optimiser.step(loss, cohort.on_device(stored))
         if optimiser.steps - judged_at < FEWEST_STEPS:
             continue
         judged_at = optimiser.steps
         network.eval()
         with optimiser.averaged():
-            with torch.no_grad(), autocast(cohort.device, cohort.precision):
+            with torch.no_grad():
                 value = validate()
             if value < best.loss:
                 best_state = copy.deepcopy(network.state_dict())
@@ -115,27 +148,23 @@ def fit(
 
 
 class _Optimiser:
-    """AdamW with warm-up, gradient clipping, the precision of the run, and an average of the weights."""
+    """AdamW with warm-up, gradient clipping, and an average of the weights."""
 
-    def __init__(self, network: nn.Module, cohort: ReferenceCohort, learning_rate: float) -> None:
-        self.steps, self._learning_rate, self._cohort = 0, learning_rate, cohort
+    def __init__(self, network: nn.Module, learning_rate: float) -> None:
+        self.steps, self._learning_rate = 0, learning_rate
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self._adamw = torch.optim.AdamW(self._parameters, weight_decay=0.01, betas=(0.9, 0.99))
         self._averages = [parameter.detach().clone() for parameter in self._parameters]
-        self._scaler = torch.amp.GradScaler(cohort.device.type, enabled=cohort.precision == "fp16")
 
     def step(self, loss: Callable[[Batch], Tensor], batch: Batch) -> None:
         """Take one step on a batch."""
         self.steps += 1
         self._adamw.param_groups[0]["lr"] = self._learning_rate * min(1.0, self.steps / WARMUP_STEPS)
-        with autocast(self._cohort.device, self._cohort.precision):
-            value = loss(batch)
+        value = loss(batch)
         self._adamw.zero_grad(set_to_none=True)
-        self._scaler.scale(value).backward()  # type: ignore[no-untyped-call]
-        self._scaler.unscale_(self._adamw)
+        value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._parameters, LARGEST_GRADIENT)
-        self._scaler.step(self._adamw)
-        self._scaler.update()
+        self._adamw.step()
         kept = min(AVERAGED, self.steps / (self.steps + 10.0))
         for average, parameter in zip(self._averages, self._parameters, strict=True):
             average.lerp_(parameter.detach(), 1.0 - kept)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -43,6 +45,12 @@ def read_floor(cohort: ReferenceCohort) -> Readings:
     return Readings(
         cohort.targets, {split: by_subject(found[split][3], parts[split]) for split in cohort.judged}, facts
     )
+
+
+def decomposition_cost(cohort: ReferenceCohort) -> int:
+    """Return about how many products the ridge regressions take: N P min(N, P) for each decomposition of [N, P]."""
+    num_columns = cohort.num_channels * math.prod(min(side, BLOCKS) for side in cohort.size)
+    return sum(num * num_columns * min(num, num_columns) for num in cohort.num_observed if num >= FEWEST_ROWS)
 
 
 def _columns(cohort: ReferenceCohort, split: str) -> tuple[Floats, Floats, NDArray[np.bool_], list[str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import cycle
 
 import numpy as np
 import torch
@@ -15,10 +17,9 @@ from menvae.data.masks.features import FEATURES, mask_features
 from menvae.encoders import only_available
 from menvae.layers import set_memory_format
 from menvae.references.cohort import ReferenceCohort
-from menvae.references.fitting import SEED, fit, seeded
+from menvae.references.fitting import SEED, fit, in_chunks, seeded
 from menvae.references.readings import Readings, by_subject
 from menvae.references.unet import UNet
-from menvae.training.step import autocast
 from menvae.types import Batch
 
 Labels = NDArray[np.uint8]
@@ -43,16 +44,18 @@ def measurable(cohort: ReferenceCohort) -> tuple[str, ...]:
 
 def read_segmented(cohort: ReferenceCohort) -> tuple[Readings, UNet]:
     """Train a U-Net on the masks of the training subjects, segment the judged subjects, and measure their tumours."""
-    weights = _label_weights(cohort).to(cohort.device)
+    weights, turns = _label_weights(cohort).to(cohort.device), tumour_turns()
+
+    def loss_of_crops(batch: Batch, generator: torch.Generator, turns: Iterator[bool]) -> Tensor:
+        images, labels = crops(*_images_and_labels(batch), generator, turns)
+        return segmentation_loss(in_chunks(network, cohort.chunk_size, images), labels, weights)
 
     def loss(batch: Batch) -> Tensor:
-        images, labels = _crops(*_images_and_labels(batch), generator)
-        return segmentation_loss(network(images), labels, weights)
+        return loss_of_crops(batch, generator, turns)
 
     def validate() -> float:
-        same = torch.Generator().manual_seed(SEED)  # the same crops every time
-        crops = (_crops(*_images_and_labels(batch), same) for batch in cohort.batches("val"))
-        return float(np.mean([float(segmentation_loss(network(images), labels, weights)) for images, labels in crops]))
+        same, own = torch.Generator().manual_seed(SEED), tumour_turns()  # the same crops every time
+        return float(np.mean([float(loss_of_crops(batch, same, own)) for batch in cohort.batches("val")]))
 
     with seeded(cohort.device) as generator:
         network = UNet(cohort.num_channels, NUM_LABELS).to(cohort.device)
@@ -94,8 +97,7 @@ def _measure(
     rows, subjects, overlaps = [], [], []
     for batch in cohort.batches(split):
         images, labels = _images_and_labels(batch)
-        with autocast(cohort.device, cohort.precision):
-            predicted = network(images).argmax(dim=1).to(torch.uint8).cpu().numpy()
+        predicted = in_chunks(network, cohort.chunk_size, images).argmax(dim=1).to(torch.uint8).cpu().numpy()
         for subject, mask, truth in zip(batch.subject_id, predicted, labels.cpu().numpy(), strict=True):
             mask = without_small_parts(mask)
             found = mask_features(mask, cohort.spacing_mm[subject])
@@ -126,12 +128,24 @@ def _images_and_labels(batch: Batch) -> tuple[Tensor, Tensor]:
     return only_available(batch.inputs, batch.available), batch.mask[:, 0].long()
 
 
-def _crops(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Cut each subject to half its sides; every second crop contains a random voxel of the tumour."""
+def tumour_turns() -> Iterator[bool]:
+    """Return whether the crops of successive subjects contain tumour: every second one, whatever the batches."""
+    return cycle((True, False))
+
+
+def crops(images: Tensor, labels: Tensor, generator: torch.Generator, turns: Iterator[bool]) -> tuple[Tensor, Tensor]:
+    """Cut each subject to half its sides.
+
+    Args:
+        images: [B, C, D, H, W].
+        labels: [B, D, H, W].
+        generator: draws the crops.
+        turns: whether the next crop must contain a random voxel of the tumour; one of each subject is taken.
+    """
     sides = [min(side, max(SMALLEST_CROP, side // 2)) for side in labels.shape[1:]]
     cut_images, cut_labels = [], []
-    for index, (image, mask) in enumerate(zip(images, labels, strict=True)):
-        tumour = mask.nonzero() if index % 2 == 0 else mask.new_zeros((0, 3))
+    for image, mask in zip(images, labels, strict=True):
+        tumour = mask.nonzero() if next(turns) else mask.new_zeros((0, 3))
         chosen = int(torch.randint(max(1, len(tumour)), (1,), generator=generator))
         place = []
         for axis, side in enumerate(sides):

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 FOLDER = "references"
 """Folder of all references in the output directory."""
-VERSION = 1
+VERSION = 2
 """Part of every key; it changes with the way in which references are computed."""
 
 _FILE, _WEIGHTS = "references.json", "weights.pt"

@@ -47,7 +47,8 @@ class EvaluationSettings:
         split: splits to judge; None: validation and, unless it is empty, test, as at the end of the run. Another cohort
             has no splits: it is judged as a whole.
         checkpoint: ``best`` or ``last``.
-        references: whether to compute the references of R2 that the cache lacks (see `menvae.references`).
+        references: whether to compute the references of R2 that the cache lacks (see `menvae.references`); of another
+            cohort only the ceiling, which reads the interventions.
         overwrite: whether to replace an earlier evaluation of the same checkpoint and splits.
         device: device of the model, such as ``cuda:1``; None: the first GPU, or the CPU if there is none.
         output_dir: contains ``runs/``, for names of runs, and ``mlflow.db``, for ids.

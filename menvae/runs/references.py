@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache, partial
 
@@ -12,7 +12,7 @@ import torch
 from menvae.composition.experiment import Experiment
 from menvae.data.batches.splits import Split
 from menvae.data.digests import digest_of
-from menvae.data.source import Data
+from menvae.data.source import Data, FittedTargets
 from menvae.errors import UserError
 from menvae.evaluation.estimates import estimate
 from menvae.evaluation.final import FinalEvaluation
@@ -35,7 +35,7 @@ References = Mapping[str, Mapping[str, Mapping[str, Estimate]]]
 
 _TRUTH = ("targets", "observed")
 BATCH_SIZE, BATCH_SIZE_OF_ROWS = 8, 64
-"""Largest batches of volumes and of rows of a table; a run with smaller ones needs them for its memory."""
+"""Batches of volumes and of rows of a table, whatever those of the run."""
 
 
 def check_references(experiment: Experiment, name: str) -> None:
@@ -57,10 +57,11 @@ def reference_cohort(experiment: Experiment, data: Data, device: torch.device) -
     if data.targets is None or not any(experiment.supervision.values()):
         return None
     trainer: TrainerSettings = experiment.settings["trainer"]
+    names = [name for of_partition in experiment.supervision.values() for name in of_partition]
     here = Place(device, 0, 1)
     source, augmentation = experiment.source, experiment.settings["augmentation"]
-    batch_size = min(BATCH_SIZE if source.size else BATCH_SIZE_OF_ROWS, trainer.batch_size)
-    request = replace(experiment.data_request(here, data.prepared), seed=0, batch_size=batch_size)
+    batch_size = BATCH_SIZE if source.size else BATCH_SIZE_OF_ROWS
+    request = replace(experiment.data_request(here, data.prepared), seed=0, batch_size=batch_size, independently=True)
     in_order = cache(partial(source.load, replace(request, in_order=True)))
     splits: list[Split] = ["train", "val", *(["test"] if data.test is not None else [])]  # type: ignore[list-item]
     encoder = experiment.parts["encoder"]
@@ -68,6 +69,7 @@ def reference_cohort(experiment: Experiment, data: Data, device: torch.device) -
         train=_LoadedLater(cache(partial(source.load, request)), "train"),
         splits={split: _LoadedLater(in_order, split) for split in splits},
         num_subjects=len(data.splits),
+        num_observed=_num_observed(data.targets, names),
         supervision=experiment.supervision,
         normalizer=data.targets.normalizer,
         num_channels=len(source.channels),
@@ -91,9 +93,23 @@ def reference_cohort(experiment: Experiment, data: Data, device: torch.device) -
             "checkpoints": digests_of_checkpoints(encoder.settings),
         },
         device=device,
-        precision=trainer.precision,
         memory_format=torch.channels_last_3d if trainer.channels_last else torch.contiguous_format,
+        chunk_size=_chunk_size(trainer) if source.size else None,
     )
+
+
+def _num_observed(fitted: FittedTargets, names: Sequence[str]) -> list[int]:
+    """Return how many training subjects have each group of targets that the same subjects have."""
+    groups = {
+        tuple(fitted.normalizer.normalise(fitted.raw[subject], name) is not None for subject in fitted.training)
+        for name in names
+    }
+    return sorted(sum(group) for group in groups)
+
+
+def _chunk_size(trainer: TrainerSettings) -> int:
+    """Return how many volumes fit into memory in float32, as those of the run do in its precision."""
+    return max(1, trainer.batch_size // (1 if trainer.precision == "fp32" else 2))
 
 
 class _LoadedLater:
@@ -173,8 +189,6 @@ def ceiling_reader(
 ) -> CeilingReader | None:
     """Return the reader of the ceiling of a run's cohort, a frozen probe; None if it is not cached.
 
-    Its ``r2`` and ``noise`` hold its errors on the validation subjects, by target.
-
     Args:
         experiment: the configuration of a run.
         data: data of the run.
@@ -186,6 +200,6 @@ def ceiling_reader(
         return None
     store = ReferenceStore(experiment.output_dir)
     if compute == "all":
-        find_references(cohort, store, compute)
+        find_references(cohort, store, compute, ["ceiling"])
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # building draws weights
         return cached_ceiling(cohort, store)

@@ -129,6 +129,17 @@ def test_verdicts_and_intervals_are_those_of_gates_json(tmp_path: Path) -> None:
     assert judged.test_gates["vol_r2"].verdict == "not computed"
 
 
+@pytest.mark.parametrize("damaged", [None, 3, [], {}, {"gates": 3}, {"gates": [3]}, {"gates": [{"name": "vol_r2"}]}])
+def test_damaged_gates_of_one_split_leave_those_of_the_other(tmp_path: Path, damaged: object) -> None:
+    (tmp_path / "gates.json").write_text(json.dumps({**gates_of(GOOD), "test": damaged}))
+    judged = read_gates(tmp_path / "gates.json")
+    assert {name: gate.value for name, gate in judged.gates.items()} == {name: GOOD.get(name) for name in judged.gates}
+    assert (len(judged.gates), judged.test_gates) == (len(gates_of(GOOD)["gates"]), {})
+    (tmp_path / "gates.json").write_text(json.dumps({"gates": damaged, "test": gates_of(GOOD)}))
+    judged = read_gates(tmp_path / "gates.json")
+    assert (judged.gates, judged.test_gates["vol_r2"].value) == ({}, GOOD["vol_r2"])
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"splits": []}', '{"splits": {"val": {}}}'])
 def test_a_damaged_evaluation_leaves_the_gates(tmp_path: Path, content: str) -> None:
     (tmp_path / "evaluation.json").write_text(content)

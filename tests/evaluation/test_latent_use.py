@@ -196,11 +196,16 @@ def test_classes_are_judged_as_scikit_learn_judges() -> None:
 def test_a_guess_that_ignores_the_input_has_no_skill_and_misses_the_gate() -> None:
     labels = np.repeat([0.0, 1.0, 2.0], [60, 30, 10])
     metrics = [BalancedAccuracy(MetricContext(LatentLayout({"all": 6}), ("gamma",), labelled=True))]
-    for classes, verdict in ((np.zeros(100), "fail"), (labels, "pass")):
+    # a class that the split lacks is below chance: (0 - 1/3) / (1 - 1/3)
+    for classes, skill, verdict in (
+        (np.zeros(100), 0.0, "fail"),
+        (np.full(100, 3.0), -0.5, "fail"),
+        (labels, 1.0, "pass"),
+    ):
         record = SplitRecord(tuple(f"row-{row}" for row in range(100)), {"labels": labels, "classes": classes})
         gates = GateSettings.from_config({}).targets
         (gate,) = evaluate_gates(estimate(metrics, record).estimates, gates, metrics, {}, 100).gates
-        assert (gate.name, gate.value, gate.verdict) == ("class_skill", float(verdict == "pass"), verdict)
+        assert (gate.name, gate.value, gate.verdict) == ("class_skill", pytest.approx(skill), verdict)
 
 
 def test_the_record_of_a_split_is_sorted_and_has_each_subject_once() -> None:

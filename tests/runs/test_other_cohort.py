@@ -18,6 +18,7 @@ from runs import only_run, train
 import menvae
 from menvae.apps import evaluate as application
 from menvae.data.phantom.head import phantom_subject, write_subject
+from menvae.references import fitting
 from menvae.runs.cohort import CohortRequest, open_cohort
 from menvae.runs.evaluate import evaluate_run
 from menvae.runs.finished import FinishedRun
@@ -203,6 +204,27 @@ def test_wrong_cohorts_are_refused_in_one_sentence(
     assert len(errors) == 1
     assert errors[0].startswith(f"menvae-evaluate: {words}"), errors
     assert not list((run.path / "evaluations").glob("*TRAINED*")), "no half of an evaluation is left"
+
+
+def test_only_the_ceiling_is_computed_for_another_cohort(
+    run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the reader of the interventions; R2 of another cohort is shown without references."""
+    monkeypatch.setattr(fitting, "MOST_STEPS", 4)
+    monkeypatch.setattr(fitting, "FEWEST_STEPS", 4)
+    cache = run.experiment.output_dir / "references"
+    for folder in cache.glob("floor_*"):  # of the end of the run
+        shutil.rmtree(folder)
+    data = {"root": str(cohort(tmp_path / "NEW", 9, 90, 91, 92))}
+    other = OtherCohort(run, data, open_cohort(run, CohortRequest(data=data)))
+    (tmp_path / "judged").mkdir()
+    described = evaluate_run(run, ["cohort"], tmp_path / "judged", other, references=True)[1]
+    computed = list(cache.iterdir())
+    for folder in computed:  # other tests have no reader
+        shutil.rmtree(folder)
+    assert [folder.name.split("_")[0] for folder in computed] == ["ceiling"]
+    assert "changes" in described["splits"]["cohort"]["interventions"]
+    assert "references" not in described
 
 
 def test_rows_of_another_table_are_judged_by_the_classes_of_the_run(tmp_path: Path) -> None:

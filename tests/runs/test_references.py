@@ -16,9 +16,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from menvae.composition.experiment import Experiment
+from menvae.data.source import FittedTargets
+from menvae.data.targets.normalizer import RawTargets, TargetNormalizer, TargetSettings
 from menvae.errors import UserError
+from menvae.references.find import KINDS, identity_of
 from menvae.references.floor import read_floor
-from menvae.runs.references import check_references, reference_cohort
+from menvae.runs.references import _num_observed, check_references, reference_cohort
 from menvae.runs.references_table import reference_rows
 from menvae.statistics.probes import PENALTIES
 from menvae.training.place import Place
@@ -54,6 +57,35 @@ def test_the_floor_of_a_table_is_a_ridge_on_its_columns(
     readings = read_floor(cohort).values["test"]
     found = r2_score(true["test"], [readings[name] for name in subjects], multioutput="raw_values")
     assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_batches_precision_and_pairs_of_a_run_do_not_change_its_references(
+    compose_train: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    common = ("data=phantom_growth", "data.num_patients=12", f"output_dir={tmp_path}")
+    seen = []
+    for overrides in (
+        ("trainer.batch_size=16", "data.pairs=false"),
+        ("trainer.batch_size=4", "trainer.precision=bf16", "data.pairs=true", "seed=5"),
+    ):
+        experiment = Experiment.from_config(compose_train(*common, *overrides))
+        cohort = reference_cohort(experiment, experiment.load_data(Place(CPU, 0, 1)), CPU)
+        assert cohort is not None
+        epochs = [[batch.subject_id for batch in cohort.train.epoch(epoch)] for epoch in (1, 2)]
+        assert {len(batch) for batch in epochs[0][:-1]} == {8}
+        seen.append(([identity_of(kind, cohort) for kind in KINDS], epochs, cohort.num_observed))
+        assert cohort.chunk_size == (16 if "trainer.batch_size=16" in overrides else 2)
+    assert seen[0] == seen[1]
+
+
+def test_targets_that_the_same_subjects_have_are_a_group() -> None:
+    raw: dict[str, RawTargets] = {
+        f"s{row}": {"a": 1.0 * row, "b": row % 3.0, "c": None if row < 4 else 2.0 * row, "d": None} for row in range(12)
+    }
+    training = list(raw)[:10]
+    names = ["a", "b", "c"]
+    normalizer = TargetNormalizer.fit([raw[name] for name in training], TargetSettings(residualise={}), names)
+    assert _num_observed(FittedTargets(normalizer, raw, training), names) == [6, 10]
 
 
 @pytest.mark.parametrize(
