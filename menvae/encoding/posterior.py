@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -92,13 +92,14 @@ def posteriors_of(run: FinishedRun, rows: Iterable[Rows], *, num_draws: int, see
             (visit.subject_id, checksum(values.contiguous().numpy().data))
             for visit, values in zip(visits, batch.inputs.cpu(), strict=True)
         ]
-        for name, values in _predictions(run, posterior.mean).items():
+        for name, values in _in_units(run, run.predict(posterior.mean)).items():
             parts.predicted.setdefault(name, []).append(values)
         for first in range(0, len(visits), _VISITS_AT_ONCE):
             some = slice(first, first + _VISITS_AT_ONCE)
             names = [visit.subject_id for visit in visits[some]]
-            z = draws_by_name(posterior.mean[some], posterior.logvar[some], names, num_draws, seed)
-            for name, values in _predictions(run, z.flatten(0, 1)).items():
+            z = draws_by_name(posterior.mean[some].float(), posterior.logvar[some].float(), names, num_draws, seed)
+            # in float32 in runs of any precision: rounding to bfloat16 would be larger than small spreads
+            for name, values in _in_units(run, run.model.predict(z.flatten(0, 1))).items():
                 parts.draws.setdefault(name, []).append(values.reshape(-1, num_draws).astype(np.float32))
     if not parts.visits:
         raise UserError("data: no visit can be encoded")
@@ -114,10 +115,9 @@ def posteriors_of(run: FinishedRun, rows: Iterable[Rows], *, num_draws: int, see
     )
 
 
-def _predictions(run: FinishedRun, z: Tensor) -> dict[str, Floats]:
-    """Z [B, Z] -> target -> predictions in its physical unit [B]; empty if the run has no heads."""
+def _in_units(run: FinishedRun, predicted: Mapping[str, Tensor]) -> dict[str, Floats]:
+    """Partition -> z-scores [B, F] to target -> predictions in its physical unit [B]; empty without a normalizer."""
     normalizer, targets = run.targets, run.experiment.source.targets
-    predicted = run.predict(z) if normalizer is not None else {}
     z_scores = {
         name: values[:, column].double().cpu().numpy()
         for partition, values in predicted.items()

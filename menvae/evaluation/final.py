@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from menvae.data.source import Data, DataSource, FittedTargets
 from menvae.data.targets.normalizer import TargetNormalizer
+from menvae.evaluation.decoding import first_channel, precision_of
 from menvae.evaluation.estimates import estimate
 from menvae.evaluation.gates import GateTable, JudgedGates, evaluate_gates
 from menvae.evaluation.interventions import swaps, with_interventions
 from menvae.evaluation.metrics import MeanImage, Reference, SplitRecorder, latents_of_others
 from menvae.gates import Target
 from menvae.metrics import Findings, Floats, Metric, SplitRecord
-from menvae.metrics.interventions import intervention_table
+from menvae.metrics.interventions import NO_READER, ONE_PATIENT, intervention_table
 from menvae.metrics.leak import TABLE
 from menvae.metrics.predictive import standardised_errors
 from menvae.metrics.r2 import r2
@@ -26,6 +27,7 @@ from menvae.models import Model
 from menvae.pictures import PhysicalTargets, PictureContext, Traversals, VolumeFacts
 from menvae.references.reader import FeatureReader
 from menvae.statistics.estimate import Estimate
+from menvae.training.settings import TrainerSettings
 from menvae.types import Batch, ModelOutput
 
 TRAVERSAL_STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
@@ -44,10 +46,12 @@ class JudgedSplit:
     Attributes:
         record: full record of its subjects.
         findings: all metrics, with intervals over patients, and their tables.
+        unmoved: why there are no interventions; empty if there are.
     """
 
     record: SplitRecord
     findings: Findings
+    unmoved: str = ""
 
     @property
     def estimates(self) -> Mapping[str, Estimate]:
@@ -88,6 +92,10 @@ class FinalEvaluation:
         return next(iter(self.splits.items()))
 
 
+_ALONE = TrainerSettings()
+"""Single precision and small batches, for models without a run."""
+
+
 @torch.no_grad()
 def evaluate_model(
     model: Model,
@@ -96,6 +104,8 @@ def evaluate_model(
     metrics: Sequence[Metric],
     reader: FeatureReader | None = None,
     source: DataSource | None = None,
+    trainer: TrainerSettings = _ALONE,
+    no_reader: str = NO_READER,
 ) -> FinalEvaluation:
     """Evaluate a model in evaluation mode; call it on all ranks, each with its share of the batches.
 
@@ -106,12 +116,15 @@ def evaluate_model(
         metrics: metrics to compute.
         reader: reads the targets from images; None: interventions are not computed.
         source: source of the judged subjects, for their generative factors; None: unknown.
+        trainer: precision and batch size of the run, in which everything is encoded, decoded and read.
+        no_reader: why there is no reader.
     """
     reader = reader if any("moved" in metric.needs for metric in metrics) else None
     latents, mean_image = SplitRecorder(model), MeanImage()
-    for batch in train:
-        latents.record_predictions(batch, model.encode(batch.inputs, batch.available))
-        mean_image.add(batch)
+    with precision_of(model, trainer):
+        for batch in train:
+            latents.record_predictions(batch, model.encode(batch.inputs, batch.available))
+            mean_image.add(batch)
     train_record, image = latents.record(), mean_image.value()
     mean_z = torch.from_numpy(train_record.arrays["mean"].mean(axis=0)).float()
 
@@ -121,12 +134,14 @@ def evaluate_model(
             of_split.record_latents(batch, output.posterior)
         recorder = SplitRecorder(model, metrics)
         recorder.compare_with(Reference(mean_z, image, latents_of_others(of_split.record()), reader))
-        for batch, output in outputs():
-            recorder.on_validation_batch(batch, output)
+        with precision_of(model, trainer):
+            for batch, output in outputs():
+                recorder.on_validation_batch(batch, output)
         record = replace(_with_factors(recorder.record(), source), training=train_record)
         if reader is not None:
-            record = with_interventions(record, model, reader)
-        return JudgedSplit(record, estimate(metrics, record))
+            record = with_interventions(record, model, reader, trainer)
+        unmoved = no_reader if reader is None else "" if "moved" in record.gives else ONE_PATIENT
+        return JudgedSplit(record, estimate(metrics, record), unmoved)
 
     return FinalEvaluation(train_record, {name: of(outputs) for name, outputs in judged.items()})
 
@@ -161,12 +176,21 @@ def judge(
 
     def table(name: str, judged: JudgedSplit) -> GateTable:
         subjects, patients = len(judged.record.subject_id), len(set(judged.record.patient_id))
-        return evaluate_gates(judged.estimates, targets, metrics, supervision, subjects, patients, name)
+        of_moved = [key for metric in metrics if "moved" in metric.needs for key in metric.names()]
+        unmoved = {key: Estimate(None, None, None, 0, judged.unmoved) for key in of_moved if judged.unmoved}
+        return evaluate_gates({**unmoved, **judged.estimates}, targets, metrics, supervision, subjects, patients, name)
 
     return JudgedGates({name: table(name, judged) for name, judged in evaluation.splits.items()})
 
 
-def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mapping[str, str]) -> PictureContext:
+def results(
+    model: Model,
+    evaluation: FinalEvaluation,
+    data: Data,
+    units: Mapping[str, str],
+    needs: Collection[str],
+    trainer: TrainerSettings,
+) -> PictureContext:
     """Return the context of pictures after training, except for what was logged during training.
 
     Args:
@@ -174,6 +198,8 @@ def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mappin
         evaluation: evaluation of these weights.
         data: data of the run.
         units: target -> its unit.
+        needs: fields that the pictures need; images are decoded for no other.
+        trainer: precision and batch size of the run.
     """
     supervised = any(model.supervision.values())
     name, judged = evaluation.shown
@@ -193,13 +219,14 @@ def results(model: Model, evaluation: FinalEvaluation, data: Data, units: Mappin
     )
     if data.volumes is None:
         return context
-    walks = Traversals(WALK_STEPS, traversals(model, judged.record.arrays["mean"], WALK_STEPS))
+    steps = WALK_STEPS if "walks" in needs else TRAVERSAL_STEPS if "traversals" in needs else ()
+    walks = Traversals(steps, traversals(model, judged.record.arrays["mean"], steps, trainer)) if steps else None
     return replace(
         context,
         volumes=VolumeFacts(data.volumes.modalities, data.volumes.cohort.spacing_mm),
-        traversals=walks.at(TRAVERSAL_STEPS),
-        walks=walks,
-        swaps=swaps(model, judged.record),
+        traversals=walks.at(TRAVERSAL_STEPS) if walks is not None and "traversals" in needs else None,
+        walks=walks if "walks" in needs else None,
+        swaps=swaps(model, judged.record, trainer) if "swaps" in needs else None,
         interventions=intervention_table(judged.record, model.supervision),
     )
 
@@ -239,19 +266,20 @@ def leak_matrices(model: Model, table: Sequence[Mapping[str, Any]]) -> tuple[Flo
     return r2, leaking
 
 
-@torch.no_grad()
-def traversals(model: Model, means: Floats, steps: Sequence[float] = TRAVERSAL_STEPS) -> NDArray[np.float32]:
+def traversals(
+    model: Model, means: Floats, steps: Sequence[float] = TRAVERSAL_STEPS, trainer: TrainerSettings = _ALONE
+) -> NDArray[np.float32]:
     """Decode the mean latent, shifted along the first principal component of each partition.
 
     Args:
         model: model with the best weights.
         means: posterior means of a split [N, Z].
         steps: shifts in standard deviations of the split.
+        trainer: precision and batch size of the run.
 
     Returns:
         First channel of each image [partitions, steps, D, H, W].
     """
-    device = next(model.parameters()).device
     centre = means.mean(axis=0)
     rows = []
     for partition in model.layout:
@@ -260,7 +288,7 @@ def traversals(model: Model, means: Floats, steps: Sequence[float] = TRAVERSAL_S
         deviation = singular[0] / np.sqrt(max(1, len(means) - 1))
         latents = np.tile(centre, (len(steps), 1))
         latents[:, bounds] += np.outer(steps, directions[0]) * deviation
-        rows.append(model.decode(torch.from_numpy(latents).float().to(device))[:, 0].cpu().numpy())
+        rows.append(first_channel(model, latents, trainer))
     return np.stack(rows)
 
 

@@ -6,21 +6,20 @@ of another patient.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from menvae.evaluation.decoding import decoded, device_of, first_channel, precision_of
 from menvae.metrics import Floats, SplitRecord
 from menvae.models import Model
 from menvae.pictures import Swaps
 from menvae.references.reader import FeatureReader
 from menvae.statistics.patients import Indices, previous_of_another
+from menvae.training.settings import TrainerSettings
 
-CHUNK = 16
-"""Number of images decoded at once."""
 NUM_SWAPS = 3
 """Number of pairs of patients in the picture."""
 
@@ -37,23 +36,34 @@ def reader_columns(reader: FeatureReader, supervision: Mapping[str, Sequence[str
     return [reader.targets.index(name) for name in targets]
 
 
-def with_interventions(record: SplitRecord, model: Model, reader: FeatureReader) -> SplitRecord:
+def with_interventions(
+    record: SplitRecord, model: Model, reader: FeatureReader, trainer: TrainerSettings
+) -> SplitRecord:
     """Return a record with what a reader sees change, ``moved.<partition>`` and ``asked`` (see `menvae.metrics.NEEDS`).
 
     Args:
         record: record of a split, which is returned as it is if it has a single patient.
         model: model that decodes images.
-        reader: reads all targets of the model.
+        reader: reads all targets of the model, from the channels that a subject has.
+        trainer: precision and batch size of the run.
     """
     others = _others(record)
     if others is None:
         return record
     columns = reader_columns(reader, model.supervision)
-    mean = record.arrays["mean"]
+    mean, available = record.arrays["mean"], record.arrays.get("available")
+    channels = None if available is None else torch.from_numpy(available > 0).to(device_of(model))
 
     def read(latents: Floats) -> Floats:
-        chunks = [reader.read(images)[:, columns].double().cpu().numpy() for images in _decoded(model, latents)]
-        return np.concatenate(chunks)
+        found: list[Floats] = []
+        first = 0
+        for images in decoded(model, latents, trainer):
+            rows = slice(first, first + len(images))
+            with precision_of(model, trainer):
+                z_scores = reader.read(images, None if channels is None else channels[rows])
+            found.append(z_scores[:, columns].double().cpu().numpy())
+            first += len(images)
+        return np.concatenate(found)
 
     unchanged = read(mean)
     moved = {
@@ -63,12 +73,13 @@ def with_interventions(record: SplitRecord, model: Model, reader: FeatureReader)
     return replace(record, arrays={**record.arrays, **moved, "asked": targets[others] - targets})
 
 
-def swaps(model: Model, record: SplitRecord) -> Swaps | None:
+def swaps(model: Model, record: SplitRecord, trainer: TrainerSettings) -> Swaps | None:
     """Decode pairs of patients with each partition of the second moved to the first; None for a single patient.
 
     Args:
         model: model with the best weights.
         record: record of a split of volumes.
+        trainer: precision and batch size of the run.
     """
     others = _others(record)
     if others is None:
@@ -78,7 +89,7 @@ def swaps(model: Model, record: SplitRecord) -> Swaps | None:
     mean = record.arrays["mean"]
     own, foreign = mean[chosen], mean[others[chosen]]
     latents = [own, *(_with_partition(model, own, foreign, name) for name in model.layout), foreign]
-    columns = [np.concatenate([images[:, 0].cpu().numpy() for images in _decoded(model, some)]) for some in latents]
+    columns = [first_channel(model, some, trainer) for some in latents]
     names = [(record.subject_id[row], record.subject_id[others[row]]) for row in chosen]
     return Swaps(names, np.stack(columns, axis=1))
 
@@ -96,13 +107,3 @@ def _with_partition(model: Model, own: Floats, foreign: Floats, name: str) -> Fl
     latents = own.copy()
     latents[:, start:stop] = foreign[:, start:stop]
     return latents
-
-
-@torch.no_grad()
-def _decoded(model: Model, latents: Floats) -> Iterator[Tensor]:
-    """Yield the decoded images of latents [N, Z], a few at a time."""
-    parameter = next(model.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
-    z = torch.from_numpy(latents).float().to(device)
-    for start in range(0, len(z), CHUNK):
-        yield model.decode(z[start : start + CHUNK])

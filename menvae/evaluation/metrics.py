@@ -128,7 +128,8 @@ class SplitRecorder(Observer):
             values |= self._with_reference(image, batch, output, self.reference)
         if self.reference is not None and self.reference.reader is not None:
             reader = self.reference.reader
-            values["read"] = reader.read(batch.inputs)[:, reader_columns(reader, self.model.supervision)]
+            read = reader.read(batch.inputs, batch.available)
+            values["read"] = read[:, reader_columns(reader, self.model.supervision)]
         if self.reference is not None and output.predictions:
             values |= self._spread(batch, output.posterior)
         self._keep(batch, values)
@@ -141,16 +142,20 @@ class SplitRecorder(Observer):
         return values | {f"observed.{partition}": value for partition, value in batch.observed.items()}
 
     def _spread(self, batch: Batch, posterior: Posterior) -> dict[str, Tensor]:
-        """Return the mean squared difference [B, F] of predictions from draws of q(z|x) and from its mean."""
+        """Return the mean squared difference [B, F] of predictions from draws of q(z|x) and from its mean.
+
+        Heads predict in float32 in runs of any precision: rounding to bfloat16 would be larger than small spreads.
+        """
         found: dict[str, list[Tensor]] = {}
         for first in range(0, len(batch), _ROWS_AT_ONCE):
             rows = slice(first, first + _ROWS_AT_ONCE)
             mean, logvar = posterior.mean[rows].float(), posterior.logvar[rows].float()
             draws = draws_by_name(mean, logvar, batch.subject_id[rows], NUM_DRAWS)
-            of_draws = self.model.predict(draws.flatten(0, 1))
-            for name, centre in self.model.predict(mean).items():
-                values = of_draws[name].float().reshape(len(mean), NUM_DRAWS, -1)
-                squares = (values - centre.float()[:, None]).square()
+            with torch.autocast(mean.device.type, enabled=False):
+                of_draws, of_mean = self.model.predict(draws.flatten(0, 1)), self.model.predict(mean)
+            for name, centre in of_mean.items():
+                values = of_draws[name].reshape(len(mean), NUM_DRAWS, -1)
+                squares = (values - centre[:, None]).square()
                 found.setdefault(f"spread.{name}", []).append(squares.mean(dim=1))
         return {name: torch.cat(values) for name, values in found.items()}
 

@@ -10,14 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from menvae.metrics import Direction, Findings, Floats, Means, Metric, SplitRecord, When
-from menvae.metrics.means import at_all_rows
+from menvae.metrics.means import at_all_rows, mean_of_some
+from menvae.metrics.r2 import fewest_in_a_mean
 from menvae.registry import register
-from menvae.statistics.bootstrap import MIN_PATIENTS, bootstrap_intervals_of_means
+from menvae.statistics.bootstrap import MIN_PATIENTS, bootstrap_intervals_of_means, too_few_patients
 from menvae.statistics.estimate import Estimate
 
 LARGEST_RATIO = 100.0
 """Ratios above this count as this: no reader resolves them, and the change of the other features may be 0."""
+_CONSTANT = 1e-12
+"""Variance of z-scores below which a change of the targets does not vary."""
 NO_READER = "no model that reads the targets from images is cached; menvae-evaluate run=<run> references=true trains it"
+SEVERAL_RANKS = "skipped with several ranks; menvae-evaluate run=<run> references=true computes them"
+ONE_PATIENT = "all subjects are of one patient"
 
 
 @register("metric", "interventions")
@@ -36,8 +41,9 @@ class Interventions(Metric):
     reader too poor to judge a claim thus leaves it undecided.
 
     ``intervention/<partition>_r2``: R2 of the change read in the own features, with the change of the targets from one
-    patient to the other as truth, averaged over the features. It is 1 if the features become those of the other
-    patient, and about 0 if the decoder does not read the partition.
+    patient to the other as truth, averaged over the features that enough patients and their other ones have, as the R2
+    of predictions is (`menvae.metrics.r2`). It is 1 if the features become those of the other patient, and about 0 if
+    the decoder does not read the partition.
     """
 
     direction: ClassVar[Direction | None] = "higher"
@@ -62,7 +68,18 @@ class Interventions(Metric):
 
     def reason(self, key: str, record: SplitRecord) -> str:
         """Return why a value is missing, although there is a reader."""
-        return "no pair of patients has the features observed, or no decoded image can be read"
+        name, _, kind = key.removeprefix("intervention/").rpartition("_")
+        pairs = _Pairs.of(record)
+        if kind == "ratio" or not pairs.usable.any():
+            return "no decoded image can be read"
+        every = [feature for names in self.context.supervision.values() for feature in names]
+        known = dict(zip(every, pairs.num_patients, strict=True))
+        rare = [
+            f"{feature} is observed in {known[feature]}"
+            for feature in self.context.supervision[name]
+            if known[feature] < pairs.fewest
+        ]
+        return "; ".join([f"half of its features must vary in {pairs.fewest} pairs of patients", *rare])
 
     def compute(self, record: SplitRecord) -> dict[str, float | None]:
         """Return the values without intervals."""
@@ -73,24 +90,38 @@ class Interventions(Metric):
         """Return squared changes and errors; the values also contain the bounds of the ratios."""
         columns = _columns(record, self.context.supervision)
         sizes = np.cumsum([values.shape[1] for values in columns.values()])[:-1]
+        counted = _Pairs.of(record).counted
 
         def values(means: Floats) -> dict[str, Floats]:
             read = _Read.at(dict(zip(columns, np.split(means, sizes, axis=1), strict=True)), self.context.supervision)
-            return read.values()
+            return read.values(counted)
 
-        return Means(np.concatenate(list(columns.values()), axis=1), values)
+        return Means(np.concatenate(list(columns.values()), axis=1), values, self._rests_on(record))
+
+    def _rests_on(self, record: SplitRecord) -> dict[str, NDArray[np.bool_]]:
+        """Return key of an R2 -> rows [N] with the change of one of the features that count in its mean."""
+        pairs, supervision = _Pairs.of(record), self.context.supervision
+        return {
+            f"intervention/{name}_r2": np.any((pairs.known & pairs.counted)[:, columns], axis=1)
+            for name, columns in _own_columns(supervision).items()
+        }
 
     def findings(self, record: SplitRecord) -> Findings:
         """Return the values; the intervals of ratios contain the noise of the reader."""
         means, values = self.means(record), self.compute(record)
         found = bootstrap_intervals_of_means(means.values, means.rows, record.patient_id)
+        patients = np.array(record.patient_id)
+        for key, rows in means.rests_on.items():
+            found[key] = replace(found[key], n=len(set(patients[rows])))
         return Findings({key: self._estimate(key, value, found, record) for key, value in values.items()})
 
     def _estimate(self, key: str, value: float | None, found: Mapping[str, Estimate], record: SplitRecord) -> Estimate:
         own = found[key]
         if value is None:
             return Estimate(None, None, None, own.n, self.reason(key, record))
-        if not key.endswith("_ratio") or own.n < MIN_PATIENTS:
+        if own.n < MIN_PATIENTS:
+            return Estimate(value, None, None, own.n, too_few_patients(own.n))
+        if not key.endswith("_ratio"):
             return replace(own, value=value)
         least, most = found[f"{key}/least"], found[f"{key}/most"]
         # a bound that is the same in all resamples, such as the limit, has no interval
@@ -134,14 +165,52 @@ def intervention_table(record: SplitRecord, supervision: Mapping[str, Sequence[s
     return InterventionTable(tuple(read.squares), targets, changes, np.sqrt(read.noise[0]), read.reader_r2[0])
 
 
+@dataclass(frozen=True)
+class _Pairs:
+    """The pairs of patients of a split of which a change can be read and is known.
+
+    Attributes:
+        usable: rows of which all decoded images can be read [N].
+        known: those of them with the change of a target [N, F].
+        num_patients: number of patients with the change of each target [F].
+        fewest: number of them that a target needs, to count in the mean of its partition.
+    """
+
+    usable: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    num_patients: tuple[int, ...]
+    fewest: int
+
+    @classmethod
+    def of(cls, record: SplitRecord) -> _Pairs:
+        moved = np.concatenate(list(record.by_partition("moved").values()), axis=1)
+        usable: NDArray[np.bool_] = np.isfinite(moved).all(axis=1)
+        known = np.isfinite(record.arrays["asked"]) & usable[:, None]
+        patients = np.array(record.patient_id)
+        counts = tuple(len(set(patients[rows])) for rows in known.T)
+        return cls(usable, known, counts, fewest_in_a_mean(len(set(record.patient_id))))
+
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """Whether enough patients have the change of a target [F]."""
+        return np.array(self.num_patients) >= self.fewest
+
+
+def _own_columns(supervision: Mapping[str, Sequence[str]]) -> dict[str, slice]:
+    """Return supervised partition -> columns of its targets."""
+    ends = np.cumsum([len(names) for names in supervision.values()]).tolist()
+    found = zip(supervision.items(), ends, strict=True)
+    return {name: slice(end - len(names), end) for (name, names), end in found if names}
+
+
 def _columns(record: SplitRecord, supervision: Mapping[str, Sequence[str]]) -> dict[str, Floats]:
     """Return finite columns [N, ...] of whose means all values are functions; 0 where something is not known."""
     moved, asked = record.by_partition("moved"), record.arrays["asked"]
     truth = np.stack(list(record.by_target(supervision).values()), axis=1)
     error = record.arrays["read"] - truth
     has_truth = np.isfinite(error)
-    usable: NDArray[np.bool_] = np.isfinite(np.concatenate(list(moved.values()), axis=1)).all(axis=1)
-    has_change = np.isfinite(asked) & usable[:, None]
+    pairs = _Pairs.of(record)
+    usable, has_change = pairs.usable, pairs.known
     columns = {"usable": usable[:, None], "has_truth": has_truth, "has_change": has_change}
     for name, values, known in (
         ("error", error, has_truth),
@@ -186,22 +255,22 @@ class _Read:
             moved = {name.removeprefix("moved."): means[name] for name in means if name.startswith("moved.")}
             squares = {name: values / means["usable"] for name, values in moved.items()}
             spread = change["asked_squared"] - change["asked"] ** 2
+            spread = np.where(spread > _CONSTANT, spread, np.nan)
             agreement = {name: 1.0 - means[f"missed.{name}"] / means["has_change"] / spread for name in moved}
             noise = 2.0 * (known["error_squared"] - known["error"] ** 2)
             reader_r2 = 1.0 - known["error_squared"] / (known["truth_squared"] - known["truth"] ** 2)
-        ends = np.cumsum([len(names) for names in supervision.values()])
-        own = {
-            name: slice(end - len(names), end)
-            for (name, names), end in zip(supervision.items(), ends.tolist(), strict=True)
-            if names
-        }
-        return cls(own, squares, agreement, np.maximum(noise, 0.0), reader_r2)
+        return cls(_own_columns(supervision), squares, agreement, np.maximum(noise, 0.0), reader_r2)
 
-    def values(self) -> dict[str, Floats]:
-        """Return key -> values [R]; for every ratio also its least and most with regard to the noise."""
+    def values(self, counted: NDArray[np.bool_]) -> dict[str, Floats]:
+        """Return key -> values [R]; for every ratio also its least and most with regard to the noise.
+
+        Args:
+            counted: whether a target counts in the mean R2 of its partition [F].
+        """
         found: dict[str, Floats] = {}
         for name, columns in self.own.items():
-            found[f"intervention/{name}_r2"] = self.agreement[name][:, columns].mean(axis=1)
+            r2s = np.where(counted, self.agreement[name], np.nan)[:, columns].T
+            found[f"intervention/{name}_r2"] = mean_of_some(list(r2s), 0.5 * len(r2s))
             foreign = np.ones(self.noise.shape[1], dtype=bool)
             foreign[columns] = False
             if foreign.any():

@@ -63,13 +63,13 @@ class TargetR2(MetricOfMeans):
         own = [counts[feature] for feature in self.context.supervision.get(name, ()) if feature in counts]
         if not own:
             return self.absent
-        enough = _enough(record)
+        enough = fewest_in_a_mean(len(record.subject_id))
         usable = sum(count >= enough for count in own)
         return f"{usable} of its {len(own)} features vary and are observed in {enough} subjects; half of them must"
 
     def means(self, record: SplitRecord) -> Means:
         """Average products of targets and errors over the subjects that have a target."""
-        features, enough = list(self._features(record)), _enough(record)
+        features, enough = list(self._features(record)), fewest_in_a_mean(len(record.subject_id))
         columns: dict[str, Floats] = {}
         for _, name, seen, true, error in features:
             centred = np.where(seen, true - true[seen].mean() if seen.any() else 0.0, 0.0)
@@ -111,9 +111,9 @@ class TargetR2(MetricOfMeans):
                 yield partition, name, seen, true, true - predictions[partition][:, column]
 
 
-def _enough(record: SplitRecord) -> int:
-    """Return how many subjects must have a target so that it counts in the mean of its partition."""
-    return max(FEWEST_SUBJECTS, min(FEWEST_IN_A_MEAN, len(record.subject_id) // 2))
+def fewest_in_a_mean(num_subjects: int) -> int:
+    """Return how many subjects of a split must have a target so that it counts in the mean of its partition."""
+    return max(FEWEST_SUBJECTS, min(FEWEST_IN_A_MEAN, num_subjects // 2))
 
 
 def _r2_of(means: Floats) -> Floats:

@@ -295,6 +295,11 @@ def build_pictures(settings: Mapping[str, Mapping[str, Any] | None]) -> list[Pic
     ]
 
 
+def needs_of(pictures: Sequence[Picture], when: When) -> frozenset[str]:
+    """Return the fields of a `PictureContext` that any of the pictures due at a time needs."""
+    return frozenset().union(*(picture.needs for picture in pictures if picture.when == when))
+
+
 def draw_pictures(pictures: Sequence[Picture], context: PictureContext, when: When, folder: Path) -> None:
     """Draw and save the pictures that are due and whose needs are met.
 

@@ -42,9 +42,9 @@ class CeilingReader(nn.Module):
         return self.scale * z_scores
 
     @torch.no_grad()
-    def read(self, images: Tensor) -> Tensor:
-        """Return the z-scores of the targets [N, F] of images [N, C, D, H, W]."""
-        z_scores: Tensor = self(images)
+    def read(self, images: Tensor, available: Tensor | None = None) -> Tensor:
+        """Return the z-scores of the targets [N, F] of images [N, C, D, H, W], from the available channels [N, C]."""
+        z_scores: Tensor = self(images, available)
         return z_scores
 
 

@@ -16,6 +16,11 @@ class FeatureReader(Protocol):
 
     targets: tuple[str, ...]
 
-    def read(self, images: Tensor) -> Tensor:
-        """Return the z-scores of the targets [N, F] of images [N, C, D, H, W]."""
+    def read(self, images: Tensor, available: Tensor | None = None) -> Tensor:
+        """Return the z-scores of the targets [N, F] of images.
+
+        Args:
+            images: images [N, C, D, H, W]; channels that are not available may have any value.
+            available: channels that each subject has, bool [N, C]; None: all.
+        """
         ...

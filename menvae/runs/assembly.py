@@ -21,9 +21,10 @@ from menvae.evaluation.gates import JudgedGates
 from menvae.files import DamagedFileError, write_json
 from menvae.interruption import StopRequest
 from menvae.layers import set_memory_format
+from menvae.metrics.interventions import NO_READER, SEVERAL_RANKS
 from menvae.models import Model
 from menvae.observers import ObserverContext, build_observers
-from menvae.pictures import KNOWN_WHEN, VolumeFacts, draw_pictures
+from menvae.pictures import KNOWN_WHEN, VolumeFacts, draw_pictures, needs_of
 from menvae.references.find import Compute
 from menvae.runs.embeddings import write_embeddings
 from menvae.runs.environment import code_hash
@@ -123,8 +124,16 @@ class AssembledRun:
         judged = {name: partial(self.trainer.outputs, loader) for name, loader in loaders.items() if loader is not None}
         alone = self.here.num_ranks == 1  # of several ranks, some might find the reader and others not
         reader = ceiling_reader(self.experiment, self.data, self.here.device) if alone else None
-        inputs, source = self.trainer.inputs(self.data.train), self.experiment.source
-        evaluation = evaluate_model(self.model, inputs, judged, self.metrics, reader, source)
+        evaluation = evaluate_model(
+            self.model,
+            self.trainer.inputs(self.data.train),
+            judged,
+            self.metrics,
+            reader,
+            self.experiment.source,
+            self.trainer.settings,
+            NO_READER if alone else SEVERAL_RANKS,
+        )
         targets = self.experiment.settings["gates"].targets
         gates = judge(evaluation, targets, self.metrics, self.experiment.supervision)
         status = {
@@ -165,8 +174,9 @@ class AssembledRun:
             "seconds": round(seconds, 1),
         }
         units = {name: target.unit for name, target in self.experiment.source.targets.items()}
+        needs = needs_of(self.experiment.pictures, "after_training")
         context = replace(
-            results(self.model, evaluation, self.data, units),
+            results(self.model, evaluation, self.data, units, needs, self.trainer.settings),
             metrics=local.metrics(),
             gates=gates.targets_by_metric,
         )

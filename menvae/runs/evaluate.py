@@ -18,7 +18,7 @@ from menvae.data.batches.splits import Split
 from menvae.errors import ExitCode, UserError, nearest
 from menvae.evaluation.final import Outputs, evaluate_model, judge, results
 from menvae.files import discard_folder, new_folder, write_json
-from menvae.pictures import draw_pictures
+from menvae.pictures import draw_pictures, needs_of
 from menvae.references.find import Compute
 from menvae.registry import validated
 from menvae.runs.cohort import CohortRequest, open_cohort
@@ -30,6 +30,7 @@ from menvae.runs.other_cohort import COHORT, OtherCohort
 from menvae.runs.references import ceiling_reader, check_references, references_of
 from menvae.runs.references_table import references_table
 from menvae.tracking.local import LocalLog
+from menvae.training.settings import TrainerSettings
 
 _log = logging.getLogger(__name__)
 
@@ -146,8 +147,8 @@ def evaluate_run(
     judged, source = dict(zip(splits, read, strict=True)), experiment.source if other is None else other.source
     compute: Compute = "all" if references else "cheap"
     reader = ceiling_reader(experiment, run.data, run.device, compute)
-    with run.precision:
-        evaluation = evaluate_model(run.model, run.training_inputs(), judged, metrics, reader, source)
+    trainer: TrainerSettings = experiment.settings["trainer"]
+    evaluation = evaluate_model(run.model, run.training_inputs(), judged, metrics, reader, source, trainer)
     gates = judge(evaluation, experiment.settings["gates"].targets, metrics, experiment.supervision)
     table = gates.as_dict()
     write_json(folder / "gates.json", table)
@@ -160,7 +161,7 @@ def evaluate_run(
     units = {name: target.unit for name, target in experiment.source.targets.items()}
     _log.info("drawing the pictures")
     context = replace(
-        results(run.model, evaluation, data, units),
+        results(run.model, evaluation, data, units, needs_of(experiment.pictures, "after_training"), trainer),
         metrics=LocalLog(run.path).metrics(),
         gates=gates.targets_by_metric,
     )

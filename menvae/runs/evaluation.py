@@ -17,7 +17,7 @@ from menvae.evaluation.final import FinalEvaluation, JudgedSplit
 from menvae.evaluation.gates import JudgedGates
 from menvae.files import write_json, write_table
 from menvae.metrics import Floats, SplitRecord
-from menvae.metrics.interventions import NO_READER, intervention_table
+from menvae.metrics.interventions import intervention_table
 from menvae.runs.environment import code_hash
 from menvae.runs.reading import EVALUATION
 from menvae.runs.references import References
@@ -86,7 +86,7 @@ def _interventions(judged: JudgedSplit, supervision: Mapping[str, Sequence[str]]
     """Return changes by moved partition and target, errors of the reader, and ratios; or why there are none."""
     table = intervention_table(judged.record, supervision)
     if table is None:
-        return {"reason": NO_READER}
+        return {"reason": judged.unmoved}
     changes = zip(table.partitions, table.changes.tolist(), strict=True)
     errors = zip(table.targets, table.reader_r2.tolist(), table.noise.tolist(), strict=True)
     ratios = {name: judged.estimates.get(f"intervention/{name}_ratio") for name in supervision}

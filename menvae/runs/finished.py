@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -137,11 +136,6 @@ class FinishedRun:
         """Split -> its loader, without empty splits; raises the errors of `data`."""
         loaders = {"train": self.data.train, "val": self.data.val, "test": self.data.test}
         return {name: loader for name, loader in loaders.items() if loader is not None}
-
-    @property
-    def precision(self) -> AbstractContextManager[object]:
-        """Context in which the model computes in the precision of the run."""
-        return autocast(self.device, self._trainer.precision)
 
     def training_inputs(self) -> Iterator[Batch]:
         """Yield the training batches that the evaluation at the end of the run averaged, in evaluation mode.

@@ -362,14 +362,15 @@ class Trainer:
         checkpoint.load_weights(checkpoint.load(path, self.place.device), path, self.model, self.objective)
 
     def inputs(self, loader: EpochLoader) -> Iterator[Batch]:
-        """Yield the batches of a loader on the device, in evaluation mode and the configured precision."""
+        """Yield the batches of a loader on the device, with the model in evaluation mode."""
         self.model.eval()
         for batch in loader.epoch(0):
-            with self.optimisation.autocast():
-                yield batch.to(self.place.device, self.memory_format)
+            yield batch.to(self.place.device, self.memory_format)
 
     @torch.no_grad()
     def outputs(self, loader: EpochLoader) -> Iterator[tuple[Batch, ModelOutput]]:
-        """Yield batches with the outputs of the model in evaluation mode."""
+        """Yield batches with the outputs of the model in evaluation mode and the configured precision."""
         for batch in self.inputs(loader):
-            yield batch, self.model(batch)
+            with self.optimisation.autocast():
+                output = self.model(batch)
+            yield batch, output

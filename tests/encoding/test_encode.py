@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from menvae.data.phantom.head import phantom_subject, write_subject
 from menvae.data.sources.brats import BratsSource
 from menvae.encoding.posterior import posteriors_of
 from menvae.errors import UserError
+from menvae.runs.cohort import CohortRequest, open_cohort
 from menvae.runs.finished import FinishedRun
 
 SPACING = (10.0, 10.0, 10.0)
@@ -118,6 +120,15 @@ def test_spread_is_that_of_the_posterior(run: FinishedRun, table: pd.DataFrame) 
     low, high = np.quantile(values, [0.05, 0.95])
     assert row["predicted.vol_total.low"] == pytest.approx(low, abs=values.std() / 2)
     assert row["predicted.vol_total.high"] == pytest.approx(high, abs=values.std())
+
+
+def test_draws_in_half_precision_are_not_rounded(run: FinishedRun) -> None:
+    settings = run.experiment.settings
+    halved = {**settings, "trainer": replace(settings["trainer"], precision="bf16")}
+    in_half = replace(run, experiment=replace(run.experiment, settings=halved))
+    rows = open_cohort(in_half, CohortRequest(split="val", data={})).rows
+    draws = posteriors_of(in_half, rows, num_draws=256, seed=0).draws["loc_x"]
+    assert min(len(set(of_visit.tolist())) for of_visit in draws) > 250, "bfloat16 has 128 values between 1 and 2"
 
 
 def test_draws_of_a_visit_depend_on_nothing_else(run: FinishedRun, table: pd.DataFrame) -> None:

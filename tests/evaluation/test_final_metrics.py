@@ -19,7 +19,7 @@ class Zeros:
 
     targets = tuple(name for names in VOLUMES.supervision.values() for name in names)
 
-    def read(self, images: torch.Tensor) -> torch.Tensor:
+    def read(self, images: torch.Tensor, available: torch.Tensor | None = None) -> torch.Tensor:
         """Return zeros [N, F]."""
         return torch.zeros(len(images), len(self.targets))
 

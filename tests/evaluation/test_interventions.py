@@ -11,13 +11,21 @@ import torch
 from torch import Tensor
 
 from menvae.evaluation.estimates import estimate
-from menvae.evaluation.final import evaluate_model
+from menvae.evaluation.final import evaluate_model, judge
 from menvae.evaluation.interventions import swaps, with_interventions
+from menvae.gates import Target
 from menvae.latent import LatentLayout
 from menvae.metrics import MetricContext, SplitRecord
-from menvae.metrics.interventions import LARGEST_RATIO, Interventions, intervention_table
+from menvae.metrics.interventions import (
+    LARGEST_RATIO,
+    ONE_PATIENT,
+    SEVERAL_RANKS,
+    Interventions,
+    intervention_table,
+)
 from menvae.models import Model
 from menvae.statistics.estimate import Estimate
+from menvae.training.settings import TrainerSettings
 from menvae.types import Batch, ModelOutput, Posterior
 
 LAYOUT = LatentLayout({"vol": 1, "loc": 2, "residual": 2})
@@ -56,7 +64,7 @@ class Callipers:
     targets: tuple[str, ...] = ("loc_y", "radius", "spare", "loc_x")
     noise: float = 0.0
 
-    def read(self, images: Tensor) -> Tensor:
+    def read(self, images: Tensor, available: Tensor | None = None) -> Tensor:
         """Return z-scores [N, 4]."""
         inside = (images[:, 0] - images[:, 0, 0, 0, 0].reshape(-1, 1, 1, 1)).double()
         total = inside.flatten(1).sum(dim=1)
@@ -82,7 +90,9 @@ def judged(model: Balls, reader: Callipers, record: SplitRecord) -> tuple[SplitR
     with torch.no_grad():
         images = Balls().decode(torch.from_numpy(record.arrays["mean"]).float())
     read = reader.read(images)[:, [1, 3, 0]].numpy()
-    found = with_interventions(replace(record, arrays={**record.arrays, "read": read}), model, reader)
+    found = with_interventions(
+        replace(record, arrays={**record.arrays, "read": read}), model, reader, TrainerSettings()
+    )
     return found, dict(estimate([Interventions(CONTEXT)], found).estimates)
 
 
@@ -171,13 +181,13 @@ def test_visits_become_those_of_other_patients() -> None:
     targets = record.arrays["mean"][:, :3]
     np.testing.assert_allclose(found.arrays["asked"], targets[[5, 5, 1, 1, 1, 4]] - targets)
     alone = replace(record, patient_id=("a",) * 6)
-    assert with_interventions(alone, Balls(), Callipers()) is alone
-    assert swaps(Balls(), alone) is None
+    assert with_interventions(alone, Balls(), Callipers(), TrainerSettings()) is alone
+    assert swaps(Balls(), alone, TrainerSettings()) is None
 
 
 def test_swaps_are_decoded_from_the_latents_of_both_patients() -> None:
     record, model = record_of(5), Balls()
-    found = swaps(model, record)
+    found = swaps(model, record, TrainerSettings())
     assert found is not None
     assert list(found.subjects) == [("s000", "s004"), ("s002", "s001"), ("s004", "s003")]
     a, b = record.arrays["mean"][[2, 1]]
@@ -220,7 +230,7 @@ def test_an_evaluation_without_a_reader_has_none_of_it_and_with_one_reads_the_im
     class Corner(Callipers):
         """Skips the corner that holds z."""
 
-        def read(self, images: Tensor) -> Tensor:
+        def read(self, images: Tensor, available: Tensor | None = None) -> Tensor:
             """Return z-scores [N, 4]."""
             clean = images.clone()
             clean[:, 0, 0, 0, :5] = clean[:, :1, 0, 0, 5:6].squeeze(1)
@@ -240,4 +250,117 @@ def test_an_evaluation_without_a_reader_has_none_of_it_and_with_one_reads_the_im
 
 def test_a_reader_of_other_targets_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^the reader does not read loc_x, loc_y, only radius$"):
-        with_interventions(record_of(12), Balls(), Callipers(("radius",)))
+        with_interventions(record_of(12), Balls(), Callipers(("radius",)), TrainerSettings())
+
+
+class InOneChannel(Callipers):
+    """Measures the ball in the first channel that a subject has."""
+
+    def read(self, images: Tensor, available: Tensor | None = None) -> Tensor:
+        """Return z-scores [N, 4]."""
+        assert available is not None
+        return super().read(images[torch.arange(len(images)), available.int().argmax(dim=1)].unsqueeze(1))
+
+
+class InTwoChannels(Balls):
+    """Draws the ball in the second channel, and a ball of half the size in the first."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Z [B, 5] -> [B, 2, 20, 20, 20]."""
+        half = z.clone()
+        half[:, 0] = 0.5 * z[:, 0]
+        return torch.cat([super().decode(half), super().decode(z)], dim=1)
+
+
+def test_missing_channels_are_not_read() -> None:
+    record, model = record_of(12), InTwoChannels()
+    mean, available = torch.from_numpy(record.arrays["mean"]).float(), torch.ones(12, 2, dtype=torch.bool)
+    available[::2, 0] = False
+    with torch.no_grad():
+        images = model.decode(mean)
+    observed = {name: torch.ones(12, len(names), dtype=torch.bool) for name, names in SUPERVISION.items()}
+    batch = Batch(
+        images.masked_fill(~available[..., None, None, None], torch.nan),
+        record.subject_id,
+        targets={"vol": mean[:, :1], "loc": mean[:, 1:3]},
+        observed=observed,
+        available=available,
+    )
+    output = ModelOutput(Posterior(mean, torch.zeros_like(mean)), mean, images, {})
+    model.encode = lambda *_: output.posterior  # type: ignore[method-assign]
+    found = evaluate_model(
+        model, [batch], {"val": lambda: [(batch, output)]}, [Interventions(CONTEXT)], InOneChannel()
+    ).val.arrays
+    offset = found["read"][1::2, 0] - 0.5 * mean[1::2, 0].numpy()
+    assert found["read"][::2, 0] - mean[::2, 0].numpy() == pytest.approx(np.full(6, offset.mean()), abs=0.3)
+    change = np.roll(mean[:, 0].numpy(), 1) - mean[:, 0].numpy()
+    half = np.where(available[:, 0].numpy(), 0.5, 1.0)
+    assert found["moved.vol"][:, 0] == pytest.approx(half * change, abs=0.1)
+
+
+def of_targets(num: int, unseen: slice, feature: int) -> SplitRecord:
+    """Return changes that follow the targets; a feature of loc is observed in some subjects only."""
+    record = record_of(num)
+    truth = record.arrays["mean"][:, :3]
+    observed = np.ones((num, 2))
+    observed[unseen, feature] = 0.0
+    targets = truth.copy()
+    targets[unseen, 1 + feature] = np.nan
+    change = np.roll(truth, 1, axis=0) - truth
+    change[:, 1] += np.random.default_rng(1).normal(size=num)
+    moved = {f"moved.{name}": change for name in LAYOUT}
+    arrays = {**moved, "read": truth, "asked": np.roll(targets, 1, axis=0) - targets, "observed.loc": observed}
+    return replace(record, arrays={**record.arrays, **arrays})
+
+
+def r2_of_loc_x(record: SplitRecord) -> float:
+    asked, read = record.arrays["asked"][:, 1], record.arrays["moved.loc"][:, 1]
+    return float(1.0 - np.mean((read - asked) ** 2) / np.var(asked))
+
+
+def test_a_feature_that_few_patients_have_does_not_count_in_the_mean() -> None:
+    """Of loc_y, one pair is known: its R2 is undefined, and that of loc is the R2 of loc_x."""
+    record = of_targets(40, slice(2, None), 1)
+    found = estimate([Interventions(CONTEXT)], record).estimates["intervention/loc_r2"]
+    assert found.value == pytest.approx(r2_of_loc_x(record))
+    assert found.n == 40
+    assert found.low is not None
+
+
+def test_features_that_enough_patients_have_are_averaged() -> None:
+    record = of_targets(40, slice(20, None), 1)  # 19 pairs
+    found = estimate([Interventions(CONTEXT)], record).estimates["intervention/loc_r2"]
+    assert found.value == pytest.approx(0.5 * (r2_of_loc_x(record) + 1.0))
+
+
+def test_the_reason_names_features_that_few_patients_have() -> None:
+    record = of_targets(40, slice(5, None), 0)
+    observed, asked = np.ones((40, 1)), record.arrays["asked"].copy()
+    asked[3:, [0, 2]] = np.nan
+    record = replace(record, arrays={**record.arrays, "asked": asked, "observed.vol": observed})
+    found = estimate([Interventions(CONTEXT)], record).estimates
+    assert found["intervention/vol_r2"].value is None
+    assert found["intervention/vol_r2"].reason == (
+        "half of its features must vary in 10 pairs of patients; radius is observed in 3"
+    )
+    assert found["intervention/loc_r2"].reason == (
+        "half of its features must vary in 10 pairs of patients; loc_x is observed in 4; loc_y is observed in 3"
+    )
+
+
+def test_a_gate_says_why_there_are_no_interventions() -> None:
+    model, metrics, record = Balls(), [Interventions(CONTEXT)], record_of(4)
+    mean = torch.from_numpy(record.arrays["mean"]).float()
+    with torch.no_grad():
+        images = model.decode(mean)
+    output = ModelOutput(Posterior(mean, torch.zeros_like(mean)), mean, images, {})
+    gates = {"moves": Target(metric="intervention/vol_ratio", above=5.0)}
+    for reader, patients, reason in ((None, (), SEVERAL_RANKS), (Callipers(), ("a",) * 4, ONE_PATIENT)):
+        targets = {"vol": mean[:, :1], "loc": mean[:, 1:3]}
+        observed = {name: torch.ones_like(values, dtype=torch.bool) for name, values in targets.items()}
+        batch = Batch(images, record.subject_id, targets, observed, patient_id=patients)
+        outputs = {"val": [(batch, output)].copy}
+        found = evaluate_model(model, [batch], outputs, metrics, reader, no_reader=SEVERAL_RANKS)
+        (gate,) = judge(found, gates, metrics, SUPERVISION).splits["val"].gates
+        assert found.splits["val"].unmoved == reason
+        assert gate.reason == f"4 validation subjects; {reason}"

@@ -14,6 +14,8 @@ from torch import nn
 from torch.nn.functional import interpolate
 from torch.nn.utils.parametrizations import spectral_norm
 
+from menvae.encoders.product_of_experts import ProductOfExperts
+from menvae.latent import LatentLayout
 from menvae.references import fitting
 from menvae.references.ceiling import CeilingReader, _shrinkage, read_ceiling
 from menvae.references.cohort import ReferenceCohort
@@ -194,6 +196,16 @@ def test_the_frozen_reader_reads_as_the_ceiling(
     read = reader.read(rows.inputs)
     assert not read.requires_grad
     assert np.allclose(read.numpy(), [readings.values["val"][name] for name in rows.subject_id], atol=1e-5)
+
+
+def test_the_ceiling_does_not_read_missing_channels(of_balls: ReferenceCohort) -> None:
+    expert = {"name": "resnet", "base_filters": 8}
+    encoder = ProductOfExperts(2, (16, 16, 16), LatentLayout({"vol": 2}), expert=expert).eval()
+    reader = CeilingReader(encoder, 2, ("radius",))
+    images, available = torch.randn(3, 2, 16, 16, 16), torch.tensor([[True, False], [False, True], [True, True]])
+    garbage = images.masked_fill(~available[..., None, None, None], torch.nan)
+    assert torch.equal(reader.read(garbage, available), reader.read(images, available))
+    assert not torch.allclose(reader.read(images, available)[:2], reader.read(images)[:2])
 
 
 def test_readings_shrink_to_the_least_squared_error(of_balls: ReferenceCohort) -> None:

@@ -17,6 +17,9 @@ from runs import TRACKED, menvae_evaluate, only_run, train
 import menvae
 from menvae.data.targets.declaration import Target
 from menvae.errors import UserError
+from menvae.evaluation.final import TRAVERSAL_STEPS, WALK_STEPS, evaluate_model, results
+from menvae.metrics.interventions import NO_READER, SEVERAL_RANKS
+from menvae.pictures import build_pictures, needs_of
 from menvae.references import fitting
 from menvae.references.find import find_references
 from menvae.references.store import ReferenceStore
@@ -193,14 +196,62 @@ def test_two_ranks_in_half_precision_are_judged_like_one(tmp_path: Path, prepare
     train(tmp_path, "trainer.precision=bf16", "trainer.devices=2", "~trainer.max_epochs", "trainer.max_epochs=1")
     run = only_run(tmp_path)
     menvae_evaluate(tmp_path, f"run={run}", "device=cpu")
-    before, after = (
-        read(folder / "evaluation.json")["splits"]["val"]["metrics"]
-        for folder in (run, run / "evaluations" / "best_val")
+    at_end, later = (
+        read(folder / "evaluation.json")["splits"]["val"] for folder in (run, run / "evaluations" / "best_val")
     )
+    assert at_end["interventions"] == {"reason": SEVERAL_RANKS}
+    assert later["interventions"] == {"reason": NO_READER}
+    before, after = at_end["metrics"], later["metrics"]
     assert before.keys() == after.keys()
     for key, expected in before.items():
         for end in ("value", "low", "high"):  # batches of another size round differently in half precision
             assert after[key][end] == (expected[end] and pytest.approx(expected[end], rel=0.02, abs=2e-3)), (key, end)
+
+
+def test_interventions_in_half_precision_are_the_same_when_judged_again(
+    tmp_path: Path, prepared_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").symlink_to(prepared_cache)
+    short = ("trainer.precision=bf16", "~trainer.max_epochs", "trainer.max_epochs=1")
+    train(tmp_path, *short)
+    loaded = menvae.load_run(first := only_run(tmp_path))
+    cohort = reference_cohort(loaded.experiment, loaded.data, torch.device("cpu"))
+    assert cohort is not None
+    monkeypatch.setattr(fitting, "MOST_STEPS", 8)
+    monkeypatch.setattr(fitting, "FEWEST_STEPS", 4)
+    find_references(cohort, ReferenceStore(loaded.experiment.output_dir), "all")
+    train(tmp_path, *short, "name=second")
+    (run,) = set((tmp_path / "runs").iterdir()) - {first}
+    menvae_evaluate(tmp_path, f"run={run}", "device=cpu")
+    before, after = (
+        read(folder / "evaluation.json")["splits"]["val"] for folder in (run, run / "evaluations" / "best_val")
+    )
+    assert list(before["interventions"]["changes"]) == ["vol", "loc", "shape", "residual"]
+    assert before["interventions"] == after["interventions"]
+    assert before["metrics"] == after["metrics"]
+
+
+def test_images_are_decoded_only_for_pictures(output_dir: Path) -> None:
+    run = menvae.load_run(only_run(output_dir))
+    judged = {"val": run.outputs}
+    evaluation = evaluate_model(run.model, run.training_inputs(), judged, [])
+    trainer = run.experiment.settings["trainer"]
+    for needs, expected in (
+        ({"val"}, set()),
+        ({"traversals"}, {"traversals"}),
+        ({"walks"}, {"walks"}),
+        ({"traversals", "walks", "swaps"}, {"traversals", "walks", "swaps"}),
+    ):
+        context = results(run.model, evaluation, run.data, {}, needs, trainer)
+        found = {name: getattr(context, name) for name in ("traversals", "walks", "swaps")}
+        assert {name for name, value in found.items() if value is not None} == expected
+        for name in expected - {"swaps"}:
+            steps = {"traversals": TRAVERSAL_STEPS, "walks": WALK_STEPS}[name]
+            assert tuple(found[name].steps) == steps
+            assert found[name].volumes.shape == (4, len(steps), 16, 16, 16)
+    assert needs_of(build_pictures({}), "after_training") >= {"traversals", "walks", "swaps"}
+    kept = build_pictures(dict.fromkeys(("traversals", "walks", "swaps")))
+    assert not needs_of(kept, "after_training") & {"traversals", "walks", "swaps"}
 
 
 @pytest.mark.parametrize(
