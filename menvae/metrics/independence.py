@@ -78,7 +78,7 @@ class PartitionIndependence(Metric):
         statistic = next(each for each in _STATISTICS if key.removeprefix("indep/").removesuffix("_p") == each.name)
         if key.endswith("_p"):
             return f"Probability of the largest {statistic.means} if all partitions are independent."
-        return f"Largest {statistic.means} between two partitions; 0 means independence."
+        return f"Largest {statistic.means} between two partitions, one visit a patient: what `{key}_p` tests."
 
     def names(self) -> list[str]:
         """Value and p-value of each statistic; none for a single partition."""

@@ -19,7 +19,8 @@ def test_the_gates_refuse_what_they_must_and_nothing_else(name: str) -> None:
 
 
 def test_every_gate_is_one_that_a_control_must_fail() -> None:
-    assert {gate for control in CONTROLS for gate in control.must_fail} >= default_gates().keys()
+    of_classes = {"class_skill"}  # the drawn cohort has none; tests/conformance/test_metrics.py
+    assert {gate for control in CONTROLS for gate in control.must_fail} >= default_gates().keys() - of_classes
     assert len({control.name for control in CONTROLS}) == len(CONTROLS)
 
 

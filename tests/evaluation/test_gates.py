@@ -385,8 +385,11 @@ def context_of(*partitions: str, **supervision: list[str]) -> MetricContext:
     [
         (context_of("vol", "loc", vol=["vol", "vol_ed"]), "r2 has two values with the key 'sem/vol_r2'"),
         (context_of("vol", "loc", vol=["loc"], loc=["loc_x"]), "r2 has two values with the key 'sem/loc_r2'"),
-        (context_of("vol", "loc", vol=["loc_x"], loc=["loc_x", "a"]), "r2 has two values with the key 'sem/loc_x_r2'"),
-        (context_of("vol", vol=["a", "a"]), "r2 has two values with the key 'sem/a_r2'"),
+        (
+            context_of("vol", "loc", vol=["loc_x"], loc=["loc_x", "a"]),
+            "coverage has two values with the key 'calib/loc_x_coverage95'",
+        ),
+        (context_of("vol", vol=["a", "a"]), "coverage has two values with the key 'calib/a_coverage95'"),
         (context_of("a_b", "c", "a", "b_c"), "correlation has two values with the key 'indep/corr_a_b_c'"),
     ],
     ids=["a target and its partition", "a target and another partition", "one target twice", "in one list", "pairs"],
