@@ -45,6 +45,7 @@ class DataRequest:
         num_ranks: number of ranks.
         show: progress display.
         prepared: `Data.prepared` of an earlier call, to skip preparation.
+        normalizer: that of the targets of an earlier call, to neither fit it nor warn of its targets again.
         in_order: for inspection instead of training: keep every split in ``splits.csv`` order, without augmentation.
         independently: draw training subjects independently of each other, even with ``data.pairs=true``.
     """
@@ -61,6 +62,7 @@ class DataRequest:
     num_ranks: int = 1
     show: ShowProgress = unseen
     prepared: object = None
+    normalizer: TargetNormalizer | None = None
     in_order: bool = False
     independently: bool = False
 

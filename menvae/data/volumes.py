@@ -282,7 +282,7 @@ def load_volumes(source: VolumeSource, request: DataRequest) -> Data:
         warn_of_small_splits(splits.values(), source.test_fraction)
     by_split = {split: subjects_of(cohort, splits, split) for split in SPLITS}
     training = [subject.features for subject in by_split["train"]]
-    normalizer = fit_targets(training, request.targets, request.supervision, source.targets)
+    normalizer = request.normalizer or fit_targets(training, request.targets, request.supervision, source.targets)
     pairs = source.pairs and not (request.in_order or request.independently)
     patients = [subject.patient_id for subject in by_split["train"]] if pairs else None
     if patients is not None:

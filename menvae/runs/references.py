@@ -61,7 +61,13 @@ def reference_cohort(experiment: Experiment, data: Data, device: torch.device) -
     here = Place(device, 0, 1)
     source, augmentation = experiment.source, experiment.settings["augmentation"]
     batch_size = BATCH_SIZE if source.size else BATCH_SIZE_OF_ROWS
-    request = replace(experiment.data_request(here, data.prepared), seed=0, batch_size=batch_size, independently=True)
+    request = replace(
+        experiment.data_request(here, data.prepared),
+        normalizer=data.targets.normalizer,
+        seed=0,
+        batch_size=batch_size,
+        independently=True,
+    )
     in_order = cache(partial(source.load, replace(request, in_order=True)))
     splits: list[Split] = ["train", "val", *(["test"] if data.test is not None else [])]  # type: ignore[list-item]
     encoder = experiment.parts["encoder"]

@@ -212,7 +212,9 @@ class TabularSource(DataSource):
         if not any(request.supervision.values()):
             return None
         raw = list(self._raw_targets(table))
-        normalizer = fit_targets([raw[row] for row in training], request.targets, request.supervision, self.targets)
+        normalizer = request.normalizer or fit_targets(
+            [raw[row] for row in training], request.targets, request.supervision, self.targets
+        )
         names = subject_id.tolist()
         return FittedTargets(normalizer, dict(zip(names, raw, strict=True)), [names[row] for row in training])
 
