@@ -93,3 +93,18 @@ def test_targets_that_the_same_subjects_have_are_a_group() -> None:
 )
 def test_rows_of_a_damaged_file_are_empty(content: dict[str, Any]) -> None:
     assert all(not any(values) for _, _, values in reference_rows(content, ["vol"]).rows)
+
+
+def test_references_use_the_normalizer_of_the_run(
+    compose_train: Callable[..., DictConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the normalizer says of rare and constant targets is said once."""
+    tiny = ("data.num_subjects=12", "data.val_fraction=0.4", "data.roi_size=[16,16,16]", "data.spacing_mm=[10,10,10]")
+    experiment = Experiment.from_config(compose_train(*tiny, f"output_dir={tmp_path}"))
+    data = experiment.load_data(Place(CPU, 0, 1))
+    assert any("vol_ncr" in record.getMessage() for record in caplog.records)
+    caplog.clear()
+    cohort = reference_cohort(experiment, data, CPU)
+    assert cohort is not None
+    list(cohort.batches("val"))
+    assert not caplog.records
