@@ -66,8 +66,8 @@ def test_arrays_and_targets_are_those_of_nifti_files(tmp_path):
         folder.mkdir(parents=True)
         for name, values in arrays(subject).items():
             nibabel.save(nibabel.Nifti1Image(values, AFFINE), folder / f"{subject}-{name}.nii.gz")
-    theirs = prepare(BratsSource(root=str(tmp_path / "nifti"), box="center", **KEYS), tmp_path / "cache")
-    ours = prepare(ZarrSource(store=str(STORE), **KEYS), tmp_path / "cache")
+    theirs = prepare(BratsSource(root=str(tmp_path / "nifti"), box="center", **KEYS), tmp_path / "cache", num_workers=1)
+    ours = prepare(ZarrSource(store=str(STORE), **KEYS), tmp_path / "cache", num_workers=1)
     for own, other in zip(ours.subjects, theirs.subjects, strict=True):
         assert own.features == {**other.features, "age": AGES[own.subject_id]}
         assert own.native_features == other.native_features
@@ -92,22 +92,22 @@ def test_what_is_wrong_is_named(tmp_path):
         4
     ).tolist()
     with pytest.raises(UserError, match=r"^data: 3 of 4 subjects cannot be used") as caught:
-        prepare(ZarrSource(store=str(store), **KEYS), tmp_path / "cache")
+        prepare(ZarrSource(store=str(store), **KEYS), tmp_path / "cache", num_workers=1)
     assert "subject 'a': t1c cannot be read as a Zarr array" in str(caught.value)
     assert "subject 'b': seg cannot be read as a Zarr array ('affine'): copy or download it again" in str(caught.value)
     with pytest.raises(UserError, match=r"data\.store: '.*' is not a Zarr group"):
-        prepare(ZarrSource(store=str(tmp_path / "nowhere"), **KEYS), tmp_path / "cache")
+        prepare(ZarrSource(store=str(tmp_path / "nowhere"), **KEYS), tmp_path / "cache", num_workers=1)
 
 
 def test_another_affine_or_age_is_another_cohort(tmp_path):
     store = written(tmp_path)
     source, cache = ZarrSource(store=str(store), **KEYS), tmp_path / "cache"
-    before = prepare(source, cache)
+    before = prepare(source, cache, num_workers=1)
     zarr.open_group(store)["a"].attrs["age_years"] = 62.0
-    older = prepare(source, cache)
+    older = prepare(source, cache, num_workers=1)
     assert [subject.key for subject in older.subjects] == [subject.key for subject in before.subjects]
     assert older.data_hash != before.data_hash
     for name in (*MODALITIES, "seg"):
         zarr.open_group(store)[f"b/{name}"].attrs["affine"] = np.diag([2.0, 3.0, 2.0, 1.0]).tolist()
-    turned = prepare(source, cache)
+    turned = prepare(source, cache, num_workers=1)
     assert [a.key == b.key for a, b in zip(turned.subjects, before.subjects, strict=True)] == [True, False, True, True]
