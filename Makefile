@@ -41,6 +41,7 @@ bench-losses: $(VENV)/.installed-test
 
 bench-statistics: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/independence.py
+	$(BIN)/python tests/benchmarks/metrics_cost.py
 
 # what public packages say of codes with known disentanglement scores
 bench-metrics: $(VENV)/.installed-test
