@@ -1,4 +1,4 @@
-"""A page of slices of volumes."""
+"""A page of slices of volumes, and what pages of decoded volumes share."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from menvae.pictures.drawing.marks import check_shape, colour_bar
 from menvae.presentation.figures import INK, literal
 from menvae.presentation.planes import Plane, mask_outline
 
@@ -81,3 +82,42 @@ class Sheet:
         )
         if on_image:
             label.set_path_effects([withStroke(linewidth=1.2, foreground="black")])
+
+
+def decoded_grid(volumes: NDArray[Any], axes: str, **lengths: int) -> NDArray[np.float32]:
+    """Return decoded volumes [rows, columns, D, H, W] in float32.
+
+    Args:
+        volumes: one decoded modality.
+        axes: words for the first two axes.
+        lengths: name of the argument that belongs to each of them -> its length.
+
+    Raises:
+        ValueError: the shapes do not match.
+    """
+    grid = np.asarray(volumes, dtype=np.float32)
+    if grid.ndim != 5:
+        raise ValueError(f"volumes must have 5 axes ({axes}, D, H, W), got shape {list(grid.shape)}")
+    for axis, (name, length) in enumerate(lengths.items()):
+        check_shape(name, (length,), grid.shape[axis : axis + 1])
+    return grid
+
+
+def draw_decoded_scales(
+    figure: Figure,
+    box: tuple[float, float, float, float],
+    grey: Normalize,
+    change: tuple[str, Normalize, str, str],
+) -> None:
+    """Draw the scale of decoded intensities below a sheet on the left, and that of changes on the right.
+
+    Args:
+        figure: page.
+        box: left, bottom, width and height of the sheet in inches.
+        grey: scale of the intensities.
+        change: colour map, scale, label and open ends of the changes, as for `colour_bar`.
+    """
+    left, bottom, width, _ = box
+    bar_y, bar_width = bottom - 0.24, min(2.9, 0.42 * width)
+    colour_bar(figure, (left, bar_y, bar_width, 0.11), "gray", grey, "decoded intensity (SD from the mean)")
+    colour_bar(figure, (left + width - bar_width, bar_y, bar_width, 0.11), *change)

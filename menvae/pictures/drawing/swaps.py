@@ -11,8 +11,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from menvae.pictures.drawing.marks import GREY, check_shape, colour_bar, display_window
-from menvae.pictures.drawing.sheet import SMALLEST_CHANGE_SCALE, Sheet
+from menvae.pictures.drawing.marks import GREY, display_window
+from menvae.pictures.drawing.sheet import SMALLEST_CHANGE_SCALE, Sheet, decoded_grid, draw_decoded_scales
 from menvae.presentation.figures import COLOURS, FAINT, INK, MUTED, new_figure
 from menvae.presentation.planes import AXIAL, PLANES, displayed_slice, slice_size_mm
 
@@ -42,11 +42,7 @@ def draw_swaps(
     Raises:
         ValueError: the shapes do not match.
     """
-    volumes = np.asarray(volumes, dtype=np.float32)
-    if volumes.ndim != 5:
-        raise ValueError(f"volumes must have 5 axes (pairs, columns, D, H, W), got shape {list(volumes.shape)}")
-    check_shape("subjects", (len(subjects),), volumes.shape[:1])
-    check_shape("partitions", (len(partitions) + 2,), volumes.shape[1:2])
+    volumes = decoded_grid(volumes, "pairs, columns", subjects=len(subjects), partitions=len(partitions) + 2)
     changes = volumes - volumes[:, :1]
     darkest, brightest = display_window(volumes, 0.5, 99.9)
     bound = max(display_window(np.abs(changes), 0.0, 99.9)[1], SMALLEST_CHANGE_SCALE * (brightest - darkest))
@@ -82,10 +78,7 @@ def draw_swaps(
             sheet.text(name, (-0.1 / inch, y + (0.4 + 0.14 * line) * size[1]), "right", "bottom", 8)
         where = f"slice {index + 1} of {volumes.shape[-1]}"
         sheet.text(where, (-0.1 / inch, y + 0.6 * size[1]), "right", "top", 7.5, colour=MUTED)
-    bar_y, bar_width = bottom - 0.24, min(2.9, 0.42 * box[2])
-    colour_bar(figure, (left, bar_y, bar_width, 0.11), "gray", grey, "decoded intensity (SD from the mean)")
-    place = (left + box[2] - bar_width, bar_y, bar_width, 0.11)
-    colour_bar(figure, place, "RdBu_r", diverging, "difference from A (SD)")
+    draw_decoded_scales(figure, box, grey, ("RdBu_r", diverging, "difference from A (SD)", "both"))
     return figure
 
 
@@ -125,11 +118,7 @@ def draw_walks(
     Raises:
         ValueError: the shapes do not match.
     """
-    volumes = np.asarray(volumes, dtype=np.float32)
-    if volumes.ndim != 5:
-        raise ValueError(f"volumes must have 5 axes (rows, steps, D, H, W), got shape {list(volumes.shape)}")
-    check_shape("row_labels", (len(row_labels),), volumes.shape[:1])
-    check_shape("steps", (len(steps),), volumes.shape[1:2])
+    volumes = decoded_grid(volumes, "rows, steps", row_labels=len(row_labels), steps=len(steps))
     grey = Normalize(*display_window(volumes, 0.5, 99.9))
     change = np.abs(np.nan_to_num(volumes[:, -1] - volumes[:, 0]))
     cuts = [[int(np.argmax(each.sum(axis=plane.shown))) for plane in PLANES] for each in change]

@@ -21,7 +21,7 @@ from menvae.pictures.drawing.marks import (
     colour_bar,
     display_window,
 )
-from menvae.pictures.drawing.sheet import SMALLEST_CHANGE_SCALE, Sheet
+from menvae.pictures.drawing.sheet import SMALLEST_CHANGE_SCALE, Sheet, decoded_grid, draw_decoded_scales
 from menvae.presentation.figures import (
     MUTED,
     new_figure,
@@ -247,11 +247,7 @@ def draw_traversals(
     Raises:
         ValueError: the shapes do not match.
     """
-    volumes = np.asarray(volumes, dtype=np.float32)
-    if volumes.ndim != 5:
-        raise ValueError(f"volumes must have 5 axes (rows, steps, D, H, W), got shape {list(volumes.shape)}")
-    check_shape("row_labels", (len(row_labels),), volumes.shape[:1])
-    check_shape("steps", (len(steps),), volumes.shape[1:2])
+    volumes = decoded_grid(volumes, "rows, steps", row_labels=len(row_labels), steps=len(steps))
     darkest, brightest = display_window(volumes, 0.5, 99.9)
     grey = Normalize(darkest, brightest)
     change = np.abs(volumes[:, -1] - volumes[:, 0])
@@ -281,10 +277,7 @@ def draw_traversals(
         sheet.text(label, (-0.1 / inch, y + 0.5 * size[1]), "right", "bottom", 9.5, weight="bold")
         where = f"slice {index + 1} of {volumes.shape[-1]}"
         sheet.text(where, (-0.1 / inch, y + 0.54 * size[1]), "right", "top", 7.5, colour=MUTED)
-    bar_y, bar_width = bottom - 0.24, min(2.9, 0.42 * box[2])
-    colour_bar(figure, (left, bar_y, bar_width, 0.11), "gray", grey, "decoded intensity (SD from the mean)")
-    place = (left + box[2] - bar_width, bar_y, bar_width, 0.11)
-    colour_bar(figure, place, "magma", change_norm, "absolute change (SD)", "max")
+    draw_decoded_scales(figure, box, grey, ("magma", change_norm, "absolute change (SD)", "max"))
     return figure
 
 
