@@ -31,7 +31,7 @@ from menvae.runs.environment import code_hash
 from menvae.runs.evaluation import describe_evaluation, write_evaluation
 from menvae.runs.job import Job
 from menvae.runs.recorder import RunRecorder
-from menvae.runs.references import ceiling_reader, references_of
+from menvae.runs.references import ceiling_reader, reference_cohort, references_of
 from menvae.runs.start import checkpoint_identity, foreign_checkpoint, initial_weights, meaning_for_other_runs
 from menvae.tracking.local import LocalLog
 from menvae.training.place import Place
@@ -123,7 +123,8 @@ class AssembledRun:
         loaders = {"val": self.data.val, "test": self.data.test}
         judged = {name: partial(self.trainer.outputs, loader) for name, loader in loaders.items() if loader is not None}
         alone = self.here.num_ranks == 1  # of several ranks, some might find the reader and others not
-        reader = ceiling_reader(self.experiment, self.data, self.here.device) if alone else None
+        cohort = reference_cohort(self.experiment, self.data, self.here.device)
+        reader = ceiling_reader(cohort, self.experiment) if alone else None
         evaluation = evaluate_model(
             self.model,
             self.trainer.inputs(self.data.train),
@@ -159,7 +160,8 @@ class AssembledRun:
 
         write_json(self.path / "gates.json", gates.as_dict())
         compute: Compute = "cheap" if self.here.num_ranks == 1 else "none"  # the other ranks load nothing now
-        references = references_of(self.experiment, self.data, evaluation, self.here.device, compute)
+        cohort = reference_cohort(self.experiment, self.data, self.here.device)
+        references = references_of(cohort, self.experiment, evaluation, compute)
         source, supervision = self.experiment.source, self.experiment.supervision
         described = describe_evaluation(
             evaluation, gates, self.data, supervision, self.path.name, "best", status["best_epoch"], references

@@ -27,7 +27,7 @@ from menvae.runs.finished import CheckpointName, FinishedRun
 from menvae.runs.gates_table import gates_table, judged_gates
 from menvae.runs.loading import load_named, usable_device
 from menvae.runs.other_cohort import COHORT, OtherCohort
-from menvae.runs.references import ceiling_reader, check_references, references_of
+from menvae.runs.references import ceiling_reader, check_references, reference_cohort, references_of
 from menvae.runs.references_table import references_table
 from menvae.tracking.local import LocalLog
 from menvae.training.settings import TrainerSettings
@@ -146,13 +146,14 @@ def evaluate_run(
     read: list[Outputs] = [partial(run.outputs, name) for name in splits] if other is None else [other.outputs]  # type: ignore[arg-type]
     judged, source = dict(zip(splits, read, strict=True)), experiment.source if other is None else other.source
     compute: Compute = "all" if references else "cheap"
-    reader = ceiling_reader(experiment, run.data, run.device, compute)
+    referred = reference_cohort(experiment, run.data, run.device)
+    reader = ceiling_reader(referred, experiment, compute)
     trainer: TrainerSettings = experiment.settings["trainer"]
     evaluation = evaluate_model(run.model, run.training_inputs(), judged, metrics, reader, source, trainer)
     gates = judge(evaluation, experiment.settings["gates"].targets, metrics, experiment.supervision)
     table = gates.as_dict()
     write_json(folder / "gates.json", table)
-    beside = references_of(experiment, run.data, evaluation, run.device, compute) if other is None else None
+    beside = references_of(referred, experiment, evaluation, compute) if other is None else None
     data, cohort = (run.data, None) if other is None else (other.as_data, other.describe())
     described = describe_evaluation(
         evaluation, gates, data, experiment.supervision, run.name, run.checkpoint.stem, run.epoch, beside, cohort

@@ -140,18 +140,16 @@ class _LoadedLater:
 
 
 def references_of(
-    experiment: Experiment, data: Data, evaluation: FinalEvaluation, device: torch.device, compute: Compute
+    cohort: ReferenceCohort | None, experiment: Experiment, evaluation: FinalEvaluation, compute: Compute
 ) -> References:
     """Return the R2 of the references of a cohort on the judged splits, with intervals.
 
     Args:
+        cohort: result of `reference_cohort`.
         experiment: the configuration of a run.
-        data: data of the run.
         evaluation: evaluation of the run, which has the targets of its splits.
-        device: device to train on.
         compute: what to compute if the cache lacks it.
     """
-    cohort = reference_cohort(experiment, data, device)
     if cohort is None:
         return {}
     found = find_references(cohort, ReferenceStore(experiment.output_dir), compute)
@@ -191,21 +189,19 @@ def _r2(readings: Readings, split: str, record: SplitRecord, experiment: Experim
 
 
 def ceiling_reader(
-    experiment: Experiment, data: Data, device: torch.device, compute: Compute = "none"
+    cohort: ReferenceCohort | None, experiment: Experiment, compute: Compute = "none"
 ) -> CeilingReader | None:
     """Return the reader of the ceiling of a run's cohort, a frozen probe; None if it is not cached.
 
     Args:
+        cohort: result of `reference_cohort`, on whose device the reader is.
         experiment: the configuration of a run.
-        data: data of the run.
-        device: device of the reader.
         compute: what to compute if the cache lacks it; a ceiling is not cheap.
     """
-    cohort = reference_cohort(experiment, data, device)
     if cohort is None:
         return None
     store = ReferenceStore(experiment.output_dir)
     if compute == "all":
         find_references(cohort, store, compute, ["ceiling"])
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # building draws weights
+    with torch.random.fork_rng([cohort.device] if cohort.device.type == "cuda" else []):  # building draws weights
         return cached_ceiling(cohort, store)

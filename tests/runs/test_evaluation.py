@@ -300,8 +300,8 @@ def test_the_end_of_a_run_shows_its_floor(output_dir: Path) -> None:
 def test_references_in_the_cache_are_shown_beside_r2(output_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = only_run(output_dir)
     loaded = menvae.load_run(run)
-    assert ceiling_reader(loaded.experiment, loaded.data, torch.device("cpu")) is None
     cohort = reference_cohort(loaded.experiment, loaded.data, torch.device("cpu"))
+    assert ceiling_reader(cohort, loaded.experiment) is None
     assert cohort is not None
     monkeypatch.setattr(fitting, "MOST_STEPS", 8)
     monkeypatch.setattr(fitting, "FEWEST_STEPS", 4)
@@ -319,7 +319,7 @@ def test_references_in_the_cache_are_shown_beside_r2(output_dir: Path, monkeypat
     }
     first = read(run / "evaluation.json")["references"]["test"]["vol"]["floor"]
     assert found["references"]["test"]["vol"]["floor"] == first
-    reader = ceiling_reader(loaded.experiment, loaded.data, torch.device("cpu"))
+    reader = ceiling_reader(cohort, loaded.experiment)
     assert reader is not None
     assert reader.read(torch.zeros(2, 4, 16, 16, 16)).shape == (2, 13)
 
