@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tiny tensors, shared cores
+os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is imported: its kernels run on any machine
 
 from collections.abc import Callable
 from pathlib import Path
