@@ -77,7 +77,7 @@ class Batch:
 
         Stored values are copied and then normalised on the device: half as many bytes if they are int16.
         """
-        there = self._each(lambda value: value.to(device, non_blocking=True))
+        there = self.each(lambda value: value.to(device, non_blocking=True))
         inputs = there.inputs
         if memory_format is not torch.preserve_format and inputs.ndim == 5:
             inputs = inputs.contiguous(memory_format=memory_format)
@@ -91,13 +91,13 @@ class Batch:
         subjects, patients = (
             tuple(names[row] for row in index) if names else () for names in (self.subject_id, self.patient_id)
         )
-        return replace(self._each(lambda value: value[chosen]), subject_id=subjects, patient_id=patients)
+        return replace(self.each(lambda value: value[chosen]), subject_id=subjects, patient_id=patients)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, for asynchronous copies to a GPU; `DataLoader` calls it."""
-        return self._each(Tensor.pin_memory)
+        return self.each(Tensor.pin_memory)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+    def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Apply ``change`` to every tensor of the batch."""
 
         def unless_none(value: Tensor | None) -> Tensor | None:

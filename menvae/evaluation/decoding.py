@@ -11,8 +11,8 @@ from torch import Tensor
 
 from menvae.metrics import Floats
 from menvae.models import Model
+from menvae.training.precision import autocast
 from menvae.training.settings import TrainerSettings
-from menvae.training.step import autocast
 
 
 def device_of(model: Model) -> torch.device:

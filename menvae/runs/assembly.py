@@ -33,9 +33,9 @@ from menvae.runs.job import Job
 from menvae.runs.recorder import RunRecorder
 from menvae.runs.references import ceiling_reader, reference_cohort, references_of
 from menvae.runs.start import checkpoint_identity, foreign_checkpoint, initial_weights, meaning_for_other_runs
+from menvae.runs.tuning import ComputeSettings, keep
 from menvae.tracking.local import LocalLog
 from menvae.training.place import Place
-from menvae.training.settings import TrainerSettings
 from menvae.training.trainer import Ingredients, Trainer
 
 _log = logging.getLogger(__name__)
@@ -56,12 +56,13 @@ class AssembledRun:
     ) -> None:
         self.experiment, self.data, self.here, self.path = experiment, data, here, path
         settings, parts = experiment.settings, experiment.parts
-        trainer: TrainerSettings = settings["trainer"]
         self.metrics = experiment.build_metrics()
         self.model, objective = experiment.build(data.num_training_subjects, len(data.classes))
-        memory_format = torch.channels_last_3d if trainer.channels_last else torch.contiguous_format
         self.model.to(here.device)
-        set_memory_format(self.model, memory_format)
+        trainer, tuned = ComputeSettings(experiment, data, self.model, objective.to(here.device), here).chosen()
+        if here.is_main:
+            keep(tuned, path)
+        set_memory_format(self.model, torch.channels_last_3d if trainer.channels_last else torch.contiguous_format)
         ingredients = Ingredients(
             model=self.model,
             objective=objective,

@@ -37,11 +37,12 @@ from menvae.runs.finding import DOWNLOADED, find_run
 from menvae.runs.identity import is_outside, outside_keys
 from menvae.runs.reading import flat, read_mapping
 from menvae.runs.start import meaning_of_weights
+from menvae.runs.tuning import as_trained
 from menvae.tracking.local import LocalLog
 from menvae.training import checkpoint
 from menvae.training.place import Place
+from menvae.training.precision import autocast
 from menvae.training.settings import TrainerSettings
-from menvae.training.step import autocast
 from menvae.types import Batch, EpochLoader, ModelOutput, Posterior
 
 CheckpointName = Literal["best", "last"]
@@ -201,10 +202,9 @@ class FinishedRun:
         checkpoint.load_weights(content, self.checkpoint, model, objective.to(self.device))
         return model.eval(), objective.eval()
 
-    @property
+    @cached_property
     def _trainer(self) -> TrainerSettings:
-        settings: TrainerSettings = self.experiment.settings["trainer"]
-        return settings
+        return as_trained(self.experiment.settings["trainer"], self.path)
 
     @property
     def _memory_format(self) -> torch.memory_format:

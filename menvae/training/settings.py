@@ -17,9 +17,13 @@ class TrainerSettings:
         max_epochs: length of the run.
         batch_size: subjects per rank and step.
         precision: ``fp32``, or autocast to ``bf16``, or to ``fp16`` with a gradient scaler for GPUs without bf16;
-            statistics and losses stay in float32.
+            statistics and losses stay in float32. ``auto``: bf16 where it is faster than fp32.
+        tune: times steps before training and keeps what is fastest on this device: precision if it is ``auto``, memory
+            format, threads, cuDNN's benchmark, CUDA graphs; at most 10 s on a CPU, 60 s on a GPU, and remembered.
+            ``gpu``: only on a GPU, where results are not bit-identical anyway; ``auto``: on a CPU too; ``off``.
         gradient_clip: largest L2 norm of the gradient; None: no clipping.
-        channels_last: memory format of inputs and weights; faster on CPU and GPU.
+        channels_last: memory format of inputs and weights.
+        cuda_graphs: replay the model's passes on a GPU instead of launching their kernels one by one.
         activation_checkpointing: recompute the activations of residual and up-sampling blocks in the backward pass:
             the same results with less memory, in about a third more time.
         compile: compile the model with `torch.compile`, which takes a minute or more at the start.
@@ -36,9 +40,11 @@ class TrainerSettings:
 
     max_epochs: Annotated[int, Field(ge=1)] = 15
     batch_size: Annotated[int, Field(ge=1)] = 8
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    tune: Literal["gpu", "auto", "off"] = "gpu"
     gradient_clip: Annotated[float, Field(gt=0.0)] | None = 1.0
     channels_last: bool = True
+    cuda_graphs: bool = False
     activation_checkpointing: bool = False
     compile: bool = False
     validate_every_epochs: Annotated[int, Field(ge=1)] = 1

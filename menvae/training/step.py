@@ -13,18 +13,12 @@ from menvae import collectives
 from menvae.errors import TrainingDivergedError
 from menvae.models import Model
 from menvae.objective import Objective
+from menvae.training.precision import autocast
 from menvae.types import Batch, LossReport, ModelOutput, Progress
 from menvae.updates import Side
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SMALLEST_LOSS_SCALE = 1e-4
 """Smallest fp16 loss scale, as in fairseq: the 30th overflow in a row from the initial 65536 is an error."""
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the autocast context of ``precision`` (see `menvae.training.settings.TrainerSettings`)."""
-    dtype = _AUTOCAST.get(precision)
-    return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from menvae.schedules import Schedule
 from menvae.training import checkpoint
 from menvae.training.curriculum import Curriculum
 from menvae.training.determinism import seed_step
+from menvae.training.graphs import ReplayedModel
 from menvae.training.optimizer_state import load_optimizer
 from menvae.training.place import Place
 from menvae.training.settings import TrainerSettings
@@ -100,6 +101,8 @@ class Trainer:
         if settings.compile:
             self.model.compile()
         self.parallel: nn.Module = self.model
+        if settings.cuda_graphs:
+            self.parallel = ReplayedModel(self.model, settings.batch_size, settings.precision)
         if place.num_ranks > 1:
             with warnings.catch_warnings():  # torch 2.13 has another name for it, which torch 2.10 lacks
                 warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)

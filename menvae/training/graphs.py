@@ -1,0 +1,126 @@
+"""CUDA graphs: replays the forward and the backward pass of a model instead of launching its kernels one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from menvae.errors import UserError
+from menvae.training.precision import autocast
+from menvae.types import Batch, ModelOutput, Posterior
+
+
+class ReplayedModel(nn.Module):
+    """A model on a GPU whose training passes are replayed from CUDA graphs (`torch.cuda.make_graphed_callables`).
+
+    A training step launches some two thousand kernels; for a small box or a fast GPU the host takes longer to launch
+    them than the GPU to run them. The graphs are captured at the first full batch. Batches of other sizes, such as the
+    last of an epoch, and evaluation run the model itself.
+
+    The tensors of an output are overwritten by the next batch: copy what has to live longer.
+    """
+
+    def __init__(self, model: nn.Module, batch_size: int, precision: str) -> None:
+        """Wrap a model that is on a GPU.
+
+        Args:
+            model: a batch -> its output; its forward pass must not wait for the GPU.
+            batch_size: rows of a full batch.
+            precision: of the forward pass (see `menvae.training.settings.TrainerSettings`).
+        """
+        super().__init__()
+        self.model, self.batch_size, self.precision = model, batch_size, precision
+        self._captured: _Flat | None = None
+
+    def forward(self, batch: Batch) -> ModelOutput:
+        """Return the model's output."""
+        if not (self.model.training and torch.is_grad_enabled() and len(batch) == self.batch_size):
+            output: ModelOutput = self.model(batch)
+            return output
+        if self._captured is None:
+            self._captured = self._capture(batch)
+        return self._captured.replay(batch)
+
+    def _capture(self, batch: Batch) -> _Flat:
+        """Capture both passes; buffers and the state of random numbers stay as they are.
+
+        Raises:
+            UserError: the model cannot be captured.
+        """
+        flat = _Flat(self.model, batch, self.precision)
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        state = torch.cuda.get_rng_state()
+        try:
+            with torch.autocast("cuda", enabled=False):
+                torch.cuda.make_graphed_callables(flat, tuple(tensors_of(batch)), allow_unused_input=True)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"trainer.cuda_graphs: true is not allowed; this model cannot be captured ({reason})"
+            ) from error
+        with torch.no_grad():
+            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+        torch.cuda.set_rng_state(state)
+        return flat
+
+
+class _Flat(nn.Module):
+    """The model as a function of tensors, which is what a graph takes and returns."""
+
+    def __init__(self, model: nn.Module, example: Batch, precision: str) -> None:
+        super().__init__()
+        self.model, self.example, self.precision = model, example, precision
+        self.output: ModelOutput | None = None
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Tensors of a batch -> tensors of the output."""
+        with autocast(tensors[0].device, self.precision, cached=False):  # cached casts would outlive the capture
+            self.output = self.model(with_tensors(self.example, tensors))
+        return tuple(flattened(self.output))
+
+    def replay(self, batch: Batch) -> ModelOutput:
+        """Return the output for a batch of the captured shapes."""
+        found: tuple[Tensor, ...] = self(*tensors_of(batch))
+        assert self.output is not None
+        return unflattened(self.output, found)
+
+
+def tensors_of(batch: Batch) -> list[Tensor]:
+    """Return the tensors of a batch, in the order of its fields."""
+    found: list[Tensor] = []
+    batch.each(lambda value: found.append(value) or value)  # type: ignore[func-returns-value]
+    return found
+
+
+def with_tensors(batch: Batch, tensors: Sequence[Tensor]) -> Batch:
+    """Return a batch with other tensors; the inverse of `tensors_of`."""
+    rest = iter(tensors)
+    return batch.each(lambda value: next(rest))
+
+
+def flattened(output: ModelOutput) -> list[Tensor]:
+    """Return the tensors of an output."""
+    fixed = (output.posterior.mean, output.posterior.logvar, output.latent, output.reconstruction)
+    return [*fixed, *output.predictions.values(), *output.extras.values()]
+
+
+def unflattened(output: ModelOutput, tensors: Sequence[Tensor]) -> ModelOutput:
+    """Return an output with other tensors; the inverse of `flattened`."""
+    mean, logvar, latent, reconstruction, *rest = tensors
+    named: list[Any] = []
+    for names in (output.predictions, output.extras):
+        named.append(dict(zip(names, rest[: len(names)], strict=True)))
+        rest = rest[len(names) :]
+    return replace(
+        output,
+        posterior=Posterior(mean, logvar),
+        latent=latent,
+        reconstruction=reconstruction,
+        predictions=named[0],
+        extras=named[1],
+    )
