@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from menvae.collectives import mean_over_ranks, num_ranks
 from menvae.errors import UserError
+from menvae.kernels import can_fuse, fused_group_norm
 
 NUM_GROUPS = 8
 """Groups of every GroupNorm (spec: GroupNorm everywhere, never BatchNorm)."""
@@ -59,6 +60,8 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Input [B, C, D, H, W] -> the same shape."""
+        if can_fuse(input, self.num_groups):
+            return fused_group_norm(input, self.num_groups, self.weight, self.bias, self.eps, relu=False)
         is_channels_last = input.is_contiguous(memory_format=torch.channels_last_3d)
         cancels = is_channels_last and input.dtype == torch.float32 and input.device.type == "cpu"
         return super().forward(self._centred(input) if cancels else input)

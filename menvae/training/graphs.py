@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,8 @@ class ReplayedModel(nn.Module):
             precision: of the forward pass (see `menvae.training.settings.TrainerSettings`).
         """
         super().__init__()
+        # gradients are accumulated on the stream of the capture, which torch takes for a mistake
+        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream", UserWarning)
         self.model, self.batch_size, self.precision = model, batch_size, precision
         self._captured: _Flat | None = None
 

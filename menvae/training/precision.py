@@ -17,7 +17,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LARGEST_DEVIATION = 0.05
 """Relative L2 distance from float32 above which a reconstruction is reported: bfloat16 keeps 8 bits, 0.4 % a value."""
 
-_PROBE_CHANNELS, _PROBE_SIDE = 16, 12
+_PROBES = {"cpu": (16, 12), "cuda": (32, 96)}
+"""Channels and side of the convolution that is timed: as small as its time lets, but large enough to keep a GPU busy."""
 
 
 def autocast(device: torch.device, precision: str, *, cached: bool = True) -> torch.autocast:
@@ -36,14 +37,14 @@ def autocast(device: torch.device, precision: str, *, cached: bool = True) -> to
 def slowdown(device: torch.device, precision: str) -> float:
     """Return how many times longer a 3x3x3 convolution takes in ``precision`` than in fp32, forward and backward.
 
-    A CPU without bfloat16 instructions emulates them: bf16 is then tens of times slower than fp32. The convolution is
-    small, so that asking takes well under a second even there.
+    A CPU without bfloat16 instructions emulates them: bf16 is then tens of times slower than fp32. Asking takes well
+    under a second even there.
     """
     if precision == "fp32":
         return 1.0
-    shape = (1, _PROBE_CHANNELS, *(_PROBE_SIDE,) * 3)
-    x = torch.ones(shape, device=device).contiguous(memory_format=torch.channels_last_3d)
-    weight = torch.ones((_PROBE_CHANNELS, _PROBE_CHANNELS, 3, 3, 3), device=device, requires_grad=True)
+    channels, side = _PROBES[device.type]
+    x = torch.ones((1, channels, side, side, side), device=device).contiguous(memory_format=torch.channels_last_3d)
+    weight = torch.ones((channels, channels, 3, 3, 3), device=device, requires_grad=True)
     return _seconds(x, weight, precision) / _seconds(x, weight, "fp32")
 
 
