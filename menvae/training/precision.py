@@ -18,7 +18,7 @@ LARGEST_DEVIATION = 0.05
 """Relative L2 distance from float32 above which a reconstruction is reported: bfloat16 keeps 8 bits, 0.4 % a value."""
 
 _PROBES = {"cpu": (16, 12), "cuda": (32, 96)}
-"""Channels and side of the convolution that is timed: as small as its time lets, but large enough to keep a GPU busy."""
+"""Channels and side of the convolution that is timed: small, as it may be slow, but enough to keep a GPU busy."""
 
 
 def autocast(device: torch.device, precision: str, *, cached: bool = True) -> torch.autocast:
