@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,9 @@ from torch import Tensor, from_numpy
 
 from menvae.data.batches.order import order_of_rank
 from menvae.types import Batch
+
+_BATCHES_AT_ONCE = 32
+"""Batches whose rows are gathered in one piece: fewer and larger copies, of which batches are views."""
 
 
 class RowLoader:
@@ -58,13 +62,19 @@ class RowLoader:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, starting at ``first_step``."""
         order = order_of_rank(len(self._inputs), self._seed, epoch, self._rank, self._num_ranks)
-        for step in range(first_step, self.steps_per_epoch):
-            chosen = order[self._bounds[step] : self._bounds[step + 1]]
-            rows = from_numpy(chosen)
-            yield Batch(
-                inputs=self._inputs[rows],
-                subject_id=tuple(self._subject_id[chosen]),
-                targets={name: values[rows] for name, values in self._targets.items()},
-                observed={name: values[rows] for name, values in self._observed.items()},
-                labels=None if self._labels is None else self._labels[rows],
-            )
+        for first in range(first_step, self.steps_per_epoch, _BATCHES_AT_ONCE):
+            bounds = self._bounds[first : first + _BATCHES_AT_ONCE + 1]
+            chosen = order[bounds[0] : bounds[-1]]
+            rows, subjects = from_numpy(chosen), self._subject_id[chosen].tolist()
+            inputs, labels = self._inputs[rows], None if self._labels is None else self._labels[rows]
+            targets = {name: values[rows] for name, values in self._targets.items()}
+            observed = {name: values[rows] for name, values in self._observed.items()}
+            for start, stop in pairwise(bounds):
+                some = slice(start - bounds[0], stop - bounds[0])
+                yield Batch(
+                    inputs=inputs[some],
+                    subject_id=tuple(subjects[some]),
+                    targets={name: values[some] for name, values in targets.items()},
+                    observed={name: values[some] for name, values in observed.items()},
+                    labels=None if labels is None else labels[some],
+                )
