@@ -19,8 +19,8 @@ _BATCHES_AT_ONCE = 32
 class RowLoader:
     """Batches of rows, epoch by epoch; all ranks get the same number of batches of the same sizes.
 
-    A remaining single row joins the last batch of the epoch, because batch normalisation cannot handle one row. Only a
-    rank with a single row in total gets a batch of one.
+    If a single row of all ranks remains, it joins the last batch of the epoch, because batch normalisation cannot
+    handle one row.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class RowLoader:
         self._seed, self._rank, self._num_ranks = seed, rank, num_ranks
         per_rank = -(-len(inputs) // num_ranks)
         full, rest = divmod(per_rank, batch_size)
-        self.steps_per_epoch = max(1, full + (rest > 1))
+        self.steps_per_epoch = max(1, full + (rest * num_ranks > 1))
         self._bounds = [step * batch_size for step in range(self.steps_per_epoch)] + [per_rank]
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, starting at ``first_step``."""
-        order = order_of_rank(len(self._inputs), self._seed, epoch, self._rank, self._num_ranks)
+        order = order_of_rank(len(self._inputs), self._seed, epoch, self._rank, self._num_ranks, self._bounds)
         for first in range(first_step, self.steps_per_epoch, _BATCHES_AT_ONCE):
             bounds = self._bounds[first : first + _BATCHES_AT_ONCE + 1]
             chosen = order[bounds[0] : bounds[-1]]
