@@ -151,6 +151,15 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return sum_over_ranks(values) / num_ranks()
 
 
+def largest_over_ranks(values: Tensor) -> Tensor:
+    """Return the largest of each element over ranks, without gradient, and without waiting for the device."""
+    if num_ranks() == 1:
+        return values
+    largest = values.detach().clone()
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest
+
+
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Return True on every rank if ``flag`` is true on any of them."""
     if num_ranks() == 1:

@@ -110,4 +110,7 @@ class LatentLayout:
 
     def join(self, z: Tensor, partitions: Iterable[str]) -> Tensor:
         """Return the columns of several partitions side by side, in the given order: [..., sum of sizes]."""
-        return torch.cat([self.select(z, name) for name in partitions], dim=-1)
+        names = list(partitions)
+        if names == list(self.sizes):
+            return z
+        return torch.cat([self.select(z, name) for name in names], dim=-1)

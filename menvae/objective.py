@@ -110,18 +110,18 @@ class Objective(nn.Module):
         """
         scalars: dict[str, Scalar] = {}
         diagnostics = {}
-        for term in self.active_terms.values():
-            if terms != "all" and term.of_split != (terms == "split"):
-                continue
-            term.at(progress if self.training else progress.finished)
-            with torch.autocast(output.posterior.mean.device.type, enabled=False):
-                values = term(batch, output)
-            for name, raw in values.items():
-                if name not in term.scalars:
-                    diagnostics[name] = raw
-                elif self.weights[name]:
-                    weight = self.weight(name, progress)
-                    scalars[name] = Scalar(raw, weight, weight * raw)
+        with torch.autocast(output.posterior.mean.device.type, enabled=False):
+            for term in self.active_terms.values():
+                if terms != "all" and term.of_split != (terms == "split"):
+                    continue
+                term.at(progress if self.training else progress.finished)
+                for name, raw in term(batch, output).items():
+                    if name not in term.scalars:
+                        diagnostics[name] = raw
+                    elif self.weights[name]:
+                        weight = self.weight(name, progress)
+                        # a product with 1 is the value itself, and costs as much as a layer of a table
+                        scalars[name] = Scalar(raw, weight, raw if weight == 1.0 else weight * raw)
         weighted = [scalar.weighted for scalar in scalars.values()]
         total = torch.stack(weighted).sum() if weighted else output.posterior.mean.new_zeros(())
         return LossReport(total, scalars, diagnostics)

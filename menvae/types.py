@@ -211,10 +211,6 @@ class LossReport:
     scalars: Mapping[str, Scalar]
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def raw_values(self) -> dict[str, float]:
-        """Return the total as ``loss`` and every raw scalar as floats; synchronises with the device."""
-        return {"loss": self.total.item(), **{name: scalar.raw.item() for name, scalar in self.scalars.items()}}
-
     def logged(self) -> dict[str, Tensor]:
         """Return {metric name: detached value}: the total as ``loss``, every raw scalar, every diagnostic."""
         values = {"loss": self.total.detach()}

@@ -89,12 +89,13 @@ def posteriors_of(run: FinishedRun, rows: Iterable[Rows], *, num_draws: int, see
         parts.mean.append(posterior.mean.float().cpu().numpy())
         parts.logvar.append(posterior.logvar.float().cpu().numpy())
         parts.checksums += [
-            (visit.subject_id, checksum(values.contiguous().numpy().data))
-            for visit, values in zip(visits, batch.inputs.cpu(), strict=True)
+            (visit.subject_id, checksum(values.data))
+            for visit, values in zip(visits, batch.inputs.cpu().contiguous().numpy(), strict=True)
         ]
-        for name, values in _in_units(run, run.predict(posterior.mean)).items():
+        predicted = _in_units(run, run.predict(posterior.mean))
+        for name, values in predicted.items():
             parts.predicted.setdefault(name, []).append(values)
-        for first in range(0, len(visits), _VISITS_AT_ONCE):
+        for first in range(0, len(visits) if predicted else 0, _VISITS_AT_ONCE):
             some = slice(first, first + _VISITS_AT_ONCE)
             names = [visit.subject_id for visit in visits[some]]
             z = draws_by_name(posterior.mean[some].float(), posterior.logvar[some].float(), names, num_draws, seed)

@@ -54,6 +54,7 @@ class SplitRecorder(Observer):
         self._decodes = any("errors" in metric.needs for metric in self.metrics)
         self._training_sum: Tensor | None = None
         self._training_rows = 0
+        self._noise: dict[tuple[str, ...], Tensor] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -166,7 +167,7 @@ class SplitRecorder(Observer):
 
     def _with_other_latents(self, image: Tensor, batch: Batch, mean: Tensor, logvar: Tensor) -> dict[str, Tensor]:
         available = batch.available
-        sampled = mean + torch.exp(0.5 * logvar) * _noise(batch.subject_id, mean)
+        sampled = mean + torch.exp(0.5 * logvar) * self._noise_of(batch.subject_id, mean)
         values = {"errors.sampled": _mse(image, self.model.decode(sampled), available)}
         for name, z in (("z0", torch.zeros_like(mean[:1])), ("mean_z", self.mean_training_z)):
             if z is not None:
@@ -174,12 +175,17 @@ class SplitRecorder(Observer):
                     self._constants[name] = self.model.decode(z.reshape(1, -1).to(mean.device))
                 values[f"errors.{name}"] = _mse(image, self._constants[name].expand_as(image), available)
         given = self.reference.foreign if self.reference is not None else {}
-        before = self._previous.of_others(patients_of(batch), mean)
-        foreign = [given.get(subject, z) for subject, z in zip(batch.subject_id, before, strict=True)]
-        known = torch.tensor([z is not None for z in foreign], device=mean.device)
-        z = torch.stack([mean.new_zeros(mean.shape[1]) if z is None else z.to(mean) for z in foreign])
+        z, known = self._previous.of_others(patients_of(batch), mean)
+        if rows := [row for row, subject in enumerate(batch.subject_id) if subject in given]:
+            z[rows], known[rows] = torch.stack([given[batch.subject_id[row]] for row in rows]).to(mean), True
         values["errors.shuffled"] = _mse(image, self.model.decode(z), available).masked_fill(~known, torch.nan)
         return values
+
+    def _noise_of(self, subjects: tuple[str, ...], like: Tensor) -> Tensor:
+        """Return `_noise`, drawn once a run for the batches that every validation has."""
+        if subjects not in self._noise:
+            self._noise[subjects] = _noise(subjects, like)
+        return self._noise[subjects]
 
     def _with_reference(
         self, image: Tensor, batch: Batch, output: ModelOutput, reference: Reference
@@ -221,26 +227,35 @@ class _PreviousPatients:
     def __init__(self) -> None:
         self._latest: list[tuple[str, Tensor]] = []
 
-    def of_others(self, patients: Sequence[str], mean: Tensor) -> list[Tensor | None]:
+    def of_others(self, patients: Sequence[str], mean: Tensor) -> tuple[Tensor, Tensor]:
         """Return, for each row, the latest z before it of another patient; in the first batch also one behind it.
 
         Args:
             patients: patient of each row.
             mean: posterior means [B, Z].
+
+        Returns:
+            z [B, Z], 0 where there is none, and whether there is one, bool [B].
         """
-        is_first = not self._latest
-        found: list[Tensor | None] = []
-        for patient, z in zip(patients, mean, strict=True):
-            found.append(next((other for name, other in self._latest if name != patient), None))
-            self._latest = [(patient, z), *(pair for pair in self._latest if pair[0] != patient)][:2]
+        is_first, num_kept = not self._latest, len(self._latest)
+        rows = torch.cat([*(z.to(mean)[None] for _, z in self._latest), mean])
+        latest = [(patient, row) for row, (patient, _) in enumerate(self._latest)]
+        found: list[int | None] = []
+        for row, patient in enumerate(patients, start=num_kept):
+            others = latest[1:] if latest and latest[0][0] == patient else latest[:1]
+            found.append(others[0][1] if others else None)
+            latest = [(patient, row), *others]
+        self._latest = [(patient, rows[row]) for patient, row in latest]
         if is_first:
             found = [
-                next((mean[row] for row in reversed(range(len(mean))) if patients[row] != patient), None)
+                next((row for row in reversed(range(len(mean))) if patients[row] != patient), None)
                 if other is None
                 else other
                 for other, patient in zip(found, patients, strict=True)
             ]
-        return found
+        known = torch.tensor([row is not None for row in found], device=mean.device)
+        z = rows[torch.tensor([row or 0 for row in found], device=mean.device)]
+        return z.masked_fill_(~known[:, None], 0.0), known
 
 
 def patients_of(batch: Batch) -> tuple[str, ...]:

@@ -88,12 +88,14 @@ class TabularVAE(Model):
     def forward(self, batch: Batch) -> ModelOutput:
         """Hide values in training, encode, sample in training or take the mean in evaluation, decode, classify."""
         extras: dict[str, Tensor] = {}
-        hidden = torch.zeros_like(batch.inputs, dtype=torch.bool)
+        available = batch.available
+        hidden: Tensor | None = None
         if self.training and self.input_mask:
             hidden = torch.rand_like(batch.inputs, dtype=torch.float32) < self.input_mask
-        posterior = self.encode(batch.inputs, ~hidden if batch.available is None else batch.available & ~hidden)
+            available = ~hidden if available is None else available & ~hidden
+        posterior = self.encode(batch.inputs, available)
         if self.hides:
-            extras["hidden"] = hidden.float()
+            extras["hidden"] = torch.zeros_like(batch.inputs) if hidden is None else hidden.float()
         z = posterior.sample() if self.training else posterior.mean
         if self.classifier is not None:
             extras["logits"] = self.classifier(posterior.mean).float()

@@ -81,7 +81,7 @@ class Contrastive(Term):
 def _codes(batch: Batch, device: torch.device) -> Tensor:
     """Return int64 codes of patients and subjects [B, 2], equal on all ranks, because ranks exchange only tensors."""
     names = zip(batch.patient_id, batch.subject_id, strict=True)
-    return torch.tensor([[_code(patient), _code(subject)] for patient, subject in names], device=device)
+    return torch.tensor([[_code(patient), _code(subject)] for patient, subject in names]).to(device, non_blocking=True)
 
 
 def _code(name: str) -> int:

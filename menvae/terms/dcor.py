@@ -80,7 +80,7 @@ class DistanceCorrelation(Term):
             )
             age_partialled = _sum_over_pairs(partial_correlations(correlations.detach()))
             dcor = joined.with_gradient_of(_sum_over_pairs(correlations[:-1, :-1]), self.gradient_scale)
-        values = {"dcor": dcor.float(), "dcor_rows": torch.tensor(float(joined.num_rows), device=rows.device)}
+        values = {"dcor": dcor.float(), "dcor_rows": rows.new_full((), float(joined.num_rows))}
         return values | ({"dcor_age_partialled": age_partialled.float()} if self.memory.size else {})
 
     @torch.no_grad()

@@ -67,7 +67,7 @@ class HilbertSchmidt(Term):
         """Return ``hsic`` (0 with fewer than 4 rows) and the number of rows ``hsic_rows``."""
         rows = gather_rows(output.posterior.mean.float())
         joined = self.memory.joined(rows) if self.training else self.memory.alone(rows)
-        num_rows = torch.tensor(float(joined.num_rows), device=rows.device)
+        num_rows = rows.new_full((), float(joined.num_rows))
         if joined.num_rows < MIN_ROWS:
             return {"hsic": 0.0 * rows.sum(), "hsic_rows": num_rows}
         found = bordered_hsic(

@@ -105,7 +105,7 @@ class KullbackLeibler(Term):
         raw = mean_over_ranks(kl.detach().sum(dim=1).mean())
         values = {f"{self.scalar}_raw": raw, f"{self.scalar}_constrained": constrained.detach()}
         if self.max_capacity_nats is None:
-            return {self.scalar: self.scale * constrained, **values}
+            return {self.scalar: constrained if self.scale == 1.0 else self.scale * constrained, **values}
         values[f"{self.scalar}_capacity"] = torch.full_like(raw, self.capacity_nats)
         return {self.scalar: self.scale * (constrained - self.capacity_nats).abs(), **values}
 

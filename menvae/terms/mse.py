@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from torch import Tensor
 
-from menvae.collectives import num_ranks
+from menvae.collectives import mean_over_ranks, num_ranks
 from menvae.registry import Field, register
 from menvae.terms import Term, TermContext, Unit
-from menvae.terms.reconstruction import REMEDIES, mean_squared_error, requirements, share_present
+from menvae.terms.reconstruction import REMEDIES, mean_squared_error, requirements
 from menvae.types import Batch, ModelOutput
 
 Reduction = Literal["mean", "sum", "batch_sum"]
@@ -62,5 +62,7 @@ class MeanSquaredError(Term):
         if self.reduction == "mean":
             return {"recon": error}
         num_subjects = len(batch.inputs) * num_ranks()
-        total = error * self.num_values * num_subjects * share_present(batch)
+        total = error * self.num_values * num_subjects
+        if batch.available is not None:
+            total = total * mean_over_ranks(batch.available.float().mean())
         return {"recon": total if self.reduction == "batch_sum" else total / num_subjects}

@@ -28,11 +28,6 @@ def present(batch: Batch, values: Tensor) -> Tensor | None:
     return batch.available.reshape(*batch.available.shape, *(1,) * (values.ndim - 2))
 
 
-def share_present(batch: Batch) -> float | Tensor:
-    """Return the share of available modalities in the batch of all ranks, in [0, 1]."""
-    return 1.0 if batch.available is None else mean_over_ranks(batch.available.float().mean())
-
-
 def mean_squared_error(batch: Batch, reconstruction: Tensor, inputs: Tensor, tumour_weight: float = 1.0) -> Tensor:
     """Return the mean squared error over subjects of all ranks, channels and voxels, a scalar.
 

@@ -84,9 +84,9 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
 
 def _check_records(path: Path) -> None:
     """Compare the records of an archive with their CRC-32."""
-    if not zipfile.is_zipfile(path):
-        raise DamagedFileError(f"'{path}' is not a menvae checkpoint: it is no zip archive, or only a part of one")
     try:
+        if not zipfile.is_zipfile(path):  # raises for a directory at the end of the file that names several disks
+            raise DamagedFileError(f"'{path}' is not a menvae checkpoint: it is no zip archive, or only a part of one")
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, zlib.error) as error:

@@ -11,15 +11,22 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
+def seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
     """Seed torch for one optimiser step, differently at every step and on every rank, and equally after a resume.
 
     Args:
         seed: seed of the run.
         step: optimiser steps completed since the start.
         rank: rank of this process.
+        device: device of the run.
     """
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
+    number = int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+    if device.type == "cpu":
+        # torch.manual_seed gives the same numbers, but formats the stack for the GPUs that it may have to seed later,
+        # which takes a tenth of a step of a table
+        torch.default_generator.manual_seed(number)
+    else:
+        torch.manual_seed(number)
 
 
 def make_deterministic(device: torch.device) -> None:

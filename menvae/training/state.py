@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 
@@ -33,22 +32,22 @@ class TrainingState:
 
 
 class RunningMeans:
-    """Means over steps, weighted by rows, without a device synchronisation per step."""
+    """Means over steps in double precision, weighted by rows; adding a tensor does not wait for its device."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor | float] = {}
         self.rows: dict[str, int] = {}
 
     def add(self, values: Mapping[str, Tensor | float], rows: int) -> None:
         """Add the values of a step with ``rows`` rows."""
         for name, value in values.items():
-            weighted = torch.as_tensor(value, dtype=torch.float64).detach() * rows
+            weighted = (value if isinstance(value, float) else value.detach().double()) * rows
             self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
             self.rows[name] = self.rows.get(name, 0) + rows
 
     def averages(self) -> dict[str, float]:
         """Return the means; synchronises with the device."""
-        return {name: (total / self.rows[name]).item() for name, total in self.sums.items()}
+        return {name: float(total / self.rows[name]) for name, total in self.sums.items()}
 
 
 @dataclass
@@ -68,26 +67,27 @@ class BegunEpoch:
     num_skipped_steps: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return tensors on the CPU and plain values, for a checkpoint."""
-        means = {"sums": {key: value.cpu() for key, value in self.means.sums.items()}, "rows": self.means.rows}
+        """Return plain values, for a checkpoint."""
+        means = {"sums": {key: float(value) for key, value in self.means.sums.items()}, "rows": self.means.rows}
         more = {"seconds": self.seconds, "num_skipped_steps": self.num_skipped_steps}
         return {"means": means, "observers": self.observers, **more}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> BegunEpoch:
-        """Restore the output of `as_dict`.
+        """Restore the output of `as_dict`, with sums in tensors if an earlier version wrote them.
 
         Raises:
             KeyError: a key is missing.
             TypeError: a value has another type.
         """
         means = RunningMeans()
-        means.sums, means.rows = dict(content["means"]["sums"]), dict(content["means"]["rows"])
+        means.sums = {key: float(value) for key, value in content["means"]["sums"].items()}
+        means.rows = dict(content["means"]["rows"])
         begun = cls(means, dict(content["observers"]), content["seconds"], content["num_skipped_steps"])
         numbers = (begun.seconds, begun.num_skipped_steps, *means.rows.values())
         if not all(isinstance(number, int | float) for number in numbers):
             raise TypeError("its unfinished epoch has something else than numbers")
-        if means.sums.keys() != means.rows.keys() or any(one.numel() != 1 for one in means.sums.values()):
+        if means.sums.keys() != means.rows.keys():
             raise TypeError("its unfinished epoch has other means than rows")
         if not all(isinstance(state, dict) for state in begun.observers.values()):
             raise TypeError("its observers have something else than states")

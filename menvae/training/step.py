@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -45,14 +46,45 @@ class Optimisation:
     precision: str
     gradient_clip: float | None
 
+    @cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters of the model; walking its modules at every step costs as much as a layer of a table."""
+        return list(self.model.parameters())
+
     def autocast(self) -> torch.autocast:
         """Return the autocast context of ``precision``."""
         return autocast(self.device, self.precision)
 
 
 @dataclass(frozen=True)
+class StepTaken:
+    """What a step of the loop leaves.
+
+    Attributes:
+        output: output of the model.
+        report: losses, on the device.
+        logged: `LossReport.logged` as numbers.
+        gradient_norm: L2 norm of the gradient before clipping.
+        stop_asked: whether any rank received a stop request; None: the ranks were not asked.
+    """
+
+    output: ModelOutput
+    report: LossReport
+    logged: Mapping[str, float]
+    gradient_norm: float
+    stop_asked: bool | None
+
+    def losses(self) -> dict[str, float]:
+        """Return the total as ``loss`` and every raw scalar."""
+        return {name: self.logged[name] for name in ("loss", *self.report.scalars)}
+
+
+@dataclass
 class TrainingStep:
     """One batch as seen by an update (see `menvae.updates.Stepper`).
+
+    The losses and the gradient norm are read from the device together, once an optimiser step: this is the only point
+    where the process waits for the device, and both the check for values that are not finite and the log use it.
 
     Attributes:
         shared: what all steps share.
@@ -60,6 +92,7 @@ class TrainingStep:
         progress: position in training.
         step: number of earlier steps.
         epoch: epoch, counted from 1, for messages.
+        stop_asked: whether this process has received a stop request and, once a step was taken, whether any rank has.
     """
 
     shared: Optimisation
@@ -67,20 +100,30 @@ class TrainingStep:
     progress: Progress
     step: int
     epoch: int
+    stop_asked: bool = False
+    _unread: list[LossReport] = field(default_factory=list)
+    _read: list[tuple[LossReport, dict[str, float]]] = field(default_factory=list)
 
     def evaluate(self) -> tuple[ModelOutput, LossReport]:
-        """Return the model's output and the losses of the batch.
+        """Return the model's output and the losses of the batch, which `descend` or `logged` checks."""
+        with self.shared.autocast():
+            output: ModelOutput = self.shared.parallel(self.batch)
+        report: LossReport = self.shared.objective(self.batch, output, self.progress)
+        self._unread.append(report)
+        return output, report
+
+    def logged(self, report: LossReport) -> dict[str, float]:
+        """Return the values of `LossReport.logged`, without a wait if a step has read them.
 
         Raises:
             TrainingDivergedError: a term is not finite on at least one rank.
         """
-        with self.shared.autocast():
-            output: ModelOutput = self.shared.parallel(self.batch)
-        report: LossReport = self.shared.objective(self.batch, output, self.progress)
-        broken = [name for name, scalar in report.scalars.items() if not torch.isfinite(scalar.raw.detach())]
-        if collectives.any_rank(bool(broken), self.shared.device):
-            self._diverged("term", broken)
-        return output, report
+        if self._unread:
+            self._read_values()
+        for known, values in self._read:
+            if known is report:
+                return values
+        return {name: float(value) for name, value in report.logged().items()}  # an update has made its own report
 
     def descend(self, total: Tensor, only: Side | None = None) -> float:
         """Take one optimiser step and return the gradient's L2 norm before clipping.
@@ -90,24 +133,60 @@ class TrainingStep:
             only: side whose parameters change; None: both.
 
         Raises:
-            TrainingDivergedError: a gradient is not finite, and a smaller fp16 loss scale cannot prevent it.
+            TrainingDivergedError: a term is not finite on at least one rank, or a gradient is not, and a smaller fp16
+                loss scale cannot prevent it.
         """
-        model, optimizer, scaler = self.shared.model, self.shared.optimizer, self.shared.scaler
-        optimizer.zero_grad(set_to_none=True)
+        parameters, optimizer, scaler = self.shared.parameters, self.shared.optimizer, self.shared.scaler
+        for parameter in parameters:
+            parameter.grad = None
         scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         if only is not None:
             self._drop_gradients_except(only)
         scaler.unscale_(optimizer)
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        value = norm.item()  # equal on all ranks, as DDP averages gradients
+        (value,) = self._read_values(norm)  # equal on all ranks, as DDP averages gradients
         if not math.isfinite(value) and not self._may_skip():
             self._diverged("gradient of", list(self._broken_gradients()) or ["all parameters together"])
         if self.shared.gradient_clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(model.parameters(), self.shared.gradient_clip, norm)
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.shared.gradient_clip, norm)
         scaler.step(optimizer)  # skipped if an fp16 gradient overflowed; update() then halves the scale
         scaler.update()
         return value
+
+    def _read_values(self, *others: Tensor) -> list[float]:
+        """Wait for the device once, to read the losses of all reports that are not read yet, and other scalars.
+
+        Returns:
+            The other scalars.
+
+        Raises:
+            TrainingDivergedError: a term is not finite on at least one rank.
+        """
+        logged = [report.logged() for report in self._unread]
+        values = torch.stack([value for one in logged for value in one.values()] + list(others))
+        is_any_broken = False
+        if collectives.num_ranks() == 1:
+            numbers = iter(values.tolist())
+        else:
+            stop, broken_somewhere, *rest = torch.cat([self._votes().to(values.dtype), values]).tolist()
+            self.stop_asked, is_any_broken, numbers = bool(stop), bool(broken_somewhere), iter(rest)
+        broken: list[str] = []
+        for report, one in zip(self._unread, logged, strict=True):
+            read = dict(zip(one, numbers, strict=False))
+            broken += [name for name in report.scalars if not math.isfinite(read[name])]
+            self._read.append((report, read))
+        self._unread.clear()
+        if broken or is_any_broken:
+            self._diverged("term", broken)
+        return list(numbers)
+
+    def _votes(self) -> Tensor:
+        """Return whether any rank was asked to stop, and whether a term is not finite on any, as 0 or 1 each [2]."""
+        raw = [scalar.raw.detach() for report in self._unread for scalar in report.scalars.values()]
+        is_broken = ~torch.isfinite(torch.stack(raw)).all() if raw else torch.zeros((), device=self.shared.device)
+        stop = torch.full((), float(self.stop_asked), device=self.shared.device)
+        return collectives.largest_over_ranks(torch.stack([stop, is_broken.to(stop.dtype)]))
 
     def _may_skip(self) -> bool:
         """Return whether a non-finite gradient may be an overflow that a smaller loss scale prevents."""

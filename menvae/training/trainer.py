@@ -28,10 +28,10 @@ from menvae.training.optimizer_state import load_optimizer
 from menvae.training.place import Place
 from menvae.training.settings import TrainerSettings
 from menvae.training.state import BegunEpoch, TrainingState
-from menvae.training.step import Optimisation, TrainingStep
+from menvae.training.step import Optimisation, StepTaken, TrainingStep
 from menvae.training.system import SystemMetrics
 from menvae.training.validation import SplitObjective
-from menvae.types import Batch, EpochLoader, LossReport, ModelOutput, Observer, Progress
+from menvae.types import Batch, EpochLoader, ModelOutput, Observer, Progress
 from menvae.updates import Update
 
 
@@ -169,20 +169,22 @@ class Trainer:
             if state := self._begun.observers.get(type(observer).__name__):
                 observer.load_epoch_state(state)
         started = time.perf_counter() - self._begun.seconds
+        stop_asked: bool | None = None
         for step, batch in enumerate(loader.epoch(epoch, self.state.step), start=self.state.step):
-            self._stop_if_asked()
+            self._stop_if_asked(stop_asked)
             batch = batch.to(self.place.device, self.memory_format)
-            output, report, gradient_norm = self._train_step(batch, epoch, step)
+            taken = self._train_step(batch, epoch, step)
             for observer in self.observers:
-                observer.on_train_step(batch, output)
-            means.add(report.logged(), len(batch))
-            if math.isfinite(gradient_norm):
-                means.add({"grad_norm": gradient_norm}, len(batch))
+                observer.on_train_step(batch, taken.output)
+            means.add(taken.logged, len(batch))
+            if math.isfinite(taken.gradient_norm):
+                means.add({"grad_norm": taken.gradient_norm}, len(batch))
             else:
                 self._begun.num_skipped_steps += 1
+            stop_asked = taken.stop_asked
             self.state.step, self._begun.seconds = step + 1, time.perf_counter() - started
             if self.recorder is not None:
-                self.recorder.step(epoch + 1, step + 1, report.raw_values)
+                self.recorder.step(epoch + 1, step + 1, taken.losses)
         averages = means.averages()
         metrics: dict[str, float | None] = {
             "diag/grad_norm": averages.pop("grad_norm", None)
@@ -194,19 +196,21 @@ class Trainer:
         metrics |= self.objective.schedule_metrics(finished)
         return metrics | {"sched/learning_rate": self.peak_learning_rates[0] * self.ingredients.learning_rate(finished)}
 
-    def _train_step(self, batch: Batch, epoch: int, step: int) -> tuple[ModelOutput, LossReport, float]:
+    def _train_step(self, batch: Batch, epoch: int, step: int) -> StepTaken:
         steps_per_epoch = self.ingredients.train.steps_per_epoch
         progress = self._progress(epoch + step / steps_per_epoch)
         steps_done = epoch * steps_per_epoch + step
-        seed_step(self.seed, steps_done, self.place.rank)
+        seed_step(self.seed, steps_done, self.place.rank, self.place.device)
         factor = self.ingredients.learning_rate(progress)
         for group, peak in zip(self.optimizer.param_groups, self.peak_learning_rates, strict=True):
             group["lr"] = peak * factor
-        output, report, gradient_norm = self.ingredients.update(
-            TrainingStep(self.optimisation, batch, progress, steps_done, epoch + 1)
-        )
+        stepper = TrainingStep(self.optimisation, batch, progress, steps_done, epoch + 1, bool(self.stop.reason))
+        output, report, gradient_norm = self.ingredients.update(stepper)
+        logged = stepper.logged(report)
         self.objective.commit(output)  # also for a step that fp16 skips, as its outputs are finite
-        return output, report, gradient_norm
+        # a rank alone looks again before its next step, so that no step follows a request
+        stop_asked = stepper.stop_asked if self.place.num_ranks > 1 else None
+        return StepTaken(output, report, logged, gradient_norm, stop_asked)
 
     def seconds_per_step(self, num_steps: int) -> float:
         """Train for some steps and return the seconds of the fastest; do not use the trainer afterwards."""
@@ -216,7 +220,9 @@ class Trainer:
         for step, batch in enumerate(self.ingredients.train.epoch(0)):
             started = time.perf_counter()
             self._train_step(batch.to(self.place.device, self.memory_format), 0, step)
-            seconds.append(time.perf_counter() - started)  # reading the gradient norm has synchronised
+            if self.place.device.type == "cuda":
+                torch.cuda.synchronize(self.place.device)
+            seconds.append(time.perf_counter() - started)
             if step == num_steps:
                 break
         return min(seconds)
@@ -254,9 +260,15 @@ class Trainer:
     def _progress(self, epoch: float) -> Progress:
         return self.ingredients.curriculum.progress(epoch, self.settings.max_epochs)
 
-    def _stop_if_asked(self) -> None:
-        """Write a checkpoint and end on all ranks if any of them received a stop request."""
-        if not collectives.any_rank(bool(self.stop.reason), self.place.device):
+    def _stop_if_asked(self, by_any: bool | None = None) -> None:
+        """Write a checkpoint and end on all ranks if any of them received a stop request.
+
+        Args:
+            by_any: whether any rank received one, where a step has asked them all; None: ask them here.
+        """
+        if by_any is None:
+            by_any = collectives.any_rank(bool(self.stop.reason), self.place.device)
+        if not by_any:
             return
         reason = next(filter(None, collectives.gather_objects(self.stop.reason)))
         self._begun.observers = {type(observer).__name__: observer.epoch_state() for observer in self.observers}

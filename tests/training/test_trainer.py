@@ -207,7 +207,7 @@ def test_the_gradient_norm_is_that_of_what_moves(tmp_path: Path) -> None:
                 return output, report, stepper.descend(report.total, only)
 
         trainer.ingredients.update.__class__ = Once
-        norms[only] = trainer._train_step(next(iter(Batches().epoch(0))), 0, 0)[2]
+        norms[only] = trainer._train_step(next(iter(Batches().epoch(0))), 0, 0).gradient_norm
     assert norms[None] == pytest.approx(math.hypot(norms["encoder"], norms["decoder"]), rel=1e-5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +20,14 @@ class Draw(NamedTuple):
     epoch: int
 
 
-def order_of_rank(num: int, seed: int | None, epoch: int, rank: int, num_ranks: int) -> NDArray[np.intp]:
+def order_of_rank(
+    num: int, seed: int | None, epoch: int, rank: int, num_ranks: int, bounds: Sequence[int]
+) -> NDArray[np.intp]:
     """Return the indices of the subjects that a rank sees in an epoch, in order; every rank gets equally many.
+
+    The batches of all ranks, side by side, are those of one process with a batch as large as all of them, in its order:
+    a memory of earlier rows forgets the same ones. If the number of subjects is not divisible by that of ranks, the
+    first subjects of the epoch come again at its end.
 
     Args:
         num: number of subjects.
@@ -28,13 +35,17 @@ def order_of_rank(num: int, seed: int | None, epoch: int, rank: int, num_ranks: 
         epoch: epoch number.
         rank: rank of this process.
         num_ranks: number of ranks.
+        bounds: where the batches of a rank begin among its subjects, and where the last ends.
 
-    >>> [order_of_rank(3, None, 0, rank, 2).tolist() for rank in (0, 1)]
-    [[0, 2], [1, 0]]
+    >>> [order_of_rank(7, None, 0, rank, 2, [0, 3, 4]).tolist() for rank in (0, 1)]
+    [[0, 1, 2, 6], [3, 4, 5, 0]]
     """
     order = np.arange(num) if seed is None else np.random.default_rng([seed, epoch]).permutation(num)
-    per_rank = -(-num // num_ranks)
-    return np.resize(order, per_rank * num_ranks)[rank::num_ranks]
+    if num_ranks == 1:
+        return order
+    wrapped = np.resize(order, bounds[-1] * num_ranks)
+    joined = [wrapped[first * num_ranks : last * num_ranks] for first, last in pairwise(bounds)]
+    return np.concatenate([np.split(batch, num_ranks)[rank] for batch in joined])
 
 
 class EpochBatches(Sampler[list[Draw]]):
@@ -90,11 +101,11 @@ class EpochBatches(Sampler[list[Draw]]):
     def _batches(self) -> list[list[int]]:
         """Return all batches of the epoch for this rank."""
         per_rank = -(-self.num_subjects // self.num_ranks)
-        firsts = range(0, per_rank, self.batch_size)
+        bounds = [*range(0, per_rank, self.batch_size), per_rank]
         if self.patients is not None:
-            sizes = [min(self.batch_size, per_rank - first) for first in firsts for _ in range(self.num_ranks)]
+            sizes = [last - first for first, last in pairwise(bounds) for _ in range(self.num_ranks)]
             random = np.random.default_rng([self.seed, self.epoch])
             return paired_batches(self.patients, sizes, random)[self.rank :: self.num_ranks]
         seed = self.seed if self.shuffle else None
-        mine = order_of_rank(self.num_subjects, seed, self.epoch, self.rank, self.num_ranks).tolist()
-        return [mine[first : first + self.batch_size] for first in firsts]
+        mine = order_of_rank(self.num_subjects, seed, self.epoch, self.rank, self.num_ranks, bounds).tolist()
+        return [mine[first:last] for first, last in pairwise(bounds)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,15 @@ from torch import Tensor, from_numpy
 from menvae.data.batches.order import order_of_rank
 from menvae.types import Batch
 
+_BATCHES_AT_ONCE = 32
+"""Batches whose rows are gathered in one piece: fewer and larger copies, of which batches are views."""
+
 
 class RowLoader:
     """Batches of rows, epoch by epoch; all ranks get the same number of batches of the same sizes.
 
-    A remaining single row joins the last batch of the epoch, because batch normalisation cannot handle one row. Only a
-    rank with a single row in total gets a batch of one.
+    If a single row of all ranks remains, it joins the last batch of the epoch, because batch normalisation cannot
+    handle one row.
     """
 
     def __init__(
@@ -52,19 +56,25 @@ class RowLoader:
         self._seed, self._rank, self._num_ranks = seed, rank, num_ranks
         per_rank = -(-len(inputs) // num_ranks)
         full, rest = divmod(per_rank, batch_size)
-        self.steps_per_epoch = max(1, full + (rest > 1))
+        self.steps_per_epoch = max(1, full + (rest * num_ranks > 1))
         self._bounds = [step * batch_size for step in range(self.steps_per_epoch)] + [per_rank]
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, starting at ``first_step``."""
-        order = order_of_rank(len(self._inputs), self._seed, epoch, self._rank, self._num_ranks)
-        for step in range(first_step, self.steps_per_epoch):
-            chosen = order[self._bounds[step] : self._bounds[step + 1]]
-            rows = from_numpy(chosen)
-            yield Batch(
-                inputs=self._inputs[rows],
-                subject_id=tuple(self._subject_id[chosen]),
-                targets={name: values[rows] for name, values in self._targets.items()},
-                observed={name: values[rows] for name, values in self._observed.items()},
-                labels=None if self._labels is None else self._labels[rows],
-            )
+        order = order_of_rank(len(self._inputs), self._seed, epoch, self._rank, self._num_ranks, self._bounds)
+        for first in range(first_step, self.steps_per_epoch, _BATCHES_AT_ONCE):
+            bounds = self._bounds[first : first + _BATCHES_AT_ONCE + 1]
+            chosen = order[bounds[0] : bounds[-1]]
+            rows, subjects = from_numpy(chosen), self._subject_id[chosen].tolist()
+            inputs, labels = self._inputs[rows], None if self._labels is None else self._labels[rows]
+            targets = {name: values[rows] for name, values in self._targets.items()}
+            observed = {name: values[rows] for name, values in self._observed.items()}
+            for start, stop in pairwise(bounds):
+                some = slice(start - bounds[0], stop - bounds[0])
+                yield Batch(
+                    inputs=inputs[some],
+                    subject_id=tuple(subjects[some]),
+                    targets={name: values[some] for name, values in targets.items()},
+                    observed={name: values[some] for name, values in observed.items()},
+                    labels=None if labels is None else labels[some],
+                )

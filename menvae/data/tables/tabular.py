@@ -192,7 +192,8 @@ class TabularSource(DataSource):
         check_domain(table.values, self.columns, transforms, table.place)
         scaler = TableScaler.from_dict(request.description)
         names = row_names(len(table))
-        loader = RowLoader(scaler.scaled(table.values).astype(np.float32), None, names, request.batch_size)
+        size = max(_INFERENCE_BATCH_SIZE, request.batch_size)
+        loader = RowLoader(scaler.scaled(table.values).astype(np.float32), None, names, size)
         return Stream(names.tolist(), self._stream(table, loader))
 
     def _stream(self, table: Table, loader: RowLoader) -> Iterator[tuple[Batch, Sequence[Visit]]]:

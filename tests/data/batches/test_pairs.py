@@ -97,10 +97,15 @@ def test_who_meets_whom_in_a_batch_is_uniform() -> None:
     assert all(70 < count < 170 for count in met.values())
 
 
-def test_without_patients_the_order_is_that_of_before() -> None:
-    sampler = EpochBatches(7, 2, shuffle=True, seed=3, rank=1, num_ranks=2)
-    order = np.resize(np.random.default_rng([3, 5]).permutation(7), 8)[1::2].tolist()
-    assert numbers(sampler, 5) == [order[:2], order[2:]]
+@pytest.mark.parametrize(("num", "batch_size"), [(8, 2), (14, 3), (6, 5), (2, 1), (7, 2), (13, 4)])
+def test_batches_of_all_ranks_are_those_of_one_process(num: int, batch_size: int) -> None:
+    ranks = [EpochBatches(num, batch_size, shuffle=True, seed=3, rank=rank, num_ranks=2) for rank in (0, 1)]
+    alone = EpochBatches(num, 2 * batch_size, shuffle=True, seed=3)
+    joined = [first + second for first, second in zip(*(numbers(rank, 5) for rank in ranks), strict=True)]
+    expected = numbers(alone, 5)
+    if num % 2:  # the first subject fills the place of the one that is missing
+        expected[-1].append(expected[0][0])
+    assert joined == expected
 
 
 def test_more_room_than_visits_repeats_some() -> None:
