@@ -10,14 +10,18 @@ import platform
 import subprocess
 import sys
 from collections.abc import Collection
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from menvae.errors import UserError
+from menvae.files import read_json, write_json
+from menvae.fingerprints import state_of
+from menvae.groups import ENTRY_POINT_GROUP
 from menvae.masking import without_passwords
-from menvae.registry import ENTRY_POINT_GROUP
 
 _COMPUTING = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "transformers")
 """Packages that losses, metrics or weights of a run are computed with. Those that only read, store or decompress data
@@ -52,8 +56,38 @@ def describe_environment(device: str, num_ranks: int) -> dict[str, Any]:
 
 @lru_cache
 def code_hash() -> str:
-    """Return a hash of the code that the results of a run depend on; see `hash_of_code`."""
-    return hash_of_code(Path(__file__).resolve().parents[1])
+    """Return a hash of the code that the results of a run depend on; see `hash_of_code`.
+
+    Parsing all modules takes seconds. Like Python's bytecode, the hash is kept in ``__pycache__`` where that can be
+    written, for as long as no file changes.
+    """
+    menvae = Path(__file__).resolve().parents[1]
+    memo, state = menvae / "__pycache__" / "code_hash.json", state_of_code()
+    with suppress(OSError, UserError):  # it may be damaged
+        known = read_json(memo, {"state": str, "hash": str})
+        if known.get("state") == state:
+            return str(known["hash"])
+    found = hash_of_code(menvae)
+    if not sys.dont_write_bytecode:
+        with suppress(OSError):
+            memo.parent.mkdir(exist_ok=True)
+            write_json(memo, {"state": state, "hash": found})
+    return found
+
+
+@lru_cache
+def state_of_code() -> str:
+    """Return a text that changes with any module of menvae or of a plugin, with Python and with installed packages."""
+    plugins = {point.module.partition(".")[0] for point in entry_points(group=ENTRY_POINT_GROUP)}
+    places = [Path(__file__).resolve().parents[1], *(place for name in sorted(plugins) for place in _places_of(name))]
+    installed = [
+        str(path)
+        for folder in sys.path
+        if Path(folder).is_dir()
+        for path in sorted(Path(folder).glob("*.*-info"))  # names of distributions hold their versions
+    ]
+    parts = [platform.python_version(), state_of(places, ".py"), *installed]
+    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def hash_of_code(menvae: Path) -> str:
