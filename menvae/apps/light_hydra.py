@@ -24,6 +24,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 _HELP = "hydra/help"
+_MODES = {f"hydra.mode={mode.name}": mode for mode in RunMode}
+"""What Hydra adds to the overrides of a run or a sweep -> the mode."""
 
 _choices_so_far = defaults_list._create_interpolation_map
 
@@ -60,12 +62,17 @@ class LightLoader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """Compose as Hydra does; the second of two equal compositions returns what the first did."""
+        """Compose as Hydra does; the composition for the mode serves the run too, which only adds the mode."""
         known, self._of_mode = self._of_mode, None
-        if known is not None and known[:2] == (config_name, overrides) and validate_sweep_overrides:
-            parsed = OverridesParser.create().parse_overrides(overrides=overrides)
-            self.validate_sweep_overrides_legal(overrides=parsed, run_mode=run_mode, from_shell=from_shell)
-            return known[2]
+        if known is not None and validate_sweep_overrides and config_name == known[0]:
+            added = overrides[len(known[1]) :] if overrides[: len(known[1])] == known[1] else [""]
+            if all(text in _MODES for text in added):
+                parsed = OverridesParser.create().parse_overrides(overrides=overrides)
+                self.validate_sweep_overrides_legal(overrides=parsed, run_mode=run_mode, from_shell=from_shell)
+                for text in added:
+                    known[2].hydra.mode = _MODES[text]
+                    known[2].hydra.overrides.hydra.append(text)
+                return known[2]
         composed = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
         chosen = composed.hydra.runtime.choices
         is_complete = not any(OmegaConf.is_missing(chosen, key) for key in chosen)  # Hydra refuses it in a single run

@@ -58,20 +58,21 @@ def describe_environment(device: str, num_ranks: int) -> dict[str, Any]:
 def code_hash() -> str:
     """Return a hash of the code that the results of a run depend on; see `hash_of_code`.
 
-    Parsing all modules takes seconds. Like Python's bytecode, the hash is kept in ``__pycache__`` where that can be
-    written, for as long as no file changes.
+    Parsing all modules takes seconds. The hash is therefore kept in the user's cache for as long as no file changes.
     """
     menvae = Path(__file__).resolve().parents[1]
-    memo, state = menvae / "__pycache__" / "code_hash.json", state_of_code()
-    with suppress(OSError, UserError):  # it may be damaged
+    state, place = state_of_code(), hashlib.sha256(os.fsencode(menvae)).hexdigest()[:16]
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    with suppress(OSError, UserError, RuntimeError):  # it may be damaged, and a user may have no home
+        memo = caches.expanduser() / "menvae" / f"code_{place}.json"
         known = read_json(memo, {"state": str, "hash": str})
         if known.get("state") == state:
             return str(known["hash"])
     found = hash_of_code(menvae)
-    if not sys.dont_write_bytecode:
-        with suppress(OSError):
-            memo.parent.mkdir(exist_ok=True)
-            write_json(memo, {"state": state, "hash": found})
+    with suppress(OSError, RuntimeError):
+        memo = caches.expanduser() / "menvae" / f"code_{place}.json"
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        write_json(memo, {"state": state, "hash": found})
     return found
 
 
