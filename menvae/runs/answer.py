@@ -1,7 +1,7 @@
 """The answer of a run that has ended, from its configuration alone: no data are opened, and nothing heavy is imported.
 
 The name of a run contains the hashes of its data, and computing these opens or even prepares the cohort. A run that has
-ended therefore leaves a record, ``runs/.answers/<key>.json``: its name under a key of the whole configuration and of
+ended therefore leaves a record, ``.answers/<key>.json`` in the output directory: its name under a key of the whole configuration and of
 the installed code, with the state of every file that the data and the start of the run were read from. The next command
 with the same key answers from the record, unless any of these files has changed since, or anything is left to do.
 """
@@ -95,7 +95,7 @@ class Key:
     @property
     def path(self) -> Path:
         """The file of the record."""
-        return self.output_dir / RUNS / _FOLDER / f"{self.digest}.json"
+        return self.output_dir / _FOLDER / f"{self.digest}.json"
 
 
 def key_of(composed: DictConfig | Mapping[str, Any], num_ranks: int | None = None) -> Key | None:

@@ -81,13 +81,10 @@ def state_of_code() -> str:
     """Return a text that changes with any module of menvae or of a plugin, with Python and with installed packages."""
     plugins = {point.module.partition(".")[0] for point in entry_points(group=ENTRY_POINT_GROUP)}
     places = [Path(__file__).resolve().parents[1], *(place for name in sorted(plugins) for place in _places_of(name))]
-    installed = [
-        str(path)
-        for folder in sys.path
-        if Path(folder).is_dir()
-        for path in sorted(Path(folder).glob("*.*-info"))  # names of distributions hold their versions
-    ]
-    parts = [platform.python_version(), state_of(places, ".py"), *installed]
+    installed = {  # names of distributions hold their versions
+        str(path.resolve()) for folder in sys.path if Path(folder).is_dir() for path in Path(folder).glob("*.*-info")
+    }
+    parts = [platform.python_version(), state_of(places, ".py"), *sorted(installed)]
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 

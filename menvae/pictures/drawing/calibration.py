@@ -92,4 +92,5 @@ def binomial_quantile(level: float, num: int, probabilities: NDArray[np.float64]
         probabilities: of each distribution [P].
     """
     reached = bdtr(np.arange(num + 1)[:, None], num, probabilities[None, :]) >= level
-    return np.argmax(reached, axis=0).astype(np.float64)
+    quantile: NDArray[np.float64] = np.argmax(reached, axis=0).astype(np.float64)
+    return quantile
