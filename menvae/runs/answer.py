@@ -1,9 +1,9 @@
 """The answer of a run that has ended, from its configuration alone: no data are opened, and nothing heavy is imported.
 
 The name of a run contains the hashes of its data, and computing these opens or even prepares the cohort. A run that has
-ended therefore leaves a record, ``.answers/<key>.json`` in the output directory: its name under a key of the whole configuration and of
-the installed code, with the state of every file that the data and the start of the run were read from. The next command
-with the same key answers from the record, unless any of these files has changed since, or anything is left to do.
+ended therefore leaves a record in the output directory, ``.answers/<key>.json``: its name under a key of the whole
+configuration and of the installed code, with the state of every file that data and start of the run were read from. The
+next command with the same key answers from the record, unless a file has changed since, or anything is left to do.
 """
 
 from __future__ import annotations
