@@ -28,39 +28,18 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from importlib.metadata import entry_points
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from menvae.errors import UserError, nearest
+from menvae.groups import ENTRY_POINT_GROUP, GROUPS, configuration_folder, folder_of
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 __all__ = ["GROUPS", "Annotated", "Bound", "Field", "Part", "bind", "build", "configuration_folder", "discover"]
 __all__ += ["folder_of", "known", "lookup", "own_keys", "parts", "parts_of", "register", "unregister", "validated"]
-
-ENTRY_POINT_GROUP = "menvae.parts"
-
-GROUPS: Mapping[str, str] = {
-    "encoder": "menvae.encoders",
-    "decoder": "menvae.decoders",
-    "head": "menvae.heads",
-    "model": "menvae.models",
-    "term": "menvae.terms",
-    "schedule": "menvae.schedules",
-    "optimizer": "menvae.optimizers",
-    "update": "menvae.updates",
-    "metric": "menvae.metrics",
-    "data": "menvae.data.sources",
-    "runner": "menvae.sweeps.runners",
-    "tracker": "menvae.tracking",
-    "observer": "menvae.observers",
-    "picture": "menvae.pictures",
-}
-"""Registry group -> package whose modules register its built-in parts."""
 
 _OF_KEY = "[key]"
 """What pydantic appends to the location of an error in the key, not the value, of a mapping entry."""
@@ -180,25 +159,6 @@ def _import_plugins() -> None:
 def _import_modules(package: str) -> None:
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
         importlib.import_module(module.name)
-
-
-def configuration_folder(package: str) -> Path | None:
-    """Return the ``conf`` folder of an installed package, or None if it has none.
-
-    The folder lies inside the package; in a checkout of menvae it lies beside the package.
-    """
-    specification = find_spec(package)
-    folders = (
-        [Path(place) / "conf" for place in (specification.submodule_search_locations or [])] if specification else []
-    )
-    if package == "menvae":
-        folders.append(Path(__file__).resolve().parents[1] / "conf")
-    return next((folder for folder in folders if folder.is_dir()), None)
-
-
-def folder_of(group: str) -> str:
-    """Return the folder of ``conf/`` with the files of a group; Hydra calls that of runners ``hydra/launcher``."""
-    return "hydra/launcher" if group == "runner" else group
 
 
 def known(group: str) -> list[str]:

@@ -6,14 +6,16 @@ Text for launchers, such as an account called ``1_000``, also stays as typed whe
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
-from hydra.plugins.config_source import ConfigResult
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 
@@ -30,7 +32,6 @@ _ABOUT_LAUNCHING = {
     "hydra.job": ("env_set",),
 }
 """Section -> its keys that are text, or mappings to text."""
-_MAY_HOLD_ONE = re.compile(rf"(?<![\w.])(?:{_NO_NUMBER.pattern})(?![\w.])")
 
 
 def read_digits_as_typed() -> None:
@@ -44,13 +45,40 @@ class DecimalFiles(FileConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Read one file; raises as Hydra does."""
-        result = super().load_config(config_path)
         path = Path(self.path) / self._normalize_file_name(config_path)
-        text = path.read_text(encoding="utf-8")
-        if _MAY_HOLD_ONE.search(text):
-            result.config = OmegaConf.create(yaml.load(text, Loader=_loader(_NO_NUMBER)))
+        try:
+            text = path.read_text(encoding="utf-8")
+            content = yaml.load(text, Loader=_loader(_NO_NUMBER))
+        except (OSError, UnicodeError, yaml.YAMLError):
+            content = None
+        if not isinstance(content, dict):
+            return super().load_config(config_path)  # which knows what is wrong, or what else a file may hold
+        header = ConfigSource._get_header_dict(text[:512])
+        result = ConfigResult(self.provider, f"{self.scheme()}://{self.path}", OmegaConf.create(content), header)
         self._keep_text_of_launchers(config_path, text, result)
         return result
+
+    def is_group(self, config_path: str) -> bool:
+        """Return whether a folder exists."""
+        return Path(self.path, config_path).is_dir()
+
+    def is_config(self, config_path: str) -> bool:
+        """Return whether a file exists."""
+        return Path(self.path, self._normalize_file_name(config_path)).is_file()
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """Return the names of the files and folders in a folder; Hydra resolves each path several times."""
+        found: set[str] = set()
+        for entry in Path(self.path, config_path).iterdir():
+            if results_filter != ObjectType.CONFIG and entry.name != "__pycache__" and entry.is_dir():
+                found.add(entry.name)
+            if results_filter != ObjectType.GROUP and entry.suffix == ".yaml" and entry.is_file():
+                found.add(entry.stem)
+        return sorted(found)
+
+    @staticmethod
+    def _normalize_file_name(filename: str) -> str:
+        return filename if filename.endswith(".yaml") else f"{filename}.yaml"
 
     def _keep_text_of_launchers(self, config_path: str, text: str, result: ConfigResult) -> None:
         """Replace the values of `_TEXT` in the part of a file that is about launching by what was typed."""
@@ -76,14 +104,28 @@ def _entry(node: Any, key: str) -> Any:
     return node
 
 
+class _DistinctKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """A loader that refuses a key given twice, as OmegaConf's does; in C where PyYAML has its C library."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Construct a mapping; raises a `yaml.YAMLError` for a key given twice."""
+        keys = [key.value for key, _ in node.value if key.tag == yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG]
+        if len(set(keys)) < len(keys):
+            raise yaml.constructor.ConstructorError(problem="found duplicate key", problem_mark=node.start_mark)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
+
+
+@cache
 def _loader(text: re.Pattern[str]) -> Any:
-    """Return OmegaConf's loader, which takes what matches ``text`` for text, not for numbers."""
-    loader = get_yaml_loader()
-    loader.yaml_implicit_resolvers = {
-        first: [(tag, _decimal(tag, expression, text)) for tag, expression in resolvers]
-        for first, resolvers in loader.yaml_implicit_resolvers.items()
+    """Return a loader that reads as OmegaConf's, but takes what matches ``text`` for text, not for numbers."""
+    known = get_yaml_loader()
+    resolvers = {
+        first: [(tag, _decimal(tag, expression, text)) for tag, expression in found]
+        for first, found in known.yaml_implicit_resolvers.items()
     }
-    return loader
+    of_it = {"yaml_constructors": known.yaml_constructors, "yaml_implicit_resolvers": resolvers}
+    return type("_DecimalLoader", (_DistinctKeys,), of_it)
 
 
 def _decimal(tag: str, expression: re.Pattern[str], text: re.Pattern[str]) -> re.Pattern[str]:

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra._internal import hydra as internals
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf
 
+from menvae.apps import light_hydra
 from menvae.apps.launching import check_launcher
+from menvae.apps.light_hydra import LightHydra, LightLoader
 from menvae.errors import UserError
 from menvae.masking import MASK
 
@@ -30,7 +31,7 @@ _OF_LAUNCHER = re.compile(
 )
 
 
-class GuardedLoader(ConfigLoaderImpl):
+class GuardedLoader(LightLoader):
     """Hydra's loader, which refuses configurations that name code."""
 
     def load_configuration(self, config_name: str | None, *args: Any, **kwargs: Any) -> DictConfig:
@@ -46,6 +47,8 @@ class GuardedLoader(ConfigLoaderImpl):
 
 def install() -> None:
     """Make Hydra use `GuardedLoader`; it has no hook between composing and acting on the result."""
+    light_hydra.install()
+    internals.Hydra = LightHydra  # type: ignore[misc]
     internals.ConfigLoaderImpl = GuardedLoader  # type: ignore[misc, attr-defined, unused-ignore]
 
 

@@ -27,7 +27,7 @@ from menvae.apps.command_line import composing
 from menvae.apps.configuration_files import read_digits_as_typed
 from menvae.apps.outcome import carry_out, ended_elsewhere, leave, only_looked
 from menvae.errors import ExitCode
-from menvae.registry import ENTRY_POINT_GROUP, configuration_folder
+from menvae.groups import ENTRY_POINT_GROUP, configuration_folder
 
 Task = Callable[[DictConfig], int]
 
@@ -54,7 +54,7 @@ def run(config_name: str, task: Task, command: str | None = None, *, imports_mos
         config_name: name of the file in ``conf/``.
         task: function of the composed configuration that returns an exit code.
         command: ``train`` for ``menvae-train``; None: ``config_name``.
-        imports_most: whether the task spends most of its time importing: garbage collection is then off.
+        imports_most: whether the task spends most of its time importing: garbage collection then stays off.
     """
     command = command or config_name
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
@@ -68,6 +68,8 @@ def run(config_name: str, task: Task, command: str | None = None, *, imports_mos
 
     def job(config: DictConfig) -> None:
         """Run one job or one point of a sweep; a point that fails in a known way must not stop the others."""
+        if not imports_most:
+            gc.enable()
         modes.add(HydraConfig.get().mode)
         codes.append(carry_out(command, lambda: task(config)))
         if codes[-1] == ExitCode.INTERRUPTED:
@@ -82,8 +84,7 @@ def run(config_name: str, task: Task, command: str | None = None, *, imports_mos
             return int(any(code not in (ExitCode.DONE, ExitCode.GATES_NOT_MET) for code in codes + ended_elsewhere))
         return max(codes, default=ExitCode.DONE)
 
-    if imports_most:
-        gc.disable()  # most of the time goes into imports, which make little garbage
+    gc.disable()  # composing and imports make little garbage, and collecting it takes a tenth of the time
     with _help_within(120):
         code = carry_out(command, application)
     leave(code, at_once=any(only_looked))

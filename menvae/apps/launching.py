@@ -10,7 +10,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from menvae.errors import UserError, nearest
-from menvae.registry import parts_of
 
 HERE = "local"
 """The runner that runs points on this machine; only for others does it matter that a single run is not launched."""
@@ -34,6 +33,8 @@ def check_launcher(section: DictConfig) -> None:
     if not OmegaConf.is_dict(section.launcher):
         raise UserError(f"hydra.launcher: {section.launcher!r} is not allowed; choose one with hydra/launcher=<name>")
     if "runner" not in section.launcher:
+        from menvae.registry import parts_of
+
         chosen = section.runtime.choices.get("hydra/launcher")
         raise UserError(
             f"hydra/launcher: '{chosen}' is not a launcher of menvae, which would not know its runs; "

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.text import Text
-
-from menvae.apps.outcome import carry_out
 from menvae.errors import ExitCode, nearest
-from menvae.registry import GROUPS, Part, parts
+from menvae.groups import GROUPS
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from menvae.registry import Part
 
 
 def main() -> None:
@@ -22,11 +24,18 @@ def main() -> None:
     if group is not None and group not in GROUPS:
         sys.stderr.write(f"menvae-parts: group '{group}' does not exist; {nearest(group, GROUPS)}\n")
         sys.exit(ExitCode.WRONG_INPUT)
+    from menvae.apps.outcome import carry_out
+
     if code := carry_out("parts", lambda: _show([group] if group else list(GROUPS))):
         sys.exit(code)
 
 
 def _show(groups: Sequence[str]) -> int:
+    from rich.console import Console
+    from rich.text import Text
+
+    from menvae.registry import parts
+
     console = Console(soft_wrap=True)
     registered = parts()
     for name in groups:
@@ -39,6 +48,8 @@ def _show(groups: Sequence[str]) -> int:
 
 def _entry(part: Part) -> Text:
     """Return name, origin and summary, a line per tunable with its default, and the reference."""
+    from rich.text import Text
+
     text = Text.assemble("  ", (part.name, "cyan"), f"  ({part.origin})  {part.summary}")
     for name, (_, default) in part.tunables.items():
         text.append(f"\n      {name}: {'required' if default is ... else _written(default)}", style="dim")

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
-
-from menvae.apps import hydra_application
-from menvae.apps.command_line import hydra_text
-from menvae.apps.guard import launcher_overrides
-from menvae.apps.outcome import carry_out
 from menvae.errors import ExitCode, UserError, nearest
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 _USAGE = """\
 menvae-sweep plan [group=option ...] [key=value,value ...]
@@ -52,6 +50,8 @@ def plan(arguments: list[str]) -> None:
 
 def status(arguments: list[str]) -> None:
     """Show the points of a sweep."""
+    from menvae.apps import hydra_application
+
     sys.argv = ["menvae-sweep status", *arguments]
     hydra_application.run("sweep", _show_status)
 
@@ -80,6 +80,10 @@ def _show_status(config: DictConfig) -> int:
 
 def retry(arguments: list[str]) -> None:
     """Launch the failed points of a sweep again, with the same configurations."""
+    from menvae.apps.command_line import hydra_text
+    from menvae.apps.guard import launcher_overrides
+    from menvae.apps.outcome import carry_out
+
     own = {"sweep.name": None, "output_dir": "./outputs"}
     rest = []
     for argument in arguments:
@@ -139,6 +143,7 @@ def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _sweep_of_train(arguments: list[str], *, imports_most: bool = False) -> None:
+    from menvae.apps import hydra_application
     from menvae.apps.train import task
 
     only_shows = bool({"--cfg", "-c"} & set(arguments))  # which Hydra does for one run

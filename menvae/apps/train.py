@@ -16,13 +16,12 @@ _log = logging.getLogger(__name__)
 
 
 def task(config: DictConfig) -> int:
-    """Train one run; the heavy imports wait until here."""
+    """Train one run, or answer for one that has ended; the heavy imports wait until here."""
     gc.disable()  # imports make little garbage, and collecting it takes a tenth of the time
     from menvae.console import logs
-    from menvae.runs.train import train
+    from menvae.runs.answer import answer
     from menvae.sweeps.runners import build_runner
 
-    gc.enable()
     hydra = HydraConfig.get()
     where = check_single_run(hydra)
     # nothing is launched now, but a wrong key is a mistake all the same
@@ -31,6 +30,11 @@ def task(config: DictConfig) -> int:
     if where:
         logs.configure(None)
         _log.info("%s", where)
+    if (code := answer(config)) is not None:
+        return code
+    from menvae.runs.train import train
+
+    gc.enable()
     return train(config)
 
 

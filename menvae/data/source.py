@@ -312,6 +312,15 @@ class DataSource(ABC):
         return None
 
     @property
+    def files(self) -> Sequence[Path] | None:
+        """Files and folders that, with the keys, determine the data; none if they are generated; None if unknown.
+
+        A run that has ended is answered without its data only if they are known and unchanged. A source that inherits
+        from one that knows them, and reads further files, has to add these.
+        """
+        return None
+
+    @property
     def draws_pairs(self) -> bool:
         """Whether batches pair visits of one patient, so that their rows are not independent."""
         return False

@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from scipy.special import ndtri
-
 from menvae.gates import Comparison, Target
 from menvae.metrics import Metric
 from menvae.metrics.pairs import pairs
@@ -245,6 +243,8 @@ def _chance(num_subjects: int, num_patients: int, num_pairs: int, subjects: str)
 
 def _quantile(several: int) -> float:
     """Return what the largest absolute value of ``several`` standard normal numbers exceeds in 5 % of cases."""
+    from scipy.special import ndtri
+
     return float(ndtri(0.5 + 0.5 * 0.95 ** (1.0 / several)))
 
 

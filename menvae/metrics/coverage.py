@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-from scipy.special import ndtri
 
 from menvae.metrics import Direction, Floats, Means, SplitRecord, When
 from menvae.metrics.means import MetricOfMeans, Pair, ratios
@@ -75,5 +74,7 @@ def covered(errors: Sequence[Floats], level: float) -> Pair:
     (array([2., 0., 0.]), array([2., 1., 0.]))
     """
     stacked = np.abs(np.stack(errors))
+    from scipy.special import ndtri
+
     inside = (stacked <= ndtri(0.5 + 0.5 * level)).sum(axis=0).astype(np.float64)
     return inside, (~np.isnan(stacked)).sum(axis=0).astype(np.float64)

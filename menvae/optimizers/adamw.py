@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from menvae.registry import Field, register
+from menvae.uncompiled import AdamW, leave_out_compiler
 
 
 @register("optimizer", "adamw", reference="Loshchilov & Hutter 2019")
@@ -27,4 +28,5 @@ def adamw(
         weight_decay: decay coefficient.
         betas: decay rates of the first and second moments.
     """
-    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=betas, fused=True)
+    leave_out_compiler()
+    return AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=betas, fused=True)

@@ -10,14 +10,18 @@ import platform
 import subprocess
 import sys
 from collections.abc import Collection
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from menvae.errors import UserError
+from menvae.files import read_json, write_json
+from menvae.fingerprints import state_of
+from menvae.groups import ENTRY_POINT_GROUP
 from menvae.masking import without_passwords
-from menvae.registry import ENTRY_POINT_GROUP
 
 _COMPUTING = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "transformers")
 """Packages that losses, metrics or weights of a run are computed with. Those that only read, store or decompress data
@@ -52,8 +56,36 @@ def describe_environment(device: str, num_ranks: int) -> dict[str, Any]:
 
 @lru_cache
 def code_hash() -> str:
-    """Return a hash of the code that the results of a run depend on; see `hash_of_code`."""
-    return hash_of_code(Path(__file__).resolve().parents[1])
+    """Return a hash of the code that the results of a run depend on; see `hash_of_code`.
+
+    Parsing all modules takes seconds. The hash is therefore kept in the user's cache for as long as no file changes.
+    """
+    menvae = Path(__file__).resolve().parents[1]
+    state, place = state_of_code(), hashlib.sha256(os.fsencode(menvae)).hexdigest()[:16]
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    with suppress(OSError, UserError, RuntimeError):  # it may be damaged, and a user may have no home
+        memo = caches.expanduser() / "menvae" / f"code_{place}.json"
+        known = read_json(memo, {"state": str, "hash": str})
+        if known.get("state") == state:
+            return str(known["hash"])
+    found = hash_of_code(menvae)
+    with suppress(OSError, RuntimeError):
+        memo = caches.expanduser() / "menvae" / f"code_{place}.json"
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        write_json(memo, {"state": state, "hash": found})
+    return found
+
+
+@lru_cache
+def state_of_code() -> str:
+    """Return a text that changes with any module of menvae or of a plugin, with Python and with installed packages."""
+    plugins = {point.module.partition(".")[0] for point in entry_points(group=ENTRY_POINT_GROUP)}
+    places = [Path(__file__).resolve().parents[1], *(place for name in sorted(plugins) for place in _places_of(name))]
+    installed = {  # names of distributions hold their versions
+        str(path.resolve()) for folder in sys.path if Path(folder).is_dir() for path in Path(folder).glob("*.*-info")
+    }
+    parts = [platform.python_version(), state_of(places, ".py"), *sorted(installed)]
+    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def hash_of_code(menvae: Path) -> str:

@@ -124,9 +124,23 @@ def initial_weights(experiment: Experiment) -> Path | None:
 
 def _start(experiment: Experiment) -> str:
     """Return the digests of the checkpoints that the run starts from: like the seed, they determine the result."""
+    return " ".join(_digests(_of_start(experiment)))
+
+
+def _of_start(experiment: Experiment) -> list[Path]:
+    """Return the checkpoints that a run starts from."""
     resumed, initial = starting_checkpoints(experiment)
     of_parts = [path for bound in experiment.parts.values() for path in _checkpoints(bound.settings)]
-    return " ".join(_digests(filter(None, (resumed or initial, *of_parts))))
+    return [path for path in (resumed or initial, *of_parts) if path is not None]
+
+
+def files_read(experiment: Experiment) -> list[str] | None:
+    """Return the files and folders that data and start of a run are read from, absolute; None if they are unknown."""
+    of_data = experiment.source.files
+    if of_data is None:
+        return None
+    found = [*of_data, *_of_start(experiment)]
+    return [str(path.absolute()) for path in found]
 
 
 def digests_of_checkpoints(settings: Mapping[str, Any]) -> list[str]:

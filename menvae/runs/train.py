@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +19,9 @@ from menvae.console.progress import TrainingProgress
 from menvae.data.source import Data
 from menvae.errors import ExitCode, OtherRankFailedError, RunInterruptedError, UserError
 from menvae.files import DamagedFileError
+from menvae.fingerprints import state_of
 from menvae.interruption import StopRequest, stop_requests
+from menvae.runs.answer import Key, Record, conclude, exit_code, key_of, remember
 from menvae.runs.assembly import AssembledRun
 from menvae.runs.description import datasets_of, describe, params_of, tags_of
 from menvae.runs.directory import ENDED, RUNS, RunDirectory, trackers_of
@@ -28,10 +29,8 @@ from menvae.runs.embeddings import add_others
 from menvae.runs.environment import describe_process
 from menvae.runs.failures import FailureLog
 from menvae.runs.job import Job, command
-from menvae.runs.reading import EVALUATION, read_mapping
 from menvae.runs.recorder import RunRecorder, hand_over, run_trackers
-from menvae.runs.references_table import references_table
-from menvae.runs.start import check_start, identify
+from menvae.runs.start import check_start, files_read, identify
 from menvae.tracking.local import LocalLog
 from menvae.tracking.tracker import TrackingSettings
 from menvae.training import checkpoint
@@ -77,16 +76,19 @@ def train(composed: DictConfig, job: Job | None = None) -> int:
         make_deterministic(here.device)
         logs.configure(None, only_errors=not here.is_main)
         try:
-            return _train_here(experiment, job, here, stop)
+            return _train_here(experiment, key_of(composed, here.num_ranks), job, here, stop)
         finally:
             logs.release()
 
 
-def _train_here(experiment: Experiment, job: Job | None, here: Place, stop: StopRequest) -> ExitCode:
+def _train_here(experiment: Experiment, key: Key | None, job: Job | None, here: Place, stop: StopRequest) -> ExitCode:
     """Train as one rank of a run; the main rank records the outcome in ``status.json``, whatever happens."""
     check_writable(experiment.output_dir)
+    files = files_read(experiment) if here.is_main and key is not None else None
+    state = "" if files is None else state_of(files)  # before they are read: a later change of them is noticed
     data = experiment.load_data(here)
-    directory = _open_directory(experiment, identify(experiment, data, here.num_ranks), job) if here.is_main else None
+    identity = identify(experiment, data, here.num_ranks) if here.is_main else ""
+    directory = _open_directory(experiment, identity, job) if here.is_main else None
     path = collectives.from_rank_zero(directory.path if directory else Path())
     status = collectives.from_rank_zero(directory.status() if directory else {})
     failures = FailureLog(path)
@@ -102,7 +104,15 @@ def _train_here(experiment: Experiment, job: Job | None, here: Place, stop: Stop
         else:
             status = AssembledRun(experiment, data, here, path, stop, job).train_and_evaluate(None)
         collectives.patient_barrier()  # rank 0 still writes results, and launchers end all ranks once one has left
-        return _conclude(experiment, directory, status)
+        strict: bool = experiment.settings["gates"].strict
+        if directory is None:
+            return exit_code(status, strict=strict)
+        partitions = list(experiment.supervision)
+        code = conclude(directory, status, partitions, strict=strict)
+        if key is not None and files is not None:
+            trackers = sorted(experiment.settings["tracking"].active)
+            remember(key, Record(directory.path.name, identity, files, state, trackers, partitions))
+        return code
     except Exception as error:
         if directory is not None and not isinstance(error, UserError):
             directory.check_kept()  # explains any error of a file
@@ -138,24 +148,6 @@ def _open_directory(experiment: Experiment, identity: str, job: Job | None) -> R
             )
         return RunDirectory(runs / job.run, _PATIENCE_OF_JOBS_S)
     return RunDirectory.choose(runs, identity, new=experiment.settings["trainer"].resume == "never")
-
-
-def _conclude(experiment: Experiment, directory: RunDirectory | None, status: Mapping[str, Any]) -> ExitCode:
-    """Show the gates on the main rank, and return the exit code of the run."""
-    if directory is not None:
-        from menvae.runs.gates_table import gates_table, judged_gates
-
-        table = directory.gates()
-        logs.show(gates_table(judged_gates(table), table.get("note", "")))
-        described = read_mapping(directory.path / EVALUATION)
-        if (beside := references_table(described, list(experiment.supervision))) is not None:
-            logs.show(beside)
-        _log.info("report: %s", directory.path / "report.html")
-    if status["state"] == "collapsed":
-        _log.error("%s", status["reason"])
-        return ExitCode.COLLAPSED
-    strict = experiment.settings["gates"].strict
-    return ExitCode.GATES_NOT_MET if strict and not status["gates_passed"] else ExitCode.DONE
 
 
 def _main_rank_run(

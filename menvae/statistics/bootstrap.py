@@ -17,7 +17,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 
 from menvae.statistics.estimate import Estimate
 from menvae.statistics.patients import Indices, rows_by_patient
@@ -199,6 +198,8 @@ def too_few_patients(n: int) -> str:
 
 
 def _bca(value: float, replicates_R: Floats, without_one_P: Floats, n: int, confidence: float) -> Estimate:
+    from scipy.special import ndtr, ndtri
+
     if math.isnan(value):
         return _undefined(n)
     defined = replicates_R[~np.isnan(replicates_R)]
@@ -228,6 +229,8 @@ def _bca(value: float, replicates_R: Floats, without_one_P: Floats, n: int, conf
 
 
 def _normal(value: float, without_G: Floats, shares_G: Floats, n: int, confidence: float) -> Estimate:
+    from scipy.special import ndtri
+
     if math.isnan(value):
         return _undefined(n)
     if np.isnan(without_G).any():

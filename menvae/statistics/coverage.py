@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist, pdist, squareform
 
 Floats = NDArray[np.float64]
 
@@ -31,6 +30,8 @@ def neighbourhoods(real_MD: Floats, other_ND: Floats, k: int) -> NDArray[np.bool
     """
     if not 1 <= k < len(real_MD):
         raise ValueError(f"k={k} is not allowed; with {len(real_MD)} real samples it must be 1 to {len(real_MD) - 1}")
+    from scipy.spatial.distance import cdist, pdist, squareform
+
     radii = np.sort(squareform(pdist(real_MD)), axis=1)[:, k]  # the nearest one is the sample itself
     near: NDArray[np.bool_] = cdist(real_MD, other_ND) <= radii[:, None]
     return near

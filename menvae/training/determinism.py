@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from menvae.uncompiled import use_deterministic_algorithms
+
 
 def seed_everything(seed: int) -> None:
     """Seed torch for the construction of a model."""
@@ -35,5 +37,5 @@ def make_deterministic(device: torch.device) -> None:
     Filling new memory is disabled, because it costs a twentieth of each step and no operation here reads uninitialised
     memory (`menvae.layers.Conv3d` avoids the one in torch that does).
     """
-    torch.use_deterministic_algorithms(device.type == "cpu")
+    use_deterministic_algorithms(device.type == "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

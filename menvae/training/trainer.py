@@ -32,6 +32,7 @@ from menvae.training.step import Optimisation, StepTaken, TrainingStep
 from menvae.training.system import SystemMetrics
 from menvae.training.validation import SplitObjective
 from menvae.types import Batch, EpochLoader, ModelOutput, Observer, Progress
+from menvae.uncompiled import tell_compiler
 from menvae.updates import Update
 
 
@@ -99,6 +100,7 @@ class Trainer:
         self.objective = ingredients.objective.to(place.device)
         self.optimizer = ingredients.optimizer
         if settings.compile:
+            tell_compiler()
             self.model.compile()
         self.parallel: nn.Module = self.model
         if settings.cuda_graphs:

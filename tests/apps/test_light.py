@@ -10,7 +10,19 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "monai", "mlflow", "numpy", "scipy", "sklearn", "matplotlib", "nibabel", "skimage")
+HEAVY = (
+    "torch",
+    "monai",
+    "mlflow",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "nibabel",
+    "skimage",
+    "pydantic",
+    "rich",
+)
 PROGRAM = f"""
 import importlib, json, sys
 application = importlib.import_module("menvae.apps." + sys.argv.pop(1))
@@ -33,6 +45,8 @@ finally:
         ("train", ["-sc", "query=bash"], {"COMP_LINE": "menvae-train model.z", "COMP_POINT": "20"}, "model.z_dim="),
         ("compare", ["--help"], {}, "menvae-compare sort=max_dcor"),
         ("compare", ["--cfg", "job"], {}, "html: ${output_dir}/comparison/index.html"),
+        ("sweep", ["--help"], {}, "menvae-sweep plan"),
+        ("parts", ["--help"], {}, "menvae-parts"),
         ("encode", ["--help"], {}, "menvae-encode run="),
         ("evaluate", ["--help"], {}, "menvae-evaluate run="),
         ("encode", ["--cfg", "job", "run=a", "data.root=b"], {}, "root: b"),

@@ -1,10 +1,11 @@
 """How long commands take to start: this checkout against another one, A B A B.
 
-Three starts: ``menvae-sweep plan loss.lambda_dcor=0,1,5,10`` with an empty cache and with a prepared cohort, and
-``menvae-train`` until its first optimiser step is done. Printed are medians of the time on the clock, on a machine
-that does nothing else, and the ratio B / A. Importing torch alone is printed too: no start is faster.
+``menvae-train --help``, the completion of a group and of a key, ``menvae-train`` of a finished run, ``menvae-sweep plan
+loss.lambda_dcor=0,1,5,10`` with an empty cache and with a prepared cohort, and ``menvae-train`` until its first
+optimiser step is done. Printed are medians of the time on the clock, on a machine that does nothing else, and the ratio
+B / A. Importing Hydra and torch alone is printed too: help is at least the former, and a first step the latter.
 
-    python tests/benchmarks/starting.py --beside ../of-last-month
+    python tests/benchmarks/starting.py --beside ../of-last-month --subjects 120
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[2]
 PLAN = "import sys; from menvae.apps.sweep import main; sys.argv[1:1] = ['plan']; main()"
+TRAIN = "from menvae.apps.train import main; main()"
+COMPLETED = {"completion, group": "menvae-train encoder=", "completion, key": "menvae-train model.z"}
+SHORT = ["trainer.max_epochs=1"]
+NAMES = ("help", *COMPLETED, "finished run", "plan, cold", "plan, warm", "first step")
 FIRST_STEP = """
 import os
 from menvae.training.trainer import Trainer
@@ -40,12 +45,12 @@ main()
 """
 
 
-def seconds(checkout: Path, program: str, arguments: Sequence[str]) -> float:
+def seconds(checkout: Path, program: str, arguments: Sequence[str], **environment: str) -> float:
     paths = os.pathsep.join([str(checkout), str(checkout / "launchers")])
     start = time.perf_counter()
     subprocess.run(
         [sys.executable, "-c", program, *arguments],
-        env={**os.environ, "PYTHONPATH": paths},
+        env={**os.environ, "PYTHONPATH": paths, **environment},
         cwd=tempfile.gettempdir(),  # which python -c puts before the checkout
         check=True,
         capture_output=True,
@@ -53,15 +58,22 @@ def seconds(checkout: Path, program: str, arguments: Sequence[str]) -> float:
     return time.perf_counter() - start
 
 
-def measured(name: str, checkout: Path, warm: Path) -> float:
+def measured(name: str, checkout: Path, warm: Path, cohort: Sequence[str]) -> float:
     swept = "loss.lambda_dcor=0,1,5,10"
+    if name == "help":
+        return seconds(checkout, TRAIN, ["--help"])
+    if name in COMPLETED:
+        line = COMPLETED[name]
+        return seconds(checkout, TRAIN, ["-sc", "query=bash"], COMP_LINE=line, COMP_POINT=str(len(line)))
+    if name == "finished run":
+        return seconds(checkout, TRAIN, [*cohort, *SHORT, f"output_dir={warm}"])
     with tempfile.TemporaryDirectory() as folder:
         if name == "plan, cold":
-            return seconds(checkout, PLAN, [swept, f"output_dir={folder}"])
+            return seconds(checkout, PLAN, [swept, *cohort, f"output_dir={folder}"])
         if name == "plan, warm":
-            return seconds(checkout, PLAN, [swept, f"output_dir={warm}"])
+            return seconds(checkout, PLAN, [swept, *cohort, f"output_dir={warm}"])
         (Path(folder) / "cache").symlink_to(warm / "cache")  # runs are new, the cohort is not
-        return seconds(checkout, FIRST_STEP, [f"output_dir={folder}"])
+        return seconds(checkout, FIRST_STEP, [*cohort, f"output_dir={folder}"])
 
 
 def main() -> None:
@@ -69,20 +81,24 @@ def main() -> None:
     parser.add_argument("--beside", type=Path, help="another checkout, B; without one, this is measured alone")
     parser.add_argument("--repeats", type=int, default=3, help="pairs")
     parser.add_argument("--output-dir", type=Path, help="holds a prepared default cohort; without one it is drawn")
+    parser.add_argument("--subjects", type=int, default=720, help="size of the cohort")
     options = parser.parse_args()
+    cohort = [f"data.num_subjects={options.subjects}"]
     checkouts = [HERE, *([options.beside.resolve()] if options.beside else [])]
     with tempfile.TemporaryDirectory() as folder:
         warm = (options.output_dir or Path(folder)).resolve()
-        seconds(HERE, PLAN, ["loss.lambda_dcor=0,1", "sweep.cost=true", f"output_dir={warm}"])
+        for checkout in checkouts:
+            seconds(checkout, TRAIN, [*cohort, *SHORT, f"output_dir={warm}"])  # the second only reports the run
+        print(f"import hydra   {statistics.median(seconds(HERE, 'import hydra', []) for _ in range(3)):6.2f} s")
         print(f"import torch   {statistics.median(seconds(HERE, 'import torch', []) for _ in range(3)):6.2f} s")
-        for name in ("plan, cold", "plan, warm", "first step"):
+        for name in NAMES:
             times: list[list[float]] = [[] for _ in checkouts]
             for _ in range(1 if name == "plan, cold" else options.repeats):  # one that draws the cohort takes minutes
                 for checkout, found in zip(checkouts, times, strict=True):
-                    found.append(measured(name, checkout, warm))
+                    found.append(measured(name, checkout, warm, cohort))
             medians = [statistics.median(found) for found in times]
             ratio = f"   B / A {medians[1] / medians[0]:.2f}" if len(medians) > 1 else ""
-            print(f"{name:11} " + "   ".join(f"{'AB'[i]} {value:6.2f} s" for i, value in enumerate(medians)) + ratio)
+            print(f"{name:17} " + "   ".join(f"{'AB'[i]} {value:6.2f} s" for i, value in enumerate(medians)) + ratio)
 
 
 if __name__ == "__main__":

@@ -86,10 +86,18 @@ class Composer:
             self._is_group[key] = bool(self._loader.get_group_options(key))
         return self._is_group[key]
 
+    def _alike(self) -> DictConfig:
+        """Return the composition without overrides: a copy of the sweep's own if that only sets values, else anew."""
+        typed = self._parser.parse_overrides(list(self._master.hydra.overrides.task))
+        if all(self._sets(one) for one in typed):
+            return copy.deepcopy(self._master)
+        return self._loader.load_sweep_config(self._master, [])
+
     def _base(self, overrides: tuple[str, ...]) -> DictConfig | None:
         """Compose without Hydra's own section; None if a key refers to it, because it differs between jobs."""
         if overrides not in self._bases:
-            base = self._loader.load_sweep_config(self._master, list(overrides))
+            # the configuration of the sweep has the same options; the values that it has too are set again in each job
+            base = self._loader.load_sweep_config(self._master, list(overrides)) if overrides else self._alike()
             with open_dict(base):
                 del base["hydra"]
             texts = _texts(OmegaConf.to_container(base, resolve=False))

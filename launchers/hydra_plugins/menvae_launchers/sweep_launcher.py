@@ -99,6 +99,9 @@ class SweepLauncher(Launcher):
         chosen = self.config.hydra.runtime.choices["hydra/launcher"]
         choice = [] if any(text.startswith("hydra/launcher=") for text in typed) else [f"hydra/launcher={chosen}"]
         loader = self.hydra_context.config_loader
+        keys = {text.partition("=")[0].lstrip("+~").partition("@")[0] for text in self.config.hydra.overrides.task}
+        if not any(key.startswith("hydra.") or loader.get_group_options(key) for key in keys):  # no file is chosen
+            return [] if chosen == _UNLESS_CHOSEN else choice
         alone = loader.load_configuration("train", [*typed, *choice], RunMode.MULTIRUN)
         found = [] if chosen == _UNLESS_CHOSEN else choice
         for section in ("launcher", "job.env_set"):

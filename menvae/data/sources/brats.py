@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -82,6 +82,11 @@ class BratsSource(VolumeSource):
     def location(self) -> str:
         """The root folder."""
         return self.root
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The root folder, and the file of dates."""
+        return [path_of(self.root, "data.root"), *([path_of(self.dates, "data.dates")] if self.dates else [])]
 
     def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
         """The subjects under ``root``, with their patients and times; logs how many patients there are."""

@@ -6,8 +6,9 @@ partitions are independent; those of volume depend on each other, as parts of on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, ClassVar
 
@@ -59,6 +60,11 @@ class FeatureSource(TabularSource):
         for name in self.target_columns:
             if name not in FACTORS:
                 raise UserError(f"data.target_columns: '{name}' is not a factor of the table; {nearest(name, FACTORS)}")
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Only those of another run: the table is drawn."""
+        return self.files_of_others
 
     @property
     def gives(self) -> frozenset[str]:

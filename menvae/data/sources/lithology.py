@@ -7,7 +7,9 @@ rocks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -63,6 +65,11 @@ class LithologySource(TabularSource):
                 f"data.num_holes: {self.num_holes} is not allowed with data.num_rows={self.num_rows}; a hole has at "
                 "least 2 rows"
             )
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Only those of another run: the table is drawn."""
+        return self.files_of_others
 
     @property
     def gives(self) -> frozenset[str]:

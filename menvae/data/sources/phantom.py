@@ -48,6 +48,11 @@ class ProceduralSource(VolumeSource):
             )
 
     @property
+    def files(self) -> Sequence[Path]:
+        """None: the files in the cache are generated."""
+        return ()
+
+    @property
     def factor_groups(self) -> Mapping[str, Sequence[str]]:
         """Volume, place and shape of the tumour, and the head; see `phantom_factors`."""
         return {group: tuple(factors) for group, factors in phantom_factors(self.seed, 0).items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from menvae.configuration import path_of
@@ -42,6 +44,11 @@ class TableSource(TabularSource):
     def location(self) -> str:
         """The path of the file."""
         return self.path
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The table, and the file of another run."""
+        return [path_of(self.path, "data.path"), *self.files_of_others]
 
     @property
     def gives(self) -> frozenset[str]:

@@ -7,6 +7,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, ClassVar
 
@@ -86,6 +87,11 @@ class TabularSource(DataSource):
         for name in self.transforms or {}:
             if name not in used:
                 raise UserError(f"data.transforms: '{name}' is not a column; {nearest(name, used)}")
+
+    @property
+    def files_of_others(self) -> Sequence[Path]:
+        """The file that ``unsup_run`` names, if it does."""
+        return [] if self.unsup_run is None else [path_of(self.unsup_run, "data.unsup_run") / "embeddings.npz"]
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -250,9 +256,9 @@ class TabularSource(DataSource):
         return labels
 
     def _others(self, table: Table) -> dict[str, NDArray[np.float32]]:
-        if self.unsup_run is None:
+        if not self.files_of_others:
             return {}
-        path = path_of(self.unsup_run, "data.unsup_run") / "embeddings.npz"
+        path = self.files_of_others[0]
         if not path.is_file():
             raise UserError(f"data.unsup_run: '{path}' does not exist; give the directory of a finished run")
         with np.load(path) as file:

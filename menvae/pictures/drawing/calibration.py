@@ -9,8 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.special import ndtr
-from scipy.stats import binom
+from scipy.special import bdtr, ndtr
 
 from menvae.presentation.figures import (
     COLOURS,
@@ -74,7 +73,7 @@ def _panel(axes: Axes, errors_NF: NDArray[np.float64]) -> None:
     # errors of one subject depend on each other: subjects are counted, not errors
     num_subjects = int(known_NF.any(axis=1).sum())
     nominal = np.linspace(0.0, 1.0, 101)
-    low, high = (binom.ppf(end, num_subjects, nominal) / num_subjects for end in (0.025, 0.975))
+    low, high = (binomial_quantile(end, num_subjects, nominal) / num_subjects for end in (0.025, 0.975))
     axes.fill_between(nominal, low, high, color=MUTED, alpha=0.2, linewidth=0, zorder=0)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, zorder=1)
     axes.plot(nominal, observed_coverage(errors, nominal), color=COLOURS[0], linewidth=1.6, zorder=2)
@@ -82,3 +81,16 @@ def _panel(axes: Axes, errors_NF: NDArray[np.float64]) -> None:
     rms = float(np.sqrt(np.mean(errors**2)))
     label = f"n = {num_subjects}\nerror / predicted: {short_number(rms) if np.isfinite(rms) else 'infinite'}"
     axes.text(0.04, 0.97, label, transform=axes.transAxes, va="top", size=8, color=INK, linespacing=1.3)
+
+
+def binomial_quantile(level: float, num: int, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the quantile of binomial distributions [P], as `scipy.stats.binom`, whose import takes a second.
+
+    Args:
+        level: of the quantile, in (0, 1).
+        num: number of draws.
+        probabilities: of each distribution [P].
+    """
+    reached = bdtr(np.arange(num + 1)[:, None], num, probabilities[None, :]) >= level
+    quantile: NDArray[np.float64] = np.argmax(reached, axis=0).astype(np.float64)
+    return quantile
