@@ -18,6 +18,8 @@ from menvae.studies import Trial
 
 APPLICATION = "menvae.apps.job"
 """Module that trains a job; it imports everything, so code that starts a job only refers to it by name."""
+WARMED_APPLICATION = "menvae.apps.warmed"
+"""Module of the process that has imported everything, and forks a process for each job."""
 _TYPES: Types = {"config": dict, "run": (str, NoneType), "point": (str, NoneType), "trial": (dict, NoneType)}
 
 
@@ -71,10 +73,23 @@ class Job:
         except DamagedFileError:
             return ""
 
-    def leave_outcome(self, exit_code: int) -> None:
-        """Write ``outcome.json`` with the exit code of this process into the folder of the point, if there is one."""
+    def leave_outcome(self, exit_code: int, stopped_by: str = "") -> None:
+        """Write ``outcome.json`` into the folder of the point, if there is one.
+
+        Args:
+            exit_code: that of the process of this job.
+            stopped_by: what interrupted it, such as ``SIGUSR2``, or empty.
+        """
         if self.point is not None:
-            write_json(self.point / "outcome.json", {"exit_code": exit_code, **describe_process()})
+            content = {"exit_code": exit_code, "stopped_by": stopped_by, **describe_process()}
+            write_json(self.point / "outcome.json", content)
+
+    def outcome(self) -> dict[str, Any]:
+        """Return the content of ``outcome.json``; empty if it is missing or damaged."""
+        try:
+            return {} if self.point is None else read_json(self.point / "outcome.json", {"exit_code": int})
+        except DamagedFileError:
+            return {}
 
 
 def command(path: Path) -> list[str]:
