@@ -12,7 +12,7 @@ from pathlib import Path
 from menvae.apps.outcome import carry_out, leave, report
 from menvae.errors import ExitCode, RunInterruptedError, UserError
 from menvae.interruption import stop_requests, stop_with_parent
-from menvae.runs.job import Job
+from menvae.runs.job import Job, time_has_run_out
 
 
 def run(path: Path, prepared: object = None) -> int:
@@ -50,11 +50,6 @@ def run_slurm_task(path: str, max_num_timeout: int) -> None:
         sys.exit(code)
     if environment.num_tasks > 1:
         atexit.register(leave, code)  # after submitit has written its result
-
-
-def time_has_run_out(stopped_by: str) -> bool:
-    """Return whether the time of a job, and no user, has interrupted its run."""
-    return stopped_by.startswith(("SIGUSR2", "time limit"))
 
 
 def requeue(job_id: str, max_num_timeout: int) -> None:

@@ -17,9 +17,10 @@ import os
 import select
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -28,11 +29,11 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from menvae.apps import job as lone
-from menvae.errors import UserError
+from menvae.errors import ExitCode, UserError
 from menvae.interruption import STOP_SIGNALS, call_process, stop_with_parent
 from menvae.registry import validated
 from menvae.runs.environment import code_hash
-from menvae.runs.job import Job
+from menvae.runs.job import Job, log_signal, time_has_run_out
 from menvae.runs.opened import OpenedCohorts
 from menvae.tracking.tracker import TrackingSettings
 
@@ -185,36 +186,94 @@ def _answer(**content: object) -> None:
         os.write(1, json.dumps(content).encode() + b"\n")
 
 
+def run_slurm_points(paths: Sequence[str], max_num_timeout: int) -> None:
+    """Run the points of one SLURM job at the same time; queue the job again if time has run out for any of them.
+
+    A job that has been queued again runs only the points that were interrupted.
+
+    Args:
+        paths: the job files.
+        max_num_timeout: how often the job may be queued again.
+
+    Raises:
+        SystemExit: with a nonzero exit code of a point, so that SLURM marks the job as failed.
+    """
+    import submitit
+
+    jobs = {Path(path): Job.read(Path(path)) for path in paths}
+    codes: list[int] = []
+    with _stopped_by() as stopped:
+        warmed, points, is_told = WarmedProcess(), dict[int, Path](), False
+        for path, job in jobs.items():
+            if job.outcome().get("exit_code", ExitCode.INTERRUPTED) == ExitCode.INTERRUPTED and not stopped:
+                points[warmed.start(path, path.with_name("output.log"))] = path
+        while points:
+            if stopped and not is_told:
+                is_told = True
+                _signal(points, stopped[0])
+            ended = {process: code for process in points if (code := warmed.ended(process)) is not None}
+            codes += [_left(points.pop(process), code) for process, code in ended.items()]
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+    by_slurm = [signal.Signals(number).name for number in stopped]
+    reasons = [str(job.outcome().get("stopped_by", "")) for job in jobs.values()]
+    if any(map(time_has_run_out, [*by_slurm, *reasons])):
+        lone.requeue(submitit.JobEnvironment().job_id, max_num_timeout)
+    if code := max([*codes, ExitCode.INTERRUPTED if stopped else 0], default=0):
+        sys.exit(code)
+
+
+def _left(path: Path, code: int) -> int:
+    """Return the exit code of a point; of one that a signal ended, say so in its log and its ``outcome.json``."""
+    if code < 0:
+        log_signal(code, path.with_name("output.log"))
+        Job.read(path).leave_outcome(code)
+    return abs(code)
+
+
+@contextmanager
+def _stopped_by() -> Iterator[list[int]]:
+    """Provide the list of the stop signals that arrive while the block runs."""
+    stopped: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.append(number)
+
+    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _signal(processes: Iterable[int], number: int) -> None:
+    """Send a signal to processes of points that have not been waited for."""
+    for process in processes:
+        os.kill(process, number)
+
+
 def serve() -> None:
     """Start the points that standard input names, and write to standard output when one has started and ended.
 
     A stop signal, and the end of the launching process, are passed on to the points; then this process ends with the
     last of them.
     """
-    stopped: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        stopped.append(number)
-
-    for number in STOP_SIGNALS:
-        signal.signal(number, stop)
-    stop_with_parent()
-    warmed, requests, points = WarmedProcess(), _Requests(), set[int]()
-    is_told = False
-    while points or not (requests.are_over or stopped):
-        for request in requests.read(_SECONDS_BETWEEN_LOOKS):
-            if not stopped:
-                process = warmed.start(Path(request["job"]), Path(request["log"]))
-                points.add(process)
-                _answer(job=request["job"], process=process)
-        if stopped and not is_told:
-            is_told = True
-            for process in points:
-                os.kill(process, signal.SIGTERM)
-        for process in list(points):
-            if (code := warmed.ended(process)) is not None:
-                points.discard(process)
-                _answer(process=process, code=code)
+    with _stopped_by() as stopped:
+        stop_with_parent()
+        warmed, requests, points, is_told = WarmedProcess(), _Requests(), set[int](), False
+        while points or not (requests.are_over or stopped):
+            for request in requests.read(_SECONDS_BETWEEN_LOOKS):
+                if not stopped:
+                    process = warmed.start(Path(request["job"]), Path(request["log"]))
+                    points.add(process)
+                    _answer(job=request["job"], process=process)
+            if stopped and not is_told:
+                is_told = True
+                _signal(points, signal.SIGTERM)
+            for process in list(points):
+                if (code := warmed.ended(process)) is not None:
+                    points.discard(process)
+                    _answer(process=process, code=code)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -95,3 +96,21 @@ class Job:
 def command(path: Path) -> list[str]:
     """Return the command line that trains the job in a file."""
     return [sys.executable, "-m", APPLICATION, str(path)]
+
+
+def time_has_run_out(stopped_by: str) -> bool:
+    """Return whether what interrupted a run was the time limit of its job or of the run itself, and no user."""
+    return stopped_by.startswith(("SIGUSR2", "time limit"))
+
+
+def log_signal(code: int, log: Path) -> None:
+    """Add to the log of a process that a signal ended it: the process itself could not.
+
+    Args:
+        code: its exit code, that of a signal below 0.
+        log: its log.
+    """
+    if code < 0:
+        cause = "; the kernel kills processes when memory runs out" if -code == signal.SIGKILL else ""
+        with log.open("a") as file:
+            file.write(f"ended by signal {-code} ({signal.strsignal(-code)}){cause}\n")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,9 +18,9 @@ from typing import Annotated, Any
 from menvae.cores import num_cores
 from menvae.errors import UserError
 from menvae.registry import Field, register
-from menvae.runs.job import command
+from menvae.runs.job import command, log_signal
 from menvae.sweeps.runners import Fate, JobState, Runner
-from menvae.sweeps.runners.warmed import ForkedProcess, Process, WarmedProcess, is_named
+from menvae.sweeps.runners.warmed import ForkedProcess, Process, WarmedProcess, is_named, warmed_process
 from menvae.sweeps.sweep import Submission
 
 _SECONDS_BETWEEN_LOOKS = 0.05
@@ -57,7 +56,7 @@ class LocalRunner(Runner):
         self._waiting: list[tuple[str, Path]] = []
         self._running: dict[int, tuple[Process, Path]] = {}  # by slot
         self._starting: dict[int, tuple[str, Path]] = {}  # by slot: what its warmed process has yet to fork
-        self._warmed: dict[tuple[str, ...], WarmedProcess] = {}  # by GPUs
+        self._warmed: dict[tuple[str, ...], WarmedProcess] = {}  # by GPUs; one that ends is not replaced
         self._shown = 0  # bytes already shown of the log, if only one run is active at a time
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a read may end within a character
 
@@ -110,18 +109,15 @@ class LocalRunner(Runner):
                 if not ended:
                     continue
                 del self._running[slot]
-                _log_signal(process.returncode, log)
+                log_signal(process.returncode or 0, log)
             if self._waiting:
                 self._start(slot, *self._waiting.pop(0), gpus)
                 submitted |= self._begun(slot)
-        if not self.num_open:
-            self._end_warmed()
         return submitted
 
     def stop(self) -> None:
         """Ask running jobs to write their checkpoints and end, and wait for them."""
         self._waiting.clear()
-        self._end_warmed()
         for process, _ in self._running.values():
             process.terminate()
         until = time.monotonic() + _SECONDS_TO_STOP
@@ -159,7 +155,7 @@ class LocalRunner(Runner):
             self._running[slot] = (self._start_alone(job, log, environment), log)
             return
         if tuple(gpus) not in self._warmed:
-            self._warmed[tuple(gpus)] = WarmedProcess(environment, self.folder / "warmed.log")
+            self._warmed[tuple(gpus)] = warmed_process(environment, self.folder / "warmed.log")
         self._running[slot] = (self._warmed[tuple(gpus)].start(job, log), log)
 
     def _environment(self, gpus: list[str]) -> dict[str, str]:
@@ -180,25 +176,12 @@ class LocalRunner(Runner):
                 process_group=0,
             )
 
-    def _end_warmed(self) -> None:
-        for warmed in self._warmed.values():
-            warmed.end()
-        self._warmed.clear()
-
     def _show(self, log: Path) -> None:
         with log.open("rb") as file:
             file.seek(self._shown)
             news = file.read()
         self._shown += len(news)
         sys.stderr.write(self._decoder.decode(news))
-
-
-def _log_signal(code: int | None, log: Path) -> None:
-    """Add to a log that a signal ended the process: the process itself could not."""
-    if code is not None and code < 0:
-        cause = "; the kernel kills processes when memory runs out" if -code == signal.SIGKILL else ""
-        with log.open("a") as file:
-            file.write(f"ended by signal {-code} ({signal.strsignal(-code)}){cause}\n")
 
 
 def _visible_gpus() -> list[str]:

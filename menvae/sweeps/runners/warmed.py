@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from menvae.interruption import PROCESS_NAME_BYTES
 from menvae.runs.job import WARMED_APPLICATION
+
+_SECONDS_TO_END = 5.0
 
 
 class Process(Protocol):
@@ -137,8 +141,11 @@ class WarmedProcess:
                 self._learn(json.loads(line))
 
     def end(self) -> None:
-        """Let it end with the last of its points."""
-        self._requests.close()
+        """Let it end with the last of its points, and wait a moment."""
+        with suppress(BrokenPipeError):
+            self._requests.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_SECONDS_TO_END)
 
     def _learn(self, answer: Mapping[str, object]) -> None:
         process = answer["process"]
@@ -151,6 +158,23 @@ class WarmedProcess:
             code = answer["code"]
             assert isinstance(code, int)
             self._running.pop(process).returncode = code
+
+
+_kept: dict[tuple[tuple[str, str], ...], WarmedProcess] = {}
+
+
+def warmed_process(environment: Mapping[str, str], log: Path) -> WarmedProcess:
+    """Return the warmed process with an environment; the batches of a study share one.
+
+    Args:
+        environment: its environment, and that of its points.
+        log: receives what it says itself, if it starts now.
+    """
+    key = tuple(sorted(environment.items()))
+    if key not in _kept or _kept[key].has_ended:
+        _kept[key] = WarmedProcess(environment, log)
+        atexit.register(_kept[key].end)
+    return _kept[key]
 
 
 def is_named(process: int, run: str) -> bool:
