@@ -49,6 +49,9 @@ _IMPORTED_LATE = (
 """What a run imports only when it needs it."""
 
 _IMPORTED_BY_MLFLOW = ("mlflow.entities", "mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking")
+_WITHOUT_CONTEXT = "PYTORCH_NVML_BASED_CUDA_CHECK"
+"""Environment variable with which torch looks for GPUs without using CUDA, which a fork could not use again."""
+
 _SECONDS_BETWEEN_LOOKS = 0.05
 
 
@@ -57,6 +60,7 @@ class WarmedProcess:
 
     def __init__(self) -> None:
         """Import what runs need, and stay with one thread."""
+        os.environ[_WITHOUT_CONTEXT] = "1"
         gc.disable()  # imports make little garbage, and collecting it takes a tenth of the time
         for module in _IMPORTED_LATE:
             importlib.import_module(module)
@@ -122,6 +126,7 @@ class WarmedProcess:
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             call_process(path.parent.name)
             _redirect(log)
+            del os.environ[_WITHOUT_CONTEXT]
             os.close(is_named)
             sys.argv = [str(lone.__file__), str(path)]  # environment.json shows the command
             self._threads.restore_original_limits()
@@ -278,3 +283,4 @@ def serve() -> None:
 
 if __name__ == "__main__":
     serve()
+    os._exit(0)  # unloading torch takes half as long as importing it

@@ -105,7 +105,7 @@ def test_points_write_checkpoints_when_a_process_above_them_is_killed(machine: M
     machine.wait_for(lambda: Fate.RUNNING not in [machine.statuses()[label].fate for label in ("1", "2")])
     for label in ("1", "2"):
         assert machine.statuses()[label].fate == Fate.INTERRUPTED
-        assert machine.statuses()[label].reason == "SIGTERM in epoch 1 after step 1 of 2"
+        assert machine.statuses()[label].reason == "SIGTERM in epoch 1 after step 1 of 4"
         assert machine.outcome(label) == 75
     if victim == "warmed process":
         launching.ended(1)
@@ -125,15 +125,18 @@ def test_a_stopped_sweep_stops_its_points(machine: Machine) -> None:
     time.sleep(2.0)  # it looks every half second, and passes the signal on
     machine.let_go("1")
     assert "stopped by SIGINT; run the same command again to resume" in launching.ended(75)
-    assert machine.statuses()["1"].reason == "SIGTERM in epoch 1 after step 1 of 2"
+    assert machine.statuses()["1"].reason == "SIGTERM in epoch 1 after step 1 of 4"
 
 
 def test_trials_of_a_study_are_packed(prepared_cache: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").symlink_to(prepared_cache)
-    search = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.batch=2", "sweep=volumes")
-    train(tmp_path, *search, TWO_TO_A_GPU, "trainer.max_epochs=1", "hydra.sweeper.sampler=random")
-    assert len(list((tmp_path / "runs").iterdir())) == 3
-    assert len(list(tmp_path.glob("sweeps/*/warmed.log"))) == 1
+    search = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.batch=2")
+    space = ("loss.lambda_vol=interval(1,16)", "+sweep.objectives={sem/vol_r2: maximize}")
+    told = train(tmp_path, *search, *space, TWO_TO_A_GPU, "trainer.max_epochs=1")
+    assert "4 complete" in told.stdout
+    assert len(list((tmp_path / "runs").iterdir())) == 4
+    processes = [json.loads(path.read_text())["process"] for path in tmp_path.glob("sweeps/*/points/*/outcome.json")]
+    assert len(set(processes)) == 4, "one for each trial"
 
 
 def test_no_points_on_a_gpu_are_refused(tmp_path: Path) -> None:
