@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -84,7 +85,9 @@ class WarmedProcess:
         prepared = self._warm(path)
         gc.freeze()  # collecting garbage would write to every page that points share
         parent, (reader, writer) = os.getpid(), os.pipe()
-        process = os.fork()
+        with warnings.catch_warnings():  # Python 3.12 warns of threads of BLAS and allocators, which prepare for forks
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process = os.fork()
         if process == 0:
             os.close(reader)
             self._be_point(path, log, parent, writer, prepared)
