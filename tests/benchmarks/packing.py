@@ -69,7 +69,7 @@ def run(checkout: Path, arguments: Sequence[str], looks: bool = False) -> Measur
 
 
 def megabytes(process: int) -> float:
-    """Return the memory of the descendants of a process, or its own if there are none."""
+    """Return the memory of the descendants of a process, or the peak of its own if there are none."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -81,19 +81,21 @@ def megabytes(process: int) -> float:
     while todo:
         found.append(todo.pop())
         todo += children.get(found[-1], [])
-    sets = [_sets(one) for one in found or [process]]
+    if not found:
+        return _sets(process, "status").get("VmHWM", 0.0)
+    sets = [_sets(one) for one in found]
     return sum(one.get("Pss_Anon", 0.0) for one in sets) + max(
         one.get("Rss", 0.0) - one.get("Anonymous", 0.0) for one in sets
     )
 
 
-def _sets(process: int) -> dict[str, float]:
-    """Return the entries of ``smaps_rollup`` in MB; empty if the process has ended."""
+def _sets(process: int, file: str = "smaps_rollup") -> dict[str, float]:
+    """Return the sizes in a file of ``/proc/PID``, in MB; empty if the process has ended."""
     try:
-        lines = [line.split() for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]]
+        lines = [line.split() for line in Path(f"/proc/{process}/{file}").read_text().splitlines()]
     except OSError:
         return {}
-    return {line[0].rstrip(":"): int(line[1]) / 1024 for line in lines}
+    return {line[0].rstrip(":"): int(line[1]) / 1024 for line in lines if line[-1:] == ["kB"]}
 
 
 def sweep(checkout: Path, arguments: Sequence[str], cache: Path | None, looks: bool = False) -> Measured:
