@@ -61,7 +61,8 @@ class WarmedProcess:
 
     def __init__(self) -> None:
         """Import what runs need, and stay with one thread."""
-        os.environ[_WITHOUT_CONTEXT] = "1"
+        self._is_asked = _WITHOUT_CONTEXT in os.environ
+        os.environ.setdefault(_WITHOUT_CONTEXT, "1")
         gc.disable()  # imports make little garbage, and collecting it takes a tenth of the time
         for module in _IMPORTED_LATE:
             importlib.import_module(module)
@@ -129,7 +130,8 @@ class WarmedProcess:
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             call_process(path.parent.name)
             _redirect(log)
-            del os.environ[_WITHOUT_CONTEXT]
+            if not self._is_asked:
+                del os.environ[_WITHOUT_CONTEXT]
             os.close(is_named)
             sys.argv = [str(lone.__file__), str(path)]  # environment.json shows the command
             self._threads.restore_original_limits()
