@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 import threading
@@ -15,6 +16,9 @@ from menvae.errors import RunInterruptedError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 """Signals that schedulers (SIGTERM, SIGUSR2) and users (Ctrl-C) send."""
+
+PROCESS_NAME_BYTES = 15
+"""Longest name of a process that Linux keeps."""
 
 
 class StopRequest:
@@ -97,3 +101,10 @@ def stop_with_parent() -> None:
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+
+
+def call_process(name: str) -> None:
+    """Show the last 15 bytes of a name as that of this process in ``/proc`` and ``ps`` (Linux only)."""
+    if sys.platform == "linux":
+        set_name = 15  # PR_SET_NAME of prctl(2)
+        ctypes.CDLL(None).prctl(set_name, os.fsencode(name)[-PROCESS_NAME_BYTES:])

@@ -12,16 +12,20 @@ from pathlib import Path
 from menvae.apps.outcome import carry_out, leave, report
 from menvae.errors import ExitCode, RunInterruptedError, UserError
 from menvae.interruption import stop_requests, stop_with_parent
-from menvae.runs.job import Job
+from menvae.runs.job import Job, time_has_run_out
 
 
-def run(path: Path) -> int:
+def run(path: Path, prepared: object = None) -> int:
     """Train the job in a file, write its exit code to the point's ``outcome.json``, and return it.
+
+    Args:
+        path: the job file.
+        prepared: see `menvae.runs.train.train`.
 
     Raises:
         Exception: any bug; the exit code is written first.
     """
-    return _run(path)[0]
+    return _run(path, prepared)[0]
 
 
 def run_slurm_task(path: str, max_num_timeout: int) -> None:
@@ -40,17 +44,21 @@ def run_slurm_task(path: str, max_num_timeout: int) -> None:
     if environment.num_tasks > 1:
         submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
     code, stopped_by = _run(Path(path))
-    asked_by_slurm = stopped_by == "SIGUSR2" or stopped_by.startswith("time limit")
-    may_go_on = int(os.environ.get("SLURM_RESTART_COUNT", "0")) < max_num_timeout
-    if environment.global_rank == 0 and asked_by_slurm and may_go_on:
-        subprocess.run(["scontrol", "requeue", environment.job_id], check=True)
+    if environment.global_rank == 0 and time_has_run_out(stopped_by):
+        requeue(environment.job_id, max_num_timeout)
     if code:
         sys.exit(code)
     if environment.num_tasks > 1:
         atexit.register(leave, code)  # after submitit has written its result
 
 
-def _run(path: Path) -> tuple[int, str]:
+def requeue(job_id: str, max_num_timeout: int) -> None:
+    """Queue a SLURM job again, unless it has been restarted ``max_num_timeout`` times."""
+    if int(os.environ.get("SLURM_RESTART_COUNT", "0")) < max_num_timeout:
+        subprocess.run(["scontrol", "requeue", job_id], check=True)
+
+
+def _run(path: Path, prepared: object = None) -> tuple[int, str]:
     """Return the exit code, and the reason if the run was interrupted."""
     stopped_by, begun = "", time.time()
     try:
@@ -65,7 +73,7 @@ def _run(path: Path) -> tuple[int, str]:
                 from omegaconf import OmegaConf
 
                 from menvae.runs.train import train
-            return train(OmegaConf.create(dict(job.config)), job)
+            return train(OmegaConf.create(dict(job.config)), job, prepared)
         except RunInterruptedError as interruption:
             stopped_by = interruption.reason
             raise
@@ -73,11 +81,11 @@ def _run(path: Path) -> tuple[int, str]:
     code = 1
     try:
         code = carry_out("train", task)
+        if code == ExitCode.INTERRUPTED and not stopped_by:  # only the ranks that this process started know the reason
+            stopped_by = job.reason(begun)
     finally:
         if os.environ.get("RANK", "0") == "0" or code not in (ExitCode.DONE, ExitCode.INTERRUPTED):
-            job.leave_outcome(code)
-    if code == ExitCode.INTERRUPTED and not stopped_by:  # only the ranks that this process started know the reason
-        stopped_by = job.reason(begun)
+            job.leave_outcome(code, stopped_by)
     return code, stopped_by
 
 

@@ -10,6 +10,7 @@ from types import NoneType
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import OmegaConf
 
 from menvae.composition.experiment import Experiment
@@ -42,7 +43,8 @@ def describe(experiment: Experiment, data: Data, here: Place, directory: RunDire
         A function that draws the pictures due before training; training need not wait for it.
     """
     write_text(directory.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(masked(experiment.config))))
-    write_json(directory.path / "environment.json", describe_environment(str(here.device), here.num_ranks))
+    environment = describe_environment(str(here.device), here.num_ranks, torch.get_num_threads())
+    write_json(directory.path / "environment.json", environment)
     write_json(directory.path / "targets.json", {"data_hash": data.data_hash, **data.description})
     write_table(directory.path / "splits.csv", data.split_columns, data.split_rows)
     for sentence in experiment.left_out:

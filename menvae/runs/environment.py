@@ -38,8 +38,8 @@ _ASIDE = frozenset(
 """Subpackages that no loss, metric or weight of a run depends on."""
 
 
-def describe_environment(device: str, num_ranks: int) -> dict[str, Any]:
-    """Return versions, git commit (None outside a checkout), code hash, machine, device and command."""
+def describe_environment(device: str, num_ranks: int, num_threads: int) -> dict[str, Any]:
+    """Return versions, git commit (None outside a checkout), code hash, machine, device, threads and command."""
     return {
         "command": without_passwords(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         "working_directory": str(Path.cwd()),
@@ -49,6 +49,7 @@ def describe_environment(device: str, num_ranks: int) -> dict[str, Any]:
         "code": code_hash(),
         "platform": platform.platform(),
         "num_cpus": os.cpu_count(),
+        "num_threads": num_threads,  # on a CPU, sums depend on it in their last digits
         "device": device,
         "num_ranks": num_ranks,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +19,8 @@ from menvae.studies import Trial
 
 APPLICATION = "menvae.apps.job"
 """Module that trains a job; it imports everything, so code that starts a job only refers to it by name."""
+WARMED_APPLICATION = "menvae.apps.warmed"
+"""Module of the process that has imported everything, and forks a process for each job."""
 _TYPES: Types = {"config": dict, "run": (str, NoneType), "point": (str, NoneType), "trial": (dict, NoneType)}
 
 
@@ -71,12 +74,43 @@ class Job:
         except DamagedFileError:
             return ""
 
-    def leave_outcome(self, exit_code: int) -> None:
-        """Write ``outcome.json`` with the exit code of this process into the folder of the point, if there is one."""
+    def leave_outcome(self, exit_code: int, stopped_by: str = "") -> None:
+        """Write ``outcome.json`` into the folder of the point, if there is one.
+
+        Args:
+            exit_code: that of the process of this job.
+            stopped_by: what interrupted it, such as ``SIGUSR2``, or empty.
+        """
         if self.point is not None:
-            write_json(self.point / "outcome.json", {"exit_code": exit_code, **describe_process()})
+            content = {"exit_code": exit_code, "stopped_by": stopped_by, **describe_process()}
+            write_json(self.point / "outcome.json", content)
+
+    def outcome(self) -> dict[str, Any]:
+        """Return the content of ``outcome.json``; empty if it is missing or damaged."""
+        try:
+            return {} if self.point is None else read_json(self.point / "outcome.json", {"exit_code": int})
+        except DamagedFileError:
+            return {}
 
 
 def command(path: Path) -> list[str]:
     """Return the command line that trains the job in a file."""
     return [sys.executable, "-m", APPLICATION, str(path)]
+
+
+def time_has_run_out(stopped_by: str) -> bool:
+    """Return whether what interrupted a run was the time limit of its job or of the run itself, and no user."""
+    return stopped_by.startswith(("SIGUSR2", "time limit"))
+
+
+def log_signal(code: int, log: Path) -> None:
+    """Add to the log of a process that a signal ended it: the process itself could not.
+
+    Args:
+        code: its exit code, that of a signal below 0.
+        log: its log.
+    """
+    if code < 0:
+        cause = "; the kernel kills processes when memory runs out" if -code == signal.SIGKILL else ""
+        with log.open("a") as file:
+            file.write(f"ended by signal {-code} ({signal.strsignal(-code)}){cause}\n")

@@ -45,7 +45,7 @@ _PATIENCE_OF_JOBS_S = 60.0  # for the lock of a run: the previous process may st
 _PATIENCE_WHEN_STOPPED_S = 10.0  # for trackers: schedulers kill 30 s after their signal
 
 
-def train(composed: DictConfig, job: Job | None = None) -> int:
+def train(composed: DictConfig, job: Job | None = None, prepared: object = None) -> int:
     """Train, evaluate and report one run; resume it if it is unfinished, only report it if it is finished.
 
     With ``trainer.devices`` larger than 1, this process starts the ranks and waits for them, unless it is a rank.
@@ -53,6 +53,7 @@ def train(composed: DictConfig, job: Job | None = None) -> int:
     Args:
         composed: configuration of ``conf/train.yaml``.
         job: the job, if a launcher or another rank started this process.
+        prepared: `menvae.data.source.Data.prepared` of the same ``data.*``, if this process has it in memory.
 
     Returns:
         An exit code: ``DONE``, ``GATES_NOT_MET`` with ``gates.strict``, ``COLLAPSED`` if the watch ended the run, or
@@ -76,17 +77,20 @@ def train(composed: DictConfig, job: Job | None = None) -> int:
         make_deterministic(here.device)
         logs.configure(None, only_errors=not here.is_main)
         try:
-            return _train_here(experiment, key_of(composed, here.num_ranks), job, here, stop)
+            return _train_here(experiment, key_of(composed, here.num_ranks), job, here, stop, prepared)
         finally:
             logs.release()
 
 
-def _train_here(experiment: Experiment, key: Key | None, job: Job | None, here: Place, stop: StopRequest) -> ExitCode:
+def _train_here(
+    experiment: Experiment, key: Key | None, job: Job | None, here: Place, stop: StopRequest, prepared: object
+) -> ExitCode:
     """Train as one rank of a run; the main rank records the outcome in ``status.json``, whatever happens."""
     check_writable(experiment.output_dir)
-    files = files_read(experiment) if here.is_main and key is not None else None
+    is_read_here = here.is_main and prepared is None  # else another process has read the files, some time ago
+    files = files_read(experiment) if is_read_here and key is not None else None
     state = "" if files is None else state_of(files)  # before they are read: a later change of them is noticed
-    data = experiment.load_data(here)
+    data = experiment.load_data(here, prepared)
     identity = identify(experiment, data, here.num_ranks) if here.is_main else ""
     directory = _open_directory(experiment, identity, job) if here.is_main else None
     path = collectives.from_rank_zero(directory.path if directory else Path())

@@ -34,7 +34,10 @@ WRONG = [
     (["data.root=/data (3 T)"], "argument 'data.root=/data (3 T)' cannot be parsed: mismatched input"),
     (["encoder.base_filters=${nope}"], "encoder.base_filters: Interpolation key 'nope' not found"),
     (["hydra.launcher.num_parallel=two"], "hydra.launcher.num_parallel: 'two' is not allowed"),
-    (["site=example"], "hydra.launcher.partition: no such key of 'hydra.launcher'; known: gpus_per_run, num_parallel"),
+    (
+        ["site=example"],
+        "hydra.launcher.partition: no such key of 'hydra.launcher'; known: gpus_per_run, num_parallel, points_per_gpu",
+    ),
     (["encoder=3"], "encoder: 3 is not an option"),
     (["encoder=null"], "encoder: null is not an option"),
     (["loss=[]"], "loss: a value is required"),

@@ -216,7 +216,7 @@ class TestTables(TableConformance):
 
 class TestRunners(RunnerConformance):
     others = ("slurm",)  # in tests/slurm
-    variants: ClassVar = {"local": [{}, {"num_parallel": 2}]}
+    variants: ClassVar = {"local": [{}, {"num_parallel": 2}, {"points_per_gpu": 2}]}
 
 
 def test_every_group_has_a_suite() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from menvae.conformance import RunnerConformance
@@ -28,3 +30,12 @@ class TestSlurmWithSmallArrays(RunnerConformance):
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("menvae.sweeps.runners.slurm._largest_array", lambda: 1)
+
+
+@pytest.mark.usefixtures("_cluster")
+class TestSlurmWithSharedJobs(RunnerConformance):
+    """Both points share one job."""
+
+    names = ("slurm",)
+    num_jobs = 2
+    variants: ClassVar = {"slurm": [{"points_per_gpu": 2}]}

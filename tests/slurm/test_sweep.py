@@ -178,6 +178,39 @@ def test_a_job_whose_time_runs_out_is_queued_again_and_goes_on(here: Cluster, tm
     _check_mlflow(here.output_dir, 1)
 
 
+def test_points_that_share_a_job_end_each_in_its_own_way(here: Cluster, tmp_path: Path) -> None:
+    """Two jobs of two points; time runs out for the first when one of its points has failed and one has not ended."""
+    flags = tmp_path / "flags"
+    flags.mkdir()
+    for name, fault in (("1", "raise"), ("2", "wait"), ("3", "die")):
+        (flags / name).write_text(fault)
+    in_epoch_2 = trouble(f"{flags}/${{loss.lambda_dcor}}", step=6)
+    launching = here.start("loss.lambda_dcor=1,2,3,4", *in_epoch_2, "hydra.launcher.points_per_gpu=2")
+    first, second, third, fourth = (f"loss.lambda_dcor={value}" for value in (1, 2, 3, 4))
+    here.wait_for((flags / "2.waiting").exists)
+    here.wait_for(lambda: here.statuses()[first].fate == Fate.FAILED)
+    assert here.statuses()[first].reason == "ZeroDivisionError: a fault of the trouble term"
+    assert here.statuses()[second].fate == Fate.RUNNING, "and its job with it"
+    assert here.job(first) == here.job(second) != here.job(third) == here.job(fourth)
+    here.slurm("scancel", "--signal=USR2", here.job(second))
+    time.sleep(1)
+    (flags / "2").unlink()
+    here.wait_for(lambda: here.statuses()[second].fate == Fate.PENDING)
+    assert "SIGUSR2" in here.statuses()[second].reason
+    assert here.statuses()[first].fate == Fate.FAILED, "a failed point does not run again"
+    output = launching.ended(1)
+    fates = {label: status.fate for label, status in here.statuses().items()}
+    expected = {first: Fate.FAILED, third: Fate.FAILED}
+    assert fates == {label: expected.get(label, Fate.FINISHED) for label in (first, second, third, fourth)}, output
+    assert here.statuses()[third].reason.startswith("ended by signal 9 (Killed)")
+    run_dir = here.statuses()[second].run_dir
+    assert run_dir is not None
+    assert "resuming after epoch" in (run_dir / "train.log").read_text()
+    rows = [json.loads(line)["epoch"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [1, 2, 3]
+    assert all(len(status.point.submissions) == 1 for status in here.statuses().values())
+
+
 def test_a_killed_launching_process_is_replaced(here: Cluster) -> None:
     overrides = ("loss.lambda_dcor=0,5", "hydra.launcher.array_parallelism=1")
     launching = here.start(*overrides)
@@ -209,5 +242,8 @@ def test_what_cannot_be_is_refused(here: Cluster) -> None:
     assert "signal_delay_s=120 must be shorter" in here.launch(*overrides, code=2)
     assert "the launcher starts 2 processes" in here.launch(
         "loss.lambda_dcor=0,5", TWO_TASKS, "trainer.devices=3", code=1
+    )
+    assert "nodes, tasks_per_node and gpus_per_node to 1" in here.launch(
+        "loss.lambda_dcor=0,5", TWO_TASKS, "hydra.launcher.points_per_gpu=2", code=2
     )
     assert "nothere" in here.launch("loss.lambda_dcor=0,5", "hydra.launcher.partition=nothere", code=2)

@@ -7,92 +7,25 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from plugins import trouble, write_trouble
-from runs import TRACKED, Started, finished_sweep_in_mlflow, menvae_sweep, start, train
+from machines import TWO_AT_A_TIME, Machine
+from runs import TRACKED, Started, finished_sweep_in_mlflow, menvae_sweep, train
 
 from menvae.errors import UserError
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.runners.local import LocalRunner
-from menvae.sweeps.status import PointStatus, sweep_status
-from menvae.sweeps.sweep import find_sweep
 
-SHORT = ("data.num_subjects=13", "trainer.batch_size=2", "trainer.max_epochs=2")
-TWO_AT_A_TIME = "hydra.launcher.num_parallel=2"
 ONE_RANK = {"trainer": {"devices": None}}
-
-
-class Machine:
-    """Sweeps over ``loss.lambda_dcor``, each point with a flag file that makes its first step a trouble."""
-
-    def __init__(self, output_dir: Path, flags: Path, site: Path) -> None:
-        self.output_dir, self.flags, self.site = output_dir, flags, site
-        self.trouble = (*SHORT, *trouble(f"{flags}/${{loss.lambda_dcor}}"))
-        self.started: list[Started] = []
-
-    def start(self, *overrides: str) -> Started:
-        sweep = ("-m", *self.trouble, TWO_AT_A_TIME, *overrides)
-        process = start(self.output_dir, *sweep, site=self.site, both=True, group=True)
-        self.started.append(process)
-        return process
-
-    def launch(self, *overrides: str, code: int = 0) -> str:
-        return self.start(*overrides).ended(code)
-
-    def statuses(self) -> dict[str, PointStatus]:
-        if not list(self.output_dir.glob("sweeps/*/sweep.json")):
-            return {}
-        statuses = sweep_status(find_sweep(self.output_dir, None))
-        return {status.point.label.removeprefix("loss.lambda_dcor="): status for status in statuses}
-
-    def fates(self) -> dict[str, str]:
-        return {label: str(status.fate) for label, status in self.statuses().items()}
-
-    def num_submissions(self) -> dict[str, int]:
-        return {label: len(status.point.submissions) for label, status in self.statuses().items()}
-
-    def run_dir(self, label: str) -> Path:
-        run_dir = self.statuses()[label].run_dir
-        assert run_dir is not None
-        return run_dir
-
-    def outcome(self, label: str) -> int:
-        folder = find_sweep(self.output_dir, None).folder(self.statuses()[label].point)
-        code: int = json.loads((folder / "outcome.json").read_text())["exit_code"]
-        return code
-
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 300.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, self.statuses()
-            time.sleep(0.1)
-
-    def hold(self, label: str) -> None:
-        """Have a point wait in the first step of its process."""
-        (self.flags / label).write_text("wait")
-        (self.flags / f"{label}.waiting").unlink(missing_ok=True)
-
-    def wait_until_held(self, label: str) -> None:
-        self.wait_for((self.flags / f"{label}.waiting").exists)
-
-    def let_go(self, label: str) -> None:
-        (self.flags / label).unlink()
 
 
 @pytest.fixture
 def machine(prepared_cache: Path, tmp_path: Path) -> Iterator[Machine]:
-    for name in ("outputs", "flags"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "outputs" / "cache").symlink_to(prepared_cache)
-    machine = Machine(tmp_path / "outputs", tmp_path / "flags", write_trouble(tmp_path / "site"))
-    yield machine
-    for process in machine.started:
-        process.kill()
-        process.wait()
+    with Machine.among(tmp_path, prepared_cache, TWO_AT_A_TIME) as machine:
+        yield machine
 
 
 def _num_jobs(launching: Started) -> int:

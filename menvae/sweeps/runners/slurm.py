@@ -11,16 +11,17 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
-from menvae.errors import UserError
+from menvae.errors import ExitCode, UserError
+from menvae.files import DamagedFileError, read_json
 from menvae.registry import Field, register
-from menvae.runs.job import APPLICATION
+from menvae.runs.job import APPLICATION, WARMED_APPLICATION
 from menvae.sweeps.runners import Fate, JobState, Runner
 from menvae.sweeps.sweep import Submission
 
@@ -43,7 +44,10 @@ _FATES: Mapping[str, Fate] = {
 }
 """State of a job -> fate. FAILED and COMPLETED are omitted, because the files of the run are more specific."""
 
-_OWN = ("max_num_timeout", "modules", "environment", "setup", "wait", "poll_s", "srun_args", "additional_parameters")
+_OWN = (
+    *("max_num_timeout", "modules", "environment", "setup", "wait", "poll_s", "srun_args", "additional_parameters"),
+    "points_per_gpu",
+)
 _SHARED = ("timeout_min", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "name")
 _SECONDS_AFTER_FIRST_TASK = 45  # all tasks of a run end together; one that remains is waiting for a failed one
 _SECONDS_TO_ANSWER = 60
@@ -104,6 +108,8 @@ class SlurmRunner(Runner):
             failure count too.
         nodes, tasks_per_node, gpus_per_node, cpus_per_task, mem_gb: resources of a job, whose tasks all train one run;
             ``mem_gb=0`` requests all memory of a node.
+        points_per_gpu: number of runs that share the GPU, or the cores, of a job, forked from one process that has
+            imported everything and opened the cohort; more than 1 needs jobs of one task and at most one GPU.
         array_parallelism: number of concurrent jobs; shared by arrays if one would exceed the cluster's largest.
         partition, account, qos, constraint, exclude, nodelist, comment, gres: options of sbatch.
         additional_parameters: further options of sbatch; ``true`` for one without a value, ``false`` leaves one out.
@@ -124,6 +130,7 @@ class SlurmRunner(Runner):
     gpus_per_node: Count | None = None
     cpus_per_task: Positive | None = None
     mem_gb: Annotated[float, Field(ge=0.0)] | None = None
+    points_per_gpu: Positive = 1
     array_parallelism: Positive = 256
     partition: Word | None = None
     account: Word | None = None
@@ -159,26 +166,46 @@ class SlurmRunner(Runner):
                 f"hydra.launcher.timeout_min={self.timeout_min} minutes, or jobs are stopped at once"
             )
 
+        if self.points_per_gpu > 1 and (self.num_ranks or (self.gpus_per_node or 1) > 1):
+            raise UserError(
+                f"hydra.launcher.points_per_gpu={self.points_per_gpu} puts several runs on one GPU, so a job has one "
+                "task and at most one GPU: set hydra.launcher.nodes, tasks_per_node and gpus_per_node to 1"
+            )
+
     def submit(self, jobs: Mapping[str, Path]) -> dict[str, Submission]:
         """Submit all jobs as one array, or as few as the cluster allows; they outlive the launching process."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError  # only where jobs are submitted
 
         executor = self._executor()
-        submitted: dict[str, Any] = {}
-        most = _largest_array() or len(jobs)
+        submitted: list[Any] = []
+        runs = list(jobs)
+        packs = [runs[first : first + self.points_per_gpu] for first in range(0, len(runs), self.points_per_gpu)]
+        most = _largest_array() or len(packs)
         try:
-            for first in range(0, len(jobs), most):
-                array = list(jobs.items())[first : first + most]
-                share = max(1, self.array_parallelism * len(array) // len(jobs))
+            for first in range(0, len(packs), most):
+                array = packs[first : first + most]
+                share = max(1, self.array_parallelism * len(array) // len(packs))
                 executor.update_parameters(slurm_array_parallelism=share)
                 with executor.batch():
-                    queued = {run: executor.submit(_task, str(job), self.max_num_timeout) for run, job in array}
-                submitted |= queued
+                    queued = [self._queued(executor, [jobs[run] for run in pack]) for pack in array]
+                submitted += queued
         except (FailedJobError, FailedSubmissionError) as error:
-            for job in submitted.values():  # of earlier arrays: nobody would know them
+            for job in submitted:  # of earlier arrays: nobody would know them
                 job.cancel(check=False)
             raise UserError(f"hydra/launcher=slurm: sbatch rejects the jobs: {' '.join(str(error).split())}") from error
-        return {run: Submission("slurm", job.job_id, str(job.paths.stdout)) for run, job in submitted.items()}
+        return {
+            run: Submission(
+                "slurm", job.job_id, str(job.paths.stdout if self.points_per_gpu == 1 else _output(jobs[run]))
+            )
+            for pack, job in zip(packs, submitted, strict=True)
+            for run in pack
+        }
+
+    def _queued(self, executor: Any, pack: Sequence[Path]) -> Any:
+        """Queue the points of one job."""
+        if self.points_per_gpu == 1:
+            return executor.submit(_task, str(pack[0]), self.max_num_timeout)
+        return executor.submit(_points, [str(job) for job in pack], self.max_num_timeout)
 
     def stop(self) -> None:
         """Leave the jobs to SLURM."""
@@ -189,7 +216,11 @@ class SlurmRunner(Runner):
         states = _job_states(submission.job for submission in submissions.values())
         if states is None:
             return dict.fromkeys(submissions, JobState(Fate.UNKNOWN, "SLURM does not answer"))
-        fates = {run: _FATES.get(states.get(submission.job, "")) for run, submission in submissions.items()}
+        fates = {
+            run: _FATES.get(states.get(submission.job, ""))
+            for run, submission in submissions.items()
+            if not _has_ended(Path(submission.log))
+        }
         return {run: JobState(fate) for run, fate in fates.items() if fate is not None}
 
     def _executor(self) -> Any:
@@ -215,12 +246,43 @@ class SlurmRunner(Runner):
     def _commands(self) -> list[str]:
         loads = [f"module load {shlex.quote(module)}" for module in self.modules]
         exports = [f"export {name}={shlex.quote(str(value))}" for name, value in self.environment.items()]
-        return [*loads, *exports, *self.setup]
+        return [*loads, *exports, *self.setup, *self._shares]
+
+    @property
+    def _shares(self) -> list[str]:
+        """Commands that give each of several points its share of the cores of the job."""
+        if self.points_per_gpu == 1:
+            return []
+        share = f"$(( $(nproc) > {self.points_per_gpu} ? $(nproc) / {self.points_per_gpu} : 1 ))"
+        return [f'export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{share}}}"']
 
 
 def _task(path: str, max_num_timeout: int) -> None:
     """Run one task of a SLURM job; the application is imported by name, as on a command line."""
     importlib.import_module(APPLICATION).run_slurm_task(path, max_num_timeout)
+
+
+def _points(paths: Sequence[str], max_num_timeout: int) -> None:
+    """Run the points of one SLURM job; see `_task`."""
+    importlib.import_module(WARMED_APPLICATION).run_slurm_points(paths, max_num_timeout)
+
+
+def _output(job: Path) -> Path:
+    """Return the log of a point that shares its SLURM job; that of the job itself has little to say."""
+    return job.with_name("output.log")
+
+
+def _has_ended(log: Path) -> bool:
+    """Return whether a point that shares its SLURM job has ended for good, although the job may go on or run again.
+
+    Args:
+        log: as in its submission; beside that of a point that has a job of its own is no ``outcome.json``.
+    """
+    try:
+        code = read_json(log.with_name("outcome.json"), {"exit_code": int}).get("exit_code")
+    except DamagedFileError:
+        return False
+    return code not in (None, ExitCode.INTERRUPTED)
 
 
 def _largest_array() -> int | None:

@@ -1,0 +1,188 @@
+"""Points an hour of a sweep whose points share the cores (or one GPU), beside another checkout without packing.
+
+Three figures, each of whole ``menvae-train -m`` commands from their start to their end, launching included:
+
+- tabular: points of ``experiment=lithology_vae``;
+- image: points of the default experiment, whose box is 32^3, with a prepared cohort;
+- memory: of eight points that share a machine together with the process that forks them, at their peak, beside that of
+  one run alone: the sum of their proportional sets of anonymous pages (``/proc/PID/smaps_rollup``), which counts a page
+  that forked processes share once, and the file-backed pages of the largest, which neighbours map too.
+
+B runs as many points at a time, each in a process that starts alone. Each B point costs the same, so that a few of them
+suffice for its rate.
+
+    python tests/benchmarks/packing.py --beside ../of-last-month --json packing.json
+    CUDA_VISIBLE_DEVICES= taskset -c 0,1 python tests/benchmarks/packing.py --beside ... --only tabular  # two cores
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parents[2]
+TRAIN = "from menvae.apps.train import main; main()"
+GOALS = {"cpu": 2.0, "gpu": 8.0}
+MEMORY_GOAL = 2.5
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+@dataclass
+class Measured:
+    """How long a command took, in seconds, and the peak memory of its points, in MB."""
+
+    seconds: float
+    megabytes: float
+
+
+def run(checkout: Path, arguments: Sequence[str], looks: bool = False) -> Measured:
+    paths = os.pathsep.join([str(checkout), str(checkout / "launchers"), os.environ.get("PYTHONPATH", "")])
+    with tempfile.TemporaryFile("w+") as output:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-c", TRAIN, *arguments],
+            env={**os.environ, "PYTHONPATH": paths},
+            cwd=tempfile.gettempdir(),  # which python -c puts before the checkout
+            stdout=output,
+            stderr=output,
+        )
+        peak = 0.0
+        while process.poll() is None:
+            if looks:
+                peak = max(peak, megabytes(process.pid))
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        seconds = time.perf_counter() - start
+        if process.returncode:
+            output.seek(0)
+            sys.exit(output.read()[-4000:])
+    return Measured(seconds, peak)
+
+
+def megabytes(process: int) -> float:
+    """Return the memory of the descendants of a process, or the peak of its own if there are none."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has ended
+            continue
+        children.setdefault(parent, []).append(int(path.parent.name))
+    found, todo = [], list(children.get(process, []))
+    while todo:
+        found.append(todo.pop())
+        todo += children.get(found[-1], [])
+    if not found:
+        return _sets(process, "status").get("VmHWM", 0.0)
+    sets = [_sets(one) for one in found]
+    return sum(one.get("Pss_Anon", 0.0) for one in sets) + max(
+        one.get("Rss", 0.0) - one.get("Anonymous", 0.0) for one in sets
+    )
+
+
+def _sets(process: int, file: str = "smaps_rollup") -> dict[str, float]:
+    """Return the sizes in a file of ``/proc/PID``, in MB; empty if the process has ended."""
+    try:
+        lines = [line.split() for line in Path(f"/proc/{process}/{file}").read_text().splitlines()]
+    except OSError:
+        return {}
+    return {line[0].rstrip(":"): int(line[1]) / 1024 for line in lines if line[-1:] == ["kB"]}
+
+
+def sweep(checkout: Path, arguments: Sequence[str], cache: Path | None, looks: bool = False) -> Measured:
+    with tempfile.TemporaryDirectory() as folder:
+        if cache is not None:
+            (Path(folder) / "cache").symlink_to(cache)
+        return run(checkout, [*arguments, f"output_dir={folder}"], looks)
+
+
+def rates(
+    name: str, arguments: Sequence[str], cache: Path | None, options: argparse.Namespace
+) -> dict[str, float | None]:
+    """Measure the points an hour of this checkout and of the other one."""
+    together = options.together
+    found: dict[str, float | None] = {}
+    for label, checkout, num, key in (
+        ("A", HERE, options.points, "points_per_gpu"),
+        ("B", options.beside, options.points_beside, options.key_beside),
+    ):
+        if checkout is None or num == 0:
+            found[label] = None
+            continue
+        launcher = [f"hydra.launcher.{key}={together}"] if key else []
+        took = sweep(checkout.resolve(), ["-m", *arguments, f"seed=range(0,{num})", *launcher], cache)
+        found[label] = 3600 * num / took.seconds
+        sys.stdout.write(f"{name:8} {label} {num:4} points {took.seconds:8.1f} s {found[label]:8.0f} points an hour\n")
+        sys.stdout.flush()
+    return found
+
+
+def memory(arguments: Sequence[str], cache: Path | None) -> dict[str, float]:
+    """Measure eight points together, and one alone."""
+    alone = sweep(HERE, [*arguments, "seed=1"], cache, looks=True).megabytes
+    eight = ["-m", *arguments, "seed=range(0,8)", "hydra.launcher.points_per_gpu=8"]
+    together = sweep(HERE, eight, cache, looks=True).megabytes
+    return {"alone_mb": alone, "eight_mb": together, "ratio": together / alone}
+
+
+def compared(name: str, found: dict[str, float | None], goal: float) -> None:
+    if found["A"] and found["B"]:
+        found["ratio"] = found["A"] / found["B"]
+        sys.stdout.write(f"{name:8} A / B {found['ratio']:.2f} (goal {goal:.2f})\n")
+
+
+def has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--beside", type=Path, help="another checkout, B; without one, this is measured alone")
+    parser.add_argument("--points", type=int, default=100, help="points of A")
+    parser.add_argument("--points-beside", type=int, default=100, help="points of B")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--together", type=int, default=cores, help="points at a time; default: one per core")
+    parser.add_argument("--key-beside", default="num_parallel", help="B's key for that; empty: none, one at a time")
+    parser.add_argument("--only", choices=("tabular", "image", "memory"), help="default: all three")
+    parser.add_argument("--override", action="append", default=[], help="of every point, such as trainer.max_epochs=1")
+    parser.add_argument("--json", type=Path, help="write the figures into this file")
+    options = parser.parse_args()
+    chosen = {options.only} if options.only else {"tabular", "image", "memory"}
+    goal = GOALS["gpu" if has_gpu() else "cpu"]
+    figures: dict[str, Any] = {"machine": platform.platform(), "cores": cores, "together": options.together}
+    figures["overrides"] = options.override
+    if "tabular" in chosen:
+        figures["tabular"] = rates("tabular", ["experiment=lithology_vae", *options.override], None, options)
+        compared("tabular", figures["tabular"], goal)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder) / "cache"
+        if chosen & {"image", "memory"}:
+            run(HERE, ["-m", "sweep.action=plan", "sweep.cost=true", "seed=0,1", f"output_dir={folder}"])
+        if "image" in chosen:
+            figures["image"] = rates("image", options.override, cache, options)
+            compared("image", figures["image"], goal)
+        if "memory" in chosen:
+            tabular = ["experiment=lithology_vae", "trainer.max_epochs=2"]
+            for name, arguments, where in (("image", options.override, cache), ("tabular", tabular, None)):
+                found = figures[f"memory, {name}"] = memory(arguments, where)
+                sys.stdout.write(
+                    f"memory   {name}: one {found['alone_mb']:.0f} MB, eight {found['eight_mb']:.0f} MB, "
+                    f"{found['ratio']:.2f} times as much (goal at most {MEMORY_GOAL:.2f})\n"
+                )
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

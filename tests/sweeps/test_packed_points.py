@@ -1,0 +1,160 @@
+"""Points that share a GPU or the cores: forked from a warmed process, and otherwise as if each ran alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from machines import SHORT, TWO_TO_A_GPU, Machine
+from runs import TRACKED, command, finished_sweep_in_mlflow, menvae_sweep, only_run, train
+
+from menvae.errors import UserError
+from menvae.sweeps.runners import Fate
+from menvae.sweeps.runners.local import LocalRunner
+
+ONE_RANK = {"trainer": {"devices": None}}
+
+
+@pytest.fixture
+def machine(prepared_cache: Path, tmp_path: Path) -> Iterator[Machine]:
+    with Machine.among(tmp_path, prepared_cache, TWO_TO_A_GPU) as machine:
+        yield machine
+
+
+def weights(run_dir: Path, name: str) -> dict[str, torch.Tensor]:
+    content = torch.load(run_dir / "checkpoints" / name, weights_only=True, map_location="cpu")
+    found: dict[str, torch.Tensor] = content["model"]
+    return found
+
+
+def parent_of(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_each_point_is_bit_identical_to_its_lone_run(
+    threads: int, prepared_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both compute with the same number of threads, as ``environment.json`` says; sums depend on that number."""
+    for name in ("together", "alone"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cache").symlink_to(prepared_cache)
+    sweep = command(tmp_path / "together", *SHORT, "-m", "seed=1,2,3", TWO_TO_A_GPU)[3:]
+    _run_with(threads, sweep)
+    _run_with(threads, command(tmp_path / "alone", *SHORT, "seed=3")[3:])
+    alone = only_run(tmp_path / "alone")
+    together = tmp_path / "together" / "runs"
+    assert len(list(together.iterdir())) == 3
+    for file in ("best.ckpt", "last.ckpt"):
+        lone, packed = weights(alone, file), weights(together / alone.name, file)
+        assert lone.keys() == packed.keys()
+        assert all(torch.equal(packed[name], value) for name, value in lone.items())
+    for name in ("metrics.jsonl", "gates.json"):
+        assert (together / alone.name / name).read_text() == (alone / name).read_text()
+    for run in (alone, *together.iterdir()):
+        assert json.loads((run / "environment.json").read_text())["num_threads"] == threads
+
+
+def _run_with(threads: int, arguments: list[str]) -> None:
+    from runs import Started, environment
+
+    Started("train", arguments, environment(threads), both=True).ended(0)
+
+
+def test_a_killed_point_costs_no_other(machine: Machine) -> None:
+    (machine.flags / "1").write_text("die")
+    (machine.flags / "2").write_text("raise")
+    output = machine.launch("loss.lambda_dcor=1,2,3,4", "trainer.max_epochs=1", TRACKED, code=1)
+    assert machine.fates() == {"1": "lost", "2": "failed", "3": "finished", "4": "finished"}, output
+    assert machine.statuses()["1"].reason == (
+        "ended by signal 9 (Killed); the kernel kills processes when memory runs out"
+    )
+    assert machine.statuses()["2"].reason == "ZeroDivisionError: a fault of the trouble term"
+    assert machine.outcome("2") == 1
+
+    for flag in ("1", "2"):
+        (machine.flags / flag).unlink()
+    assert "2 to run" in menvae_sweep(machine.output_dir, "retry", site=machine.site)
+    assert set(machine.fates().values()) == {Fate.FINISHED}
+    assert machine.num_submissions() == {"1": 2, "2": 2, "3": 1, "4": 1}
+    finished_sweep_in_mlflow(machine.output_dir, 4)
+
+
+@pytest.mark.parametrize("victim", ["launching process", "warmed process"])
+def test_points_write_checkpoints_when_a_process_above_them_is_killed(machine: Machine, victim: str) -> None:
+    machine.hold("1")
+    machine.hold("2")
+    launching = machine.start("loss.lambda_dcor=1,2,3")
+    machine.wait_until_held("1")
+    machine.wait_until_held("2")
+    assert machine.fates() == {"1": "running", "2": "running", "3": "not started"}
+    processes = [int(machine.statuses()[label].point.submissions[-1].job) for label in ("1", "2")]
+    (warmed,) = {parent_of(process) for process in processes}
+    assert warmed != launching.pid
+    assert [os.getpgid(process) for process in processes] == processes, "a group of its own each"
+    os.kill(launching.pid if victim == "launching process" else warmed, signal.SIGKILL)
+    time.sleep(0.5)  # the kernel has told the points by then
+    for label in ("1", "2"):
+        machine.let_go(label)
+    machine.wait_for(lambda: Fate.RUNNING not in [machine.statuses()[label].fate for label in ("1", "2")])
+    for label in ("1", "2"):
+        assert machine.statuses()[label].fate == Fate.INTERRUPTED
+        assert machine.statuses()[label].reason == "SIGTERM in epoch 1 after step 1 of 4"
+        assert machine.outcome(label) == 75
+    if victim == "warmed process":
+        launching.ended(1)
+        assert machine.fates()["3"] == Fate.FINISHED, "what waits starts alone"
+    machine.launch("loss.lambda_dcor=1,2,3")
+    assert set(machine.fates().values()) == {Fate.FINISHED}
+    rows = [json.loads(line) for line in (machine.run_dir("1") / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+
+
+def test_a_stopped_sweep_stops_its_points(machine: Machine) -> None:
+    machine.hold("1")
+    launching = machine.start("loss.lambda_dcor=1,2,3")
+    machine.wait_until_held("1")
+    machine.wait_for(lambda: machine.fates()["2"] == Fate.FINISHED)
+    os.killpg(launching.pid, signal.SIGINT)
+    time.sleep(2.0)  # it looks every half second, and passes the signal on
+    machine.let_go("1")
+    assert "stopped by SIGINT; run the same command again to resume" in launching.ended(75)
+    assert machine.statuses()["1"].reason == "SIGTERM in epoch 1 after step 1 of 4"
+
+
+def test_trials_of_a_study_are_packed(prepared_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(prepared_cache)
+    search = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.batch=2")
+    space = ("loss.lambda_vol=interval(1,16)", "+sweep.objectives={sem/vol_r2: maximize}")
+    told = train(tmp_path, *search, *space, TWO_TO_A_GPU, "trainer.max_epochs=1")
+    assert "4 complete" in told.stdout
+    assert len(list((tmp_path / "runs").iterdir())) == 4
+    processes = [json.loads(path.read_text())["process"] for path in tmp_path.glob("sweeps/*/points/*/outcome.json")]
+    assert len(set(processes)) == 4, "one for each trial"
+
+
+def test_no_points_on_a_gpu_are_refused(tmp_path: Path) -> None:
+    for launcher in ("local", "slurm"):
+        sweep = ("-m", "loss.lambda_dcor=1,2", f"hydra/launcher={launcher}", "hydra.launcher.points_per_gpu=0")
+        assert train(tmp_path, *sweep, code=2).stderr == (
+            "menvae-train: hydra.launcher.points_per_gpu: 0 is not allowed; it should be greater than or equal to 1\n"
+        )
+
+
+def test_more_points_than_share_the_cores_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"num_parallel=3 exceeds hydra\.launcher\.points_per_gpu=2"):
+        LocalRunner(num_parallel=3, points_per_gpu=2).prepare(tmp_path, ONE_RANK)
+
+
+def test_more_points_than_the_gpus_hold_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    LocalRunner(num_parallel=4, points_per_gpu=2).prepare(tmp_path, ONE_RANK)
+    with pytest.raises(UserError, match="num_parallel=5 runs with 1 GPUs each, 2 to a GPU, exceed the 2 GPUs"):
+        LocalRunner(num_parallel=5, points_per_gpu=2).prepare(tmp_path, ONE_RANK)
