@@ -1,0 +1,1 @@
+"""Computations that layers share: exact, but cheaper in time or memory than the operations that define them."""
