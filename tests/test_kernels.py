@@ -80,6 +80,34 @@ def test_folded_up_block_is_the_unfolded_one_with_the_same_names(spectral: bool)
         torch.testing.assert_close(ours.grad, reference.grad, rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("spectral", [False, True])
+def test_a_folded_up_block_can_recompute_its_activations(spectral: bool) -> None:
+    results = []
+    for recompute in (False, True):
+        _, block = twin_blocks(spectral)
+        block.recompute = recompute
+        x = torch.randn(1, 16, 3, 4, 5, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        first, second = block(x), block(2.0 * x)
+        (first * second).sum().backward()
+        results.append([x.grad, *(parameter.grad for parameter in block.parameters()), *block.buffers()])
+    for kept, again in zip(*results, strict=True):
+        assert torch.equal(kept, again)
+
+
+def test_a_folded_convolution_keeps_its_input_and_no_larger_volume() -> None:
+    kept: set[tuple[int, ...]] = set()
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.add(tuple(tensor.shape))
+        return tensor
+
+    _, block = twin_blocks(spectral=False)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = trilinear_conv3d(torch.randn(1, 16, 8, 8, 8, requires_grad=True), block.layers[1].weight)  # type: ignore[arg-type]
+    assert output.requires_grad
+    assert all(len(shape) < 5 or shape[2:] == (3, 3, 3) for shape in kept), kept
+
+
 def test_up_blocks_fold_large_grids_only_unless_told() -> None:
     plain, _ = twin_blocks(spectral=False)
     shapes: list[tuple[int, ...]] = []

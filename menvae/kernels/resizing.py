@@ -14,7 +14,7 @@ convolutions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import conv2d, conv_transpose3d
 
 from menvae.differentiation import first_order
@@ -60,9 +61,23 @@ def trilinear_conv3d(x: Tensor, weight: Tensor) -> Tensor:
     is_half = torch.is_autocast_enabled(x.device.type) or x.dtype.itemsize < 4
     scale = 1.0 if is_half else 1.0 / 64.0  # a power of 2: exact, but 1 / 64 of a float16 may have lost digits
     padded, *planes = _Bordered.apply(x)  # type: ignore[no-untyped-call]
-    nearest = conv_transpose3d(padded, _nearest_weight(weight, scale), stride=2, padding=2)
+    with saved_tensors_hooks(*_padded_again(padded, x)):
+        nearest = conv_transpose3d(padded, _nearest_weight(weight, scale), stride=2, padding=2)
     smoothed: Tensor = _Smoothed.apply(nearest, is_half, *_padding_faces(planes, weight))  # type: ignore[no-untyped-call]
     return smoothed
+
+
+def _padded_again(padded: Tensor, x: Tensor) -> tuple[Callable[[Tensor], Tensor | None], Callable[[Any], Tensor]]:
+    """Return hooks that keep ``x``, which the layer before it keeps too, and pad it again in the backward pass."""
+    address, source = padded.data_ptr(), x.detach()
+
+    def pack(tensor: Tensor) -> Tensor | None:
+        return None if tensor.data_ptr() == address else tensor
+
+    def unpack(kept: Tensor | None) -> Tensor:
+        return _padded(source) if kept is None else kept
+
+    return pack, unpack
 
 
 def _nearest_weight(weight: Tensor, scale: float = 1.0) -> Tensor:
@@ -135,14 +150,8 @@ class _Bordered(Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> tuple[Tensor, ...]:
         """X [B, C, D, H, W] -> [B, C, D + 2, H + 2, W + 2], then planes [2, B, H, W, C], [2, B, D, W, C], ..."""
-        batch, channels, depth, height, width = x.shape
-        padded = _empty((batch, channels, depth + 2, height + 2, width + 2), x)
-        padded[:, :, 1:-1, 1:-1, 1:-1] = x
-        for axis in _SPATIAL:
-            for outer, inner in ((0, 1), (-1, -2)):
-                padded.select(axis, outer).copy_(padded.select(axis, inner))
         planes = [torch.stack([x.select(axis, side).movedim(1, 3) for side in (0, -1)]) for axis in _SPATIAL]
-        return padded, *planes
+        return _padded(x), *planes
 
     @staticmethod
     @first_order
@@ -157,6 +166,17 @@ class _Bordered(Function):
             for side, of_plane in zip((0, -1), of_pair, strict=True):
                 gradient.select(axis, side).add_(of_plane.movedim(3, 1))
         return gradient
+
+
+def _padded(x: Tensor) -> Tensor:
+    """Repeat the outermost voxels: [B, C, D, H, W] -> [B, C, D + 2, H + 2, W + 2]."""
+    batch, channels, depth, height, width = x.shape
+    padded = _empty((batch, channels, depth + 2, height + 2, width + 2), x)
+    padded[:, :, 1:-1, 1:-1, 1:-1] = x
+    for axis in _SPATIAL:
+        for outer, inner in ((0, 1), (-1, -2)):
+            padded.select(axis, outer).copy_(padded.select(axis, inner))
+    return padded
 
 
 class _Smoothed(Function):
