@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles menvae
 
-.PHONY: train test lint bench bench-data bench-encode bench-losses bench-metrics bench-statistics controls soak wrong-lines mutants clean
+.PHONY: train test lint bench bench-data bench-encode bench-losses bench-metrics bench-statistics bench-train controls soak wrong-lines mutants clean
 
 train: $(VENV)/.installed
 	$(BIN)/menvae-train
@@ -21,7 +21,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: bench-data bench-encode bench-losses bench-statistics
+bench: bench-data bench-encode bench-losses bench-statistics bench-train
 	$(BIN)/python tests/benchmarks/default_run.py
 	$(BIN)/python tests/benchmarks/phantom_difficulty.py
 	$(BIN)/python tests/benchmarks/overhead.py
@@ -38,6 +38,9 @@ bench-encode: $(VENV)/.installed-test
 bench-losses: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/losses.py
 	$(BIN)/python tests/benchmarks/losses_tc.py
+
+bench-train: $(VENV)/.installed-test
+	$(BIN)/python tests/benchmarks/step.py $(if $(BESIDE),--beside $(BESIDE))
 
 bench-statistics: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/independence.py

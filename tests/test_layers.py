@@ -251,6 +251,17 @@ def test_group_norm_keeps_a_small_variance_beside_a_large_mean(
     assert layer(inputs).is_contiguous(memory_format=memory_format)
 
 
+@pytest.mark.parametrize(("mean", "deviation"), [(100.0, 0.01), (3.0, 1.0), (5.0, 1.0), (2.0, 0.0)])
+def test_group_norm_of_one_group_that_is_far_from_zero(mean: float, deviation: float) -> None:
+    """Only one of 16 groups is far from 0; a group without variance becomes the bias."""
+    torch.manual_seed(0)
+    layer = norm(16)
+    inputs = torch.randn(2, 16, 8, 8, 8).contiguous(memory_format=torch.channels_last_3d)
+    inputs[1, 4:6] = mean + deviation * inputs[1, 4:6]
+    found, exact = layer(inputs), copy.deepcopy(layer).double()(inputs.double())
+    assert (found - exact).abs().max() < 2e-3 * exact.abs().max()
+
+
 def test_group_norm_is_torchs_own_in_everything_else() -> None:
     layer = norm(8)
     plain = nn.GroupNorm(8, 8)
