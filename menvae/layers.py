@@ -297,7 +297,7 @@ class UpBlock(Recomputable):
 
     Attributes:
         folded: whether ``resize_conv`` is computed as one (`menvae.kernels.resizing.trilinear_conv3d`), equal up to
-            rounding. None: where that was measured to be faster, on a CPU for large grids.
+            rounding. None: where that was measured to be faster, on a CPU for large grids only.
     """
 
     folded: bool | None = None
@@ -340,7 +340,7 @@ class UpBlock(Recomputable):
         if self.folded is not None:
             return self.folded
         is_large = x.shape[2] * x.shape[3] * x.shape[4] >= _SMALLEST_FOLDED
-        return is_large and x.device.type == "cpu" and not torch.compiler.is_compiling()
+        return (is_large or x.device.type == "cuda") and not torch.compiler.is_compiling()
 
 
 def up_blocks(
