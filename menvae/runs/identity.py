@@ -18,6 +18,8 @@ OUTSIDE = (
     "trainer.keep_optimizer",
     "trainer.num_workers",
     "trainer.activation_checkpointing",
+    "trainer.auto_batch",
+    "trainer.profile",
     "trainer.devices",
     "trainer.time_limit_min",
     "gates.strict",

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from menvae import collectives
 from menvae.errors import TrainingDivergedError
 from menvae.models import Model
 from menvae.objective import Objective
+from menvae.training.passes import Passes
 from menvae.types import Batch, LossReport, ModelOutput, Progress
 from menvae.updates import Side
 
@@ -33,7 +34,7 @@ class Optimisation:
 
     Attributes:
         model: model to optimise.
-        parallel: the model, or its wrapper that averages gradients over ranks.
+        passes: how outputs and gradients are computed: for the whole batch at once, or for micro-batches.
         objective: objective to minimise.
         optimizer: optimizer of the model's parameters.
         scaler: loss scaler for fp16, otherwise disabled.
@@ -43,7 +44,7 @@ class Optimisation:
     """
 
     model: Model
-    parallel: nn.Module
+    passes: Passes
     objective: Objective
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -80,8 +81,7 @@ class TrainingStep:
         Raises:
             TrainingDivergedError: a term is not finite on at least one rank.
         """
-        with self.shared.autocast():
-            output: ModelOutput = self.shared.parallel(self.batch)
+        output = self.shared.passes.forward(self.batch)
         report: LossReport = self.shared.objective(self.batch, output, self.progress)
         broken = [name for name, scalar in report.scalars.items() if not torch.isfinite(scalar.raw.detach())]
         if collectives.any_rank(bool(broken), self.shared.device):
@@ -100,7 +100,7 @@ class TrainingStep:
         """
         model, optimizer, scaler = self.shared.model, self.shared.optimizer, self.shared.scaler
         optimizer.zero_grad(set_to_none=True)
-        scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        self.shared.passes.backward(scaler.scale(total))
         if only is not None:
             self._drop_gradients_except(only)
         scaler.unscale_(optimizer)
