@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from menvae.errors import UserError
+from menvae.training.passes import tensors_of, with_tensors
 from menvae.training.precision import autocast
-from menvae.types import Batch, ModelOutput, Posterior
+from menvae.types import Batch, ModelOutput
 
 
 class ReplayedModel(nn.Module):
@@ -59,7 +58,7 @@ class ReplayedModel(nn.Module):
         state = torch.cuda.get_rng_state()
         try:
             with torch.autocast("cuda", enabled=False):
-                torch.cuda.make_graphed_callables(flat, tuple(tensors_of(batch)), allow_unused_input=True)
+                torch.cuda.make_graphed_callables(flat, tuple(inputs_of(batch)), allow_unused_input=True)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise UserError(
@@ -83,47 +82,24 @@ class _Flat(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Tensors of a batch -> tensors of the output."""
         with autocast(tensors[0].device, self.precision, cached=False):  # cached casts would outlive the capture
-            self.output = self.model(with_tensors(self.example, tensors))
-        return tuple(flattened(self.output))
+            self.output = self.model(with_inputs(self.example, tensors))
+        return tuple(tensors_of(self.output).values())
 
     def replay(self, batch: Batch) -> ModelOutput:
         """Return the output for a batch of the captured shapes."""
-        found: tuple[Tensor, ...] = self(*tensors_of(batch))
+        found: tuple[Tensor, ...] = self(*inputs_of(batch))
         assert self.output is not None
-        return unflattened(self.output, found)
+        return with_tensors(self.output, dict(zip(tensors_of(self.output), found, strict=True)))
 
 
-def tensors_of(batch: Batch) -> list[Tensor]:
+def inputs_of(batch: Batch) -> list[Tensor]:
     """Return the tensors of a batch, in the order of its fields."""
     found: list[Tensor] = []
     batch.each(lambda value: found.append(value) or value)  # type: ignore[func-returns-value]
     return found
 
 
-def with_tensors(batch: Batch, tensors: Sequence[Tensor]) -> Batch:
-    """Return a batch with other tensors; the inverse of `tensors_of`."""
+def with_inputs(batch: Batch, tensors: Sequence[Tensor]) -> Batch:
+    """Return a batch with other tensors; the inverse of `inputs_of`."""
     rest = iter(tensors)
     return batch.each(lambda value: next(rest))
-
-
-def flattened(output: ModelOutput) -> list[Tensor]:
-    """Return the tensors of an output."""
-    fixed = (output.posterior.mean, output.posterior.logvar, output.latent, output.reconstruction)
-    return [*fixed, *output.predictions.values(), *output.extras.values()]
-
-
-def unflattened(output: ModelOutput, tensors: Sequence[Tensor]) -> ModelOutput:
-    """Return an output with other tensors; the inverse of `flattened`."""
-    mean, logvar, latent, reconstruction, *rest = tensors
-    named: list[Any] = []
-    for names in (output.predictions, output.extras):
-        named.append(dict(zip(names, rest[: len(names)], strict=True)))
-        rest = rest[len(names) :]
-    return replace(
-        output,
-        posterior=Posterior(mean, logvar),
-        latent=latent,
-        reconstruction=reconstruction,
-        predictions=named[0],
-        extras=named[1],
-    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +27,10 @@ from menvae.training.curriculum import Curriculum
 from menvae.training.determinism import seed_step
 from menvae.training.graphs import ReplayedModel
 from menvae.training.optimizer_state import load_optimizer
+from menvae.training.passes import MicroBatches, Passes, WholeBatch
+from menvae.training.phases import PhaseClock, TimedPasses
 from menvae.training.place import Place
+from menvae.training.precision import autocast
 from menvae.training.settings import TrainerSettings
 from menvae.training.state import BegunEpoch, TrainingState
 from menvae.training.step import Optimisation, StepTaken, TrainingStep
@@ -34,6 +39,9 @@ from menvae.training.validation import SplitObjective
 from menvae.types import Batch, EpochLoader, ModelOutput, Observer, Progress
 from menvae.uncompiled import tell_compiler
 from menvae.updates import Update
+
+_UNTIMED_STEPS = 2
+_FEWEST_STEPS = 3
 
 
 class Recorder(Protocol):
@@ -44,6 +52,13 @@ class Recorder(Protocol):
 
     def epoch_end(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
         """Log an epoch, before its checkpoint is written."""
+
+
+class Watcher(Protocol):
+    """Watches steps from between them, such as `menvae.training.profiling.RunProfiler`."""
+
+    def watched(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        """Yield the batches of an epoch unchanged."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +108,7 @@ class Trainer:
         self.stop = stop or StopRequest()
         self.system = SystemMetrics(place.device)
         self.recorder: Recorder | None = None
+        self.profiler: Watcher | None = None
         self.state = TrainingState()
         self._begun = BegunEpoch()
         self.memory_format = torch.channels_last_3d if settings.channels_last else torch.contiguous_format
@@ -116,9 +132,10 @@ class Trainer:
                 )
         self.peak_learning_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=settings.precision == "fp16")
+        self._autocast = partial(autocast, place.device, settings.precision)
         self.optimisation = Optimisation(
             self.model,
-            self.parallel,
+            WholeBatch(self.parallel, self._autocast),
             self.objective,
             self.optimizer,
             self.scaler,
@@ -126,6 +143,15 @@ class Trainer:
             settings.precision,
             settings.gradient_clip,
         )
+
+    def use_passes(self, passes: Passes) -> None:
+        """Compute outputs and gradients of the following steps in another way."""
+        self.optimisation = replace(self.optimisation, passes=passes)
+
+    def use_micro_batches(self, num_rows: int) -> None:
+        """Compute the gradient of each batch from micro-batches of ``num_rows``; raises as `MicroBatches`."""
+        self.model.train()
+        self.use_passes(MicroBatches(self.model, self.parallel, self._autocast, num_rows))
 
     def fit(self, recorder: Recorder | None) -> TrainingState:
         """Train from the current state to the last epoch, or until an observer requests a stop.
@@ -172,7 +198,10 @@ class Trainer:
                 observer.load_epoch_state(state)
         started = time.perf_counter() - self._begun.seconds
         stop_asked: bool | None = None
-        for step, batch in enumerate(loader.epoch(epoch, self.state.step), start=self.state.step):
+        batches = loader.epoch(epoch, self.state.step)
+        if self.profiler is not None:
+            batches = self.profiler.watched(batches)
+        for step, batch in enumerate(batches, start=self.state.step):
             self._stop_if_asked(stop_asked)
             batch = batch.to(self.place.device, self.memory_format)
             taken = self._train_step(batch, epoch, step)
@@ -228,6 +257,35 @@ class Trainer:
             if step == num_steps:
                 break
         return min(seconds)
+
+    def timed_steps(self, seconds: float, clock: PhaseClock | None = None) -> list[float]:
+        """Train for some time and return the seconds of each step with its loading; do not use the trainer afterwards.
+
+        The first two steps are not timed; at least three are.
+
+        Args:
+            seconds: how long.
+            clock: takes the time of the phases of these steps.
+        """
+        self.model.train()
+        self.objective.train()
+        batches = (batch for epoch in itertools.count() for batch in self.ingredients.train.epoch(epoch))
+        for batch in itertools.islice(batches, _UNTIMED_STEPS):
+            self._train_step(batch.to(self.place.device, self.memory_format), 0, 0)
+        if clock is not None:
+            clock.attach(self.objective, self.optimizer)
+            self.use_passes(TimedPasses(self.optimisation.passes, clock))
+        durations: list[float] = []
+        started = time.perf_counter()
+        end = started + seconds
+        for batch in batches if clock is None else clock.watched(batches):
+            self._train_step(batch.to(self.place.device, self.memory_format), 0, 0)
+            now = time.perf_counter()
+            durations.append(now - started)
+            started = now
+            if now >= end and len(durations) >= _FEWEST_STEPS:
+                break
+        return durations
 
     @torch.no_grad()
     def _validate(self, epoch: int, so_far: Mapping[str, float | None]) -> dict[str, float | None]:

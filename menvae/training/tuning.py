@@ -134,7 +134,11 @@ def search(
     """
     begun = time.monotonic()
     best, found = start, {}
-    seconds = measure(start)
+    try:
+        seconds = measure(start)
+    except UnusableChoiceError as error:
+        _log.info("trainer.tune: nothing can be measured: %s", error)
+        return start, {}
     cost = time.monotonic() - begun
     found["as configured"] = 1e3 * seconds
     for name, values in others:

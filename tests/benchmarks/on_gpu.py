@@ -17,6 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -28,6 +29,8 @@ from menvae import layers
 from menvae.composition.experiment import Experiment
 from menvae.registry import configuration_folder
 from menvae.training.graphs import ReplayedModel
+from menvae.training.passes import WholeBatch
+from menvae.training.precision import autocast
 from menvae.training.step import Optimisation, TrainingStep
 from menvae.training.tuning import Choice, StepTimer, alternatives, search
 from menvae.types import Batch, Progress
@@ -76,7 +79,8 @@ class Step:
         parallel = ReplayedModel(self.model, len(batch), choice.precision) if choice.cuda_graphs else self.model
         optimizer = self.experiment.parts["optimizer"](self.model.parameters())
         scaler = torch.amp.GradScaler("cuda", enabled=False)
-        shared = Optimisation(self.model, parallel, self.objective, optimizer, scaler, DEVICE, choice.precision, 1.0)
+        passes = WholeBatch(parallel, partial(autocast, DEVICE, choice.precision))
+        shared = Optimisation(self.model, passes, self.objective, optimizer, scaler, DEVICE, choice.precision, 1.0)
 
         def step() -> tuple[float, float]:
             nonlocal count

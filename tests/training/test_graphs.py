@@ -7,8 +7,8 @@ from omegaconf import DictConfig
 from runs import TINY
 
 from menvae.composition.experiment import Experiment
-from menvae.training.graphs import ReplayedModel, flattened, tensors_of, unflattened, with_tensors
-from menvae.types import Batch, ModelOutput
+from menvae.training.graphs import ReplayedModel, inputs_of, with_inputs
+from menvae.types import Batch
 
 
 def _batch(available: bool) -> Batch:
@@ -25,23 +25,12 @@ def _batch(available: bool) -> Batch:
 def test_batch_and_its_tensors():
     for available in (True, False):
         batch = _batch(available)
-        tensors = tensors_of(batch)
+        tensors = inputs_of(batch)
         assert len(tensors) == 6 + available
-        doubled = with_tensors(batch, [value + value for value in tensors])
+        doubled = with_inputs(batch, [value + value for value in tensors])
         assert torch.equal(doubled.targets["loc"], 2 * batch.targets["loc"])
         assert (doubled.available is None) == (not available)
         assert doubled.subject_id == batch.subject_id
-
-
-def test_output_and_its_tensors(compose_train: Callable[..., DictConfig]):
-    experiment = Experiment.from_config(compose_train(*TINY))
-    model, _ = experiment.build(8)
-    output: ModelOutput = model.eval()(_batch(available=False))
-    again = unflattened(output, flattened(output))
-    assert again.posterior.logvar is output.posterior.logvar
-    assert again.latent is output.latent
-    assert dict(again.predictions) == dict(output.predictions)
-    assert dict(again.extras) == dict(output.extras)
 
 
 def test_evaluation_and_uneven_batches_run_the_model_itself(compose_train: Callable[..., DictConfig]):

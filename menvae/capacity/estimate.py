@@ -1,0 +1,122 @@
+"""Peak memory and duration of a training run, from traced and from calibrated steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from menvae.capacity.calibration import Calibrated, Calibration
+from menvae.capacity.variants import variant
+from menvae.resources.trace import StepCost, TracedSetting, trace_step, without_values
+from menvae.training.settings import TrainerSettings
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_SUBJECTS = 100
+_OF_SIZE = ("data.roi_size", "data.spacing_mm", "trainer.batch_size")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run needs.
+
+    Attributes:
+        peak_bytes: peak memory of the training process; on a GPU, of its memory.
+        seconds_per_step: duration of a training step.
+        seconds_per_validation_step: duration of a validation step.
+    """
+
+    peak_bytes: float
+    seconds_per_step: float
+    seconds_per_validation_step: float
+
+    def seconds(self, num_training: int, num_validation: int, batch_size: int, epochs: int) -> float:
+        """Return the duration of training and validation.
+
+        Args:
+            num_training: training subjects.
+            num_validation: validation subjects.
+            batch_size: subjects per step.
+            epochs: number of epochs, each with a validation.
+        """
+        steps, passes = math.ceil(num_training / batch_size), math.ceil(num_validation / batch_size)
+        return epochs * (steps * self.seconds_per_step + passes * self.seconds_per_validation_step)
+
+
+class Estimator:
+    """Estimates variants of one configuration.
+
+    The memory of a process is that of its tensors, which `trace_step` follows, and a constant for everything else, such
+    as imported modules: the difference between measured and traced peak of the first calibrated variant. The duration
+    of a step grows linearly with its roofline, for variants that differ only in box and batch; the smallest and the
+    largest calibrated one of a kind give the line.
+    """
+
+    def __init__(self, training: Mapping[str, Any], calibration: Calibration) -> None:
+        """Args: training: plain values of ``conf/train.yaml``. calibration: measured variants of it."""
+        self.training, self.calibration = training, calibration
+        self._costs: dict[str, StepCost] = {}
+
+    def cost(self, changes: Mapping[str, Any]) -> StepCost:
+        """Trace a step of a variant; raises `UserError` for an invalid one."""
+        key = repr(sorted(changes.items()))
+        if key not in self._costs:
+            self._costs[key] = traced(self.training, changes, self.calibration.device)
+        return self._costs[key]
+
+    def of(self, changes: Mapping[str, Any]) -> Estimate:
+        """Estimate a variant; raises `UserError` for an invalid one."""
+        kind = sorted(self._kind(changes), key=lambda one: self._roofline(one.changes))
+        small, large = kind[0], kind[-1]
+        roofline, first, last = (self._roofline(one) for one in (changes, small.changes, large.changes))
+        step = _on_line(roofline, (first, small.seconds_per_step), (last, large.seconds_per_step))
+        passes = (small.seconds_per_validation_step, large.seconds_per_validation_step)
+        validation = _on_line(roofline, (first, passes[0]), (last, passes[1]))
+        return Estimate(self._peak(changes), step, validation)
+
+    def _peak(self, changes: Mapping[str, Any]) -> float:
+        """Return the peak of the first calibrated variant, which nothing preceded, and what tensors add to it."""
+        first = self.calibration.variants[0]
+        constant = first.peak_bytes - self.cost(first.changes).peak_bytes
+        return constant + self.cost(changes).peak_bytes
+
+    def _kind(self, changes: Mapping[str, Any]) -> list[Calibrated]:
+        """Return the calibrated variants that differ in the fewest keys other than box and batch."""
+
+        def differences(one: Calibrated) -> int:
+            keys = {*changes, *one.changes} - set(_OF_SIZE)
+            return sum(one.changes.get(key) != changes.get(key) for key in keys)
+
+        fewest = min(map(differences, self.calibration.variants))
+        return [one for one in self.calibration.variants if differences(one) == fewest]
+
+    def _roofline(self, changes: Mapping[str, Any]) -> float:
+        precision = str(changes.get("trainer.precision", "fp32"))
+        gflops = self.calibration.gflops[precision]
+        return self.cost(changes).roofline_seconds(1e9 * gflops, 1e9 * self.calibration.gb_per_s)
+
+
+def _on_line(x: float, first: tuple[float, float], last: tuple[float, float]) -> float:
+    """Return the value at x of the line through two points, or through 0 and the last if they do not rise.
+
+    >>> _on_line(3.0, (1.0, 4.0), (2.0, 6.0)), _on_line(3.0, (2.0, 6.0), (2.0, 6.0))
+    (8.0, 9.0)
+    """
+    if last[0] <= first[0] or last[1] <= first[1]:
+        return last[1] * x / last[0]
+    return first[1] + (last[1] - first[1]) * (x - first[0]) / (last[0] - first[0])
+
+
+def traced(training: Mapping[str, Any], changes: Mapping[str, Any], device: str) -> StepCost:
+    """Trace a step of a variant on a kind of device; raises `UserError` for an invalid variant."""
+    experiment = variant(training, changes)
+    settings: TrainerSettings = experiment.settings["trainer"]
+    source = experiment.source
+    batch = without_values(source.size, len(source.channels), settings.batch_size, experiment.supervision, source.gives)
+    model, objective = experiment.build(_SUBJECTS)
+    setting = TracedSetting(device, _AUTOCAST.get(settings.precision), settings.channels_last)
+    middle = experiment.positions(3)[1]
+    return trace_step(model, objective, experiment.parts["optimizer"], batch, middle, setting)
