@@ -88,7 +88,7 @@ class RunnerConformance(PartConformance):
                 assert not points[run].submissions, f"{run} was submitted twice"
                 points[run] = sweep.submitted(points[run], submission)
             fates = [status.fate for status in sweep_status(sweep) if status.point.submissions]
-            if not seen:
+            if fates and not seen:
                 self._look_from_another_process(sweep)
             seen.update(fates)
             assert seen <= {Fate.PENDING, Fate.RUNNING, Fate.FAILED}
