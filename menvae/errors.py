@@ -42,6 +42,10 @@ class OtherRankFailedError(RuntimeError):
     """Another process of the same run failed; that process reports the cause."""
 
 
+class OutOfMemoryError(MemoryError):
+    """A run needs more memory than there is; the message says what to change."""
+
+
 class TrainingDivergedError(ArithmeticError):
     """A loss or a gradient is not finite; the message names the first offending scalar or parameter."""
 

@@ -19,6 +19,7 @@ from yaml import MarkedYAMLError, YAMLError
 from menvae.errors import (
     ExitCode,
     OtherRankFailedError,
+    OutOfMemoryError,
     RunInterruptedError,
     TrainingDivergedError,
     UserError,
@@ -55,7 +56,7 @@ def carry_out(command: str, task: Callable[[], int]) -> int:
             raise
         where = f"'{error.filename}': " if error.filename else ""
         return report(command, where + str(error.strerror), ExitCode.WRONG_INPUT, on_all_ranks=True)
-    except TrainingDivergedError as error:
+    except (TrainingDivergedError, OutOfMemoryError) as error:
         return report(command, sentence(error), 1)
     except RunInterruptedError as error:
         return report(command, f"stopped by {error}; run the same command again to resume", ExitCode.INTERRUPTED)

@@ -177,6 +177,13 @@ def example(num_subjects: int, empty: bool = False) -> PictureContext:
             true, {name: values + 0.1 for name, values in true.items()}, {}, dict.fromkeys(features)
         ),
         calibration={name: np.stack([true[one] for one in names], axis=1) for name, names in supervision.items()},
+        profile={
+            "steps": 5,
+            "seconds_per_step": 0.5,
+            "seconds": {"forward": 0.2, "loss": 0.01, "backward": 0.25, "optimizer": 0.02, "data": 0.01, "overhead": 0.01},
+            "operators": {} if empty else {"aten::convolution_backward": 0.2, "aten::copy_": 0.05},
+            "device": "cpu",
+        },
         traversals=Traversals(steps, random.normal(size=(3, 3, 8, 9, 10)).astype(np.float32)),
         walks=Traversals(steps, random.normal(size=(3, 3, 8, 9, 10)).astype(np.float32)),
         swaps=Swaps([("subject_000", "subject_001")], random.normal(size=(1, 5, 8, 9, 10)).astype(np.float32)),

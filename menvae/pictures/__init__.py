@@ -44,7 +44,7 @@ KNOWN_WHEN: Final[Mapping[When, frozenset[str]]] = {
     "before_training": frozenset({"volumes", "schedules", "correlation"}),
     "after_training": frozenset(
         {"volumes", "metrics", "gates", "model", "train", "val", "leaks", "leaking", "targets", "traversals", "walks"}
-        | {"swaps", "interventions", "calibration"}
+        | {"swaps", "interventions", "calibration", "profile"}
     ),
 }
 """Fields of a `PictureContext` that can be known at each time, besides layout and supervision."""
@@ -164,6 +164,7 @@ class PictureContext:
         interventions: what a reader sees change when a partition is moved; None without a reader.
         calibration: partition -> standardised errors of its targets on the judged split [N, F], NaN where unknown (see
             `menvae.metrics.predictive`); None without predictions.
+        profile: where the time of a step goes (`menvae.training.phases.StepProfile`); None without ``trainer.profile``.
     """
 
     layout: LatentLayout
@@ -186,6 +187,7 @@ class PictureContext:
     swaps: Swaps | None = None
     interventions: InterventionTable | None = None
     calibration: Mapping[str, Floats] | None = None
+    profile: Mapping[str, Any] | None = None
 
     def has(self, needs: frozenset[str]) -> bool:
         """Return whether all of these fields are known."""

@@ -30,12 +30,15 @@ from menvae.runs.embeddings import write_embeddings
 from menvae.runs.environment import code_hash
 from menvae.runs.evaluation import describe_evaluation, write_evaluation
 from menvae.runs.job import Job
+from menvae.runs.micro_batches import fit_into_memory
+from menvae.runs.reading import read_mapping
 from menvae.runs.recorder import RunRecorder
 from menvae.runs.references import ceiling_reader, reference_cohort, references_of
 from menvae.runs.start import checkpoint_identity, foreign_checkpoint, initial_weights, meaning_for_other_runs
 from menvae.runs.tuning import ComputeSettings, keep
 from menvae.tracking.local import LocalLog
 from menvae.training.place import Place
+from menvae.training.profiling import PROFILE, RunProfiler
 from menvae.training.trainer import Ingredients, Trainer
 
 _log = logging.getLogger(__name__)
@@ -96,6 +99,10 @@ class AssembledRun:
             stop=stop,
         )
         self._resume()
+        if trainer.auto_batch:
+            fit_into_memory(experiment, self.trainer)
+        if trainer.profile:
+            self.trainer.profiler = RunProfiler(self.trainer, path)
 
     def _resume(self) -> None:
         last = self.path / "checkpoints" / "last.ckpt"
@@ -182,6 +189,7 @@ class AssembledRun:
             results(self.model, evaluation, self.data, units, needs, self.trainer.settings),
             metrics=local.metrics(),
             gates=gates.targets_by_metric,
+            profile=_profile_of(self.path),
         )
         lacks = {need for need in KNOWN_WHEN["after_training"] if not context.has(frozenset({need}))}
         lacks |= {"correlation"} if self.data.targets is None else set()
@@ -195,6 +203,11 @@ class AssembledRun:
             write_embeddings(self.path / "embeddings.npz", self.model, self.data, self.here.device)
         _log.info("writing the report")
         write_report(self.path)
+
+
+def _profile_of(path: Path) -> Mapping[str, Any] | None:
+    """Return what ``trainer.profile`` has measured, in this process or in one that was stopped; None without it."""
+    return read_mapping(path / PROFILE) if (path / PROFILE).is_file() else None
 
 
 def _count_parameters(model: Model) -> dict[str, int]:

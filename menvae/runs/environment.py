@@ -31,8 +31,8 @@ _PACKAGES = ("menvae", *_COMPUTING, "monai", "hydra-core", "mlflow", "pydantic")
 
 _ASIDE = frozenset(
     {
-        *("apps", "comparison", "conformance", "console", "encoding", "pictures", "preparation", "presentation"),
-        *("sweeps", "tracking"),
+        *("apps", "capacity", "comparison", "conformance", "console", "encoding", "pictures", "preparation"),
+        *("presentation", "resources", "sweeps", "tracking"),
     }
 )
 """Subpackages that no loss, metric or weight of a run depends on."""

@@ -20,6 +20,8 @@ OUTSIDE = (
     "trainer.activation_checkpointing",
     "trainer.tune",
     "trainer.cuda_graphs",
+    "trainer.auto_batch",
+    "trainer.profile",
     "trainer.devices",
     "trainer.time_limit_min",
     "gates.strict",

@@ -32,6 +32,8 @@ _ARTIFACTS = {
     "report.html",
     "embeddings.npz",
     "error.txt",
+    "profile.json",
+    "profile_trace.json",
 }
 """Files of a run directory that trackers receive, besides the best weights."""
 

@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from omegaconf import DictConfig
 
 from menvae import collectives
@@ -17,11 +16,12 @@ from menvae.configuration import check_writable
 from menvae.console import logs
 from menvae.console.progress import TrainingProgress
 from menvae.data.source import Data
-from menvae.errors import ExitCode, OtherRankFailedError, RunInterruptedError, UserError
+from menvae.errors import ExitCode, OtherRankFailedError, OutOfMemoryError, RunInterruptedError, UserError
 from menvae.files import DamagedFileError
 from menvae.fingerprints import state_of
 from menvae.interruption import StopRequest, stop_requests
 from menvae.runs.answer import Key, Record, conclude, exit_code, key_of, remember
+from menvae.resources.shortage import explained, is_out_of_memory
 from menvae.runs.assembly import AssembledRun
 from menvae.runs.description import datasets_of, describe, params_of, tags_of
 from menvae.runs.directory import ENDED, RUNS, RunDirectory, trackers_of
@@ -125,8 +125,10 @@ def _train_here(
             raise RunInterruptedError(stop.reason) from error
         if not isinstance(error, OtherRankFailedError) and path.is_dir():
             failures.append(error, here.rank, here.num_ranks)
-        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        out_of_memory = is_out_of_memory(error)
         _set_status(directory, "failed", "out of memory" if out_of_memory else failures.cause())
+        if out_of_memory:
+            raise _explained(experiment, here) from error
         raise
     except (RunInterruptedError, KeyboardInterrupt) as interruption:
         _set_status(directory, "interrupted", str(interruption) or "Ctrl-C twice")
@@ -134,6 +136,15 @@ def _train_here(
     finally:
         if directory is not None:
             directory.release()
+
+
+def _explained(experiment: Experiment, here: Place) -> OutOfMemoryError:
+    trainer: TrainerSettings = experiment.settings["trainer"]
+    recomputes, splits = trainer.activation_checkpointing, trainer.auto_batch
+    size = tuple(experiment.source.size)
+    return explained(
+        trainer.batch_size, trainer.precision, size, recomputes=recomputes, splits=splits, device=here.device
+    )
 
 
 def _set_status(directory: RunDirectory | None, state: Literal["failed", "interrupted"], reason: str) -> None:

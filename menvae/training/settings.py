@@ -26,6 +26,8 @@ class TrainerSettings:
         cuda_graphs: replay the model's passes on a GPU instead of launching their kernels one by one.
         activation_checkpointing: recompute the activations of residual and up-sampling blocks in the backward pass:
             the same results with less memory, in about a third more time.
+        auto_batch: split each batch into the largest micro-batches that fit into memory, for the same results in a third
+            more time; a batch that fits is not split.
         compile: compile the model with `torch.compile`, which takes a minute or more at the start.
         validate_every_epochs: validate every so many epochs, and after the last one.
         num_workers: processes that load batches; 0: load in the training process.
@@ -36,6 +38,7 @@ class TrainerSettings:
         init_from: run directory (its best weights) or checkpoint with the initial weights, for fine-tuning; None:
             random weights. Optimiser, schedules and epochs start anew.
         keep_optimizer: keep the optimiser's state in ``last.ckpt`` after the run has finished.
+        profile: measure where the time of some steps goes, for ``profile.json``, ``profile_trace.json`` and a picture.
     """
 
     max_epochs: Annotated[int, Field(ge=1)] = 15
@@ -46,6 +49,7 @@ class TrainerSettings:
     channels_last: bool = True
     cuda_graphs: bool = False
     activation_checkpointing: bool = False
+    auto_batch: bool = False
     compile: bool = False
     validate_every_epochs: Annotated[int, Field(ge=1)] = 1
     num_workers: Annotated[int, Field(ge=0)] = 0
@@ -54,9 +58,12 @@ class TrainerSettings:
     resume: str = "auto"
     init_from: str | None = None
     keep_optimizer: bool = False
+    profile: bool = False
 
     def __post_init__(self) -> None:
         """Check combinations of keys."""
+        if self.auto_batch and self.compile:
+            raise UserError("trainer.auto_batch: true is not allowed with trainer.compile=true; turn one of them off")
         if self.init_from is not None and self.resume not in ("auto", "never"):
             raise UserError(
                 f"trainer.init_from: {self.init_from!r} is not allowed with trainer.resume={self.resume}, a checkpoint "

@@ -14,6 +14,7 @@ from menvae import collectives
 from menvae.errors import TrainingDivergedError
 from menvae.models import Model
 from menvae.objective import Objective
+from menvae.training.passes import Passes
 from menvae.training.precision import autocast
 from menvae.types import Batch, LossReport, ModelOutput, Progress
 from menvae.updates import Side
@@ -28,7 +29,7 @@ class Optimisation:
 
     Attributes:
         model: model to optimise.
-        parallel: the model, or its wrapper that averages gradients over ranks.
+        passes: how outputs and gradients are computed: for the whole batch at once, or for micro-batches.
         objective: objective to minimise.
         optimizer: optimizer of the model's parameters.
         scaler: loss scaler for fp16, otherwise disabled.
@@ -38,7 +39,7 @@ class Optimisation:
     """
 
     model: Model
-    parallel: nn.Module
+    passes: Passes
     objective: Objective
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -106,8 +107,7 @@ class TrainingStep:
 
     def evaluate(self) -> tuple[ModelOutput, LossReport]:
         """Return the model's output and the losses of the batch, which `descend` or `logged` checks."""
-        with self.shared.autocast():
-            output: ModelOutput = self.shared.parallel(self.batch)
+        output = self.shared.passes.forward(self.batch)
         report: LossReport = self.shared.objective(self.batch, output, self.progress)
         self._unread.append(report)
         return output, report
@@ -139,7 +139,7 @@ class TrainingStep:
         parameters, optimizer, scaler = self.shared.parameters, self.shared.optimizer, self.shared.scaler
         for parameter in parameters:
             parameter.grad = None
-        scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        self.shared.passes.backward(scaler.scale(total))
         if only is not None:
             self._drop_gradients_except(only)
         scaler.unscale_(optimizer)

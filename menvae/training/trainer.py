@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +26,9 @@ from menvae.training.curriculum import Curriculum
 from menvae.training.determinism import seed_step
 from menvae.training.graphs import ReplayedModel
 from menvae.training.optimizer_state import load_optimizer
+from menvae.training.passes import MicroBatches, Passes, WholeBatch
 from menvae.training.place import Place
+from menvae.training.precision import autocast
 from menvae.training.settings import TrainerSettings
 from menvae.training.state import BegunEpoch, TrainingState
 from menvae.training.step import Optimisation, StepTaken, TrainingStep
@@ -44,6 +47,13 @@ class Recorder(Protocol):
 
     def epoch_end(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
         """Log an epoch, before its checkpoint is written."""
+
+
+class Watcher(Protocol):
+    """Watches steps from between them, such as `menvae.training.profiling.RunProfiler`."""
+
+    def watched(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        """Yield the batches of an epoch unchanged."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,7 @@ class Trainer:
         self.stop = stop or StopRequest()
         self.system = SystemMetrics(place.device)
         self.recorder: Recorder | None = None
+        self.profiler: Watcher | None = None
         self.state = TrainingState()
         self._begun = BegunEpoch()
         self.memory_format = torch.channels_last_3d if settings.channels_last else torch.contiguous_format
@@ -116,9 +127,10 @@ class Trainer:
                 )
         self.peak_learning_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=settings.precision == "fp16")
+        self._autocast = partial(autocast, place.device, settings.precision)
         self.optimisation = Optimisation(
             self.model,
-            self.parallel,
+            WholeBatch(self.parallel, self._autocast),
             self.objective,
             self.optimizer,
             self.scaler,
@@ -126,6 +138,16 @@ class Trainer:
             settings.precision,
             settings.gradient_clip,
         )
+
+    def use_passes(self, passes: Passes) -> None:
+        """Compute outputs and gradients of the following steps in another way."""
+        self.optimisation = replace(self.optimisation, passes=passes)
+
+    def use_micro_batches(self, num_rows: int) -> None:
+        """Compute the gradient of each batch from micro-batches of ``num_rows``; raises as `MicroBatches`."""
+        self.model.train()
+        in_turns = self.parallel if self.place.num_ranks > 1 else self.model  # a graph has the rows of a whole batch
+        self.use_passes(MicroBatches(self.model, in_turns, self._autocast, num_rows))
 
     def fit(self, recorder: Recorder | None) -> TrainingState:
         """Train from the current state to the last epoch, or until an observer requests a stop.
@@ -172,7 +194,10 @@ class Trainer:
                 observer.load_epoch_state(state)
         started = time.perf_counter() - self._begun.seconds
         stop_asked: bool | None = None
-        for step, batch in enumerate(loader.epoch(epoch, self.state.step), start=self.state.step):
+        batches = loader.epoch(epoch, self.state.step)
+        if self.profiler is not None:
+            batches = self.profiler.watched(batches)
+        for step, batch in enumerate(batches, start=self.state.step):
             self._stop_if_asked(stop_asked)
             batch = batch.to(self.place.device, self.memory_format)
             taken = self._train_step(batch, epoch, step)
