@@ -180,7 +180,14 @@ def example(num_subjects: int, empty: bool = False) -> PictureContext:
         profile={
             "steps": 5,
             "seconds_per_step": 0.5,
-            "seconds": {"forward": 0.2, "loss": 0.01, "backward": 0.25, "optimizer": 0.02, "data": 0.01, "overhead": 0.01},
+            "seconds": {
+                "forward": 0.2,
+                "loss": 0.01,
+                "backward": 0.25,
+                "optimizer": 0.02,
+                "data": 0.01,
+                "overhead": 0.01,
+            },
             "operators": {} if empty else {"aten::convolution_backward": 0.2, "aten::copy_": 0.05},
             "device": "cpu",
         },

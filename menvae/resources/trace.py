@@ -112,7 +112,7 @@ class _Memory:
         self.now -= self.alive.pop(key, 0)
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records every operation while it is active, and the storages that are alive.
 
     Attributes:
@@ -122,7 +122,7 @@ class Tracer(TorchDispatchMode):
 
     def __init__(self, *, pauses: bool = False) -> None:
         """Args: pauses: do not record operations, only memory."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[Operation] = []
         self.memory = _Memory()
         self.pauses = pauses
@@ -225,7 +225,11 @@ def trace_step(
         model, objective, batch = copy.deepcopy((model, objective, batch))
     with fake:
         if setting.device != "cpu":
-            model, objective, batch = model.to(setting.device), objective.to(setting.device), batch.to(setting.device)
+            model, objective, batch = (
+                model.to(setting.device),
+                objective.to(setting.device),
+                batch.to(torch.device(setting.device)),
+            )
         model.train()
         objective.train()
         tracer = Tracer(pauses=True)
@@ -317,7 +321,11 @@ def without_values(
         torch.zeros(num_rows, channels, *size),
         names,
         {name: torch.zeros(num_rows, len(targets)) for name, targets in supervision.items() if targets},
-        {name: torch.ones(num_rows, len(targets), dtype=torch.bool) for name, targets in supervision.items() if targets},
+        {
+            name: torch.ones(num_rows, len(targets), dtype=torch.bool)
+            for name, targets in supervision.items()
+            if targets
+        },
         mask=torch.zeros(num_rows, 1, *size, dtype=torch.int8) if "mask" in gives else None,
         labels=torch.zeros(num_rows, dtype=torch.long) if "labels" in gives else None,
         available=torch.ones(num_rows, channels, dtype=torch.bool) if "available" in gives else None,

@@ -173,7 +173,7 @@ def set_random_state(state: tuple[Tensor, Tensor | None]) -> None:
         torch.cuda.set_rng_state(state[1])
 
 
-class NoiseOfRows(TorchDispatchMode):
+class NoiseOfRows(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Gives some rows of a batch the random numbers that they have in the whole batch.
 
     Every random operation whose result has one row per row of the part is drawn for all rows of the batch, of which the
@@ -182,7 +182,7 @@ class NoiseOfRows(TorchDispatchMode):
 
     def __init__(self, rows: range, num_rows: int) -> None:
         """Args: rows: the rows of the part. num_rows: rows of the whole batch."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.rows, self.num_rows = rows, num_rows
 
     def __torch_dispatch__(

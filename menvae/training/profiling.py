@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from menvae.files import write_json
 from menvae.training.phases import PhaseClock, StepProfile, TimedPasses
 from menvae.types import Batch

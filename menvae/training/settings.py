@@ -26,8 +26,8 @@ class TrainerSettings:
         cuda_graphs: replay the model's passes on a GPU instead of launching their kernels one by one.
         activation_checkpointing: recompute the activations of residual and up-sampling blocks in the backward pass:
             the same results with less memory, in about a third more time.
-        auto_batch: split each batch into the largest micro-batches that fit into memory, for the same results in a third
-            more time; a batch that fits is not split.
+        auto_batch: split each batch into the largest micro-batches that fit into memory, for the same results up to
+            rounding in about a third more time; a batch that fits is not split.
         compile: compile the model with `torch.compile`, which takes a minute or more at the start.
         validate_every_epochs: validate every so many epochs, and after the last one.
         num_workers: processes that load batches; 0: load in the training process.

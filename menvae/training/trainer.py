@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 import warnings
@@ -27,6 +28,7 @@ from menvae.training.determinism import seed_step
 from menvae.training.graphs import ReplayedModel
 from menvae.training.optimizer_state import load_optimizer
 from menvae.training.passes import MicroBatches, Passes, WholeBatch
+from menvae.training.phases import PhaseClock, TimedPasses
 from menvae.training.place import Place
 from menvae.training.precision import autocast
 from menvae.training.settings import TrainerSettings
@@ -37,6 +39,9 @@ from menvae.training.validation import SplitObjective
 from menvae.types import Batch, EpochLoader, ModelOutput, Observer, Progress
 from menvae.uncompiled import tell_compiler
 from menvae.updates import Update
+
+_UNTIMED_STEPS = 2
+_FEWEST_STEPS = 3
 
 
 class Recorder(Protocol):
@@ -253,6 +258,35 @@ class Trainer:
             if step == num_steps:
                 break
         return min(seconds)
+
+    def timed_steps(self, seconds: float, clock: PhaseClock | None = None) -> list[float]:
+        """Train for some time and return the seconds of each step with its loading; do not use the trainer afterwards.
+
+        The first two steps are not timed; at least three are.
+
+        Args:
+            seconds: how long.
+            clock: takes the time of the phases of these steps.
+        """
+        self.model.train()
+        self.objective.train()
+        batches = (batch for epoch in itertools.count() for batch in self.ingredients.train.epoch(epoch))
+        for batch in itertools.islice(batches, _UNTIMED_STEPS):
+            self._train_step(batch.to(self.place.device, self.memory_format), 0, 0)
+        if clock is not None:
+            clock.attach(self.objective, self.optimizer)
+            self.use_passes(TimedPasses(self.optimisation.passes, clock))
+        durations: list[float] = []
+        started = time.perf_counter()
+        end = started + seconds
+        for batch in batches if clock is None else clock.watched(batches):
+            self._train_step(batch.to(self.place.device, self.memory_format), 0, 0)
+            now = time.perf_counter()
+            durations.append(now - started)
+            started = now
+            if now >= end and len(durations) >= _FEWEST_STEPS:
+                break
+        return durations
 
     @torch.no_grad()
     def _validate(self, epoch: int, so_far: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -36,7 +36,9 @@ def test_counts_flops_bytes_and_peak_of_a_product() -> None:
     assert tracer.memory.now == 0
 
 
-@pytest.mark.parametrize(("make", "share"), [(torch.optim.AdamW, 2.0), (torch.optim.SGD, 0.0), (torch.optim.Adagrad, 1.0)])
+@pytest.mark.parametrize(
+    ("make", "share"), [(torch.optim.AdamW, 2.0), (torch.optim.SGD, 0.0), (torch.optim.Adagrad, 1.0)]
+)
 def test_state_of_optimisers(make, share: float) -> None:
     assert optimizer_share(lambda parameters: make(parameters, lr=0.1)) == share
 

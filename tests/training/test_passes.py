@@ -64,7 +64,9 @@ def test_equals_the_whole_batch(
     assert len(whole) > 20
     scale = max(gradient.abs().max().item() for gradient in whole.values())
     for name, gradient in whole.items():
-        torch.testing.assert_close(parts[name], gradient, rtol=1e-6, atol=1e-9 * scale, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(
+            parts[name], gradient, rtol=1e-6, atol=1e-9 * scale, msg=lambda text, n=name: f"{n}: {text}"
+        )
     for name, value in state.items():
         torch.testing.assert_close(state_of_parts[name], value, rtol=1e-9, atol=1e-12)
 
@@ -77,7 +79,9 @@ def test_a_run_ends_with_the_same_weights(tmp_path: Path) -> None:
             one.use_micro_batches(num_rows)
         one.fit(None)
         weights.append(torch.cat([parameter.detach().flatten() for parameter in one.model.parameters()]))
-    assert not torch.equal(weights[0], trainer(tmp_path).model.state_dict()["encoder.trunk.stem.0.weight"].flatten()[:1])
+    assert not torch.equal(
+        weights[0], trainer(tmp_path).model.state_dict()["encoder.trunk.stem.0.weight"].flatten()[:1]
+    )
     torch.testing.assert_close(weights[1], weights[0], rtol=0.0, atol=2e-4)
 
 

@@ -1,0 +1,1 @@
+"""What this machine can do: ``menvae-bench``, and what fits into it: ``menvae-plan-resources``."""
