@@ -154,9 +154,7 @@ def trainer_without_data(experiment: Experiment, here: Place, folder: Path) -> T
     """Return the trainer of an experiment on noise in the shapes of its data, without observers."""
     settings: TrainerSettings = experiment.settings["trainer"]
     source = experiment.source
-    batch = without_values(
-        source.size, len(source.channels), settings.batch_size, experiment.supervision, source.gives
-    )
+    batch = without_values(source.size, len(source.channels), settings.batch_size, experiment.supervision, source.gives)
     batch.inputs.normal_()
     model, objective = experiment.build(_SUBJECTS)
     model.to(here.device)
@@ -171,9 +169,7 @@ def trainer_without_data(experiment: Experiment, here: Place, folder: Path) -> T
         train=_Repeated(batch),
         val=_Repeated(batch),
     )
-    return Trainer(
-        ingredients, settings, here, seed=0, checkpoints=folder / "checkpoints", identity={}, observers=[]
-    )
+    return Trainer(ingredients, settings, here, seed=0, checkpoints=folder / "checkpoints", identity={}, observers=[])
 
 
 if __name__ == "__main__":

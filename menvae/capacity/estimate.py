@@ -95,9 +95,7 @@ def traced(training: Mapping[str, Any], changes: Mapping[str, Any], device: str)
     experiment = variant(training, changes)
     settings: TrainerSettings = experiment.settings["trainer"]
     source = experiment.source
-    batch = without_values(
-        source.size, len(source.channels), settings.batch_size, experiment.supervision, source.gives
-    )
+    batch = without_values(source.size, len(source.channels), settings.batch_size, experiment.supervision, source.gives)
     model, objective = experiment.build(_SUBJECTS)
     setting = TracedSetting(device, _AUTOCAST.get(settings.precision), settings.channels_last)
     middle = experiment.positions(3)[1]

@@ -1,0 +1,254 @@
+"""``menvae-plan-resources``: the box, batch, width and precision that fit into a memory and a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from typing import Annotated, Any, Literal
+
+import torch
+from omegaconf import DictConfig
+from rich.table import Table
+
+from menvae.capacity.calibration import calibrate
+from menvae.capacity.estimate import Estimator
+from menvae.capacity.variants import box_changes, variant, without_own_keys
+from menvae.composition.experiment import Experiment
+from menvae.configuration import check_writable, path_of
+from menvae.console import logs
+from menvae.console.progress import progress_bar
+from menvae.errors import ExitCode, UserError
+from menvae.files import write_json
+from menvae.layers import NUM_GROUPS, STRIDE
+from menvae.registry import Field, validated
+from menvae.resources.shortage import available_bytes
+
+_log = logging.getLogger(__name__)
+
+GIB = 2**30
+_CALIBRATED_SIDE = 48
+_CALIBRATED_BATCH = 2
+_SECONDS_PER_VARIANT = 2.0
+_WIDTHS = ("encoder.base_filters", "decoder.base_filters")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSettings:
+    """Keys of ``menvae-plan-resources`` beside those of training.
+
+    Attributes:
+        memory_gb: memory of one process in GiB, on a GPU that of the GPU; None: what is available now.
+        hours: time for training and validation; None: any.
+        sizes: sides of the box to choose from, in voxels.
+        batch_sizes: subjects per step to choose from.
+        base_filters: widths of encoder and decoder to choose from; None: those of the configuration.
+        precisions: precisions to choose from; None: that of the configuration.
+        num_subjects: subjects of the cohort; None: ``data.num_subjects``.
+        result: path of the JSON file.
+    """
+
+    memory_gb: Annotated[float, Field(gt=0.0)] | None = None
+    hours: Annotated[float, Field(gt=0.0)] | None = None
+    sizes: Sequence[Annotated[int, Field(ge=STRIDE, multiple_of=STRIDE)]] = (32, 48, 64, 96, 128, 160)
+    batch_sizes: Sequence[Annotated[int, Field(ge=1)]] = (2, 4, 8)
+    base_filters: Sequence[Annotated[int, Field(ge=NUM_GROUPS, multiple_of=NUM_GROUPS)]] | None = None
+    precisions: Sequence[Literal["fp32", "bf16", "fp16"]] | None = None
+    num_subjects: Annotated[int, Field(ge=1)] | None = None
+    result: str = "./outputs/resources.json"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to train.
+
+    Attributes:
+        size: side of the box in voxels.
+        base_filters: width of encoder and decoder; None: that of the configuration.
+        precision: precision of the forward pass.
+        batch_size: subjects per step.
+        activation_checkpointing: whether activations are recomputed.
+        peak_gib: peak memory of the training process.
+        seconds_per_step: duration of a training step.
+        hours: duration of training and validation; None if the size of the cohort is not known.
+        fits: whether memory and time suffice.
+        overrides: what ``menvae-train`` needs for it.
+    """
+
+    size: int
+    base_filters: int | None
+    precision: str
+    batch_size: int
+    activation_checkpointing: bool
+    peak_gib: float
+    seconds_per_step: float
+    hours: float | None
+    fits: bool
+    overrides: Sequence[str] = field(default_factory=tuple)
+
+
+def plan_resources(composed: DictConfig) -> ExitCode:
+    """Calibrate, estimate, and show what fits.
+
+    Args:
+        composed: composed configuration of ``conf/plan_resources.yaml``.
+
+    Raises:
+        UserError: the configuration is invalid, or the data have no box.
+    """
+    training, own = without_own_keys(composed, PlanSettings.__dataclass_fields__)
+    settings = validated(PlanSettings, own, "")
+    path = path_of(settings.result, "result").resolve()
+    experiment = variant(training, {})  # an invalid configuration is refused before anything is measured
+    box_changes(training, STRIDE)
+    check_writable(path.parent)
+    logs.configure(None)
+    try:
+        _log.info("calibrating: a few training steps")
+        planner = Planner(training, settings, experiment)
+        groups = planner.groups()
+        options = [planner.best(*group) for group in progress_bar(groups, "estimating", len(groups))]
+        chosen = choose(options)
+        write_json(
+            path,
+            {
+                "memory_gib": planner.memory_bytes / GIB,
+                "hours": settings.hours,
+                "chosen": None if chosen is None else asdict(chosen),
+                "options": [asdict(option) for option in options],
+            },
+        )
+        logs.show(_table(options, planner.memory_bytes))
+        logs.show(_answer(chosen))
+        _log.info("result: %s", path)
+    finally:
+        logs.release()
+    return ExitCode.DONE
+
+
+class Planner:
+    """Searches the options of one configuration."""
+
+    def __init__(self, training: Mapping[str, Any], settings: PlanSettings, experiment: Experiment) -> None:
+        """Calibrate. Args: training: plain values. settings: the request. experiment: the checked configuration."""
+        self.training, self.settings = training, settings
+        self.widths: list[int | None] = list(settings.base_filters or [None])
+        self.precisions = list(settings.precisions or [str(training["trainer"]["precision"])])
+        self.epochs = int(training["trainer"]["max_epochs"])
+        self.num_training, self.num_validation = self._split(experiment)
+        small = min(settings.sizes)
+        largest = max(small, min(_CALIBRATED_SIDE, max(settings.sizes)))
+        sides = sorted({small, largest})
+        combinations = product(sides, self.widths, self.precisions)
+        variants = [self._changes(side, width, precision, _CALIBRATED_BATCH) for side, width, precision in combinations]
+        self.estimator = Estimator(training, calibrate(training, variants, _SECONDS_PER_VARIANT))
+        self.memory_bytes = self._memory()
+
+    def groups(self) -> list[tuple[int, int | None, str]]:
+        """Return the boxes, widths and precisions to choose from."""
+        return list(product(self.settings.sizes, self.widths, self.precisions))
+
+    def best(self, size: int, width: int | None, precision: str) -> Option:
+        """Return the option with the largest batch that fits, recomputing activations only if nothing else does."""
+        found: list[Option] = []
+        for recomputes in (False, True):
+            for option in self._by_batch(size, width, precision, recomputes):
+                found.append(option)
+                if option.fits:
+                    return option
+        return min(found, key=lambda option: option.peak_gib)
+
+    def _by_batch(self, size: int, width: int | None, precision: str, recomputes: bool) -> Iterator[Option]:
+        """Yield options, the largest batch first; none if the model has no activations to recompute."""
+        for batch_size in sorted(self.settings.batch_sizes, reverse=True):
+            changes = self._changes(size, width, precision, batch_size)
+            if recomputes:
+                changes["trainer.activation_checkpointing"] = True
+            try:
+                yield self._option(size, width, precision, batch_size, changes)
+            except UserError:
+                if not recomputes:
+                    raise
+                return
+
+    def _option(self, size: int, width: int | None, precision: str, batch: int, changes: Mapping[str, Any]) -> Option:
+        estimate = self.estimator.of(changes)
+        hours = None
+        if self.num_training is not None and self.num_validation is not None:
+            hours = estimate.seconds(self.num_training, self.num_validation, batch, self.epochs) / 3600.0
+        in_time = self.settings.hours is None or (hours is not None and hours <= self.settings.hours)
+        fits = estimate.peak_bytes <= self.memory_bytes and in_time
+        overrides = tuple(f"{key}={_text(value)}" for key, value in changes.items() if self._is_key(key))
+        recomputes = bool(changes.get("trainer.activation_checkpointing", False))
+        return Option(
+            *(size, width, precision, batch, recomputes, estimate.peak_bytes / GIB, estimate.seconds_per_step),
+            hours,
+            fits,
+            overrides,
+        )
+
+    def _changes(self, side: int, width: int | None, precision: str, batch_size: int) -> dict[str, Any]:
+        changes = {**box_changes(self.training, side), "trainer.precision": precision, "trainer.batch_size": batch_size}
+        return changes if width is None else {**changes, **dict.fromkeys(_WIDTHS, width)}
+
+    def _is_key(self, key: str) -> bool:
+        section, _, name = key.partition(".")
+        return name in self.training[section]
+
+    def _split(self, experiment: Experiment) -> tuple[int | None, int | None]:
+        """Return the sizes of the training and the validation split, as far as they are known before preparation."""
+        data = self.training["data"]
+        total = self.settings.num_subjects or data.get("num_subjects")
+        if total is None:
+            if self.settings.hours is not None:
+                name = experiment.parts["data"].part.name
+                raise UserError(f"num_subjects: a value is required with hours, because data={name} does not tell it")
+            return None, None
+        validation = round(total * data.get("val_fraction", 0.0))
+        return total - validation - round(total * data.get("test_fraction", 0.0)), validation
+
+    def _memory(self) -> float:
+        if self.settings.memory_gb is not None:
+            return self.settings.memory_gb * GIB
+        if self.estimator.calibration.device == "cuda":
+            return float(torch.cuda.mem_get_info()[0])
+        return float(available_bytes())
+
+
+def choose(options: Sequence[Option]) -> Option | None:
+    """Return the option with the largest box, then width, then batch, of those that fit; None without one."""
+    fitting = [option for option in options if option.fits]
+    return max(fitting, key=lambda one: (one.size, one.base_filters or 0, one.batch_size), default=None)
+
+
+def _table(options: Sequence[Option], memory_bytes: float) -> Table:
+    table = Table(title=f"What fits into {memory_bytes / GIB:.3g} GiB", title_justify="left")
+    for column in ("box", "width", "precision", "batch", "recomputes", "peak GiB", "s/step", "hours", "fits"):
+        table.add_column(column, justify="right")
+    for one in options:
+        table.add_row(
+            f"{one.size}^3",
+            str(one.base_filters or "as set"),
+            one.precision,
+            str(one.batch_size),
+            "yes" if one.activation_checkpointing else "no",
+            f"{one.peak_gib:.2f}",
+            f"{one.seconds_per_step:.3g}",
+            "" if one.hours is None else f"{one.hours:.2g}",
+            "yes" if one.fits else "no",
+        )
+    return table
+
+
+def _answer(chosen: Option | None) -> str:
+    if chosen is None:
+        return "Nothing fits: give more memory_gb or hours, or smaller sizes, batch_sizes or base_filters."
+    hours = "" if chosen.hours is None else f" and {chosen.hours:.2g} hours"
+    return f"Largest: menvae-train {' '.join(chosen.overrides)}   ({chosen.peak_gib:.2f} GiB{hours})"
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
