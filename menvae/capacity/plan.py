@@ -133,8 +133,10 @@ class Planner:
     def __init__(self, training: Mapping[str, Any], settings: PlanSettings, experiment: Experiment) -> None:
         """Calibrate. Args: training: plain values. settings: the request. experiment: the checked configuration."""
         self.training, self.settings = training, settings
-        self.widths: list[int | None] = list(settings.base_filters or [None])
-        self.precisions = list(settings.precisions or [str(training["trainer"]["precision"])])
+        self.widths: list[int | None] = [None] if settings.base_filters is None else [*settings.base_filters]
+        self.precisions: list[str] = [str(training["trainer"]["precision"])]
+        if settings.precisions is not None:
+            self.precisions = [*settings.precisions]
         self.epochs = int(training["trainer"]["max_epochs"])
         self.num_training, self.num_validation = self._split(experiment)
         small = min(settings.sizes)

@@ -13,6 +13,8 @@ from shrunk import composed, names
 
 FILE = Path(__file__).parent / "keys.txt"
 COMMANDS = ("train", "prepare", "compare", "encode", "evaluate", "sweep")
+EXTEND_TRAIN = ("bench", "plan_resources")
+"""Commands whose configuration is that of training with keys of their own, which are listed."""
 LAUNCHERS = ("local", "slurm")
 AS_WRITTEN = ("experiment", "sweep")
 """Groups whose files override what others bring: the keys that a file itself holds are listed."""
@@ -22,6 +24,9 @@ _OF_OTHERS = ("hydra", "site")
 def keys() -> list[str]:
     """Return ``command: dotted.key`` and ``group=option: dotted.key``, sorted."""
     found = [f"{command}: {key}" for command in COMMANDS for key in _keys_of(composed(config=command))]
+    of_train = set(_keys_of(composed()))
+    for command in EXTEND_TRAIN:
+        found += [f"{command}: {key}" for key in _keys_of(composed(config=command)) if key not in of_train]
     conf = configuration_folder("menvae") or Path()
     groups = sorted(
         path.name for path in conf.iterdir() if path.is_dir() and path.name not in (*AS_WRITTEN, *_OF_OTHERS)
