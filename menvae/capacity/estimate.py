@@ -76,10 +76,10 @@ class Estimator:
         return Estimate(peak, near.seconds_per_step * ratio, near.seconds_per_validation_step * ratio)
 
     def _nearest(self, changes: Mapping[str, Any]) -> Calibrated:
-        """Return the calibrated variant that agrees in most keys; of several, the last, which is the largest."""
+        """Return the calibrated variant that differs in the fewest keys; of several, the last, which is the largest."""
 
         def agreement(one: Calibrated) -> int:
-            return sum(one.changes.get(key) == value for key, value in changes.items())
+            return -sum(one.changes.get(key) != changes.get(key) for key in {*changes, *one.changes})
 
         best = max(map(agreement, self.calibration.variants))
         return [one for one in self.calibration.variants if agreement(one) == best][-1]

@@ -9,9 +9,12 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from menvae.composition.experiment import Experiment
+from menvae.data.phantom import FIELD_OF_VIEW_MM
 from menvae.errors import UserError
 
 BOX = "data.roi_size"
+COARSEST_MM = 10.0
+"""Largest voxel of a phantom."""
 
 
 def without_own_keys(composed: DictConfig, own: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -51,5 +54,5 @@ def box_changes(training: Mapping[str, Any], side: int) -> dict[str, Any]:
         raise UserError(f"sizes: the data are rows of a table, which have no box; choose data=phantom, not {side}")
     changes: dict[str, Any] = {BOX: [side] * 3}
     if training["data"].get("name") == "phantom":
-        changes["data.spacing_mm"] = None
+        changes["data.spacing_mm"] = None if side * COARSEST_MM >= FIELD_OF_VIEW_MM else [COARSEST_MM] * 3
     return changes

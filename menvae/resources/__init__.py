@@ -1,1 +1,1 @@
-"""What a training step costs (FLOPs, bytes, memory), what a device can do, and where the time of a step goes."""
+"""What a training step costs in FLOPs, bytes and memory, what a device can do, and what to change without memory."""

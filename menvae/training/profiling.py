@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,13 +46,13 @@ class RunProfiler:
         yield from iterator
 
     def _profiled(self, iterator: Iterator[Batch]) -> Iterator[Batch]:
-        yield from _first(iterator, _WARM_UP_STEPS)
+        yield from islice(iterator, _WARM_UP_STEPS)
         trainer = self._trainer
         clock, passes = PhaseClock(trainer.place.device), trainer.optimisation.passes
         handles = clock.attach(trainer.objective, trainer.optimizer)
         trainer.use_passes(TimedPasses(passes, clock))
         try:
-            yield from clock.watched(_first(iterator, _CLOCK_STEPS))
+            yield from clock.watched(islice(iterator, _CLOCK_STEPS))
         finally:
             trainer.use_passes(passes)
             for handle in handles:
@@ -71,7 +72,7 @@ class RunProfiler:
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
         steps = 0
         with profile(activities=activities, acc_events=True) as profiler:
-            for batch in _first(iterator, _OPERATOR_STEPS):
+            for batch in islice(iterator, _OPERATOR_STEPS):
                 yield batch
                 steps += 1
         if not steps:
@@ -91,12 +92,3 @@ class RunProfiler:
             shares = {phase: value / profile.seconds_per_step for phase, value in profile.seconds.items()}
             words = ", ".join(f"{phase} {share:.0%}" for phase, share in shares.items())
             _log.info("profile of %d steps of %.4g s: %s", profile.steps, profile.seconds_per_step, words)
-
-
-def _first(iterator: Iterator[Batch], number: int) -> Iterator[Batch]:
-    """Yield at most ``number`` items and leave the rest; `itertools.islice` would do, but hides who asks for more."""
-    for _ in range(number):
-        batch = next(iterator, None)
-        if batch is None:
-            return
-        yield batch

@@ -1,4 +1,4 @@
-"""Two ranks give the losses, gradients and buffers of one process on the joined batch."""
+"""Two ranks, and micro-batches, give the losses, gradients and buffers of one process on the joined batch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
@@ -20,11 +21,16 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return result
 
 
-def test_losses_gradients_and_buffers_equal_one_process(tmp_path: Path) -> None:
-    alone, together = tmp_path / "alone.pt", tmp_path / "together.pt"
+@pytest.mark.parametrize(
+    ("launcher", "rows"),
+    [(TORCHRUN, []), ([sys.executable], ["3"]), (TORCHRUN, ["3"])],
+    ids=["two ranks", "micro-batches", "micro-batches of two ranks"],
+)
+def test_losses_gradients_and_buffers_equal_one_process(tmp_path: Path, launcher: list[str], rows: list[str]) -> None:
+    alone, other = tmp_path / "alone.pt", tmp_path / "other.pt"
     _run([sys.executable, str(SCRIPT), str(alone)])
-    _run([*TORCHRUN, str(SCRIPT), str(together)])
-    expected, found = torch.load(alone), torch.load(together)
+    _run([*launcher, str(SCRIPT), str(other), *rows])
+    expected, found = torch.load(alone), torch.load(other)
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         torch.testing.assert_close(

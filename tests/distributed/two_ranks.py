@@ -1,11 +1,12 @@
 """Run by torchrun with 2 ranks, and once alone: writes losses and gradients of the same joined batch.
 
-two_ranks.py OUTPUT
+two_ranks.py OUTPUT [ROWS_OF_A_MICRO_BATCH]
 """
 
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from menvae.latent import LatentLayout
 from menvae.objective import Objective
 from menvae.registry import build
 from menvae.terms import TermContext
+from menvae.training.passes import MicroBatches, WholeBatch
 from menvae.training.place import place
 from menvae.types import Batch, ModelOutput, Posterior, Progress
 
@@ -92,12 +94,15 @@ def main() -> None:
             torch.manual_seed(0)
             model, loss = TinyModel(), objective(recon, clamping)
             parallel = DistributedDataParallel(model) if here.num_ranks > 1 else model
+            passes = WholeBatch(parallel, nullcontext)
+            if len(sys.argv) > 2:
+                passes = MicroBatches(model, parallel, nullcontext, int(sys.argv[2]))
             for step in range(3):
                 batch = batch_of(step, here.rank, here.num_ranks)
                 model.zero_grad()
-                output = parallel(batch)
+                output = passes.forward(batch)
                 report = loss(batch, output, PROGRESS)
-                report.total.backward()
+                passes.backward(report.total)
                 loss.commit(output)
             results[f"{recon}/total"] = report.total.detach()
             results |= {f"{recon}/{name}": value for name, value in report.diagnostics.items()}
