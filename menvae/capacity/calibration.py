@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,12 @@ from menvae.composition.experiment import Experiment
 from menvae.errors import UserError
 from menvae.files import write_json
 from menvae.layers import set_memory_format
+from menvae.registry import validated
 from menvae.resources.machine import measure_peaks
 from menvae.resources.trace import without_values
+from menvae.tracking.local import LocalLog
+from menvae.tracking.tracker import TrackerContext, TrackingSettings
+from menvae.tracking.trackers import Trackers
 from menvae.training.determinism import make_deterministic
 from menvae.training.place import Place
 from menvae.training.settings import TrainerSettings
@@ -35,8 +40,7 @@ from menvae.training.trainer import Ingredients, Trainer
 from menvae.types import Batch
 
 _SUBJECTS = 100
-_OF_A_RUN = ("menvae.runs.train", "matplotlib.figure", "matplotlib.backends.backend_agg")
-_OF_TRACKING = "mlflow"
+_OF_A_RUN = ("menvae.runs.train", "matplotlib.figure", "matplotlib.backends.backend_agg", "menvae.evaluation.final")
 """Modules that a run imports while it trains, and that stay in memory."""
 
 
@@ -102,12 +106,23 @@ def main(request: Path, answer: Path) -> None:
     wanted = json.loads(request.read_text())
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     make_deterministic(device)
-    for module in _OF_A_RUN + ((_OF_TRACKING,) if wanted["training"]["tracking"]["enabled"] else ()):
+    for module in _OF_A_RUN:
         importlib.import_module(module)
+    with tempfile.TemporaryDirectory(prefix="menvae-") as folder:
+        _start_trackers(wanted["training"], Path(folder))
     found = [_told(wanted["training"], changes, wanted["seconds"], device) for changes in wanted["variants"]]
     precisions = sorted({str(one.get("trainer.precision", "fp32")) for one in wanted["variants"]})
     peaks = measure_peaks(device, precisions)  # last, because it needs memory itself
     write_json(answer, asdict(Calibration(found, peaks.gflops, peaks.gb_per_s, device.type)))
+
+
+def _start_trackers(training: Mapping[str, Any], folder: Path) -> None:
+    """Track a run in a store of its own, because what trackers import stays in memory for the whole run."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    settings = replace(validated(TrackingSettings, training["tracking"], "tracking"), uri=None)
+    trackers = Trackers.of(TrackerContext(settings=settings, output_dir=folder, run_dir=folder, run_name="calibration"))
+    trackers.start({}, {}, LocalLog(folder), [])
+    trackers.finish("FINISHED", {})
 
 
 def _told(training: Mapping[str, Any], changes: Mapping[str, Any], seconds: float, device: torch.device) -> Calibrated:

@@ -16,6 +16,7 @@ from menvae.training.settings import TrainerSettings
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SUBJECTS = 100
+_OF_SIZE = ("data.roi_size", "data.spacing_mm", "trainer.batch_size")
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,15 @@ class Estimator:
     """Estimates variants of one configuration.
 
     The memory of a process is that of its tensors, which `trace_step` follows, and a constant for everything else, such
-    as imported modules: the difference between measured and traced peak of the smallest calibrated variant. A step
-    takes the time of the calibrated variant nearest to it, times the ratio of their rooflines.
+    as imported modules: the difference between measured and traced peak of the first calibrated variant. The duration
+    of a step grows linearly with its roofline, for variants that differ only in box and batch; the smallest and the
+    largest calibrated one of a kind give the line.
     """
 
     def __init__(self, training: Mapping[str, Any], calibration: Calibration) -> None:
         """Args: training: plain values of ``conf/train.yaml``. calibration: measured variants of it."""
         self.training, self.calibration = training, calibration
         self._costs: dict[str, StepCost] = {}
-        first = calibration.variants[0]
-        self.constant_bytes = first.peak_bytes - self.cost(first.changes).peak_bytes
 
     def cost(self, changes: Mapping[str, Any]) -> StepCost:
         """Trace a step of a variant; raises `UserError` for an invalid one."""
@@ -69,25 +69,45 @@ class Estimator:
 
     def of(self, changes: Mapping[str, Any]) -> Estimate:
         """Estimate a variant; raises `UserError` for an invalid one."""
-        cost = self.cost(changes)
-        near = self._nearest(changes)
-        ratio = self._roofline(changes) / self._roofline(near.changes)
-        peak = cost.peak_bytes + self.constant_bytes
-        return Estimate(peak, near.seconds_per_step * ratio, near.seconds_per_validation_step * ratio)
+        kind = sorted(self._kind(changes), key=lambda one: self._roofline(one.changes))
+        small, large = kind[0], kind[-1]
+        roofline, first, last = (self._roofline(one) for one in (changes, small.changes, large.changes))
+        step = _on_line(roofline, (first, small.seconds_per_step), (last, large.seconds_per_step))
+        passes = (small.seconds_per_validation_step, large.seconds_per_validation_step)
+        validation = _on_line(roofline, (first, passes[0]), (last, passes[1]))
+        return Estimate(self._peak(changes), step, validation)
 
-    def _nearest(self, changes: Mapping[str, Any]) -> Calibrated:
-        """Return the calibrated variant that differs in the fewest keys; of several, the last, which is the largest."""
+    def _peak(self, changes: Mapping[str, Any]) -> float:
+        """Return the peak of the first calibrated variant, which nothing preceded, and what tensors add to it."""
+        first = self.calibration.variants[0]
+        constant = first.peak_bytes - self.cost(first.changes).peak_bytes
+        return constant + self.cost(changes).peak_bytes
 
-        def agreement(one: Calibrated) -> int:
-            return -sum(one.changes.get(key) != changes.get(key) for key in {*changes, *one.changes})
+    def _kind(self, changes: Mapping[str, Any]) -> list[Calibrated]:
+        """Return the calibrated variants that differ in the fewest keys other than box and batch."""
 
-        best = max(map(agreement, self.calibration.variants))
-        return [one for one in self.calibration.variants if agreement(one) == best][-1]
+        def differences(one: Calibrated) -> int:
+            keys = {*changes, *one.changes} - set(_OF_SIZE)
+            return sum(one.changes.get(key) != changes.get(key) for key in keys)
+
+        fewest = min(map(differences, self.calibration.variants))
+        return [one for one in self.calibration.variants if differences(one) == fewest]
 
     def _roofline(self, changes: Mapping[str, Any]) -> float:
         precision = str(changes.get("trainer.precision", "fp32"))
         gflops = self.calibration.gflops[precision]
         return self.cost(changes).roofline_seconds(1e9 * gflops, 1e9 * self.calibration.gb_per_s)
+
+
+def _on_line(x: float, first: tuple[float, float], last: tuple[float, float]) -> float:
+    """Return the value at x of the line through two points, or through 0 and the last if they do not rise.
+
+    >>> _on_line(3.0, (1.0, 4.0), (2.0, 6.0)), _on_line(3.0, (2.0, 6.0), (2.0, 6.0))
+    (8.0, 9.0)
+    """
+    if last[0] <= first[0] or last[1] <= first[1]:
+        return last[1] * x / last[0]
+    return first[1] + (last[1] - first[1]) * (x - first[0]) / (last[0] - first[0])
 
 
 def traced(training: Mapping[str, Any], changes: Mapping[str, Any], device: str) -> StepCost:

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 GIB = 2**30
 _CALIBRATED_SIDE = 48
-_CALIBRATED_BATCH = 2
+_CALIBRATED_BATCH = 4
 _SECONDS_PER_VARIANT = 2.0
 _WIDTHS = ("encoder.base_filters", "decoder.base_filters")
 
@@ -142,8 +142,9 @@ class Planner:
         small = min(settings.sizes)
         largest = max(small, min(_CALIBRATED_SIDE, max(settings.sizes)))
         sides = sorted({small, largest})
-        combinations = product(sides, self.widths, self.precisions)
-        variants = [self._changes(side, width, precision, _CALIBRATED_BATCH) for side, width, precision in combinations]
+        sized = [(side, 1) for side in sides] + [(sides[-1], _CALIBRATED_BATCH)]
+        combinations = product(sized, self.widths, self.precisions)
+        variants = [self._changes(side, width, precision, batch) for (side, batch), width, precision in combinations]
         self.estimator = Estimator(training, calibrate(training, variants, _SECONDS_PER_VARIANT))
         self.memory_bytes = self._memory()
 

@@ -17,6 +17,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,10 @@ def main() -> int:
     wanted = requests(options.requests, options.seed, options.precisions)
     keys = ("encoder.base_filters", "decoder.base_filters", "decoder.upsampling", "trainer.precision")
     kinds = {repr([one[key] for key in keys]): {key: one[key] for key in keys} for one in wanted}
-    sized = [(32, next(iter(kinds.values()))), *((48, kind) for kind in kinds.values())]
-    variants = [{**FIXED, **kind, "data.roi_size": [side] * 3, "trainer.batch_size": 2} for side, kind in sized]
+    variants = [
+        {**FIXED, **kind, "data.roi_size": [side] * 3, "trainer.batch_size": batch_size}
+        for (side, batch_size), kind in product(((32, 1), (48, 4)), kinds.values())
+    ]
     errors: dict[str, list[float]] = {"memory": [], "time": []}
     with tempfile.TemporaryDirectory() as folder:
         output_dir = (options.output_dir or Path(folder)).resolve()

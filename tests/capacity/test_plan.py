@@ -51,6 +51,10 @@ def test_scales_calibrated_steps(tmp_path: Path) -> None:
     cost, base = (estimator.cost({**small, "trainer.batch_size": rows}) for rows in (8, 2))
     assert more.peak_bytes - known.peak_bytes == cost.peak_bytes - base.peak_bytes > 0
     assert 1.5 < more.seconds_per_step <= 4.0, "four times the work, but parameters are read once"
+    large = {**small, "trainer.batch_size": 4}
+    line = Estimator(training, Calibration([*measured, Calibrated(large, 1.5, 0.4, GIB)], {"fp32": 50.0}, 10.0, "cpu"))
+    assert [line.of(one).seconds_per_step for one in (small, large)] == pytest.approx([1.0, 1.5])
+    assert 2.4 < line.of({**small, "trainer.batch_size": 8}).seconds_per_step < 2.6, "two more batches of two"
 
 
 @pytest.mark.parametrize(
