@@ -139,9 +139,7 @@ def main() -> int:
         output_dir = (options.output_dir or Path(folder)).resolve()
         training = OmegaConf.to_container(composed(f"output_dir={output_dir}"), resolve=True)
         estimator = Estimator(training, calibrate(training, variants, options.seconds))
-        print(
-            f"constant {estimator.constant_bytes / 2**20:.0f} MiB, {os.environ.get('OMP_NUM_THREADS', 'all')} threads"
-        )
+        print(f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads")
         print(
             "box batch width upsampling  precision recomputes |  MiB est. measured ratio | s/step est. measured ratio"
         )
