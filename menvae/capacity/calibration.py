@@ -162,7 +162,7 @@ class _Repeated:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterable[Batch]:
         for _ in range(first_step, self.steps_per_epoch):
-            yield self.batch._each(torch.clone)
+            yield self.batch.each(torch.clone)
 
 
 def trainer_without_data(experiment: Experiment, here: Place, folder: Path) -> Trainer:

@@ -272,7 +272,7 @@ class _Step:
     def _loaded(self) -> Batch:
         """Return the batch as the trainer receives it: inputs are made anew at every step."""
         memory_format = torch.channels_last_3d if self.setting.channels_last else torch.contiguous_format
-        return self.batch._each(Tensor.clone).to(self.batch.inputs.device, memory_format)
+        return self.batch.each(Tensor.clone).to(self.batch.inputs.device, memory_format)
 
     def _passed(self, batch: Batch) -> ModelOutput:
         dtype = self.setting.autocast

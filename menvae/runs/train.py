@@ -20,8 +20,8 @@ from menvae.errors import ExitCode, OtherRankFailedError, OutOfMemoryError, RunI
 from menvae.files import DamagedFileError
 from menvae.fingerprints import state_of
 from menvae.interruption import StopRequest, stop_requests
-from menvae.runs.answer import Key, Record, conclude, exit_code, key_of, remember
 from menvae.resources.shortage import explained, is_out_of_memory
+from menvae.runs.answer import Key, Record, conclude, exit_code, key_of, remember
 from menvae.runs.assembly import AssembledRun
 from menvae.runs.description import datasets_of, describe, params_of, tags_of
 from menvae.runs.directory import ENDED, RUNS, RunDirectory, trackers_of
