@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from menvae.collectives import mean_over_ranks, num_ranks
 from menvae.errors import UserError
-from menvae.kernels.group_norm import can_fuse, fused_group_norm
+from menvae.kernels.group_norm import can_fuse, centred_group_norm, fused_group_norm
 from menvae.kernels.resizing import nearest_conv3d, trilinear_conv3d
 
 NUM_GROUPS = 8
@@ -50,44 +50,21 @@ class Conv3d(nn.Conv3d):
 
 
 class GroupNorm(nn.GroupNorm):
-    """`torch.nn.GroupNorm` that is accurate for channels-last float32 volumes on CPU whose mean is large.
+    """`torch.nn.GroupNorm` that is accurate for channels-last float32 volumes on CPU, and fast on a GPU.
 
     On CPU, torch 2.13 computes the variance of channels-last input in one pass, as E[x^2] - E[x]^2 in float32, which
-    cancels: at mean 100 and standard deviation 0.01 nothing is left of it. GroupNorm ignores a constant that is added
-    to a group, so where a mean is large the means are subtracted first; the gradient is that of GroupNorm itself,
-    because the gradient of a normalised group is orthogonal to constants.
+    cancels: at mean 100 and standard deviation 0.01 nothing is left of it. See `centred_group_norm`, and for a GPU
+    `fused_group_norm`.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Input [B, C, D, H, W] -> the same shape."""
         if can_fuse(input, self.num_groups):
-            return fused_group_norm(input, self.num_groups, self.weight, self.bias, self.eps, relu=False)
+            return fused_group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
         is_channels_last = input.is_contiguous(memory_format=torch.channels_last_3d)
-        if not is_channels_last or input.dtype != torch.float32 or input.device.type != "cpu":
-            return super().forward(input)
-        if torch.compiler.is_compiling():  # which cannot ask for values
-            return super().forward(self._centred(input))
-        batch, channels = input.shape[:2]
-        num_voxels = input[0, 0].numel()
-        normed, means, rstd = torch.native_group_norm(
-            input, self.weight, self.bias, batch, channels, num_voxels, self.num_groups, self.eps
-        )
-        if _cancels(means, rstd):
-            return super().forward(self._centred(input))
-        return normed
-
-    def _centred(self, x: Tensor) -> Tensor:
-        """Subtract from each group its mean, without a gradient through the mean."""
-        with torch.no_grad():
-            of_channels = x.mean(dim=(2, 3, 4)).view(len(x), self.num_groups, -1)
-            means: Tensor = of_channels.mean(dim=2, keepdim=True).expand_as(of_channels).reshape(*x.shape[:2], 1, 1, 1)
-        return x - means
-
-
-def _cancels(means: Tensor, rstd: Tensor) -> bool:
-    """Return whether E[x^2] - E[x]^2 loses digits: a mean of more than 4 standard deviations, or no variance left."""
-    with torch.no_grad():
-        return not bool((means.abs() * rstd).amax() <= 4.0)  # also if it is NaN
+        if is_channels_last and input.dtype == torch.float32 and input.device.type == "cpu":
+            return centred_group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+        return super().forward(input)
 
 
 class NearestConv3d(nn.Conv3d):
@@ -340,7 +317,14 @@ class UpBlock(Recomputable):
         if self.folded is not None:
             return self.folded
         is_large = x.shape[2] * x.shape[3] * x.shape[4] >= _SMALLEST_FOLDED
-        return (is_large or x.device.type == "cuda") and not torch.compiler.is_compiling()
+        return is_large and x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def fold_upsampling(model: nn.Module, folded: bool | None) -> None:
+    """Set `UpBlock.folded` of every block of a model."""
+    for module in model.modules():
+        if isinstance(module, UpBlock):
+            module.folded = folded
 
 
 def up_blocks(

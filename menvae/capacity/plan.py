@@ -134,7 +134,8 @@ class Planner:
         """Calibrate. Args: training: plain values. settings: the request. experiment: the checked configuration."""
         self.training, self.settings = training, settings
         self.widths: list[int | None] = [None] if settings.base_filters is None else [*settings.base_filters]
-        self.precisions: list[str] = [str(training["trainer"]["precision"])]
+        configured = str(training["trainer"]["precision"])
+        self.precisions: list[str] = ["fp32" if configured == "auto" else configured]
         if settings.precisions is not None:
             self.precisions = [*settings.precisions]
         self.epochs = int(training["trainer"]["max_epochs"])

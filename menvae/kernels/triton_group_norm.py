@@ -1,8 +1,8 @@
-"""GroupNorm and ReLU of channels-last volumes in Triton: two passes forward, two backward, everything in float32.
+"""GroupNorm of channels-last volumes in Triton: two passes forward, two backward, everything in float32.
 
 A volume [B, C, D, H, W] in channels-last order is a matrix of N = D H W rows of C channels a sample. The first pass of
 each direction reduces chunks of rows, a small kernel joins the chunks of a group, and the second pass applies the
-result. With x^ = (x - mean) rstd and the gradient g that the ReLU lets through, the gradient is
+result. With x^ = (x - mean) rstd and the gradient g of the output, that of x is
 
     dx = rstd (weight g - mean_of_group(weight g) - x^ mean_of_group(weight g x^)).
 """
@@ -73,34 +73,22 @@ def _normalised(x, at, inside, mean, rstd, b, channel, C: tl.constexpr, GROUP: t
 
 
 @triton.jit
-def _passed(dy, at, inside, normalised, weight, bias, channel, RELU: tl.constexpr):
-    """Tile of the gradient that the ReLU lets through."""
-    gradient = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
-    if RELU:
-        out = normalised * tl.load(weight + channel)[None, :] + tl.load(bias + channel)[None, :]
-        gradient = tl.where(out > 0.0, gradient, 0.0)
-    return gradient
-
-
-@triton.jit
 def _apply(
     x, y, weight, bias, mean, rstd, num_rows,
-    C: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, RELU: tl.constexpr,
+    C: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     b = tl.program_id(0).to(tl.int64)
     channel, row = tl.arange(0, C), tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     at, inside = (b * num_rows + row[:, None]) * C + channel[None, :], (row < num_rows)[:, None]
     normalised = _normalised(x, at, inside, mean, rstd, b, channel, C, GROUP)
     out = normalised * tl.load(weight + channel)[None, :] + tl.load(bias + channel)[None, :]
-    if RELU:
-        out = tl.maximum(out, 0.0)
     tl.store(y + at, out.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _sums(
-    x, dy, weight, bias, mean, rstd, partial, num_rows,
-    STEPS: tl.constexpr, C: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, RELU: tl.constexpr,
+    x, dy, mean, rstd, partial, num_rows,
+    STEPS: tl.constexpr, C: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Sums of g and g x^ of each channel in a chunk."""
     b, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -110,7 +98,7 @@ def _sums(
         row = (chunk * STEPS + step) * ROWS + tl.arange(0, ROWS)
         at, inside = (b * num_rows + row[:, None]) * C + channel[None, :], (row < num_rows)[:, None]
         normalised = _normalised(x, at, inside, mean, rstd, b, channel, C, GROUP)
-        gradient = _passed(dy, at, inside, normalised, weight, bias, channel, RELU)
+        gradient = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
         plain += tl.sum(gradient, 0)
         projected += tl.sum(gradient * normalised, 0)
     at_partial = partial + ((b * tl.num_programs(1) + chunk) * 2) * C + channel
@@ -139,14 +127,14 @@ def _join_sums(
 
 @triton.jit
 def _apply_backward(
-    x, dy, dx, weight, bias, mean, rstd, offset, slope, num_rows,
-    C: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, RELU: tl.constexpr,
+    x, dy, dx, weight, mean, rstd, offset, slope, num_rows,
+    C: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     b = tl.program_id(0).to(tl.int64)
     channel, row = tl.arange(0, C), tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     at, inside = (b * num_rows + row[:, None]) * C + channel[None, :], (row < num_rows)[:, None]
     normalised = _normalised(x, at, inside, mean, rstd, b, channel, C, GROUP)
-    gradient = _passed(dy, at, inside, normalised, weight, bias, channel, RELU)
+    gradient = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
     group = b * (C // GROUP) + channel // GROUP
     common = tl.load(offset + group)[None, :] + tl.load(slope + group)[None, :] * normalised
     out = tl.load(rstd + group)[None, :] * (tl.load(weight + channel)[None, :] * gradient - common)
@@ -158,7 +146,7 @@ class GroupNormOnGPU(torch.autograd.Function):
 
     @staticmethod
     def forward(  # noqa: D102
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float, relu: bool
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float
     ) -> Tensor:
         batch, channels = x.shape[:2]
         num_rows = x.shape[2:].numel()
@@ -172,14 +160,13 @@ class GroupNormOnGPU(torch.autograd.Function):
         _join_moments[(batch, num_groups)](partial, mean, rstd, chunks, eps, channels, group, padded)
         y = torch.empty_like(x)
         grid = (batch, triton.cdiv(num_rows, rows))
-        _apply[grid](x, y, weight, bias, mean, rstd, num_rows, channels, group, rows, relu)
-        ctx.save_for_backward(x, weight, bias, mean, rstd)
-        ctx.relu = relu
+        _apply[grid](x, y, weight, bias, mean, rstd, num_rows, channels, group, rows)
+        ctx.save_for_backward(x, weight, mean, rstd)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        x, weight, bias, mean, rstd = ctx.saved_tensors
+        x, weight, mean, rstd = ctx.saved_tensors
         dy = gradients[0].contiguous(memory_format=torch.channels_last_3d)
         batch, channels = x.shape[:2]
         num_groups, num_rows = mean.shape[1], x.shape[2:].numel()
@@ -188,16 +175,15 @@ class GroupNormOnGPU(torch.autograd.Function):
         partial = x.new_empty((batch, chunks, 2, channels), dtype=torch.float32)
         d_weight, d_bias = x.new_empty((2, batch, channels), dtype=torch.float32)
         offset, slope = torch.empty_like(mean), torch.empty_like(mean)
-        of_x = (weight, bias, mean, rstd)
-        _sums[(batch, chunks)](x, dy, *of_x, partial, num_rows, steps, channels, group, rows, ctx.relu)
+        _sums[(batch, chunks)](x, dy, mean, rstd, partial, num_rows, steps, channels, group, rows)
         padded = triton.next_power_of_2(chunks)
         _join_sums[(batch, num_groups)](
             partial, weight, d_weight, d_bias, offset, slope, chunks, num_rows, channels, group, padded
         )
         dx = torch.empty_like(x)
         grid = (batch, triton.cdiv(num_rows, rows))
-        _apply_backward[grid](x, dy, dx, *of_x, offset, slope, num_rows, channels, group, rows, ctx.relu)
-        return dx, d_weight.sum(dim=0), d_bias.sum(dim=0), None, None, None
+        _apply_backward[grid](x, dy, dx, weight, mean, rstd, offset, slope, num_rows, channels, group, rows)
+        return dx, d_weight.sum(dim=0), d_bias.sum(dim=0), None, None
 
 
 def _chunks(batch: int, num_rows: int, channels: int) -> tuple[int, int, int]:

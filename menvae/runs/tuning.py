@@ -15,6 +15,7 @@ from menvae.composition.experiment import Experiment
 from menvae.data.source import Data
 from menvae.errors import UserError
 from menvae.files import write_json
+from menvae.layers import fold_upsampling
 from menvae.models import Model
 from menvae.objective import Objective
 from menvae.runs.reading import read_mapping
@@ -67,6 +68,7 @@ class ComputeSettings:
         outcome = self._tuned(start) if is_tuned(asked.tune, device) else None
         choice = collectives.from_rank_zero(outcome.choice if outcome is not None else start)
         choice.apply()
+        fold_upsampling(self.model, choice.folded)
         if self.here.is_main:
             if outcome is not None:
                 _log.info("%s", outcome.words())

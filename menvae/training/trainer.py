@@ -151,7 +151,8 @@ class Trainer:
     def use_micro_batches(self, num_rows: int) -> None:
         """Compute the gradient of each batch from micro-batches of ``num_rows``; raises as `MicroBatches`."""
         self.model.train()
-        self.use_passes(MicroBatches(self.model, self.parallel, self._autocast, num_rows))
+        in_turns = self.parallel if self.place.num_ranks > 1 else self.model  # a graph has the rows of a whole batch
+        self.use_passes(MicroBatches(self.model, in_turns, self._autocast, num_rows))
 
     def fit(self, recorder: Recorder | None) -> TrainingState:
         """Train from the current state to the last epoch, or until an observer requests a stop.

@@ -18,7 +18,7 @@ from torch import nn
 from menvae.cores import num_cores
 from menvae.errors import UserError
 from menvae.files import DamagedFileError, read_json, write_json
-from menvae.layers import set_memory_format
+from menvae.layers import fold_upsampling, set_memory_format
 from menvae.objective import Objective
 from menvae.training.graphs import ReplayedModel
 from menvae.training.precision import autocast, slowdown
@@ -41,6 +41,7 @@ class Choice:
         channels_last: memory format of inputs and weights.
         num_threads: threads of an operation on CPU; 0: those that torch has.
         cudnn_benchmark: whether cuDNN times its algorithms at the first batch of a shape.
+        folded: see `menvae.layers.UpBlock`.
         cuda_graphs: whether the model's passes are replayed from CUDA graphs.
     """
 
@@ -48,6 +49,7 @@ class Choice:
     channels_last: bool = True
     num_threads: int = 0
     cudnn_benchmark: bool = False
+    folded: bool | None = None
     cuda_graphs: bool = False
 
     def apply(self) -> None:
@@ -107,7 +109,11 @@ def alternatives(device: torch.device, start: Choice, *, any_precision: bool, gr
     if device.type == "cuda":
         precisions = ["fp32", "bf16"] if any_precision and torch.cuda.is_bf16_supported() else []
         found: list[tuple[str, Sequence[Any]]] = [("precision", precisions), ("cudnn_benchmark", [True])]
-        found += [("channels_last", [not start.channels_last]), ("cuda_graphs", [True] if graphs else [])]
+        found += [
+            ("channels_last", [not start.channels_last]),
+            ("folded", [True]),
+            ("cuda_graphs", [True] if graphs else []),
+        ]
         return found
     bf16_pays = any_precision and slowdown(device, "bf16") < 1.0
     threads = sorted({1, num_cores()} - {start.num_threads})
@@ -185,7 +191,7 @@ class StepTimer:
             return min(self._seconds(choice))
         except torch.OutOfMemoryError as error:
             raise UnusableChoiceError("out of memory") from error
-        except UserError as error:
+        except (UserError, RuntimeError) as error:  # a kernel that this device or version lacks
             raise UnusableChoiceError(str(error)) from error
         finally:
             torch.set_num_threads(threads)
@@ -194,6 +200,7 @@ class StepTimer:
         device = self.batch.inputs.device
         model, objective = copy.deepcopy(self.model), copy.deepcopy(self.objective)
         set_memory_format(model, choice.memory_format)
+        fold_upsampling(model, choice.folded)
         batch = self.batch.to(device, choice.memory_format)
         model.train()
         objective.train()

@@ -75,6 +75,7 @@ class Step:
         """Return a function that takes a step, and returns its loss and gradient norm."""
         choice.apply()
         layers.set_memory_format(self.model, choice.memory_format)
+        layers.fold_upsampling(self.model, choice.folded)
         batch, count = self.batch.to(DEVICE, choice.memory_format), 0
         parallel = ReplayedModel(self.model, len(batch), choice.precision) if choice.cuda_graphs else self.model
         optimizer = self.experiment.parts["optimizer"](self.model.parameters())

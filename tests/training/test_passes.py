@@ -31,7 +31,7 @@ def after_a_step(trainer: Trainer, num_rows: int | None) -> tuple[dict[str, Tens
     model.train()
     objective.train()
     batch = next(iter(trainer.ingredients.train.epoch(0))).to(torch.device("cpu"), trainer.memory_format)
-    batch = batch._each(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+    batch = batch.each(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
     if num_rows is None:
         passes: WholeBatch | MicroBatches = WholeBatch(model, trainer._autocast)
     else:
