@@ -26,7 +26,6 @@ bench: bench-data bench-encode bench-losses bench-statistics bench-train
 	$(BIN)/python tests/benchmarks/phantom_difficulty.py
 	$(BIN)/python tests/benchmarks/overhead.py
 	$(BIN)/python tests/benchmarks/compiled.py
-	$(BIN)/python tests/benchmarks/starting.py
 
 bench-data: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/features.py
@@ -39,8 +38,9 @@ bench-losses: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/losses.py
 	$(BIN)/python tests/benchmarks/losses_tc.py
 
+# an hour on a machine that does nothing else; BESIDE=../of-last-month make bench-train: beside another checkout
 bench-train: $(VENV)/.installed-test
-	$(BIN)/python tests/benchmarks/step.py $(if $(BESIDE),--beside $(BESIDE))
+	$(BIN)/python tests/benchmarks/train.py $(if $(BESIDE),--beside $(BESIDE))
 
 bench-statistics: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/independence.py

@@ -30,6 +30,7 @@ from menvae.resources.machine import Peaks, computes_bf16_fast, describe_machine
 from menvae.resources.shortage import is_out_of_memory
 from menvae.runs.assembly import AssembledRun
 from menvae.runs.micro_batches import cost_of_step
+from menvae.training.allocation import keep_freed_memory
 from menvae.training.determinism import make_deterministic
 from menvae.training.phases import PhaseClock
 from menvae.training.place import Place
@@ -110,6 +111,8 @@ def bench(composed: DictConfig) -> ExitCode:
         raise UserError("precisions: 'fp16' is not allowed on a CPU; choose fp32 or bf16")
     check_writable(path.parent)
     make_deterministic(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     logs.configure(None)
     try:
         _log.info("measuring the peaks of this machine")

@@ -33,6 +33,7 @@ from menvae.resources.trace import without_values
 from menvae.tracking.local import LocalLog
 from menvae.tracking.tracker import TrackerContext, TrackingSettings
 from menvae.tracking.trackers import Trackers
+from menvae.training.allocation import keep_freed_memory
 from menvae.training.determinism import make_deterministic
 from menvae.training.place import Place
 from menvae.training.settings import TrainerSettings
@@ -106,6 +107,8 @@ def main(request: Path, answer: Path) -> None:
     wanted = json.loads(request.read_text())
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     make_deterministic(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     for module in _OF_A_RUN:
         importlib.import_module(module)
     with tempfile.TemporaryDirectory(prefix="menvae-") as folder:

@@ -34,6 +34,7 @@ from menvae.runs.start import check_start, files_read, identify
 from menvae.tracking.local import LocalLog
 from menvae.tracking.tracker import TrackingSettings
 from menvae.training import checkpoint
+from menvae.training.allocation import keep_freed_memory
 from menvae.training.determinism import make_deterministic
 from menvae.training.place import Place, num_ranks_started, place
 from menvae.training.ranks import run_ranks
@@ -75,6 +76,8 @@ def train(composed: DictConfig, job: Job | None = None, prepared: object = None)
             return run_ranks(command(file), settings.devices)
     with stop_requests(settings.time_limit_min) as stop, place(settings.devices) as here:
         make_deterministic(here.device)
+        if here.device.type == "cpu":
+            keep_freed_memory()
         logs.configure(None, only_errors=not here.is_main)
         try:
             return _train_here(experiment, key_of(composed, here.num_ranks), job, here, stop, prepared)

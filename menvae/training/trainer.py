@@ -217,6 +217,7 @@ class Trainer:
             self.state.step, self._begun.seconds = step + 1, time.perf_counter() - started
             if self.recorder is not None:
                 self.recorder.step(epoch + 1, step + 1, taken.losses)
+            del batch, taken  # else they take memory during the next step
         averages = means.averages()
         metrics: dict[str, float | None] = {
             "diag/grad_norm": averages.pop("grad_norm", None)

@@ -4,26 +4,24 @@ Run 6 in bf16, batch 2, on noise: milliseconds of a step as `trainer.tune` choos
 arithmetic and memory traffic of plain eager torch allow on an H200, and with CUDA graphs or the fused GroupNorm
 turned off. Volumes a second at 128^3 stand beside those that NVIDIA publishes for nnU-Net on an A100: another network.
 Losses and gradient norms with and without graphs must agree to 1e-3, and a step may wait for the GPU once. The exit
-status is 1 if a check fails, and 0 with a sentence where there is no GPU.
+status is 1 if a claim does not hold, and 0 with a sentence where there is no GPU.
 
-    python tests/benchmarks/on_gpu.py --json on_gpu.json
+    python tests/benchmarks/on_gpu.py
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from unittest.mock import patch
 
 import torch
 from hydra import compose, initialize_config_dir
-from ratios import Figure, report
+from interleaved import Claim, judged
 
 from menvae import layers
 from menvae.composition.experiment import Experiment
@@ -109,50 +107,41 @@ def milliseconds(step: Callable[[], object]) -> float:
     return statistics.median(found)
 
 
-def figures_of_run6() -> list[Figure]:
-    found = []
+def run_6() -> list[Claim]:
+    """Print the figures of Run 6, and return what is claimed of them."""
+    claims: list[Claim] = []
     for side in (64, 128, 160):
         choice = Step(run6(side), 2).tuned()
         torch.cuda.reset_peak_memory_stats()
         best = milliseconds(Step(run6(side), 2).taken(choice))
         peak = torch.cuda.max_memory_allocated() / 2**30
         eager = milliseconds(Step(run6(side), 2).taken(Choice("bf16")))
-        found += [
-            Figure(f"Run 6, {side}^3, batch 2, bf16: ms a step ({choice})", best),
-            Figure(f"Run 6, {side}^3: speed beside eager with fused GroupNorm", eager / best),
-            Figure(f"Run 6, {side}^3: peak memory in GiB", peak),
-        ]
-        if side in ROOFLINE_MS:
-            found.append(
-                Figure(f"Run 6, {side}^3: times the roofline of an H200", best / ROOFLINE_MS[side], 2.0, False)
-            )
+        print(f"Run 6, {side}^3, batch 2, bf16: {best:.1f} ms a step, {peak:.2f} GiB, with {choice}")
+        print(f"    eager, the same GroupNorm: {eager:.1f} ms, {eager / best:.2f} times as long", flush=True)
         if side == 128:
-            volumes = 2e3 / best
-            found.append(
-                Figure(
-                    "Run 6, 128^3: volumes/s over those of NVIDIA's nnU-Net on an A100", volumes / NVIDIA_VOLUMES_PER_S
-                )
-            )
-    with patch.object(layers, "can_fuse", lambda *_: False):  # torch's own GroupNorm
+            ratio = 2e3 / best / NVIDIA_VOLUMES_PER_S
+            print(f"    {2e3 / best:.1f} volumes/s, {ratio:.2f} times those of NVIDIA's nnU-Net on an A100")
+        if side in ROOFLINE_MS:
+            times = best / ROOFLINE_MS[side]
+            claims.append((f"{side}^3: {times:.2f} times the roofline of an H200, wanted at most 2", times <= 2.0))
+    with patch.object(layers, "can_fuse", lambda *_: False):
         plain = milliseconds(Step(run6(160), 2).taken(Choice("bf16")))
-    found.append(Figure("Run 6, 160^3: ms a step, eager with torch's GroupNorm", plain))
-    return found
+    print(f"Run 6, 160^3, eager with torch's GroupNorm: {plain:.1f} ms a step")
+    return claims
 
 
-def agreement() -> Figure:
-    """Largest relative difference of losses and gradient norms of four steps with and without graphs, in fp32."""
+def agreement() -> Claim:
+    """Compare losses and gradient norms of two steps with and without graphs, in fp32."""
     found = []
     for graphs in (False, True):
         step = Step(run6(32), 2).taken(Choice("fp32", cuda_graphs=graphs))
         found.append(torch.tensor([step() for _ in range(2)]))
     difference = ((found[0] - found[1]).abs() / found[0]).max().item()
-    return Figure(
-        "Run 6, 32^3, fp32: relative difference of two steps with and without graphs", difference, 1e-3, False
-    )
+    return f"two steps with graphs differ from those without by {difference:.1e}, wanted 1e-3", difference < 1e-3
 
 
-def waits() -> Figure:
-    """How often a step of the default model waits for the GPU."""
+def waits() -> Claim:
+    """Count how often a step of the default model waits for the GPU."""
     step = Step([], 8).taken(Choice("fp32"))
     milliseconds(step)
     with warnings.catch_warnings(record=True) as caught:
@@ -161,19 +150,15 @@ def waits() -> Figure:
         step()
         torch.cuda.set_sync_debug_mode("default")
     count = sum("called a synchronizing" in str(warning.message) for warning in caught)
-    return Figure("default model: waits for the GPU in a step", count, 1.0, False)
+    return f"a step of the default model waits for the GPU {count} times, wanted 1", count == 1
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    options = parser.parse_args()
+    """Measure and judge."""
     if not torch.cuda.is_available():
         print("no GPU: a step beside its roofline, CUDA graphs and waits for the device are not measured")
         return 0
-    checks = [agreement(), waits()]
-    report([*figures_of_run6(), *checks], options.json)
-    return int(any(check.verdict == "missed" for check in checks))
+    return judged([agreement(), waits(), *run_6()])
 
 
 if __name__ == "__main__":
