@@ -1,7 +1,8 @@
 """Time and memory of a training step on a CPU, beside plain torch and beside another checkout, A B A B.
 
-Run 6 at 64^3, batch 2, with trilinear and with nearest up-sampling, and the default model at 32^3, batch 8, in float32.
-A step is forward, loss, backward and AdamW. ``plain`` is the same model in contiguous memory: `torch.nn.Upsample` and
+Run 6 at 64^3, batch 2, with trilinear and with nearest up-sampling, and the default model at 32^3, batch 8.
+A step is forward, loss, backward and AdamW, as `trainer.precision` fp32 and bf16 compute it; bf16 is what
+`trainer.precision=auto` takes on a CPU that has instructions for it. ``plain`` is the same model in contiguous memory: `torch.nn.Upsample` and
 `torch.nn.GroupNorm`, nothing folded. Each variant has a process; they take turns, so that a machine that slows down
 slows all of them, and ratios are of the fastest steps. Memory is what autograd keeps from the forward pass (parameters
 aside), and the resident peak of a step above what was resident before it.
@@ -12,6 +13,7 @@ aside), and the resident peak of a step above what was resident before it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -34,7 +36,10 @@ CASES: dict[str, tuple[tuple[str, ...], int, int]] = {
 GOALS = (
     ("run 6, trilinear", "run 6, trilinear: plain", "run 6, trilinear: here", "fastest_s", 2.0),
     ("run 6, nearest", "run 6, trilinear: plain", "run 6, nearest: here", "fastest_s", 2.85),
+    ("run 6, trilinear, bf16", "run 6, trilinear: plain", "run 6, trilinear: bf16", "fastest_s", 2.0),
+    ("run 6, nearest, bf16", "run 6, trilinear: plain", "run 6, nearest: bf16", "fastest_s", 2.85),
     ("default", "default: beside", "default: here", "fastest_s", 1.5),
+    ("default, bf16", "default: beside", "default: bf16", "fastest_s", 1.5),
     ("activations", "run 6, trilinear: here", "run 6, trilinear: beside", "activations_mb", 0.8),
     ("resident peak", "run 6, trilinear: here", "run 6, trilinear: beside", "peak_mb", 0.8),
     ("activations, checkpointing", "run 6, recomputed: here", "run 6, trilinear: beside", "activations_mb", 0.45),
@@ -76,10 +81,13 @@ class Step:
         )
         self.batch = batch.to(torch.device("cpu"), memory_format)
         self.progress = Progress(300.0, 600.0)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=5e-5)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=5e-5, fused=form != "plain")
+        self.autocast = torch.autocast("cpu", torch.bfloat16, enabled=form == "bf16")
 
     def loss(self) -> Any:
-        return self.objective(self.batch, self.model(self.batch), self.progress).total
+        with self.autocast:
+            output = self.model(self.batch)
+        return self.objective(self.batch, output, self.progress).total
 
     def __call__(self) -> float:
         total = self.loss()
@@ -135,6 +143,11 @@ def worker(case: str, form: str, num_threads: int) -> None:
     import torch
 
     torch.set_num_threads(num_threads)
+    if form != "plain":
+        with contextlib.suppress(ImportError):  # a checkout of earlier
+            from menvae.training.allocation import keep_freed_memory
+
+            keep_freed_memory()
     step = Step(case, form)
     losses = [step() for _ in range(2)]
     activations, peak = memory_mb(step)
@@ -161,12 +174,16 @@ def start(checkout: Path, case: str, form: str, num_threads: int) -> subprocess.
 
 def measured(cases: Sequence[str], beside: Path | None, repeats: int, num_threads: int) -> dict[str, dict[str, Any]]:
     """Return {variant: losses, memory, seconds}; the variants of Run 6 take turns, and those of the default model."""
+    import torch
+
     found: dict[str, dict[str, Any]] = {}
     for group in ("run 6", "default"):
         variants: dict[str, tuple[Path, str, str]] = {}
         for case in (case for case in cases if case.startswith(group)):
             variants[f"{case}: plain"] = (HERE, case, "plain")
             variants[f"{case}: here"] = (HERE, case, "here")
+            if torch.cpu._is_avx512_bf16_supported():
+                variants[f"{case}: bf16"] = (HERE, case, "bf16")
             if beside is not None:
                 variants[f"{case}: beside"] = (beside, case, "here")
             if case == "run 6, trilinear":
