@@ -1,8 +1,8 @@
 """Time and memory of a training step on a CPU, beside plain torch and beside another checkout, A B A B.
 
-Run 6 at 64^3, batch 2, with trilinear and with nearest up-sampling, and the default model at 32^3, batch 8.
-A step is forward, loss, backward and AdamW, as `trainer.precision` fp32 and bf16 compute it; bf16 is what
-`trainer.precision=auto` takes on a CPU that has instructions for it. ``plain`` is the same model in contiguous memory: `torch.nn.Upsample` and
+Run 6 at 64^3, batch 2, with trilinear and with nearest up-sampling, and the default model at 32^3, batch 8. A step is
+forward, loss, backward and AdamW, in fp32 and in bf16, which `trainer.precision=auto` takes on a CPU that has
+instructions for it. ``plain`` is the same model in fp32 and contiguous memory: `torch.nn.Upsample` and
 `torch.nn.GroupNorm`, nothing folded. Each variant has a process; they take turns, so that a machine that slows down
 slows all of them, and ratios are of the fastest steps. Memory is what autograd keeps from the forward pass (parameters
 aside), and the resident peak of a step above what was resident before it.
