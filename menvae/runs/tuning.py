@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ class ComputeSettings:
         for sentence in sentences:
             _log.warning("%s", sentence)
 
-    @property
+    @cached_property
     def _batch(self) -> Batch:
         """The first training batch, on the device."""
         memory_format = torch.channels_last_3d if self.asked.channels_last else torch.contiguous_format
