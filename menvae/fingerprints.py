@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def state_of(paths: Iterable[str | Path], ending: str = "") -> str:
-    """Return 32 hexadecimal digits that depend on the state of files, and of all files below folders.
+    """Return 32 hexadecimal digits that depend on the state of files, and of all files below folders but hidden ones.
 
     Args:
         paths: files and folders; that one does not exist is part of the state.
@@ -47,5 +47,7 @@ def _files(place: str, name: str, ending: str, above: set[tuple[int, int]]) -> I
         return
     with os.scandir(place) as entries:
         for entry in entries:
+            if entry.name.startswith("."):  # snapshots and the like, which no source reads
+                continue
             if entry.is_dir() or entry.name.endswith(ending):
                 yield from _files(entry.path, f"{name}/{entry.name}", ending, above | {identity})

@@ -36,7 +36,10 @@ def leave_out_compiler() -> None:
 
 def use_deterministic_algorithms(mode: bool) -> None:
     """Do what the function of torch does; `tell_compiler` tells the compiler later, if it is used."""
-    torch._C._set_deterministic_algorithms(mode, warn_only=False)  # type: ignore[attr-defined, unused-ignore]
+    try:
+        torch._C._set_deterministic_algorithms(mode, warn_only=False)  # type: ignore[attr-defined, unused-ignore]
+    except AttributeError:  # another version of torch
+        torch.use_deterministic_algorithms(mode)
     if "torch._inductor.config" in sys.modules:
         tell_compiler()
 

@@ -68,7 +68,6 @@ _OF_OTHERS = [
     "rich.progress",
     "scipy.ndimage",
     "skimage.measure",
-    "torch._dynamo",
 ]
 _SERVER = forkserver.ForkServer()
 """Beside the one of this process, which has the modules of menvae that prepare data as soon as a test prepares some."""

@@ -315,8 +315,8 @@ class DataSource(ABC):
     def files(self) -> Sequence[Path] | None:
         """Files and folders that, with the keys, determine the data; none if they are generated; None if unknown.
 
-        A run that has ended is answered without its data only if they are known and unchanged. A source that inherits
-        from one that knows them, and reads further files, has to add these.
+        A run that has ended is answered without its data only if they are known and unchanged. A source of a plugin has
+        to declare them itself: what it inherits does not count, because it may read further files.
         """
         return None
 

@@ -45,7 +45,8 @@ def can_fuse(x: Tensor, num_groups: int) -> bool:
     """Return whether `fused_group_norm` computes GroupNorm of x [B, C, D, H, W]."""
     channels = x.shape[1]
     is_power_of_two = channels & (channels - 1) == 0 and num_groups & (num_groups - 1) == 0
-    return x.device.type == "cuda" and x.dim() == 5 and is_power_of_two and has_triton()
+    is_computed_in_float32 = x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return x.device.type == "cuda" and x.dim() == 5 and is_computed_in_float32 and is_power_of_two and has_triton()
 
 
 def centred_group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

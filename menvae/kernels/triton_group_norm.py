@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from menvae.differentiation import first_order
+
 _TILE = 4096
 """Values that a program holds at a time."""
 _PROGRAMS = 256
@@ -77,8 +79,8 @@ def _apply(
     x, y, weight, bias, mean, rstd, num_rows,
     C: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    b = tl.program_id(0).to(tl.int64)
-    channel, row = tl.arange(0, C), tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    b = tl.program_id(1).to(tl.int64)  # the second axis of a grid has at most 65,535 programs
+    channel, row = tl.arange(0, C), tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     at, inside = (b * num_rows + row[:, None]) * C + channel[None, :], (row < num_rows)[:, None]
     normalised = _normalised(x, at, inside, mean, rstd, b, channel, C, GROUP)
     out = normalised * tl.load(weight + channel)[None, :] + tl.load(bias + channel)[None, :]
@@ -130,8 +132,8 @@ def _apply_backward(
     x, dy, dx, weight, mean, rstd, offset, slope, num_rows,
     C: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    b = tl.program_id(0).to(tl.int64)
-    channel, row = tl.arange(0, C), tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    b = tl.program_id(1).to(tl.int64)  # the second axis of a grid has at most 65,535 programs
+    channel, row = tl.arange(0, C), tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     at, inside = (b * num_rows + row[:, None]) * C + channel[None, :], (row < num_rows)[:, None]
     normalised = _normalised(x, at, inside, mean, rstd, b, channel, C, GROUP)
     gradient = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
@@ -159,12 +161,13 @@ class GroupNormOnGPU(torch.autograd.Function):
         padded = triton.next_power_of_2(chunks)
         _join_moments[(batch, num_groups)](partial, mean, rstd, chunks, eps, channels, group, padded)
         y = torch.empty_like(x)
-        grid = (batch, triton.cdiv(num_rows, rows))
+        grid = (triton.cdiv(num_rows, rows), batch)
         _apply[grid](x, y, weight, bias, mean, rstd, num_rows, channels, group, rows)
         ctx.save_for_backward(x, weight, mean, rstd)
         return y
 
     @staticmethod
+    @first_order
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         x, weight, mean, rstd = ctx.saved_tensors
         dy = gradients[0].contiguous(memory_format=torch.channels_last_3d)
@@ -181,7 +184,7 @@ class GroupNormOnGPU(torch.autograd.Function):
             partial, weight, d_weight, d_bias, offset, slope, chunks, num_rows, channels, group, padded
         )
         dx = torch.empty_like(x)
-        grid = (batch, triton.cdiv(num_rows, rows))
+        grid = (triton.cdiv(num_rows, rows), batch)
         _apply_backward[grid](x, dy, dx, weight, mean, rstd, offset, slope, num_rows, channels, group, rows)
         return dx, d_weight.sum(dim=0), d_bias.sum(dim=0), None, None
 

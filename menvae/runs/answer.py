@@ -77,6 +77,8 @@ def answer(composed: DictConfig) -> ExitCode | None:
     logs.configure(None)
     try:
         status = directory.status()
+        if status["state"] not in ENDED:  # somebody has removed it in between
+            return None
         _log.info("run %s is already %s: nothing to train", directory.path, status["state"])
         return conclude(directory, status, record.partitions, strict=key.strict)
     finally:
@@ -123,6 +125,8 @@ def key_of(composed: DictConfig | Mapping[str, Any], num_ranks: int | None = Non
             config["trainer"]["devices"],
         )
     except (AttributeError, KeyError, TypeError, ValueError, UserError):
+        return None
+    if config["trainer"].get("precision") == "auto":  # which may be another one on another machine
         return None
     if resume == "never" or not isinstance(strict, bool) or not isinstance(devices, int | None):
         return None

@@ -35,7 +35,7 @@ from menvae.runs.reading import read_mapping
 from menvae.runs.recorder import RunRecorder
 from menvae.runs.references import ceiling_reader, reference_cohort, references_of
 from menvae.runs.start import checkpoint_identity, foreign_checkpoint, initial_weights, meaning_for_other_runs
-from menvae.runs.tuning import ComputeSettings, keep
+from menvae.runs.tuning import Tuner
 from menvae.tracking.local import LocalLog
 from menvae.training.place import Place
 from menvae.training.profiling import PROFILE, RunProfiler
@@ -62,9 +62,7 @@ class AssembledRun:
         self.metrics = experiment.build_metrics()
         self.model, objective = experiment.build(data.num_training_subjects, len(data.classes))
         self.model.to(here.device)
-        trainer, tuned = ComputeSettings(experiment, data, self.model, objective.to(here.device), here).chosen()
-        if here.is_main:
-            keep(tuned, path)
+        trainer = Tuner(experiment, data, self.model, objective.to(here.device), here).chosen(path)
         set_memory_format(self.model, torch.channels_last_3d if trainer.channels_last else torch.contiguous_format)
         ingredients = Ingredients(
             model=self.model,

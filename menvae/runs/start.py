@@ -136,8 +136,10 @@ def _of_start(experiment: Experiment) -> list[Path]:
 
 def files_read(experiment: Experiment) -> list[str] | None:
     """Return the files and folders that data and start of a run are read from, absolute; None if they are unknown."""
-    of_data = experiment.source.files
-    if of_data is None:
+    source = experiment.source
+    of_data = source.files
+    is_declared = type(source).__module__.startswith("menvae.") or "files" in vars(type(source))
+    if of_data is None or not is_declared:  # a plugin that inherits it may read more
         return None
     found = [*of_data, *_of_start(experiment)]
     return [str(path.absolute()) for path in found]

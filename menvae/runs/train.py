@@ -92,7 +92,12 @@ def _train_here(
     check_writable(experiment.output_dir)
     is_read_here = here.is_main and prepared is None  # else another process has read the files, some time ago
     files = files_read(experiment) if is_read_here and key is not None else None
-    state = "" if files is None else state_of(files)  # before they are read: a later change of them is noticed
+    state = ""
+    if files is not None:
+        try:
+            state = state_of(files)  # before they are read: a later change of them is noticed
+        except OSError:
+            files = None
     data = experiment.load_data(here, prepared)
     identity = identify(experiment, data, here.num_ranks) if here.is_main else ""
     directory = _open_directory(experiment, identity, job) if here.is_main else None

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -30,14 +28,17 @@ from menvae.training.precision import (
     slowdown,
 )
 from menvae.training.settings import TrainerSettings
-from menvae.training.tuning import Alternatives, Choice, StepTimer, Tuned, alternatives, tuned
+from menvae.training.tuning import WORTH, Choice, StepTimer, Tuned, alternatives, tuned
 from menvae.types import Batch
 
 _log = logging.getLogger(__name__)
 
+_KEY = "tuning"
+"""Key of ``environment.json``."""
 
-class ComputeSettings:
-    """Precision, memory format, threads and the like of a run, on this device."""
+
+class Tuner:
+    """Chooses precision, memory format, threads and the like of a run on this device."""
 
     def __init__(self, experiment: Experiment, data: Data, model: Model, objective: Objective, here: Place) -> None:
         """Remember what to tune and check.
@@ -52,59 +53,65 @@ class ComputeSettings:
         self.experiment, self.data, self.model, self.objective, self.here = experiment, data, model, objective, here
         self.asked: TrainerSettings = experiment.settings["trainer"]
 
-    def chosen(self) -> tuple[TrainerSettings, Tuned | None]:
-        """Return the settings to train with, and what was measured; apply threads and cuDNN's setting on every rank.
+    def chosen(self, run_dir: Path) -> TrainerSettings:
+        """Return the settings to train with; apply threads, folding and cuDNN's setting on every rank.
 
-        Warnings go to the log: a precision slower than fp32, one whose results are off, versions known to be bad.
+        What is chosen goes to the log and to the run's ``environment.json``, from which a resumed run takes its
+        precision. Warnings name a precision slower than fp32, one whose results are off, and versions known to be bad.
+
+        Args:
+            run_dir: the run directory.
 
         Raises:
             UserError: ``trainer.cuda_graphs`` with something that cannot be captured.
         """
-        asked, device = self.asked, self.here.device
-        _check_graphs(asked, self.here)
-        precision = asked.precision
-        if precision == "auto":
-            precision = "bf16" if slowdown(device, "bf16") < 1.0 else "fp32"
-        start = Choice(precision, asked.channels_last, cuda_graphs=asked.cuda_graphs)
-        outcome = self._tuned(start) if is_tuned(asked.tune, device) else None
-        choice = collectives.from_rank_zero(outcome.choice if outcome is not None else start)
+        _check_graphs(self.asked, self.here)
+        outcome = self._outcome(run_dir) if self.here.is_main else None
+        choice = collectives.from_rank_zero(None if outcome is None else outcome.choice)
+        assert choice is not None, "the main rank has chosen"
         choice.apply()
         fold_upsampling(self.model, choice.folded)
-        if self.here.is_main:
-            if outcome is not None:
-                _log.info("%s", outcome.words())
-            elif asked.precision == "auto":
-                _log.info("trainer.precision=auto: %s is the faster one on this %s", precision, device.type)
+        if outcome is not None:
             self._warn(choice)
-        settings = replace(
-            asked,
+            path = run_dir / "environment.json"
+            if path.is_file():
+                now = {"num_threads": torch.get_num_threads(), _KEY: outcome.as_dict()}
+                write_json(path, {**read_mapping(path), **now})
+        return replace(
+            self.asked,
             precision=choice.precision,  # type: ignore[arg-type]
             channels_last=choice.channels_last,
             cuda_graphs=choice.cuda_graphs,
         )
-        return settings, outcome
 
-    def _tuned(self, start: Choice) -> Tuned | None:
-        """Measure on the main rank."""
-        if not self.here.is_main:
-            return None
-        config = self.experiment.config
-        progress = self.experiment.settings["curriculum"].progress(self.asked.max_epochs, self.asked.max_epochs)
-        timer = StepTimer(self.model, self.objective, self._batch, progress.finished)
+    def _outcome(self, run_dir: Path) -> Tuned:
+        """Choose on the main rank."""
+        asked, device = self.asked, self.here.device
+        precision: str = as_trained(asked, run_dir).precision
+        if precision == "auto":
+            precision = "bf16" if slowdown(device, "bf16") < WORTH else "fp32"
+            _log.info("trainer.precision=auto: %s", precision)
+        start = Choice(precision, asked.channels_last, cuda_graphs=asked.cuda_graphs)
+        if not is_tuned(asked.tune, device):
+            return Tuned(start, {}, 0.0)
+        outcome = self._tuned(start)
+        _log.info("%s", outcome.words())
+        return outcome
+
+    def _tuned(self, start: Choice) -> Tuned:
+        config, asked = self.experiment.config, self.asked
+        end = self.experiment.settings["curriculum"].progress(asked.max_epochs, asked.max_epochs)
         about = {
-            "parts": {key: config[key]["name"] for key in ("model", "encoder", "decoder", "auxiliary_decoder")},
+            "model": config["model"]["name"],
+            "parts": {key: config[key] for key in ("encoder", "decoder", "auxiliary_decoder")},
             "terms": sorted(self.objective.active_terms),
-            "asked": [self.asked.precision, self.asked.activation_checkpointing, self.here.num_ranks],
+            "update": config["update"]["name"],
+            "asked": [asked.activation_checkpointing, asked.compile, asked.auto_batch, self.here.num_ranks],
         }
+        graphs = self.here.num_ranks == 1 and not (asked.activation_checkpointing or asked.compile or asked.cuda_graphs)
+        others = alternatives(self.here.device, start, graphs=graphs, compiled=asked.compile)
         memory = self.experiment.output_dir / "cache" / "tuning"
-        return tuned(timer, start, lambda: self._alternatives(start), memory, about)
-
-    def _alternatives(self, start: Choice) -> Alternatives:
-        asked = self.asked
-        graphs = self.here.num_ranks == 1 and not (asked.activation_checkpointing or asked.compile)
-        return alternatives(
-            self.here.device, start, any_precision=asked.precision == "auto", graphs=graphs and not asked.cuda_graphs
-        )
+        return tuned(StepTimer(self.model, self.objective, self._batch, end), start, others, memory, about)
 
     def _warn(self, choice: Choice) -> None:
         device = self.here.device
@@ -116,7 +123,7 @@ class ComputeSettings:
             slow = slow_words(choice.precision, slowdown(device, choice.precision), device)
             if slow is not None:
                 sentences.append(slow)
-            elif (off := deviation(self.model, self._batch, choice.precision)) > LARGEST_DEVIATION:
+            elif (off := self._deviation(choice)) > LARGEST_DEVIATION:
                 sentences.append(
                     f"trainer.precision={choice.precision}: reconstructions of the first batch differ from those in "
                     f"fp32 by {off:.0%} of their norm; use trainer.precision=fp32"
@@ -124,11 +131,20 @@ class ComputeSettings:
         for sentence in sentences:
             _log.warning("%s", sentence)
 
+    def _deviation(self, choice: Choice) -> float:
+        try:
+            return deviation(self.model, self._batch, choice.precision)
+        except torch.OutOfMemoryError:  # fp32 takes twice the memory
+            return 0.0
+
     @cached_property
     def _batch(self) -> Batch:
-        """The first training batch, on the device."""
+        """The first training batch, on the device; of one that may not fit into memory, two rows."""
         memory_format = torch.channels_last_3d if self.asked.channels_last else torch.contiguous_format
-        return next(iter(self.data.train.epoch(0))).to(self.here.device, memory_format)
+        batch = next(iter(self.data.train.epoch(0)))
+        if self.asked.auto_batch:
+            batch = batch.rows(range(min(2, len(batch))))
+        return batch.to(self.here.device, memory_format)
 
 
 def is_tuned(tune: str, device: torch.device) -> bool:
@@ -154,22 +170,17 @@ def _check_graphs(asked: TrainerSettings, here: Place) -> None:
 
 
 def _largest_activation(model: Model, size: tuple[int, ...]) -> int:
-    """Return voxels times the channels of the narrowest 3D convolution, those of the finest grid; 0 for a table."""
-    channels = [value.shape[0] for value in model.parameters() if value.ndim == 5]
-    return torch.Size(size).numel() * min(channels) if channels else 0
-
-
-def keep(outcome: Tuned | None, run_dir: Path) -> None:
-    """Add what was chosen to the run's ``environment.json``."""
-    if outcome is not None:
-        path = run_dir / "environment.json"
-        write_json(path, {**read_mapping(path), "tuning": outcome.as_dict()})
+    """Return voxels times the channels from which the image is drawn, those of the finest grid; 0 for a table."""
+    weights = [value for value in model.parameters() if value.ndim == 5]
+    if not weights:
+        return 0
+    fewest = min(weight.shape[0] for weight in weights)  # modalities
+    return torch.Size(size).numel() * max(weight.shape[1] for weight in weights if weight.shape[0] == fewest)
 
 
 def as_trained(asked: TrainerSettings, run_dir: Path) -> TrainerSettings:
     """Return the settings that a run was trained with, of which its evaluation needs precision and memory format."""
-    found: Mapping[str, Any] = read_mapping(run_dir / "environment.json").get("tuning") or {}
-    precision, channels_last = found.get("precision", asked.precision), found.get("channels_last", asked.channels_last)
-    if precision not in ("fp32", "bf16", "fp16"):
-        precision = "fp32"
-    return replace(asked, precision=precision, channels_last=bool(channels_last))
+    found = read_mapping(run_dir / "environment.json").get(_KEY)
+    if not isinstance(found, dict) or found.get("precision") not in ("fp32", "bf16", "fp16"):
+        return asked
+    return replace(asked, precision=found["precision"], channels_last=bool(found.get("channels_last")))

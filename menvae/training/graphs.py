@@ -62,7 +62,8 @@ class ReplayedModel(nn.Module):
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise UserError(
-                f"trainer.cuda_graphs: true is not allowed; this model cannot be captured ({reason})"
+                "trainer.cuda_graphs: true is not allowed; this model cannot be captured "
+                f"({reason}); use trainer.cuda_graphs=false trainer.tune=off"
             ) from error
         with torch.no_grad():
             for buffer, before in zip(self.model.buffers(), buffers, strict=True):

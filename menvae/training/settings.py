@@ -18,8 +18,8 @@ class TrainerSettings:
         batch_size: subjects per rank and step.
         precision: ``fp32``, or autocast to ``bf16``, or to ``fp16`` with a gradient scaler for GPUs without bf16;
             statistics and losses stay in float32. ``auto``: bf16 where it is faster than fp32.
-        tune: times steps before training and keeps what is fastest on this device: precision if it is ``auto``, memory
-            format, threads, cuDNN's benchmark, CUDA graphs; at most 10 s on a CPU, 60 s on a GPU, and remembered.
+        tune: times steps before training and keeps what is fastest on this device: memory format, threads, cuDNN's
+            benchmark, folded up-sampling, CUDA graphs; at most 10 s on a CPU, 60 s on a GPU, and remembered.
             ``gpu``: only on a GPU, where results are not bit-identical anyway; ``auto``: on a CPU too; ``off``.
         gradient_clip: largest L2 norm of the gradient; None: no clipping.
         channels_last: memory format of inputs and weights.

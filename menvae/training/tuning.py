@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from menvae import collectives
 from menvae.cores import num_cores
 from menvae.errors import UserError
 from menvae.files import DamagedFileError, read_json, write_json
 from menvae.layers import fold_upsampling, set_memory_format
 from menvae.objective import Objective
 from menvae.training.graphs import ReplayedModel
-from menvae.training.precision import autocast, slowdown
+from menvae.training.precision import autocast
 from menvae.types import Batch, Progress
 
 _log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Tuned:
 Alternatives = Sequence[tuple[str, Sequence[Any]]]
 
 
-def alternatives(device: torch.device, start: Choice, *, any_precision: bool, graphs: bool) -> Alternatives:
+def alternatives(device: torch.device, start: Choice, *, graphs: bool, compiled: bool = False) -> Alternatives:
     """Return the fields to try, in this order, each with its other values.
 
     Compilation is not among them: `torch.compile` needs more than the time that tuning may take.
@@ -103,25 +104,18 @@ def alternatives(device: torch.device, start: Choice, *, any_precision: bool, gr
     Args:
         device: device of the model.
         start: what is measured first.
-        any_precision: whether the precision may be chosen.
         graphs: whether CUDA graphs may be used.
+        compiled: whether the model is compiled, which folds nothing.
     """
-    if device.type == "cuda":
-        precisions = ["fp32", "bf16"] if any_precision and torch.cuda.is_bf16_supported() else []
-        found: list[tuple[str, Sequence[Any]]] = [("precision", precisions), ("cudnn_benchmark", [True])]
-        found += [
-            ("channels_last", [not start.channels_last]),
-            ("folded", [True]),
-            ("cuda_graphs", [True] if graphs else []),
-        ]
-        return found
-    bf16_pays = any_precision and slowdown(device, "bf16") < 1.0
-    threads = sorted({1, num_cores()} - {start.num_threads})
-    return [
-        ("num_threads", threads),
-        ("channels_last", [not start.channels_last]),
-        ("precision", ["bf16"] if bf16_pays else []),
-    ]
+    found: list[tuple[str, Sequence[Any]]] = [("channels_last", [not start.channels_last])]
+    if device.type == "cpu":
+        return [("num_threads", sorted({1, num_cores()} - {start.num_threads})), *found]
+    found = [("cudnn_benchmark", [True]), *found]
+    if not compiled:
+        found.append(("folded", [True]))
+    if graphs:
+        found.append(("cuda_graphs", [True]))
+    return found
 
 
 def search(
@@ -188,7 +182,8 @@ class StepTimer:
         threads = torch.get_num_threads()
         choice.apply()
         try:
-            return min(self._seconds(choice))
+            with collectives.alone():  # the other ranks wait for the outcome
+                return min(self._seconds(choice))
         except torch.OutOfMemoryError as error:
             raise UnusableChoiceError("out of memory") from error
         except (UserError, RuntimeError) as error:  # a kernel that this device or version lacks
@@ -223,15 +218,13 @@ class StepTimer:
                 return
 
 
-def tuned(
-    timer: StepTimer, start: Choice, others: Callable[[], Alternatives], memory: Path, about: Mapping[str, Any]
-) -> Tuned:
+def tuned(timer: StepTimer, start: Choice, others: Alternatives, memory: Path, about: Mapping[str, Any]) -> Tuned:
     """Return the fastest choice for a model on this device, measured once.
 
     Args:
         timer: measures.
         start: the configured settings.
-        others: returns the alternatives; called only if nothing is remembered.
+        others: see `alternatives`.
         memory: folder of remembered outcomes, made if missing.
         about: what the outcome depends on besides device, versions and shapes: plain values.
     """
@@ -241,10 +234,11 @@ def tuned(
     if (known := _remembered(path)) is not None:
         return known
     begun = time.monotonic()
-    choice, milliseconds = search(start, others(), timer, SECONDS[device.type])
+    choice, milliseconds = search(start, others, timer, SECONDS[device.type])
     outcome = Tuned(choice, {name: round(value, 3) for name, value in milliseconds.items()}, time.monotonic() - begun)
-    memory.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"choice": asdict(choice), "milliseconds": dict(outcome.milliseconds), "of": key})
+    if milliseconds:
+        memory.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"choice": asdict(choice), "milliseconds": dict(outcome.milliseconds), "of": key})
     return outcome
 
 

@@ -66,7 +66,7 @@ class Step:
     def tuned(self) -> Choice:
         timer = StepTimer(self.model, self.objective, self.batch, PROGRESS)
         start = Choice("bf16")
-        choice, _ = search(start, alternatives(DEVICE, start, any_precision=False, graphs=True), timer, 60.0)
+        choice, _ = search(start, alternatives(DEVICE, start, graphs=True), timer, 60.0)
         return choice
 
     def taken(self, choice: Choice) -> Callable[[], tuple[float, float]]:
