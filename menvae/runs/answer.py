@@ -35,7 +35,15 @@ from menvae.runs.references_table import references_table
 _log = logging.getLogger(__name__)
 
 _FOLDER = ".answers"
-_TYPES: Types = {"run": str, "identity": str, "files": list, "state": str, "trackers": list, "partitions": list}
+_TYPES: Types = {
+    "run": str,
+    "identity": str,
+    "files": list,
+    "state": str,
+    "checkpoints": str,
+    "trackers": list,
+    "partitions": list,
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class Record:
         identity: name of the run, without the number of a repetition.
         files: files and folders that its data and its start were read from.
         state: their state before they were read.
+        checkpoints: state of those of the run, of which a truncated one is worth a warning.
         trackers: keys of the trackers that have to have the run.
         partitions: names of the supervised partitions.
     """
@@ -55,6 +64,7 @@ class Record:
     identity: str
     files: Sequence[str]
     state: str
+    checkpoints: str
     trackers: Sequence[str]
     partitions: Sequence[str]
 
@@ -143,11 +153,18 @@ def find(key: Key) -> Record | None:
             return None
         runs = key.output_dir / RUNS
         status = read_status(runs / record.run)
+        if state_of_checkpoints(runs / record.run) != record.checkpoints:
+            return None
     except (DamagedFileError, OSError, TypeError):
         return None
     is_complete = status.get("state") in ENDED and set(record.trackers) <= trackers_of(status)
     is_newest = newest_name(runs, record.identity) == record.run
     return record if is_complete and is_newest and status["state"] != "pruned" else None
+
+
+def state_of_checkpoints(run_dir: Path) -> str:
+    """Return the state of the checkpoints of a run; raises OSError."""
+    return state_of([run_dir / "checkpoints"])
 
 
 def remember(key: Key, record: Record) -> None:

@@ -21,7 +21,7 @@ from menvae.files import DamagedFileError
 from menvae.fingerprints import state_of
 from menvae.interruption import StopRequest, stop_requests
 from menvae.resources.shortage import explained, is_out_of_memory
-from menvae.runs.answer import Key, Record, conclude, exit_code, key_of, remember
+from menvae.runs.answer import Key, Record, conclude, exit_code, key_of, remember, state_of_checkpoints
 from menvae.runs.assembly import AssembledRun
 from menvae.runs.description import datasets_of, describe, params_of, tags_of
 from menvae.runs.directory import ENDED, RUNS, RunDirectory, trackers_of
@@ -123,7 +123,8 @@ def _train_here(
         code = conclude(directory, status, partitions, strict=strict)
         if key is not None and files is not None:
             trackers = sorted(experiment.settings["tracking"].active)
-            remember(key, Record(directory.path.name, identity, files, state, trackers, partitions))
+            kept = state_of_checkpoints(directory.path)
+            remember(key, Record(directory.path.name, identity, files, state, kept, trackers, partitions))
         return code
     except Exception as error:
         if directory is not None and not isinstance(error, UserError):

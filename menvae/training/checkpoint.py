@@ -85,8 +85,12 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
 def _check_records(path: Path) -> None:
     """Compare the records of an archive with their CRC-32."""
     try:
-        if not zipfile.is_zipfile(path):  # raises for a directory at the end of the file that names several disks
-            raise DamagedFileError(f"'{path}' is not a menvae checkpoint: it is no zip archive, or only a part of one")
+        is_archive = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:  # the directory at its end names several disks
+        raise DamagedFileError(f"checkpoint '{path}' is damaged: {_first_line(error)}") from None
+    if not is_archive:
+        raise DamagedFileError(f"'{path}' is not a menvae checkpoint: it is no zip archive, or only a part of one")
+    try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, zlib.error) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -93,7 +93,8 @@ class TrainingStep:
         progress: position in training.
         step: number of earlier steps.
         epoch: epoch, counted from 1, for messages.
-        stop_asked: whether this process has received a stop request and, once a step was taken, whether any rank has.
+        is_stop_asked: whether this process has received a stop request, at the time of the call.
+        stop_asked: whether any of several ranks has, as of the last step that was taken.
     """
 
     shared: Optimisation
@@ -101,6 +102,7 @@ class TrainingStep:
     progress: Progress
     step: int
     epoch: int
+    is_stop_asked: Callable[[], bool] = lambda: False
     stop_asked: bool = False
     _unread: list[LossReport] = field(default_factory=list)
     _read: list[tuple[LossReport, dict[str, float]]] = field(default_factory=list)
@@ -185,7 +187,7 @@ class TrainingStep:
         """Return whether any rank was asked to stop, and whether a term is not finite on any, as 0 or 1 each [2]."""
         raw = [scalar.raw.detach() for report in self._unread for scalar in report.scalars.values()]
         is_broken = ~torch.isfinite(torch.stack(raw)).all() if raw else torch.zeros((), device=self.shared.device)
-        stop = torch.full((), float(self.stop_asked), device=self.shared.device)
+        stop = torch.full((), float(self.is_stop_asked()), device=self.shared.device)
         return collectives.largest_over_ranks(torch.stack([stop, is_broken.to(stop.dtype)]))
 
     def _may_skip(self) -> bool:

@@ -237,7 +237,9 @@ class Trainer:
         factor = self.ingredients.learning_rate(progress)
         for group, peak in zip(self.optimizer.param_groups, self.peak_learning_rates, strict=True):
             group["lr"] = peak * factor
-        stepper = TrainingStep(self.optimisation, batch, progress, steps_done, epoch + 1, bool(self.stop.reason))
+        stepper = TrainingStep(
+            self.optimisation, batch, progress, steps_done, epoch + 1, lambda: bool(self.stop.reason)
+        )
         output, report, gradient_norm = self.ingredients.update(stepper)
         logged = stepper.logged(report)
         self.objective.commit(output)  # also for a step that fp16 skips, as its outputs are finite

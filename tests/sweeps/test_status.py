@@ -50,7 +50,8 @@ def _write_point(
 ) -> Path:
     folder = sweep.path / "points" / RUN
     folder.mkdir(parents=True)
-    log = folder / "output.log"
+    log = sweep.path / "slurm" / "log.out" if launcher == "slurm" else folder / "output.log"
+    log.parent.mkdir(exist_ok=True)
     submission = {"launcher": launcher, "job": job, "log": str(log), "time": "2026-01-01T00:00:00+00:00"}
     submissions = [submission] if launcher else []
     point = {"number": 0, "run": RUN, "overrides": ["seed=1"], "submissions": submissions}
