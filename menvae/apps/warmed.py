@@ -45,7 +45,6 @@ _IMPORTED_LATE = (
     "menvae.runs.report",
     "menvae.runs.train",
     "scipy.stats",
-    "torch._inductor",  # by `torch.use_deterministic_algorithms`
 )
 """What a run imports only when it needs it."""
 
@@ -233,11 +232,18 @@ def run_slurm_points(paths: Sequence[str], max_num_timeout: int) -> None:
 
 
 def _left(path: Path, code: int) -> int:
-    """Return the exit code of a point; of one that a signal ended, say so in its log and its ``outcome.json``."""
-    if code < 0:
-        log_signal(code, path.with_name("output.log"))
-        Job.read(path).leave_outcome(code)
-    return abs(code)
+    """Return the exit code of a point; of one that a signal ended, say so in its log and its ``outcome.json``.
+
+    A stop signal ends a point that has just begun and does not handle it yet; that point is interrupted too.
+    """
+    if code >= 0:
+        return code
+    log_signal(code, path.with_name("output.log"))
+    if -code in STOP_SIGNALS:
+        Job.read(path).leave_outcome(ExitCode.INTERRUPTED, signal.Signals(-code).name)
+        return ExitCode.INTERRUPTED
+    Job.read(path).leave_outcome(code)
+    return -code
 
 
 @contextmanager

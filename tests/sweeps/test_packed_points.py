@@ -14,7 +14,9 @@ import torch
 from machines import SHORT, TWO_TO_A_GPU, Machine
 from runs import TRACKED, command, finished_sweep_in_mlflow, menvae_sweep, only_run, train
 
+from menvae.apps import warmed
 from menvae.errors import UserError
+from menvae.runs.job import Job
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.runners.local import LocalRunner
 
@@ -95,10 +97,10 @@ def test_points_write_checkpoints_when_a_process_above_them_is_killed(machine: M
     machine.wait_until_held("2")
     assert machine.fates() == {"1": "running", "2": "running", "3": "not started"}
     processes = [int(machine.statuses()[label].point.submissions[-1].job) for label in ("1", "2")]
-    (warmed,) = {parent_of(process) for process in processes}
-    assert warmed != launching.pid
+    (parent,) = {parent_of(process) for process in processes}
+    assert parent != launching.pid
     assert [os.getpgid(process) for process in processes] == processes, "a group of its own each"
-    os.kill(launching.pid if victim == "launching process" else warmed, signal.SIGKILL)
+    os.kill(launching.pid if victim == "launching process" else parent, signal.SIGKILL)
     time.sleep(0.5)  # the kernel has told the points by then
     for label in ("1", "2"):
         machine.let_go(label)
@@ -126,6 +128,49 @@ def test_a_stopped_sweep_stops_its_points(machine: Machine) -> None:
     machine.let_go("1")
     assert "stopped by SIGINT; run the same command again to resume" in launching.ended(75)
     assert machine.statuses()["1"].reason == "SIGTERM in epoch 1 after step 1 of 4"
+
+
+def test_a_sweep_that_stops_while_its_warmed_process_imports_starts_no_point(tmp_path: Path) -> None:
+    (tmp_path / "a_run").mkdir()
+    runner = LocalRunner(points_per_gpu=2)
+    runner.prepare(tmp_path, ONE_RANK)
+    assert runner.submit({"a_run": tmp_path / "a_run" / "job.json"}) == {}
+    begun = time.monotonic()
+    runner.stop()
+    assert time.monotonic() - begun < 60.0, "it does not wait in vain"
+    assert not (tmp_path / "a_run" / "output.log").exists(), "what the point writes to"
+
+
+def test_a_point_that_starts_alone_instead_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("menvae.sweeps.runners.warmed.WARMED_APPLICATION", "menvae.no_such_module")
+    monkeypatch.setattr("menvae.sweeps.runners.local.command", lambda _: ["sh", "-c", "sleep 0.5; echo done"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("A_WARMED_PROCESS", "of its own")
+    (tmp_path / "a_run").mkdir()
+    runner = LocalRunner(points_per_gpu=2)
+    runner.prepare(tmp_path, ONE_RANK)
+    submitted = set(runner.submit({"a_run": tmp_path / "a_run" / "job.json"}))
+    deadline = time.monotonic() + 60
+    while runner.num_open:
+        assert time.monotonic() < deadline
+        submitted |= set(runner.advance())
+        time.sleep(0.02)
+    assert submitted == {"a_run"}
+    assert (tmp_path / "a_run" / "output.log").read_text() == "done\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "reason"),
+    [(signal.SIGUSR2, 75, "SIGUSR2"), (signal.SIGTERM, 75, "SIGTERM"), (signal.SIGKILL, -9, "")],
+)
+def test_a_point_that_a_stop_signal_ends_before_it_listens_is_interrupted(
+    number: signal.Signals, code: int, reason: str, tmp_path: Path
+) -> None:
+    Job({}, "a_run", tmp_path).write(tmp_path / "job.json")
+    assert warmed._left(tmp_path / "job.json", -number) == abs(code)
+    outcome = json.loads((tmp_path / "outcome.json").read_text())
+    assert (outcome["exit_code"], outcome["stopped_by"]) == (code, reason)
+    assert (tmp_path / "output.log").read_text().startswith(f"ended by signal {number.value} ")
 
 
 def test_trials_of_a_study_are_packed(prepared_cache: Path, tmp_path: Path) -> None:
@@ -158,3 +203,28 @@ def test_more_points_than_the_gpus_hold_are_refused(tmp_path: Path, monkeypatch:
     LocalRunner(num_parallel=4, points_per_gpu=2).prepare(tmp_path, ONE_RANK)
     with pytest.raises(UserError, match="num_parallel=5 runs with 1 GPUs each, 2 to a GPU, exceed the 2 GPUs"):
         LocalRunner(num_parallel=5, points_per_gpu=2).prepare(tmp_path, ONE_RANK)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "num_parallel", "words"),
+    [
+        (
+            "0,1,2",
+            3,
+            "num_parallel=3 runs with 2 GPUs each, 2 to a GPU, exceed the 3 GPUs of this machine, which hold 2",
+        ),
+        (
+            "0",
+            None,
+            "num_parallel=1 runs with 2 GPUs each, 2 to a GPU, exceed the 1 GPUs of this machine, which hold 0",
+        ),
+    ],
+)
+def test_pairs_of_gpus_hold_no_more_than_their_points(
+    gpus: str, num_parallel: int | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    LocalRunner(num_parallel=1 if num_parallel else None, points_per_gpu=2).prepare(tmp_path, ONE_RANK)
+    with pytest.raises(UserError, match=words):
+        LocalRunner(num_parallel=num_parallel, gpus_per_run=2, points_per_gpu=2).prepare(tmp_path, ONE_RANK)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, cast
@@ -65,10 +66,12 @@ class SweepLauncher(Launcher):
             (filter_overrides(overrides), self.composed(overrides, initial_job_idx + index))
             for index, overrides in enumerate(job_overrides)
         ]
+        settings = sweep_settings(jobs[0][1])
+        if settings.action != "plan":
+            gc.enable()  # off since the command began; a launch or a study takes days
         variables = OmegaConf.to_container(self.config.hydra.job.env_set, resolve=True)
         with env_override(cast(dict[str, str], variables)):  # jobs inherit the environment of this process
             results = launch_points(jobs, self.typed(), runner, self.trials)
-        settings = sweep_settings(jobs[0][1])
         outcome.only_looked.append(settings.action == "plan" and not settings.cost)  # a cost may start processes
         outcome.ended_elsewhere.extend(result.exit_code for result in results)
         returns = [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]

@@ -20,7 +20,7 @@ from menvae.errors import UserError
 from menvae.registry import Field, register
 from menvae.runs.job import command, log_signal
 from menvae.sweeps.runners import Fate, JobState, Runner
-from menvae.sweeps.runners.warmed import ForkedProcess, Process, WarmedProcess, is_named, warmed_process
+from menvae.sweeps.runners.warmed import ForkedProcess, Process, WarmedHandle, is_named, warmed_process
 from menvae.sweeps.sweep import Submission
 
 _SECONDS_BETWEEN_LOOKS = 0.05
@@ -56,7 +56,7 @@ class LocalRunner(Runner):
         self._waiting: list[tuple[str, Path]] = []
         self._running: dict[int, tuple[Process, Path]] = {}  # by slot
         self._starting: dict[int, tuple[str, Path]] = {}  # by slot: what its warmed process has yet to fork
-        self._warmed: dict[tuple[str, ...], WarmedProcess] = {}  # by GPUs; one that ends is not replaced
+        self._warmed: dict[tuple[str, ...], WarmedHandle] = {}  # by GPUs; one that ends is not replaced
         self._shown = 0  # bytes already shown of the log, if only one run is active at a time
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a read may end within a character
 
@@ -70,13 +70,13 @@ class LocalRunner(Runner):
             )
         gpus = _visible_gpus()
         gpus_per_run = self._gpus_per_run or config["trainer"].get("devices") or 1
-        num_sets = max(1, len(gpus) // gpus_per_run)
-        num_parallel = self._num_parallel or num_sets * points
+        num_sets = len(gpus) // gpus_per_run if gpus else 1
+        num_parallel = self._num_parallel or max(1, num_sets * points)
         shared = f", {points} to a GPU," * (points > 1)
-        if gpus and num_parallel * gpus_per_run > len(gpus) * points:
+        if gpus and num_parallel > num_sets * points:
             raise UserError(
                 f"hydra.launcher.num_parallel={num_parallel} runs with {gpus_per_run} GPUs each{shared} exceed the "
-                f"{len(gpus)} GPUs of this machine"
+                f"{len(gpus)} GPUs of this machine, which hold {num_sets * points} such runs"
             )
         if not gpus and 1 < points < num_parallel:
             raise UserError(
@@ -106,7 +106,7 @@ class LocalRunner(Runner):
                 submitted |= self._begun(slot)
                 if len(self._slots) == 1:
                     self._show(log)
-                if not ended:
+                if not ended or process is not self._running[slot][0]:  # which now starts alone
                     continue
                 del self._running[slot]
                 log_signal(process.returncode or 0, log)

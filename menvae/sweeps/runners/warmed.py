@@ -45,10 +45,10 @@ class ForkedProcess:
 
     Attributes:
         pid: its id; 0 before it has started.
-        returncode: its exit code, that of a signal below 0; None while it runs or if nobody knows.
+        returncode: its exit code, that of a signal below 0; 1 if nobody knows or it was refused; None while it runs.
     """
 
-    def __init__(self, parent: WarmedProcess, job: Path) -> None:
+    def __init__(self, parent: WarmedHandle, job: Path) -> None:
         """Args: parent: the warmed process. job: the job file."""
         self._parent, self._job = parent, job
         self.pid = 0
@@ -62,30 +62,29 @@ class ForkedProcess:
     def poll(self) -> int | None:
         """Look whether it has ended; return its exit code."""
         self._parent.read()
-        if (
-            self.returncode is None
-            and self._parent.has_ended
-            and self.pid
-            and not is_named(self.pid, self._job.parent.name)
-        ):
+        if self.returncode is None and self._parent.has_ended and not self._is_alive:
             self.returncode = 1  # nobody knows: only its parent could
         return self.returncode
 
     def terminate(self) -> None:
-        """Ask it to end."""
-        self._send(signal.SIGTERM)
+        """Ask it to end, and all others of its warmed process, which may be about to fork it."""
+        self._parent.terminate()
 
     def kill(self) -> None:
         """End it."""
-        self._send(signal.SIGKILL)
+        if self.poll() is None and self._is_alive:
+            os.kill(self.pid, signal.SIGKILL)
 
-    def _send(self, number: signal.Signals) -> None:
-        if self.poll() is None and self.pid and is_named(self.pid, self._job.parent.name):
-            os.kill(self.pid, number)
+    @property
+    def _is_alive(self) -> bool:
+        return self.pid != 0 and is_named(self.pid, self._job.parent.name)
 
 
-class WarmedProcess:
-    """A warmed process of this machine; ends with this process, and its points then write their checkpoints."""
+class WarmedHandle:
+    """A warmed process of this machine, seen from the process that started it.
+
+    It ends with this process, and its points then write their checkpoints.
+    """
 
     def __init__(self, environment: Mapping[str, str], log: Path) -> None:
         """Start it.
@@ -140,6 +139,10 @@ class WarmedProcess:
             for line in lines:
                 self._learn(json.loads(line))
 
+    def terminate(self) -> None:
+        """Ask it to start no more points and to pass SIGTERM on; if it has ended, the kernel has told its points."""
+        self._process.terminate()
+
     def end(self) -> None:
         """Let it end with the last of its points, and wait a moment."""
         with suppress(BrokenPipeError):
@@ -160,10 +163,10 @@ class WarmedProcess:
             self._running.pop(process).returncode = code
 
 
-_kept: dict[tuple[tuple[str, str], ...], WarmedProcess] = {}
+_kept: dict[tuple[tuple[str, str], ...], WarmedHandle] = {}
 
 
-def warmed_process(environment: Mapping[str, str], log: Path) -> WarmedProcess:
+def warmed_process(environment: Mapping[str, str], log: Path) -> WarmedHandle:
     """Return the warmed process with an environment; the batches of a study share one.
 
     Args:
@@ -172,7 +175,7 @@ def warmed_process(environment: Mapping[str, str], log: Path) -> WarmedProcess:
     """
     key = tuple(sorted(environment.items()))
     if key not in _kept or _kept[key].has_ended:
-        _kept[key] = WarmedProcess(environment, log)
+        _kept[key] = WarmedHandle(environment, log)
         atexit.register(_kept[key].end)
     return _kept[key]
 
