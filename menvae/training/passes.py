@@ -178,6 +178,9 @@ class NoiseOfRows(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Every random operation whose result has one row per row of the part is drawn for all rows of the batch, of which the
     part gets its own. As noise has the size of z and of small layers, this costs next to nothing.
+
+    Rows are told by their number alone: every tensor, and every list of sizes, whose first number is that of the part's
+    rows is taken for one row each. Noise of another meaning and this very length is drawn for the whole batch too.
     """
 
     def __init__(self, rows: range, num_rows: int) -> None:
@@ -194,7 +197,7 @@ class NoiseOfRows(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         given = args[0]
         if isinstance(given, Tensor) and given.ndim and len(given) == len(self.rows):
-            whole = given.new_zeros(self.num_rows, *given.shape[1:])
+            whole = self._whole(given)
             whole[self.rows.start : self.rows.stop] = given
             drawn = func(whole, *args[1:], **kwargs)
             if func._schema.is_mutable:
@@ -205,6 +208,13 @@ class NoiseOfRows(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(given, list | tuple) and given and given[0] == len(self.rows):
             return func([self.num_rows, *given[1:]], *args[1:], **kwargs)[self.rows.start : self.rows.stop]
         return func(*args, **kwargs)
+
+    def _whole(self, given: Tensor) -> Tensor:
+        """Return zeros for all rows, in the memory format of the part's: random numbers are drawn in its order."""
+        size = (self.num_rows, *given.shape[1:])
+        outermost_first = sorted(range(given.ndim), key=torch.empty_like(given).stride, reverse=True)
+        zeros = given.new_zeros([size[axis] for axis in outermost_first])
+        return zeros.permute([outermost_first.index(axis) for axis in range(given.ndim)])
 
 
 def tensors_of(output: ModelOutput) -> dict[str, Tensor]:

@@ -92,6 +92,19 @@ def test_refuses_statistics_of_the_batch(tmp_path: Path) -> None:
         one.use_micro_batches(7)
 
 
+VOLUMES = torch.arange(7 * 3 * 8.0).reshape(7, 3, 2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "like",
+    [
+        torch.arange(7 * 20.0).reshape(7, 20),
+        VOLUMES,
+        VOLUMES.contiguous(memory_format=torch.channels_last_3d),
+        VOLUMES.transpose(1, 4),
+    ],
+    ids=["table", "volumes", "channels last", "transposed"],
+)
 @pytest.mark.parametrize(
     "draw",
     [
@@ -102,8 +115,7 @@ def test_refuses_statistics_of_the_batch(tmp_path: Path) -> None:
         lambda like: torch.bernoulli(like.sigmoid()),
     ],
 )
-def test_rows_have_the_noise_of_the_whole_batch(draw) -> None:
-    like = torch.arange(7 * 20.0).reshape(7, 20)
+def test_rows_have_the_noise_of_the_whole_batch(draw, like: Tensor) -> None:
     torch.manual_seed(1)
     whole = draw(like)
     assert whole.std() > 0
