@@ -91,7 +91,7 @@ def _nearest_weight(weight: Tensor, scale: float = 1.0) -> Tensor:
 def _constant(make: Callable[..., Tensor], like: Tensor, *args: float) -> Tensor:
     """Return ``make(*args, dtype, device)``, made once for the type and device of ``like``.
 
-    A step that is traced without values makes it anew: its tensors belong to the trace, and those of a real step do not.
+    A step that is traced without values makes it anew, because tensors of a trace and of a real step cannot meet.
     """
     keep = _kept if type(like) in (Tensor, nn.Parameter) else _made
     return keep(make, args, like.dtype, like.device)

@@ -93,9 +93,7 @@ def test_a_folded_layer_is_traced_as_it_computes() -> None:
             tracer = Tracer()
             with tracer:
                 resizing.trilinear_conv3d(x, weight).sum().backward()
-            found[fake] = sorted(
-                (one.flops, one.num_bytes) for one in tracer.operations if "convolution" in one.name
-            )
+            found[fake] = sorted((one.flops, one.num_bytes) for one in tracer.operations if "convolution" in one.name)
             assert weight.grad is not None
     assert found[True] == found[False], "both passes convolve the padded input"
 
