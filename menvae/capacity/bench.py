@@ -141,8 +141,8 @@ def bench(composed: DictConfig) -> ExitCode:
     return ExitCode.DONE
 
 
-def _with_temporary_phantoms(training: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """Return a configuration that keeps prepared phantoms, and how it is tuned, in a folder; others stay as they are."""
+def _with_temporary_phantoms(training: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a configuration that keeps prepared phantoms and tuning in a folder; other data keep their cache."""
     return {**training, "output_dir": str(folder)} if training["data"].get("name") == "phantom" else training
 
 

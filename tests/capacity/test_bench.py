@@ -103,10 +103,14 @@ def test_a_clock_ends_a_phase_that_fails() -> None:
     def batches() -> Iterator[Batch]:
         yield Batch(torch.zeros(1, 1), ("a",))
 
+    @clock.during("forward")
+    def fail() -> None:
+        time.sleep(0.03)
+        raise MemoryError
+
     for _ in clock.watched(batches()):
-        with pytest.raises(MemoryError), clock.during("forward"):
-            time.sleep(0.03)
-            raise MemoryError
+        with pytest.raises(MemoryError):
+            fail()
     assert clock.seconds["forward"][0] >= 0.03
 
 
