@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import torch
 from torch import Tensor
+
+DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""``trainer.precision`` -> data type of autocast; fp32 has none."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,32 @@ class ModelOutput:
     reconstruction: Tensor
     predictions: Mapping[str, Tensor] = field(default_factory=dict)
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return {name: tensor}; tensors that are one object appear once."""
+        named = {
+            "mean": self.posterior.mean,
+            "logvar": self.posterior.logvar,
+            "latent": self.latent,
+            "reconstruction": self.reconstruction,
+            **{f"predictions.{name}": value for name, value in self.predictions.items()},
+            **{f"extras.{name}": value for name, value in self.extras.items()},
+        }
+        first = {id(tensor): name for name, tensor in reversed(named.items())}
+        return {name: tensor for name, tensor in named.items() if first[id(tensor)] == name}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> ModelOutput:
+        """Return an output with other tensors, by the names of `tensors`."""
+        by_id = {id(tensor): tensors[name] for name, tensor in self.tensors().items()}
+        posterior = self.posterior
+        return replace(
+            self,
+            posterior=Posterior(by_id[id(posterior.mean)], by_id[id(posterior.logvar)]),
+            latent=by_id[id(self.latent)],
+            reconstruction=by_id[id(self.reconstruction)],
+            predictions={name: by_id[id(value)] for name, value in self.predictions.items()},
+            extras={name: by_id[id(value)] for name, value in self.extras.items()},
+        )
 
 
 @dataclass(frozen=True)

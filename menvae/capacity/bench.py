@@ -118,7 +118,9 @@ def bench(composed: DictConfig) -> ExitCode:
         _log.info("measuring the peaks of this machine")
         peaks = measure_peaks(device, precisions)
         pairs = [(size, precision) for size in sizes for precision in precisions]
-        found = list(_measured(training, settings, progress_bar(pairs, "measuring", len(pairs)), device, peaks))
+        with tempfile.TemporaryDirectory(prefix=".bench-", dir=path.parent) as folder:
+            training = _with_temporary_phantoms(training, Path(folder))
+            found = list(_measured(training, settings, progress_bar(pairs, "measuring", len(pairs)), device, peaks))
         result: dict[str, Any] = {
             "format": FORMAT,
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -137,6 +139,11 @@ def bench(composed: DictConfig) -> ExitCode:
     finally:
         logs.release()
     return ExitCode.DONE
+
+
+def _with_temporary_phantoms(training: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a configuration that keeps prepared phantoms and tuning in a folder; other data keep their cache."""
+    return {**training, "output_dir": str(folder)} if training["data"].get("name") == "phantom" else training
 
 
 def _measured(

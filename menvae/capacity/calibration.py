@@ -40,7 +40,9 @@ from menvae.training.settings import TrainerSettings
 from menvae.training.trainer import Ingredients, Trainer
 from menvae.types import Batch
 
-_SUBJECTS = 100
+NUM_SUBJECTS = 100
+"""Training subjects that an objective is told of where no data are read."""
+
 _OF_A_RUN = ("menvae.runs.train", "matplotlib.figure", "matplotlib.backends.backend_agg", "menvae.evaluation.final")
 """Modules that a run imports while it trains, and that stay in memory."""
 
@@ -174,7 +176,7 @@ def trainer_without_data(experiment: Experiment, here: Place, folder: Path) -> T
     source = experiment.source
     batch = without_values(source.size, len(source.channels), settings.batch_size, experiment.supervision, source.gives)
     batch.inputs.normal_()
-    model, objective = experiment.build(_SUBJECTS)
+    model, objective = experiment.build(NUM_SUBJECTS)
     model.to(here.device)
     set_memory_format(model, torch.channels_last_3d if settings.channels_last else torch.contiguous_format)
     ingredients = Ingredients(

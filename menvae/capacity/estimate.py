@@ -7,15 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from menvae.capacity.calibration import Calibrated, Calibration
+from menvae.capacity.calibration import NUM_SUBJECTS, Calibrated, Calibration
 from menvae.capacity.variants import variant
-from menvae.resources.trace import StepCost, TracedSetting, trace_step, without_values
+from menvae.resources.trace import StepCost
+from menvae.runs import micro_batches
 from menvae.training.settings import TrainerSettings
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_SUBJECTS = 100
 _OF_SIZE = ("data.roi_size", "data.spacing_mm", "trainer.batch_size")
 
 
@@ -114,9 +111,5 @@ def traced(training: Mapping[str, Any], changes: Mapping[str, Any], device: str)
     """Trace a step of a variant on a kind of device; raises `UserError` for an invalid variant."""
     experiment = variant(training, changes)
     settings: TrainerSettings = experiment.settings["trainer"]
-    source = experiment.source
-    batch = without_values(source.size, len(source.channels), settings.batch_size, experiment.supervision, source.gives)
-    model, objective = experiment.build(_SUBJECTS)
-    setting = TracedSetting(device, _AUTOCAST.get(settings.precision), settings.channels_last)
-    middle = experiment.positions(3)[1]
-    return trace_step(model, objective, experiment.parts["optimizer"], batch, middle, setting)
+    model, objective = experiment.build(NUM_SUBJECTS)
+    return micro_batches.traced(experiment, model, objective, settings, settings.batch_size, device)

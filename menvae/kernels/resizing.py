@@ -19,7 +19,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import saved_tensors_hooks
@@ -69,10 +69,10 @@ def trilinear_conv3d(x: Tensor, weight: Tensor) -> Tensor:
 
 def _padded_again(padded: Tensor, x: Tensor) -> tuple[Callable[[Tensor], Tensor | None], Callable[[Any], Tensor]]:
     """Return hooks that keep ``x``, which the layer before it keeps too, and pad it again in the backward pass."""
-    address, source = padded.data_ptr(), x.detach()
+    storage, source = padded.untyped_storage()._cdata, x.detach()  # not data_ptr, which is 0 without values
 
     def pack(tensor: Tensor) -> Tensor | None:
-        return None if tensor.data_ptr() == address else tensor
+        return None if tensor.untyped_storage()._cdata == storage else tensor
 
     def unpack(kept: Tensor | None) -> Tensor:
         return _padded(source) if kept is None else kept
@@ -84,17 +84,31 @@ def _nearest_weight(weight: Tensor, scale: float = 1.0) -> Tensor:
     """Weight [C', C, 3, 3, 3] of a convolution -> [C, C', 4, 4, 4] of the transposed one, times ``scale``."""
     num_out, num_in = weight.shape[:2]
     with torch.autocast(weight.device.type, enabled=False):
-        weights = weight.reshape(num_out * num_in, 27) @ _sums_of_taps(scale, weight.dtype, weight.device)
+        weights = weight.reshape(num_out * num_in, 27) @ _constant(_sums_of_taps, weight, scale)
     return weights.view(num_out, num_in, 4, 4, 4).transpose(0, 1)
 
 
-@cache
-def _sums_of_taps(scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Matrix [27, 64] from the taps of a convolution to those of the transposed convolution of kernel 4, stride 2."""
+def _constant(make: Callable[..., Tensor], like: Tensor, *args: float) -> Tensor:
+    """Return ``make(*args, dtype, device)``, made once for the type and device of ``like``.
+
+    A step that is traced without values makes it anew, because tensors of a trace and of a real step cannot meet.
+    """
+    keep = _kept if type(like) in (Tensor, nn.Parameter) else _made
+    return keep(make, args, like.dtype, like.device)
+
+
+def _made(make: Callable[..., Tensor], args: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(mode=False):
-        one = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float64)
-        each = torch.einsum("ap,bq,cr->pqrabc", one, one, one).reshape(27, 64)
-        return (scale * each).to(device, dtype)
+        return make(*args).to(device, dtype)
+
+
+_kept = cache(_made)
+
+
+def _sums_of_taps(scale: float) -> Tensor:
+    """Matrix [27, 64] from the taps of a convolution to those of the transposed convolution of kernel 4, stride 2."""
+    one = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float64)
+    return scale * torch.einsum("ap,bq,cr->pqrabc", one, one, one).reshape(27, 64)
 
 
 def _padding_faces(planes: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
@@ -113,8 +127,8 @@ def _padding_faces(planes: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
     faces = []
     for axis, pair in zip(_SPATIAL, planes, strict=True):
         continues_down, continues_along = (other > axis for other in _SPATIAL if other != axis)
-        down = _doubling(pair.shape[2], continues_down, pair.dtype, pair.device)
-        along = _doubling(pair.shape[3], continues_along, pair.dtype, pair.device)
+        down = _constant(_doubling, pair, pair.shape[2], continues_down)
+        along = _constant(_doubling, pair, pair.shape[3], continues_along)
         large = (down @ pair.flatten(3)).view(*pair.shape[:2], -1, *pair.shape[3:])
         before, after = (along @ large).permute(0, 1, 4, 2, 3)
         taps_before, _, taps_after = weight.unbind(axis)
@@ -122,23 +136,22 @@ def _padding_faces(planes: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
     return faces
 
 
-@cache
-def _doubling(side: int, continues: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _doubling(side: int, continues: bool) -> Tensor:
     """Matrix [2 n + 2, n] of linear up-sampling by 2 along an axis of n voxels and one voxel of padding at each end.
 
     Args:
         side: n.
         continues: whether the padding repeats the outermost values, or is zero.
-        dtype: of the result; its values are multiples of 1 / 4.
-        device: of the result.
+
+    Returns:
+        Multiples of 1 / 4.
     """
-    with torch.inference_mode(mode=False):
-        identity = torch.eye(side, dtype=torch.float64)
-        before = torch.cat([identity[:1], identity[:-1]])
-        after = torch.cat([identity[1:], identity[-1:]])
-        inner = torch.stack([0.25 * before + 0.75 * identity, 0.75 * identity + 0.25 * after], 1).flatten(0, 1)
-        ends = (inner[:1], inner[-1:]) if continues else (torch.zeros(1, side), torch.zeros(1, side))
-        return torch.cat([ends[0], inner, ends[1]]).to(device, dtype)
+    identity = torch.eye(side, dtype=torch.float64)
+    before = torch.cat([identity[:1], identity[:-1]])
+    after = torch.cat([identity[1:], identity[-1:]])
+    inner = torch.stack([0.25 * before + 0.75 * identity, 0.75 * identity + 0.25 * after], 1).flatten(0, 1)
+    ends = (inner[:1], inner[-1:]) if continues else (torch.zeros(1, side), torch.zeros(1, side))
+    return torch.cat([ends[0], inner, ends[1]])
 
 
 class _Bordered(Function):

@@ -13,10 +13,10 @@ import torch
 from torch.nn import functional
 
 from menvae.cores import num_cores
+from menvae.types import DTYPES
 
 _SECONDS = 0.4
 _FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd")
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def measure_peaks(device: torch.device, precisions: list[str]) -> Peaks:
     """
     gflops = {}
     for precision in precisions:
-        dtype = _TYPES[precision]
+        dtype = DTYPES.get(precision, torch.float32)
         side = 8192 if device.type == "cuda" else 1024
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         product = 2 * side**3 / _seconds(partial(torch.matmul, a, b), device)

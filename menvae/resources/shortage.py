@@ -10,8 +10,10 @@ import torch
 from menvae.errors import OutOfMemoryError
 
 _OF_THE_CPU = "DefaultCPUAllocator: can't allocate memory"
-_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-_USED = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
+_CGROUPS = Path("/sys/fs/cgroup")
+_VERSION_2 = ("memory.max", "memory.current", "inactive_file")
+_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+"""File of the limit, file of what is used, and the key in ``memory.stat`` of cached files, which are freed first."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -56,19 +58,49 @@ def explained(
 
 
 def available_bytes() -> int:
-    """Return how much memory this process may still use: what the machine or its container has left."""
+    """Return how much memory this process may still use: what the machine or its control groups have left."""
     import psutil
 
-    free = int(psutil.virtual_memory().available)
-    for limit, used in zip(_LIMITS, _USED, strict=True):
-        text = _read(limit)
-        if text.isdigit() and _read(used).isdigit():
-            free = min(free, int(text) - int(_read(used)))
+    free = min([int(psutil.virtual_memory().available), *left_in_cgroups(_read(Path("/proc/self/cgroup")), _CGROUPS)])
     return max(0, free // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def _read(path: str) -> str:
+def left_in_cgroups(membership: str, root: Path) -> list[int]:
+    """Return the bytes that each control group of a process has left, from its own up to the root.
+
+    SLURM limits the group of a job, a container its root. Files that the group has read count as used, but those that
+    are inactive are freed when memory is needed.
+
+    Args:
+        membership: content of ``/proc/self/cgroup``.
+        root: where control groups are mounted, version 1 or 2.
+    """
+    left = []
+    for line in membership.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mounted, names = root, _VERSION_2
+        elif "memory" in controllers.split(","):
+            mounted, names = root / "memory", _VERSION_1
+        else:
+            continue
+        group = mounted / path.lstrip("/")
+        left += [_left(one, *names) for one in (group, *group.parents) if one.is_relative_to(mounted)]
+    return [one for one in left if one is not None]
+
+
+def _left(group: Path, limit: str, used: str, inactive: str) -> int | None:
+    """Return the bytes that one control group has left, or None without a limit."""
+    most, now = _read(group / limit), _read(group / used)
+    if not (most.isdigit() and now.isdigit()):
+        return None
+    fields = [line.split() for line in _read(group / "memory.stat").splitlines()]
+    cached = sum(int(words[1]) for words in fields if words[0] == inactive)
+    return int(most) - max(0, int(now) - cached)
+
+
+def _read(path: Path) -> str:
     try:
-        return Path(path).read_text().strip()
+        return path.read_text().strip()
     except OSError:
         return ""

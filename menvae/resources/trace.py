@@ -180,11 +180,6 @@ def _tensors(nested: Any) -> list[Tensor]:
     return []
 
 
-def _outputs(output: ModelOutput) -> list[Tensor]:
-    found = (output.posterior.mean, output.posterior.logvar, output.latent, output.reconstruction)
-    return [*found, *output.predictions.values(), *output.extras.values()]
-
-
 @dataclass(frozen=True)
 class TracedSetting:
     """How a traced step computes.
@@ -242,7 +237,7 @@ def trace_step(
             kept = step.run()  # the trainer keeps output and losses of a step until the next one is done
             tracer.pauses = False
             kept = step.run()
-        output_bytes = sum(one.nbytes for one in _outputs(kept[0]))
+        output_bytes = sum(one.nbytes for one in kept[0].tensors().values())
         del kept
     parameter_bytes = sum(parameter.nbytes for parameter in parameters)
     optimizer_bytes = round(parameter_bytes * optimizer_share(make_optimizer))

@@ -10,6 +10,8 @@ import torch
 from menvae import collectives
 from menvae.composition.experiment import Experiment
 from menvae.errors import OutOfMemoryError
+from menvae.models import Model
+from menvae.objective import Objective
 from menvae.resources.shortage import available_bytes, is_out_of_memory
 from menvae.resources.trace import StepCost, TracedSetting, trace_step, without_values
 from menvae.training.passes import (
@@ -22,13 +24,12 @@ from menvae.training.passes import (
 )
 from menvae.training.settings import TrainerSettings
 from menvae.training.trainer import Trainer
-from menvae.types import Batch
+from menvae.types import DTYPES, Batch
 
 _log = logging.getLogger(__name__)
 
 _SHARE_OF_AVAILABLE = 0.9  # the estimate of a step is right within a tenth
 _COPIES_OF_OUTPUTS = 2  # of the whole batch, beside a micro-batch: the outputs and their gradients
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def fit_into_memory(experiment: Experiment, trainer: Trainer) -> None:
@@ -118,9 +119,24 @@ def estimated_rows(experiment: Experiment, trainer: Trainer, available: int) -> 
 
 def cost_of_step(experiment: Experiment, trainer: Trainer, num_rows: int) -> StepCost:
     """Trace a step of ``num_rows`` rows in the middle of a run."""
-    settings: TrainerSettings = trainer.settings
+    device = trainer.place.device.type
+    return traced(experiment, trainer.model, trainer.objective, trainer.settings, num_rows, device)
+
+
+def traced(
+    experiment: Experiment, model: Model, objective: Objective, settings: TrainerSettings, num_rows: int, device: str
+) -> StepCost:
+    """Trace a step in the middle of a run of an experiment.
+
+    Args:
+        experiment: gives the shapes of data, the optimiser and the position in training.
+        model: its model.
+        objective: its objective.
+        settings: how the step computes.
+        num_rows: subjects of the step.
+        device: kind of device, which need not exist here.
+    """
     source = experiment.source
     batch = without_values(source.size, len(source.channels), num_rows, experiment.supervision, source.gives)
-    setting = TracedSetting(trainer.place.device.type, _AUTOCAST.get(settings.precision), settings.channels_last)
-    middle = experiment.positions(3)[1]
-    return trace_step(trainer.model, trainer.objective, experiment.parts["optimizer"], batch, middle, setting)
+    setting = TracedSetting(device, DTYPES.get(settings.precision), settings.channels_last)
+    return trace_step(model, objective, experiment.parts["optimizer"], batch, experiment.positions(3)[1], setting)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from menvae.errors import UserError
-from menvae.training.passes import tensors_of, with_tensors
 from menvae.training.precision import autocast
 from menvae.types import Batch, ModelOutput
 
@@ -84,13 +83,13 @@ class _Flat(nn.Module):
         """Tensors of a batch -> tensors of the output."""
         with autocast(tensors[0].device, self.precision, cached=False):  # cached casts would outlive the capture
             self.output = self.model(with_inputs(self.example, tensors))
-        return tuple(tensors_of(self.output).values())
+        return tuple(self.output.tensors().values())
 
     def replay(self, batch: Batch) -> ModelOutput:
         """Return the output for a batch of the captured shapes."""
         found: tuple[Tensor, ...] = self(*inputs_of(batch))
         assert self.output is not None
-        return with_tensors(self.output, dict(zip(tensors_of(self.output), found, strict=True)))
+        return self.output.with_tensors(dict(zip(self.output.tensors(), found, strict=True)))
 
 
 def inputs_of(batch: Batch) -> list[Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from menvae.errors import UserError
 from menvae.models import Model
-from menvae.types import Batch, ModelOutput, Posterior
+from menvae.types import Batch, ModelOutput
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -90,12 +89,12 @@ class MicroBatches:
         for rows in self._rows(batch):
             with torch.no_grad():
                 last = self._output_of(self.model, batch, rows)
-            for name, tensor in tensors_of(last).items():
+            for name, tensor in last.tensors().items():
                 pieces.setdefault(name, []).append(tensor)
         assert last is not None, "a batch has rows"
         joined = {name: torch.cat(parts) for name, parts in pieces.items()}
         self._joined = {name: one.requires_grad_(one.is_floating_point()) for name, one in joined.items()}
-        return with_tensors(last, self._joined)
+        return last.with_tensors(self._joined)
 
     def backward(self, loss: Tensor) -> None:
         """See `Passes`."""
@@ -107,7 +106,7 @@ class MicroBatches:
         batch, parts = self._batch, list(self._rows(self._batch))
         for number, rows in enumerate(parts):
             with self._averaged(is_last=number == len(parts) - 1):
-                output = tensors_of(self._output_of(self.parallel, batch, rows))
+                output = self._output_of(self.parallel, batch, rows).tensors()
                 names = [name for name in gradients if output[name].requires_grad]
                 with NoiseOfRows(rows, len(batch)):  # recomputed activations draw again
                     torch.autograd.backward(
@@ -178,6 +177,9 @@ class NoiseOfRows(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Every random operation whose result has one row per row of the part is drawn for all rows of the batch, of which the
     part gets its own. As noise has the size of z and of small layers, this costs next to nothing.
+
+    Rows are told by their number alone: every tensor, and every list of sizes, whose first number is that of the part's
+    rows is taken for one row each. Noise of another meaning and this very length is drawn for the whole batch too.
     """
 
     def __init__(self, rows: range, num_rows: int) -> None:
@@ -194,7 +196,7 @@ class NoiseOfRows(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         given = args[0]
         if isinstance(given, Tensor) and given.ndim and len(given) == len(self.rows):
-            whole = given.new_zeros(self.num_rows, *given.shape[1:])
+            whole = self._whole(given)
             whole[self.rows.start : self.rows.stop] = given
             drawn = func(whole, *args[1:], **kwargs)
             if func._schema.is_mutable:
@@ -206,30 +208,9 @@ class NoiseOfRows(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func([self.num_rows, *given[1:]], *args[1:], **kwargs)[self.rows.start : self.rows.stop]
         return func(*args, **kwargs)
 
-
-def tensors_of(output: ModelOutput) -> dict[str, Tensor]:
-    """Return {name: tensor} of an output; tensors that are one object appear once."""
-    named = {
-        "mean": output.posterior.mean,
-        "logvar": output.posterior.logvar,
-        "latent": output.latent,
-        "reconstruction": output.reconstruction,
-        **{f"predictions.{name}": value for name, value in output.predictions.items()},
-        **{f"extras.{name}": value for name, value in output.extras.items()},
-    }
-    first = {id(tensor): name for name, tensor in reversed(named.items())}
-    return {name: tensor for name, tensor in named.items() if first[id(tensor)] == name}
-
-
-def with_tensors(output: ModelOutput, tensors: Mapping[str, Tensor]) -> ModelOutput:
-    """Return an output with other tensors, by the names of `tensors_of`."""
-    by_id = {id(tensor): tensors[name] for name, tensor in tensors_of(output).items()}
-    posterior = output.posterior
-    return replace(
-        output,
-        posterior=Posterior(by_id[id(posterior.mean)], by_id[id(posterior.logvar)]),
-        latent=by_id[id(output.latent)],
-        reconstruction=by_id[id(output.reconstruction)],
-        predictions={name: by_id[id(value)] for name, value in output.predictions.items()},
-        extras={name: by_id[id(value)] for name, value in output.extras.items()},
-    )
+    def _whole(self, given: Tensor) -> Tensor:
+        """Return zeros for all rows, in the memory format of the part's: random numbers are drawn in its order."""
+        size = (self.num_rows, *given.shape[1:])
+        outermost_first = sorted(range(given.ndim), key=torch.empty_like(given).stride, reverse=True)
+        zeros = given.new_zeros([size[axis] for axis in outermost_first])
+        return zeros.permute([outermost_first.index(axis) for axis in range(given.ndim)])

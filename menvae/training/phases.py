@@ -58,8 +58,10 @@ class PhaseClock:
     def during(self, phase: str) -> Iterator[None]:
         """Time a block as a phase."""
         self.begin(phase)
-        yield
-        self.end(phase)
+        try:
+            yield
+        finally:
+            self.end(phase)
 
     def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield batches; a step begins when the next batch is asked for, and ends when the one after it is."""

@@ -9,10 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv3d
 
-from menvae.types import Batch, ModelOutput
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""Precisions that are an autocast."""
+from menvae.types import DTYPES, Batch, ModelOutput
 
 LARGEST_DEVIATION = 0.05
 """Relative L2 distance from float32 above which a reconstruction is reported: bfloat16 keeps 8 bits, 0.4 % a value."""

@@ -97,6 +97,31 @@ def test_a_clock_counts_each_phase_once() -> None:
     assert sum(clock.shares().values()) == pytest.approx(1.0)
 
 
+def test_a_clock_ends_a_phase_that_fails() -> None:
+    clock = PhaseClock(CPU)
+
+    def batches() -> Iterator[Batch]:
+        yield Batch(torch.zeros(1, 1), ("a",))
+
+    @clock.during("forward")
+    def fail() -> None:
+        time.sleep(0.03)
+        raise MemoryError
+
+    for _ in clock.watched(batches()):
+        with pytest.raises(MemoryError):
+            fail()
+    assert clock.seconds["forward"][0] >= 0.03
+
+
+def test_leaves_one_file(tmp_path: Path) -> None:
+    overrides = ("sizes=[16]", "precisions=[fp32]", "seconds=0.2", "auxiliary_decoder.base_filters=16")
+    composition = composed(*TINY, *overrides, f"output_dir={tmp_path}", config="bench")
+    assert composition.trainer.tune == "off"
+    assert bench(composition) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

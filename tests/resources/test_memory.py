@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from shrunk import TINY, composed, trainer_of
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from menvae.composition.experiment import Experiment
-from menvae.resources.shortage import available_bytes, explained, is_out_of_memory
+from menvae.kernels import resizing
+from menvae.resources.shortage import available_bytes, explained, is_out_of_memory, left_in_cgroups
 from menvae.resources.trace import Tracer, optimizer_share
 from menvae.runs.micro_batches import cost_of_step, estimated_rows, step_fits
 
@@ -64,6 +67,37 @@ def test_trace_of_a_model(tmp_path: Path) -> None:
     assert estimated_rows(experiment, trainer, round(enough_for_two)) == 2
 
 
+RUN6 = (
+    *("experiment=semivae_run6", *TINY, "data.roi_size=[32,32,32]", "auxiliary_decoder.base_filters=16"),
+    "trainer.batch_size=2",
+)
+
+
+@pytest.mark.parametrize("upsampling", ["resize_conv", "nearest"])
+def test_traces_before_and_after_real_steps(tmp_path: Path, upsampling: str) -> None:
+    experiment = Experiment.from_config(composed(*RUN6, f"decoder.upsampling={upsampling}", f"output_dir={tmp_path}"))
+    trainer = trainer_of(experiment, tmp_path)
+    batch = next(iter(trainer.ingredients.train.epoch(0))).to(torch.device("cpu"), trainer.memory_format)
+    resizing._kept.cache_clear()  # as in a new process
+    first = cost_of_step(experiment, trainer, 2)
+    assert step_fits(trainer, batch, 2)
+    assert cost_of_step(experiment, trainer, 2).flops == first.flops
+
+
+def test_a_folded_layer_is_traced_as_it_computes() -> None:
+    found: dict[bool, list[tuple[int, int]]] = {}
+    for fake in (False, True):
+        with FakeTensorMode() if fake else nullcontext():
+            x = torch.ones(1, 8, 16, 16, 16, requires_grad=True)
+            weight = torch.ones(8, 8, 3, 3, 3, requires_grad=True)
+            tracer = Tracer()
+            with tracer:
+                resizing.trilinear_conv3d(x, weight).sum().backward()
+            found[fake] = sorted((one.flops, one.num_bytes) for one in tracer.operations if "convolution" in one.name)
+            assert weight.grad is not None
+    assert found[True] == found[False], "both passes convolve the padded input"
+
+
 def test_trying_a_step_changes_nothing(tmp_path: Path) -> None:
     overrides = ("encoder.spectral_norm=true", f"output_dir={tmp_path}")
     trainer = trainer_of(Experiment.from_config(composed(*TINY, *overrides)), tmp_path)
@@ -102,3 +136,23 @@ def test_available_memory_is_that_of_the_machine() -> None:
     import psutil
 
     assert 0 < available_bytes() <= psutil.virtual_memory().total
+
+
+def test_the_limit_of_a_job_counts(tmp_path: Path) -> None:
+    def group(folder: str, names: tuple[str, str], limit: str, used: int, inactive: str) -> None:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / names[0]).write_text(f"{limit}\n")
+        (tmp_path / folder / names[1]).write_text(f"{used}\n")
+        (tmp_path / folder / "memory.stat").write_text(f"anon 1\n{inactive}\n")
+
+    two, one = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    group("slurm/job_7/step_0", two, "max", 900, "inactive_file 100")
+    group("slurm/job_7", two, "1000", 900, "inactive_file 300")
+    group("slurm", two, "5000", 2000, "inactive_file 0")
+    group("slurm/job_8", two, "10", 10, "inactive_file 0")
+    assert sorted(left_in_cgroups("0::/slurm/job_7/step_0\n", tmp_path)) == [1000 - (900 - 300), 3000]
+    assert left_in_cgroups("0::/elsewhere", tmp_path) == []
+    assert left_in_cgroups("", tmp_path) == []
+    group("memory/job", one, "700", 500, "inactive_file 1\ntotal_inactive_file 50")
+    group("memory", one, "9000", 1000, "total_inactive_file 0")
+    assert left_in_cgroups("9:cpu,cpuacct:/\n4:memory:/job\n0::/", tmp_path) == [250, 8000]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from menvae.composition.experiment import Experiment
 from menvae.errors import UserError
-from menvae.training.passes import MicroBatches, NoiseOfRows, WholeBatch, tensors_of, with_tensors
+from menvae.training.passes import MicroBatches, NoiseOfRows, WholeBatch
 from menvae.training.trainer import Trainer
 from menvae.types import ModelOutput, Posterior
 
@@ -92,6 +92,19 @@ def test_refuses_statistics_of_the_batch(tmp_path: Path) -> None:
         one.use_micro_batches(7)
 
 
+VOLUMES = torch.arange(7 * 3 * 8.0).reshape(7, 3, 2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "like",
+    [
+        torch.arange(7 * 20.0).reshape(7, 20),
+        VOLUMES,
+        VOLUMES.contiguous(memory_format=torch.channels_last_3d),
+        VOLUMES.transpose(1, 4),
+    ],
+    ids=["table", "volumes", "channels last", "transposed"],
+)
 @pytest.mark.parametrize(
     "draw",
     [
@@ -102,8 +115,7 @@ def test_refuses_statistics_of_the_batch(tmp_path: Path) -> None:
         lambda like: torch.bernoulli(like.sigmoid()),
     ],
 )
-def test_rows_have_the_noise_of_the_whole_batch(draw) -> None:
-    like = torch.arange(7 * 20.0).reshape(7, 20)
+def test_rows_have_the_noise_of_the_whole_batch(draw, like: Tensor) -> None:
     torch.manual_seed(1)
     whole = draw(like)
     assert whole.std() > 0
@@ -118,8 +130,8 @@ def test_rows_have_the_noise_of_the_whole_batch(draw) -> None:
 def test_tensors_that_are_one_object_stay_one() -> None:
     mean = torch.zeros(2, 3)
     output = ModelOutput(Posterior(mean, mean + 1), mean, mean + 2, {"vol": mean + 3}, {"more": mean + 4})
-    named = tensors_of(output)
+    named = output.tensors()
     assert list(named) == ["mean", "logvar", "reconstruction", "predictions.vol", "extras.more"]
-    other = with_tensors(output, {name: tensor * 10 for name, tensor in named.items()})
+    other = output.with_tensors({name: tensor * 10 for name, tensor in named.items()})
     assert other.latent is other.posterior.mean
     assert other.extras["more"].unique().tolist() == [40.0]
