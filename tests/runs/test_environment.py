@@ -77,11 +77,12 @@ def test_a_new_module_counts_unless_it_is_aside(package: Path) -> None:
 
 
 COUNTS = [
-    *("composition", "data", "decoders", "encoders", "evaluation", "heads", "metrics", "models", "observers"),
-    *("optimizers", "references", "runs", "schedules", "statistics", "terms", "training", "updates"),
+    *("composition", "data", "decoders", "encoders", "evaluation", "heads", "kernels", "metrics", "models"),
+    *("observers", "optimizers", "references", "runs", "schedules", "statistics", "terms", "training", "updates"),
 ]
 ASIDE = [
     "apps",
+    "capacity",
     "comparison",
     "conformance",
     "console",
@@ -89,6 +90,7 @@ ASIDE = [
     "pictures",
     "preparation",
     "presentation",
+    "resources",
     "sweeps",
     "tracking",
 ]
