@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from menvae.fingerprints import state_of
-from menvae.runs.answer import Key, Record, find, key_of, remember
+from menvae.runs.answer import Key, Record, find, key_of, remember, state_of_checkpoints
 
 CONFIG: dict[str, Any] = {
     "name": "semivae",
@@ -32,7 +32,8 @@ def record(tmp_path: Path) -> tuple[Key, Record]:
     files = [str(tmp_path / "rows.csv")]
     key = key_of({**CONFIG, "output_dir": str(tmp_path)})
     assert key is not None
-    remember(key, found := Record(run.name, run.name, files, state_of(files), ["mlflow"], ["vol"]))
+    checkpoints = state_of_checkpoints(run)
+    remember(key, found := Record(run.name, run.name, files, state_of(files), checkpoints, ["mlflow"], ["vol"]))
     return key, found
 
 
