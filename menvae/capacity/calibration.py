@@ -143,7 +143,7 @@ def _validation_seconds(trainer: Trainer) -> float:
     batch = next(iter(trainer.ingredients.val.epoch(0))).to(trainer.place.device, trainer.memory_format)
     trainer.model.eval()
     started = time.perf_counter()
-    with torch.no_grad(), trainer.optimisation.autocast():
+    with torch.no_grad(), trainer.autocast():
         output = trainer.model(batch)
     float(output.posterior.mean.sum())  # waits for the device
     trainer.model.train()

@@ -144,7 +144,7 @@ def _apply_backward(
 
 
 class GroupNormOnGPU(torch.autograd.Function):
-    """See `menvae.kernels.fused_group_norm`; x must be channels-last."""
+    """See `menvae.kernels.group_norm.fused_group_norm`; x must be channels-last."""
 
     @staticmethod
     def forward(  # noqa: D102

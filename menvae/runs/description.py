@@ -22,6 +22,7 @@ from menvae.pictures import PictureContext, Schedules, VolumeFacts, draw_picture
 from menvae.runs.directory import RunDirectory
 from menvae.runs.environment import code_hash, describe_environment
 from menvae.runs.reading import flat, read_mapping
+from menvae.runs.tuning import TUNING
 from menvae.schedules import Schedule
 from menvae.tracking.tracker import DatasetInput
 from menvae.training.place import Place
@@ -45,7 +46,7 @@ def describe(experiment: Experiment, data: Data, here: Place, directory: RunDire
     write_text(directory.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(masked(experiment.config))))
     environment = describe_environment(str(here.device), here.num_ranks, torch.get_num_threads())
     before = read_mapping(directory.path / "environment.json")
-    chosen = {key: value for key, value in before.items() if key == "tuning"}  # a resumed run keeps its precision
+    chosen = {key: value for key, value in before.items() if key == TUNING}  # a resumed run keeps its precision
     write_json(directory.path / "environment.json", {**environment, **chosen})
     write_json(directory.path / "targets.json", {"data_hash": data.data_hash, **data.description})
     write_table(directory.path / "splits.csv", data.split_columns, data.split_rows)

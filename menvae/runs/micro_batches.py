@@ -77,9 +77,9 @@ def step_fits(trainer: Trainer, batch: Batch, num_rows: int) -> bool:
     state, buffers = random_state(place.device), [buffer.clone() for buffer in model.buffers()]
     model.train()
     objective.train()
-    passes: Passes = WholeBatch(model, trainer.optimisation.autocast)
+    passes: Passes = WholeBatch(model, trainer.autocast)
     if num_rows < len(batch):
-        passes = MicroBatches(model, model, trainer.optimisation.autocast, num_rows)
+        passes = MicroBatches(model, model, trainer.autocast, num_rows)
     try:
         moments = [torch.empty_like(one) for one in model.parameters() for _ in range(2)]  # of the optimiser
         output = passes.forward(batch)

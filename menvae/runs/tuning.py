@@ -33,7 +33,7 @@ from menvae.types import Batch
 
 _log = logging.getLogger(__name__)
 
-_KEY = "tuning"
+TUNING = "tuning"
 """Key of ``environment.json``."""
 
 
@@ -75,7 +75,7 @@ class Tuner:
             self._warn(choice)
             path = run_dir / "environment.json"
             if path.is_file():
-                now = {"num_threads": torch.get_num_threads(), _KEY: outcome.as_dict()}
+                now = {"num_threads": torch.get_num_threads(), TUNING: outcome.as_dict()}
                 write_json(path, {**read_mapping(path), **now})
         return replace(
             self.asked,
@@ -180,7 +180,7 @@ def _largest_activation(model: Model, size: tuple[int, ...]) -> int:
 
 def as_trained(asked: TrainerSettings, run_dir: Path) -> TrainerSettings:
     """Return the settings that a run was trained with, of which its evaluation needs precision and memory format."""
-    found = read_mapping(run_dir / "environment.json").get(_KEY)
+    found = read_mapping(run_dir / "environment.json").get(TUNING)
     if not isinstance(found, dict) or found.get("precision") not in ("fp32", "bf16", "fp16"):
         return asked
     return replace(asked, precision=found["precision"], channels_last=bool(found.get("channels_last")))

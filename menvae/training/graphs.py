@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from menvae.errors import UserError
+from menvae.training.passes import random_state, set_random_state
 from menvae.training.precision import autocast
 from menvae.types import Batch, ModelOutput
 
@@ -54,7 +55,7 @@ class ReplayedModel(nn.Module):
         """
         flat = _Flat(self.model, batch, self.precision)
         buffers = [buffer.clone() for buffer in self.model.buffers()]
-        state = torch.cuda.get_rng_state()
+        state = random_state(batch.inputs.device)
         try:
             with torch.autocast("cuda", enabled=False):
                 torch.cuda.make_graphed_callables(flat, tuple(inputs_of(batch)), allow_unused_input=True)
@@ -67,7 +68,7 @@ class ReplayedModel(nn.Module):
         with torch.no_grad():
             for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)
-        torch.cuda.set_rng_state(state)
+        set_random_state(state)
         return flat
 
 

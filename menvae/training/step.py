@@ -15,7 +15,6 @@ from menvae.errors import TrainingDivergedError
 from menvae.models import Model
 from menvae.objective import Objective
 from menvae.training.passes import Passes
-from menvae.training.precision import autocast
 from menvae.types import Batch, LossReport, ModelOutput, Progress
 from menvae.updates import Side
 
@@ -34,7 +33,6 @@ class Optimisation:
         optimizer: optimizer of the model's parameters.
         scaler: loss scaler for fp16, otherwise disabled.
         device: device of the model.
-        precision: precision of the forward pass: ``fp32``, ``bf16`` or ``fp16``.
         gradient_clip: largest L2 norm of the gradient; None: no clipping.
     """
 
@@ -44,17 +42,12 @@ class Optimisation:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     device: torch.device
-    precision: str
     gradient_clip: float | None
 
     @cached_property
     def parameters(self) -> list[nn.Parameter]:
         """The parameters of the model; walking its modules at every step costs as much as a layer of a table."""
         return list(self.model.parameters())
-
-    def autocast(self) -> torch.autocast:
-        """Return the autocast context of ``precision``."""
-        return autocast(self.device, self.precision)
 
 
 @dataclass(frozen=True)

@@ -132,15 +132,14 @@ class Trainer:
                 )
         self.peak_learning_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=settings.precision == "fp16")
-        self._autocast = partial(autocast, place.device, settings.precision)
+        self.autocast = partial(autocast, place.device, settings.precision)
         self.optimisation = Optimisation(
             self.model,
-            WholeBatch(self.parallel, self._autocast),
+            WholeBatch(self.parallel, self.autocast),
             self.objective,
             self.optimizer,
             self.scaler,
             place.device,
-            settings.precision,
             settings.gradient_clip,
         )
 
@@ -152,7 +151,7 @@ class Trainer:
         """Compute the gradient of each batch from micro-batches of ``num_rows``; raises as `MicroBatches`."""
         self.model.train()
         in_turns = self.parallel if self.place.num_ranks > 1 else self.model  # a graph has the rows of a whole batch
-        self.use_passes(MicroBatches(self.model, in_turns, self._autocast, num_rows))
+        self.use_passes(MicroBatches(self.model, in_turns, self.autocast, num_rows))
 
     def fit(self, recorder: Recorder | None) -> TrainingState:
         """Train from the current state to the last epoch, or until an observer requests a stop.
@@ -302,7 +301,7 @@ class Trainer:
         for batch in self.ingredients.val.epoch(0):
             self._stop_if_asked()
             batch = batch.to(self.place.device, self.memory_format)
-            with self.optimisation.autocast():
+            with self.autocast():
                 output = self.model(batch)
                 for observer in self.observers:
                     observer.on_validation_batch(batch, output)
@@ -450,6 +449,6 @@ class Trainer:
     def outputs(self, loader: EpochLoader) -> Iterator[tuple[Batch, ModelOutput]]:
         """Yield batches with the outputs of the model in evaluation mode and the configured precision."""
         for batch in self.inputs(loader):
-            with self.optimisation.autocast():
+            with self.autocast():
                 output = self.model(batch)
             yield batch, output

@@ -79,7 +79,7 @@ class Step:
         optimizer = self.experiment.parts["optimizer"](self.model.parameters())
         scaler = torch.amp.GradScaler("cuda", enabled=False)
         passes = WholeBatch(parallel, partial(autocast, DEVICE, choice.precision))
-        shared = Optimisation(self.model, passes, self.objective, optimizer, scaler, DEVICE, choice.precision, 1.0)
+        shared = Optimisation(self.model, passes, self.objective, optimizer, scaler, DEVICE, 1.0)
 
         def step() -> tuple[float, float]:
             nonlocal count

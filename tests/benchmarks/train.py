@@ -9,7 +9,6 @@ status is 1 if a claim of one of them does not hold; the others run all the same
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import subprocess
 import sys
@@ -18,28 +17,18 @@ from pathlib import Path
 
 import torch
 
+from menvae.resources.machine import describe_machine
+
 HERE = Path(__file__).resolve().parent
 BESIDE_ANOTHER = ("step", "starting", "packing")
 ALONE = ("tabular", "loading_memory", "resources", "on_gpu")
 
 
 def header() -> str:
-    """Return date, processor, GPU and versions."""
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
-    cores = len(os.sched_getaffinity(0))
-    return (
-        f"{datetime.now(UTC).date()}: {processor()} ({torch.backends.cpu.get_cpu_capability()}, {cores} cores), {gpu}, "
-        f"torch {torch.__version__}, Python {platform.python_version()}\n"
-    )
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    """Return date, machine and versions."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    described = ", ".join(f"{key} {value}" for key, value in describe_machine(device).items())
+    return f"{datetime.now(UTC).date()}: {described}, Python {platform.python_version()}\n"
 
 
 def main() -> int:

@@ -33,9 +33,9 @@ def after_a_step(trainer: Trainer, num_rows: int | None) -> tuple[dict[str, Tens
     batch = next(iter(trainer.ingredients.train.epoch(0))).to(torch.device("cpu"), trainer.memory_format)
     batch = batch.each(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
     if num_rows is None:
-        passes: WholeBatch | MicroBatches = WholeBatch(model, trainer._autocast)
+        passes: WholeBatch | MicroBatches = WholeBatch(model, trainer.autocast)
     else:
-        passes = MicroBatches(model, model, trainer._autocast, num_rows)
+        passes = MicroBatches(model, model, trainer.autocast, num_rows)
     torch.manual_seed(3)
     output = passes.forward(batch)
     report = objective(batch, output, trainer._progress(0.5))
