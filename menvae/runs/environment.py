@@ -23,7 +23,7 @@ from menvae.fingerprints import state_of
 from menvae.groups import ENTRY_POINT_GROUP
 from menvae.masking import without_passwords
 
-_COMPUTING = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "transformers")
+_COMPUTING = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "transformers", "triton")
 """Packages that losses, metrics or weights of a run are computed with. Those that only read, store or decompress data
 are not among them: the hash of the data covers what they return."""
 _PACKAGES = ("menvae", *_COMPUTING, "monai", "hydra-core", "mlflow", "pydantic")

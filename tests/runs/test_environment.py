@@ -116,7 +116,7 @@ def test_versions_of_what_computes_count_and_no_other(package: Path, monkeypatch
     assert changed == ["torch", "transformers"]
 
 
-COMPUTE = {"torch", "numpy", "scipy", "nibabel", "skimage", "transformers"}
+COMPUTE = {"torch", "numpy", "scipy", "nibabel", "skimage", "transformers", "triton"}
 READ_STORE_OR_SHOW = {
     *("blosc2", "deflate", "pandas", "pyarrow"),  # what they return enters the hash of the data
     *("hydra", "jinja2", "matplotlib", "mlflow", "omegaconf", "optuna", "pydantic", "pydantic_core", "rich", "yaml"),
