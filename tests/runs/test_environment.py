@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,12 @@ from menvae.runs import environment
 from menvae.runs.environment import hash_of_code, meaning_of_code
 
 TERM = "terms/dcor.py"
+_parsed_once = cache(environment._meaning_of_module)
+
+
+@pytest.fixture(autouse=True)
+def _same_sources_are_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_meaning_of_module", _parsed_once)
 
 
 @pytest.fixture
