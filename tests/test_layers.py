@@ -262,6 +262,32 @@ def test_group_norm_of_one_group_that_is_far_from_zero(mean: float, deviation: f
     assert (found - exact).abs().max() < 2e-3 * exact.abs().max()
 
 
+@pytest.mark.parametrize(
+    ("mean", "deviation", "own_dtype"),
+    [
+        *((0.0, 1.0, torch.float32), (3.0, 1.0, torch.float32), (1.0, 0.1, torch.float32)),  # as under autocast
+        (0.0, 1.0, torch.bfloat16),  # torch keeps the moments in the dtype of the weights
+    ],
+)
+def test_gradients_of_group_norm_in_bfloat16(mean: float, deviation: float, own_dtype: torch.dtype) -> None:
+    """Against float64 on the same numbers: only what is returned in bfloat16 is rounded to its 8 bits."""
+    torch.manual_seed(0)
+    layer = norm(16).to(own_dtype)
+    exact = copy.deepcopy(layer).double()
+    inputs = (mean + deviation * torch.randn(2, 16, 8, 6, 10)).bfloat16()
+    inputs = inputs.contiguous(memory_format=torch.channels_last_3d)
+    upstream = torch.randn_like(inputs)
+    gradients = []
+    for module, dtype in ((layer, torch.bfloat16), (exact, torch.float64)):
+        given = inputs.detach().to(dtype).requires_grad_()
+        module(given).backward(upstream.to(dtype))
+        gradients.append([given.grad, module.weight.grad, module.bias.grad])
+    assert gradients[0][0].is_contiguous(memory_format=torch.channels_last_3d)
+    tolerances = [2.0**-7, *2 * [2.0**-7 if own_dtype == torch.bfloat16 else 1e-4]]
+    for found, wanted, tolerance in zip(*gradients, tolerances, strict=True):
+        assert (found - wanted).abs().max() < tolerance * wanted.abs().max()
+
+
 def test_group_norm_is_torchs_own_in_everything_else() -> None:
     layer = norm(8)
     plain = nn.GroupNorm(8, 8)

@@ -99,3 +99,42 @@ class _CentredGroupNorm(Function):
         needed = list(ctx.needs_input_grad[:3])
         found = torch.ops.aten.native_group_norm_backward(gradient, centred, mean, rstd, weight, *ctx.sizes, needed)
         return (*found, None, None)
+
+
+def half_group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """GroupNorm of a channels-last x of 16 bits on a CPU, whose gradient torch computes in float32.
+
+    In bfloat16, torch 2.13 takes two to four times as long for it as for the conversions and the gradient in float32.
+
+    Args:
+        x: [B, C, D, H, W].
+        num_groups: G.
+        weight: [C].
+        bias: [C].
+        eps: added to the variance.
+    """
+    if torch.compiler.is_compiling():
+        return torch.nn.functional.group_norm(x, num_groups, weight, bias, eps)
+    out: Tensor = _HalfGroupNorm.apply(x, weight, bias, num_groups, eps)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _HalfGroupNorm(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float) -> Tensor:
+        batch, channels, *sides = x.shape
+        ctx.sizes = batch, channels, torch.Size(sides).numel(), num_groups
+        out: Tensor
+        out, mean, rstd = torch.ops.aten.native_group_norm(x, weight, bias, *ctx.sizes, eps)
+        ctx.save_for_backward(x, weight, mean, rstd)
+        return out
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, rstd = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
+        in_float32 = [tensor.float() for tensor in (gradient, x, mean, rstd, weight)]
+        needed = list(ctx.needs_input_grad[:3])
+        of_x, *rest = torch.ops.aten.native_group_norm_backward(*in_float32, *ctx.sizes, needed)
+        return (None if of_x is None else of_x.to(x.dtype), *rest, None, None)
