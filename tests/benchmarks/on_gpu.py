@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 import torch
 from hydra import compose, initialize_config_dir
-from interleaved import Claim, judged
+from interleaved import Claim, at_most, judged
 
 from menvae import layers
 from menvae.composition.experiment import Experiment
@@ -122,8 +122,7 @@ def run_6() -> list[Claim]:
             ratio = 2e3 / best / NVIDIA_VOLUMES_PER_S
             print(f"    {2e3 / best:.1f} volumes/s, {ratio:.2f} times those of NVIDIA's nnU-Net on an A100")
         if side in ROOFLINE_MS:
-            times = best / ROOFLINE_MS[side]
-            claims.append((f"{side}^3: {times:.2f} times the roofline of an H200, wanted at most 2", times <= 2.0))
+            claims.append(at_most(f"run 6, {side}^3, step / roofline of an H200", best / ROOFLINE_MS[side], 2.0))
     with patch.object(layers, "can_fuse", lambda *_: False):
         plain = milliseconds(Step(run6(160), 2).taken(Choice("bf16")))
     print(f"Run 6, 160^3, eager with torch's GroupNorm: {plain:.1f} ms a step")
@@ -137,7 +136,7 @@ def agreement() -> Claim:
         step = Step(run6(32), 2).taken(Choice("fp32", cuda_graphs=graphs))
         found.append(torch.tensor([step() for _ in range(2)]))
     difference = ((found[0] - found[1]).abs() / found[0]).max().item()
-    return f"two steps with graphs differ from those without by {difference:.1e}, wanted 1e-3", difference < 1e-3
+    return at_most("two steps with graphs and without, largest relative difference", difference, 1e-3)
 
 
 def waits() -> Claim:
@@ -150,7 +149,7 @@ def waits() -> Claim:
         step()
         torch.cuda.set_sync_debug_mode("default")
     count = sum("called a synchronizing" in str(warning.message) for warning in caught)
-    return f"a step of the default model waits for the GPU {count} times, wanted 1", count == 1
+    return at_most("a step of the default model, waits for the GPU", count, 1)
 
 
 def main() -> int:

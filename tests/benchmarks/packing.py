@@ -1,18 +1,20 @@
-"""Points an hour of a sweep whose points share the cores (or one GPU), beside another checkout without packing.
+"""Points an hour of a sweep whose points share the cores (or one GPU), after and before packing.
 
-Three figures, each of whole ``menvae-train -m`` commands from their start to their end, launching included:
+"After" is this checkout with ``hydra.launcher.points_per_gpu``. "Before" runs as many points at a time, each in a process
+that starts alone: with ``--beside``, in another checkout, without it, in this one. Three figures, the first two of whole
+``menvae-train -m`` commands from their start to their end, launching included:
 
-- tabular: points of ``experiment=lithology_vae``;
-- image: points of the default experiment, whose box is 32^3, with a prepared cohort;
+- tabular: a sweep of 100 points of ``experiment=lithology_vae``. Before, each point costs the same, so that 20 of them
+  suffice for the rate: the time of 100 is extrapolated, and the start of the command, a few seconds, counts five times;
+- image: 16 points (before: 8) of the default experiment, whose box is 32^3, with one epoch of a prepared cohort of 120
+  subjects, where starting counts most;
 - memory: of eight points that share a machine together with the process that forks them, at their peak, beside that of
   one run alone: the sum of their proportional sets of anonymous pages (``/proc/PID/smaps_rollup``), which counts a page
   that forked processes share once, and the file-backed pages of the largest, which neighbours map too.
 
-B runs as many points at a time, each in a process that starts alone. Each B point costs the same, so that a few of them
-suffice for its rate.
-
     python tests/benchmarks/packing.py --beside ../of-last-month --json packing.json
     CUDA_VISIBLE_DEVICES= taskset -c 0,1 python tests/benchmarks/packing.py --beside ... --only tabular  # two cores
+    python tests/benchmarks/packing.py --points-before 100 --only tabular                    # nothing extrapolated
 """
 
 from __future__ import annotations
@@ -30,11 +32,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from interleaved import Claim, at_least, at_most, judged
+
 HERE = Path(__file__).resolve().parents[2]
 TRAIN = "from menvae.apps.train import main; main()"
 GOALS = {"cpu": 2.0, "gpu": 8.0}
 MEMORY_GOAL = 2.5
 SECONDS_BETWEEN_LOOKS = 0.5
+POINTS = {"tabular": (100, 20), "image": (16, 8)}
+"""Points after and before packing, unless options say otherwise."""
+TABULAR = ["experiment=lithology_vae"]
+IMAGE = ["data.num_subjects=120", "trainer.max_epochs=1"]
 
 
 @dataclass
@@ -105,24 +113,24 @@ def sweep(checkout: Path, arguments: Sequence[str], cache: Path | None, looks: b
         return run(checkout, [*arguments, f"output_dir={folder}"], looks)
 
 
-def rates(
-    name: str, arguments: Sequence[str], cache: Path | None, options: argparse.Namespace
-) -> dict[str, float | None]:
-    """Measure the points an hour of this checkout and of the other one."""
-    together = options.together
-    found: dict[str, float | None] = {}
+def rates(name: str, arguments: Sequence[str], cache: Path | None, options: argparse.Namespace) -> dict[str, float]:
+    """Measure the points an hour after and before."""
+    num_after, num_before = (
+        given or default for given, default in zip((options.points, options.points_before), POINTS[name], strict=True)
+    )
+    found: dict[str, float] = {}
     for label, checkout, num, key in (
-        ("A", HERE, options.points, "points_per_gpu"),
-        ("B", options.beside, options.points_beside, options.key_beside),
+        ("after", HERE, num_after, "points_per_gpu"),
+        ("before", options.beside or HERE, num_before, options.key_before),
     ):
-        if checkout is None or num == 0:
-            found[label] = None
-            continue
-        launcher = [f"hydra.launcher.{key}={together}"] if key else []
+        launcher = [f"hydra.launcher.{key}={options.together}"] if key else []
         took = sweep(checkout.resolve(), ["-m", *arguments, f"seed=range(0,{num})", *launcher], cache)
-        found[label] = 3600 * num / took.seconds
-        sys.stdout.write(f"{name:8} {label} {num:4} points {took.seconds:8.1f} s {found[label]:8.0f} points an hour\n")
-        sys.stdout.flush()
+        found |= {label: 3600 * num / took.seconds, f"{label}, points": num, f"{label}, seconds": took.seconds}
+        line = f"{name:8} {label:7}{num:4} points in {took.seconds:7.1f} s: {found[label]:5.0f} points an hour"
+        if num < num_after:
+            line += f"; extrapolated, {num_after} points take {3600 * num_after / found[label]:.0f} s"
+        print(line, flush=True)
+    found["ratio"] = found["after"] / found["before"]
     return found
 
 
@@ -134,26 +142,21 @@ def memory(arguments: Sequence[str], cache: Path | None) -> dict[str, float]:
     return {"alone_mb": alone, "eight_mb": together, "ratio": together / alone}
 
 
-def compared(name: str, found: dict[str, float | None], goal: float) -> None:
-    if found["A"] and found["B"]:
-        found["ratio"] = found["A"] / found["B"]
-        sys.stdout.write(f"{name:8} A / B {found['ratio']:.2f} (goal {goal:.2f})\n")
-
-
 def has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--beside", type=Path, help="another checkout, B; without one, this is measured alone")
-    parser.add_argument("--points", type=int, default=100, help="points of A")
-    parser.add_argument("--points-beside", type=int, default=100, help="points of B")
+def main() -> int:
+    """Measure and judge."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--beside", type=Path, help="another checkout, for before; default: this one, unpacked")
+    parser.add_argument("--points", type=int, help="after; default: 100 tabular, 16 image")
+    parser.add_argument("--points-before", type=int, help="before; default: 20 tabular, 8 image")
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--together", type=int, default=cores, help="points at a time; default: one per core")
-    parser.add_argument("--key-beside", default="num_parallel", help="B's key for that; empty: none, one at a time")
+    parser.add_argument("--key-before", default="num_parallel", help="key for that before; empty: none, one at a time")
     parser.add_argument("--only", choices=("tabular", "image", "memory"), help="default: all three")
     parser.add_argument("--override", action="append", default=[], help="of every point, such as trainer.max_epochs=1")
     parser.add_argument("--json", type=Path, help="write the figures into this file")
@@ -161,28 +164,28 @@ def main() -> None:
     chosen = {options.only} if options.only else {"tabular", "image", "memory"}
     goal = GOALS["gpu" if has_gpu() else "cpu"]
     figures: dict[str, Any] = {"machine": platform.platform(), "cores": cores, "together": options.together}
-    figures["overrides"] = options.override
+    figures |= {"overrides": options.override, "beside": str(options.beside or "this checkout, unpacked")}
+    claims: list[Claim] = []
     if "tabular" in chosen:
-        figures["tabular"] = rates("tabular", ["experiment=lithology_vae", *options.override], None, options)
-        compared("tabular", figures["tabular"], goal)
+        figures["tabular"] = rates("tabular", [*TABULAR, *options.override], None, options)
+        claims.append(at_least("tabular, points an hour, after / before", figures["tabular"]["ratio"], goal))
     with tempfile.TemporaryDirectory() as folder:
-        cache = Path(folder) / "cache"
+        cache, image = Path(folder) / "cache", [*IMAGE, *options.override]
         if chosen & {"image", "memory"}:
-            run(HERE, ["-m", "sweep.action=plan", "sweep.cost=true", "seed=0,1", f"output_dir={folder}"])
+            run(HERE, ["-m", *image, "sweep.action=plan", "sweep.cost=true", "seed=0,1", f"output_dir={folder}"])
         if "image" in chosen:
-            figures["image"] = rates("image", options.override, cache, options)
-            compared("image", figures["image"], goal)
+            figures["image"] = rates("image", image, cache, options)
+            claims.append(at_least("image, points an hour, after / before", figures["image"]["ratio"], goal))
         if "memory" in chosen:
-            tabular = ["experiment=lithology_vae", "trainer.max_epochs=2"]
-            for name, arguments, where in (("image", options.override, cache), ("tabular", tabular, None)):
+            tabular = [*TABULAR, "trainer.max_epochs=2"]
+            for name, arguments, where in (("image", image, cache), ("tabular", tabular, None)):
                 found = figures[f"memory, {name}"] = memory(arguments, where)
-                sys.stdout.write(
-                    f"memory   {name}: one {found['alone_mb']:.0f} MB, eight {found['eight_mb']:.0f} MB, "
-                    f"{found['ratio']:.2f} times as much (goal at most {MEMORY_GOAL:.2f})\n"
-                )
+                print(f"memory   {name}: one {found['alone_mb']:.0f} MB, eight {found['eight_mb']:.0f} MB", flush=True)
+                claims.append(at_most(f"{name}, memory of eight points / one", found["ratio"], MEMORY_GOAL))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return judged(claims)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from interleaved import judged
+from interleaved import at_least, judged
 from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -159,9 +159,9 @@ def main() -> int:
             )
     claims = []
     for what, limit in (("memory", 0.10), ("time", 0.15)):
-        within = sum(error <= limit for error in errors[what])
-        words = f"{what} within {limit:.0%}: {within} of {len(errors[what])}, worst {max(errors[what]):.1%}"
-        claims.append((words, within == len(errors[what])))
+        within = sum(error <= limit for error in errors[what]) / len(errors[what])
+        words = f"{what} within {limit:.0%} of the measured, share of requests (worst {max(errors[what]):.1%})"
+        claims.append(at_least(words, within, 1.0))
     return judged(claims)
 
 
