@@ -1,10 +1,10 @@
 """Two processes of one thread each, beside one process of two threads with a batch twice as large, A B A B.
 
 Run 6 at 64^3 (1 + 1 beside 2) and the default model at 32^3 (4 + 4 beside 8) on a CPU. Each turn assembles a run as
-``menvae-train trainer.devices=2`` or ``menvae-train`` does, ranks and their process group included, and takes the time of
-the steps of its first epoch, loading included, but for the first two. Both variants see the same batches, whose
-preparation is not timed. Printed are the medians over all turns; on a machine with two quiet cores, the ratio says what
-gathering rows and gradients costs.
+``menvae-train trainer.devices=2`` or ``menvae-train`` does, ranks and their process group included, and takes the time
+of the steps of its first epoch, loading included, but for the first two. Both variants see the same batches, whose
+preparation is not timed. Printed are the medians over all turns; on two quiet cores, the ratio says what gathering rows
+and gradients costs, and what a second thread is worth.
 
     python tests/benchmarks/data_parallel.py
     python tests/benchmarks/data_parallel.py --cases default --steps 3 --turns 1
@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from unittest.mock import patch
 
@@ -61,8 +62,7 @@ class Stopwatch:
 
     def seconds(self) -> list[float]:
         """Return the seconds of each step after the first two."""
-        pairs = zip(self.begun, self.begun[1:], strict=False)
-        return [after - before for before, after in pairs][WARM_UP_STEPS:]
+        return [after - before for before, after in pairwise(self.begun)][WARM_UP_STEPS:]
 
 
 def overrides_of(case: Case, num_processes: int, steps: int, output_dir: Path) -> list[str]:
@@ -70,7 +70,12 @@ def overrides_of(case: Case, num_processes: int, steps: int, output_dir: Path) -
     num_training = case.num_rows * (steps + WARM_UP_STEPS)
     num_subjects = num_training + 2
     cohort = [f"data.num_subjects={num_subjects}", f"data.val_fraction={2 / num_subjects}", "data.test_fraction=0"]
-    return [*case.overrides, *cohort, f"trainer.batch_size={case.num_rows // num_processes}", f"output_dir={output_dir}"]
+    return [
+        *case.overrides,
+        *cohort,
+        f"trainer.batch_size={case.num_rows // num_processes}",
+        f"output_dir={output_dir}",
+    ]
 
 
 def worker(overrides: list[str], num_processes: int, answer: Path) -> None:

@@ -1,8 +1,8 @@
 """Points an hour of a sweep whose points share the cores (or one GPU), after and before packing.
 
-"After" is this checkout with ``hydra.launcher.points_per_gpu``. "Before" runs as many points at a time, each in a process
-that starts alone: with ``--beside``, in another checkout, without it, in this one. Three figures, the first two of whole
-``menvae-train -m`` commands from their start to their end, launching included:
+"After" is this checkout with ``hydra.launcher.points_per_gpu``. "Before" runs as many points at a time, each in a
+process that starts alone: with ``--beside``, in another checkout, without it, in this one. Three figures, the first two
+of whole ``menvae-train -m`` commands from their start to their end, launching included:
 
 - tabular: a sweep of 100 points of ``experiment=lithology_vae``. Before, each point costs the same, so that 20 of them
   suffice for the rate: the time of 100 is extrapolated, and the start of the command, a few seconds, counts five times;

@@ -1,9 +1,9 @@
 """Where the time of a training step goes: the default model at 32^3, batch 8, on a CPU.
 
-A real run is assembled, and the loop of its epochs is watched with the clock of ``trainer.profile`` and ``menvae-bench``.
-"Everything else" is all that is not forward pass, loss, backward pass or optimiser: waiting for batches, copies, seeds,
-checks, clipping, observers, running means, and what the progress bar is told. The first epoch is not counted, as it
-checks the files of the cache. The shares of a machine that does other things too mean little.
+A real run is assembled, and the loop of its epochs is watched with the clock of ``trainer.profile`` and of
+``menvae-bench``. "Everything else" is all that is not forward pass, loss, backward pass or optimiser: waiting for
+batches, copies, seeds, checks, clipping, observers, running means, and what the progress bar is told. The first epoch
+is not counted, as it checks the files of the cache. On a machine that does other things too, shares mean little.
 
     python tests/benchmarks/shares.py
     python tests/benchmarks/shares.py --subjects 60 --epochs 1

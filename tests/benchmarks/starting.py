@@ -1,9 +1,9 @@
 """How long commands take to start: this checkout against another one, A B A B.
 
 ``menvae-train --help``, the completion of a group and of a key, ``menvae-train`` of a finished run, ``menvae-sweep plan
-loss.lambda_dcor=0,1,5,10`` with an empty cache and with a prepared cohort, and ``menvae-train`` until its first
-optimiser step is done, and a whole run of one epoch with a prepared cohort. Printed are medians of the time on the clock,
-on a machine that does nothing else, and the ratio B / A. Importing Hydra and torch alone is printed too: help is at least
+loss.lambda_dcor=0,1,5,10`` with an empty cache and with a prepared cohort, ``menvae-train`` until its first optimiser
+step is done, and a whole run of one epoch of a prepared cohort. Printed are medians of the time on the clock, on a
+machine that does nothing else, and the ratio B / A. Importing Hydra and torch alone is printed too: help is at least
 the former, and a first step the latter.
 
     python tests/benchmarks/starting.py --beside ../of-last-month

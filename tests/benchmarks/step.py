@@ -39,13 +39,31 @@ GOALS = (
     ("run 6, trilinear, plain / here", "run 6, trilinear: plain", "run 6, trilinear: here", "fastest_s", 2.0),
     ("run 6, nearest, plain trilinear / here", "run 6, trilinear: plain", "run 6, nearest: here", "fastest_s", 2.85),
     ("run 6, trilinear, plain / bf16 here", "run 6, trilinear: plain", "run 6, trilinear: bf16", "fastest_s", 2.0),
-    ("run 6, nearest, plain trilinear / bf16 here", "run 6, trilinear: plain", "run 6, nearest: bf16", "fastest_s", 2.85),
+    (
+        "run 6, nearest, plain trilinear / bf16 here",
+        "run 6, trilinear: plain",
+        "run 6, nearest: bf16",
+        "fastest_s",
+        2.85,
+    ),
     ("default, beside / here", "default: beside", "default: here", "fastest_s", 1.5),
     ("default, beside / bf16 here", "default: beside", "default: bf16", "fastest_s", 1.5),
     ("run 6, activations, here / beside", "run 6, trilinear: here", "run 6, trilinear: beside", "activations_mb", 0.8),
     ("run 6, resident peak, here / beside", "run 6, trilinear: here", "run 6, trilinear: beside", "peak_mb", 0.8),
-    ("run 6, activations with checkpointing, here / beside", "run 6, recomputed: here", "run 6, trilinear: beside", "activations_mb", 0.45),
-    ("run 6, resident peak with checkpointing, here / beside", "run 6, recomputed: here", "run 6, trilinear: beside", "peak_mb", 0.45),
+    (
+        "run 6, activations with checkpointing, here / beside",
+        "run 6, recomputed: here",
+        "run 6, trilinear: beside",
+        "activations_mb",
+        0.45,
+    ),
+    (
+        "run 6, resident peak with checkpointing, here / beside",
+        "run 6, recomputed: here",
+        "run 6, trilinear: beside",
+        "peak_mb",
+        0.45,
+    ),
 )
 """Name, numerator, denominator, what of them, goal: a ratio of times is to be above it, of memory below it."""
 
