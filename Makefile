@@ -38,9 +38,10 @@ bench-losses: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/losses.py
 	$(BIN)/python tests/benchmarks/losses_tc.py
 
-# an hour on a machine that does nothing else; BESIDE=../of-last-month make bench-train: beside another checkout
+# up to an hour on a machine that does nothing else; BESIDE=../of-last-month make bench-train: beside another checkout;
+# FULL=1: 1,000 subjects of 128^3 too
 bench-train: $(VENV)/.installed-test
-	$(BIN)/python tests/benchmarks/train.py $(if $(BESIDE),--beside $(BESIDE))
+	$(BIN)/python tests/benchmarks/train.py $(if $(BESIDE),--beside $(BESIDE)) $(if $(FULL),--full)
 
 bench-statistics: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/independence.py

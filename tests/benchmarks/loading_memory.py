@@ -49,9 +49,9 @@ def write_subject(root: Path, index: int, side: int) -> None:
     folder = root / name
     folder.mkdir(parents=True)
     volumes = {"seg": mask}
+    shells = np.where(depth > 0.0, 200 + 50 * np.floor(20 * depth), 0)
     for modality in MODALITIES:
         gains = generator.uniform(0.5, 2.0, 4)  # of tissue, and of three regions of the tumour
-        shells = np.where(depth > 0.0, 200 + 50 * np.floor(20 * depth), 0)
         volumes[modality] = (shells * gains.take(mask)).astype(np.int16)
     for kind, volume in volumes.items():
         image = nibabel.nifti1.Nifti1Image(volume, np.eye(4))

@@ -29,8 +29,9 @@ HERE = Path(__file__).resolve().parents[2]
 PLAN = "import sys; from menvae.apps.sweep import main; sys.argv[1:1] = ['plan']; main()"
 TRAIN = "from menvae.apps.train import main; main()"
 COMPLETED = {"completion, group": "menvae-train encoder=", "completion, key": "menvae-train model.z"}
+OF_HYDRA = ("help", *COMPLETED)
 SHORT = ["trainer.max_epochs=1"]
-NAMES = ("help", *COMPLETED, "finished run", "plan, cold", "plan, warm", "first step")
+NAMES = (*OF_HYDRA, "finished run", "plan, cold", "plan, warm", "first step")
 MOST_OF_HYDRA, FINISHED_SECONDS, LEAST_OF_FIRST_STEP, LARGEST_SHARE_OUTSIDE = 1.5, 2.0, 2.0, 0.5
 FIRST_STEP = """
 import os
@@ -101,8 +102,7 @@ def shares_outside(warm: Path, cohort: Sequence[str], repeats: int) -> dict[str,
 def claims_of(medians: dict[str, list[float]], import_hydra: float) -> list[Claim]:
     """Return what is claimed of the medians of this checkout, and of the other one if there is one."""
     claims = [
-        at_most(f"{name}, this / import hydra", medians[name][0] / import_hydra, MOST_OF_HYDRA)
-        for name in ("help", *COMPLETED)
+        at_most(f"{name}, this / import hydra", medians[name][0] / import_hydra, MOST_OF_HYDRA) for name in OF_HYDRA
     ]
     claims.append(at_most("finished run, seconds", medians["finished run"][0], FINISHED_SECONDS))
     here, *beside = medians["first step"]
@@ -122,19 +122,21 @@ def main() -> int:
         warm = (options.output_dir or Path(folder)).resolve()
         for checkout in checkouts:
             seconds(checkout, TRAIN, [*cohort, *SHORT, f"output_dir={warm}"])  # the second only reports the run
-        import_hydra = statistics.median(seconds(HERE, "import hydra", []) for _ in range(3))
-        print(f"import hydra   {import_hydra:6.2f} s")
         print(f"import torch   {statistics.median(seconds(HERE, 'import torch', []) for _ in range(3)):6.2f} s")
         medians: dict[str, list[float]] = {}
+        imports = []
         for name in NAMES:
             times: list[list[float]] = [[] for _ in checkouts]
             for _ in range(1 if name == "plan, cold" else options.repeats):  # one that draws the cohort takes minutes
+                if name in OF_HYDRA:
+                    imports.append(seconds(HERE, "import hydra", []))
                 for checkout, found in zip(checkouts, times, strict=True):
                     found.append(measured(name, checkout, warm, cohort))
             medians[name] = [statistics.median(found) for found in times]
             columns = "   ".join(f"{'AB'[i]} {value:6.2f} s" for i, value in enumerate(medians[name]))
             ratio = f"   B / A {medians[name][1] / medians[name][0]:.2f}" if len(checkouts) > 1 else ""
             print(f"{name:17} {columns}{ratio}", flush=True)
+        print(f"import hydra   {statistics.median(imports):6.2f} s")
         outside = shares_outside(warm, cohort, options.repeats)
     noted("a run of one epoch, outside training / all", outside["training"])
     of_epoch = at_most(
@@ -142,7 +144,7 @@ def main() -> int:
         outside["training and validation"],
         LARGEST_SHARE_OUTSIDE,
     )
-    return judged([*claims_of(medians, import_hydra), of_epoch])
+    return judged([*claims_of(medians, statistics.median(imports)), of_epoch])
 
 
 if __name__ == "__main__":
