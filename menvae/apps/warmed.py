@@ -58,8 +58,14 @@ _SECONDS_BETWEEN_LOOKS = 0.05
 class WarmedProcess:
     """This process, as the parent of points."""
 
-    def __init__(self) -> None:
-        """Import what runs need, and stay with one thread."""
+    def __init__(self, *, announces: bool = False) -> None:
+        """Import what runs need, and stay with one thread.
+
+        Args:
+            announces: whether points write to standard output when they start; each does so itself, before it begins.
+                If this process is killed just then, the launching process still learns which points it has started.
+        """
+        self._announces = announces
         self._is_asked = _WITHOUT_CONTEXT in os.environ
         os.environ.setdefault(_WITHOUT_CONTEXT, "1")
         gc.disable()  # imports make little garbage, and collecting it takes a tenth of the time
@@ -122,12 +128,14 @@ class WarmedProcess:
         code = 1
         try:
             os.setpgid(0, 0)
+            for number in (*STOP_SIGNALS, signal.SIGCHLD):
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             stop_with_parent()
             if os.getppid() != parent:  # it ended before the line above
                 os._exit(1)
-            for number in (*STOP_SIGNALS, signal.SIGCHLD):
-                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             call_process(path.parent.name)
+            if self._announces:
+                _answer(job=str(path), process=os.getpid())
             _redirect(log)
             if not self._is_asked:
                 del os.environ[_WITHOUT_CONTEXT]
@@ -269,27 +277,25 @@ def _signal(processes: Iterable[int], number: int) -> None:
 
 
 def serve() -> None:
-    """Start the points that standard input names, and write to standard output when one has started and ended.
+    """Start the points that standard input names; standard output tells when one has started and ended.
 
     A stop signal, and the end of the launching process, are passed on to the points; then this process ends with the
     last of them.
     """
     with _stopped_by() as stopped:
         stop_with_parent()
-        warmed, requests, points, is_told = WarmedProcess(), _Requests(), set[int](), False
+        warmed, requests, points, is_told = WarmedProcess(announces=True), _Requests(), dict[int, str](), False
         while points or not (requests.are_over or stopped):
             for request in requests.read(_SECONDS_BETWEEN_LOOKS):
                 if not stopped:
                     process = warmed.start(Path(request["job"]), Path(request["log"]))
-                    points.add(process)
-                    _answer(job=request["job"], process=process)
+                    points[process] = request["job"]
             if stopped and not is_told:
                 is_told = True
                 _signal(points, signal.SIGTERM)
             for process in list(points):
                 if (code := warmed.ended(process)) is not None:
-                    points.discard(process)
-                    _answer(process=process, code=code)
+                    _answer(job=points.pop(process), process=process, code=code)
 
 
 if __name__ == "__main__":

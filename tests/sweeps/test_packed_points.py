@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from menvae.errors import UserError
 from menvae.runs.job import Job
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.runners.local import LocalRunner
+from menvae.sweeps.runners.warmed import WarmedHandle
 
 ONE_RANK = {"trainer": {"devices": None}}
 
@@ -157,6 +159,117 @@ def test_a_point_that_starts_alone_instead_is_waited_for(tmp_path: Path, monkeyp
         time.sleep(0.02)
     assert submitted == {"a_run"}
     assert (tmp_path / "a_run" / "output.log").read_text() == "done\n"
+
+
+DIES = '''
+"""A warmed process that is killed in the moment after it has forked the process of a point."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from menvae.apps import warmed
+
+folder = Path(os.environ["MENVAE_TEST_FOLDER"])
+fork = os.fork
+
+
+def train(path, prepared):
+    """Note the start of a point, and take its time to stop, as one does that writes a checkpoint."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with (folder / "starts").open("a") as file:
+        file.write(f"{path.parent.name} forked\\n")
+    time.sleep(1.0)
+    return 0
+
+
+def fork_and_die():
+    process = fork()
+    if process:
+        while os.environ["MENVAE_TEST_DIES"] == "once it has begun" and not (folder / "starts").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return process
+
+
+warmed.lone.run = train
+os.fork = fork_and_die
+warmed.serve()
+'''
+
+
+@pytest.fixture
+def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Return a function that has warmed processes die, given when, and returns the file that lists what starts."""
+    (tmp_path / "dying_warmed_process.py").write_text(DIES)
+    monkeypatch.setattr("menvae.sweeps.runners.warmed.WARMED_APPLICATION", "dying_warmed_process")
+    alone = f"echo $(basename $(dirname $0)) alone >> {tmp_path}/starts"
+    monkeypatch.setattr("menvae.sweeps.runners.local.command", lambda job: ["sh", "-c", alone, str(job)])
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("MENVAE_TEST_FOLDER", str(tmp_path))
+    for name in ("a_run", "its_neighbour"):
+        (tmp_path / name).mkdir()
+
+    def set_moment(moment: str) -> Path:
+        monkeypatch.setenv("MENVAE_TEST_DIES", moment)
+        return tmp_path / "starts"
+
+    return set_moment
+
+
+@pytest.mark.parametrize("moment", ["at once", "once it has begun"])
+def test_no_point_starts_twice_when_its_warmed_process_is_killed_while_starting_it(
+    moment: str, dying: Callable[[str], Path], tmp_path: Path
+) -> None:
+    starts, runs = dying(moment), ("a_run", "its_neighbour")
+    runner = LocalRunner(points_per_gpu=2)
+    runner.prepare(tmp_path, ONE_RANK)
+    submitted = runner.submit({run: tmp_path / run / "job.json" for run in runs})
+    deadline = time.monotonic() + 60
+    while runner.num_open:
+        assert time.monotonic() < deadline
+        submitted |= runner.advance()
+        time.sleep(0.02)
+    assert submitted.keys() == set(runs)
+    begun = sorted(line.split()[0] for line in starts.read_text().splitlines())
+    kernel_ended_it_first = moment == "at once" and "a_run" not in begun
+    assert begun == list(runs[kernel_ended_it_first:])
+
+
+def test_what_a_killed_warmed_process_has_answered_is_read_after_a_request_has_failed(
+    dying: Callable[[str], Path], tmp_path: Path
+) -> None:
+    starts = dying("once it has begun")
+    warmed_process = WarmedHandle(os.environ, tmp_path / "warmed.log")
+    first = warmed_process.start(tmp_path / "a_run" / "job.json", tmp_path / "output.log")
+    assert select.select([warmed_process._answers], [], [], 60.0)[0]
+    os.waitid(os.P_PID, warmed_process._process.pid, os.WEXITED | os.WNOWAIT)
+    second = warmed_process.start(tmp_path / "its_neighbour" / "job.json", tmp_path / "output.log")
+    for point in (first, second):
+        while point.poll() is None:
+            time.sleep(0.02)
+    assert starts.read_text() == "a_run forked\n"
+    assert (first.is_refused, second.is_refused) == (False, True)
+
+
+def test_the_end_of_a_point_that_is_killed_before_it_begins_is_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = "import os; os.setpgid = lambda *_: os.kill(os.getpid(), 9)\n"
+    (tmp_path / "killed_points.py").write_text(f"{program}from menvae.apps.warmed import serve\nserve()\n")
+    monkeypatch.setattr("menvae.sweeps.runners.warmed.WARMED_APPLICATION", "killed_points")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    warmed_process = WarmedHandle(os.environ, tmp_path / "warmed.log")
+    (tmp_path / "a_run").mkdir()
+    point = warmed_process.start(tmp_path / "a_run" / "job.json", tmp_path / "output.log")
+    deadline = time.monotonic() + 60
+    while point.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    warmed_process.end()
+    assert (point.returncode, point.is_refused) == (-9, False)
 
 
 @pytest.mark.parametrize(

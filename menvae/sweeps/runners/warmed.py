@@ -56,7 +56,7 @@ class ForkedProcess:
 
     @property
     def is_refused(self) -> bool:
-        """Whether the warmed process has ended without starting it."""
+        """Whether the warmed process has ended, and the point has neither begun nor will."""
         return self.pid == 0 and self._parent.has_ended
 
     def poll(self) -> int | None:
@@ -120,15 +120,17 @@ class WarmedHandle:
         """
         point = ForkedProcess(self, job)
         self._starting[str(job)] = point
-        try:
+        with suppress(BrokenPipeError):  # `read` first learns what it has answered
             self._requests.write(json.dumps({"job": str(job), "log": str(log)}).encode() + b"\n")
             self._requests.flush()
-        except BrokenPipeError:
-            self.has_ended = True
         return point
 
     def read(self) -> None:
-        """Learn which points have started and ended."""
+        """Learn which points have started and ended.
+
+        A point announces itself before it begins, and keeps the pipe open until it has. The end of the pipe thus says
+        that no other point has begun.
+        """
         while not self.has_ended:
             try:
                 news = os.read(self._answers.fileno(), 1 << 16)
@@ -151,15 +153,12 @@ class WarmedHandle:
             self._process.wait(_SECONDS_TO_END)
 
     def _learn(self, answer: Mapping[str, object]) -> None:
-        process = answer["process"]
+        process, code = answer["process"], answer.get("code")
         assert isinstance(process, int)
-        if "job" in answer:
-            point = self._starting.pop(str(answer["job"]))
+        if point := self._starting.pop(str(answer["job"]), None):  # its end says so too if it was killed before that
             point.pid = process
             self._running[process] = point
-        else:
-            code = answer["code"]
-            assert isinstance(code, int)
+        if isinstance(code, int):
             self._running.pop(process).returncode = code
 
 
