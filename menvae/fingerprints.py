@@ -32,6 +32,11 @@ def state_of(paths: Iterable[str | Path], ending: str = "") -> str:
     return digest.hexdigest()
 
 
+def user_cache() -> Path:
+    """Return the folder of this user for values that a state stands for; raises `RuntimeError` if there is no home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "menvae"
+
+
 def _files(place: str, name: str, ending: str, above: set[tuple[int, int]]) -> Iterator[tuple[str, str]]:
     """Yield path and state of a file, or of all files below a folder; links are followed."""
     try:

@@ -41,6 +41,16 @@ def configuration_folder(package: str) -> Path | None:
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
+def places_of(package: str) -> list[Path]:
+    """Return the folders of a package, or the file of a single module; empty if it cannot be found."""
+    spec = find_spec(package)
+    if spec is None:
+        return []
+    if spec.submodule_search_locations is not None:
+        return [Path(place) for place in spec.submodule_search_locations]
+    return [Path(spec.origin)] if spec.origin is not None else []
+
+
 def folder_of(group: str) -> str:
     """Return the folder of ``conf/`` with the files of a group; Hydra calls that of runners ``hydra/launcher``."""
     return "hydra/launcher" if group == "runner" else group

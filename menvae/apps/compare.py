@@ -6,12 +6,12 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from omegaconf import DictConfig, OmegaConf
-
-from menvae.apps import hydra_application
+from menvae.apps import application
 from menvae.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from menvae.comparison.compare import ComparisonSettings
     from menvae.tracking.tracker import TrackingSettings
 
@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 
 def task(config: DictConfig) -> ExitCode:
     """Compare runs; the heavy imports wait until here."""
+    from omegaconf import OmegaConf
+
     from menvae.comparison.compare import ComparisonSettings
     from menvae.configuration import check_present, path_of, section_of
     from menvae.console import logs
@@ -66,4 +68,4 @@ def _compare(tracking: TrackingSettings, settings: ComparisonSettings, output_di
 
 def main() -> None:
     """Entry point."""
-    hydra_application.run("compare", task)
+    application.run("compare", task)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from menvae.apps import application
 
-from menvae.apps import hydra_application
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def task(config: DictConfig) -> int:
@@ -23,7 +25,7 @@ def task(config: DictConfig) -> int:
 def main() -> None:
     """Entry point."""
     sys.argv[1:] = with_free_data(sys.argv[1:])
-    hydra_application.run("encode", task)
+    application.run("encode", task)
 
 
 def with_free_data(arguments: Sequence[str]) -> list[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
-
-from menvae.apps import hydra_application
+from menvae.apps import application
 from menvae.apps.encode import with_free_data
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def task(config: DictConfig) -> int:
@@ -22,4 +24,4 @@ def task(config: DictConfig) -> int:
 def main() -> None:
     """Entry point."""
     sys.argv[1:] = with_free_data(sys.argv[1:])
-    hydra_application.run("evaluate", task)
+    application.run("evaluate", task)

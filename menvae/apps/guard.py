@@ -15,8 +15,9 @@ from hydra._internal import hydra as internals
 from omegaconf import DictConfig, OmegaConf
 
 from menvae.apps import light_hydra
+from menvae.apps.completed import CompletingHydra
 from menvae.apps.launching import check_launcher
-from menvae.apps.light_hydra import LightHydra, LightLoader
+from menvae.apps.light_hydra import LightLoader
 from menvae.errors import UserError
 from menvae.masking import MASK
 
@@ -48,7 +49,7 @@ class GuardedLoader(LightLoader):
 def install() -> None:
     """Make Hydra use `GuardedLoader`; it has no hook between composing and acting on the result."""
     light_hydra.install()
-    internals.Hydra = LightHydra  # type: ignore[misc]
+    internals.Hydra = CompletingHydra  # type: ignore[misc]
     internals.ConfigLoaderImpl = GuardedLoader  # type: ignore[misc, attr-defined, unused-ignore]
 
 

@@ -50,8 +50,15 @@ class LightRepository(CachingConfigRepository):
 
 
 class LightLoader(ConfigLoaderImpl):
-    """Hydra's loader with a `LightRepository`, and with one composition for ``hydra.mode`` and the run itself."""
+    """Hydra's loader with a `LightRepository`, and with one composition for ``hydra.mode`` and the run itself.
 
+    Attributes:
+        composed_last: what it has composed last, or None.
+        repository_of_last: what it has read files from last, or None.
+    """
+
+    composed_last: DictConfig | None = None
+    repository_of_last: LightRepository | None = None
     _of_mode: tuple[str | None, list[str], DictConfig] | None = None
 
     def load_configuration(
@@ -74,6 +81,7 @@ class LightLoader(ConfigLoaderImpl):
                     known[2].hydra.overrides.hydra.append(text)
                 return known[2]
         composed = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        self.composed_last = composed
         chosen = composed.hydra.runtime.choices
         is_complete = not any(OmegaConf.is_missing(chosen, key) for key in chosen)  # Hydra refuses it in a single run
         if not validate_sweep_overrides and is_complete:  # which it does only to learn the mode
@@ -96,7 +104,7 @@ class LightLoader(ConfigLoaderImpl):
         self, config_name: str | None, overrides: list[str]
     ) -> tuple[list[Override], CachingConfigRepository]:
         parsed = OverridesParser.create().parse_overrides(overrides=overrides)
-        repository = LightRepository(self.repository)
+        self.repository_of_last = repository = LightRepository(self.repository)
         self._process_config_searchpath(config_name, parsed, repository)
         return parsed, repository
 

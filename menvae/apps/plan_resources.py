@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
-from menvae.apps import hydra_application
+from menvae.apps import application
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def task(config: DictConfig) -> int:
@@ -18,4 +21,4 @@ def task(config: DictConfig) -> int:
 
 def main() -> None:
     """Entry point."""
-    hydra_application.run("plan_resources", task, "plan-resources")
+    application.run("plan_resources", task, "plan-resources")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gc
 import logging
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from menvae.apps import application
 
-from menvae.apps import hydra_application
-from menvae.apps.launching import check_single_run, join_tasks_of_srun
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 _log = logging.getLogger(__name__)
 
@@ -18,6 +17,10 @@ _log = logging.getLogger(__name__)
 def task(config: DictConfig) -> int:
     """Train one run, or answer for one that has ended; the heavy imports wait until here."""
     gc.disable()  # imports make little garbage, and collecting it takes a tenth of the time
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from menvae.apps.launching import check_single_run, join_tasks_of_srun
     from menvae.console import logs
     from menvae.runs.answer import answer
     from menvae.sweeps.runners import build_runner
@@ -40,4 +43,4 @@ def task(config: DictConfig) -> int:
 
 def main() -> None:
     """Entry point."""
-    hydra_application.run("train", task)
+    application.run("train", task)

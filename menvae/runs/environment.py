@@ -13,14 +13,13 @@ from collections.abc import Collection
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from menvae.errors import UserError
 from menvae.files import read_json, write_json
-from menvae.fingerprints import state_of
-from menvae.groups import ENTRY_POINT_GROUP
+from menvae.fingerprints import state_of, user_cache
+from menvae.groups import ENTRY_POINT_GROUP, places_of
 from menvae.masking import without_passwords
 
 _COMPUTING = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "transformers", "triton")
@@ -63,15 +62,14 @@ def code_hash() -> str:
     """
     menvae = Path(__file__).resolve().parents[1]
     state, place = state_of_code(), hashlib.sha256(os.fsencode(menvae)).hexdigest()[:16]
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     with suppress(OSError, UserError, RuntimeError):  # it may be damaged, and a user may have no home
-        memo = caches.expanduser() / "menvae" / f"code_{place}.json"
+        memo = user_cache() / f"code_{place}.json"
         known = read_json(memo, {"state": str, "hash": str})
         if known.get("state") == state:
             return str(known["hash"])
     found = hash_of_code(menvae)
     with suppress(OSError, RuntimeError):
-        memo = caches.expanduser() / "menvae" / f"code_{place}.json"
+        memo = user_cache() / f"code_{place}.json"
         memo.parent.mkdir(parents=True, exist_ok=True)
         write_json(memo, {"state": state, "hash": found})
     return found
@@ -81,7 +79,7 @@ def code_hash() -> str:
 def state_of_code() -> str:
     """Return a text that changes with any module of menvae or of a plugin, with Python and with installed packages."""
     plugins = {point.module.partition(".")[0] for point in entry_points(group=ENTRY_POINT_GROUP)}
-    places = [Path(__file__).resolve().parents[1], *(place for name in sorted(plugins) for place in _places_of(name))]
+    places = [Path(__file__).resolve().parents[1], *(place for name in sorted(plugins) for place in places_of(name))]
     installed = {  # names of distributions hold their versions
         str(path.resolve()) for folder in sys.path if Path(folder).is_dir() for path in Path(folder).glob("*.*-info")
     }
@@ -108,7 +106,7 @@ def hash_of_code(menvae: Path) -> str:
     plugins = {_package_and_distribution(point) for point in entry_points(group=ENTRY_POINT_GROUP)}
     for package, distribution in sorted(plugins):
         digest.update(f"{package}\0{distribution}\0".encode())
-        for place in _places_of(package):
+        for place in places_of(package):
             digest.update(meaning_of_code(place))
     digest.update(json.dumps(versions, sort_keys=True).encode())
     return digest.hexdigest()[:16]
@@ -118,16 +116,6 @@ def _package_and_distribution(plugin: EntryPoint) -> tuple[str, str]:
     """Return the top-level package of a plugin, and name and version of the distribution that installed it."""
     distribution = f"{plugin.dist.name} {plugin.dist.version}" if plugin.dist is not None else ""
     return plugin.module.partition(".")[0], distribution
-
-
-def _places_of(package: str) -> list[Path]:
-    """Return the folders of a package, or the file of a single module; empty if it cannot be found."""
-    spec = find_spec(package)
-    if spec is None:
-        return []
-    if spec.submodule_search_locations is not None:
-        return [Path(place) for place in spec.submodule_search_locations]
-    return [Path(spec.origin)] if spec.origin is not None else []
 
 
 def meaning_of_code(package: Path, aside: Collection[str] = ()) -> bytes:

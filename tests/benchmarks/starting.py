@@ -1,10 +1,10 @@
 """How long commands take to start: this checkout against another one, A B A B.
 
-``menvae-train --help``, the completion of a group and of a key, ``menvae-train`` of a finished run, ``menvae-sweep plan
-loss.lambda_dcor=0,1,5,10`` with an empty cache and with a prepared cohort, ``menvae-train`` until its first optimiser
-step is done, and a whole run of one epoch of a prepared cohort. Printed are medians of the time on the clock, on a
-machine that does nothing else, and the ratio B / A. Importing Hydra and torch alone is printed too: help is at least
-the former, and a first step the latter.
+``menvae-train --help``, the completion of a group and of a key, the first of a key (nothing is kept yet),
+``menvae-train`` of a finished run, ``menvae-sweep plan loss.lambda_dcor=0,1,5,10`` with an empty cache and with a
+prepared cohort, ``menvae-train`` until its first optimiser step is done, and a whole run of one epoch of a prepared
+cohort. Printed are medians of the time on the clock, on a machine that does nothing else, and the ratio B / A.
+Importing Hydra and torch alone is printed too: help is at least the former, and a first step the latter.
 
     python tests/benchmarks/starting.py --beside ../of-last-month
     python tests/benchmarks/starting.py --subjects 720        # the default cohort
@@ -31,7 +31,8 @@ TRAIN = "from menvae.apps.train import main; main()"
 COMPLETED = {"completion, group": "menvae-train encoder=", "completion, key": "menvae-train model.z"}
 OF_HYDRA = ("help", *COMPLETED)
 SHORT = ["trainer.max_epochs=1"]
-NAMES = (*OF_HYDRA, "finished run", "plan, cold", "plan, warm", "first step")
+FIRST = "completion, first"
+NAMES = (*OF_HYDRA, FIRST, "finished run", "plan, cold", "plan, warm", "first step")
 MOST_OF_HYDRA, FINISHED_SECONDS, LEAST_OF_FIRST_STEP, LARGEST_SHARE_OUTSIDE = 1.5, 2.0, 2.0, 0.5
 FIRST_STEP = """
 import os
@@ -65,16 +66,22 @@ def seconds(checkout: Path, program: str, arguments: Sequence[str], **environmen
     return time.perf_counter() - start
 
 
+def completion(checkout: Path, line: str, **environment: str) -> float:
+    asked = {"COMP_LINE": line, "COMP_POINT": str(len(line))}
+    return seconds(checkout, TRAIN, ["-sc", "query=bash"], **asked, **environment)
+
+
 def measured(name: str, checkout: Path, warm: Path, cohort: Sequence[str]) -> float:
     swept = "loss.lambda_dcor=0,1,5,10"
     if name == "help":
         return seconds(checkout, TRAIN, ["--help"])
     if name in COMPLETED:
-        line = COMPLETED[name]
-        return seconds(checkout, TRAIN, ["-sc", "query=bash"], COMP_LINE=line, COMP_POINT=str(len(line)))
+        return completion(checkout, COMPLETED[name])
     if name == "finished run":
         return seconds(checkout, TRAIN, [*cohort, *SHORT, f"output_dir={warm}"])
     with tempfile.TemporaryDirectory() as folder:
+        if name == FIRST:
+            return completion(checkout, COMPLETED["completion, key"], XDG_CACHE_HOME=folder)
         if name == "plan, cold":
             return seconds(checkout, PLAN, [swept, *cohort, f"output_dir={folder}"])
         if name == "plan, warm":
@@ -104,6 +111,7 @@ def claims_of(medians: dict[str, list[float]], import_hydra: float) -> list[Clai
     claims = [
         at_most(f"{name}, this / import hydra", medians[name][0] / import_hydra, MOST_OF_HYDRA) for name in OF_HYDRA
     ]
+    noted(f"{FIRST} / import hydra", medians[FIRST][0] / import_hydra)
     claims.append(at_most("finished run, seconds", medians["finished run"][0], FINISHED_SECONDS))
     here, *beside = medians["first step"]
     return [*claims, *(at_least("first step, beside / this", other / here, LEAST_OF_FIRST_STEP) for other in beside)]
@@ -122,6 +130,8 @@ def main() -> int:
         warm = (options.output_dir or Path(folder)).resolve()
         for checkout in checkouts:
             seconds(checkout, TRAIN, [*cohort, *SHORT, f"output_dir={warm}"])  # the second only reports the run
+            for line in COMPLETED.values():
+                completion(checkout, line)  # later ones are answered from what this keeps
         print(f"import torch   {statistics.median(seconds(HERE, 'import torch', []) for _ in range(3)):6.2f} s")
         medians: dict[str, list[float]] = {}
         imports = []
