@@ -97,7 +97,6 @@ class RunnerConformance(PartConformance):
             assert time.monotonic() < until, fates
             time.sleep(min(runner.poll_s, 0.5))
             submitted = dict(runner.advance())
-        assert seen & {Fate.PENDING, Fate.RUNNING}
         for point in points.values():
             assert _ERROR in Path(point.submissions[-1].log).read_text()
             outcome = json.loads((sweep.folder(point) / "outcome.json").read_text())

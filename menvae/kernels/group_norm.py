@@ -53,7 +53,7 @@ def centred_group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor,
     """GroupNorm of x minus the mean of each group, which is GroupNorm of x, computed by torch.
 
     GroupNorm ignores a constant that is added to a group. Its gradient is that of GroupNorm itself, because that of a
-    normalised group is orthogonal to constants. The centred copy is not kept for the backward pass: x is centred again.
+    normalised group is orthogonal to constants.
 
     Args:
         x: [B, C, D, H, W].
@@ -62,10 +62,7 @@ def centred_group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor,
         bias: [C].
         eps: added to the variance.
     """
-    if torch.compiler.is_compiling():
-        return torch.nn.functional.group_norm(_centred(x, num_groups), num_groups, weight, bias, eps)
-    out: Tensor = _CentredGroupNorm.apply(x, weight, bias, num_groups, eps)  # type: ignore[no-untyped-call]
-    return out
+    return torch.nn.functional.group_norm(x - _means(x, num_groups), num_groups, weight, bias, eps)
 
 
 @torch.no_grad()
@@ -73,32 +70,6 @@ def _means(x: Tensor, num_groups: int) -> Tensor:
     """Mean of each group, [B, C, 1, 1, 1]."""
     of_channels = x.mean(dim=(2, 3, 4)).view(len(x), num_groups, -1)
     return of_channels.mean(dim=2, keepdim=True).expand_as(of_channels).reshape(*x.shape[:2], 1, 1, 1)
-
-
-def _centred(x: Tensor, num_groups: int) -> Tensor:
-    """Subtract from each group its mean, without a gradient through the mean."""
-    return x - _means(x, num_groups)
-
-
-class _CentredGroupNorm(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float) -> Tensor:
-        batch, channels, *sides = x.shape
-        ctx.sizes = batch, channels, torch.Size(sides).numel(), num_groups
-        out: Tensor
-        out, mean, rstd = torch.ops.aten.native_group_norm(_centred(x, num_groups), weight, bias, *ctx.sizes, eps)
-        ctx.save_for_backward(x, weight, mean, rstd)
-        return out
-
-    @staticmethod
-    @first_order
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, rstd = ctx.saved_tensors
-        centred = _centred(x, ctx.sizes[-1])
-        gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
-        needed = list(ctx.needs_input_grad[:3])
-        found = torch.ops.aten.native_group_norm_backward(gradient, centred, mean, rstd, weight, *ctx.sizes, needed)
-        return (*found, None, None)
 
 
 def half_group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

@@ -208,8 +208,9 @@ def measured(cases: Sequence[str], beside: Path | None, repeats: int, num_thread
                 variants[f"{case}: beside"] = (beside, case, "here")
             if case == "run 6, trilinear":
                 variants["run 6, recomputed: here"] = (HERE, case, "recomputed")
-        processes = {name: start(*variant, num_threads) for name, variant in variants.items()}
-        for name, process in processes.items():
+        processes: dict[str, subprocess.Popen[str]] = {}
+        for name, variant in variants.items():  # one after the other: each begins with the steps that are slowest
+            processes[name] = process = start(*variant, num_threads)
             assert process.stdout is not None
             found[name] = {**json.loads(process.stdout.readline()), "seconds": []}
         for _ in range(repeats):

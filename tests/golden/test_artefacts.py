@@ -36,11 +36,11 @@ def copy_of(version: str, name: str, folder: Path) -> Path:
 
 
 def content_of(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Return time and content of every file, without the digests of files and locks."""
+    """Return time and content of every file, without digests of files, locks, and answers of finished runs."""
     return {
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock" and "digests" not in path.parts
+        if path.is_file() and path.name != ".lock" and not {"digests", ".answers"} & set(path.parts)
     }
 
 

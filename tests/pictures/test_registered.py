@@ -51,7 +51,7 @@ def drawn(folder: Path, when: str = "after_training", settings: dict[str, Any] |
 
 AFTER = {
     *("training_curves.png", "latent_scatter.png", "leak_matrix.png", "traversals.png", "regression.png"),
-    *("walks.gif", "swaps.png", "interventions.png", "calibration.png"),
+    *("walks.gif", "swaps.png", "interventions.png", "calibration.png", "profile.png"),
 }
 
 
@@ -64,7 +64,7 @@ def test_order_is_that_of_the_report(registered: Register) -> None:
     registered("between", order=25)
     registered("first_of_all", section="trained", order=1)
     assert list(registered_pictures()) == [
-        *("first_of_all", "target_correlation", "training_curves", "schedule"),
+        *("first_of_all", "target_correlation", "training_curves", "schedule", "profile"),
         *("latent_scatter", "leak_matrix", "between", "traversals", "walks", "swaps", "interventions"),
         *("regression", "calibration"),
     ]
