@@ -76,7 +76,7 @@ def train(composed: DictConfig, job: Job | None = None, prepared: object = None)
             return run_ranks(command(file), settings.devices)
     with stop_requests(settings.time_limit_min) as stop, place(settings.devices) as here:
         make_deterministic(here.device)
-        if here.device.type == "cpu":
+        if here.device.type == "cpu" and prepared is None:  # points that share a machine share its memory, too
             keep_freed_memory()
         logs.configure(None, only_errors=not here.is_main)
         try:

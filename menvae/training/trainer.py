@@ -122,6 +122,8 @@ class Trainer:
         if settings.cuda_graphs:
             self.parallel = ReplayedModel(self.model, settings.batch_size, settings.precision)
         if place.num_ranks > 1:
+            # whatever the strides of 1x1x1 kernels are, those of their gradients differ for some number of threads
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
             with warnings.catch_warnings():  # torch 2.13 has another name for it, which torch 2.10 lacks
                 warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
                 self.parallel = DistributedDataParallel(
