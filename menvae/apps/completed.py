@@ -1,11 +1,14 @@
-"""What Hydra has composed for a completion, kept for `menvae.apps.completion`."""
+"""What Hydra has composed for a completion or written as help, kept for `menvae.apps.completion`."""
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -24,7 +27,20 @@ _OF_THIS_PROCESS = ("hydra.env", "hydra.job", "hydra.overrides", "hydra.runtime"
 
 
 class CompletingHydra(LightHydra):
-    """Hydra, which keeps what later completions can be answered from without it."""
+    """Hydra, which keeps what later completions and requests for help can be answered from without it."""
+
+    def app_help(self, config_name: str | None, args_parser: ArgumentParser, args: Namespace) -> None:
+        """Print the help text."""
+        places = None
+        with suppress(OSError):  # a folder that cannot be read
+            places = Places.now() if completion.asks_for_help() else None
+        written = io.StringIO()
+        with redirect_stdout(written):
+            super().app_help(config_name, args_parser, args)
+        sys.stdout.write(written.getvalue())
+        if config_name is not None and places is not None:
+            assert isinstance(self.config_loader, LightLoader)
+            remember_help(config_name, written.getvalue(), self.config_loader, places)
 
     def shell_completion(self, config_name: str | None, overrides: list[str]) -> None:
         """Answer a shell."""
@@ -70,17 +86,39 @@ def remember(config_name: str, line: completion.Line, loader: LightLoader, place
     repository = loader.repository_of_last
     if repository is None or not _is_of_files(repository):
         return
-    known = completion.read(config_name)
-    if known is None or known["state"] != places.state:
-        known = {**places._asdict(), **_groups(repository), "compositions": {}}
-    elif loader.composed_last is None or line.before in known["compositions"]:
-        return
-    if loader.composed_last is not None:
+    known = _known(config_name, repository, places)
+    if loader.composed_last is not None and line.before not in known["compositions"]:
         compositions = {line.before: _keys(loader.composed_last), **known["compositions"]}
         known["compositions"] = dict(list(compositions.items())[:_MAX_COMPOSITIONS])
+    _keep(config_name, known)
+
+
+def remember_help(config_name: str, text: str, loader: LightLoader, places: Places) -> None:
+    """Keep the help of a command, unless it depends on more than the files of menvae and of its plugins.
+
+    Args:
+        config_name: name of the command's file in ``conf/``.
+        text: as Hydra writes it.
+        loader: has just read the configuration files.
+        places: as they were before it did.
+    """
+    repository = LightRepository(loader.repository)
+    if _is_of_files(repository):
+        _keep(config_name, {**_known(config_name, repository, places), "help": text})
+
+
+def _known(config_name: str, repository: LightRepository, places: Places) -> dict[str, Any]:
+    """Return what is known of a command, without what has changed since."""
+    known = completion.read(config_name)
+    if known is None or known["state"] != places.state:
+        return {**places._asdict(), **_groups(repository), "compositions": {}}
+    return known
+
+
+def _keep(config_name: str, known: dict[str, Any]) -> None:
     from menvae.files import write_json
 
-    with suppress(OSError, RuntimeError):  # no home, a full disk: the next completion composes again
+    with suppress(OSError, RuntimeError):  # no home, a full disk: the next one composes again
         file = completion.file_of(config_name)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, known, private=True)  # a line may hold a password

@@ -1,9 +1,9 @@
-"""Completion without Hydra, from what an earlier completion has composed.
+"""Completion and help without Hydra, from what an earlier command has composed.
 
 Importing Hydra and composing take longer than a user waits for a key. The first completion of a command keeps the
-options of all groups, and the keys of what it has composed, in the user's cache (`menvae.apps.completed`). While no
-file that decides them changes, later ones answer from there, word for word as Hydra would; what they do not find there,
-Hydra answers.
+options of all groups, and the keys of what it has composed, in the user's cache (`menvae.apps.completed`); the first
+``--help`` keeps its text. While no file that decides them changes, later ones answer from there, word for word as Hydra
+would; what they do not find there, Hydra answers.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,8 @@ _COMMAND = re.compile(r"menvae-[\w-]+\s+(.*)", re.DOTALL)
 _WORD = re.compile(r"[\w/.-]*=?[\w/.-]*")
 _ASSIGNMENT = re.compile(r"([\w.]+)=[\w.-]+")
 _FLAGS = ("-m", "--multirun")
+_WIDTH = 120
+"""Of help, in characters."""
 
 
 class Line(NamedTuple):
@@ -54,11 +57,16 @@ class Line(NamedTuple):
 
 
 def is_answered(config_name: str) -> bool:
-    """Answer a shell that asks for completions, if what it asks for is known; return whether it was.
+    """Answer a shell that asks for completions, or a user for help, if the answer is known; return whether it was.
 
     Args:
         config_name: name of the command's file in ``conf/``.
     """
+    if asks_for_help():
+        text = (read(config_name) or {}).get("help")
+        if isinstance(text, str):
+            sys.stdout.write(wrapped(text))
+        return isinstance(text, str)
     if len(sys.argv) != 3 or sys.argv[1] not in ("-sc", "--shell_completion") or sys.argv[2] != QUERY:
         return False
     line = Line.read(os.environ.get("COMP_LINE", ""))
@@ -68,6 +76,20 @@ def is_answered(config_name: str) -> bool:
         return False
     sys.stdout.write(f"{' '.join(found)}\n")
     return True
+
+
+def asks_for_help() -> bool:
+    """Return whether this command was called for its help alone."""
+    return sys.argv[1:] in (["--help"], ["-h"])
+
+
+def wrapped(text: str) -> str:
+    """Wrap long lines of help: Hydra writes all options of a group on one line."""
+    lines = (
+        textwrap.fill(line, _WIDTH, subsequent_indent="  ") if len(line) > _WIDTH else line
+        for line in text.splitlines()
+    )
+    return "".join(f"{line}\n" for line in lines)
 
 
 def read(config_name: str) -> dict[str, Any] | None:

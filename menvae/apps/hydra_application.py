@@ -9,7 +9,6 @@ import gc
 import io
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import entry_points
@@ -22,7 +21,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from menvae.apps import guard
+from menvae.apps import completion, guard
 from menvae.apps.command_line import composing
 from menvae.apps.configuration_files import read_digits_as_typed
 from menvae.apps.outcome import carry_out, ended_elsewhere, leave, only_looked
@@ -85,7 +84,7 @@ def run(config_name: str, task: Task, command: str | None = None, *, imports_mos
         return max(codes, default=ExitCode.DONE)
 
     gc.disable()  # composing and imports make little garbage, and collecting it takes a tenth of the time
-    with _help_within(120):
+    with _help_wrapped():
         code = carry_out(command, application)
     leave(code, at_once=any(only_looked))
 
@@ -97,8 +96,7 @@ def _groups() -> list[str]:
 
 
 @contextmanager
-def _help_within(width: int) -> Iterator[None]:
-    """Wrap long lines of ``--help``: Hydra writes all options of a group on one line."""
+def _help_wrapped() -> Iterator[None]:
     if not {"-h", "--help"} & set(sys.argv[1:]):
         yield
         return
@@ -107,6 +105,4 @@ def _help_within(width: int) -> Iterator[None]:
         with redirect_stdout(written):
             yield
     finally:
-        for line in written.getvalue().splitlines():
-            broken = textwrap.fill(line, width, subsequent_indent="  ") if len(line) > width else line
-            sys.stdout.write(f"{broken}\n")
+        sys.stdout.write(completion.wrapped(written.getvalue()))

@@ -1,4 +1,4 @@
-"""Completion answers from what it has composed before, word for word as Hydra does, until a file changes."""
+"""Completion and help answer from what was composed before, word for word as Hydra does, until a file changes."""
 
 import os
 import subprocess
@@ -29,24 +29,29 @@ finally:
 """
 
 
-def complete(line: str, folder: Path, *site: Path) -> tuple[list[str], bool]:
-    """Return the completions of a line of ``menvae-train``, and whether Hydra answered."""
+def ask(arguments: list[str], folder: Path, *site: Path, **variables: str) -> tuple[str, bool]:
+    """Return what ``menvae-train`` prints, and whether Hydra was imported."""
     paths = [*map(str, site), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, "-sc", "query=bash"],
+        [sys.executable, "-c", PROGRAM, *arguments],
         cwd=folder,
         env={
             **os.environ,
-            "COMP_LINE": line,
-            "COMP_POINT": str(len(line)),
             "XDG_CACHE_HOME": str(folder / "cache"),
             "PYTHONPATH": os.pathsep.join(paths),
+            **variables,
         },
         capture_output=True,
         text=True,
         check=True,
     )
-    return done.stdout.split(), done.stderr.split()[-1] == "True"
+    return done.stdout, done.stderr.split()[-1] == "True"
+
+
+def complete(line: str, folder: Path, *site: Path) -> tuple[list[str], bool]:
+    """Return the completions of a line of ``menvae-train``, and whether Hydra answered."""
+    text, is_of_hydra = ask(["-sc", "query=bash"], folder, *site, COMP_LINE=line, COMP_POINT=str(len(line)))
+    return text.split(), is_of_hydra
 
 
 class Both:
@@ -234,10 +239,25 @@ def test_a_change_is_seen(
         assert complete(of_keys, tmp_path, site)[0] == sorted(["encoder.name=", *(f"encoder.{key}" for key in keys)])
 
 
+def test_the_second_help_imports_no_hydra(site: Path, tmp_path: Path) -> None:
+    first, is_of_hydra = ask(["--help"], tmp_path, site)
+    assert is_of_hydra
+    assert "tiny" in first
+    for flag in ("--help", "-h"):
+        assert ask([flag], tmp_path, site) == (first, False)
+    assert ask(["--help", "hydra.verbose=false"], tmp_path, site) == (first, True)
+    assert complete("menvae-train encoder=tin", tmp_path, site) == (["encoder=tiny"], False)
+    _remove_option(site)
+    found, is_of_hydra = ask(["--help"], tmp_path, site)
+    assert is_of_hydra
+    assert "tiny" not in found
+
+
 def test_nothing_is_kept_of_a_search_path_of_somebody_else(site: Path, tmp_path: Path) -> None:
     _add_search_path(site)
     for _ in range(2):
         assert complete("menvae-train encoder=tin", tmp_path, site) == (["encoder=tiny", "encoder=tiny_of_site"], True)
+        assert ask(["--help"], tmp_path, site)[1]
 
 
 def test_nothing_is_kept_of_defaults_that_depend_on_the_environment(
