@@ -1,6 +1,6 @@
 """How long commands take to start: this checkout against another one, A B A B.
 
-``menvae-train --help``, the completion of a group and of a key, the first of a key (nothing is kept yet),
+``menvae-train --help``, the completion of a group and of a key, the first help and completion (nothing is kept yet),
 ``menvae-train`` of a finished run, ``menvae-sweep plan loss.lambda_dcor=0,1,5,10`` with an empty cache and with a
 prepared cohort, ``menvae-train`` until its first optimiser step is done, and a whole run of one epoch of a prepared
 cohort. Printed are medians of the time on the clock, on a machine that does nothing else, and the ratio B / A.
@@ -31,8 +31,8 @@ TRAIN = "from menvae.apps.train import main; main()"
 COMPLETED = {"completion, group": "menvae-train encoder=", "completion, key": "menvae-train model.z"}
 OF_HYDRA = ("help", *COMPLETED)
 SHORT = ["trainer.max_epochs=1"]
-FIRST = "completion, first"
-NAMES = (*OF_HYDRA, FIRST, "finished run", "plan, cold", "plan, warm", "first step")
+FIRST = ("help, first", "completion, first")
+NAMES = (*OF_HYDRA, *FIRST, "finished run", "plan, cold", "plan, warm", "first step")
 MOST_OF_HYDRA, FINISHED_SECONDS, LEAST_OF_FIRST_STEP, LARGEST_SHARE_OUTSIDE = 1.5, 2.0, 2.0, 0.5
 FIRST_STEP = """
 import os
@@ -80,7 +80,9 @@ def measured(name: str, checkout: Path, warm: Path, cohort: Sequence[str]) -> fl
     if name == "finished run":
         return seconds(checkout, TRAIN, [*cohort, *SHORT, f"output_dir={warm}"])
     with tempfile.TemporaryDirectory() as folder:
-        if name == FIRST:
+        if name == "help, first":
+            return seconds(checkout, TRAIN, ["--help"], XDG_CACHE_HOME=folder)
+        if name == "completion, first":
             return completion(checkout, COMPLETED["completion, key"], XDG_CACHE_HOME=folder)
         if name == "plan, cold":
             return seconds(checkout, PLAN, [swept, *cohort, f"output_dir={folder}"])
@@ -111,7 +113,8 @@ def claims_of(medians: dict[str, list[float]], import_hydra: float) -> list[Clai
     claims = [
         at_most(f"{name}, this / import hydra", medians[name][0] / import_hydra, MOST_OF_HYDRA) for name in OF_HYDRA
     ]
-    noted(f"{FIRST} / import hydra", medians[FIRST][0] / import_hydra)
+    for name in FIRST:
+        noted(f"{name} / import hydra", medians[name][0] / import_hydra)
     claims.append(at_most("finished run, seconds", medians["finished run"][0], FINISHED_SECONDS))
     here, *beside = medians["first step"]
     return [*claims, *(at_least("first step, beside / this", other / here, LEAST_OF_FIRST_STEP) for other in beside)]
@@ -130,8 +133,9 @@ def main() -> int:
         warm = (options.output_dir or Path(folder)).resolve()
         for checkout in checkouts:
             seconds(checkout, TRAIN, [*cohort, *SHORT, f"output_dir={warm}"])  # the second only reports the run
+            seconds(checkout, TRAIN, ["--help"])
             for line in COMPLETED.values():
-                completion(checkout, line)  # later ones are answered from what this keeps
+                completion(checkout, line)  # later ones are answered from what these keep
         print(f"import torch   {statistics.median(seconds(HERE, 'import torch', []) for _ in range(3)):6.2f} s")
         medians: dict[str, list[float]] = {}
         imports = []
