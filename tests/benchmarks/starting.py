@@ -4,7 +4,7 @@
 ``menvae-train`` of a finished run, ``menvae-sweep plan loss.lambda_dcor=0,1,5,10`` with an empty cache and with a
 prepared cohort, ``menvae-train`` until its first optimiser step is done, and a whole run of one epoch of a prepared
 cohort. Printed are medians of the time on the clock, on a machine that does nothing else, and the ratio B / A.
-Importing Hydra and torch alone is printed too: help is at least the former, and a first step the latter.
+Importing Hydra and torch alone is printed too: the first help is at least the former, and a first step the latter.
 
     python tests/benchmarks/starting.py --beside ../of-last-month
     python tests/benchmarks/starting.py --subjects 720        # the default cohort
