@@ -35,14 +35,15 @@ EXPERIMENTS = (DEFAULT, *names("experiment"), HALF)
 """All are trained in float32, where another CPU changes little; one is trained in its own bfloat16 as well."""
 NUM_STEPS = 5
 
-_FIRST, _LATER = 2e-4, 8e-3
+_FIRST, _LATER = 2e-4, 2e-3
 """Relative tolerances of the first step, and of later ones and the validation.
 
 Another CPU adds float32 numbers in another order. Measured between AVX2 and kernels without vectors (PyTorch, oneDNN,
-NumPy), the first step moved by at most 5e-5 and later ones, after updates by Adam, by at most 4e-4; on a CPU with
-AVX-512, the gradient norm of one experiment by 5e-3. A wrong constant, schedule or seed moves them by 1e-2 or more.
+NumPy), the first step moved by at most 5e-5 and later ones, after updates by Adam, by at most 4e-4; four to five times
+that is allowed. A wrong constant, schedule or seed moves them by 1e-2 or more.
 """
 _SENSITIVE = {
+    "semivae_exponential": (_FIRST, 8e-3),  # a CPU with AVX-512 moves the gradient norm (5e-3)
     "exp1_baseline": (_FIRST, 0.05),  # the KL weight is 0 at first: Adam enlarges gradients near 0 to full steps (1e-2)
     HALF: (0.3, 0.3),  # roundings of 2^-8 differ by kernel (8e-2); in float32 it is the experiment of that name
 }
