@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -30,6 +31,15 @@ def state_of(paths: Iterable[str | Path], ending: str = "") -> str:
         for name, found in sorted(_files(str(place), "", ending, set())):
             digest.update(f"{name}\0{found}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def distributions(folders: Iterable[str | Path]) -> list[str]:
+    """Return what describes the distributions installed in some folders, sorted; its names hold versions."""
+    found: list[str] = []
+    for folder in folders:
+        with suppress(OSError), os.scandir(folder) as entries:
+            found += [entry.path for entry in entries if entry.name.endswith("-info")]
+    return sorted(found)
 
 
 def user_cache() -> Path:

@@ -1,4 +1,4 @@
-"""The start of a command that Hydra composes: a completion that needs no Hydra, or else the command itself."""
+"""The start of a command that Hydra composes: a completion or help that needs no Hydra, or else the command itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def run(config_name: str, task: Callable[[DictConfig], int], command: str | None = None) -> None:
-    """Complete a command line, or run ``task`` as `menvae.apps.hydra_application.run` does.
+    """Complete a command line or print help, or run ``task`` as `menvae.apps.hydra_application.run` does.
 
     Args:
         config_name: name of the file in ``conf/``.

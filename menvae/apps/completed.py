@@ -31,9 +31,7 @@ class CompletingHydra(LightHydra):
 
     def app_help(self, config_name: str | None, args_parser: ArgumentParser, args: Namespace) -> None:
         """Print the help text."""
-        places = None
-        with suppress(OSError):  # a folder that cannot be read
-            places = Places.now() if completion.asks_for_help() else None
+        places = Places.now() if completion.asks_for_help() else None
         written = io.StringIO()
         with redirect_stdout(written):
             super().app_help(config_name, args_parser, args)
@@ -45,9 +43,7 @@ class CompletingHydra(LightHydra):
     def shell_completion(self, config_name: str | None, overrides: list[str]) -> None:
         """Answer a shell."""
         line = completion.Line.read(os.environ.get("COMP_LINE", "")) if overrides == [completion.QUERY] else None
-        places = None
-        with suppress(OSError):  # a folder that cannot be read
-            places = Places.now() if line else None
+        places = Places.now() if line else None
         super().shell_completion(config_name, overrides)
         if config_name is not None and line is not None and places is not None:
             assert isinstance(self.config_loader, LightLoader)
@@ -62,14 +58,16 @@ class Places(NamedTuple):
     state: str
 
     @classmethod
-    def now(cls) -> Places:
-        """Return those of this process; raises `OSError` if one cannot be read."""
+    def now(cls) -> Places | None:
+        """Return those of this process; None if a folder cannot be read."""
         plugins = sorted(_plugins())
         packages = [place for package in ("hydra_plugins", "menvae", *plugins) for place in places_of(package)]
         code = [str(place) for place in packages]
         beside = [Path(__file__).resolve().parents[2] / "conf"]
         configurations = [str(place) for place in (*beside, *(place / "conf" for place in packages))]
-        return cls(code, configurations, completion.state(code, configurations))
+        with suppress(OSError):
+            return cls(code, configurations, completion.state(code, configurations))
+        return None
 
 
 def remember(config_name: str, line: completion.Line, loader: LightLoader, places: Places) -> None:
@@ -86,11 +84,13 @@ def remember(config_name: str, line: completion.Line, loader: LightLoader, place
     repository = loader.repository_of_last
     if repository is None or not _is_of_files(repository):
         return
-    known = _known(config_name, repository, places)
+    known, is_kept = _known(config_name, repository, places)
     if loader.composed_last is not None and line.before not in known["compositions"]:
+        is_kept = False
         compositions = {line.before: _keys(loader.composed_last), **known["compositions"]}
         known["compositions"] = dict(list(compositions.items())[:_MAX_COMPOSITIONS])
-    _keep(config_name, known)
+    if not is_kept:
+        _keep(config_name, known)
 
 
 def remember_help(config_name: str, text: str, loader: LightLoader, places: Places) -> None:
@@ -104,15 +104,16 @@ def remember_help(config_name: str, text: str, loader: LightLoader, places: Plac
     """
     repository = LightRepository(loader.repository)
     if _is_of_files(repository):
-        _keep(config_name, {**_known(config_name, repository, places), "help": text})
+        known, _ = _known(config_name, repository, places)
+        _keep(config_name, {**known, "help": text})
 
 
-def _known(config_name: str, repository: LightRepository, places: Places) -> dict[str, Any]:
-    """Return what is known of a command, without what has changed since."""
-    known = completion.read(config_name)
+def _known(config_name: str, repository: LightRepository, places: Places) -> tuple[dict[str, Any], bool]:
+    """Return what is known of a command, without what has changed since, and whether it is all kept already."""
+    known = completion.kept(config_name)
     if known is None or known["state"] != places.state:
-        return {**places._asdict(), **_groups(repository), "compositions": {}}
-    return known
+        return {**places._asdict(), **_groups(repository), "compositions": {}}, False
+    return known, True
 
 
 def _keep(config_name: str, known: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from menvae.fingerprints import state_of, user_cache
+from menvae.fingerprints import distributions, state_of, user_cache
 
 QUERY = "query=bash"
 """What shells ask; Hydra's completion of zsh asks it too."""
@@ -27,6 +27,8 @@ _COMMAND = re.compile(r"menvae-[\w-]+\s+(.*)", re.DOTALL)
 _WORD = re.compile(r"[\w/.-]*=?[\w/.-]*")
 _ASSIGNMENT = re.compile(r"([\w.]+)=[\w.-]+")
 _FLAGS = ("-m", "--multirun")
+_KEPT = {"state": str, "code": list, "configurations": list, "options": dict, "groups": dict, "compositions": dict}
+"""Keys that a file must have, and the types of their values."""
 _WIDTH = 120
 """Of help, in characters."""
 
@@ -94,10 +96,18 @@ def wrapped(text: str) -> str:
 
 def read(config_name: str) -> dict[str, Any] | None:
     """Return what is known of a command; None if that is nothing, is damaged, or a file has changed since."""
+    known = kept(config_name)
+    with suppress(OSError):  # a folder that cannot be read
+        if known is not None and known["state"] == state(known["code"], known["configurations"]):
+            return known
+    return None
+
+
+def kept(config_name: str) -> dict[str, Any] | None:
+    """Return what was kept of a command, in whatever state files are now; None if that is nothing or is damaged."""
     with suppress(OSError, ValueError, KeyError, TypeError, RuntimeError):  # a user may have no home
         known: dict[str, Any] = json.loads(file_of(config_name).read_bytes())
-        is_whole = all(isinstance(known[key], dict) for key in ("options", "groups", "compositions"))
-        if is_whole and known["state"] == state(known["code"], known["configurations"]):
+        if all(isinstance(known[key], kind) for key, kind in _KEPT.items()):
             return known
     return None
 
@@ -121,7 +131,7 @@ def state(code: Sequence[str], configurations: Sequence[str]) -> str:
         OSError: a folder cannot be read.
     """
     folders = [Path(folder).absolute() for folder in sys.path]
-    installed = sorted(path for folder in folders for path in _installed(folder))
+    installed = distributions(folders)
     parts = [
         sys.version,
         *map(str, folders),
@@ -131,13 +141,6 @@ def state(code: Sequence[str], configurations: Sequence[str]) -> str:
         state_of(configurations, ".yaml"),
     ]
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-
-
-def _installed(folder: Path) -> list[str]:
-    """Return the folders that describe the distributions in a folder; their names hold versions."""
-    with suppress(OSError), os.scandir(folder) as entries:
-        return [entry.path for entry in entries if entry.name.endswith("-info")]
-    return []
 
 
 def _answer(known: Mapping[str, Any], line: Line) -> list[str] | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from menvae.errors import UserError
 from menvae.files import read_json, write_json
-from menvae.fingerprints import state_of, user_cache
+from menvae.fingerprints import distributions, state_of, user_cache
 from menvae.groups import ENTRY_POINT_GROUP, places_of
 from menvae.masking import without_passwords
 
@@ -80,10 +80,7 @@ def state_of_code() -> str:
     """Return a text that changes with any module of menvae or of a plugin, with Python and with installed packages."""
     plugins = {point.module.partition(".")[0] for point in entry_points(group=ENTRY_POINT_GROUP)}
     places = [Path(__file__).resolve().parents[1], *(place for name in sorted(plugins) for place in places_of(name))]
-    installed = {  # names of distributions hold their versions
-        str(path.resolve()) for folder in sys.path if Path(folder).is_dir() for path in Path(folder).glob("*.*-info")
-    }
-    parts = [platform.python_version(), state_of(places, ".py"), *sorted(installed)]
+    parts = [platform.python_version(), state_of(places, ".py"), *distributions(map(os.path.abspath, sys.path))]
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 

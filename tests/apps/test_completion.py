@@ -78,6 +78,7 @@ class Both:
         line = Line.read(f"menvae-train {text}")
         assert line is not None
         places = completed.Places.now()
+        assert places is not None
         self.of_hydra(text)
         completed.remember("train", line, self.loader, places)
         known = completion.read("train")
