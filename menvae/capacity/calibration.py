@@ -1,22 +1,21 @@
 """A few training steps in a process of its own, which tell what a process needs and how long a step takes here.
 
-    python -m menvae.capacity.calibration REQUEST ANSWER
-
 Peak memory is that of a whole process, so it is measured in one that does nothing else.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
+import math
+import multiprocessing
 import os
-import resource
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,11 @@ import torch
 from menvae.capacity.variants import variant
 from menvae.composition.experiment import Experiment
 from menvae.errors import UserError
-from menvae.files import write_json
+from menvae.interruption import leave_stopping_to_parent
 from menvae.layers import set_memory_format
 from menvae.registry import validated
-from menvae.resources.machine import measure_peaks
+from menvae.resources.machine import Peaks, measure_peaks
+from menvae.resources.resident import peak_resident_bytes
 from menvae.resources.trace import without_values
 from menvae.tracking.local import LocalLog
 from menvae.tracking.tracker import TrackerContext, TrackingSettings
@@ -43,8 +43,35 @@ from menvae.types import Batch
 NUM_SUBJECTS = 100
 """Training subjects that an objective is told of where no data are read."""
 
-_OF_A_RUN = ("menvae.runs.train", "matplotlib.figure", "matplotlib.backends.backend_agg", "menvae.evaluation.final")
-"""Modules that a run imports while it trains, and that stay in memory."""
+_RECORDING = ("menvae.runs.train", "matplotlib.figure", "matplotlib.backends.backend_agg", "menvae.evaluation.final")
+"""Modules that a run imports after its first step."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a run needs.
+
+    Attributes:
+        peak_bytes: peak memory of the training process; on a GPU, of its caching allocator.
+        seconds_per_step: duration of a training step.
+        seconds_per_validation_step: duration of a validation step.
+    """
+
+    peak_bytes: float
+    seconds_per_step: float
+    seconds_per_validation_step: float
+
+    def seconds(self, num_training: int, num_validation: int, batch_size: int, epochs: int) -> float:
+        """Return the duration of training and validation.
+
+        Args:
+            num_training: training subjects.
+            num_validation: validation subjects.
+            batch_size: subjects per step.
+            epochs: number of epochs, each with a validation.
+        """
+        steps, passes = math.ceil(num_training / batch_size), math.ceil(num_validation / batch_size)
+        return epochs * (steps * self.seconds_per_step + passes * self.seconds_per_validation_step)
 
 
 @dataclass(frozen=True)
@@ -53,15 +80,11 @@ class Calibrated:
 
     Attributes:
         changes: dotted key -> value of the variant.
-        seconds_per_step: duration of a training step.
-        seconds_per_validation_step: duration of a forward pass and loss.
-        peak_bytes: peak memory of the process so far; on a GPU, of its caching allocator.
+        needs: measured memory and durations.
     """
 
     changes: Mapping[str, Any]
-    seconds_per_step: float
-    seconds_per_validation_step: float
-    peak_bytes: int
+    needs: Needs
 
 
 @dataclass(frozen=True)
@@ -82,7 +105,7 @@ class Calibration:
 
 
 def calibrate(training: Mapping[str, Any], variants: Sequence[Mapping[str, Any]], seconds: float) -> Calibration:
-    """Measure variants, smallest first, in a process of its own.
+    """Measure variants, and the peaks of the machine.
 
     Args:
         training: plain values of ``conf/train.yaml``.
@@ -90,53 +113,74 @@ def calibrate(training: Mapping[str, Any], variants: Sequence[Mapping[str, Any]]
         seconds: of training for each.
 
     Raises:
-        UserError: the process failed.
+        UserError: a variant is invalid, or its process was killed.
     """
-    with tempfile.TemporaryDirectory(prefix="menvae-") as folder:
-        request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
-        write_json(request, {"training": training, "variants": list(variants), "seconds": seconds})
-        command = [sys.executable, "-m", "menvae.capacity.calibration", str(request), str(answer)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if not answer.is_file():
-            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise UserError(f"memory_gb: the steps that calibrate the estimate failed: {last}")
-        found = json.loads(answer.read_text())
-    return Calibration(**{**found, "variants": [Calibrated(**one) for one in found["variants"]]})
+    precisions = sorted({str(one.get("trainer.precision", "fp32")) for one in variants})
+    with _processes() as processes:
+        found = [
+            Calibrated(changes, processes.submit(_measured, training, changes, seconds).result())
+            for changes in variants
+        ]
+        peaks, device = processes.submit(_peaks, precisions).result()
+    return Calibration(found, peaks.gflops, peaks.gb_per_s, device)
 
 
-def main(request: Path, answer: Path) -> None:
-    """Carry out a request of `calibrate`."""
-    wanted = json.loads(request.read_text())
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+def needs(training: Mapping[str, Any], changes: Mapping[str, Any], seconds: float) -> Needs:
+    """Measure one variant in a process of its own; see `calibrate`."""
+    with _processes() as processes:
+        return processes.submit(_measured, training, changes, seconds).result()
+
+
+@contextmanager
+def _processes() -> Iterator[ProcessPoolExecutor]:
+    """Provide processes that carry out one task each: the peak memory of a process is that of all that it has done."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        1, mp_context=context, initializer=leave_stopping_to_parent, max_tasks_per_child=1
+    ) as processes:
+        try:
+            yield processes
+        except BrokenProcessPool:
+            raise UserError(
+                "memory_gb: a process that measures training steps was killed, most likely because memory ran out; "
+                "choose smaller sizes or batch_sizes"
+            ) from None
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _peaks(precisions: list[str]) -> tuple[Peaks, str]:
+    device = _device()
+    return measure_peaks(device, precisions), device.type
+
+
+def _measured(training: Mapping[str, Any], changes: Mapping[str, Any], seconds: float) -> Needs:
+    """Train like a run: what it imports after its first step lies among memory that this step has freed."""
+    device = _device()
     make_deterministic(device)
     if device.type == "cpu":
         keep_freed_memory()
-    for module in _OF_A_RUN:
-        importlib.import_module(module)
+    experiment = variant(training, changes)
     with tempfile.TemporaryDirectory(prefix="menvae-") as folder:
-        _start_trackers(wanted["training"], Path(folder))
-    found = [_told(wanted["training"], changes, wanted["seconds"], device) for changes in wanted["variants"]]
-    precisions = sorted({str(one.get("trainer.precision", "fp32")) for one in wanted["variants"]})
-    peaks = measure_peaks(device, precisions)  # last, because it needs memory itself
-    write_json(answer, asdict(Calibration(found, peaks.gflops, peaks.gb_per_s, device.type)))
+        trainer = trainer_without_data(experiment, Place(device, 0, 1), Path(folder))
+        trainer.seconds_per_step(0)
+        _start_recording(training, Path(folder))
+        steps = trainer.timed_steps(seconds)
+        passes = [_validation_seconds(trainer) for _ in range(2)]
+    return Needs(peak_bytes(device), min(steps), min(passes))
 
 
-def _start_trackers(training: Mapping[str, Any], folder: Path) -> None:
-    """Track a run in a store of its own, because what trackers import stays in memory for the whole run."""
+def _start_recording(training: Mapping[str, Any], folder: Path) -> None:
+    """Track a run in a store of its own, and import what draws: both stay in memory for the whole run."""
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     settings = replace(validated(TrackingSettings, training["tracking"], "tracking"), uri=None)
     trackers = Trackers.of(TrackerContext(settings=settings, output_dir=folder, run_dir=folder, run_name="calibration"))
     trackers.start({}, {}, LocalLog(folder), [])
     trackers.finish("FINISHED", {})
-
-
-def _told(training: Mapping[str, Any], changes: Mapping[str, Any], seconds: float, device: torch.device) -> Calibrated:
-    experiment = variant(training, changes)
-    with tempfile.TemporaryDirectory(prefix="menvae-") as folder:
-        trainer = trainer_without_data(experiment, Place(device, 0, 1), Path(folder))
-        steps = trainer.timed_steps(seconds)
-        passes = [_validation_seconds(trainer) for _ in range(2)]
-    return Calibrated(dict(changes), min(steps), min(passes), peak_bytes(device))
+    for module in _RECORDING:
+        importlib.import_module(module)
 
 
 def _validation_seconds(trainer: Trainer) -> float:
@@ -154,7 +198,7 @@ def peak_bytes(device: torch.device) -> int:
     """Return the peak memory of this process: resident memory, or that of the caching allocator of a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_resident_bytes()
 
 
 class _Repeated:
@@ -190,7 +234,3 @@ def trainer_without_data(experiment: Experiment, here: Place, folder: Path) -> T
         val=_Repeated(batch),
     )
     return Trainer(ingredients, settings, here, seed=0, checkpoints=folder / "checkpoints", identity={}, observers=[])
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from menvae.capacity.calibration import NUM_SUBJECTS, Calibrated, Calibration
+from menvae.capacity.calibration import NUM_SUBJECTS, Calibrated, Calibration, Needs
 from menvae.capacity.variants import variant
 from menvae.resources.trace import StepCost
 from menvae.runs import micro_batches
@@ -16,40 +14,12 @@ from menvae.training.settings import TrainerSettings
 _OF_SIZE = ("data.roi_size", "data.spacing_mm", "trainer.batch_size")
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What a run needs.
-
-    Attributes:
-        peak_bytes: peak memory of the training process; on a GPU, of its memory.
-        seconds_per_step: duration of a training step.
-        seconds_per_validation_step: duration of a validation step.
-    """
-
-    peak_bytes: float
-    seconds_per_step: float
-    seconds_per_validation_step: float
-
-    def seconds(self, num_training: int, num_validation: int, batch_size: int, epochs: int) -> float:
-        """Return the duration of training and validation.
-
-        Args:
-            num_training: training subjects.
-            num_validation: validation subjects.
-            batch_size: subjects per step.
-            epochs: number of epochs, each with a validation.
-        """
-        steps, passes = math.ceil(num_training / batch_size), math.ceil(num_validation / batch_size)
-        return epochs * (steps * self.seconds_per_step + passes * self.seconds_per_validation_step)
-
-
 class Estimator:
     """Estimates variants of one configuration.
 
-    The memory of a process is that of its tensors, which `trace_step` follows, and a constant for everything else, such
-    as imported modules: the difference between measured and traced peak of the first calibrated variant. The duration
-    of a step grows linearly with its roofline, for variants that differ only in box and batch; the smallest and the
-    largest calibrated one of a kind give the line.
+    For variants that differ only in box and batch, memory grows linearly with that of the tensors of a step, which
+    `trace_step` follows, and the duration of a step with its roofline. The smallest and the largest calibrated variant
+    of a kind give both lines.
     """
 
     def __init__(self, training: Mapping[str, Any], calibration: Calibration) -> None:
@@ -64,21 +34,20 @@ class Estimator:
             self._costs[key] = traced(self.training, changes, self.calibration.device)
         return self._costs[key]
 
-    def of(self, changes: Mapping[str, Any]) -> Estimate:
+    def of(self, changes: Mapping[str, Any]) -> Needs:
         """Estimate a variant; raises `UserError` for an invalid one."""
         kind = sorted(self._kind(changes), key=lambda one: self._roofline(one.changes))
         small, large = kind[0], kind[-1]
         roofline, first, last = (self._roofline(one) for one in (changes, small.changes, large.changes))
-        step = _on_line(roofline, (first, small.seconds_per_step), (last, large.seconds_per_step))
-        passes = (small.seconds_per_validation_step, large.seconds_per_validation_step)
+        step = _on_line(roofline, (first, small.needs.seconds_per_step), (last, large.needs.seconds_per_step))
+        passes = tuple(one.needs.seconds_per_validation_step for one in (small, large))
         validation = _on_line(roofline, (first, passes[0]), (last, passes[1]))
-        return Estimate(self._peak(changes), step, validation)
+        return Needs(self._peak(changes, small, large), step, validation)
 
-    def _peak(self, changes: Mapping[str, Any]) -> float:
-        """Return the peak of the first calibrated variant, which nothing preceded, and what tensors add to it."""
-        first = self.calibration.variants[0]
-        constant = first.peak_bytes - self.cost(first.changes).peak_bytes
-        return constant + self.cost(changes).peak_bytes
+    def _peak(self, changes: Mapping[str, Any], small: Calibrated, large: Calibrated) -> float:
+        tensors, first, last = (self.cost(one).peak_bytes for one in (changes, small.changes, large.changes))
+        growth = (large.needs.peak_bytes - small.needs.peak_bytes) / (last - first) if last > first else 1.0
+        return large.needs.peak_bytes + max(growth, 1.0) * (tensors - last)
 
     def _kind(self, changes: Mapping[str, Any]) -> list[Calibrated]:
         """Return the calibrated variants that differ in the fewest keys other than box and batch."""

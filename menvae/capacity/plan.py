@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 from rich.table import Table
 
-from menvae.capacity.calibration import calibrate
+from menvae.capacity.calibration import Needs, calibrate, needs
 from menvae.capacity.estimate import Estimator
 from menvae.capacity.variants import box_changes, variant, without_own_keys
 from menvae.composition.experiment import Experiment
@@ -31,6 +31,8 @@ GIB = 2**30
 _CALIBRATED_SIDE = 48
 _CALIBRATED_BATCH = 4
 _SECONDS_PER_VARIANT = 2.0
+_SHARE_OF_AVAILABLE = 0.9  # estimates are right within a tenth
+_RECOMPUTES = "trainer.activation_checkpointing"
 _WIDTHS = ("encoder.base_filters", "decoder.base_filters")
 
 
@@ -73,6 +75,7 @@ class Option:
         seconds_per_step: duration of a training step.
         hours: duration of training and validation; None if the size of the cohort is not known.
         fits: whether memory and time suffice.
+        measured: whether memory and time were measured, not estimated.
         overrides: what ``menvae-train`` needs for it.
     """
 
@@ -85,6 +88,7 @@ class Option:
     seconds_per_step: float
     hours: float | None
     fits: bool
+    measured: bool = False
     overrides: Sequence[str] = field(default_factory=tuple)
 
 
@@ -109,7 +113,7 @@ def plan_resources(composed: DictConfig) -> ExitCode:
         planner = Planner(training, settings, experiment)
         groups = planner.groups()
         options = [planner.best(*group) for group in progress_bar(groups, "estimating", len(groups))]
-        chosen = choose(options)
+        options, chosen = planner.confirmed(options)
         write_json(
             path,
             {
@@ -140,13 +144,15 @@ class Planner:
             self.precisions = [*settings.precisions]
         self.epochs = int(training["trainer"]["max_epochs"])
         self.num_training, self.num_validation = self._split(experiment)
-        small = min(settings.sizes)
-        largest = max(small, min(_CALIBRATED_SIDE, max(settings.sizes)))
-        sides = sorted({small, largest})
-        sized = [(side, 1) for side in sides] + [(sides[-1], _CALIBRATED_BATCH)]
-        combinations = product(sized, self.widths, self.precisions)
+        side, batch_size = min(settings.sizes), min(settings.batch_sizes)
+        largest = (
+            max(side, min(_CALIBRATED_SIDE, max(settings.sizes))),
+            max(batch_size, min(_CALIBRATED_BATCH, max(settings.batch_sizes))),
+        )
+        combinations = product(sorted({(side, batch_size), largest}), self.widths, self.precisions)
         variants = [self._changes(side, width, precision, batch) for (side, batch), width, precision in combinations]
         self.estimator = Estimator(training, calibrate(training, variants, _SECONDS_PER_VARIANT))
+        self.room_here = _available(self.estimator.calibration.device)
         self.memory_bytes = self._memory()
 
     def groups(self) -> list[tuple[int, int | None, str]]:
@@ -163,33 +169,60 @@ class Planner:
                     return option
         return min(found, key=lambda option: option.peak_gib)
 
+    def confirmed(self, options: Sequence[Option]) -> tuple[list[Option], Option | None]:
+        """Measure the option to choose; if it does not fit after all, the next one, and so on.
+
+        Args:
+            options: estimated ones.
+
+        Returns:
+            The options, and the chosen one; it is measured unless this machine lacks the memory for it.
+        """
+        known = list(options)
+        while (chosen := choose(known)) is not None:
+            if chosen.measured or chosen.peak_gib * GIB > _SHARE_OF_AVAILABLE * self.room_here:
+                break
+            _log.info("measuring a box of %d^3 in batches of %d", chosen.size, chosen.batch_size)
+            changes = self._changes(chosen.size, chosen.base_filters, chosen.precision, chosen.batch_size)
+            if chosen.activation_checkpointing:
+                changes[_RECOMPUTES] = True
+            found = needs(self.training, changes, _SECONDS_PER_VARIANT)
+            known[known.index(chosen)] = self._option(chosen.size, chosen.base_filters, changes, found, measured=True)
+        return known, chosen
+
     def _by_batch(self, size: int, width: int | None, precision: str, recomputes: bool) -> Iterator[Option]:
         """Yield options, the largest batch first; none if the model has no activations to recompute."""
         for batch_size in sorted(self.settings.batch_sizes, reverse=True):
             changes = self._changes(size, width, precision, batch_size)
             if recomputes:
-                changes["trainer.activation_checkpointing"] = True
+                changes[_RECOMPUTES] = True
             try:
-                yield self._option(size, width, precision, batch_size, changes)
+                yield self._option(size, width, changes, self.estimator.of(changes))
             except UserError:
                 if not recomputes:
                     raise
                 return
 
-    def _option(self, size: int, width: int | None, precision: str, batch: int, changes: Mapping[str, Any]) -> Option:
-        estimate = self.estimator.of(changes)
+    def _option(
+        self, size: int, width: int | None, changes: Mapping[str, Any], found: Needs, *, measured: bool = False
+    ) -> Option:
+        batch_size = changes["trainer.batch_size"]
         hours = None
         if self.num_training is not None and self.num_validation is not None:
-            hours = estimate.seconds(self.num_training, self.num_validation, batch, self.epochs) / 3600.0
+            hours = found.seconds(self.num_training, self.num_validation, batch_size, self.epochs) / 3600.0
         in_time = self.settings.hours is None or (hours is not None and hours <= self.settings.hours)
-        fits = estimate.peak_bytes <= self.memory_bytes and in_time
-        overrides = tuple(f"{key}={_text(value)}" for key, value in changes.items() if self._is_key(key))
-        recomputes = bool(changes.get("trainer.activation_checkpointing", False))
         return Option(
-            *(size, width, precision, batch, recomputes, estimate.peak_bytes / GIB, estimate.seconds_per_step),
-            hours,
-            fits,
-            overrides,
+            size=size,
+            base_filters=width,
+            precision=changes["trainer.precision"],
+            batch_size=batch_size,
+            activation_checkpointing=bool(changes.get(_RECOMPUTES, False)),
+            peak_gib=found.peak_bytes / GIB,
+            seconds_per_step=found.seconds_per_step,
+            hours=hours,
+            fits=found.peak_bytes <= self.memory_bytes and in_time,
+            measured=measured,
+            overrides=tuple(f"{key}={_text(value)}" for key, value in changes.items() if self._is_key(key)),
         )
 
     def _changes(self, side: int, width: int | None, precision: str, batch_size: int) -> dict[str, Any]:
@@ -215,9 +248,11 @@ class Planner:
     def _memory(self) -> float:
         if self.settings.memory_gb is not None:
             return self.settings.memory_gb * GIB
-        if self.estimator.calibration.device == "cuda":
-            return float(torch.cuda.mem_get_info()[0])
-        return float(available_bytes())
+        return self.room_here
+
+
+def _available(device: str) -> float:
+    return float(torch.cuda.mem_get_info()[0] if device == "cuda" else available_bytes())
 
 
 def choose(options: Sequence[Option]) -> Option | None:
@@ -228,7 +263,18 @@ def choose(options: Sequence[Option]) -> Option | None:
 
 def _table(options: Sequence[Option], memory_bytes: float) -> Table:
     table = Table(title=f"What fits into {memory_bytes / GIB:.3g} GiB", title_justify="left")
-    for column in ("box", "width", "precision", "batch", "recomputes", "peak GiB", "s/step", "hours", "fits"):
+    for column in (
+        "box",
+        "width",
+        "precision",
+        "batch",
+        "recomputes",
+        "peak GiB",
+        "s/step",
+        "hours",
+        "fits",
+        "measured",
+    ):
         table.add_column(column, justify="right")
     for one in options:
         table.add_row(
@@ -241,6 +287,7 @@ def _table(options: Sequence[Option], memory_bytes: float) -> Table:
             f"{one.seconds_per_step:.3g}",
             "" if one.hours is None else f"{one.hours:.2g}",
             "yes" if one.fits else "no",
+            "yes" if one.measured else "no",
         )
     return table
 
@@ -249,7 +296,8 @@ def _answer(chosen: Option | None) -> str:
     if chosen is None:
         return "Nothing fits: give more memory_gb or hours, or smaller sizes, batch_sizes or base_filters."
     hours = "" if chosen.hours is None else f" and {chosen.hours:.2g} hours"
-    return f"Largest: menvae-train {' '.join(chosen.overrides)}   ({chosen.peak_gib:.2f} GiB{hours})"
+    how = "measured" if chosen.measured else "estimated, as this machine lacks the memory to measure it"
+    return f"Largest: menvae-train {' '.join(chosen.overrides)}   ({chosen.peak_gib:.2f} GiB{hours}, {how})"
 
 
 def _text(value: object) -> str:

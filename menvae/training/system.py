@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import resource
-
 import torch
+
+from menvae.resources.resident import peak_resident_bytes
 
 _MIB = 2**20
 
@@ -26,7 +26,7 @@ class SystemMetrics:
 
         values = {
             "system/cpu_percent": self._process.cpu_percent(),
-            "system/max_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "system/max_rss_mib": peak_resident_bytes() / _MIB,
             "system/memory_available_mib": psutil.virtual_memory().available / _MIB,
         }
         if self._device.type == "cuda":
