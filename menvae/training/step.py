@@ -21,6 +21,9 @@ from menvae.updates import Side
 _SMALLEST_LOSS_SCALE = 1e-4
 """Smallest fp16 loss scale, as in fairseq: the 30th overflow in a row from the initial 65536 is an error."""
 
+_ROUNDING = 1e-4
+"""Share of the largest norm within which float32 may round the factor of a gradient to less than 1."""
+
 
 @dataclass(frozen=True)
 class Optimisation:
@@ -143,8 +146,9 @@ class TrainingStep:
         (value,) = self._read_values(norm)  # equal on all ranks, as DDP averages gradients
         if not math.isfinite(value) and not self._may_skip():
             self._diverged("gradient of", list(self._broken_gradients()) or ["all parameters together"])
-        if self.shared.gradient_clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.shared.gradient_clip, norm)
+        limit = self.shared.gradient_clip
+        if limit is not None and not value + 1e-6 < (1.0 - _ROUNDING) * limit:  # below, torch's factor is exactly 1
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         scaler.step(optimizer)  # skipped if an fp16 gradient overflowed; update() then halves the scale
         scaler.update()
         return value

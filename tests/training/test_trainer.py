@@ -153,6 +153,24 @@ def test_fp16_learns_what_fp32_learns(tmp_path: Path) -> None:
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=5e-2)
 
 
+@pytest.mark.parametrize("ratio", [1e-9, 0.5, 0.99999, 1.0, 1.0000001, 1.001, 1e6])
+def test_the_optimizer_sees_what_torch_clips(tmp_path: Path, ratio: float) -> None:
+    """Bit for bit, for limits below, around and above the norm, which is scaled to limits as small as torch's 1e-6."""
+    for scale in (1.0, 1e-3):
+        trainer, _ = make(tmp_path, lambda_recon=scale)
+        batch = next(iter(Batches().epoch(0)))
+        norm = trainer._train_step(batch, 0, 0).gradient_norm
+        raw = [parameter.grad.clone() for parameter in trainer.model.parameters() if parameter.grad is not None]
+        clipped = make(tmp_path, lambda_recon=scale, gradient_clip=ratio * norm)[0]
+        assert clipped._train_step(batch, 0, 0).gradient_norm == norm
+        parameters = [nn.Parameter(torch.zeros_like(gradient)) for gradient in raw]
+        for parameter, gradient in zip(parameters, raw, strict=True):
+            parameter.grad = gradient
+        nn.utils.clip_grad_norm_(parameters, ratio * norm)
+        seen = [parameter.grad for parameter in clipped.model.parameters() if parameter.grad is not None]
+        assert all(torch.equal(one, two) for one, two in zip(seen, raw, strict=True))
+
+
 @pytest.mark.parametrize(("precision", "num_steps"), [("fp32", 1), ("bf16", 1), ("fp16", 30)])
 def test_gradients_that_are_never_finite_end_the_run(tmp_path: Path, precision: str, num_steps: int) -> None:
     trainer, watch = make(tmp_path, precision=precision, max_epochs=20)
