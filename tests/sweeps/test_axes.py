@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
+import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra_plugins.menvae_launchers.axes import in_order_of_effect, overrides_of_sweep, points_of
 from hydra_plugins.menvae_launchers.search_space import zipped_dimension
-from runs import TINY, menvae_sweep
+from runs import TINY, menvae_sweep, train
 
 from menvae.apps import sweep_grammar
 from menvae.apps.points_table import read_points
@@ -223,3 +226,19 @@ def test_a_plan_of_all_axes_leaves_out_what_the_condition_excludes(tmp_path: Pat
     (tmp_path / "points.csv").write_text("loss.lambda_dcr,seed\n1,4\n")
     unknown = menvae_sweep(tmp_path, "plan", *TINY, f"sweep.points={tmp_path}/points.csv", code=2)
     assert "has an unknown column, loss.lambda_dcr: no such key; did you mean 'lambda_dcor'?" in unknown
+
+
+def test_runs_of_all_folds_test_every_subject_once(prepared_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(prepared_cache)
+    folds = ("data.num_folds=3", "data.fold=0..2", "trainer.max_epochs=1", "hydra.launcher.points_per_gpu=2")
+    train(tmp_path, "-m", *folds)
+    tested: Counter[str] = Counter()
+    for path in (tmp_path / "runs").glob("*/splits.csv"):
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+        tested.update(row["subject_id"] for row in rows if row["split"] == "test")
+        assert Counter(row["split"] for row in rows) == {"test": 4, "val": 5, "train": 3}
+        assert "test" in json.loads((path.parent / "evaluation.json").read_text())["splits"]
+    assert len(tested) == 12
+    assert set(tested.values()) == {1}
+    beyond = train(tmp_path, "data.num_folds=3", "data.fold=3", code=2)
+    assert beyond.stderr == "menvae-train: data.fold: 3 is not allowed; data.num_folds=3 has the folds 0 to 2\n"
