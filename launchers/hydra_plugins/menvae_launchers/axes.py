@@ -31,8 +31,10 @@ def settings_of(config: DictConfig) -> SweepSettings:
     from menvae.composition.settings import SweepSettings
     from menvae.registry import validated
 
-    content = OmegaConf.to_container(config.sweep, resolve=True) if "sweep" in config else {}
-    assert isinstance(content, dict)
+    section = config.get("sweep")
+    content = OmegaConf.to_container(section, resolve=True) if isinstance(section, DictConfig) else None
+    if not isinstance(content, dict):
+        return SweepSettings()  # composing the first point says what is wrong
     return validated(SweepSettings, {str(key): value for key, value in content.items()}, "sweep")
 
 
