@@ -41,6 +41,8 @@ def read_points(path: Path) -> dict[str, list[Any]]:
         raise UserError(f"{where} is not a text file in UTF-8") from None
     except IsADirectoryError:
         raise UserError(f"{where} is a folder; give a file") from None
+    except OSError as error:
+        raise UserError(f"{where} cannot be read: {error.strerror}") from None
     columns, rows = _of_yaml(text, where) if path.suffix.lower() in _YAML else _of_csv(text, where)
     if not columns or not rows:
         raise UserError(f"{where} contains no points")

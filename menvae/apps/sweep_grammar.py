@@ -15,7 +15,7 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser import overrides_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
-from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep, ValueType
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, ValueType
 
 from menvae.apps.command_line import hydra_text
 from menvae.errors import UserError
@@ -67,9 +67,12 @@ def _zip(*values: Any) -> ZipSweep:
     """Return the values, with those of ranges and choices among them one by one."""
     items: list[Any] = []
     for value in values:
+        is_shuffled = isinstance(value, ChoiceSweep | RangeSweep) and value.shuffle
+        if isinstance(value, IntervalSweep | ZipSweep) or is_shuffled:
+            raise ValueError("zip(...) takes values, range(...) and choice(...)")
         if isinstance(value, RangeSweep):
             items += value.range()
-        elif isinstance(value, ChoiceSweep) and not isinstance(value, ZipSweep):
+        elif isinstance(value, ChoiceSweep):
             items += value.list
         else:
             items.append(value)

@@ -132,7 +132,8 @@ class Condition:
         except (TypeError, ArithmeticError) as error:
             part = ast.get_source_segment(self.text.strip(), node) or self.text
             values = f"{left!r} and {right!r}".replace("None", "null")
-            raise UserError(f"{self._key}: '{part}' cannot be computed with {values}: {error}") from None
+            why = "they cannot be compared" if isinstance(error, TypeError) else error
+            raise UserError(f"{self._key}: '{part}' cannot be computed with {values}: {why}") from None
 
     def _number(self, node: ast.expr, config: Mapping[str, Any]) -> float:
         value = self._value(node, config)

@@ -337,7 +337,8 @@ def _log_duplicates(planned: Sequence[PlannedPoint]) -> None:
     same = [(point, planned[point.duplicate_of]) for point in planned if point.duplicate_of is not None]
     if same:
         point, first = (label_of(each.overrides) for each in same[0])
-        _log.info("%d of %d points are dropped: '%s' is the run of '%s'", len(same), len(planned), point, first)
+        what = "appears twice" if point == first else f"is the run of '{first}'"
+        _log.info("%d of %d points are dropped: '%s' %s", len(same), len(planned), point, what)
 
 
 def _show_plan(

@@ -14,6 +14,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra_plugins.menvae_launchers.axes import in_order_of_effect, overrides_of_sweep, points_of
 from hydra_plugins.menvae_launchers.search_space import zipped_dimension
 from runs import TINY, menvae_sweep, train
@@ -71,6 +72,12 @@ def test_text_that_is_no_range(text: str) -> None:
 )
 def test_values_that_are_refused(text: str, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
+        values(text)
+
+
+@pytest.mark.parametrize("text", ["zip(interval(0,1),2)", "zip(zip(1,2),3)", "zip(shuffle(1,2))", "zip()"])
+def test_what_cannot_be_zipped(text: str) -> None:
+    with pytest.raises(HydraException, match=r"zip\(\.\.\.\) (takes|needs) values"):
         values(text)
 
 
@@ -178,6 +185,8 @@ def test_a_table_of_points_is_combined_with_axes(suffix: str, text: str, loader:
         ("t.yaml", "- {seed: 1}\n- {seed: 2, name: a}\n", "point 2 alone has a value of name"),
         ("t.yaml", "- {seed: 1, name: a}\n- {seed: 2}\n", "point 2 has no value of name"),
         ("t.yaml", "- {seed: 1\n", "is not valid YAML"),
+        ("t.csv", "sweep.where,name\nseed>1,a\n", "sweep.where: the column of '.*' is not allowed"),
+        ("t.csv", "hydra.launcher.num_parallel,name\n1,a\n", "num_parallel: the column of '.*' is not allowed"),
         ("t.txt", "seed\n1\n", "it should be a file .csv"),
         ("t.csv", "seed,name\n1,a\n", "seed is given twice: as a column of '.*' and as 'seed=1,2'; leave one"),
     ],
@@ -196,6 +205,7 @@ def test_tables_that_are_refused(name: str, text: str, reason: str, loader: Conf
             "as many values each, but seed has 2, loss.lambda_dcor has 3",
         ),
         (["seed=interval(0,1)"], "seed: 'interval.*' has no list of values, and needs a sweeper that searches"),
+        (["sweep.points=a.csv,b.csv"], "sweep.points: the axis 'sweep.points=a.csv,b.csv' is not allowed"),
         (["seed=1..1001", "model.z_dim=1..1000"], "the axes span 1,001,000 points; a sweep has 1,000,000 at most"),
     ],
 )
@@ -226,6 +236,10 @@ def test_a_plan_of_all_axes_leaves_out_what_the_condition_excludes(tmp_path: Pat
     (tmp_path / "points.csv").write_text("loss.lambda_dcr,seed\n1,4\n")
     unknown = menvae_sweep(tmp_path, "plan", *TINY, f"sweep.points={tmp_path}/points.csv", code=2)
     assert "has an unknown column, loss.lambda_dcr: no such key; did you mean 'lambda_dcor'?" in unknown
+    searched = menvae_sweep(
+        tmp_path, "plan", *TINY, f"sweep.points={tmp_path}/points.csv", "hydra/sweeper=optuna", code=2
+    )
+    assert searched == unknown
 
 
 def test_runs_of_all_folds_test_every_subject_once(prepared_cache: Path, tmp_path: Path) -> None:
@@ -240,5 +254,8 @@ def test_runs_of_all_folds_test_every_subject_once(prepared_cache: Path, tmp_pat
         assert "test" in json.loads((path.parent / "evaluation.json").read_text())["splits"]
     assert len(tested) == 12
     assert set(tested.values()) == {1}
-    beyond = train(tmp_path, "data.num_folds=3", "data.fold=3", code=2)
-    assert beyond.stderr == "menvae-train: data.fold: 3 is not allowed; data.num_folds=3 has the folds 0 to 2\n"
+    for beyond in (["data.fold=3"], ["-m", "data.fold=2..3"]):
+        refused = train(tmp_path, "data.num_folds=3", *beyond, code=2).stderr.splitlines()
+        assert refused[-1] == "menvae-train: data.fold: 3 is not allowed; data.num_folds=3 has the folds 0 to 2"
+    few = train(tmp_path, "-m", "data.num_folds=13", "data.fold=0..12", code=2).stderr.splitlines()
+    assert few[-1] == "menvae-train: data.num_folds: 13 folds need at least 13 subjects, but there are 12"

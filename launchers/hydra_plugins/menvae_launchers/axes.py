@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 if TYPE_CHECKING:
     from menvae.composition.settings import SweepSettings
@@ -24,6 +25,9 @@ _OF_TABLE = "sweep.points"
 _MOST_POINTS = 1_000_000
 _BARE = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z_][\w./-]*", re.IGNORECASE)
 """Text that needs no quotes in Hydra's grammar."""
+
+_ABOUT_SWEEP = ("sweep.", "hydra.", "hydra/")
+"""Keys of the sweep itself, which its points cannot have."""
 
 
 def settings_of(config: DictConfig) -> SweepSettings:
@@ -53,7 +57,7 @@ def overrides_of_sweep(
 
     Raises:
         HydraException: an override is not in Hydra's grammar.
-        UserError: the table or the space is invalid.
+        UserError: the table or the space is invalid, or a setting of the sweep itself is swept.
     """
     from menvae.errors import UserError
 
@@ -75,7 +79,51 @@ def overrides_of_sweep(
                 f"{_plain_key(override)} is given twice: as a column of '{settings.points}' and as "
                 f"'{other.input_line}'; leave one of them out"
             )
-    return list({override.get_key_element(): override for override in (*others, *table)}.values())
+    found = {override.get_key_element(): override for override in (*others, *table)}
+    for override in found.values():
+        key = _plain_key(override)
+        if override.is_sweep_override() and key.startswith(_ABOUT_SWEEP):
+            typed = f"column of '{settings.points}'" if _is_of_table(override) else f"axis '{override.input_line}'"
+            raise UserError(f"{key}: the {typed} is not allowed, because {key} is a setting of the whole sweep")
+    return list(found.values())
+
+
+def check_columns(
+    overrides: Sequence[Override], settings: SweepSettings, composed: Callable[[Sequence[str]], object]
+) -> None:
+    """Check that the columns of a table are keys, by composing the first point.
+
+    Args:
+        overrides: the overrides of the sweep.
+        settings: its settings.
+        composed: composes a point.
+
+    Raises:
+        HydraException: the point cannot be composed for another reason.
+        UserError: a column is no key.
+    """
+    from menvae.apps.outcome import sentence
+    from menvae.errors import UserError
+
+    if settings.points is None:
+        return
+    have_values = [one for one in overrides if not one.is_sweep_override() or one.is_discrete_sweep()]
+    try:
+        composed([_texts(override)[0] for override in in_order_of_effect(have_values, settings)])
+    except (HydraException, OmegaConfBaseException) as error:
+        why = sentence(error)
+        key = why.partition(":")[0]
+        columns = [_plain_key(override) for override in overrides if _is_of_table(override)]
+        if "no such key" in why and any(f"{column}.".startswith(f"{key}.") for column in columns):
+            raise UserError(f"sweep.points: '{settings.points}' has an unknown column, {why}") from None
+        raise
+
+
+def _is_of_table(override: Override) -> bool:
+    from menvae.apps.sweep_grammar import ZipSweep
+
+    value = override.value() if override.is_sweep_override() else None
+    return isinstance(value, ZipSweep) and value.tags == {_OF_TABLE}
 
 
 def in_order_of_effect(overrides: Sequence[Override], settings: SweepSettings) -> list[Override]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from hydra_plugins.menvae_launchers.axes import groups_of, overrides_of_sweep, settings_of
+from hydra_plugins.menvae_launchers.axes import check_columns, groups_of, overrides_of_sweep, settings_of
 from hydra_plugins.menvae_launchers.search_space import (
     Dimension,
     dimension,
@@ -140,14 +141,17 @@ class OptunaSweeper(Sweeper):
         from menvae.sweeps.trials import OVERRIDES
 
         distributions = {key: values.distribution for key, values in space.items()}
-        for _ in range(_MOST_DRAWS):
+        most = _MOST_DRAWS
+        if self.settings["sampler"] == "grid":  # which draws every point once
+            most = max(most, math.prod(map(len, grid(distributions).values())))
+        for _ in range(most):
             asked = study.ask(distributions)
             overrides = _overrides(asked.params, space)
             if self._meets(settings, [*fixed, *overrides]):
                 asked.set_user_attr(OVERRIDES, overrides)
                 return asked.number, overrides
             study.tell(asked, state=optuna.trial.TrialState.FAIL)  # without overrides it does not count
-        raise UserError(f"sweep.where: none of {_MOST_DRAWS} drawn points meets '{settings.where}'")
+        raise UserError(f"sweep.where: none of {most} drawn points meets '{settings.where}'")
 
     def _meets(self, settings: SweepSettings, overrides: Sequence[str]) -> bool:
         """Return whether a point meets the condition of the sweep."""
@@ -248,7 +252,10 @@ class OptunaSweeper(Sweeper):
 
     def _space(self, arguments: Sequence[str], settings: SweepSettings) -> tuple[list[str], dict[str, Dimension]]:
         """Return the overrides that all trials share, and the searched keys."""
+        from menvae.apps.sweep_grammar import ZipSweep
+
         overrides = overrides_of_sweep(self.hydra_context.config_loader, arguments, settings)
+        check_columns(overrides, settings, lambda point: self.launcher.composed(point, 0))
         fixed: list[str] = []
         space: dict[str, Dimension] = {}
         for positions in groups_of(overrides):
@@ -256,7 +263,7 @@ class OptunaSweeper(Sweeper):
             keys = [override.get_key_element() for override in members]
             if not members[0].is_sweep_override():
                 fixed.append(members[0].input_line or "")
-            elif len(members) > 1:
+            elif isinstance(members[0].value(), ZipSweep):
                 space[", ".join(keys)] = zipped_dimension(members)
             else:
                 space[keys[0]] = dimension(members[0])

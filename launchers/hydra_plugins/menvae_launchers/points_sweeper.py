@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from hydra_plugins.menvae_launchers.axes import in_order_of_effect, overrides_of_sweep, points_of, settings_of
+from hydra_plugins.menvae_launchers.axes import (
+    check_columns,
+    in_order_of_effect,
+    overrides_of_sweep,
+    points_of,
+    settings_of,
+)
 from hydra_plugins.menvae_launchers.search_space import check_ranges
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 
 class PointsSweeper(Sweeper):
@@ -55,39 +58,21 @@ class PointsSweeper(Sweeper):
 
         if not isinstance(self.launcher, SweepLauncher):
             raise UserError("hydra/sweeper=points needs a launcher of menvae, such as hydra/launcher=local or slurm")
-        settings = settings_of(self.config)
+        launcher, settings = self.launcher, settings_of(self.config)
         overrides = overrides_of_sweep(self.hydra_context.config_loader, arguments, settings, self.params)
         check_ranges(overrides)
         points = points_of(in_order_of_effect(overrides, settings))
-        if settings.points is not None:
-            self._check_columns(settings.points, overrides, points[0])
+        check_columns(overrides, settings, lambda point: launcher.composed(point, 0))
         self._write_configuration()
-        launcher = self.launcher
-        launcher.swept = {one.get_key_element(): one.get_value_string() for one in overrides if one.is_sweep_override()}
+        of_files = {f"{key}={values}" for key, values in (self.params or {}).items()}  # which never named a sweep
+        swept = [one for one in overrides if one.is_sweep_override() and one.input_line not in of_files]
+        launcher.swept = {override.get_key_element(): override.get_value_string() for override in swept}
         launcher.condition = None if settings.action == "retry" else settings.condition
         num_kept, size = 0, self.max_batch_size or len(points)
         for start in range(0, len(points), size):
             num_kept += len(launcher.launch(points[start : start + size], initial_job_idx=start))
         if not num_kept:
             raise UserError(f"sweep.where: no point of {len(points)} meets '{settings.where}'")
-
-    def _check_columns(self, file: str, overrides: Sequence[Override], point: Sequence[str]) -> None:
-        """Check that the columns of a table are keys; raises `UserError`."""
-        from hydra_plugins.menvae_launchers.sweep_launcher import SweepLauncher
-
-        from menvae.apps.outcome import sentence
-        from menvae.errors import UserError
-
-        assert isinstance(self.launcher, SweepLauncher)
-        try:
-            self.launcher.composed(point, 0)
-        except (HydraException, OmegaConfBaseException) as error:
-            why = sentence(error)
-            key = why.partition(":")[0]
-            columns = [override.get_key_element().lstrip("+") for override in overrides if override.is_sweep_override()]
-            if "no such key" in why and any(f"{column}.".startswith(f"{key}.") for column in columns):
-                raise UserError(f"sweep.points: '{file}' has an unknown column, {why}") from None
-            raise
 
     def _write_configuration(self) -> None:
         """Write ``multirun.yaml`` as Hydra does, without passwords."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from menvae.errors import UserError
+from menvae.errors import FoldError
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Folds:
     count: int | None
 
     def __post_init__(self) -> None:
-        """Check that the fold exists, as far as that is known; raises `UserError`."""
+        """Check that the fold exists, as far as that is known; raises `FoldError`."""
         if self.count is not None and self.index >= self.count:
-            raise UserError(
+            raise FoldError(
                 f"data.fold: {self.index} is not allowed; data.num_folds={self.count} has the folds 0 to "
                 f"{self.count - 1}"
             )
@@ -50,13 +50,13 @@ class Folds:
             what: what is divided, for messages: patients, groups or rows.
 
         Raises:
-            UserError: there are fewer patients than folds, or the fold does not exist.
+            FoldError: there are fewer patients than folds, or the fold does not exist.
         """
         num, count = len(volumes), len(volumes) if self.count is None else self.count
         if num < count:
-            raise UserError(f"data.num_folds: {count} folds need at least {count} {what}, but there are {num}")
+            raise FoldError(f"data.num_folds: {count} folds need at least {count} {what}, but there are {num}")
         if self.index >= count:
-            raise UserError(f"data.fold: {self.index} is not allowed; {num} {what} have the folds 0 to {num - 1}")
+            raise FoldError(f"data.fold: {self.index} is not allowed; {num} {what} have the folds 0 to {num - 1}")
         if count == num:
             alone: NDArray[np.bool_] = np.arange(num) == self.index
             return alone
@@ -76,12 +76,12 @@ class Folds:
 
 
 def without_unused(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of a source; without a fold, also without ``num_folds``: such runs keep the hash they had.
+    """Return the keys of a source that affect its splits, so that runs without a fold keep the hash they had.
 
-    >>> without_unused({"name": "table", "fold": None, "num_folds": 5})
-    {'name': 'table'}
-    >>> without_unused({"fold": 0, "num_folds": 5})
+    >>> without_unused({"name": "table", "test_fraction": 0.1, "fold": None, "num_folds": 5})
+    {'name': 'table', 'test_fraction': 0.1}
+    >>> without_unused({"test_fraction": 0.1, "fold": 0, "num_folds": 5})
     {'fold': 0, 'num_folds': 5}
     """
-    unused = () if config.get("fold") is not None else ("fold", "num_folds")
+    unused = ("fold", "num_folds") if config.get("fold") is None else ("test_fraction",)
     return {key: value for key, value in config.items() if key not in unused}

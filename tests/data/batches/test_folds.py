@@ -122,3 +122,6 @@ def test_hashes_of_runs_without_folds_stay_and_folds_are_others(name: str) -> No
     assert hashed(fold=None, num_folds=5) == hashed(fold=None, num_folds=10) == hashed()
     keys = [(fold, count) for fold in (0, 1) for count in (5, 10)]
     assert len({hashed(), *(hashed(fold=fold, num_folds=count) for fold, count in keys)}) == 5
+    without, other = (hashed(fold=0, num_folds=5, test_fraction=share) for share in (0.1, 0.2))
+    assert without == other
+    assert hashed(test_fraction=0.1) != hashed(test_fraction=0.2)
