@@ -25,6 +25,10 @@ class UserError(ValueError):
     """The user's configuration or data is wrong; the message is one sentence: what, where, what is allowed."""
 
 
+class FoldError(UserError):
+    """A fold of a cross-validation does not exist; the remaining points of its sweep would not cover all patients."""
+
+
 class RunInterruptedError(BaseException):
     """A run was asked to stop and can resume later; like KeyboardInterrupt, it does not derive from Exception.
 

@@ -19,9 +19,9 @@ from menvae.errors import UserError
 _GLOBAL = ("experiment",)
 """Groups whose options set keys of any section."""
 
-_MAKES_FOLDERS = (  # modules of Hydra that create its folders
+_MAKES_FOLDERS = (  # modules that create Hydra's folders
     "hydra.core.utils",
-    "hydra._internal.core_plugins.basic_sweeper",
+    "hydra_plugins.menvae_launchers.points_sweeper",
 )
 
 

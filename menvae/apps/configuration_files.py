@@ -40,6 +40,11 @@ def read_digits_as_typed() -> None:
     SourcesRegistry.instance().types["file"] = DecimalFiles
 
 
+def yaml_content(text: str) -> Any:
+    """Return the content of a YAML text as `DecimalFiles` reads it; raises a `yaml.YAMLError`."""
+    return yaml.load(text, Loader=_loader(_NO_NUMBER))
+
+
 class DecimalFiles(FileConfigSource):
     """Hydra's source of files, without octal and sexagesimal numbers: clock times and account numbers stay text."""
 
@@ -48,7 +53,7 @@ class DecimalFiles(FileConfigSource):
         path = Path(self.path) / self._normalize_file_name(config_path)
         try:
             text = path.read_text(encoding="utf-8")
-            content = yaml.load(text, Loader=_loader(_NO_NUMBER))
+            content = yaml_content(text)
         except (OSError, UnicodeError, yaml.YAMLError):
             content = None
         if not isinstance(content, dict):

@@ -21,7 +21,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from menvae.apps import completion, guard
+from menvae.apps import completion, guard, sweep_grammar
 from menvae.apps.command_line import composing
 from menvae.apps.configuration_files import read_digits_as_typed
 from menvae.apps.outcome import carry_out, ended_elsewhere, leave, only_looked
@@ -60,6 +60,7 @@ def run(config_name: str, task: Task, command: str | None = None, *, imports_mos
     Plugins.instance().register(PluginConfigurations)
     read_digits_as_typed()
     guard.install()
+    sweep_grammar.install()
     codes: list[int] = []
     ended_elsewhere.clear()
     only_looked.clear()

@@ -243,7 +243,10 @@ class Planner:
                 raise UserError(f"num_subjects: a value is required with hours, because data={name} does not tell it")
             return None, None
         validation = round(total * data.get("val_fraction", 0.0))
-        return total - validation - round(total * data.get("test_fraction", 0.0)), validation
+        test = round(total * data.get("test_fraction", 0.0))
+        if data.get("fold") is not None:
+            test = total // data["num_folds"] if isinstance(data["num_folds"], int) else 1
+        return total - validation - test, validation
 
     def _memory(self) -> float:
         if self.settings.memory_gb is not None:

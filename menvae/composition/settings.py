@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from menvae.composition.condition import Condition
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSettings:
@@ -18,8 +20,11 @@ class SweepSettings:
             ``rerun`` runs it again.
         action: ``run`` unfinished points, only ``plan`` them, or ``retry`` only failed points.
         cost: whether ``plan`` estimates how long the points take: it times some steps, and prepares missing data.
-        space: {key: search space} in the syntax of ``-m``: ``choice(8,16,24)``, ``range(8,33,8)``, ``interval(0,10)``,
-            ``tag(log,interval(1e-4,1e-2))``; for sweepers that search.
+        space: {key: its values} in the syntax of ``-m``: ``1..5``, ``choice(8,16,24)``, ``range(8,33,8)``,
+            ``zip(1,5,10)``; for sweepers that search also ``interval(0,10)``, ``tag(log,interval(1e-4,1e-2))``. Keys of
+            the command line replace them.
+        points: CSV or YAML file of a table of points, whose columns are keys; combined with all other axes.
+        where: condition that a point has to meet, see `menvae.composition.condition`; others are left out.
         objectives: {metric: ``maximize`` or ``minimize``}; a key of ``metrics.jsonl``, at the best epoch, or
             ``gate/<name>``.
     """
@@ -29,4 +34,15 @@ class SweepSettings:
     action: Literal["run", "plan", "retry"] = "run"
     cost: bool = False
     space: Mapping[str, str] = field(default_factory=dict)
+    points: str | None = None
+    where: str | None = None
     objectives: Mapping[str, Literal["maximize", "minimize"]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the condition; raises `UserError`."""
+        _ = self.condition
+
+    @property
+    def condition(self) -> Condition | None:
+        """The condition that points have to meet."""
+        return None if self.where is None else Condition(self.where, "sweep.where")

@@ -188,7 +188,17 @@ class DataConformance(SourceConformance):
 
     shared_keys: ClassVar[frozenset[str]] = frozenset(
         {"roi_size", "spacing_mm", "modalities", "label_map", "val_fraction", "test_fraction", "split_seed", "on_error"}
-        | {"box", "refuse_below", "warn_below", "cache_format", "normalisation", "missing_modalities", "pairs"}
+        | {
+            "fold",
+            "num_folds",
+            "box",
+            "refuse_below",
+            "warn_below",
+            "cache_format",
+            "normalisation",
+            "missing_modalities",
+            "pairs",
+        }
     )
 
     def test_has_the_keys_that_every_source_has(self, case: Case) -> None:

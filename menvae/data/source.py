@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from menvae.data.batches.augmentation import AugmentationSettings
+from menvae.data.batches.folds import Folds
 from menvae.data.batches.splits import Split
 from menvae.data.cache.cohort import Cohort
 from menvae.data.cache.prepare import Preparable
@@ -226,6 +227,10 @@ class CohortSource(Preparable, Protocol):
     @property
     def split_seed(self) -> int:
         """Seed of the random split."""
+
+    @property
+    def folds(self) -> Folds | None:
+        """The fold that is the test split, or None."""
 
     @property
     def targets(self) -> Mapping[str, Target]:

@@ -9,13 +9,14 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 
 from menvae import collectives
 from menvae.data.batches.cohort_splits import SPLIT_COLUMNS, split_cohort, split_rows, subjects_of
 from menvae.data.batches.dataset import Sample, SplitLoader, SubjectDataset, collate
+from menvae.data.batches.folds import Folds, without_unused
 from menvae.data.batches.order import EpochBatches
 from menvae.data.batches.pairs import check_pairs
 from menvae.data.batches.splits import SPLITS, warn_of_small_splits
@@ -67,6 +68,9 @@ class VolumeSource(DataSource):
         val_fraction: share of the patients for validation; at least one patient.
         test_fraction: share of the patients for test, never used in training.
         split_seed: seed of the random split.
+        fold: number from 0 of the fold of patients that is the test split, in place of ``test_fraction``; folds have
+            similar tumour volumes. None: no cross-validation.
+        num_folds: number of folds, or ``patients`` to leave out one patient at a time.
         box: placement of the box: centred on the image (center), centred on the brain's bounding box (brain), or
             spanning the whole image at the spacing that fits it (resize).
         refuse_below: minimum share of tumour and brain inside the box; a subject below it is faulty.
@@ -99,6 +103,8 @@ class VolumeSource(DataSource):
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     test_fraction: Fraction = 0.1
     split_seed: int = 42
+    fold: Annotated[int, Field(ge=0)] | None = None
+    num_folds: Annotated[int, Field(ge=2)] | Literal["patients"] = 5
     box: BoxStrategy = "center"
     refuse_below: KeptShares = field(default_factory=lambda: {"tumour": 0.5, "brain": 0.5})
     warn_below: KeptShares = field(default_factory=lambda: {"tumour": 0.98, "brain": 0.95})
@@ -113,7 +119,17 @@ class VolumeSource(DataSource):
         twice = [name for name in self.modalities if self.modalities.count(name) > 1]
         if twice or not self.modalities:
             raise UserError(f"data.modalities: {f'{twice[0]} appears twice' if twice else 'at least one is needed'}")
-        _ = self.regions
+        _ = self.regions, self.folds
+
+    @classmethod
+    def canonical(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a configuration as `DataSource.canonical` does, and without the keys of folds if there is no fold."""
+        return without_unused(super().canonical(config))
+
+    @property
+    def folds(self) -> Folds | None:
+        """The fold that is the test split, or None; raises `UserError` if it does not exist."""
+        return Folds.of_keys(self.fold, self.num_folds)
 
     @property
     def regions(self) -> dict[int, Region]:
@@ -277,9 +293,9 @@ def load_volumes(source: VolumeSource, request: DataRequest) -> Data:
     if not isinstance(cohort, Cohort):
         with collectives.main_rank_first():
             cohort = prepare(source, request.cache, show=request.show)
-    splits = split_cohort(cohort, source.val_fraction, source.test_fraction, source.split_seed)
+    splits = split_cohort(cohort, source.val_fraction, source.test_fraction, source.split_seed, source.folds)
     if is_new:
-        warn_of_small_splits(splits.values(), source.test_fraction)
+        warn_of_small_splits(splits.values(), source.test_fraction, folds=source.folds)
     by_split = {split: subjects_of(cohort, splits, split) for split in SPLITS}
     training = [subject.features for subject in by_split["train"]]
     normalizer = request.normalizer or fit_targets(training, request.targets, request.supervision, source.targets)

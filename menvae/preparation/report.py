@@ -126,10 +126,10 @@ def examine(data: Bound, targets: TargetSettings, cache: Path, num_workers: int 
 def _splits(cohort: Cohort, source: CohortSource) -> tuple[dict[str, Split] | None, str]:
     """Return the splits, or None and the reason; a cohort too small to train on can still be described."""
     try:
-        splits = split_cohort(cohort, source.val_fraction, source.test_fraction, source.split_seed)
+        splits = split_cohort(cohort, source.val_fraction, source.test_fraction, source.split_seed, source.folds)
     except UserError as error:
         return None, str(error).removeprefix("data: ")
-    warn_of_small_splits(splits.values(), source.test_fraction)
+    warn_of_small_splits(splits.values(), source.test_fraction, folds=source.folds)
     return splits, ""
 
 

@@ -21,20 +21,23 @@ from menvae.files import DamagedFileError
 from menvae.interruption import StopRequest, stop_requests
 from menvae.registry import validated
 from menvae.runs.environment import code_hash
-from menvae.runs.identity import is_outside, outside_keys
+from menvae.runs.identity import as_typed, is_outside, outside_keys
 from menvae.runs.start import check_start, run_name
 from menvae.studies import Trial
 from menvae.sweeps.campaign import Campaign
 from menvae.sweeps.plan import LossEffect, PlannedPoint, ProvisionalName, dead_knobs, plan_points, plan_table
 from menvae.sweeps.runners import Fate, Runner
 from menvae.sweeps.status import PointStatus, refused_status, sweep_status
-from menvae.sweeps.sweep import Sweep, sweep_name
+from menvae.sweeps.sweep import Sweep, label_of, sweep_name
 from menvae.sweeps.trials import RetriedTrials, has_study, locked
 from menvae.tracking.tracker import TrackingSettings
 from menvae.tracking.trackers import bind_trackers
 from menvae.training.place import Place
 
 _log = logging.getLogger(__name__)
+
+_MOST_CHARACTERS = 5000
+"""Of a tag; MLflow allows 5000 or 8000."""
 
 Composed = tuple[Sequence[str], Mapping[str, Any]]
 """Overrides of a point, and its composed configuration."""
@@ -127,7 +130,7 @@ class Identifier:
 
     @staticmethod
     def _key(experiment: Experiment, *sections: str) -> str:
-        return json.dumps([experiment.config[section] for section in sections], sort_keys=True)
+        return json.dumps([as_typed(experiment.config[section]) for section in sections], sort_keys=True)
 
 
 def sweep_of(config: Mapping[str, Any], typed: Command) -> Sweep:
@@ -219,8 +222,6 @@ class _Launch:
         self, jobs: Sequence[Composed], trials: Sequence[Trial], tracking: TrackingSettings, stop: StopRequest
     ) -> list[Result]:
         """Run the unfinished points."""
-        if self.settings.space and not trials:
-            raise UserError("sweep.space needs a sweeper that searches: hydra/sweeper=optuna")
         planned = self._planned(jobs, searching=bool(trials))
         if trials:
             planned = [replace(point, trial=trial) for point, trial in zip(planned, trials, strict=True)]
@@ -265,7 +266,9 @@ class _Launch:
     def _planned(
         self, jobs: Sequence[Composed], runs: Sequence[str] = (), *, searching: bool = False
     ) -> list[PlannedPoint]:
-        return plan_points(self.sweep, jobs, self.identifier, self.settings, code_hash, runs, searching=searching)
+        planned = plan_points(self.sweep, jobs, self.identifier, self.settings, code_hash, runs, searching=searching)
+        _log_duplicates(planned)
+        return planned
 
     def _prepare(self, planned: Sequence[PlannedPoint]) -> None:
         """Prepare the runner with the configuration of the first point that can run; others may be invalid."""
@@ -276,11 +279,16 @@ class _Launch:
     def _carry_out(
         self, planned: Sequence[PlannedPoint], tracking: TrackingSettings, stop: StopRequest
     ) -> list[Result]:
-        tags = {f"menvae.sweep.{key}": values for key, values in self.typed.swept.items()}
+        tags = {f"menvae.sweep.{key}": _shortened(values) for key, values in self.typed.swept.items()}
         with stop.deferred():
             statuses = Campaign(self.sweep, self.runner, tracking, self.wait).carry_out(planned, stop, tags)
         by_run = {status.point.run: status for status in statuses}
         return [_result(planned, index, by_run) for index in range(len(planned))] if self.wait else _impossible(planned)
+
+
+def _shortened(values: str) -> str:
+    """Return the values of a swept key, the first of them if trackers would refuse so long a text."""
+    return values if len(values) <= _MOST_CHARACTERS else f"{values[: _MOST_CHARACTERS - 3]}..."
 
 
 def sweep_settings(config: Mapping[str, Any]) -> SweepSettings:
@@ -322,6 +330,15 @@ def _own(jobs: Sequence[Composed], fixed: Sequence[str]) -> list[Composed]:
         )
         for overrides, config in jobs
     ]
+
+
+def _log_duplicates(planned: Sequence[PlannedPoint]) -> None:
+    """Report points whose configurations mean the same run as those of earlier points."""
+    same = [(point, planned[point.duplicate_of]) for point in planned if point.duplicate_of is not None]
+    if same:
+        point, first = (label_of(each.overrides) for each in same[0])
+        what = "appears twice" if point == first else f"is the run of '{first}'"
+        _log.info("%d of %d points are dropped: '%s' %s", len(same), len(planned), point, what)
 
 
 def _show_plan(

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from menvae.composition.settings import SweepSettings
-from menvae.errors import UserError
+from menvae.errors import FoldError, UserError
 from menvae.files import DamagedFileError
 from menvae.registry import known as known_parts
 from menvae.runs.directory import free_name, newest_name, read_status
@@ -79,6 +79,9 @@ def plan_points(
         code_hash: returns the hash of the current code; called only for finished runs.
         runs: names of the runs that these jobs should resume, if they were submitted before.
         searching: whether the jobs are trials of a study, for which a pruned run counts as finished.
+
+    Raises:
+        FoldError: a point is a fold that does not exist.
     """
     known = {point.run: point for point in sweep.points()}
     next_number = max((point.number for point in known.values()), default=-1) + 1
@@ -89,6 +92,8 @@ def plan_points(
         planned.append(PlannedPoint(tuple(overrides), config))
         try:
             identity = identify(config)
+        except FoldError:
+            raise
         except UserError as error:
             planned[index] = replace(planned[index], problem=str(error))
             continue

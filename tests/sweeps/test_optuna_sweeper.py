@@ -166,6 +166,20 @@ def test_a_grid_to_its_end_and_a_study_that_is_another(output_dir: Path) -> None
     assert "has different objectives" in other.stderr
 
 
+def test_a_grid_of_zipped_keys_is_searched_to_the_end_of_what_meets_the_condition(output_dir: Path) -> None:
+    zipped = ("loss.lambda_dcor=zip(0,5,7)", "model.partitions.vol=zip(4,5,6)", "sweep.where=model.partitions.vol != 5")
+    search = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "hydra.sweeper.batch=3")
+    objective = "+sweep.objectives={sem/vol_r2: maximize}"
+    train(output_dir, *search, *zipped, objective, "trainer.max_epochs=1", "hydra.launcher.points_per_gpu=2")
+    counted = [trial for trial in study_of(output_dir).get_trials() if trial.state.name == "COMPLETE"]
+    assert sorted(trial.user_attrs["overrides"] for trial in counted) == [
+        ["loss.lambda_dcor=0", "model.partitions.vol=4"],
+        ["loss.lambda_dcor=7", "model.partitions.vol=6"],
+    ]
+    none = train(output_dir, *search, *zipped[:2], objective, "sweep.where=model.partitions.vol > 6", code=2)
+    assert none.stderr.endswith("sweep.where: no point of 3 meets 'model.partitions.vol > 6'\n")
+
+
 @pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes", "nsga2"])
 def test_samplers_propose_what_is_searched(sampler: str, tmp_path: Path) -> None:
     space = {"x": FloatDistribution(1.0, 16.0, log=True), "n": IntDistribution(2, 4)}

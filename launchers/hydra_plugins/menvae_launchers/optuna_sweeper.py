@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from hydra_plugins.menvae_launchers.search_space import Dimension, dimension, fraction_and_whole, grid
-from omegaconf import DictConfig, OmegaConf
+from hydra_plugins.menvae_launchers.axes import check_columns, groups_of, overrides_of_sweep, settings_of
+from hydra_plugins.menvae_launchers.search_space import (
+    Dimension,
+    dimension,
+    fraction_and_whole,
+    grid,
+    zipped_dimension,
+)
+from omegaconf import DictConfig
 
 if TYPE_CHECKING:
     import optuna
@@ -22,6 +29,8 @@ if TYPE_CHECKING:
 
 _SAMPLERS = ("tpe", "random", "grid", "cmaes", "nsga2")
 _PRUNERS = ("none", "median")
+_MOST_DRAWS = 200
+"""How often a trial that does not meet the condition of the sweep is drawn again."""
 
 
 def _launcher_class() -> type[SweepLauncher]:
@@ -55,22 +64,22 @@ class OptunaSweeper(Sweeper):
             UserError: the search space, the objectives or the settings of the search are invalid.
         """
         from menvae.apps import outcome
-        from menvae.composition.settings import SweepSettings
         from menvae.errors import UserError
-        from menvae.registry import validated
         from menvae.sweeps.launch import sweep_of
         from menvae.sweeps.trials import has_failed, journal, locked, show
 
         if not isinstance(self.launcher, _launcher_class()):
             raise UserError("hydra/sweeper=optuna needs a launcher of menvae, such as hydra/launcher=local or slurm")
-        content = OmegaConf.to_container(self.config.sweep, resolve=True)
-        assert isinstance(content, dict)
-        settings = validated(SweepSettings, {str(key): value for key, value in content.items()}, "sweep")
+        settings = settings_of(self.config)
         fixed, space = self._space(arguments, settings)
         distributions = {key: values.distribution for key, values in space.items()}
         self._check(settings, distributions)
         self._check_whole_numbers(fixed, space)
-        self.launcher.swept = {key: _describe(distribution) for key, distribution in distributions.items()}
+        self.launcher.swept = {
+            key: text
+            for name, values in space.items()
+            for key, text in (values.typed_of or {name: _describe(values.distribution)}).items()
+        }
         plain = self.launcher.composed(fixed, 0)
         sweep = sweep_of(plain, self.launcher.typed())
         if settings.action == "plan":
@@ -101,7 +110,7 @@ class OptunaSweeper(Sweeper):
         distributions = {key: values.distribution for key, values in space.items()}
         most = self.settings["n_trials"]
         if self.settings["sampler"] == "grid":
-            most = min(most, math.prod(map(len, grid(distributions).values())))
+            most = min(most, self._size_of_grid(grid(distributions), fixed, settings, space))
         failed = failed_trials(study)
         while True:
             for trial in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
@@ -112,14 +121,59 @@ class OptunaSweeper(Sweeper):
             while failed and len(batch) < self.settings["batch"]:
                 trial = failed.pop(0)
                 batch.append((begin_again(study, trial), trial.user_attrs[OVERRIDES]))
-            for _ in range(min(self.settings["batch"] - len(batch), most - len(trials))):
-                asked = study.ask(distributions)
-                overrides = [f"{key}={space[key].text(value)}" for key, value in asked.params.items()]
-                asked.set_user_attr(OVERRIDES, overrides)
-                batch.append((asked.number, overrides))
+            num_new = min(self.settings["batch"] - len(batch), most - len(trials))
+            batch += [self._ask(study, fixed, settings, space) for _ in range(num_new)]
             if not batch:
                 return
             self._run(study, storage, batch, fixed, settings)
+
+    def _ask(
+        self, study: optuna.Study, fixed: Sequence[str], settings: SweepSettings, space: Mapping[str, Dimension]
+    ) -> tuple[int, list[str]]:
+        """Draw a trial that meets the condition of the sweep; return its number and its overrides.
+
+        Raises:
+            UserError: no drawn trial does.
+        """
+        import optuna
+
+        from menvae.errors import UserError
+        from menvae.sweeps.trials import OVERRIDES
+
+        distributions = {key: values.distribution for key, values in space.items()}
+        most = _MOST_DRAWS
+        if self.settings["sampler"] == "grid":  # which draws every point once
+            most = max(most, math.prod(map(len, grid(distributions).values())))
+        for _ in range(most):
+            asked = study.ask(distributions)
+            overrides = _overrides(asked.params, space)
+            if self._meets(settings, [*fixed, *overrides]):
+                asked.set_user_attr(OVERRIDES, overrides)
+                return asked.number, overrides
+            study.tell(asked, state=optuna.trial.TrialState.FAIL)  # without overrides it does not count
+        raise UserError(f"sweep.where: none of {most} drawn points meets '{settings.where}'")
+
+    def _meets(self, settings: SweepSettings, overrides: Sequence[str]) -> bool:
+        """Return whether a point meets the condition of the sweep."""
+        assert isinstance(self.launcher, _launcher_class())
+        condition = settings.condition
+        return condition is None or condition.holds(self.launcher.composed(overrides, 0))
+
+    def _size_of_grid(
+        self,
+        values: Mapping[str, Sequence[Any]],
+        fixed: Sequence[str],
+        settings: SweepSettings,
+        space: Mapping[str, Dimension],
+    ) -> int:
+        """Return the number of points of a grid that meet the condition; raises `UserError` for none."""
+        from menvae.errors import UserError
+
+        points = [dict(zip(values, drawn, strict=True)) for drawn in itertools.product(*values.values())]
+        num = sum(self._meets(settings, [*fixed, *_overrides(point, space)]) for point in points)
+        if not num:
+            raise UserError(f"sweep.where: no point of {len(points)} meets '{settings.where}'")
+        return num
 
     def _run(
         self,
@@ -198,19 +252,21 @@ class OptunaSweeper(Sweeper):
 
     def _space(self, arguments: Sequence[str], settings: SweepSettings) -> tuple[list[str], dict[str, Dimension]]:
         """Return the overrides that all trials share, and the searched keys."""
-        from menvae.errors import UserError
+        from menvae.apps.sweep_grammar import ZipSweep
 
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        typed = parser.parse_overrides(list(arguments))
-        searched = parser.parse_overrides([f"{key}={values}" for key, values in settings.space.items()])
-        for override in searched:
-            if not override.is_sweep_override():
-                raise UserError(
-                    f"sweep.space: '{override.input_line}' is not a space; use choice(...), range(...) or interval(...)"
-                )
-        by_key = {o.get_key_element(): o for o in searched} | {o.get_key_element(): o for o in typed}
-        space = {key: dimension(o) for key, o in by_key.items() if o.is_sweep_override()}
-        fixed = [o.input_line or "" for o in by_key.values() if not o.is_sweep_override()]
+        overrides = overrides_of_sweep(self.hydra_context.config_loader, arguments, settings)
+        check_columns(overrides, settings, lambda point: self.launcher.composed(point, 0))
+        fixed: list[str] = []
+        space: dict[str, Dimension] = {}
+        for positions in groups_of(overrides):
+            members = [overrides[position] for position in positions]
+            keys = [override.get_key_element() for override in members]
+            if not members[0].is_sweep_override():
+                fixed.append(members[0].input_line or "")
+            elif isinstance(members[0].value(), ZipSweep):
+                space[", ".join(keys)] = zipped_dimension(members)
+            else:
+                space[keys[0]] = dimension(members[0])
         return fixed, space
 
     def _check_whole_numbers(self, fixed: Sequence[str], space: Mapping[str, Dimension]) -> None:
@@ -291,6 +347,8 @@ class OptunaSweeper(Sweeper):
             table.add_row(metric, direction, style="bold")
         logs.show(table)
         own = self.settings
+        if settings.where is not None:
+            logs.show(f"where {settings.where}")
         logs.show(
             f"{own['n_trials']} trials in batches of {own['batch']}, sampler {own['sampler']}, pruner {own['pruner']}"
         )
@@ -305,6 +363,11 @@ def _grid_sampler(space: dict[str, optuna.distributions.BaseDistribution], seed:
             """Do nothing: Optuna's version calls ``study.stop``, which fails in the ask-and-tell interface."""
 
     return Grid(grid(space), seed=seed)
+
+
+def _overrides(drawn: Mapping[str, Any], space: Mapping[str, Dimension]) -> list[str]:
+    """Return the overrides of drawn values."""
+    return [text for name, value in drawn.items() for text in space[name].overrides(name, value)]
 
 
 def _describe(distribution: optuna.distributions.BaseDistribution) -> str:

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
@@ -21,17 +22,25 @@ _TAGS = {"int", "log"}
 
 
 class Dimension(NamedTuple):
-    """The values of one searched key.
+    """The values of one searched key, or of several that advance together.
 
     Attributes:
         typed: the sweep as typed, such as ``range(0,1,0.25)``.
         distribution: Optuna's distribution.
         fractions: all values of a range of fractions, as Hydra computes them; empty for other spaces.
+        zipped: {drawn value: overrides} of keys that advance together; empty for a single key.
+        typed_of: {key: its values as typed} of keys that advance together; empty for a single key.
     """
 
     typed: str
     distribution: BaseDistribution
     fractions: Sequence[float] = ()
+    zipped: Mapping[str, Sequence[str]] = MappingProxyType({})
+    typed_of: Mapping[str, str] = MappingProxyType({})
+
+    def overrides(self, name: str, drawn: object) -> list[str]:
+        """Return the overrides of a drawn value of the dimension called ``name``, which is the key of a single one."""
+        return list(self.zipped[str(drawn)]) if self.zipped else [f"{name}={self.text(drawn)}"]
 
     def text(self, drawn: object) -> str:
         """Return a drawn value in Hydra's grammar."""
@@ -63,6 +72,19 @@ def dimension(override: Override) -> Dimension:
         return Dimension(typed, optuna.distributions.CategoricalDistribution(choices))
     except ValueError as error:
         raise UserError(f"{override.get_key_element()}: '{typed}' cannot be searched: {error}") from None
+
+
+def zipped_dimension(overrides: Sequence[Override]) -> Dimension:
+    """Return the values of keys that advance together, of which there are equally many."""
+    import optuna
+
+    keys = [override.get_key_element() for override in overrides]
+    rows = zip(*(override.sweep_string_iterator() for override in overrides), strict=True)
+    texts = [[f"{key}={value}" for key, value in zip(keys, row, strict=True)] for row in rows]
+    points = {" ".join(point): point for point in texts}
+    typed_of = {override.get_key_element(): override.get_value_string() for override in overrides}
+    distribution = optuna.distributions.CategoricalDistribution(list(points))
+    return Dimension(" ".join(typed_of.values()), distribution, zipped=points, typed_of=typed_of)
 
 
 def _range(sweep: RangeSweep, typed: str) -> Dimension:

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
+from itertools import compress, zip_longest
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,9 +19,15 @@ from hydra_plugins.menvae_launchers.composing import Composer
 from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
+    from menvae.composition.condition import Condition
     from menvae.studies import Trial
     from menvae.sweeps.launch import Command
 
+
+_log = logging.getLogger("menvae.sweeps")
+
+Job = tuple[Sequence[str], Mapping[str, Any]]
+"""Overrides of a point, and its composed configuration."""
 
 _UNLESS_CHOSEN = "local"
 """The launcher in ``conf/launching.yaml``."""
@@ -40,7 +47,9 @@ class SweepLauncher(Launcher):
         self.trials: Sequence[Trial] = ()
         """Trials of a study, one per job of the next launch; set by a sweeper that searches."""
         self.swept: Mapping[str, str] | None = None
-        """{key: search space}, set by a sweeper that searches; None: as on the command line."""
+        """{key: its values or search space}, set by a sweeper; None: as on the command line."""
+        self.condition: Condition | None = None
+        """Condition that points have to meet, set by a sweeper; those that do not are left out."""
         self.settings = {
             key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             for key, value in settings.items()
@@ -52,7 +61,11 @@ class SweepLauncher(Launcher):
         self._composer: Composer | None = None
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the unfinished ones of these points; their exit codes go to `menvae.apps.outcome`."""
+        """Run the unfinished ones of these points; their exit codes go to `menvae.apps.outcome`.
+
+        Returns:
+            One result per point that meets the condition.
+        """
         from menvae.apps import outcome
         from menvae.errors import UserError
         from menvae.sweeps.launch import launch_points, sweep_settings
@@ -66,6 +79,10 @@ class SweepLauncher(Launcher):
             (filter_overrides(overrides), self.composed(overrides, initial_job_idx + index))
             for index, overrides in enumerate(job_overrides)
         ]
+        if self.condition is not None:
+            jobs, job_overrides = self._kept(self.condition, jobs, job_overrides)
+            if not jobs:
+                return []
         settings = sweep_settings(jobs[0][1])
         if settings.action != "plan":
             gc.enable()  # off since the command began; a launch or a study takes days
@@ -78,6 +95,19 @@ class SweepLauncher(Launcher):
         for answer, result in zip_longest(returns, results[: len(returns)]):
             answer.return_value = result
         return returns
+
+    @staticmethod
+    def _kept(
+        condition: Condition, jobs: Sequence[Job], job_overrides: Sequence[Sequence[str]]
+    ) -> tuple[list[Job], list[Sequence[str]]]:
+        """Return the jobs that meet a condition, and their overrides; raises `UserError` if it cannot be computed."""
+        from menvae.console import logs
+
+        meets = [condition.holds(config) for _, config in jobs]
+        if any(meets) and not all(meets):
+            logs.configure(None)
+            _log.info("sweep.where leaves out %d of %d points", meets.count(False), len(meets))
+        return list(compress(jobs, meets)), list(compress(job_overrides, meets))
 
     def composed(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
         """Return the resolved configuration of a job, without the ``hydra`` section; raises `UserError`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from menvae.data.batches.folds import Folds
 from menvae.data.batches.splits import Split, VisitRecord, split_subjects
 from menvae.data.cache.cohort import Cohort, PreparedSubject
 from menvae.data.cache.trajectories import region_volume_mm3
@@ -22,7 +23,9 @@ def visits(subjects: Iterable[PreparedSubject]) -> list[VisitRecord]:
     ]
 
 
-def split_cohort(cohort: Cohort, val_fraction: float, test_fraction: float, seed: int) -> dict[str, Split]:
+def split_cohort(
+    cohort: Cohort, val_fraction: float, test_fraction: float, seed: int, folds: Folds | None = None
+) -> dict[str, Split]:
     """Return subject -> split of a prepared cohort.
 
     Args:
@@ -30,11 +33,12 @@ def split_cohort(cohort: Cohort, val_fraction: float, test_fraction: float, seed
         val_fraction: share of the patients for validation.
         test_fraction: share of the patients for test.
         seed: seed of the split.
+        folds: the fold that is the test split instead of ``test_fraction``, or None.
 
     Raises:
-        UserError: if there are too few patients for a training and a validation set.
+        UserError: if there are too few patients for a training and a validation set, or for the folds.
     """
-    return split_subjects(visits(cohort.subjects), val_fraction, test_fraction, seed)
+    return split_subjects(visits(cohort.subjects), val_fraction, test_fraction, seed, folds)
 
 
 SPLIT_COLUMNS = ("subject_id", "split", "patient_id")

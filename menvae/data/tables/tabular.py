@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from menvae.configuration import path_of
+from menvae.data.batches.folds import Folds, without_unused
 from menvae.data.batches.splits import SPLITS, warn_of_small_splits
 from menvae.data.digests import digest_of
 from menvae.data.source import (
@@ -56,6 +57,9 @@ class TabularSource(DataSource):
         val_fraction: share of the groups for validation; at least one group.
         test_fraction: share of the groups for test, never used in training.
         split_seed: seed of the random split and of the choice of hidden labels.
+        fold: number from 0 of the fold of groups that is the test split, in place of ``test_fraction``. None: no
+            cross-validation.
+        num_folds: number of folds, or ``groups`` to leave out one group at a time.
         labelled_fraction: share of the labelled training rows whose labels are used; validation uses all labels.
         unsup_run: directory of a run without classes on the same table, whose embeddings are added to
             ``embeddings.npz``; None adds none.
@@ -70,6 +74,8 @@ class TabularSource(DataSource):
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     split_seed: Annotated[int, Field(ge=0)] = 42
+    fold: Annotated[int, Field(ge=0)] | None = None
+    num_folds: Annotated[int, Field(ge=2)] | Literal["groups"] = 5
     labelled_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     unsup_run: str | None = None
 
@@ -87,6 +93,17 @@ class TabularSource(DataSource):
         for name in self.transforms or {}:
             if name not in used:
                 raise UserError(f"data.transforms: '{name}' is not a column; {nearest(name, used)}")
+        _ = self.folds
+
+    @classmethod
+    def canonical(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a configuration as `DataSource.canonical` does, and without the keys of folds if there is no fold."""
+        return without_unused(super().canonical(config))
+
+    @property
+    def folds(self) -> Folds | None:
+        """The fold that is the test split, or None; raises `UserError` if it does not exist."""
+        return Folds.of_keys(self.fold, self.num_folds)
 
     @property
     def files_of_others(self) -> Sequence[Path]:
@@ -143,9 +160,9 @@ class TabularSource(DataSource):
         table = request.prepared if isinstance(request.prepared, Table) else self.table()
         transforms = [self._transform(name) for name in self.columns]
         check_domain(table.values, self.columns, transforms, table.place)
-        splits = split_groups(table.groups, self.val_fraction, self.test_fraction, self.split_seed)
+        splits = split_groups(table.groups, self.val_fraction, self.test_fraction, self.split_seed, self.folds)
         if table is not request.prepared:
-            warn_of_small_splits(splits.tolist(), self.test_fraction, "row")
+            warn_of_small_splits(splits.tolist(), self.test_fraction, "row", self.folds)
         training = np.flatnonzero(splits == "train")
         scaler = TableScaler.fit(table.values[training], self.columns, transforms)
         inputs = scaler.scaled(table.values).astype(np.float32)
@@ -292,7 +309,9 @@ def row_names(num: int) -> NDArray[np.str_]:
     return np.array([f"row-{number:0{digits}d}" for number in range(1, num + 1)])
 
 
-def split_groups(groups: NDArray[np.int64], val_fraction: float, test_fraction: float, seed: int) -> NDArray[np.str_]:
+def split_groups(
+    groups: NDArray[np.int64], val_fraction: float, test_fraction: float, seed: int, folds: Folds | None = None
+) -> NDArray[np.str_]:
     """Return the split of each row [N]; all rows of a group are in the same split.
 
     Args:
@@ -300,22 +319,29 @@ def split_groups(groups: NDArray[np.int64], val_fraction: float, test_fraction: 
         val_fraction: share of the groups for validation; at least one group.
         test_fraction: share of the groups for test; may round to none.
         seed: seed of the draw.
+        folds: the fold that is the test split instead of ``test_fraction``, or None.
 
     Raises:
         UserError: if there are too few groups, or the training or validation split has only one row.
     """
     present, inverse = np.unique(groups, return_inverse=True)
     num = len(present)
-    num_val, num_test = max(1, round(val_fraction * num)), round(test_fraction * num)
+    what = "rows" if num == len(groups) else "groups"
+    in_test = np.zeros(num, dtype=bool) if folds is None else folds.test(np.zeros(num), seed, what)
+    num_val = max(1, round(val_fraction * num))
+    num_test = round(test_fraction * num) if folds is None else np.count_nonzero(in_test)
     if num_val + num_test >= num:
+        lower = "data.val_fraction" if folds is not None else "data.val_fraction and data.test_fraction"
         raise UserError(
-            f"data: {num} {'rows' if num == len(groups) else 'groups'} are too few for {num_val} in validation, "
-            f"{num_test} in test and one in training; add rows or lower data.val_fraction and data.test_fraction"
+            f"data: {num} {what} are too few for {num_val} in validation, {num_test} in test and one in training; add "
+            f"rows or lower {lower}"
         )
-    order = np.random.default_rng(seed).permutation(num)
+    random = np.random.default_rng(seed) if folds is None else folds.draws(seed)
+    order = random.permutation(num)
+    rest = order[~in_test[order]]
     of_group = np.full(num, "train", dtype="<U5")
-    of_group[order[:num_val]] = "val"
-    of_group[order[num_val : num_val + num_test]] = "test"
+    of_group[rest[:num_val]] = "val"
+    of_group[rest[num_val : num_val + num_test] if folds is None else in_test] = "test"
     splits: NDArray[np.str_] = of_group[inverse]
     for split in ("train", "val"):
         if np.count_nonzero(splits == split) < 2:
