@@ -1,0 +1,120 @@
+"""``menvae-sweep promote``: the experiment file of a point composes to its run, on its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import shrunk
+from omegaconf import OmegaConf
+from runs import Started, environment, menvae_sweep
+
+from menvae.composition.experiment import Experiment
+from menvae.errors import UserError
+from menvae.runs.start import run_name
+from menvae.sweeps import promotion
+from menvae.sweeps.sweep import Point, Sweep
+
+POINT = Point(3, "semivae_0123456789", ("loss.lambda_dcor=5",))
+
+CONFIGURATIONS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "values": (
+        "optimizer.learning_rate=1e-05",
+        "seed=7",
+        "name='0123'",
+        "trainer.gradient_clip=null",
+        "trainer.tune=off",
+    ),
+    "parts": ("decoder=transposed", "schedule@learning_rate=linear", "encoder.stem=per_modality", "update=aggressive"),
+    "loss": ("loss=tcvae", "model=vae", "+term@loss.terms.hsic=hsic", "+loss.lambda_hsic=2", "loss.lambda_recon=3"),
+    "gates": ("gates.vol_r2=null", "~gates.max_dcor", "'+gates.sharp={metric: val_epoch/ssim_t1c, above: 0.8}'"),
+    "metrics": ("+metrics.mig=null", "+observer@observers.metrics=metrics", "gates.leak_max.below=0.2"),
+    "fewer partitions": ("experiment=exp3_semivae", "decoder=transposed"),
+    "table": ("experiment=table_semivae", "data.target_columns=[density]", "model.partitions.target=3"),
+    "classes": (
+        "experiment=lithology_hybrid",
+        "data=table",
+        "data.path=rows.csv",
+        "data.columns=[a,b]",
+        "data.label=c",
+    ),
+    "frozen features": ("experiment=sdp",),
+    "flagship": ("experiment=semivae_structured", "data=brats", "data.root=/data", "data.label_map.et=4"),
+}
+
+
+def name_of(config: Any) -> str:
+    return run_name(Experiment.from_config(OmegaConf.create(config)), "", "", 1)
+
+
+@pytest.mark.parametrize("what", CONFIGURATIONS)
+def test_file_composes_to_the_run_of_its_point(tmp_path: Path, what: str) -> None:
+    overrides = [text.strip("'") for text in CONFIGURATIONS[what]]
+    config = cast("dict[str, Any]", OmegaConf.to_container(shrunk.composed(*overrides), resolve=True))
+    wanted = name_of(config)
+    kept = {key: value for key, value in config.items() if key not in ("output_dir", "tracking", "sweep")}
+    base = OmegaConf.to_container(shrunk.composed(*promotion.chosen_parts(config)), resolve=True)
+    text = promotion.experiment_file(kept, cast("dict[str, Any]", base), ["about"])
+    path = promotion.write_experiment(tmp_path, "mine", text, overwrite=False)
+    assert path == tmp_path / "experiment" / "mine.yaml"
+    again = shrunk.composed("experiment=mine", f"hydra.searchpath=[file://{tmp_path}]", f"output_dir={tmp_path}")
+    assert name_of(again) == wanted
+    promotion.check_same_run(POINT, config, Experiment.from_config(again))
+    with pytest.raises(UserError, match="point 3 cannot be written as an experiment: a file cannot reproduce its seed"):
+        promotion.check_same_run(POINT, {**config, "seed": 99}, Experiment.from_config(again))
+
+
+def test_another_part_still_replaces_that_of_the_file(tmp_path: Path) -> None:
+    config = cast("dict[str, Any]", OmegaConf.to_container(shrunk.composed("decoder.base_filters=24"), resolve=True))
+    text = promotion.experiment_file(config, config, [])
+    promotion.write_experiment(tmp_path, "mine", text, overwrite=False)
+    searched = f"hydra.searchpath=[file://{tmp_path}]"
+    assert shrunk.composed("experiment=mine", searched).decoder.base_filters == 24
+    assert shrunk.composed("experiment=mine", "decoder=transposed", searched).decoder.name == "transposed"
+
+
+def test_ranks_of_a_launcher_are_part_of_the_file_and_passwords_are_refused(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "sweeps" / "mine")
+    config: dict[str, Any] = {"output_dir": "/x", "tracking": {"uri": "http://me:secret@db"}, "sweep": {}, "seed": 1}
+    config["trainer"] = {"devices": None, "resume": "auto", "time_limit_min": 3.0, "max_epochs": 2}
+    sweep.prepare(POINT, config)
+    run = sweep.runs / POINT.run
+    run.mkdir(parents=True)
+    (run / "environment.json").write_text('{"num_ranks": 2}')
+    assert promotion.configuration_of(sweep, POINT) == {"seed": 1, "trainer": {"devices": 2, "max_epochs": 2}}
+    sweep.prepare(POINT, {**config, "data": {"root": "http://me:secret@db"}})
+    with pytest.raises(UserError, match="point 3 holds a password"):
+        promotion.configuration_of(sweep, POINT)
+
+
+def test_promoted_point_is_reported_by_its_name(tmp_path: Path) -> None:
+    table = ("experiment=lithology_vae", *shrunk.TINY_TABLE, "tracking.enabled=false", "pictures.num_subjects=0")
+    swept = ("-m", *table, "loss.lambda_kl=0.5,1", f"output_dir={tmp_path}")
+    Started("train", list(swept), environment(), both=True).ended(0)
+
+    mine = tmp_path / "my settings"
+    told = menvae_sweep(tmp_path, "promote", "1", "--name", "best", "--config-dir", str(mine))
+    assert f"menvae-train --config-dir '{mine}' experiment=best" in told
+    text = (mine / "experiment" / "best.yaml").read_text()
+    assert "loss.lambda_kl=1" in text.splitlines()[2]
+    command = ["--config-dir", str(mine), "experiment=best", f"output_dir={tmp_path}", "tracking.enabled=false"]
+    assert "already finished: nothing to train" in Started("train", command, environment(), both=True).ended(0)
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+    again = ("promote", "1", "--name=best", f"--config-dir={mine}")
+    refused = menvae_sweep(tmp_path, *again, code=2)
+    assert "experiment/best.yaml' exists; set overwrite=true to replace it" in refused
+    menvae_sweep(tmp_path, *again, "overwrite=true")
+    for arguments, words in (
+        (("7",), "'7' is no point of sweep"),
+        (("1",), "--config-dir: a value is required"),
+        ((), "promote: 0 points given"),
+        (("1", "--nam=a"), "promote: --nam: no such key; did you mean '--name'?"),
+        (("1", "--name"), "promote: --name: a value is required"),
+        (("1", "--name=7", f"--config-dir={mine}"), "--name: '7' is not allowed"),
+    ):
+        refused = menvae_sweep(tmp_path, "promote", *arguments, code=2)
+        assert words in refused
+        assert "Traceback" not in refused
