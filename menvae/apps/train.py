@@ -44,6 +44,8 @@ def task(config: DictConfig) -> int:
 
 def _extended(config: DictConfig, overrides: list[str]) -> DictConfig:
     """Return the configuration itself, or with ``trainer.extend`` that of the named run with overrides on top."""
+    from omegaconf import OmegaConf
+
     if OmegaConf.select(config, "trainer.extend") is None:
         return config
     from menvae.runs.parent import extended

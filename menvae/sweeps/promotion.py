@@ -92,8 +92,6 @@ def experiment_file(config: Mapping[str, Any], base: Mapping[str, Any], about: S
         if fits:
             content[section] = {key: value for key, value in config[section].items() if key != "name"}
     defaults.append({"override /loss": None})
-    if isinstance(config.get("gates"), Mapping):
-        content["gates"] = {**dict.fromkeys(base["gates"]), **config["gates"]}  # null: no such gate
     comment = "".join(f"# {line}\n" for line in about)
     text: str = yaml.safe_dump({"defaults": defaults, **content}, sort_keys=False, width=_WIDTH, allow_unicode=True)
     return f"# @package _global_\n{comment}{text}"
@@ -121,7 +119,7 @@ def check_same_run(point: Point, config: Mapping[str, Any], composed: Experiment
     if run_name(known, "", "", num_ranks) == run_name(composed, "", "", num_ranks):
         return
     theirs, mine = dict(flat(known.config)), dict(flat(composed.config))
-    differs = [key for key in {**theirs, **mine} if theirs.get(key) != mine.get(key)]
+    differs = [key for key in {**theirs, **mine} if key not in theirs or key not in mine or theirs[key] != mine[key]]
     raise UserError(
         f"point {point.number} cannot be written as an experiment: a file cannot reproduce its {', '.join(differs[:3])}"
     )

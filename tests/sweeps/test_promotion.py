@@ -29,7 +29,7 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
     ),
     "parts": ("decoder=transposed", "schedule@learning_rate=linear", "encoder.stem=per_modality", "update=aggressive"),
     "loss": ("loss=tcvae", "model=vae", "+term@loss.terms.hsic=hsic", "+loss.lambda_hsic=2", "loss.lambda_recon=3"),
-    "gates": ("gates.vol_r2=null", "~gates.max_dcor", "'+gates.sharp={metric: val_epoch/ssim_t1c, above: 0.8}'"),
+    "gates": ("gates.vol_r2=null", "+gates.sharp={metric: val_epoch/ssim_t1c, above: 0.8}"),
     "metrics": ("+metrics.mig=null", "+observer@observers.metrics=metrics", "gates.leak_max.below=0.2"),
     "fewer partitions": ("experiment=exp3_semivae", "decoder=transposed"),
     "table": ("experiment=table_semivae", "data.target_columns=[density]", "model.partitions.target=3"),
@@ -51,8 +51,7 @@ def name_of(config: Any) -> str:
 
 @pytest.mark.parametrize("what", CONFIGURATIONS)
 def test_file_composes_to_the_run_of_its_point(tmp_path: Path, what: str) -> None:
-    overrides = [text.strip("'") for text in CONFIGURATIONS[what]]
-    config = cast("dict[str, Any]", OmegaConf.to_container(shrunk.composed(*overrides), resolve=True))
+    config = cast("dict[str, Any]", OmegaConf.to_container(shrunk.composed(*CONFIGURATIONS[what]), resolve=True))
     wanted = name_of(config)
     kept = {key: value for key, value in config.items() if key not in ("output_dir", "tracking", "sweep")}
     base = OmegaConf.to_container(shrunk.composed(*promotion.chosen_parts(config)), resolve=True)
@@ -64,6 +63,15 @@ def test_file_composes_to_the_run_of_its_point(tmp_path: Path, what: str) -> Non
     promotion.check_same_run(POINT, config, Experiment.from_config(again))
     with pytest.raises(UserError, match="point 3 cannot be written as an experiment: a file cannot reproduce its seed"):
         promotion.check_same_run(POINT, {**config, "seed": 99}, Experiment.from_config(again))
+
+
+def test_a_removed_key_cannot_be_written(tmp_path: Path) -> None:
+    composed = OmegaConf.to_container(shrunk.composed("~gates.max_dcor"), resolve=True)
+    config = cast("dict[str, Any]", composed)
+    promotion.write_experiment(tmp_path, "mine", promotion.experiment_file(config, config, []), overwrite=False)
+    again = shrunk.composed("experiment=mine", f"hydra.searchpath=[file://{tmp_path}]")
+    with pytest.raises(UserError, match=r"a file cannot reproduce its gates\.max_dcor$"):
+        promotion.check_same_run(POINT, config, Experiment.from_config(again))
 
 
 def test_another_part_still_replaces_that_of_the_file(tmp_path: Path) -> None:
