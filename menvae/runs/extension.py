@@ -11,7 +11,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +226,7 @@ def _followers(experiment: Experiment) -> Iterator[tuple[str, Callable[[Progress
             yield f"loss.schedules.{scalar} ({name})", objective.schedules[scalar]
     for key, term in objective.active_terms.items():
         if type(term).at is not Term.at:
-            yield f"loss.terms.{key}", lambda progress, term=term: _definition(term, progress)
+            yield f"loss.terms.{key}", partial(_definition, term)
 
 
 def _definition(term: Term, progress: Progress) -> dict[str, Any]:

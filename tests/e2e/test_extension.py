@@ -178,6 +178,7 @@ def test_what_an_extension_may_change(base: Path) -> None:
     assert changed == {
         **{"name": "other", "trainer.max_epochs": 5, "trainer.extend": str(short), "trainer.precision": "bf16"},
         **{"trainer.num_workers": 1, "tracking.experiment": "other", "tracking.trackers.files.name": "files"},
+        "tracking.trackers.files.folder": None,
     }
 
 
