@@ -168,6 +168,7 @@ def _promote(arguments: Sequence[str]) -> int:
     point = point_called(sweep, called)
     name, config = typed.get("--name", point.run), configuration_of(sweep, point)
     check_name(name)
+    _check_new(name)
     folder = typed.get("--config-dir") or _folder_of(sweep.description()["launcher"])
     base = OmegaConf.to_container(composed("train", chosen_parts(config)), resolve=True)
     about = [f"Point {point.number} of sweep {sweep.name}, run {point.run}:", " ".join(point.label.split())]
@@ -179,6 +180,19 @@ def _promote(arguments: Sequence[str]) -> int:
     path = write_experiment(path_of(folder, "--config-dir"), name, text, overwrite=typed.get("overwrite") == "true")
     logs.show(f"wrote {path}: menvae-train --config-dir {shlex.quote(str(folder))} experiment={name}")
     return ExitCode.DONE
+
+
+def _check_new(name: str) -> None:
+    """Raise `UserError` if menvae or a plugin has an experiment of this name, which Hydra would find first."""
+    from hydra.errors import MissingConfigException
+
+    from menvae.apps.hydra_application import composed
+
+    try:
+        composed("train", [f"experiment={name}"])
+    except MissingConfigException:
+        return
+    raise UserError(f"--name: '{name}' is the name of an experiment of menvae or of a plugin; choose another")
 
 
 def _promotion(arguments: Sequence[str]) -> tuple[str, dict[str, str]]:

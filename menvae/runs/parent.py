@@ -49,7 +49,11 @@ class Parent:
 
     @classmethod
     def read(cls, path: Path) -> Parent:
-        """Read the configuration of a run; raises `UserError` if its directory has none."""
+        """Read the configuration of a run; raises `UserError` if its directory does not exist or has none."""
+        if not path.is_dir():
+            raise UserError(
+                f"{EXTEND}: '{path}' does not exist; put the run directory back, or launch its extension anew"
+            )
         config = read_mapping(path / "config.yaml")
         if not all(isinstance(config.get(section), Mapping) for section in ("trainer", "data", "model")):
             raise UserError(f"{EXTEND}: '{path / 'config.yaml'}' is not the configuration of a run")
@@ -71,11 +75,19 @@ class Parent:
             status = read_status(self.path)
         except DamagedFileError as error:
             raise UserError(f"{EXTEND}: {error}") from None
-        state, epochs = status.get("state", "new"), status.get("epochs")
+        if not status:  # MLflow does not have it
+            raise UserError(
+                f"{EXTEND}: '{self.path}' has no status.json; only a directory in which a run has finished can be "
+                "trained on, not a download from a tracking store"
+            )
+        state, epochs = status["state"], status.get("epochs")
         if state == "finished" and isinstance(epochs, int):
             return epochs
         if state in ("collapsed", "pruned"):
-            raise UserError(f"{EXTEND}: run '{self.name}' was ended early ({status.get('reason', state)})")
+            raise UserError(
+                f"{EXTEND}: run '{self.name}' was ended early ({status.get('reason', state)}), not by "
+                f"trainer.max_epochs; trainer.init_from={self.path} starts anew from its weights"
+            )
         raise UserError(f"{EXTEND}: run '{self.name}' is {state}, not finished; repeat its command to finish it first")
 
 

@@ -15,6 +15,7 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from menvae.composition.experiment import Experiment
 from menvae.errors import UserError, nearest
+from menvae.files import write_text
 from menvae.masking import masked
 from menvae.runs.reading import flat, read_mapping
 from menvae.runs.start import run_name
@@ -135,10 +136,12 @@ def _with_places_of(config: Mapping[str, Any], composed: Experiment) -> Any:
 
 
 def write_experiment(folder: Path, name: str, text: str, *, overwrite: bool) -> Path:
-    """Write ``FOLDER/experiment/NAME.yaml``; raises `UserError` if it exists."""
+    """Write ``FOLDER/experiment/NAME.yaml``; raises `UserError` if it exists or cannot be written."""
     path = folder / "experiment" / f"{name}.yaml"
     if path.exists() and not overwrite:
         raise UserError(f"'{path}' exists; set overwrite=true to replace it, or another --name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write_text(path, text)
+    except OSError as error:
+        raise UserError(f"--config-dir: cannot write to '{path.parent}': {error.strerror}") from error

@@ -195,7 +195,11 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "collapsed": (
         lambda run: (run / "status.json").write_text('{"state": "collapsed", "reason": "collapse in epoch 2"}'),
-        "run 'copy' was ended early (collapse in epoch 2)",
+        "run 'copy' was ended early (collapse in epoch 2), not by trainer.max_epochs; trainer.init_from=",
+    ),
+    "downloaded": (
+        lambda run: (run / "status.json").unlink(),
+        "has no status.json; only a directory in which a run has finished can be trained on",
     ),
     "no checkpoint": (lambda run: (run / "checkpoints" / "last.ckpt").unlink(), "has lost its checkpoints/last.ckpt"),
     "older checkpoint": (

@@ -28,7 +28,14 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
         "trainer.tune=off",
     ),
     "parts": ("decoder=transposed", "schedule@learning_rate=linear", "encoder.stem=per_modality", "update=aggressive"),
-    "loss": ("loss=tcvae", "model=vae", "+term@loss.terms.dip=dip", "+loss.lambda_od=2", "+loss.lambda_d=0", "loss.lambda_recon=3"),
+    "loss": (
+        "loss=tcvae",
+        "model=vae",
+        "+term@loss.terms.dip=dip",
+        "+loss.lambda_od=2",
+        "+loss.lambda_d=0",
+        "loss.lambda_recon=3",
+    ),
     "gates": ("gates.vol_r2=null", "+gates.sharp={metric: val_epoch/ssim_t1c, above: 0.8}"),
     "metrics": ("+metrics.mig=null", "gates.leak_max.below=0.2"),
     "fewer partitions": ("experiment=exp3_semivae", "decoder=transposed"),
@@ -97,6 +104,12 @@ def test_ranks_of_a_launcher_are_part_of_the_file_and_passwords_are_refused(tmp_
         promotion.configuration_of(sweep, POINT)
 
 
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^--config-dir: cannot write to '.*/file/experiment': Not a directory$"):
+        promotion.write_experiment(tmp_path / "file", "mine", "text", overwrite=False)
+
+
 def test_promoted_point_is_reported_by_its_name(tmp_path: Path) -> None:
     table = ("experiment=lithology_vae", *shrunk.TINY_TABLE, "tracking.enabled=false", "pictures.num_subjects=0")
     swept = ("-m", *table, "loss.lambda_kl=0.5,1", f"output_dir={tmp_path}")
@@ -122,6 +135,7 @@ def test_promoted_point_is_reported_by_its_name(tmp_path: Path) -> None:
         (("1", "--nam=a"), "promote: --nam: no such key; did you mean '--name'?"),
         (("1", "--name"), "promote: --name: a value is required"),
         (("1", "--name=7", f"--config-dir={mine}"), "--name: '7' is not allowed"),
+        (("1", "--name=semivae_run6", f"--config-dir={mine}"), "'semivae_run6' is the name of an experiment of menvae"),
     ):
         refused = menvae_sweep(tmp_path, "promote", *arguments, code=2)
         assert words in refused
