@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytest
 import shrunk
 from omegaconf import OmegaConf
-from runs import Started, environment, menvae_sweep
+from runs import Started, environment
 
+from menvae.apps import sweep
 from menvae.composition.experiment import Experiment
 from menvae.errors import UserError
 from menvae.runs.start import run_name
@@ -91,17 +92,17 @@ def test_another_part_still_replaces_that_of_the_file(tmp_path: Path) -> None:
 
 
 def test_ranks_of_a_launcher_are_part_of_the_file_and_passwords_are_refused(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path / "sweeps" / "mine")
+    launched = Sweep(tmp_path / "sweeps" / "mine")
     config: dict[str, Any] = {"output_dir": "/x", "tracking": {"uri": "http://me:secret@db"}, "sweep": {}, "seed": 1}
     config["trainer"] = {"devices": None, "resume": "auto", "time_limit_min": 3.0, "max_epochs": 2}
-    sweep.prepare(POINT, config)
-    run = sweep.runs / POINT.run
+    launched.prepare(POINT, config)
+    run = launched.runs / POINT.run
     run.mkdir(parents=True)
     (run / "environment.json").write_text('{"num_ranks": 2}')
-    assert promotion.configuration_of(sweep, POINT) == {"seed": 1, "trainer": {"devices": 2, "max_epochs": 2}}
-    sweep.prepare(POINT, {**config, "data": {"root": "http://me:secret@db"}})
+    assert promotion.configuration_of(launched, POINT) == {"seed": 1, "trainer": {"devices": 2, "max_epochs": 2}}
+    launched.prepare(POINT, {**config, "data": {"root": "http://me:secret@db"}})
     with pytest.raises(UserError, match="point 3 holds a password"):
-        promotion.configuration_of(sweep, POINT)
+        promotion.configuration_of(launched, POINT)
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
@@ -110,25 +111,23 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
         promotion.write_experiment(tmp_path / "file", "mine", "text", overwrite=False)
 
 
-def test_promoted_point_is_reported_by_its_name(tmp_path: Path) -> None:
+def test_promoted_point_is_reported_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = ("experiment=lithology_vae", *shrunk.TINY_TABLE, "tracking.enabled=false", "pictures.num_subjects=0")
     swept = ("-m", *table, "loss.lambda_kl=0.5,1", f"output_dir={tmp_path}")
     Started("train", list(swept), environment(), both=True).ended(0)
 
-    mine = tmp_path / "my settings"
-    told = menvae_sweep(tmp_path, "promote", "1", "--name", "best", "--config-dir", str(mine))
-    assert f"menvae-train --config-dir '{mine}' experiment=best" in told
+    mine, here = tmp_path / "my settings", f"output_dir={tmp_path}"
+    sweep.promote(["1", "--name", "best", "--config-dir", str(mine), here])
+    assert f"menvae-train --config-dir '{mine}' experiment=best" in capsys.readouterr().out.replace("\n", " ")
     text = (mine / "experiment" / "best.yaml").read_text()
     assert "loss.lambda_kl=1" in text.splitlines()[2]
-    command = ["--config-dir", str(mine), "experiment=best", f"output_dir={tmp_path}", "tracking.enabled=false"]
+    command = ["--config-dir", str(mine), "experiment=best", here, "tracking.enabled=false"]
     assert "already finished: nothing to train" in Started("train", command, environment(), both=True).ended(0)
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
-    again = ("promote", "1", "--name=best", f"--config-dir={mine}")
-    refused = menvae_sweep(tmp_path, *again, code=2)
-    assert "experiment/best.yaml' exists; set overwrite=true to replace it" in refused
-    menvae_sweep(tmp_path, *again, "overwrite=true")
+    again = ("1", "--name=best", f"--config-dir={mine}")
     for arguments, words in (
+        (again, "experiment/best.yaml' exists; set overwrite=true to replace it"),
         (("7",), "'7' is no point of sweep"),
         (("1",), "--config-dir: a value is required"),
         ((), "promote: 0 points given"),
@@ -137,6 +136,12 @@ def test_promoted_point_is_reported_by_its_name(tmp_path: Path) -> None:
         (("1", "--name=7", f"--config-dir={mine}"), "--name: '7' is not allowed"),
         (("1", "--name=semivae_run6", f"--config-dir={mine}"), "'semivae_run6' is the name of an experiment of menvae"),
     ):
-        refused = menvae_sweep(tmp_path, "promote", *arguments, code=2)
+        with pytest.raises(SystemExit) as ended:
+            sweep.promote([here, *arguments])
+        assert ended.value.code == 2
+        refused = capsys.readouterr().err
         assert words in refused
-        assert "Traceback" not in refused
+        assert refused.count("\n") == 1
+    (mine / "experiment" / "best.yaml").write_text("")
+    sweep.promote([here, *again, "overwrite=true"])
+    assert (mine / "experiment" / "best.yaml").read_text() == text
