@@ -33,7 +33,9 @@ def task(config: DictConfig) -> int:
     if where:
         logs.configure(None)
         _log.info("%s", where)
-    whole = _extended(config, list(hydra.overrides.task))
+    whole = _extended(
+        config, cast(list[str], OmegaConf.to_container(hydra.overrides.task))
+    )  # as typed, with any ${...}
     if (code := answer(whole)) is not None:
         return code
     from menvae.runs.train import train
