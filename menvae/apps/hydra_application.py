@@ -9,9 +9,10 @@ import gc
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
@@ -22,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from menvae.apps import completion, guard, sweep_grammar
-from menvae.apps.command_line import composing
+from menvae.apps.command_line import composing, hydra_text
 from menvae.apps.configuration_files import read_digits_as_typed
 from menvae.apps.outcome import carry_out, ended_elsewhere, leave, only_looked
 from menvae.errors import ExitCode
@@ -57,10 +58,7 @@ def run(config_name: str, task: Task, command: str | None = None, *, imports_mos
     """
     command = command or config_name
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
-    Plugins.instance().register(PluginConfigurations)
-    read_digits_as_typed()
-    guard.install()
-    sweep_grammar.install()
+    _prepare()
     codes: list[int] = []
     ended_elsewhere.clear()
     only_looked.clear()
@@ -88,6 +86,31 @@ def run(config_name: str, task: Task, command: str | None = None, *, imports_mos
     with _help_wrapped():
         code = carry_out(command, application)
     leave(code, at_once=any(only_looked))
+
+
+def composed(config_name: str, overrides: Sequence[str], folder: Path | None = None) -> DictConfig:
+    """Compose what a command would run with, without running it.
+
+    Args:
+        config_name: name of the file in ``conf/``.
+        overrides: the overrides.
+        folder: a folder of configuration files of the user, as of ``--config-dir``; None: without one.
+
+    Raises:
+        HydraException: they cannot be composed.
+    """
+    _prepare()
+    searched = [] if folder is None else [f"hydra.searchpath=[{hydra_text(f'file://{folder}')}]"]
+    with hydra.initialize_config_dir(str(configuration_folder("menvae")), version_base="1.3"):
+        return hydra.compose(config_name, [*overrides, *searched])
+
+
+def _prepare() -> None:
+    """Let Hydra read the files of plugins, digits as typed and all axes, and refuse configurations that name code."""
+    Plugins.instance().register(PluginConfigurations)
+    read_digits_as_typed()
+    guard.install()
+    sweep_grammar.install()
 
 
 def _groups() -> list[str]:

@@ -1,11 +1,14 @@
-"""``menvae-sweep plan|status|retry``: show what a sweep would run, show its state, rerun its failed points."""
+"""``menvae-sweep plan|status|retry|promote``: show what a sweep would run and its state, rerun or keep points."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from menvae.errors import ExitCode, UserError, nearest
 
@@ -26,6 +29,11 @@ menvae-sweep status [sweep.name=NAME] [output_dir=./outputs]
 menvae-sweep retry [sweep.name=NAME] [output_dir=./outputs] [hydra.launcher.KEY=VALUE ...]
     Run the failed points of a sweep again with the same configuration. The launcher is the same too, unless overridden
     (hydra/launcher=NAME or site=NAME replaces it).
+
+menvae-sweep promote POINT --config-dir FOLDER [--name NAME] [sweep.name=NAME] [output_dir=./outputs] [overwrite=true]
+    Write FOLDER/experiment/NAME.yaml with the whole configuration of a point (its number, or the name of its run, which
+    is also the default NAME): menvae-train --config-dir FOLDER experiment=NAME has the same run, and trains nothing if
+    it is finished. Without --config-dir, the folder that the sweep was launched with.
 """
 
 _FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-path", "-cp")
@@ -34,7 +42,7 @@ _FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "-
 def main() -> None:
     """Entry point: runs the command named by the first argument."""
     verb, arguments = "".join(sys.argv[1:2]), sys.argv[2:]
-    verbs = {"plan": plan, "status": status, "retry": retry}
+    verbs = {"plan": plan, "status": status, "retry": retry, "promote": promote}
     if verb in ("", "-h", "--help") or {"-h", "--help"} & set(arguments):
         sys.stdout.write(_USAGE)
         sys.exit(ExitCode.DONE if verb else ExitCode.WRONG_INPUT)
@@ -125,6 +133,99 @@ def retry(arguments: list[str]) -> None:
     if code:
         sys.exit(code)
     _sweep_of_train(rest)
+
+
+def promote(arguments: list[str]) -> None:
+    """Write an experiment file that reproduces a point by name."""
+    from menvae.apps.outcome import carry_out
+
+    code = carry_out("sweep", lambda: _promote(arguments))
+    if code:
+        sys.exit(code)
+
+
+def _promote(arguments: Sequence[str]) -> int:
+    from tempfile import TemporaryDirectory
+
+    from omegaconf import OmegaConf
+
+    from menvae.apps.hydra_application import composed
+    from menvae.composition.experiment import Experiment
+    from menvae.configuration import path_of
+    from menvae.console import logs
+    from menvae.sweeps.promotion import (
+        check_name,
+        check_same_run,
+        chosen_parts,
+        configuration_of,
+        experiment_file,
+        point_called,
+        write_experiment,
+    )
+    from menvae.sweeps.sweep import find_sweep
+
+    called, typed = _promotion(arguments)
+    sweep = find_sweep(path_of(typed["output_dir"], "output_dir").resolve(), typed.get("sweep.name"))
+    point = point_called(sweep, called)
+    name, config = typed.get("--name", point.run), configuration_of(sweep, point)
+    check_name(name)
+    _check_new(name)
+    folder = typed.get("--config-dir") or _folder_of(sweep.description()["launcher"])
+    base = OmegaConf.to_container(composed("train", chosen_parts(config)), resolve=True)
+    about = [f"Point {point.number} of sweep {sweep.name}, run {point.run}:", " ".join(point.label.split())]
+    text = experiment_file(config, cast("dict[str, Any]", base), about)
+    with TemporaryDirectory(prefix="menvae-") as scratch:
+        write_experiment(Path(scratch), name, text, overwrite=True)
+        again = composed("train", [f"experiment={name}"], Path(scratch))
+    check_same_run(point, config, Experiment.from_config(again))
+    path = write_experiment(path_of(folder, "--config-dir"), name, text, overwrite=typed.get("overwrite") == "true")
+    logs.show(f"wrote {path}: menvae-train --config-dir {shlex.quote(str(folder))} experiment={name}")
+    return ExitCode.DONE
+
+
+def _check_new(name: str) -> None:
+    """Raise `UserError` if menvae or a plugin has an experiment of this name, which Hydra would find first."""
+    from hydra.errors import MissingConfigException
+
+    from menvae.apps.hydra_application import composed
+
+    try:
+        composed("train", [f"experiment={name}"])
+    except MissingConfigException:
+        return
+    raise UserError(f"--name: '{name}' is the name of an experiment of menvae or of a plugin; choose another")
+
+
+def _promotion(arguments: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Return the point that ``promote`` is to write, and {flag or key: its value}; raises `UserError`.
+
+    >>> _promotion(["3", "--name", "best", "output_dir=there"])
+    ('3', {'output_dir': 'there', '--name': 'best'})
+    """
+    known = ("--name", "--config-dir", "sweep.name", "output_dir", "overwrite")
+    given: dict[str, str] = {"output_dir": "./outputs"}
+    points, rest = [], list(arguments)
+    while rest:
+        key, separator, value = rest.pop(0).partition("=")
+        if not separator and not key.startswith("-"):
+            points.append(key)
+            continue
+        if key not in known:
+            raise UserError(f"promote: {key}: no such key; {nearest(key, known)}")
+        if not separator and not rest:
+            raise UserError(f"promote: {key}: a value is required")
+        given[key] = (value if separator else rest.pop(0)).strip("\"'")
+    if len(points) != 1:
+        raise UserError(f"promote: {len(points)} points given; give one, by its number or the name of its run")
+    return points[0], given
+
+
+def _folder_of(launcher: Sequence[str]) -> str:
+    """Return the folder of configuration files that a sweep was launched with; raises `UserError` without one."""
+    folders = [value for flag, value in pairwise(launcher) if flag == "--config-dir"]
+    if not folders:
+        raise UserError("--config-dir: a value is required; give a folder of your own for configuration files")
+    return folders[0]
 
 
 def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

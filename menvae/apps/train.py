@@ -33,12 +33,27 @@ def task(config: DictConfig) -> int:
     if where:
         logs.configure(None)
         _log.info("%s", where)
-    if (code := answer(config)) is not None:
+    whole = _extended(
+        config, cast(list[str], OmegaConf.to_container(hydra.overrides.task))
+    )  # as typed, with any ${...}
+    if (code := answer(whole)) is not None:
         return code
     from menvae.runs.train import train
 
     gc.enable()
-    return train(config)
+    return train(whole)
+
+
+def _extended(config: DictConfig, overrides: list[str]) -> DictConfig:
+    """Return the configuration itself, or with ``trainer.extend`` that of the named run with overrides on top."""
+    from omegaconf import OmegaConf
+
+    if OmegaConf.select(config, "trainer.extend") is None:
+        return config
+    from menvae.runs.parent import extended
+
+    composed = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    return OmegaConf.create(dict(extended(composed, overrides)))
 
 
 def main() -> None:

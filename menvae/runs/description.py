@@ -21,6 +21,7 @@ from menvae.masking import masked
 from menvae.pictures import PictureContext, Schedules, VolumeFacts, draw_pictures
 from menvae.runs.directory import RunDirectory
 from menvae.runs.environment import code_hash, describe_environment
+from menvae.runs.extension import describe_parent
 from menvae.runs.reading import flat, read_mapping
 from menvae.runs.tuning import TUNING
 from menvae.schedules import Schedule
@@ -47,7 +48,7 @@ def describe(experiment: Experiment, data: Data, here: Place, directory: RunDire
     environment = describe_environment(str(here.device), here.num_ranks, torch.get_num_threads())
     before = read_mapping(directory.path / "environment.json")
     chosen = {key: value for key, value in before.items() if key == TUNING}  # a resumed run keeps its precision
-    write_json(directory.path / "environment.json", {**environment, **chosen})
+    write_json(directory.path / "environment.json", {**environment, **describe_parent(experiment), **chosen})
     write_json(directory.path / "targets.json", {"data_hash": data.data_hash, **data.description})
     write_table(directory.path / "splits.csv", data.split_columns, data.split_rows)
     for sentence in experiment.left_out:
@@ -90,8 +91,9 @@ def params_of(experiment: Experiment, here: Place) -> dict[str, Any]:
 
 
 def tags_of(experiment: Experiment, data: Data, directory: RunDirectory) -> dict[str, str]:
-    """Return the tags that identify a run: its name, and hashes of data, targets and code."""
+    """Return the tags that identify a run: its name, hashes of data, targets and code, and the run that it extends."""
     git = read_json(directory.path / "environment.json", {"git": (dict, NoneType)}).get("git")
+    parent = describe_parent(experiment).get("extends")
     return {
         "menvae.run": directory.path.name,
         "menvae.data_hash": data.data_hash,
@@ -99,4 +101,5 @@ def tags_of(experiment: Experiment, data: Data, directory: RunDirectory) -> dict
         "menvae.code_hash": code_hash(),
         "menvae.outside_identity": " ".join(sorted(experiment.source.outside_identity)),
         "menvae.git_commit": git["commit"] + (" (modified)" if git["modified"] else "") if git else "unknown",
+        **({} if parent is None else {"menvae.extends": parent["run"]}),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from menvae.presentation.text import significant
@@ -74,6 +75,7 @@ def trained_facts(config: Mapping[str, Any], splits: str) -> list[tuple[str, str
         ("Objective", joined("loss.name")),
         ("Weights of its terms", ", ".join(f"{name} {plain_text(value)}" for name, value in weights.items())),
         ("Epochs", first("trainer.max_epochs")),
+        ("Trained on from run", Path(first("trainer.extend") or "").name),
         ("Batch size", first("trainer.batch_size")),
         (
             "Optimiser and learning rate",

@@ -15,6 +15,7 @@ OUTSIDE = (
     "tracking",
     "sweep",
     "trainer.resume",
+    "trainer.extend",
     "trainer.keep_optimizer",
     "trainer.num_workers",
     "trainer.activation_checkpointing",
@@ -28,7 +29,8 @@ OUTSIDE = (
     "pictures.parts",
 )
 """Keys that affect only where results go, how they are kept, or how the same results are computed; and
-``trainer.devices``, because the number of ranks enters the hash separately. The source declares those of ``data.*``."""
+``trainer.devices`` and ``trainer.extend``, because the number of ranks and the parent enter the hash separately. The
+source declares those of ``data.*``."""
 
 
 def outside_keys(source: str) -> tuple[str, ...]:

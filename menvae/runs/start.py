@@ -15,6 +15,7 @@ from menvae.configuration import path_of
 from menvae.data.source import Data
 from menvae.errors import UserError
 from menvae.runs.directory import RUNS
+from menvae.runs.extension import check_extended_data, check_extension, start_of_extension
 from menvae.runs.identity import run_hash
 from menvae.tracking.tracker import TrackerContext, TrackingSettings
 from menvae.tracking.trackers import Trackers
@@ -39,11 +40,20 @@ def run_name(experiment: Experiment, data_hash: str, targets_hash: str, num_rank
 
 def checkpoint_identity(experiment: Experiment, data: Data, here: Place) -> dict[str, str]:
     """Return what a checkpoint must have in common with a run that resumes from it, under names that users know."""
+    return _checkpoint_identity(experiment, data, here.num_ranks)
+
+
+def _checkpoint_identity(experiment: Experiment, data: Data, num_ranks: int) -> dict[str, str]:
     return {
         **meaning_of_weights(experiment),
         "targets": data.targets_hash,
-        "number of ranks": str(here.num_ranks),
+        "number of ranks": str(num_ranks),
     }
+
+
+def check_data_of_start(experiment: Experiment, data: Data, num_ranks: int) -> None:
+    """Check that the data are those of the run that this one trains on, if any; raises `UserError`."""
+    check_extended_data(experiment, data, _checkpoint_identity(experiment, data, num_ranks))
 
 
 def meaning_of_weights(experiment: Experiment) -> dict[str, str]:
@@ -67,7 +77,8 @@ def check_start(experiment: Experiment) -> None:
     """Check what a run needs besides its data, before these are loaded: trackers and checkpoints.
 
     Raises:
-        UserError: a tracker cannot use its settings, or a checkpoint does not exist, cannot be read or does not fit.
+        UserError: a tracker cannot use its settings, a checkpoint does not exist, cannot be read or does not fit, or
+            the run of ``trainer.extend`` cannot be trained on.
     """
     run_dir = experiment.output_dir / RUNS
     settings: TrackingSettings = experiment.settings["tracking"]
@@ -79,6 +90,7 @@ def check_start(experiment: Experiment) -> None:
     if initial is not None:
         expected = {key: meaning[key] for key in meaning_for_other_runs(experiment)}
         checkpoint.check_identity(_read_once(initial), expected, f"trainer.init_from: '{initial}'")
+    check_extension(experiment)
 
 
 def _read_once(path: Path) -> Mapping[str, Any]:
@@ -123,8 +135,8 @@ def initial_weights(experiment: Experiment) -> Path | None:
 
 
 def _start(experiment: Experiment) -> str:
-    """Return the digests of the checkpoints that the run starts from: like the seed, they determine the result."""
-    return " ".join(_digests(_of_start(experiment)))
+    """Return the run or the digests of the checkpoints that the run starts from: they determine the result."""
+    return " ".join(filter(None, [start_of_extension(experiment), *_digests(_of_start(experiment))]))
 
 
 def _of_start(experiment: Experiment) -> list[Path]:

@@ -27,10 +27,11 @@ from menvae.runs.description import datasets_of, describe, params_of, tags_of
 from menvae.runs.directory import ENDED, RUNS, RunDirectory, trackers_of
 from menvae.runs.embeddings import add_others
 from menvae.runs.environment import describe_process
+from menvae.runs.extension import begin_extension
 from menvae.runs.failures import FailureLog
 from menvae.runs.job import Job, command
 from menvae.runs.recorder import RunRecorder, hand_over, run_trackers
-from menvae.runs.start import check_start, files_read, identify
+from menvae.runs.start import check_data_of_start, check_start, files_read, identify
 from menvae.tracking.local import LocalLog
 from menvae.tracking.tracker import TrackingSettings
 from menvae.training import checkpoint
@@ -99,6 +100,7 @@ def _train_here(
         except OSError:
             files = None
     data = experiment.load_data(here, prepared)
+    check_data_of_start(experiment, data, here.num_ranks)
     identity = identify(experiment, data, here.num_ranks) if here.is_main else ""
     directory = _open_directory(experiment, identity, job) if here.is_main else None
     path = collectives.from_rank_zero(directory.path if directory else Path())
@@ -183,6 +185,7 @@ def _main_rank_run(
     directory.set_status("running", **describe_process())
     trackers, local = run_trackers(experiment, directory, job), LocalLog(directory.path)
 
+    begin_extension(experiment, directory)  # other ranks wait for this one before they look for a checkpoint
     draw = describe(experiment, data, here, directory)
     run = AssembledRun(experiment, data, here, directory.path, stop, job)
     local.rewind(run.trainer.state.epoch)

@@ -22,7 +22,8 @@ from menvae.interruption import StopRequest, stop_requests
 from menvae.registry import validated
 from menvae.runs.environment import code_hash
 from menvae.runs.identity import as_typed, is_outside, outside_keys
-from menvae.runs.start import check_start, run_name
+from menvae.runs.parent import EXTEND
+from menvae.runs.start import check_data_of_start, check_start, run_name
 from menvae.studies import Trial
 from menvae.sweeps.campaign import Campaign
 from menvae.sweeps.plan import LossEffect, PlannedPoint, ProvisionalName, dead_knobs, plan_points, plan_table
@@ -97,6 +98,8 @@ class Identifier:
         num_ranks = self._num_ranks or asked or 1
         check_start(experiment)
         data = self.data(experiment)
+        if data is not None:
+            check_data_of_start(experiment, data, num_ranks)
         if data is None:
             unseen = self._key(experiment, "data")  # stands in for the data hash: any of its keys may change the data
             return ProvisionalName(run_name(experiment, unseen, "", num_ranks))
@@ -148,7 +151,7 @@ def sweep_of(config: Mapping[str, Any], typed: Command) -> Sweep:
     if settings.name is not None:
         check_folder_name("sweep.name", settings.name)
     outside = outside_keys(config["data"]["name"])
-    identifying = [text for text in typed.fixed if not is_outside(_key_of(text), outside)]
+    identifying = [text for text in typed.fixed if _key_of(text) == EXTEND or not is_outside(_key_of(text), outside)]
     identifying += [f"{metric} {direction}" for metric, direction in settings.objectives.items()]
     name = settings.name or sweep_name(config["name"], list(typed.swept), identifying)
     return Sweep(path_of(config["output_dir"], "output_dir").resolve() / "sweeps" / name)

@@ -37,6 +37,9 @@ class TrainerSettings:
         resume: ``auto`` resumes the same run, ``never`` starts a new one, a path resumes from that checkpoint.
         init_from: run directory (its best weights) or checkpoint with the initial weights, for fine-tuning; None:
             random weights. Optimiser, schedules and epochs start anew.
+        extend: finished run (directory, name or MLflow id) to train on to ``max_epochs`` in all, as a new run with its
+            configuration; the result is that of a run of so many epochs. Needs its ``keep_optimizer`` and schedules
+            that do not depend on the length of the run. None: train a run of its own.
         keep_optimizer: keep the optimiser's state in ``last.ckpt`` after the run has finished.
         profile: measure where the time of some steps goes, for ``profile.json``, ``profile_trace.json`` and a picture.
     """
@@ -57,6 +60,7 @@ class TrainerSettings:
     time_limit_min: Annotated[float, Field(gt=0.0)] | None = None
     resume: str = "auto"
     init_from: str | None = None
+    extend: str | None = None
     keep_optimizer: bool = False
     profile: bool = False
 
@@ -69,3 +73,6 @@ class TrainerSettings:
                 f"trainer.init_from: {self.init_from!r} is not allowed with trainer.resume={self.resume}, a checkpoint "
                 "with its own weights"
             )
+        if self.extend is not None and (self.init_from is not None or self.resume not in ("auto", "never")):
+            other = "trainer.init_from" if self.init_from is not None else f"trainer.resume={self.resume}"
+            raise UserError(f"trainer.extend: {self.extend!r} is not allowed with {other}, which starts elsewhere")

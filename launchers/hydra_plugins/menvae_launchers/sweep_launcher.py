@@ -112,12 +112,13 @@ class SweepLauncher(Launcher):
     def composed(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
         """Return the resolved configuration of a job, without the ``hydra`` section; raises `UserError`."""
         from menvae.composition.experiment import check_sections
+        from menvae.runs.parent import extended
 
         if self._composer is None:
             self._composer = Composer(self.hydra_context.config_loader, self.config)
         config = self._composer(overrides, number)
         check_sections(config)
-        return config
+        return dict(extended(config, filter_overrides(overrides)))
 
     def _from_files(self, typed: Sequence[str]) -> list[str]:
         """Return the overrides that repeat what experiment and sweep files say about launching.
