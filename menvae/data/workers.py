@@ -23,6 +23,8 @@ from menvae.interruption import leave_stopping_to_parent
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+_IMPORTED_ONCE = ["menvae.data.cache.prepare", "menvae.data.phantom.growth", "scipy.ndimage", "scipy.spatial"]
+"""What the server imports, and workers find imported: the modules of their tasks, and what these import late."""
 _TASKS_AHEAD = 4  # results that wait, besides those that workers compute
 
 
@@ -99,7 +101,7 @@ def run_in_order(
 def _pool(num_workers: int | None, num_tasks: int) -> Iterator[ProcessPoolExecutor]:
     """Provide worker processes, and say in one sentence what ended them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["menvae.data.cache.prepare", "menvae.data.phantom.head"])
+    context.set_forkserver_preload(_IMPORTED_ONCE)
     workers = max(1, min(num_workers or num_cores(), num_tasks))
     has_started = context.Event()
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(has_started,)) as pool:

@@ -313,11 +313,12 @@ def draw_pictures(pictures: Sequence[Picture], context: PictureContext, when: Wh
         when: which pictures are due.
         folder: folder of the files.
     """
+    due = [picture for picture in pictures if picture.when == when and context.has(picture.needs)]
+    if not due:  # a run without pictures imports no matplotlib
+        return
     from menvae.presentation.figures import save_animation, save_figure
 
-    for picture in pictures:
-        if picture.when != when or not context.has(picture.needs):
-            continue
+    for picture in due:
         try:
             if isinstance(picture, Animation):
                 save_animation(picture.frames(context), folder / picture.file, picture.seconds_per_frame)

@@ -76,3 +76,15 @@ def test_cores_that_a_job_was_not_given_are_not_counted() -> None:
     finally:
         os.sched_setaffinity(0, mine)
     assert num_cores() == len(mine)
+
+
+def test_tasks_of_a_preparation_need_no_torch() -> None:
+    """Every worker would import it again."""
+    tasks = (
+        "from menvae.data.cache.prepare import _prepare_entry",
+        "from menvae.data.phantom.growth import make_visit",
+        "from menvae.data.phantom.head import make_subject",
+    )
+    program = "\n".join([*tasks, "import sys", "print('torch' in sys.modules)"])
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from menvae.data.phantom.distributions import CURVE_STREAM, SCHEDULE_STREAM, draw_value, random_streams
+from menvae.data.phantom.head import ED, phantom_subject, write_subject
+from menvae.data.phantom.tumour import PhantomVisit
 from menvae.statistics.gompertz import Gompertz
+
+MEASURED = ("tumour_voxels_mm3", "total_voxels_mm3")
+"""Names of the volumes of the mask of a visit, which `make_visit` returns."""
 
 
 def phantom_growth(seed: int, index: int) -> Gompertz:
@@ -35,3 +47,35 @@ def phantom_schedule(seed: int, index: int, num_visits: tuple[int, int], interva
     num = int(count.integers(num_visits[0], num_visits[1], endpoint=True))
     gaps = [int(intervals.integers(*interval_days, endpoint=True)) for _ in range(num - 1)]
     return [sum(gaps[:visit]) for visit in range(num)]
+
+
+def make_visit(
+    task: tuple[int, int, tuple[float, float, float], PhantomVisit, Path],
+) -> tuple[str, dict[str, float]]:
+    """Generate a visit unless its files exist; a task of a worker process, which thus imports no torch.
+
+    Args:
+        task: seed of the cohort, index of the patient, voxel size in mm, visit, folder of the visit.
+
+    Returns:
+        The identifier of the visit and the volumes of its mask in mm^3, see `MEASURED`.
+    """
+    seed, index, spacing_mm, visit, folder = task
+    if folder.is_dir():
+        mask = _written_mask(folder)
+    else:
+        subject = phantom_subject(seed, index, spacing_mm, visit)
+        write_subject(subject, folder.parent)
+        mask = subject.mask
+    voxel_mm3 = math.prod(spacing_mm)
+    total_mm3 = np.count_nonzero(mask) * voxel_mm3
+    return folder.name, dict(
+        zip(MEASURED, (total_mm3 - np.count_nonzero(mask == ED) * voxel_mm3, total_mm3), strict=True)
+    )
+
+
+def _written_mask(folder: Path) -> NDArray[np.uint8]:
+    import nibabel
+
+    image: Any = nibabel.load(folder / f"{folder.name}-seg.nii.gz")  # type: ignore[attr-defined, unused-ignore]
+    return np.asarray(image.dataobj)

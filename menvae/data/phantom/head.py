@@ -150,6 +150,19 @@ def write_subject(subject: PhantomSubject, folder: Path) -> Path:
     return final
 
 
+def make_subject(task: tuple[int, int, tuple[float, float, float], Path]) -> str:
+    """Generate a subject and write its files; a task of a worker process, which thus imports no torch.
+
+    Args:
+        task: seed of the cohort, index of the subject, voxel size in mm, cohort folder.
+
+    Returns:
+        The subject's identifier.
+    """
+    seed, index, spacing_mm, folder = task
+    return write_subject(phantom_subject(seed, index, spacing_mm), folder).name
+
+
 def _streams(seed: int, index: int) -> list[np.random.Generator]:
     return [np.random.default_rng(child) for child in np.random.SeedSequence([seed, index]).spawn(4)]
 

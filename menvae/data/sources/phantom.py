@@ -12,7 +12,7 @@ import numpy as np
 from menvae.data.files.subjects import MODALITIES, SubjectFiles, subject_files
 from menvae.data.geometry.transforms import Geometry
 from menvae.data.phantom.distributions import DISTRIBUTIONS_VERSION, FIELD_OF_VIEW_MM
-from menvae.data.phantom.head import Factors, phantom_factors, phantom_subject, write_subject
+from menvae.data.phantom.head import Factors, make_subject, phantom_factors
 from menvae.data.volumes import Fraction, Positive, Side, VolumeSource
 from menvae.data.workers import ShowProgress, run_tasks
 from menvae.errors import UserError
@@ -105,7 +105,7 @@ class PhantomSource(ProceduralSource):
         root = self._root(cache)
         root.mkdir(parents=True, exist_ok=True)
         tasks = [(self.seed, index, self._voxel_mm, root) for index in self._missing(root)]
-        for _ in show(run_tasks(_make, tasks, num_workers=num_workers), "making phantoms", len(tasks)):
+        for _ in show(run_tasks(make_subject, tasks, num_workers=num_workers), "making phantoms", len(tasks)):
             pass
         return self._all_files(root)
 
@@ -137,8 +137,3 @@ def without_groups(factors: Factors) -> dict[str, float]:
 
 def _subject_id(index: int) -> str:
     return f"phantom-{index:05d}"
-
-
-def _make(task: tuple[int, int, tuple[float, float, float], Path]) -> str:
-    seed, index, spacing_mm, root = task
-    return write_subject(phantom_subject(seed, index, spacing_mm), root).name

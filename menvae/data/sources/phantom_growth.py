@@ -27,22 +27,18 @@ The folder has the layout of real longitudinal cohorts, and ``growth.csv`` is a 
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Annotated
 
 from menvae.data.cache.trajectories import DAYS_PER_YEAR
 from menvae.data.files.subjects import SubjectFiles
 from menvae.data.phantom.distributions import GROWTH_VERSION
-from menvae.data.phantom.growth import phantom_growth, phantom_schedule
-from menvae.data.phantom.head import ED, phantom_factors, phantom_subject, write_subject
+from menvae.data.phantom.growth import MEASURED, make_visit, phantom_growth, phantom_schedule
+from menvae.data.phantom.head import phantom_factors
 from menvae.data.phantom.tumour import PhantomVisit
 from menvae.data.sources.phantom import ProceduralSource, without_groups
 from menvae.data.workers import ShowProgress, run_tasks
@@ -52,7 +48,6 @@ from menvae.registry import Field, register
 from menvae.statistics.gompertz import Gompertz
 
 _COLUMNS = ("patient_id", "subject_id", "days", "volume_mm3", "a_per_year", "capacity_mm3")
-_MEASURED = ("tumour_voxels_mm3", "total_voxels_mm3")
 
 Whole = Annotated[int, Field(ge=1)]
 
@@ -125,8 +120,8 @@ class PhantomGrowthSource(ProceduralSource):
         root, visits = self._root(cache), self._visits()
         if not _is_made(root, visits):
             root.mkdir(parents=True, exist_ok=True)
-            tasks = [(self.seed, visit, self._voxel_mm, root) for visit in visits]
-            made = dict(show(run_tasks(_make, tasks, num_workers=num_workers), "making phantoms", len(tasks)))
+            tasks = [(self.seed, visit.index, self._voxel_mm, visit.as_drawn, _folder(root, visit)) for visit in visits]
+            made = dict(show(run_tasks(make_visit, tasks, num_workers=num_workers), "making phantoms", len(tasks)))
             _write_truth(root / "growth.csv", [_truth(visit) | made[visit.subject_id] for visit in visits])
         return self._all_files(root, visits)
 
@@ -163,30 +158,6 @@ def _is_made(root: Path, visits: Sequence[_Visit]) -> bool:
     return (root / "growth.csv").is_file() and all(_folder(root, visit).is_dir() for visit in visits)
 
 
-def _make(task: tuple[int, _Visit, tuple[float, float, float], Path]) -> tuple[str, dict[str, float]]:
-    """Generate a visit unless it exists; return its identifier and the volumes of its mask in mm^3."""
-    seed, visit, spacing_mm, root = task
-    folder = _folder(root, visit)
-    if folder.is_dir():
-        mask = _written_mask(folder)
-    else:
-        subject = phantom_subject(seed, visit.index, spacing_mm, visit.as_drawn)
-        write_subject(subject, folder.parent)
-        mask = subject.mask
-    voxel_mm3 = math.prod(spacing_mm)
-    total_mm3 = np.count_nonzero(mask) * voxel_mm3
-    return visit.subject_id, dict(
-        zip(_MEASURED, (total_mm3 - np.count_nonzero(mask == ED) * voxel_mm3, total_mm3), strict=True)
-    )
-
-
-def _written_mask(folder: Path) -> NDArray[np.uint8]:
-    import nibabel
-
-    image: Any = nibabel.load(folder / f"{folder.name}-seg.nii.gz")  # type: ignore[attr-defined, unused-ignore]
-    return np.asarray(image.dataobj)
-
-
 def _truth(visit: _Visit) -> dict[str, str | float]:
     curve = visit.curve
     values = (visit.patient_id, visit.subject_id, visit.days, visit.volume_mm3, curve.rate_per_year, curve.capacity_mm3)
@@ -198,7 +169,7 @@ def _write_truth(path: Path, rows: list[Mapping[str, str | float]]) -> None:
     descriptor, name = tempfile.mkstemp(prefix=".growth-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            columns = [*_COLUMNS, *_MEASURED]
+            columns = [*_COLUMNS, *MEASURED]
             file.write(csv_text([columns, *([row[column] for column in columns] for row in rows)]))
         Path(name).chmod(0o644)
         Path(name).replace(path)
