@@ -23,6 +23,8 @@ from unittest import mock
 
 import torch
 
+from menvae.console import logs
+
 _UNDRAWN = tuple(
     f"+pictures.parts.{name}=null"
     for name in (
@@ -59,19 +61,22 @@ TINY = (
 TRACKED = "tracking.enabled=true"
 DRAWN = ("pictures.num_subjects=1", *(f"~{override.partition('=')[0]}" for override in _UNDRAWN))
 
-_OF_OTHERS = [
-    "hydra",
+_IMPORTED_ONCE = [
+    "jinja2",
     "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.tracking",
     "nibabel",
+    "optuna",
     "rich.progress",
     "scipy.ndimage",
     "skimage.measure",
+    "warm",
 ]
 _SERVER = forkserver.ForkServer()
 """Beside the one of this process, which has the modules of menvae that prepare data as soon as a test prepares some."""
-_SERVER.set_forkserver_preload(_OF_OTHERS)
+_SERVER.set_forkserver_preload(_IMPORTED_ONCE)
 
 
 def command(output_dir: Path, *overrides: str) -> list[str]:
@@ -125,10 +130,11 @@ def menvae_evaluate(output_dir: Path, *arguments: str, code: int = 0) -> str:
 
 
 class Started:
-    """A command in a process of its own, which forks from a server that has imported what others wrote.
+    """A command in a process of its own, which forks from a server that has imported what it needs.
 
-    Importing that takes longer than a tiny run; what those modules read when they are imported is the server's. The
-    modules of menvae and of plugins it imports itself. Its signals and its exit code are those of any process.
+    Importing that takes longer than a tiny run; what those modules read when they are imported is the server's. Plugins
+    it imports itself. Its signals and its exit code are those of any process. Commands that import everything
+    themselves are those of `command`, and the jobs of sweeps.
 
     Attributes:
         output: what it writes to stderr, and to stdout if both were asked for.
@@ -227,7 +233,11 @@ def _forked(
 ) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     process = context.Process(target=_be, args=(name, [*arguments], dict(environ), stdout, stderr, group))
-    with mock.patch.object(forkserver, "connect_to_new_process", _SERVER.connect_to_new_process):
+    paths = [*filter(None, [os.environ.get("PYTHONPATH")]), str(Path(__file__).parent)]  # the server imports `warm`
+    with (
+        mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(paths)),
+        mock.patch.object(forkserver, "connect_to_new_process", _SERVER.connect_to_new_process),
+    ):
         process.start()
     return process
 
@@ -253,6 +263,8 @@ def _be(
     os.environ.update(environ)
     torch.set_num_threads(int(environ["OMP_NUM_THREADS"]))  # the server has read its own
     sys.path[:0] = [path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if "COLUMNS" in environ:  # which rich reads when a console is made
+        logs.console.width = int(environ["COLUMNS"])
     sys.argv = [f"menvae-{name}", *arguments]
     importlib.import_module(f"menvae.apps.{name}").main()
 
