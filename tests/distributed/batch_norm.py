@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from menvae.apps.outcome import leave
@@ -16,7 +16,7 @@ from menvae.latent import LatentLayout
 from menvae.objective import Objective
 from menvae.registry import build
 from menvae.terms import TermContext
-from menvae.training.place import place
+from menvae.training.place import Place, place
 from menvae.types import Batch, ModelOutput, Posterior, Progress
 
 ROWS, Z = 16, 4
@@ -37,33 +37,39 @@ class TinyModel(nn.Module):
         return ModelOutput(Posterior(mean, logvar), mean, self.decoder(mean), {}, extras)
 
 
-def main() -> None:
+def results(reduction: str, here: Place) -> dict[str, Tensor]:
+    """Return losses, gradients and statistics after two steps."""
     context = TermContext(LatentLayout({"residual": Z}), 6, ROWS)
     terms = {
         "recon": build("term", {"name": "mse", "reduction": "sum"}, context),
         "masked": build("term", {"name": "masked_mse"}, context),
         "kl": build("term", {"name": "kl", "reduction": "mean"}, context),
-        "labelled": build("term", {"name": "cross_entropy", "reduction": sys.argv[2]}, context),
+        "labelled": build("term", {"name": "cross_entropy", "reduction": reduction}, context),
     }
+    torch.manual_seed(0)
+    model = TinyModel()
+    objective = Objective(terms, {"recon": 1.0, "masked": 0.5, "kl": 1.0, "cross_entropy": 1.0}, {})
+    parallel = DistributedDataParallel(model, broadcast_buffers=False) if here.num_ranks > 1 else model
+    mine = slice(here.rank * ROWS // here.num_ranks, (here.rank + 1) * ROWS // here.num_ranks)
+    labels = torch.tensor([0, 1, 2, -1, -1, -1, 0, -1] + [2] * 8)
+    for step in range(2):
+        inputs = torch.randn(ROWS, 6, generator=torch.Generator().manual_seed(step))
+        inputs *= torch.linspace(0.5, 3.0, ROWS)[:, None]
+        batch = Batch(inputs[mine], ("",) * len(inputs[mine]), labels=labels[mine])
+        model.zero_grad()
+        report = objective(batch, parallel(batch), Progress(1.0, 1.0))
+        report.total.backward()
+    found = {"total": report.total.detach()}
+    found |= {f"raw.{name}": scalar.raw.detach() for name, scalar in report.scalars.items()}
+    found |= {f"grad.{name}": p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    found |= {f"buffer.{name}": value.clone() for name, value in model.named_buffers()}
+    return found
+
+
+def main() -> None:
     with place() as here:
-        torch.manual_seed(0)
-        model = TinyModel()
-        objective = Objective(terms, {"recon": 1.0, "masked": 0.5, "kl": 1.0, "cross_entropy": 1.0}, {})
-        parallel = DistributedDataParallel(model, broadcast_buffers=False) if here.num_ranks > 1 else model
-        mine = slice(here.rank * ROWS // here.num_ranks, (here.rank + 1) * ROWS // here.num_ranks)
-        labels = torch.tensor([0, 1, 2, -1, -1, -1, 0, -1] + [2] * 8)
-        for step in range(2):
-            inputs = torch.randn(ROWS, 6, generator=torch.Generator().manual_seed(step))
-            inputs *= torch.linspace(0.5, 3.0, ROWS)[:, None]
-            batch = Batch(inputs[mine], ("",) * len(inputs[mine]), labels=labels[mine])
-            model.zero_grad()
-            report = objective(batch, parallel(batch), Progress(1.0, 1.0))
-            report.total.backward()
-        results = {"total": report.total.detach()}
-        results |= {f"raw.{name}": scalar.raw.detach() for name, scalar in report.scalars.items()}
-        results |= {f"grad.{name}": p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-        results |= {f"buffer.{name}": value.clone() for name, value in model.named_buffers()}
-        torch.save(results, f"{sys.argv[1]}.{here.rank}")
+        for reduction in ("mean", "sum"):
+            torch.save(results(reduction, here), f"{sys.argv[1]}.{reduction}.{here.rank}")
 
 
 if __name__ == "__main__":

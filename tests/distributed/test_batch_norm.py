@@ -14,17 +14,24 @@ SCRIPT = Path(__file__).with_name("batch_norm.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_losses_gradients_and_statistics_equal_one_process(tmp_path: Path, reduction: str) -> None:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what one process finds and what two ranks find."""
+    folder = tmp_path_factory.mktemp("batch_norm")
     for launcher, name in (([sys.executable], "alone"), (TORCHRUN, "together")):
-        command = [*launcher, str(SCRIPT), str(tmp_path / name), reduction]
+        command = [*launcher, str(SCRIPT), str(folder / name)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
         assert result.returncode == 0, result.stderr[-4000:]
-    expected = torch.load(tmp_path / "alone.0")
+    return folder
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_losses_gradients_and_statistics_equal_one_process(folder: Path, reduction: str) -> None:
+    expected = torch.load(folder / f"alone.{reduction}.0")
     assert any(name.endswith("running_var") for name in expected)
     for rank in (0, 1):
-        found = torch.load(tmp_path / f"together.{rank}")
+        found = torch.load(folder / f"together.{reduction}.{rank}")
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(

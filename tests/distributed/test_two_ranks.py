@@ -21,18 +21,28 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return result
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """What one process finds."""
+    path = tmp_path_factory.mktemp("alone") / "alone.pt"
+    _run([sys.executable, str(SCRIPT), str(path)])
+    found: dict[str, torch.Tensor] = torch.load(path)
+    return found
+
+
 @pytest.mark.parametrize(
     ("launcher", "rows"),
     [(TORCHRUN, []), ([sys.executable], ["3"]), (TORCHRUN, ["3"])],
     ids=["two ranks", "micro-batches", "micro-batches of two ranks"],
 )
-def test_losses_gradients_and_buffers_equal_one_process(tmp_path: Path, launcher: list[str], rows: list[str]) -> None:
-    alone, other = tmp_path / "alone.pt", tmp_path / "other.pt"
-    _run([sys.executable, str(SCRIPT), str(alone)])
+def test_losses_gradients_and_buffers_equal_one_process(
+    alone: dict[str, torch.Tensor], tmp_path: Path, launcher: list[str], rows: list[str]
+) -> None:
+    other = tmp_path / "other.pt"
     _run([*launcher, str(SCRIPT), str(other), *rows])
-    expected, found = torch.load(alone), torch.load(other)
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
+    found = torch.load(other)
+    assert alone.keys() == found.keys()
+    for name, value in alone.items():
         torch.testing.assert_close(
             found[name], value, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
         )
