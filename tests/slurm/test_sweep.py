@@ -94,12 +94,8 @@ def test_a_sweep_with_every_fate(here: Cluster, tmp_path: Path) -> None:
     for name, fault in (("2", "raise"), ("3", "hang"), ("4", "slow")):
         (flags / name).write_text(fault)
     flag = f"{flags}/${{model.partitions.vol}}"
-    sweep = [
-        TRACKED,
-        TWO_TASKS,
-        *trouble(flag, rank=1, step=3),
-        "hydra.launcher.array_parallelism=3",
-    ]
+    in_epoch_2 = trouble(flag, step=5)
+    sweep = [TRACKED, "trainer.max_epochs=2", *in_epoch_2, "hydra.launcher.array_parallelism=3"]
     values = "model.partitions.vol=2,3,4,5"
 
     launching = here.start(values, *sweep)
@@ -125,9 +121,6 @@ def test_a_sweep_with_every_fate(here: Cluster, tmp_path: Path) -> None:
     for fate in ("failed", "timed out", "cancelled"):
         assert f"1 {fate}" in told
     assert "ZeroDivisionError: a fault of the trouble term" in told
-    run_dir = statuses[raises].run_dir
-    assert run_dir is not None
-    assert "rank 1 of 2" in (run_dir / "error.txt").read_text()
 
     for path in flags.iterdir():
         path.unlink()
@@ -144,6 +137,16 @@ def test_a_sweep_with_every_fate(here: Cluster, tmp_path: Path) -> None:
     assert {label: after[label] for label in before} == before
     assert len(after) == 5
     _check_mlflow(here.output_dir, 5)
+
+
+def test_a_task_that_raises_fails_its_point(here: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "flag").write_text("raise")
+    output = here.launch(*trouble(tmp_path / "flag", rank=1), TWO_TASKS, "trainer.max_epochs=1", code=1)
+    (status,) = here.statuses().values()
+    assert status.fate == Fate.FAILED, output
+    assert status.run_dir is not None
+    assert "rank 1 of 2" in (status.run_dir / "error.txt").read_text()
+    assert "ZeroDivisionError: a fault of the trouble term" in here.sweep("status", code=1)
 
 
 def _check_mlflow(output_dir: Path, num_points: int) -> None:
