@@ -37,7 +37,7 @@ finally:
 @pytest.mark.parametrize(
     ("command", "arguments", "environment", "expected"),
     [
-        ("train", ["--help"], {}, "menvae-train -m seed=1,2,3"),
+        ("train", ["--help"], {}, "menvae-train -m seed=1..3"),
         ("train", ["--cfg", "job"], {}, "max_epochs: 15"),
         ("train", ["--cfg", "job", "experiment=semivae_run6", "model.z_dim=64"], {}, "z_dim: 64"),
         ("train", ["--info", "defaults-tree"], {}, "experiment"),
