@@ -34,6 +34,7 @@ from shrunk import composed
 from menvae.capacity.calibration import calibrate, needs
 from menvae.capacity.estimate import Estimator
 from menvae.capacity.variants import variant
+from menvae.console import logs
 from menvae.training.place import Place
 
 HERE = Path(__file__).resolve().parents[2]
@@ -107,7 +108,8 @@ def of_a_run(changes: dict[str, Any], output_dir: Path) -> dict[str, float]:
     """Return peak and seconds a step of a real run, whose cohort is prepared before, by another process."""
     configuration = composed(*overrides(changes, output_dir))
     training = OmegaConf.to_container(configuration, resolve=True)
-    variant(training, {}).load_data(Place(torch.device("cpu"), 0, 1))
+    with logs.only_errors():  # twelve subjects are enough here
+        variant(training, {}).load_data(Place(torch.device("cpu"), 0, 1))
     paths = os.pathsep.join([str(HERE), str(HERE / "launchers")])
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
