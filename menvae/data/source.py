@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from menvae.data.batches.augmentation import AugmentationSettings
-from menvae.data.batches.folds import Folds
+from menvae.data.batches.folds import Folds, without_unused
 from menvae.data.batches.splits import Split
 from menvae.data.cache.cohort import Cohort
 from menvae.data.cache.prepare import Preparable
@@ -256,10 +256,12 @@ class DataSource(ABC):
 
     @classmethod
     def canonical(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a configuration ``data`` without those `added_keys` that have their old-behaviour value."""
-        return {
-            key: value for key, value in config.items() if key not in cls.added_keys or value != cls.added_keys[key]
-        }
+        """Return a configuration ``data`` without those `added_keys` that have their old-behaviour value.
+
+        Keys that have no effect with, or without, a fold are left out, too.
+        """
+        added = cls.added_keys
+        return without_unused({key: value for key, value in config.items() if key not in added or value != added[key]})
 
     @property
     @abstractmethod

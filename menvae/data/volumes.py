@@ -9,14 +9,14 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 
 from menvae import collectives
 from menvae.data.batches.cohort_splits import SPLIT_COLUMNS, split_cohort, split_rows, subjects_of
 from menvae.data.batches.dataset import Sample, SplitLoader, SubjectDataset, collate
-from menvae.data.batches.folds import Folds, without_unused
+from menvae.data.batches.folds import Folds
 from menvae.data.batches.order import EpochBatches
 from menvae.data.batches.pairs import check_pairs
 from menvae.data.batches.splits import SPLITS, warn_of_small_splits
@@ -120,11 +120,6 @@ class VolumeSource(DataSource):
         if twice or not self.modalities:
             raise UserError(f"data.modalities: {f'{twice[0]} appears twice' if twice else 'at least one is needed'}")
         _ = self.regions, self.folds
-
-    @classmethod
-    def canonical(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a configuration as `DataSource.canonical` does, and without the keys of folds if there is no fold."""
-        return without_unused(super().canonical(config))
 
     @property
     def folds(self) -> Folds | None:

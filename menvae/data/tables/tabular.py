@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from menvae.configuration import path_of
-from menvae.data.batches.folds import Folds, without_unused
+from menvae.data.batches.folds import Folds
 from menvae.data.batches.splits import SPLITS, warn_of_small_splits
 from menvae.data.digests import digest_of
 from menvae.data.source import (
@@ -94,11 +94,6 @@ class TabularSource(DataSource):
             if name not in used:
                 raise UserError(f"data.transforms: '{name}' is not a column; {nearest(name, used)}")
         _ = self.folds
-
-    @classmethod
-    def canonical(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a configuration as `DataSource.canonical` does, and without the keys of folds if there is no fold."""
-        return without_unused(super().canonical(config))
 
     @property
     def folds(self) -> Folds | None:
