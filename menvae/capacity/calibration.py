@@ -23,12 +23,13 @@ import torch
 
 from menvae.capacity.variants import variant
 from menvae.composition.experiment import Experiment
-from menvae.errors import UserError
+from menvae.errors import OutOfMemoryError
 from menvae.interruption import leave_stopping_to_parent
 from menvae.layers import set_memory_format
 from menvae.registry import validated
 from menvae.resources.machine import Peaks, measure_peaks
 from menvae.resources.resident import peak_resident_bytes
+from menvae.resources.shortage import is_out_of_memory
 from menvae.resources.trace import without_values
 from menvae.tracking.local import LocalLog
 from menvae.tracking.tracker import TrackerContext, TrackingSettings
@@ -113,7 +114,8 @@ def calibrate(training: Mapping[str, Any], variants: Sequence[Mapping[str, Any]]
         seconds: of training for each.
 
     Raises:
-        UserError: a variant is invalid, or its process was killed.
+        UserError: a variant is invalid.
+        OutOfMemoryError: memory ran out, or the process was killed.
     """
     precisions = sorted({str(one.get("trainer.precision", "fp32")) for one in variants})
     with _processes() as processes:
@@ -140,10 +142,11 @@ def _processes() -> Iterator[ProcessPoolExecutor]:
     ) as processes:
         try:
             yield processes
-        except BrokenProcessPool:
-            raise UserError(
-                "memory_gb: a process that measures training steps was killed, most likely because memory ran out; "
-                "choose smaller sizes or batch_sizes"
+        except (RuntimeError, MemoryError) as error:
+            if not isinstance(error, BrokenProcessPool) and not is_out_of_memory(error):  # or it was killed for memory
+                raise
+            raise OutOfMemoryError(
+                "out of memory while training steps were measured; choose smaller sizes or batch_sizes"
             ) from None
 
 

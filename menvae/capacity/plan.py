@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ from menvae.composition.experiment import Experiment
 from menvae.configuration import check_writable, path_of
 from menvae.console import logs
 from menvae.console.progress import progress_bar
-from menvae.errors import ExitCode, UserError
+from menvae.errors import ExitCode, OutOfMemoryError, UserError
 from menvae.files import write_json
 from menvae.layers import NUM_GROUPS, STRIDE
 from menvae.registry import Field, validated
@@ -183,19 +183,20 @@ class Planner:
             if chosen.measured or chosen.peak_gib * GIB > _SHARE_OF_AVAILABLE * self.room_here:
                 break
             _log.info("measuring a box of %d^3 in batches of %d", chosen.size, chosen.batch_size)
-            changes = self._changes(chosen.size, chosen.base_filters, chosen.precision, chosen.batch_size)
-            if chosen.activation_checkpointing:
-                changes[_RECOMPUTES] = True
-            found = needs(self.training, changes, _SECONDS_PER_VARIANT)
-            known[known.index(chosen)] = self._option(chosen.size, chosen.base_filters, changes, found, measured=True)
+            width, recomputes = chosen.base_filters, chosen.activation_checkpointing
+            changes = self._changes(chosen.size, width, chosen.precision, chosen.batch_size, recomputes=recomputes)
+            try:
+                found = needs(self.training, changes, _SECONDS_PER_VARIANT)
+                better = self._option(chosen.size, width, changes, found, measured=True)
+            except OutOfMemoryError:
+                better = replace(chosen, fits=False)
+            known[known.index(chosen)] = better
         return known, chosen
 
     def _by_batch(self, size: int, width: int | None, precision: str, recomputes: bool) -> Iterator[Option]:
         """Yield options, the largest batch first; none if the model has no activations to recompute."""
         for batch_size in sorted(self.settings.batch_sizes, reverse=True):
-            changes = self._changes(size, width, precision, batch_size)
-            if recomputes:
-                changes[_RECOMPUTES] = True
+            changes = self._changes(size, width, precision, batch_size, recomputes=recomputes)
             try:
                 yield self._option(size, width, changes, self.estimator.of(changes))
             except UserError:
@@ -225,8 +226,12 @@ class Planner:
             overrides=tuple(f"{key}={_text(value)}" for key, value in changes.items() if self._is_key(key)),
         )
 
-    def _changes(self, side: int, width: int | None, precision: str, batch_size: int) -> dict[str, Any]:
+    def _changes(
+        self, side: int, width: int | None, precision: str, batch_size: int, *, recomputes: bool = False
+    ) -> dict[str, Any]:
         changes = {**box_changes(self.training, side), "trainer.precision": precision, "trainer.batch_size": batch_size}
+        if recomputes:
+            changes[_RECOMPUTES] = True
         return changes if width is None else {**changes, **dict.fromkeys(_WIDTHS, width)}
 
     def _is_key(self, key: str) -> bool:

@@ -90,6 +90,9 @@ def test_an_option_that_does_not_fit_after_all_is_not_chosen(tmp_path: Path) -> 
     assert (known.measured, known.fits) == (True, False)
     planner.room_here = 0.01 * GIB
     assert planner.confirmed(options) == (options, options[0]), "nothing is started that this machine cannot hold"
+    planner.room_here = 64.0 * GIB
+    huge = replace(option(400, fits=True, width=None, batch=10**6), peak_gib=0.04)
+    assert planner.confirmed([huge]) == ([replace(huge, fits=False)], None), "a petabyte cannot be allocated"
 
 
 @pytest.mark.parametrize(
