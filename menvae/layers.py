@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
@@ -32,21 +33,43 @@ Activation = Literal["linear", "tanh"]
 """Activations of `OutputActivation`; ``tanh`` is for intensities in [-1, 1]."""
 
 
-class Conv3d(nn.Conv3d):
-    """`torch.nn.Conv3d` that stays in float32 on CPU if its input is less deep than its kernel.
+_LARGEST_OF_IM2COL = 20480
 
-    On CPU, torch 2.13 leaves part of the bfloat16 weight gradient of such a convolution uninitialised, often NaN: for
-    a 3x3x3 kernel if D is 2, for any H and W. Kernels of size 1 are correct, and so are transposed convolutions of
-    kernel 4 and stride 2.
+
+class Conv3d(nn.Conv3d):
+    """`torch.nn.Conv3d` that avoids two faults of torch 2.13 on a CPU.
+
+    An input less deep than the kernel stays in float32: part of the bfloat16 weight gradient of such a convolution is
+    left uninitialised, often NaN, for a 3x3x3 kernel if D is 2, for any H and W. Kernels of size 1 are correct, and so
+    are transposed convolutions of kernel 4 and stride 2.
+
+    A single float32 volume is convolved as two overlapping halves: where C D H is at most 20480, torch has a batch of
+    one computed by im2col, several times as slow as a batch of two, with a copy of the input for each tap.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """X [B, C, D, H, W] -> [B, C', D', H', W']."""
-        shallow = x.shape[2] < self.kernel_size[0]
-        if shallow and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            with torch.autocast("cpu", enabled=False):
-                return super().forward(x.float())
+        if x.device.type == "cpu":
+            is_autocast = torch.is_autocast_enabled("cpu")
+            if is_autocast and x.shape[2] < self.kernel_size[0]:
+                with torch.autocast("cpu", enabled=False):
+                    return self.forward(x.float())
+            if not is_autocast and self._takes_im2col(x):
+                return self._in_halves(x)
         return super().forward(x)
+
+    def _takes_im2col(self, x: Tensor) -> bool:
+        is_small = len(x) == 1 and x.dtype == torch.float32 and math.prod(x.shape[1:4]) <= _LARGEST_OF_IM2COL
+        return is_small and self.stride == (1, 1, 1) and self.kernel_size != (1, 1, 1) and x.shape[2] % 2 == 0
+
+    def _in_halves(self, x: Tensor) -> Tensor:
+        """Convolve the halves of x [1, C, D, H, W] along D, each with the planes that its outermost outputs need."""
+        margin, half = self.kernel_size[0] // 2, x.shape[2] // 2
+        padded = functional.pad(x, (0, 0, 0, 0, margin, margin))
+        halves = torch.cat([padded[:, :, : half + 2 * margin], padded[:, :, half:]])
+        padding = (0, self.kernel_size[1] // 2, self.kernel_size[2] // 2)
+        convolved = functional.conv3d(halves, self.weight, self.bias, padding=padding)
+        return torch.cat([convolved[:1], convolved[1:]], dim=2)
 
 
 class GroupNorm(nn.GroupNorm):

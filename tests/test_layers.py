@@ -85,6 +85,26 @@ def test_convolution_is_torchs_own_in_float32() -> None:
     assert expected.shape == (2, 4, 2, 3, 4)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d], ids=str)
+def test_single_volume_is_convolved_as_in_a_batch(memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    layer, plain = Conv3d(6, 4, 3, padding=1), nn.Conv3d(6, 4, 3, padding=1)
+    plain.load_state_dict(layer.state_dict())
+    volume = torch.randn(1, 6, 4, 6, 8).to(memory_format=memory_format).requires_grad_()
+    weights = torch.randn(1, 4, 4, 6, 8)
+    with torch.profiler.profile() as seen:
+        ours = layer(volume)
+    (gradient,) = torch.autograd.grad((ours * weights).sum(), volume)
+    other = volume.detach().requires_grad_()
+    expected = plain(other.expand(2, -1, -1, -1, -1))[:1]
+    (expected_gradient,) = torch.autograd.grad((expected * weights).sum(), other)
+    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(gradient, expected_gradient)
+    names = {event.key for event in seen.key_averages()}
+    assert "aten::mkldnn_convolution" in names
+    assert not any("slow_conv" in name for name in names)
+
+
 def test_spectral_norm_bounds_the_largest_singular_value() -> None:
     layer = conv(8, 16, 3, spectral=True)
     for _ in range(50):

@@ -127,10 +127,19 @@ def calibrate(training: Mapping[str, Any], variants: Sequence[Mapping[str, Any]]
     return Calibration(found, peaks.gflops, peaks.gb_per_s, device)
 
 
-def needs(training: Mapping[str, Any], changes: Mapping[str, Any], seconds: float) -> Needs:
-    """Measure one variant in a process of its own; see `calibrate`."""
+def needs(
+    training: Mapping[str, Any], changes: Mapping[str, Any], seconds: float, split: tuple[int, int] | None = None
+) -> Needs:
+    """Measure one variant in a process of its own; see `calibrate`.
+
+    Args:
+        training: plain values of ``conf/train.yaml``.
+        changes: dotted key -> value of the variant.
+        seconds: of training.
+        split: subjects for training and validation, which tell the size of the last batch of each; None: unknown.
+    """
     with _processes() as processes:
-        return processes.submit(_measured, training, changes, seconds).result()
+        return processes.submit(_measured, training, changes, seconds, split).result()
 
 
 @contextmanager
@@ -159,8 +168,13 @@ def _peaks(precisions: list[str]) -> tuple[Peaks, str]:
     return measure_peaks(device, precisions), device.type
 
 
-def _measured(training: Mapping[str, Any], changes: Mapping[str, Any], seconds: float) -> Needs:
-    """Train like a run: what it imports after its first step lies among memory that this step has freed."""
+def _measured(
+    training: Mapping[str, Any], changes: Mapping[str, Any], seconds: float, split: tuple[int, int] | None = None
+) -> Needs:
+    """Train like a run: what it imports after its first step lies among memory that this step has freed.
+
+    Each size of a batch takes memory of its own, which is kept: so the last batches of an epoch have theirs.
+    """
     device = _device()
     make_deterministic(device)
     if device.type == "cpu":
@@ -169,21 +183,40 @@ def _measured(training: Mapping[str, Any], changes: Mapping[str, Any], seconds: 
     with tempfile.TemporaryDirectory(prefix="menvae-") as folder:
         trainer = trainer_without_data(experiment, Place(device, 0, 1), Path(folder))
         trainer.seconds_per_step(0)
-        _start_recording(training, Path(folder))
-        steps = trainer.timed_steps(seconds)
-        passes = [_validation_seconds(trainer) for _ in range(2)]
+        with _recording(training, Path(folder)):
+            if split is not None:
+                _end_epoch(trainer, *split)
+            steps = trainer.timed_steps(seconds)
+            passes = [_validation_seconds(trainer) for _ in range(2)]
     return Needs(peak_bytes(device), min(steps), min(passes))
 
 
-def _start_recording(training: Mapping[str, Any], folder: Path) -> None:
-    """Track a run in a store of its own, and import what draws: both stay in memory for the whole run."""
+@contextmanager
+def _recording(training: Mapping[str, Any], folder: Path) -> Iterator[None]:
+    """Track a run in a store of its own, beside its steps, and import what draws: both stay in memory to the end."""
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     settings = replace(validated(TrackingSettings, training["tracking"], "tracking"), uri=None)
     trackers = Trackers.of(TrackerContext(settings=settings, output_dir=folder, run_dir=folder, run_name="calibration"))
     trackers.start({}, {}, LocalLog(folder), [])
-    trackers.finish("FINISHED", {})
     for module in _RECORDING:
         importlib.import_module(module)
+    yield
+    trackers.finish("FINISHED", {})
+
+
+def _end_epoch(trainer: Trainer, num_training: int, num_validation: int) -> None:
+    """Take a step and a validation step of the last rows of each split, where they do not fill a batch."""
+    ingredients, batch_size = trainer.ingredients, trainer.settings.batch_size
+    whole = next(iter(ingredients.train.epoch(0)))
+    rest, rest_of_validation = (
+        _Repeated(whole.rows(range(rows % batch_size))) for rows in (num_training, num_validation)
+    )
+    trainer.ingredients = replace(ingredients, train=rest, val=rest_of_validation)
+    if len(rest.batch):
+        trainer.seconds_per_step(0)
+    if len(rest_of_validation.batch):
+        _validation_seconds(trainer)
+    trainer.ingredients = ingredients
 
 
 def _validation_seconds(trainer: Trainer) -> float:

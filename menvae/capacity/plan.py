@@ -143,7 +143,7 @@ class Planner:
         if settings.precisions is not None:
             self.precisions = [*settings.precisions]
         self.epochs = int(training["trainer"]["max_epochs"])
-        self.num_training, self.num_validation = self._split(experiment)
+        self.split = self._split(experiment)
         side, batch_size = min(settings.sizes), min(settings.batch_sizes)
         largest = (
             max(side, min(_CALIBRATED_SIDE, max(settings.sizes))),
@@ -186,7 +186,7 @@ class Planner:
             width, recomputes = chosen.base_filters, chosen.activation_checkpointing
             changes = self._changes(chosen.size, width, chosen.precision, chosen.batch_size, recomputes=recomputes)
             try:
-                found = needs(self.training, changes, _SECONDS_PER_VARIANT)
+                found = needs(self.training, changes, _SECONDS_PER_VARIANT, self.split)
                 better = self._option(chosen.size, width, changes, found, measured=True)
             except OutOfMemoryError:
                 better = replace(chosen, fits=False)
@@ -209,8 +209,8 @@ class Planner:
     ) -> Option:
         batch_size = changes["trainer.batch_size"]
         hours = None
-        if self.num_training is not None and self.num_validation is not None:
-            hours = found.seconds(self.num_training, self.num_validation, batch_size, self.epochs) / 3600.0
+        if self.split is not None:
+            hours = found.seconds(*self.split, batch_size, self.epochs) / 3600.0
         in_time = self.settings.hours is None or (hours is not None and hours <= self.settings.hours)
         return Option(
             size=size,
@@ -238,25 +238,30 @@ class Planner:
         section, _, name = key.partition(".")
         return name in self.training[section]
 
-    def _split(self, experiment: Experiment) -> tuple[int | None, int | None]:
-        """Return the sizes of the training and the validation split, as far as they are known before preparation."""
+    def _split(self, experiment: Experiment) -> tuple[int, int] | None:
+        """Return the sizes of the training and the validation split; None if they are not known before preparation."""
         data = self.training["data"]
         total = self.settings.num_subjects or data.get("num_subjects")
         if total is None:
             if self.settings.hours is not None:
                 name = experiment.parts["data"].part.name
                 raise UserError(f"num_subjects: a value is required with hours, because data={name} does not tell it")
-            return None, None
-        validation = round(total * data.get("val_fraction", 0.0))
-        test = round(total * data.get("test_fraction", 0.0))
-        if data.get("fold") is not None:
-            test = total // data["num_folds"] if isinstance(data["num_folds"], int) else 1
-        return total - validation - test, validation
+            return None
+        return sizes_of_split(data, total)
 
     def _memory(self) -> float:
         if self.settings.memory_gb is not None:
             return self.settings.memory_gb * GIB
         return self.room_here
+
+
+def sizes_of_split(data: Mapping[str, Any], total: int) -> tuple[int, int]:
+    """Return how many of ``total`` subjects are for training and validation; about, where patients have several."""
+    validation = round(total * data.get("val_fraction", 0.0))
+    test = round(total * data.get("test_fraction", 0.0))
+    if data.get("fold") is not None:
+        test = total // data["num_folds"] if isinstance(data["num_folds"], int) else 1
+    return total - validation - test, validation
 
 
 def _available(device: str) -> float:

@@ -33,6 +33,7 @@ from shrunk import composed
 
 from menvae.capacity.calibration import calibrate, needs
 from menvae.capacity.estimate import Estimator
+from menvae.capacity.plan import sizes_of_split
 from menvae.capacity.variants import variant
 from menvae.console import logs
 from menvae.training.place import Place
@@ -143,12 +144,13 @@ def main() -> int:
         output_dir = (options.output_dir or Path(folder)).resolve()
         training = OmegaConf.to_container(composed(f"output_dir={output_dir}"), resolve=True)
         estimator = Estimator(training, calibrate(training, variants, options.seconds))
+        split = sizes_of_split(training["data"], FIXED["data.num_subjects"])
         print(f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads")
         print("box batch width upsampling  precision recomputes | MiB in a run chosen  estimated | s/step in a run ...")
         for one in wanted:
             changes = {**FIXED, **one}
             found = of_a_run(one, output_dir)
-            chosen = needs(training, changes, options.seconds)
+            chosen = needs(training, changes, options.seconds, split)
             estimate = estimator.of(changes)
             peak, seconds = found["peak_bytes"], found["seconds_per_step"]
             ratios["memory"].append(chosen.peak_bytes / peak)

@@ -82,7 +82,7 @@ def test_an_option_that_does_not_fit_after_all_is_not_chosen(tmp_path: Path) -> 
     training = OmegaConf.to_container(composed(*TINY, f"output_dir={tmp_path}"), resolve=True)
     planner = Planner.__new__(Planner)
     planner.training, planner.settings = training, PlanSettings(memory_gb=0.05)
-    planner.num_training = planner.num_validation = None
+    planner.split, planner.epochs = (7, 3), 1
     planner.memory_bytes, planner.room_here = 0.05 * GIB, 64.0 * GIB
     options = [replace(option(16, fits=True, width=None), peak_gib=0.04)]
     (known,), chosen = planner.confirmed(options)
