@@ -41,7 +41,8 @@ class Intensities:
             for value in (self.mean, self.sd)
         )
         values = stored.to(torch.float32, copy=True)
-        return values.sub_(mean).div_(sd).masked_fill_(stored == 0, 0.0)
+        background = values == 0
+        return values.sub_(mean).div_(sd).masked_fill_(background, 0.0)
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,10 @@ class Batch:
         """
         there = self.each(lambda value: value.to(device, non_blocking=True))
         inputs = there.inputs
-        if memory_format is not torch.preserve_format and inputs.ndim == 5:
-            inputs = inputs.contiguous(memory_format=memory_format)
         if there.intensities is not None:
             inputs = there.intensities.z_scores(inputs)
+        if memory_format is not torch.preserve_format and inputs.ndim == 5:  # last: channels vary slowly in z_scores
+            inputs = inputs.contiguous(memory_format=memory_format)
         return replace(there, inputs=inputs, intensities=None)
 
     def rows(self, index: Sequence[int]) -> Batch:
