@@ -47,10 +47,12 @@ class Trackers:
         Raises:
             UserError: the configuration of a tracker is invalid.
         """
-        keys = context.settings.active if only is None else context.settings.active & set(only)
-        bound = bind_trackers(context.settings)
-        keeps_facts = keeps_facts and context.settings.enabled and bool(bound)
-        return cls({key: bound[key](context) for key in bound if key in keys}, context if keeps_facts else None)
+        settings, bound = context.settings, bind_trackers(context.settings)
+        keys = settings.active if only is None else settings.active & set(only)
+        checked = bound.keys() if settings.enabled and settings.offline else keys  # built only to refuse wrong settings
+        built = {key: bound[key](context) for key in bound if key in checked}
+        keeps_facts = keeps_facts and settings.enabled and bool(bound)
+        return cls({key: built[key] for key in built if key in keys}, context if keeps_facts else None)
 
     @property
     def addresses(self) -> dict[str, str]:

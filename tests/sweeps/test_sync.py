@@ -232,6 +232,11 @@ def test_what_cannot_be_sent_costs_no_other(output_dir: Path, caplog: pytest.Log
     assert "gates.json" in errors[1]
 
 
+def test_wrong_settings_are_refused_also_without_a_network(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^tracking\.uri=mlruns is not a tracking store"):
+        write_run(tmp_path, "a", settings=TrackingSettings(uri="mlruns", offline=True))
+
+
 def test_tracking_that_is_off_keeps_nothing_to_send(output_dir: Path) -> None:
     run_dir = write_run(output_dir, "a", settings=TrackingSettings(enabled=False))
     assert not (run_dir / FILE).exists()

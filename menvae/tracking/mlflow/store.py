@@ -215,7 +215,7 @@ def is_away(error: BaseException) -> bool:
     Imports MLflow's exceptions, so it is for errors of MLflow's client.
     """
     from mlflow.exceptions import MlflowException
-    from requests import HTTPError, RequestException
+    from requests.exceptions import HTTPError, RequestException
 
     cause: BaseException | None = error
     while cause is not None:
