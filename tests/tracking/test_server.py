@@ -73,14 +73,14 @@ def test_64_points_at_once_while_the_server_is_killed_and_started_again(
         def num_arrived() -> int:
             return sum(len(rows) for rows in stored(tracking_server, "crowd").values())
 
-        before = num_values(range(1, 6)) * NUM_POINTS
         deadline = time.monotonic() + 120
-        while num_arrived() < before // 4:
+        while len(active_runs(tracking_server, "crowd")) <= NUM_POINTS:
             assert points.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)
         tracking_server.kill()
-        assert num_arrived() < before, "killed too late: all had arrived"
+        arrived = num_arrived()
+        assert 0 < arrived < num_values(range(1, 6)) * NUM_POINTS, "some have sent their first epochs, and some not"
         (output_dir / "go").touch()
         time.sleep(2.0)  # meanwhile points train on, and some end
         tracking_server.up()

@@ -221,7 +221,8 @@ class _Worker(threading.Thread):
         self._doing = "opening the store"
         self._has_warned = False
         self._num_failures = 0  # in a row
-        self._is_awaited = False  # the store has answered this process, and cannot be reached now
+        self._has_answered = False
+        self._is_awaited = False  # it has answered, and cannot be reached now
 
     def run(self) -> None:
         """Deliver until the run is finished or delivery is given up."""
@@ -284,7 +285,7 @@ class _Worker(threading.Thread):
             self._deliver()
         except Exception as error:  # noqa: BLE001 - no error of the store or its driver may stop training
             self._num_failures += 1
-            self._is_awaited = self._run is not None and is_away(error)
+            self._is_awaited = self._has_answered and is_away(error)
             self.warn(f"failed: {type(error).__name__}: {first_line(error)}")
             return False
         if self._num_failures:
@@ -296,6 +297,7 @@ class _Worker(threading.Thread):
         if self._run is None:
             self._doing = "opening the store"
             client, experiment_id = open_experiment(self._place.uri, self._place.experiment, self._place.output_dir)
+            self._has_answered = True
             self._doing = "opening the run"
             self._run = open_run(client, experiment_id, self._place)
             self.run_id = self._run.run_id
