@@ -32,13 +32,17 @@ _ARTIFACTS = {
 """Files of a run directory that trackers receive, besides the best weights."""
 
 
-def hand_over(trackers: Trackers, settings: TrackingSettings, directory: RunDirectory, status: dict[str, Any]) -> None:
-    """Send trackers the results of the run, and add to the status which of them have the complete run."""
+def hand_over(
+    trackers: Trackers, settings: TrackingSettings, directory: RunDirectory, status: dict[str, Any]
+) -> frozenset[str]:
+    """Send trackers the results of the run, add to its status those that have it complete, and return those of now."""
     final = final_values(read_mapping(directory.path / EVALUATION))
     trackers.log(status["epochs"], {**gate_values(directory.gates()), **final}, {})
     trackers.log_artifacts([path for path in sorted(directory.path.iterdir()) if path.name in _ARTIFACTS])
     trackers.log_artifacts([directory.checkpoints / "best.ckpt"])
     tags = {"menvae.state": status["state"], "menvae.gates_passed": str(status["gates_passed"])}
-    have_all = trackers_of(status) | trackers.finish("FINISHED", tags)
+    finished = trackers.finish("FINISHED", tags)
+    have_all = trackers_of(status) | finished
     status["trackers"] = sorted(have_all)
     status["tracked"] = bool(settings.active) and settings.active <= have_all
+    return finished

@@ -233,12 +233,14 @@ def sweep_name(run_name: str, keys: Sequence[str], fixed_overrides: Sequence[str
     return "_".join(filter(None, [run_name, swept, hashlib.sha256(canonical.encode()).hexdigest()[:6]]))
 
 
-def find_sweep(output_dir: Path, name: str | None) -> Sweep:
+def find_sweep(output_dir: Path, name: object) -> Sweep:
     """Return the sweep called ``name``, or the one launched last.
 
     Raises:
         UserError: the sweep does not exist.
     """
+    if not isinstance(name, str | None):
+        raise UserError(f"sweep.name: {name!r} is not allowed; it should be a valid string")
     described = sorted(
         (output_dir / SWEEPS).glob("*/sweep.json"), key=lambda path: (path.stat().st_mtime_ns, path.parent.name)
     )

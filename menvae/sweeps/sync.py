@@ -11,9 +11,10 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from menvae.errors import UserError
 from menvae.files import DamagedFileError, FolderIsLockedError, FolderLock
@@ -72,6 +73,12 @@ class Parcel:
     facts: Facts
     settings: TrackingSettings
     output_dir: Path
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it is sent to another place than it was configured with."""
+        here = (self.facts.uri, self.facts.experiment)
+        return (masked(self.settings.uri), self.settings.experiment) != here
 
     def trackers(self, only: frozenset[str]) -> Trackers:
         """Return some of its trackers; raises `UserError`."""
@@ -180,7 +187,7 @@ def _send_run(parcel: Parcel) -> Outcome:
         return Outcome.ACTIVE
     try:
         status = directory.status()
-        lacking = parcel.settings.active - trackers_of(status)
+        lacking = _lacking(parcel, status)
         if not lacking:
             return Outcome.COMPLETE
         has_ended = status["state"] in ENDED
@@ -189,16 +196,29 @@ def _send_run(parcel: Parcel) -> Outcome:
         trackers, log = parcel.trackers(lacking), LocalLog(parcel.folder)
         trackers.start(parcel.facts.params, parcel.facts.tags, log, parcel.facts.datasets)
         if has_ended:
-            hand_over(trackers, parcel.settings, directory, status)
+            finished = hand_over(trackers, parcel.settings, directory, status)
         else:
             state = "failed" if status["state"] == "failed" else "interrupted"
             end: Status = "FAILED" if state == "failed" else "KILLED"
-            status["trackers"] = sorted(trackers_of(status) | trackers.finish(end, {"menvae.state": state}))
+            finished = trackers.finish(end, {"menvae.state": state})
+            status["trackers"] = sorted(trackers_of(status) | finished)
         if status["state"] != "new":  # whose status is damaged
             directory.set_status(**status)
-        return Outcome.SENT if parcel.settings.active <= trackers_of(status) else Outcome.UNANSWERED
+        if parcel.is_elsewhere:
+            sent = {key: address for key, address in trackers.addresses.items() if key in finished}
+            replace(parcel.facts, sent={**parcel.facts.sent, **sent}).write(parcel.folder)
+        return Outcome.SENT if lacking <= finished else Outcome.UNANSWERED
     finally:
         directory.release()
+
+
+def _lacking(parcel: Parcel, status: Mapping[str, Any]) -> frozenset[str]:
+    """Return the keys of the trackers that lack a run; in another place, those that `sync` has not sent it to."""
+    active = parcel.settings.active
+    if not parcel.is_elsewhere:
+        return active - trackers_of(status)
+    addresses = parcel.trackers(active).addresses
+    return frozenset(key for key in active if parcel.facts.sent.get(key) != addresses[key])
 
 
 def _send_sweep(parcel: Parcel) -> Outcome:
@@ -215,7 +235,8 @@ def _send_sweep(parcel: Parcel) -> Outcome:
         is_done = all(status.fate.is_final for status in statuses) and not sweep.refused()
         trackers = parcel.trackers(parcel.settings.active)
         end = end_of_sweep(is_done=is_done, trackers=trackers, tags=_own(facts.tags, sweep))
-        if end == sweep.tracked():
+        known = sweep.tracked()
+        if end == known or (not parcel.is_elsewhere and _without_addresses(end) == _without_addresses(known)):
             return Outcome.COMPLETE
         trackers.start(facts.params, facts.tags, LocalLog(sweep.path), facts.datasets)
         has_all = parcel.settings.active <= trackers.finish(end["state"])
@@ -224,6 +245,10 @@ def _send_sweep(parcel: Parcel) -> Outcome:
         return Outcome.SENT if has_all else Outcome.UNANSWERED
     finally:
         lock.release()
+
+
+def _without_addresses(end: Mapping[str, Any]) -> dict[str, Any]:
+    return {**end, "trackers": sorted(end.get("trackers", ()))}
 
 
 def _own(tags: Mapping[str, str], sweep: Sweep) -> dict[str, str]:

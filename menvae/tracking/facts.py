@@ -8,7 +8,7 @@ and it holds no passwords.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -40,6 +40,7 @@ class Facts:
         params: flattened configuration.
         tags: tags.
         datasets: data sets.
+        sent: {key of a tracker: other address to which ``menvae-sweep sync`` has sent the run}; empty once it goes on.
     """
 
     uri: str | None
@@ -49,6 +50,7 @@ class Facts:
     params: Mapping[str, Any]
     tags: Mapping[str, str]
     datasets: Sequence[DatasetInput]
+    sent: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -77,11 +79,11 @@ class Facts:
     @classmethod
     def read(cls, folder: Path) -> Facts | None:
         """Read those of a folder; None if it has none, because tracking was off; raises `DamagedFileError`."""
-        content = read_json(folder / FILE, _TYPES)
+        content = read_json(folder / FILE, _TYPES, {"sent": dict})
         if not content:
             return None
         try:
             datasets = [DatasetInput(**dataset) for dataset in content["datasets"]]
         except TypeError as error:
             raise DamagedFileError(f"'{folder / FILE}' is damaged: {error}") from None
-        return cls(**{key: content[key] for key in _TYPES} | {"datasets": datasets})
+        return cls(**{key: content[key] for key in _TYPES} | {"datasets": datasets, "sent": content.get("sent", {})})

@@ -37,16 +37,14 @@ def test_a_sweep_goes_on_where_it_was_moved(machine: Machine, tmp_path: Path) ->
 
     (machine.flags / "1").unlink()
     assert "1 points: 1 failed; 1 to run" in menvae_sweep(moved, "retry", site=machine.site)
-    said = machine.launch("loss.lambda_dcor=1,2,3", *short)
-    assert "3 points: 2 finished, 1 not started; 1 to run" in said
     assert not before.exists(), "nothing goes where it was"
-    children = finished_sweep_in_mlflow(moved, 3)
+    children = finished_sweep_in_mlflow(moved, 2)
     for child in children:
         artifacts = moved / "mlartifacts" / child.info.run_id / "artifacts"
         assert child.info.artifact_uri == artifacts.as_uri()
         assert (artifacts / "gates.json").is_file()
     rows = pd.read_csv(moved / "tracked" / "runs.csv")
-    assert len(rows) == 4
+    assert len(rows) == 3
     assert set(rows["status"]) == {"FINISHED"}
     assert all(Path(path).is_relative_to(moved) and Path(path).is_dir() for path in rows["run_dir"])
 

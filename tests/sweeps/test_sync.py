@@ -185,6 +185,21 @@ def test_a_run_whose_store_was_away_is_sent_later(output_dir: Path, monkeypatch:
     assert query(output_dir, experiments) == [("mine",)], "that of the run"
 
 
+def test_what_one_store_has_is_sent_to_another_once(output_dir: Path) -> None:
+    sweep = write_sweep(output_dir, "a_sweep", ["a", "b"])
+    assert sync(output_dir, Destination()) == {Outcome.SENT: 3}
+    elsewhere = Destination(experiment="elsewhere")
+    assert sync(output_dir, elsewhere, sweep) == {Outcome.SENT: 3}
+    assert sync(output_dir, elsewhere) == {Outcome.COMPLETE: 3}
+    assert sync(output_dir, Destination()) == {Outcome.COMPLETE: 3}
+    placed = "select experiments.name, runs.name, status from runs join experiments using (experiment_id)"
+    of_each = [(name, "FINISHED") for name in ("a", "a_sweep", "b")]
+    places = [(place, *run) for place in ("elsewhere", "menvae") for run in of_each]
+    assert sorted(query(output_dir, placed)) == places
+    twice = sorted(2 * sorted(expected(output_dir / "runs" / "a")))
+    assert stored(output_dir)["a"] == twice, "once in each"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -194,6 +209,7 @@ def test_a_run_whose_store_was_away_is_sent_later(output_dir: Path, monkeypatch:
         ),
         (("tracking.uri=mlruns",), "tracking.uri=mlruns is not a tracking store"),
         (("tracking.uri=1",), "tracking.uri: 1 is not allowed"),
+        (("sweep.name=3",), "sweep.name: 3 is not allowed; it should be a valid string"),
         (("sweep.name=nowhere",), "has no sweep; launch one with menvae-train -m"),
         (("tracking.offline=true",), "tracking.offline: no such key"),
     ],
