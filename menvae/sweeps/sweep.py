@@ -237,7 +237,7 @@ def find_sweep(output_dir: Path, name: object) -> Sweep:
     """Return the sweep called ``name``, or the one launched last.
 
     Raises:
-        UserError: the sweep does not exist.
+        UserError: the name is not a text, or the sweep does not exist.
     """
     if not isinstance(name, str | None):
         raise UserError(f"sweep.name: {name!r} is not allowed; it should be a valid string")
