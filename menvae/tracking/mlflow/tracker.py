@@ -176,6 +176,7 @@ class MLflowTracker(Tracker):
             self._worker.join(patience_s)
         if self._worker.is_alive():
             self._worker.warn(f"has not answered for {patience_s:.0f} s")
+            _logger.info("this run is incomplete in MLflow store %s", without_passwords(self._place.uri))
         return self._worker.is_complete
 
 
