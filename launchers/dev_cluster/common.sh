@@ -3,7 +3,8 @@
 
 program=dev_cluster/$(basename "$0") # prefix of messages
 
-PATH=$PATH:/usr/sbin:/sbin
+# Debian keeps PostgreSQL's programs apart, in a directory for each version; those in PATH are wrappers.
+PATH=$(printf '%s\n' /usr/lib/postgresql/*/bin | sort --version-sort | tail -n 1):$PATH:/usr/sbin:/sbin
 umask 022
 
 say() { echo "$program: $*" >&2; }
@@ -23,10 +24,9 @@ refuse() {
 # Clients of SLURM read dozens of variables; the caller's may belong to another cluster or change the output we parse.
 for variable in ${!SLURM_@} ${!SBATCH_@} ${!SCANCEL_@} ${!SINFO_@} ${!SQUEUE_@} ${!SACCT_@}; do unset "$variable"; done
 
-require_root_on_linux() {
-  [ "$(uname -s)" = Linux ] || refuse "SLURM's daemons need Linux; this is $(uname -s)"
-  [ "$(id -u)" = 0 ] || refuse "SLURM's daemons must be started as root; this is user $(id -un)"
-}
+require_linux() { [ "$(uname -s)" = Linux ] || refuse "the development cluster needs Linux; this is $(uname -s)"; }
+
+require_root() { [ "$(id -u)" = 0 ] || refuse "SLURM's daemons must be started as root; this is user $(id -un)"; }
 
 # The name under which SLURM knows this machine.
 node=$(uname -n)
@@ -56,7 +56,8 @@ read_settings() {
   local key value
   while IFS='=' read -r key value; do
     case $key in
-      cpus | gpus | accounting | first_job_id | slurmctld_port | slurmd_port | slurmdbd_port)
+      slurm | tracking | cpus | gpus | accounting | first_job_id | \
+        slurmctld_port | slurmd_port | slurmdbd_port | tracking_port)
         [[ $value =~ ^[0-9]+$ ]] && printf -v "$key" %s "$value"
         ;;
     esac
@@ -64,16 +65,23 @@ read_settings() {
 }
 
 # Whether process $1 is a $2 of this cluster: it has that name and an open file in the directory, at least its log.
-# This excludes zombies, and other processes that got the id of a dead daemon.
+# This excludes zombies, and other processes that got the id of a dead daemon. PostgreSQL runs as another user, whose
+# open files root may not see in a container, and MLflow has the name of its Python.
 is_ours() {
-  [ "$(cat "/proc/$1/comm" 2>/dev/null)" = "$2" ] &&
-    [ -n "$(find "/proc/$1/fd" -lname "$directory/*" -print -quit 2>/dev/null)" ]
+  case $2 in
+    postgres) grep -qszxF "$directory/postgres/data" "/proc/$1/cmdline" ;;
+    mlflow) grep -qszxF "MENVAE_TRACKING=$directory" "/proc/$1/environ" ;;
+    *)
+      [ "$(cat "/proc/$1/comm" 2>/dev/null)" = "$2" ] &&
+        [ -n "$(find "/proc/$1/fd" -lname "$directory/*" -print -quit 2>/dev/null)" ]
+      ;;
+  esac
 }
 
 # Prints the process id of daemon $1 of this cluster; false if it is not running.
 pid_of() {
   local pid
-  pid=$(cat "$directory/run/$1.pid" 2>/dev/null)
+  pid=$(head -n 1 "$directory/run/$1.pid" 2>/dev/null)
   [[ $pid =~ ^[0-9]+$ ]] && is_ours "$pid" "$1" && echo "$pid"
 }
 
@@ -91,4 +99,10 @@ pids_named() {
       [ "$comm" = "$name" ] && is_ours "${entry#/proc/}" "$name" && echo "${entry#/proc/}"
     done
   done
+}
+
+# Prints the ids of MLflow's server and of its workers, with or without a pid file.
+mlflow_pids() {
+  local pid
+  grep -lszxF "MENVAE_TRACKING=$directory" /proc/[0-9]*/environ | while IFS=/ read -r _ _ pid _; do echo "$pid"; done
 }

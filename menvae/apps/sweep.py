@@ -1,4 +1,4 @@
-"""``menvae-sweep plan|status|retry|promote``: show what a sweep would run and its state, rerun or keep points."""
+"""``menvae-sweep plan|status|retry|promote|sync``: what a sweep runs and its state; rerun, keep and send its points."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ menvae-sweep promote POINT --config-dir FOLDER [--name NAME] [sweep.name=NAME] [
     Write FOLDER/experiment/NAME.yaml with the whole configuration of a point (its number, or the name of its run, which
     is also the default NAME): menvae-train --config-dir FOLDER experiment=NAME has the same run, and trains nothing if
     it is finished. Without --config-dir, the folder that the sweep was launched with.
+
+menvae-sweep sync [sweep.name=NAME] [output_dir=./outputs] [tracking.uri=URI] [tracking.experiment=NAME]
+    Send every run and sweep of the output directory (or one sweep) to trackers that lack it: trained with
+    tracking.offline=true, or while the tracking server was away. Each value arrives once, however often this runs. Runs
+    in progress are left alone. The exit code is 1 if something could not be sent, else 0.
 """
 
 _FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-path", "-cp")
@@ -42,7 +47,7 @@ _FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "-
 def main() -> None:
     """Entry point: runs the command named by the first argument."""
     verb, arguments = "".join(sys.argv[1:2]), sys.argv[2:]
-    verbs = {"plan": plan, "status": status, "retry": retry, "promote": promote}
+    verbs = {"plan": plan, "status": status, "retry": retry, "promote": promote, "sync": sync}
     if verb in ("", "-h", "--help") or {"-h", "--help"} & set(arguments):
         sys.stdout.write(_USAGE)
         sys.exit(ExitCode.DONE if verb else ExitCode.WRONG_INPUT)
@@ -85,6 +90,36 @@ def _show_status(config: DictConfig) -> int:
     searches = has_study(sweep)  # where a collapsed run is a valid result
     bad = [one for one in statuses if one.fate.has_failed or (one.fate == Fate.COLLAPSED and not searches)]
     return int(bool(bad))
+
+
+def sync(arguments: list[str]) -> None:
+    """Send runs to trackers that lack them."""
+    from menvae.apps import hydra_application
+
+    sys.argv = ["menvae-sweep sync", *arguments]
+    hydra_application.run("sync", _sync, "sweep")
+
+
+def _sync(config: DictConfig) -> int:
+    from menvae.configuration import check_present, path_of, plain_values, section_of
+    from menvae.console import logs
+    from menvae.registry import validated
+    from menvae.sweeps.campaign import counted
+    from menvae.sweeps.sweep import find_sweep
+    from menvae.sweeps.sync import Destination, Outcome
+    from menvae.sweeps.sync import sync as send
+
+    keys = plain_values(config, ("output_dir", "sweep", "tracking"))
+    check_present(keys, ("output_dir",))
+    destination = validated(Destination, section_of(keys, "tracking"), "tracking")
+    output_dir, name = path_of(keys["output_dir"], "output_dir").resolve(), section_of(keys, "sweep").get("name")
+    logs.configure(None)
+    try:
+        counts = send(output_dir, destination, None if name is None else find_sweep(output_dir, name))
+    finally:
+        logs.release()
+    logs.show(counted(counts) or "nothing to send")
+    return int(any(counts[outcome] for outcome in (Outcome.UNANSWERED, Outcome.IMPOSSIBLE)))
 
 
 def retry(arguments: list[str]) -> None:

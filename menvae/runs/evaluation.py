@@ -19,10 +19,8 @@ from menvae.files import write_json, write_table
 from menvae.metrics import Floats, SplitRecord
 from menvae.metrics.interventions import intervention_table
 from menvae.runs.environment import code_hash
-from menvae.runs.reading import EVALUATION
+from menvae.runs.reading import EVALUATION, PER_SUBJECT
 from menvae.runs.references import References
-
-PER_SUBJECT = "per_subject.csv"
 
 _MM3_PER_ML = 1000.0
 _ERRORS = ("errors", "final_errors", "tumour_errors")

@@ -13,6 +13,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
 EVALUATION = "evaluation.json"
+PER_SUBJECT = "per_subject.csv"
 FINAL_PREFIX = "final/"
 """Prefix of the metrics of the judged checkpoint for trackers: ``final/<split>/<key>``."""
 

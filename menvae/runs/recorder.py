@@ -3,39 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 from menvae.composition.experiment import Experiment
 from menvae.console.progress import TrainingProgress
-from menvae.gates import gate_values
-from menvae.runs.directory import RunDirectory, trackers_of
-from menvae.runs.evaluation import PER_SUBJECT
+from menvae.runs.directory import RunDirectory
 from menvae.runs.job import Job
-from menvae.runs.reading import EVALUATION, final_values, read_mapping
 from menvae.tracking.local import LocalLog
-from menvae.tracking.tracker import ParentRun, TrackerContext, TrackingSettings
+from menvae.tracking.tracker import ParentRun, TrackerContext
 from menvae.tracking.trackers import Trackers
-
-_ARTIFACTS = {
-    "train.log",
-    "config.yaml",
-    "environment.json",
-    "metrics.jsonl",
-    "metrics.csv",
-    "gates.json",
-    EVALUATION,
-    PER_SUBJECT,
-    "targets.json",
-    "splits.csv",
-    "summary.json",
-    "pictures",
-    "report.html",
-    "embeddings.npz",
-    "error.txt",
-    "profile.json",
-    "profile_trace.json",
-}
-"""Files of a run directory that trackers receive, besides the best weights."""
 
 
 class RunRecorder:
@@ -96,15 +71,3 @@ def run_trackers(
         parent=ParentRun(sweep, sweep.name) if sweep else None,
     )
     return Trackers.of(context, only)
-
-
-def hand_over(trackers: Trackers, settings: TrackingSettings, directory: RunDirectory, status: dict[str, Any]) -> None:
-    """Send trackers the results of the run, and add to the status which of them have the complete run."""
-    final = final_values(read_mapping(directory.path / EVALUATION))
-    trackers.log(status["epochs"], {**gate_values(directory.gates()), **final}, {})
-    trackers.log_artifacts([path for path in sorted(directory.path.iterdir()) if path.name in _ARTIFACTS])
-    trackers.log_artifacts([directory.checkpoints / "best.ckpt"])
-    tags = {"menvae.state": status["state"], "menvae.gates_passed": str(status["gates_passed"])}
-    have_all = trackers_of(status) | trackers.finish("FINISHED", tags)
-    status["trackers"] = sorted(have_all)
-    status["tracked"] = bool(settings.active) and settings.active <= have_all

@@ -23,6 +23,7 @@ from menvae.interruption import StopRequest, stop_requests
 from menvae.resources.shortage import explained, is_out_of_memory
 from menvae.runs.answer import Key, Record, conclude, exit_code, key_of, remember, state_of_checkpoints
 from menvae.runs.assembly import AssembledRun
+from menvae.runs.delivery import hand_over
 from menvae.runs.description import datasets_of, describe, params_of, tags_of
 from menvae.runs.directory import ENDED, RUNS, RunDirectory, trackers_of
 from menvae.runs.embeddings import add_others
@@ -30,7 +31,7 @@ from menvae.runs.environment import describe_process
 from menvae.runs.extension import begin_extension
 from menvae.runs.failures import FailureLog
 from menvae.runs.job import Job, command
-from menvae.runs.recorder import RunRecorder, hand_over, run_trackers
+from menvae.runs.recorder import RunRecorder, run_trackers
 from menvae.runs.start import check_data_of_start, check_start, files_read, identify
 from menvae.tracking.local import LocalLog
 from menvae.tracking.tracker import TrackingSettings
@@ -221,9 +222,12 @@ def _main_rank_run(
         start_tracking()
         trackers.finish("FAILED", {"menvae.state": "failed"})
         raise
-    if experiment.settings["tracking"].active:
-        _log.info("sending the results to %s", ", ".join(sorted(experiment.settings["tracking"].active)))
-    hand_over(trackers, experiment.settings["tracking"], directory, status)
+    tracking: TrackingSettings = experiment.settings["tracking"]
+    if tracking.active:
+        _log.info("sending the results to %s", ", ".join(sorted(tracking.active)))
+    elif tracking.enabled and tracking.offline:
+        _log.info("tracking is offline: menvae-sweep sync sends this run to its trackers")
+    hand_over(trackers, tracking, directory, status)
     directory.set_status(**status)  # last: a run killed before this line is resumed and ends the same way
     _prune(experiment, directory)
     return status

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from menvae.console import logs
 from menvae.errors import RunInterruptedError, UserError
-from menvae.files import DamagedFileError, FolderIsLockedError, FolderLock, read_json, write_json
+from menvae.files import FolderIsLockedError, FolderLock
 from menvae.interruption import StopRequest
 from menvae.sweeps.plan import PlannedPoint
 from menvae.sweeps.runners import Fate, Runner
@@ -25,8 +25,6 @@ from menvae.tracking.tracker import ParentRun, Status, TrackerContext, TrackingS
 from menvae.tracking.trackers import Trackers
 
 _log = logging.getLogger(__name__)
-
-_TRACKED = "tracked.json"
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,8 @@ class Campaign:
         try:
             statuses = [point.status for point in planned if point.status]
             is_tracked = all(self.tracking.active <= status.trackers for status in statuses)
-            if is_tracked and self._end(planned, statuses, tags) == self._last_tracked():
+            end = self._end(planned, statuses, tags)
+            if is_tracked and end["state"] == "FINISHED" and end == self.sweep.tracked():
                 return self._run(planned, stop)
             return self._run_tracked(planned, stop, tags)
         finally:
@@ -82,7 +81,7 @@ class Campaign:
     def _run_tracked(
         self, planned: Sequence[PlannedPoint], stop: StopRequest, tags: Mapping[str, str]
     ) -> list[PointStatus]:
-        (self.sweep.path / _TRACKED).unlink(missing_ok=True)
+        self.sweep.set_tracked({})
         trackers = self._trackers()
         trackers.start({}, {**ParentRun(self.sweep.path, self.sweep.name).tags, **tags}, LocalLog(self.sweep.path))
         state: Status = "KILLED"
@@ -94,18 +93,14 @@ class Campaign:
         finally:
             ends = self.wait or state == "KILLED"
             if ends and trackers.finish(state) >= self.tracking.active and state == "FINISHED":
-                write_json(self.sweep.path / _TRACKED, end)
+                self.sweep.set_tracked(end)
 
     def _end(
         self, planned: Sequence[PlannedPoint], statuses: Sequence[PointStatus], tags: Mapping[str, str]
     ) -> dict[str, Any]:
         """Return what trackers receive at the end of a sweep with these points."""
         is_done = all(status.fate.is_final for status in statuses) and not any(point.problem for point in planned)
-        return {
-            "state": "FINISHED" if is_done else "FAILED",
-            "trackers": self._trackers().addresses,
-            "tags": dict(tags),
-        }
+        return end_of_sweep(is_done=is_done, trackers=self._trackers(), tags=tags)
 
     def _trackers(self) -> Trackers:
         """Return the trackers of the sweep's own run."""
@@ -113,13 +108,6 @@ class Campaign:
         return Trackers.of(
             TrackerContext(settings=self.tracking, output_dir=sweep.output_dir, run_dir=sweep.path, run_name=sweep.name)
         )
-
-    def _last_tracked(self) -> dict[str, Any] | None:
-        """Return what trackers received last, if the sweep had finished."""
-        try:
-            return read_json(self.sweep.path / _TRACKED, {}) or None
-        except DamagedFileError:  # they receive it once more
-            return None
 
     def _run(self, planned: Sequence[PlannedPoint], stop: StopRequest) -> list[PointStatus]:
         statuses = {point.status.point.run: point.status for point in planned if point.status is not None}
@@ -181,6 +169,17 @@ class Campaign:
             time.sleep(self.runner.poll_s)
 
 
+def end_of_sweep(*, is_done: bool, trackers: Trackers, tags: Mapping[str, str]) -> dict[str, Any]:
+    """Return what trackers receive at the end of a sweep, for ``tracked.json``.
+
+    Args:
+        is_done: whether all of its points have ended with a result.
+        trackers: trackers of its own run.
+        tags: tags of its own run, without those that every sweep has.
+    """
+    return {"state": "FINISHED" if is_done else "FAILED", "trackers": trackers.addresses, "tags": dict(tags)}
+
+
 def _point(planned: PlannedPoint) -> Point:
     assert planned.status is not None
     return planned.status.point
@@ -222,8 +221,16 @@ def _log_end(statuses: Sequence[PointStatus]) -> None:
 
 def fate_counts(statuses: Sequence[PointStatus]) -> str:
     """Return the number of points with each fate, such as ``1 failed, 2 finished``."""
-    counts = Counter(str(status.fate) for status in statuses)
-    return ", ".join(f"{count} {fate}" for fate, count in counts.items())
+    return counted(Counter(status.fate for status in statuses))
+
+
+def counted(counts: Mapping[Any, int]) -> str:
+    """Return counts as words.
+
+    >>> counted({"failed": 1, "finished": 2})
+    '1 failed, 2 finished'
+    """
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def status_table(statuses: Sequence[PointStatus]) -> Table:

@@ -29,7 +29,7 @@ from menvae.sweeps.campaign import Campaign
 from menvae.sweeps.plan import LossEffect, PlannedPoint, ProvisionalName, dead_knobs, plan_points, plan_table
 from menvae.sweeps.runners import Fate, Runner
 from menvae.sweeps.status import PointStatus, refused_status, sweep_status
-from menvae.sweeps.sweep import Sweep, label_of, sweep_name
+from menvae.sweeps.sweep import SWEEPS, Sweep, label_of, sweep_name
 from menvae.sweeps.trials import RetriedTrials, has_study, locked
 from menvae.tracking.tracker import TrackingSettings
 from menvae.tracking.trackers import bind_trackers
@@ -154,7 +154,7 @@ def sweep_of(config: Mapping[str, Any], typed: Command) -> Sweep:
     identifying = [text for text in typed.fixed if _key_of(text) == EXTEND or not is_outside(_key_of(text), outside)]
     identifying += [f"{metric} {direction}" for metric, direction in settings.objectives.items()]
     name = settings.name or sweep_name(config["name"], list(typed.swept), identifying)
-    return Sweep(path_of(config["output_dir"], "output_dir").resolve() / "sweeps" / name)
+    return Sweep(path_of(config["output_dir"], "output_dir").resolve() / SWEEPS / name)
 
 
 def _key_of(override: str) -> str:

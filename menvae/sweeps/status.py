@@ -92,7 +92,7 @@ def _point_status(sweep: Sweep, point: Point, job_state: JobState | None) -> Poi
     fate, reason = _fate(point, run, outcome, job_state, FolderLock.is_held(run_dir))
     reason = "; ".join(filter(None, (reason, *damaged)))
     if not reason and fate in (Fate.FAILED, Fate.LOST) and point.submissions:
-        reason = _last_line(Path(point.submissions[-1].log))
+        reason = _last_line(sweep.log(point.submissions[-1]))
     metrics = run_dir / "metrics.jsonl"
     epochs = metrics.read_bytes().count(b"\n") if metrics.is_file() else 0
     max_epochs = value_at(job.get("config", {}), "trainer.max_epochs")

@@ -3,7 +3,7 @@
 ``<output_dir>/sweeps/<name>/`` contains ``sweep.json`` (the command) and ``points/<run>/``: ``point.json`` (overrides
 and submissions), ``job.json`` (what the process trains), ``outcome.json`` (how that process ended). ``refused.json``
 lists the points that cannot run, and ``tracked.json`` what trackers received of a finished sweep. Results are in the
-run directory ``<output_dir>/runs/<run>/``.
+run directory ``<output_dir>/runs/<run>/``. All of it may be moved together with the output directory.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ from menvae.files import DamagedFileError, Types, read_json, write_json
 from menvae.masking import masked
 from menvae.runs.directory import RUNS
 from menvae.runs.job import Job
+from menvae.runs.reading import value_at
 from menvae.studies import Trial
 
+SWEEPS = "sweeps"
+"""Folder of sweeps in an output directory."""
+_TRACKED = "tracked.json"
 _POINT: Types = {"number": int, "run": str, "overrides": list, "submissions": list}
 
 
@@ -99,8 +103,17 @@ class Sweep:
         return self.path / "points" / point.run
 
     def config(self, point: Point) -> dict[str, Any]:
-        """Return the composed configuration of a point at its last submission."""
-        return dict(Job.read(self.job_file(point)).config)
+        """Return the composed configuration of a point at its last submission, in the output directory of now."""
+        config = dict(Job.read(self.job_file(point)).config)
+        parent, before = value_at(config, "trainer.extend"), f"{config.get('output_dir')}/"
+        if isinstance(parent, str) and parent.startswith(before):
+            config["trainer"] = {**config["trainer"], "extend": str(self.output_dir / parent.removeprefix(before))}
+        return {**config, "output_dir": str(self.output_dir)}
+
+    def log(self, submission: Submission) -> Path:
+        """Return the path of the log of a submission, which may have been made before the sweep was moved."""
+        _, is_inside, log = submission.log.rpartition(f"/{self.path.parent.name}/{self.name}/")
+        return self.path / log if is_inside else Path(submission.log)
 
     def job_file(self, point: Point) -> Path:
         """Return the path of ``job.json`` of a point."""
@@ -139,6 +152,20 @@ class Sweep:
             return {tuple(map(str, point["overrides"])): str(point["problem"]) for point in points}
         except (KeyError, TypeError) as error:
             raise DamagedFileError(f"'{path}' is damaged: {error}") from None
+
+    def tracked(self) -> dict[str, Any]:
+        """Return what trackers have received of the sweep's own run; empty if that is nothing, or is not known."""
+        try:
+            return read_json(self.path / _TRACKED, {})
+        except DamagedFileError:  # they receive it once more
+            return {}
+
+    def set_tracked(self, end: Mapping[str, Any]) -> None:
+        """Write what trackers have received; empty: nothing, until the sweep ends."""
+        if end:
+            write_json(self.path / _TRACKED, end)
+        else:
+            (self.path / _TRACKED).unlink(missing_ok=True)
 
     def points(self) -> list[Point]:
         """Return all points, sorted by number; those with a damaged ``point.json`` have the last numbers."""
@@ -206,18 +233,20 @@ def sweep_name(run_name: str, keys: Sequence[str], fixed_overrides: Sequence[str
     return "_".join(filter(None, [run_name, swept, hashlib.sha256(canonical.encode()).hexdigest()[:6]]))
 
 
-def find_sweep(output_dir: Path, name: str | None) -> Sweep:
+def find_sweep(output_dir: Path, name: object) -> Sweep:
     """Return the sweep called ``name``, or the one launched last.
 
     Raises:
-        UserError: the sweep does not exist.
+        UserError: the name is not a text, or the sweep does not exist.
     """
+    if not isinstance(name, str | None):
+        raise UserError(f"sweep.name: {name!r} is not allowed; it should be a valid string")
     described = sorted(
-        (output_dir / "sweeps").glob("*/sweep.json"), key=lambda path: (path.stat().st_mtime_ns, path.parent.name)
+        (output_dir / SWEEPS).glob("*/sweep.json"), key=lambda path: (path.stat().st_mtime_ns, path.parent.name)
     )
     names = [path.parent.name for path in described]
     if not names:
         raise UserError(f"output_dir: '{output_dir}' has no sweep; launch one with menvae-train -m key=value,value")
     if name is not None and name not in names:
         raise UserError(f"sweep.name: '{name}' is not a sweep in '{output_dir}'; {nearest(name, names)}")
-    return Sweep(output_dir / "sweeps" / (name or names[-1]))
+    return Sweep(output_dir / SWEEPS / (name or names[-1]))

@@ -2,7 +2,8 @@
 
 The table ``runs.csv`` has a row for each run and sweep, with columns as in ``mlflow.search_runs``: ``name``,
 ``status``, ``params.<key>``, ``metrics.<key>`` (the last value), ``tags.<key>``; ``pandas.read_csv`` reads it.
-Artifacts stay in the run directory; the row contains its path.
+Artifacts stay in the run directory; the row contains its path. Files hold that path relative to the folder of the
+table, so that both can be moved together.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -74,6 +76,7 @@ class FilesTracker(Tracker):
             "start_time": before.get("start_time", _now()),
             "end_time": None,
             "run_dir": str(self._context.run_dir),
+            "place": _place(self._folder, self._context),
             "params": dict(params),
             "metrics": log.last_values(),
             "tags": {**before.get("tags", {}), **tags},
@@ -109,7 +112,7 @@ class FilesTracker(Tracker):
         lock = FolderLock(self._folder, _PATIENCE_S if patience_s is None else patience_s)
         try:
             runs = [run for path in sorted(self._folder.glob("*.json")) if (run := _read(path))]
-            rows = [_row(run) for run in sorted(runs, key=lambda run: (run["start_time"], run["name"]))]
+            rows = [_row(run, self._folder) for run in sorted(runs, key=lambda run: (run["start_time"], run["name"]))]
             columns = dict.fromkeys(column for row in rows for column in row)
             order = sorted(columns, key=lambda column: column.partition(".")[0] in _SECTIONS)
             write_table(self._folder / _TABLE, order, [[row.get(column) for column in order] for row in rows])
@@ -120,26 +123,38 @@ class FilesTracker(Tracker):
 def _file_of(folder: Path, context: TrackerContext) -> Path:
     """Return the file of a run; its directory is part of the name, as output directories may share the folder.
 
-    Earlier versions named files only after the run; a run that has such a file keeps it, so that it has one row.
+    Earlier versions named files only after the run, or after the absolute path of its directory; a run that has such a
+    file keeps it, so that it has one row.
     """
-    earlier = folder / f"{context.run_name}.json"
-    if _read(earlier).get("run_dir") == str(context.run_dir):
-        return earlier
-    place = hashlib.sha256(str(context.run_dir).encode()).hexdigest()[:8]
-    return folder / f"{context.run_name}.{place}.json"
+    run_dir = str(context.run_dir)
+    for earlier in (folder / f"{context.run_name}.json", folder / f"{context.run_name}.{_digest(run_dir)}.json"):
+        if _read(earlier).get("run_dir") == run_dir:
+            return earlier
+    return folder / f"{context.run_name}.{_digest(_place(folder, context))}.json"
+
+
+def _place(folder: Path, context: TrackerContext) -> str:
+    """Return the run directory relative to the folder of the table."""
+    return os.path.relpath(context.run_dir, folder)
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(path.encode()).hexdigest()[:8]
 
 
 def _read(path: Path) -> dict[str, Any]:
     """Return the file of a run; empty if it does not exist or, after a warning, if it is damaged."""
     try:
-        return read_json(path, _RUN, {"artifacts": list})
+        return read_json(path, _RUN, {"artifacts": list, "place": str})
     except DamagedFileError as error:
         _log.warning("%s; the table leaves it out", error)
         return {}
 
 
-def _row(run: Mapping[str, Any]) -> dict[str, Any]:
+def _row(run: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     row = {key: run[key] for key in ("name", "status", "sweep", "start_time", "end_time", "run_dir")}
+    if "place" in run:
+        row["run_dir"] = os.path.normpath(folder / run["place"])
     for section in _SECTIONS:
         row |= {f"{section}.{key}": _text(value) for key, value in run[section].items()}
     return row

@@ -39,6 +39,7 @@ class LocalLog:
         self.csv_path = run_dir / "metrics.csv"
         self.timings_path = run_dir / "timings.jsonl"
         self._table: _Table | None = None  # content of metrics.csv; None until this process writes
+        self._times_ms: dict[int, int] = {}  # by epoch: those that this process has written or looked up
 
     def rewind(self, last_epoch: int) -> None:
         """Remove the epochs after ``last_epoch``, and an incomplete last line; atomic for each file.
@@ -49,6 +50,7 @@ class LocalLog:
         Raises:
             UserError: a line other than the last is invalid, because the file was edited or the disk is damaged.
         """
+        self._times_ms.clear()
         for path in (self.timings_path, self.metrics_path):
             kept = [line for line, row in _complete_lines(path) if _epoch_of(row) <= last_epoch]
             content = b"".join(kept)
@@ -79,7 +81,8 @@ class LocalLog:
                 f"epoch {epoch} cannot follow epoch {self._table.last_epoch} in {self.metrics_path}: rewind first"
             )
         row: Row = {_EPOCH: epoch} | {key: _finite(value) for key, value in metrics.items()}
-        timing: Row = {_EPOCH: epoch, _TIMESTAMP: time.time_ns() // 1_000_000}
+        self._times_ms[epoch] = time.time_ns() // 1_000_000
+        timing: Row = {_EPOCH: epoch, _TIMESTAMP: self._times_ms[epoch]}
         timing |= {key: _finite(value) for key, value in timings.items()}
         self.metrics_path.parent.mkdir(parents=True, exist_ok=True)
         # Timings first, so that an epoch in metrics.jsonl is complete.
@@ -109,6 +112,12 @@ class LocalLog:
         """Return {epoch: time of logging in milliseconds since 1970}."""
         rows = [row for _, row in _complete_lines(self.timings_path)]
         return {_epoch_of(row): int(row[_TIMESTAMP] or 0) for row in rows if _TIMESTAMP in row}
+
+    def timestamp_ms(self, epoch: int) -> int:
+        """Return the time of logging an epoch, equal in every process; the time of now for an epoch without one."""
+        if epoch not in self._times_ms:
+            self._times_ms |= self.timestamps_ms()
+        return self._times_ms.get(epoch) or time.time_ns() // 1_000_000
 
     def _drop_torn_lines(self) -> None:
         """Load the log without an epoch that a killed process left incomplete (timings are written first)."""

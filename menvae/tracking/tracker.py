@@ -23,18 +23,20 @@ class TrackingSettings:
             directory.
         experiment: name of the MLflow experiment.
         enabled: False logs only to the run directory.
+        offline: True sends nothing now; ``menvae-sweep sync`` sends it later, from any machine with a network.
         trackers: {key: configuration of a tracker}; ``+tracker@tracking.trackers.<key>=<name>`` adds one.
     """
 
     uri: str | None = None
     experiment: str = "menvae"
     enabled: bool = True
+    offline: bool = False
     trackers: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"mlflow": {"name": "mlflow"}})
 
     @property
     def active(self) -> frozenset[str]:
-        """The keys of the enabled trackers."""
-        return frozenset(self.trackers) if self.enabled else frozenset()
+        """The keys of the trackers that runs are sent to while they are trained."""
+        return frozenset(self.trackers) if self.enabled and not self.offline else frozenset()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from menvae.registry import Bound, bind
+from menvae.tracking.facts import Facts
 from menvae.tracking.local import LocalLog
 from menvae.tracking.tracker import DatasetInput, Status, Tracker, TrackerContext, TrackingSettings
 
@@ -26,25 +27,32 @@ class Trackers:
 
     Args:
         trackers: {key: tracker}.
+        kept_for: context of the run; its folder keeps what trackers need to start the run later. None: keep nothing.
     """
 
-    def __init__(self, trackers: Mapping[str, Tracker]) -> None:
+    def __init__(self, trackers: Mapping[str, Tracker], kept_for: TrackerContext | None = None) -> None:
         self._working = dict(trackers)
+        self._kept_for = kept_for
 
     @classmethod
-    def of(cls, context: TrackerContext, only: Collection[str] | None = None) -> Trackers:
+    def of(cls, context: TrackerContext, only: Collection[str] | None = None, *, keeps_facts: bool = True) -> Trackers:
         """Build the trackers of a run.
 
         Args:
             context: context of the run.
-            only: keys of the trackers to build; None: all that are enabled.
+            only: keys of the trackers to build; None: all that runs are sent to while they are trained.
+            keeps_facts: whether `start` keeps in the folder of the run what it tells the trackers, unless tracking is
+                off.
 
         Raises:
             UserError: the configuration of a tracker is invalid.
         """
-        keys = context.settings.active if only is None else context.settings.active & set(only)
-        bound = bind_trackers(context.settings)
-        return cls({key: bound[key](context) for key in bound if key in keys})
+        settings, bound = context.settings, bind_trackers(context.settings)
+        keys = settings.active if only is None else settings.active & set(only)
+        checked = bound.keys() if settings.enabled and settings.offline else keys  # built only to refuse wrong settings
+        built = {key: bound[key](context) for key in bound if key in checked}
+        keeps_facts = keeps_facts and settings.enabled and bool(bound)
+        return cls({key: built[key] for key in built if key in keys}, context if keeps_facts else None)
 
     @property
     def addresses(self) -> dict[str, str]:
@@ -59,6 +67,8 @@ class Trackers:
         datasets: Sequence[DatasetInput] = (),
     ) -> None:
         """Open the run in all trackers."""
+        if self._kept_for is not None:
+            Facts.of(self._kept_for, params, tags, datasets).write(self._kept_for.run_dir)
         self._ask_each(lambda tracker: tracker.start(params, tags, log, datasets))
 
     def log(self, epoch: int, metrics: Mapping[str, float | None], timings: Mapping[str, float]) -> None:
@@ -84,7 +94,8 @@ class Trackers:
             except Exception as error:  # noqa: BLE001 - third-party code or a store must not stop training
                 del self._working[key]
                 _log.warning(
-                    "tracker '%s' failed: %s: %s; the run continues without it; the same command sends the rest later",
+                    "tracker '%s' failed: %s: %s; the run continues without it; menvae-sweep sync or the same command "
+                    "sends the rest later",
                     *(key, type(error).__name__, str(error).strip().partition("\n")[0] or "no message"),
                 )
                 _log.debug("tracker '%s'", key, exc_info=True)

@@ -37,6 +37,7 @@ _OTHERS = (
     ("sweep", ("plan", *_TINY)),
     ("sweep", ("status",)),
     ("sweep", ("retry",)),
+    ("sweep", ("sync",)),
     ("prepare", COHORT),
     ("compare", ()),
     ("parts", ()),

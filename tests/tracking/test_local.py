@@ -1,5 +1,6 @@
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,15 @@ def test_every_line_is_json_for_a_strict_reader(tmp_path: Path) -> None:
 
     for name in ("metrics.jsonl", "timings.jsonl"):
         json.loads((tmp_path / name).read_text(), parse_constant=refuse)
+
+
+def test_the_time_of_an_epoch_is_the_same_in_every_process(tmp_path: Path) -> None:
+    log, other = LocalLog(tmp_path), LocalLog(tmp_path)
+    log.append(1, {"a": 1.0}, {})
+    first = log.timestamp_ms(1)
+    assert other.timestamp_ms(1) == first == log.timestamps_ms()[1]
+    log.rewind(0)
+    time.sleep(0.01)
+    log.append(1, {"a": 1.0}, {})
+    assert LocalLog(tmp_path).timestamp_ms(1) == log.timestamp_ms(1) > first
+    assert log.timestamp_ms(2) >= log.timestamp_ms(1), "the time of now, for an epoch that was not logged"

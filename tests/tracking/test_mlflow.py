@@ -203,6 +203,24 @@ def test_nan_and_null_are_left_out(output_dir: Path, log: LocalLog) -> None:
     assert {key for key, _, _ in points} == {"val_epoch/loss", "time/epoch_seconds"}
 
 
+def test_values_have_the_times_of_the_log_and_a_run_sent_later_those_of_its_training(
+    output_dir: Path, log: LocalLog
+) -> None:
+    tracker = begin(output_dir, log)
+    add(log, range(1, 3), tracker)
+    time.sleep(0.02)
+    tracker.log(2, {"gate/passed": 1.0}, {})
+    tracker.finish("KILLED")
+    times = log.timestamps_ms()
+    asked = "select distinct step, timestamp from metrics order by step"
+    assert query(output_dir / "mlflow.db", asked) == sorted(times.items())
+    elsewhere = begin(output_dir, log, settings=TrackingSettings(experiment="elsewhere"))
+    elsewhere.log(2, {"gate/passed": 1.0}, {})
+    elsewhere.finish("FINISHED")
+    of_run = f"select start_time, end_time from runs where run_uuid = '{elsewhere.run_id}'"
+    assert query(output_dir / "mlflow.db", of_run) == [(times[1], times[2])]
+
+
 def test_second_process_sends_only_what_is_missing(output_dir: Path, log: LocalLog) -> None:
     tracker = begin(output_dir, log)
     add(log, range(1, 5), tracker)

@@ -2,7 +2,9 @@
 
 victim.py kill DIRECTORY SEED   kill -9 the run while it creates the store, right after its n-th write to MLflow, and at
                                 random moments; then let it end
-victim.py race DIRECTORY COUNT  as many runs at once, all of one sweep, the store is not there yet
+victim.py race DIRECTORY COUNT [URI]
+                                as many runs at once, all of one sweep; the store is not there yet, or is that of a
+                                server: then each waits after five epochs for a file DIRECTORY/go
 """
 
 from __future__ import annotations
@@ -40,8 +42,10 @@ def train(
     *,
     wait_for_store: bool = False,
     parent: ParentRun | None = None,
+    uri: str | None = None,
 ) -> str:
     """Go on from the last checkpoint (every second epoch has one) to the end; return the MLflow run id."""
+    settings = TrackingSettings() if uri is None else TrackingSettings(uri=uri, experiment="crowd")
     run_dir = output_dir / "runs" / run_name
     run_dir.mkdir(parents=True, exist_ok=True)
     checkpoint = run_dir / "last.ckpt"
@@ -49,15 +53,15 @@ def train(
     log = LocalLog(run_dir)
     log.rewind(done)
     tracker = MLflowTracker(
-        TrackerContext(
-            settings=TrackingSettings(), output_dir=output_dir, run_dir=run_dir, run_name=run_name, parent=parent
-        )
+        TrackerContext(settings=settings, output_dir=output_dir, run_dir=run_dir, run_name=run_name, parent=parent)
     )
     tracker.start(PARAMS, {"host": "here"}, log)
     deadline = time.monotonic() + 30
     while wait_for_store and tracker.run_id is None and time.monotonic() < deadline:
         time.sleep(0.01)
     for epoch in range(done + 1, NUM_EPOCHS + 1):
+        while uri is not None and epoch == 6 and not (output_dir / "go").exists():
+            time.sleep(0.05)
         timings = {"time/epoch_seconds": time.monotonic()}
         log.append(epoch, metrics_of(epoch), timings)
         tracker.log(epoch, metrics_of(epoch), timings)
@@ -67,7 +71,7 @@ def train(
             partial.replace(checkpoint)
         time.sleep(seconds_per_epoch)
     tracker.log_artifacts([log.metrics_path])
-    tracker.finish("FINISHED", {"verdict": "done"})
+    assert tracker.finish("FINISHED", {"verdict": "done"}, patience_s=None if uri is None else 240.0)
     assert tracker.run_id is not None
     return tracker.run_id
 
@@ -78,6 +82,7 @@ def fork(
     seconds_per_epoch: float,
     killed_at_write: int = 0,
     parent: ParentRun | None = None,
+    uri: str | None = None,
 ) -> int:
     pid = os.fork()
     if pid == 0:
@@ -85,7 +90,8 @@ def fork(
         try:
             if killed_at_write:
                 die_after_write(killed_at_write)
-            train(output_dir, run_name, seconds_per_epoch, wait_for_store=killed_at_write > 0, parent=parent)
+            waits = killed_at_write > 0
+            train(output_dir, run_name, seconds_per_epoch, wait_for_store=waits, parent=parent, uri=uri)
             code = 0
         finally:
             if code:
@@ -123,14 +129,14 @@ def largest_file(directory: Path) -> int:
 
 
 def main() -> None:
-    command, directory, number = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    command, directory, number, uri = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), next(iter(sys.argv[4:]), None)
     os.environ["MLFLOW_LOGGING_LEVEL"] = "CRITICAL"
     import mlflow.store.tracking.sqlalchemy_store
     import mlflow.tracking  # noqa: F401
 
     if command == "race":
         parent = ParentRun(directory / "sweeps" / "a_sweep", "a_sweep")
-        pids = [fork(directory, f"run_{index:02d}", 0.01, parent=parent) for index in range(number)]
+        pids = [fork(directory, f"run_{index:02d}", 0.01, parent=parent, uri=uri) for index in range(number)]
         sys.exit(any(os.waitpid(pid, 0)[1] for pid in pids))
     generator = random.Random(number)
     num_killed = 0

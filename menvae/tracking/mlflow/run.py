@@ -21,6 +21,7 @@ from menvae.tracking.mlflow.store import first_line
 from menvae.tracking.tracker import DatasetInput, ParentRun, Status
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 
@@ -44,6 +45,7 @@ class RunPlace:
     run_dir: Path
     run_name: str
     parent: ParentRun | None
+    started_ms: int | None = None  # of a run that is sent later; None: now
 
 
 class MetricPoint(NamedTuple):
@@ -56,22 +58,37 @@ class MetricPoint(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """Final MLflow status of the run, and its last tags."""
+    """Final MLflow status of the run, its last tags, and the time of its end; None: now."""
 
     status: Status
     tags: Mapping[str, str]
+    ended_ms: int | None
+
+
+class FoundRun(NamedTuple):
+    """The MLflow run of a folder."""
+
+    run_id: str
+    token: str
+    is_new: bool
 
 
 class OpenRun:
-    """One MLflow run, with the parameters and metrics that it already has."""
+    """One MLflow run, with the parameters and metrics that it already has.
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self.run_id = run_id
+    Every request may be repeated, also while the store still works on the first: parameters and tags keep one value a
+    key, and a metric one row for the same key, step, time and value. Creating a run is the exception, see `close`.
+    """
+
+    def __init__(self, client: MlflowClient, found: FoundRun) -> None:
+        self.run_id = found.run_id
+        self._token = found.token
         self._client = client
-        data = client.get_run(run_id).data
-        self._known_params: dict[str, str] = dict(data.params)
+        run = client.get_run(found.run_id)
+        self._experiment_id = run.info.experiment_id
+        self._known_params: dict[str, str] = dict(run.data.params)
         self._known_steps = {
-            key: {metric.step for metric in client.get_metric_history(run_id, key)} for key in data.metrics
+            key: {metric.step for metric in client.get_metric_history(found.run_id, key)} for key in run.data.metrics
         }
 
     def send_params(self, params: Mapping[str, Any]) -> None:
@@ -99,6 +116,7 @@ class OpenRun:
     def send_datasets(self, datasets: Sequence[DatasetInput]) -> None:
         """Log the data sets of the run; the store ignores those it already has."""
         from mlflow import entities
+        from mlflow.exceptions import MlflowException
 
         inputs = [
             entities.DatasetInput(
@@ -107,7 +125,11 @@ class OpenRun:
             )
             for data in datasets
         ]
-        if inputs:
+        if not inputs:
+            return
+        try:
+            self._client.log_inputs(self.run_id, inputs)
+        except MlflowException:  # another run of the experiment has logged the same data set at the same time
             self._client.log_inputs(self.run_id, inputs)
 
     def send_points(self, points: Sequence[MetricPoint]) -> None:
@@ -144,24 +166,31 @@ class OpenRun:
             _logger.warning("%s does not exist, so it is not stored in MLflow", source)
 
     def close(self, finish: Finish) -> None:
-        """Set the last tags and the final status."""
+        """Set the last tags and the final status, and delete doubles of the run.
+
+        A server that dies, or answers too late, may have created the run without telling; the request was then
+        repeated, and perhaps created a second, empty run with the same token.
+        """
         self.set_tags(finish.tags)
-        self._client.set_terminated(self.run_id, finish.status)
+        for run in _with_token(self._client, self._experiment_id, self._token):
+            if run.info.run_id != self.run_id:
+                self._client.delete_run(run.info.run_id)
+        self._client.set_terminated(self.run_id, finish.status, finish.ended_ms)
 
 
-def open_run(client: MlflowClient, experiment_id: str, place: RunPlace) -> str:
-    """Find or create the run of this place as a child of its parent, set it to running, and return its id."""
+def open_run(client: MlflowClient, experiment_id: str, place: RunPlace) -> OpenRun:
+    """Find or create the run of this place as a child of its parent, set it to running, and return it."""
     tags = {}
     if place.parent is not None:
         parent = replace(place, run_dir=place.parent.folder, run_name=place.parent.name, parent=None)
-        tags = {"mlflow.parentRunId": _find_or_create_run(client, experiment_id, parent, place.parent.tags)[0]}
+        tags = {"mlflow.parentRunId": _find_or_create_run(client, experiment_id, parent, place.parent.tags).run_id}
         tags["menvae.sweep"] = place.parent.name
-    run_id, is_new = _find_or_create_run(client, experiment_id, place, tags)
-    if not is_new:
-        client.update_run(run_id, status="RUNNING")
+    found = _find_or_create_run(client, experiment_id, place, tags)
+    if not found.is_new:
+        client.update_run(found.run_id, status="RUNNING")
         for key, value in tags.items():
-            client.set_tag(run_id, key, value)
-    return run_id
+            client.set_tag(found.run_id, key, value)
+    return OpenRun(client, found)
 
 
 def run_ids(run_dir: Path) -> set[str]:
@@ -169,10 +198,8 @@ def run_ids(run_dir: Path) -> set[str]:
     return {str(entry["run_id"]) for entry in _read_entries(run_dir / _RUN_FILE) if entry.get("run_id")}
 
 
-def _find_or_create_run(
-    client: MlflowClient, experiment_id: str, place: RunPlace, tags: Mapping[str, str]
-) -> tuple[str, bool]:
-    """Return the id of the run of a folder and a store, and whether this call created it, with ``tags``.
+def _find_or_create_run(client: MlflowClient, experiment_id: str, place: RunPlace, tags: Mapping[str, str]) -> FoundRun:
+    """Return the run of a folder and a store; create it with ``tags`` if there is none.
 
     If several processes call this at once, exactly one creates the run.
     """
@@ -184,9 +211,7 @@ def _find_or_create_run(
 
 def _find_or_create_alone(
     client: MlflowClient, experiment_id: str, place: RunPlace, tags: Mapping[str, str]
-) -> tuple[str, bool]:
-    from mlflow.exceptions import MlflowException
-
+) -> FoundRun:
     path = place.run_dir / _RUN_FILE
     here = {"uri": masked(place.configured_uri), "experiment": place.experiment}
     entries = _read_entries(path)
@@ -195,32 +220,43 @@ def _find_or_create_alone(
         entry = here | {"token": uuid.uuid4().hex, "run_id": None}
         entries.append(entry)
         _write_entries(path, entries)
-    run_id = entry["run_id"]
-    if run_id is None:  # new, or a process was killed between the two writes of this file
-        found = client.search_runs([experiment_id], f"tags.`{_TOKEN_TAG}` = '{entry['token']}'", max_results=1)
-        run_id = found[0].info.run_id if found else None
+    known: str | None = entry["run_id"]
+    if known is not None:
+        if _is_active(client, known):
+            return FoundRun(known, entry["token"], is_new=False)
+        _logger.warning("MLflow run %s is no longer in the store; creating a new one", known)
+        entry |= {"token": uuid.uuid4().hex, "run_id": None}
+        _write_entries(path, entries)
+    # The token stays until the id is written: an earlier request, also of a killed process, may have created the run.
+    before = _with_token(client, experiment_id, entry["token"])
+    if before:
+        run_id = str(before[0].info.run_id)
     else:
-        try:
-            run = client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            run_id = None
-        else:
-            run_id = run_id if run.info.lifecycle_stage == "active" else None
-        if run_id is None:
-            _logger.warning("MLflow run %s is no longer in the store; creating a new one", entry["run_id"])
-    is_new = run_id is None
-    if is_new:
-        entry["token"] = uuid.uuid4().hex
-        entry["run_id"] = None
-        _write_entries(path, entries)
-        run = client.create_run(experiment_id, run_name=place.run_name, tags={_TOKEN_TAG: entry["token"], **tags})
-        run_id = run.info.run_id
-    if entry["run_id"] != run_id:
-        entry["run_id"] = run_id
-        _write_entries(path, entries)
-    return str(run_id), is_new
+        marked = {_TOKEN_TAG: entry["token"], **tags}
+        run = client.create_run(experiment_id, place.started_ms, marked, place.run_name)
+        run_id = str(run.info.run_id)
+    entry["run_id"] = run_id
+    _write_entries(path, entries)
+    return FoundRun(run_id, entry["token"], is_new=not before)
+
+
+def _is_active(client: MlflowClient, run_id: str) -> bool:
+    """Return whether a run exists and has not been deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+
+
+def _with_token(client: MlflowClient, experiment_id: str, token: str) -> Sequence[Run]:
+    """Return the runs with a token, the oldest first: one, or several if a request to create it was repeated."""
+    oldest_first = ["attributes.start_time ASC"]
+    runs: Sequence[Run] = client.search_runs([experiment_id], f"tags.`{_TOKEN_TAG}` = '{token}'", order_by=oldest_first)
+    return runs
 
 
 def _read_entries(path: Path) -> list[dict[str, Any]]:

@@ -209,6 +209,24 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(rest[1:].partition("?")[0]) if scheme.partition("+")[0] == "sqlite" else None
 
 
+def is_away(error: BaseException) -> bool:
+    """Return whether an error means that the store cannot be reached now, as while its server starts again.
+
+    Imports MLflow's exceptions, so it is for errors of MLflow's client.
+    """
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import HTTPError, RequestException
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MlflowException) and cause.error_code == "TEMPORARILY_UNAVAILABLE":
+            return True
+        if isinstance(cause, ConnectionError | RequestException) and not isinstance(cause, HTTPError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
 def first_line(error: Exception) -> str:
     """Return the first line of an error message, truncated and with passwords masked."""
     return without_passwords(str(error).strip().partition("\n")[0])[:300] or "no message"

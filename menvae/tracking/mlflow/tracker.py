@@ -7,6 +7,10 @@ each (key, step) exactly once. Only that thread imports MLflow.
 Two states determine what is sent, and both survive a kill at any time: the local log, and the file ``mlflow_run_id``,
 which stores a random token *before* the MLflow run with that token as a tag is created. After a kill between these two
 steps, the next process finds the run by its token instead of creating a second one.
+
+A server may also die, or answer too late, after it has done what it was asked: every request is repeated until it is
+answered. A metric is therefore always sent with the time at which the local log has it, since MLflow keeps one row for
+each key, step, time and value; and when the run ends, other runs with its token are deleted.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +33,7 @@ from menvae.tracking.mlflow.run import Finish, KeyNames, MetricPoint, OpenRun, R
 from menvae.tracking.mlflow.store import (
     configured_uri,
     first_line,
+    is_away,
     open_experiment,
     say_if_from_environment,
     silence_mlflow,
@@ -69,6 +75,8 @@ class MLflowTracker(Tracker):
             run_name=context.run_name,
             parent=context.parent,
         )
+        self._log: LocalLog | None = None
+        self._last_before: _Epoch | None = None  # the last epoch of a run of which this process has trained none
         self._worker: _Worker | None = None
 
     @property
@@ -101,11 +109,14 @@ class MLflowTracker(Tracker):
         silence_mlflow()
         say_if_from_environment(self._context.settings)
         # Read here, not in the thread: the caller may write to the log as soon as this returns.
-        timestamps = log.timestamps_ms()
+        self._log = log
         rows: dict[int, dict[str, float | None]] = {}
         for row in log.metrics() + log.timings():
             rows.setdefault(int(row["epoch"] or 0), {}).update(row)
-        epochs = [_Epoch(epoch, rows[epoch], timestamps.get(epoch, 0)) for epoch in sorted(rows)]
+        epochs = [_Epoch(epoch, rows[epoch], log.timestamp_ms(epoch)) for epoch in sorted(rows)]
+        if epochs:
+            self._place = replace(self._place, started_ms=epochs[0].timestamp_ms)
+            self._last_before = epochs[-1]
         self._worker = _Worker(self._place, _Facts(dict(params), dict(tags), list(datasets)), epochs)
         self._worker.start()
 
@@ -117,8 +128,10 @@ class MLflowTracker(Tracker):
             metrics: as written to the local log.
             timings: as written to the local log.
         """
-        if self._worker is not None:
-            self._worker.inbox.put(_Epoch(epoch, {**metrics, **timings}, time.time_ns() // 1_000_000))
+        if self._worker is not None and self._log is not None:
+            if self._last_before is not None and epoch > self._last_before.epoch:
+                self._last_before = None
+            self._worker.inbox.put(_Epoch(epoch, {**metrics, **timings}, self._log.timestamp_ms(epoch)))
 
     def log_artifacts(self, paths: Sequence[Path]) -> None:
         """Store files or folders of the run directory under the same relative path. Returns immediately.
@@ -138,6 +151,9 @@ class MLflowTracker(Tracker):
     def finish(self, status: Status, tags: Mapping[str, str] | None = None, *, patience_s: float | None = None) -> bool:
         """Send everything that is left and close the run; give up with a warning if there is no progress.
 
+        A server that has answered before and cannot be reached now may be starting again, and is waited for; a store
+        that has not answered this process at all, or that refuses a request, gets three attempts.
+
         Args:
             status: final MLflow status of the run.
             tags: further tags of the run.
@@ -148,7 +164,8 @@ class MLflowTracker(Tracker):
         """
         if self._worker is None:
             return False
-        self._worker.inbox.put(Finish(status, dict(tags or {})))
+        ended_ms = None if self._last_before is None else self._last_before.timestamp_ms
+        self._worker.inbox.put(Finish(status, dict(tags or {}), ended_ms))
         self._worker.join(_SILENT_SECONDS)
         if self._worker.is_alive():
             _logger.info("sending the rest of the run to MLflow")
@@ -159,6 +176,7 @@ class MLflowTracker(Tracker):
             self._worker.join(patience_s)
         if self._worker.is_alive():
             self._worker.warn(f"has not answered for {patience_s:.0f} s")
+            _logger.info("this run is incomplete in MLflow store %s", without_passwords(self._place.uri))
         return self._worker.is_complete
 
 
@@ -204,6 +222,8 @@ class _Worker(threading.Thread):
         self._doing = "opening the store"
         self._has_warned = False
         self._num_failures = 0  # in a row
+        self._has_answered = False
+        self._is_awaited = False  # it has answered, and cannot be reached now
 
     def run(self) -> None:
         """Deliver until the run is finished or delivery is given up."""
@@ -218,7 +238,7 @@ class _Worker(threading.Thread):
                 return
             if self._finish is not None:
                 finish_attempts += 1
-                if finish_attempts == _FINISH_ATTEMPTS:
+                if finish_attempts >= _FINISH_ATTEMPTS and not self._is_awaited:
                     _logger.info("this run is incomplete in MLflow store %s", without_passwords(self._place.uri))
                     return
 
@@ -229,7 +249,7 @@ class _Worker(threading.Thread):
         _logger.log(
             level,
             "MLflow store %s %s (while %s): the run continues; its metrics are in %s and are sent once the store "
-            "answers or the same command runs again",
+            "answers, or by menvae-sweep sync, or when the same command runs again",
             without_passwords(self._place.uri),
             problem,
             self._doing,
@@ -266,6 +286,7 @@ class _Worker(threading.Thread):
             self._deliver()
         except Exception as error:  # noqa: BLE001 - no error of the store or its driver may stop training
             self._num_failures += 1
+            self._is_awaited = self._has_answered and is_away(error)
             self.warn(f"failed: {type(error).__name__}: {first_line(error)}")
             return False
         if self._num_failures:
@@ -277,8 +298,9 @@ class _Worker(threading.Thread):
         if self._run is None:
             self._doing = "opening the store"
             client, experiment_id = open_experiment(self._place.uri, self._place.experiment, self._place.output_dir)
+            self._has_answered = True
             self._doing = "opening the run"
-            self._run = OpenRun(client, open_run(client, experiment_id, self._place))
+            self._run = open_run(client, experiment_id, self._place)
             self.run_id = self._run.run_id
             self.num_delivered += 1
         if self._facts is not None:
@@ -306,9 +328,8 @@ class _Worker(threading.Thread):
 
 def _points(row: _Epoch, names: KeyNames) -> list[MetricPoint]:
     """Return the metrics of one row for MLflow: every finite number except the epoch itself."""
-    timestamp_ms = row.timestamp_ms or time.time_ns() // 1_000_000
     return [
-        MetricPoint(names(key), row.epoch, float(value), timestamp_ms)
+        MetricPoint(names(key), row.epoch, float(value), row.timestamp_ms)
         for key, value in row.values.items()
         if key != "epoch" and value is not None and math.isfinite(value)
     ]
