@@ -52,6 +52,10 @@ def _compare(tracking: TrackingSettings, settings: ComparisonSettings, output_di
     store = RunStore.open(tracking, output_dir)
     runs, notes = store.runs(None if settings.sweep is None else str(settings.sweep))
     comparison = compare(runs, settings)
+    if comparison.replicates.has_folds:
+        from menvae.comparison.out_of_fold import with_out_of_fold  # and with it torch, which others do not need
+
+        comparison = with_out_of_fold(comparison, store)
     try:
         html.parent.mkdir(parents=True, exist_ok=True)
         runs_file = write_runs(comparison, html.with_suffix(".csv"))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from menvae.comparison.compare import summarise
 from menvae.comparison.judged import GateValue
-from menvae.comparison.results import Comparison, Configuration, Summary
+from menvae.comparison.replicates import overlap
+from menvae.comparison.results import Comparison, Configuration, Difference, OutOfFold, Summary
+from menvae.comparison.summaries import summarise
 from menvae.comparison.swept_keys import ABSENT
 from menvae.comparison.tracked_runs import TrackedRun
-from menvae.comparison.words import front_mark, largest_leaks, verdict_counts
+from menvae.comparison.words import front_mark, largest_leaks, pooled_gates, verdict_counts
 from menvae.files import write_table
 
 Row = dict[str, object]
@@ -33,11 +34,14 @@ def write_runs(comparison: Comparison, path: Path) -> Path:
 
 
 def write_configurations(comparison: Comparison, path: Path) -> Path:
-    """Write one row per configuration, with mean, deviation and interval over its seeds; return ``path``.
+    """Write one row per configuration, with mean, deviation and interval over its replicates; return ``path``.
 
-    Columns of a gate: ``<gate>`` (mean over the seeds), ``<gate>/sd``, ``<gate>/low`` and ``<gate>/high`` (95 %
-    t-interval of the mean), and the number of seeds by verdict, ``<gate>/pass``, ...; ``test/<gate>`` for the test
-    split. The last columns are the numbers of ``evaluation.json`` over the seeds, ``final/<split>/<metric>``.
+    Columns of a gate: ``<gate>`` (mean over the replicates), ``<gate>/sd``, ``<gate>/low`` and ``<gate>/high`` (95 %
+    t-interval of the mean), and the number of runs by verdict, ``<gate>/pass``, ...; ``test/<gate>`` for the test
+    split. ``<gate>/difference`` is that from the baseline, with ``/low``, ``/high``, ``/p`` (its p-value) and ``/q``
+    (adjusted for the number of tests). Of folds, ``out_of_fold/<metric>`` are pooled predictions of all folds, with the
+    interval over patients, and ``out_of_fold/<metric>/difference``. The last columns are the numbers of
+    ``evaluation.json`` over the replicates, ``final/<split>/<metric>``.
     """
     rows = [_configuration_row(comparison, one) for one in comparison.rows]
     figures = _figures([run for one in comparison.rows for run in one.runs])
@@ -48,7 +52,7 @@ def _run_row(
     comparison: Comparison, one: Configuration, run: TrackedRun, keys: Sequence[str], names: Sequence[str]
 ) -> Row:
     row: Row = {"configuration": one.number, "data": one.cohort}
-    row |= {key: run.params.get(key, ABSENT) for key in keys} | {"seed": run.seed}
+    row |= {key: run.params.get(key, ABSENT) for key in (*keys, *comparison.replicates.keys)} | {"seed": run.seed}
     row |= {name: run.gates[name].value if name in run.gates else None for name in names}
     row |= {
         "gates_passed": sum(gate.passed for gate in run.gates.values()),
@@ -76,18 +80,36 @@ def _about(name: str, gate: GateValue | None) -> Row:
 
 def _configuration_row(comparison: Comparison, one: Configuration) -> Row:
     cohort = next(cohort for cohort in comparison.cohorts if cohort.label == one.cohort)
-    row: Row = {"configuration": one.number, "data": one.cohort, **one.values, "seeds": len(one.runs)}
+    row: Row = {"configuration": one.number, "data": one.cohort, **one.values, "seeds": len({r.seed for r in one.runs})}
+    row |= {"runs": len(one.runs)} if comparison.replicates.keys else {}
     row |= {"gates_passed": one.gates_passed, "test_gates_passed": one.test_gates_passed}
     row |= {"runs_passed": one.num_runs_passed, "front": front_mark(cohort, one), "mean_rank": one.mean_rank}
     for split in comparison.splits:
         summaries = one.summaries(split)
         for gate in comparison.gates:
             name = gate.name if split == "val" else f"{split}/{gate.name}"
-            row |= dict(_over_seeds(name, summaries.get(gate.name)))
+            row |= dict(_over_replicates(name, summaries.get(gate.name)))
             counts = verdict_counts(one, gate.name, split)
             row |= {f"{name}/{verdict}": count for verdict, count in counts.items()}
+    for gate in comparison.gates:
+        row |= dict(_difference(gate.name, cohort.differences.get(one.number, {}).get(gate.name)))
+    row |= _out_of_fold_row(comparison, cohort.out_of_fold.get(one.number))
+    shared = overlap(one.runs)
     for name in _figures(one.runs):
-        row |= dict(_over_seeds(name, summarise({run.seed: run.figures.get(name) for run in one.runs})))
+        values = {comparison.replicates.name(run): run.figures.get(name) for run in one.runs}
+        row |= dict(_over_replicates(name, summarise(values, shared)))
+    return row
+
+
+def _out_of_fold_row(comparison: Comparison, found: OutOfFold | None) -> Row:
+    """Return the pooled predictions of a configuration; nothing if no configuration has any."""
+    everything = [one for cohort in comparison.cohorts for one in cohort.out_of_fold.values()]
+    row: Row = {} if not everything else {"out_of_fold/subjects": None if found is None else found.num_subjects}
+    for key in sorted({key for one in everything for key in one.metrics}):
+        row |= dict(_over_replicates(f"out_of_fold/{key}", None if found is None else found.metrics.get(key)))
+    for gate in pooled_gates(comparison):
+        one = None if found is None else found.differences.get(gate.name)
+        row |= dict(_difference(f"out_of_fold/{gate.metric}", one))
     return row
 
 
@@ -96,7 +118,16 @@ def _figures(runs: Sequence[TrackedRun]) -> list[str]:
     return sorted({name for run in runs for name in run.figures if not name.endswith(_ENDS)})
 
 
-def _over_seeds(name: str, summary: Summary | None) -> Iterator[tuple[str, float | None]]:
+def _difference(name: str, one: Difference | None) -> Iterator[tuple[str, float | None]]:
+    low, high = (None, None) if one is None or one.interval is None else one.interval
+    yield f"{name}/difference", None if one is None else one.mean
+    yield f"{name}/difference/low", low
+    yield f"{name}/difference/high", high
+    yield f"{name}/difference/p", None if one is None else one.p_value
+    yield f"{name}/difference/q", None if one is None else one.q_value
+
+
+def _over_replicates(name: str, summary: Summary | None) -> Iterator[tuple[str, float | None]]:
     interval = None if summary is None else summary.interval
     yield name, None if summary is None else summary.mean
     yield f"{name}/sd", None if summary is None else summary.deviation

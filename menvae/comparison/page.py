@@ -8,16 +8,25 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
+from menvae.comparison.explanations import LEAKS, READING
 from menvae.comparison.judged import GateValue
 from menvae.comparison.pareto import Objective
 from menvae.comparison.pictures import draw_effect, draw_trade_offs, trade_offs
-from menvae.comparison.results import Cohort, Comparison, Configuration, Effect
-from menvae.comparison.swept_keys import ABSENT
+from menvae.comparison.replicates import label
+from menvae.comparison.results import (
+    FALSE_DISCOVERY_RATE,
+    Cohort,
+    Comparison,
+    Configuration,
+    Difference,
+    Effect,
+)
+from menvae.comparison.swept_keys import ABSENT, natural
 from menvae.comparison.tracked_runs import RunStore, TrackedRun, listed
 from menvae.comparison.words import (
     VERDICTS,
@@ -32,8 +41,11 @@ from menvae.comparison.words import (
     meets,
     not_judged_words,
     of_data,
+    out_of_fold_words,
+    pooled_gates,
     shown_difference,
     shown_passed,
+    shown_pooled,
     shown_summary,
     shown_test_passed,
     shown_value,
@@ -49,52 +61,6 @@ from menvae.presentation.page import Album, Picture, render
 from menvae.presentation.sortable import Cell, Column, Table, number_cell, sorting_script
 from menvae.presentation.text import broken
 from menvae.runs.directory import RUNS
-
-READING: Final = (
-    ("Configuration", "Runs that differ only in their seed. Its numbers are means over the seeds."),
-    (
-        "\N{PLUS-MINUS SIGN} in a table of configurations",
-        "Standard deviation over the seeds (n \N{MINUS SIGN} 1), not the standard error of the mean.",
-    ),
-    (
-        "Passed",
-        "Number of gates that a run passes, of those with a value, averaged over the seeds; its gates.json lists them.",
-    ),
-    (
-        "Test",
-        "The same gates on the test split. They choose nothing: ranks, front, effects and differences are those of the "
-        "validation split. A run passes if all gates of both splits pass.",
-    ),
-    (
-        "Verdict",
-        "pass or fail: the 95 % interval over patients lies on one side of the target; undecided: it contains the "
-        "target; not computed: no value. Only pass is passed.",
-    ),
-    ("Mean rank", "Rank among the configurations, averaged over the gates: independent of scale; 1 is best."),
-    ("Best", "Most gates passed, then lowest mean rank. The best of many is biased upwards: run more seeds."),
-    ("Front", "Configurations for which no other is at least as good in every gate and better in one."),
-    (
-        "Hypervolume beyond the targets",
-        "Volume between the targets and the front, in units of the gates; 0 unless a configuration meets every target.",
-    ),
-    (
-        "Range that the front dominates",
-        "The same volume, measured from a tenth of the range beyond the worst value of every gate, as a fraction of "
-        "the box up to the best. It depends on the set of configurations.",
-    ),
-    ("Effect of a key", "Mean over all runs with that value; the range is the largest minus the smallest mean."),
-    (
-        "Differences",
-        "Paired by seed with the baseline; 95 % confidence interval of the mean by Student's t, not corrected for "
-        "multiple comparisons.",
-    ),
-)
-
-
-LEAKS: Final = (
-    "R2 of a target read from a partition that it does not supervise, beyond what that partition's targets say; "
-    "validation split, above its permutation null."
-)
 
 
 @dataclass(frozen=True)
@@ -135,6 +101,8 @@ def _content(
         "key_words": [*key_words(comparison), *not_judged_words(comparison), *leak_words(comparison)],
         "configurations": _configurations(comparison),
         "cohorts": [_cohort(comparison, cohort, store, place, album) for cohort in comparison.cohorts],
+        "has_folds": comparison.replicates.has_folds,
+        "replicates": comparison.replicates.words,
         "seeds": _seeds(comparison),
         "runs": _runs(comparison, store, place),
         "gates": [(gate.name, wanted(gate), gate.meaning) for gate in comparison.gates],
@@ -156,10 +124,11 @@ def _banner(comparison: Comparison) -> _Banner:
     if everywhere:
         names = listed([f"#{one.number}" for one in everywhere])
         plural = "configurations pass" if len(everywhere) > 1 else "configuration passes"
-        headline = f"{where}{len(everywhere)} of {count} {plural} every gate for every seed: {names}."
+        every = f"every gate for every {comparison.replicates.noun}"
+        headline = f"{where}{len(everywhere)} of {count} {plural} {every}: {names}."
         return _Banner("good", headline, _best_words(best))
     once = any(one.num_runs_passed for one in cohort.configurations)
-    some = "some runs pass every gate, but no configuration does for every seed."
+    some = f"some runs pass every gate, but no configuration does for every {comparison.replicates.noun}."
     headline = where + (some if once else "no run passes every gate.")
     return _Banner("odd" if once else "bad", headline[0].upper() + headline[1:], _best_words(best))
 
@@ -179,15 +148,23 @@ def _summary(comparison: Comparison) -> list[tuple[str, str]]:
         ("Runs compared", str(len(runs))),
         ("Configurations", str(len(comparison.rows))),
         ("Seeds", listed(seeds, 12)),
+        *_other_replicates(comparison, runs),
         ("Swept keys", "; ".join(swept) or "none"),
         *(
             (
                 f"Hashes of data and targets{of_data(comparison, cohort)}",
-                f"{cohort.data_hash[:8] or 'unknown'}, {cohort.targets_hash[:8] or 'unknown'}",
+                f"{cohort.data_hash[:8] or 'unknown'}, {cohort.targets_words}",
             )
             for cohort in comparison.cohorts
         ),
     ]
+
+
+def _other_replicates(comparison: Comparison, runs: Sequence[TrackedRun]) -> list[tuple[str, str]]:
+    """Return the values of the keys besides the seed in which the runs of a configuration differ."""
+    keys = comparison.replicates.keys
+    values = zip(*(comparison.replicates.values(run) for run in runs), strict=True)
+    return [(key, listed(sorted(set(found), key=natural), 12)) for key, found in zip(keys, values, strict=True)]
 
 
 def _gate_columns(gates: Sequence[Objective], first: str = "") -> list[Column]:
@@ -206,14 +183,15 @@ def _configurations(comparison: Comparison) -> Table:
     several = len(comparison.cohorts) > 1
     columns = [Column("#"), *[Column("data", is_number=False)] * several]
     columns += [Column(broken(key.label), title=key.name) for key in comparison.keys]
-    passed = ["passed", "test passed", "seeds passed"] if "test" in comparison.splits else ["passed"]
-    columns += [Column(name, first="descending") for name in ("seeds", *passed, "front")]
+    noun = comparison.replicates.noun
+    passed = ["passed", "test passed", f"{noun}s passed"] if "test" in comparison.splits else ["passed"]
+    columns += [Column(name, first="descending") for name in (f"{noun}s", *passed, "front")]
     columns += [*_gate_columns(comparison.gates), Column("mean rank")]
     cohorts = {cohort.label: cohort for cohort in comparison.cohorts}
     rows = [_configuration_row(comparison, cohorts[one.cohort], one) for one in comparison.rows]
     caption = (
-        "Mean and standard deviation over the seeds. Green: the mean meets the target; star: best mean of the gate. "
-        "Click a column header to sort."
+        f"Mean and standard deviation over the {comparison.replicates.words}. Green: the mean meets the target; star: "
+        "best mean of the gate. Click a column header to sort."
     )
     return Table("configurations-table", columns, rows, caption)
 
@@ -226,7 +204,8 @@ def _configuration_row(comparison: Comparison, cohort: Cohort, one: Configuratio
     for key in comparison.keys:
         value = one.values[key.name]
         cells.append(Cell(shown_value(value), value, title=f"{key.name}={value}"))
-    cells.append(Cell(str(len(one.runs)), str(len(one.runs)), title=", ".join(run.seed for run in one.runs)))
+    names = listed([comparison.replicates.name(run) for run in one.runs], 20)
+    cells.append(Cell(str(len(one.runs)), str(len(one.runs)), title=names))
     passed = shown_passed(one)
     cells.append(Cell(passed, repr(one.gates_passed)))
     if "test" in comparison.splits:
@@ -249,7 +228,8 @@ def _with_title(cell: Cell, interval: tuple[float, float] | None, *words: str) -
 def _seeds(comparison: Comparison) -> Table:
     """Make the table of every gate of every configuration on both splits: mean and interval over seeds, verdicts."""
     columns = [Column("#"), Column("gate", is_number=False), Column("target", is_number=False)]
-    columns += [Column("split", is_number=False), Column("seeds", first="descending"), Column("mean")]
+    noun = comparison.replicates.noun
+    columns += [Column("split", is_number=False), Column(f"{noun}s", first="descending"), Column("mean")]
     columns += [Column("standard deviation"), Column("low"), Column("high")]
     columns += [Column(verdict, first="descending") for verdict in VERDICTS]
     rows = []
@@ -269,14 +249,16 @@ def _seeds(comparison: Comparison) -> Table:
                 counts = verdict_counts(one, gate.name, split)
                 rows.append([*cells, *(Cell(str(count), str(count)) for count in counts.values())])
     caption = (
-        "low, high: 95 % interval of the mean over the seeds, by Student's t. The last columns count seeds; green: all "
-        "pass, red: at least one fails."
+        f"low, high: 95 % interval of the mean over the {comparison.replicates.words}, by Student's t. The last "
+        f"columns count {noun}s; green: all pass, red: at least one fails."
     )
     return Table("seeds-table", columns, rows, caption)
 
 
 def _runs(comparison: Comparison, store: RunStore, place: Path) -> Table:
-    columns = [Column("#"), Column("run", is_number=False), Column("seed"), Column("state", is_number=False)]
+    others = comparison.replicates.keys
+    columns = [Column("#"), Column("run", is_number=False), Column("seed")]
+    columns += [*(Column(label(key), title=key) for key in others), Column("state", is_number=False)]
     has_test = "test" in comparison.splits
     has_leaks = any(run.leaks for one in comparison.rows for run in one.runs)
     columns += [*_gate_columns(comparison.gates), Column("passed", first="descending")]
@@ -289,7 +271,9 @@ def _runs(comparison: Comparison, store: RunStore, place: Path) -> Table:
             passed = sum(gate.passed for gate in run.gates.values())
             link = _report_link(run, store, place)
             cells = [Cell(str(one.number), str(one.number)), Cell(run.name, run.name, "", run.artifact_uri, link)]
-            cells += [Cell(run.seed, run.seed), Cell(run.state, run.state, "")]
+            cells.append(Cell(run.seed, run.seed))
+            cells += [Cell(shown_value(value), value) for value in comparison.replicates.values(run)]
+            cells.append(Cell(run.state, run.state, ""))
             cells += [
                 _gate_of_run(run.gates.get(gate.name), run.test_gates.get(gate.name)) for gate in comparison.gates
             ]
@@ -366,10 +350,12 @@ def _cohort(comparison: Comparison, cohort: Cohort, store: RunStore, place: Path
         "heading": f"Data {cohort.label}" if len(comparison.cohorts) > 1 else "",
         "front": front_words(cohort),
         "trade_offs": picture,
-        "effect_words": effect_words(cohort),
+        "effect_words": effect_words(comparison, cohort),
         "effects": [_effect(effect, comparison, cohort, gallery) for effect in cohort.effects],
         "difference_words": difference_words(comparison, cohort),
         "differences": _differences(comparison, cohort) if cohort.differences else None,
+        "out_of_fold_words": out_of_fold_words(comparison, cohort),
+        "out_of_fold": _out_of_fold(comparison, cohort) if cohort.out_of_fold else None,
         "best": _best(comparison, cohort, store, place, gallery.album),
     }
 
@@ -396,25 +382,61 @@ def _effect(effect: Effect, comparison: Comparison, cohort: Cohort, gallery: _Ga
 
 def _differences(comparison: Comparison, cohort: Cohort) -> Table:
     columns = [Column("#"), *(Column(broken(key.label), title=key.name) for key in comparison.keys)]
-    columns += [Column("shared seeds", first="descending"), *_gate_columns(comparison.gates)]
+    shared_runs = f"shared {comparison.replicates.noun}s"
+    columns += [Column(shared_runs, first="descending"), *_gate_columns(comparison.gates)]
     rows = []
     for one in cohort.configurations:
         if one.number not in cohort.differences:
             continue
         row = cohort.differences[one.number]
-        shared = str(max(gate.num_seeds for gate in row.values()))
+        shared = str(max(gate.num_shared for gate in row.values()))
         cells = [Cell(str(one.number), str(one.number))]
         cells += [Cell(shown_value(one.values[key.name]), one.values[key.name]) for key in comparison.keys]
         cells.append(Cell(shared, shared))
-        for gate in comparison.gates:
-            found = row[gate.name]
-            low_high = "" if found.interval is None else f"[{found.interval[0]!r}, {found.interval[1]!r}]"
-            kind = f"number {tells(gate, found)}".strip()
-            value = "" if found.mean is None else repr(found.mean)
-            cells.append(Cell(shown_difference(found), value, kind, f"{value} {low_high}".strip()))
+        cells += [_difference_cell(gate, row[gate.name]) for gate in comparison.gates]
         rows.append(cells)
-    caption = "Green: better, red: worse; coloured if the interval excludes 0."
+    caption = f"Green: better, red: worse; coloured if the adjusted p-value is below {FALSE_DISCOVERY_RATE}."
     return Table(f"differences-table-{cohort.label}", columns, rows, caption)
+
+
+def _difference_cell(gate: Objective, found: Difference) -> Cell:
+    """Return a difference, with the exact value, its interval and its p-values as tooltip."""
+    low_high = "" if found.interval is None else f"[{found.interval[0]!r}, {found.interval[1]!r}]"
+    tests = "" if found.p_value is None else f"p = {found.p_value:.2g}"
+    tests += "" if found.q_value is None else f", adjusted {found.q_value:.2g}"
+    value = "" if found.mean is None else repr(found.mean)
+    title = " ".join(filter(None, (value, low_high, tests)))
+    return Cell(shown_difference(found), value, f"number {tells(gate, found)}".strip(), title)
+
+
+def _out_of_fold(comparison: Comparison, cohort: Cohort) -> Table:
+    """Make the table of pooled predictions: one row per configuration, each gate with its difference beside it."""
+    gates = pooled_gates(comparison)
+    columns = [Column("#"), *(Column(broken(key.label), title=key.name) for key in comparison.keys)]
+    columns.append(Column("subjects", first="descending"))
+    for gate in gates:
+        columns += _gate_columns([gate])
+        columns.append(Column("difference", title=f"{gate.name}: difference from #{cohort.baseline.number}"))
+    rows = []
+    for one in cohort.configurations:
+        if one.number not in cohort.out_of_fold:
+            continue
+        found = cohort.out_of_fold[one.number]
+        cells = [Cell(str(one.number), str(one.number))]
+        cells += [Cell(shown_value(one.values[key.name]), one.values[key.name]) for key in comparison.keys]
+        title = f"{found.num_subjects} subjects of {found.num_patients} patients"
+        cells.append(Cell(str(found.num_subjects), str(found.num_subjects), title=title))
+        for gate in gates:
+            summary, of_baseline = found.metrics.get(gate.metric), found.differences.get(gate.name)
+            if summary is None:
+                cells.append(number_cell(None))
+            else:
+                shown = number_cell(summary.mean, shown_pooled(summary), "met" * meets(gate, summary.mean))
+                cells.append(_with_title(shown, summary.interval))
+            cells.append(number_cell(None, "") if of_baseline is None else _difference_cell(gate, of_baseline))
+        rows.append(cells)
+    caption = "Green: the value meets the target; better than the baseline. Tooltips hold exact values and p-values."
+    return Table(f"out-of-fold-table-{cohort.label}", columns, rows, caption)
 
 
 def _best(comparison: Comparison, cohort: Cohort, store: RunStore, place: Path, album: Album) -> dict[str, Any]:
@@ -424,7 +446,7 @@ def _best(comparison: Comparison, cohort: Cohort, store: RunStore, place: Path, 
     passed = sum(gate.passed for gate in run.gates.values())
     judged = sum(gate.value is not None for gate in run.gates.values())
     words = (
-        f"{run.name} (configuration #{one.number}, seed {run.seed or 'unknown'}) passes {passed} of "
+        f"{run.name} (configuration #{one.number}, {comparison.replicates.name(run)}) passes {passed} of "
         f"{judged} gates{' with a value' * (judged < len(comparison.gates))}."
     )
     folder = store.artifact(run, "pictures")

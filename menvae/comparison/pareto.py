@@ -36,12 +36,14 @@ class Objective:
         target: the least acceptable value.
         larger_is_better: direction of the gate.
         meaning: what it measures, in one sentence; empty if unknown.
+        metric: key of the metric that it bounds; empty if unknown.
     """
 
     name: str
     target: float
     larger_is_better: bool
     meaning: str = ""
+    metric: str = ""
 
 
 @dataclass(frozen=True)

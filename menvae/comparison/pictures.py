@@ -59,7 +59,7 @@ def draw_trade_offs(cohort: Cohort, pairs: Sequence[tuple[Objective, Objective]]
     """
     columns = min(3, len(pairs))
     layout = Layout(panel=(2.75, 2.25), gap=(0.75, 0.85), left=0.75, right=max(0.25, 7.0 - 3.5 * columns), top=0.75)
-    note = "Bars: SD over the seeds; filled: on the front; line: front of these two gates; green: both targets met"
+    note = "Bars: SD over the runs; filled: on the front; line: front of these two gates; green: both targets met"
     figure, all_axes = panel_grid(len(pairs), columns, layout, "Trade-offs between gates", note)
     for (across, up), axes in zip(pairs, all_axes, strict=True):
         style_axes(axes, "", f"{across.name} ({wanted(across)})", f"{up.name} ({wanted(up)})")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from menvae.comparison.judged import GateValue, JudgedSplit
 from menvae.comparison.pareto import Front, Objective
+from menvae.comparison.replicates import Replicates
 from menvae.comparison.swept_keys import SweptKey
 from menvae.comparison.tracked_runs import TrackedRun
+
+FALSE_DISCOVERY_RATE = 0.05
+"""Expected share of false ones among the differences that are called clear."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +21,11 @@ class Summary:
     """One gate, or another number, of one configuration.
 
     Attributes:
-        values: seed -> value; None if it could not be computed.
+        values: replicate (see `menvae.comparison.replicates`) -> value; None if it could not be computed.
         mean: mean over the computed values.
-        deviation: standard deviation over the seeds (n - 1); None for fewer than two values.
-        interval: 95 % confidence interval of the mean over all seeds, by Student's t; None for fewer than two values.
+        deviation: standard deviation over the replicates (n - 1); None for fewer than two values.
+        interval: 95 % confidence interval of the mean, None without one: over replicates, by Student's t; of pooled
+            predictions, over patients, by the BCa bootstrap.
     """
 
     values: Mapping[str, float | None]
@@ -36,13 +41,13 @@ class Summary:
 
 @dataclass(frozen=True)
 class Configuration:
-    """Runs that differ only in their seed.
+    """Runs that differ only in their seed and their fold, or in other keys that tell replicates apart.
 
     Attributes:
         number: number in tables and pictures; 1 is the best of the largest cohort.
         cohort: label of its cohort.
         values: swept key -> value.
-        runs: one run per seed.
+        runs: one run per replicate.
         gates: gate -> summary of the validation split.
         test_gates: gate -> summary of the test split, which ranks nothing; empty if no run was judged on it.
         gates_passed: number of gates passed on the validation split, averaged over the runs.
@@ -94,22 +99,27 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Difference:
-    """A gate of a configuration minus the same gate of the baseline, over their shared seeds.
+    """A gate of a configuration minus the same gate of the baseline, over their shared replicates.
 
     Attributes:
-        num_seeds: number of shared seeds.
-        mean: mean difference; None without a shared seed.
-        interval: 95 % confidence interval of the mean (paired t); None for fewer than two shared seeds.
+        num_shared: number of shared replicates; of pooled predictions, of shared repetitions of all folds.
+        mean: mean difference; None without a shared replicate.
+        interval: 95 % confidence interval of the mean, None without one: by paired t over at least two replicates; of
+            pooled predictions, over patients, by the BCa bootstrap.
+        p_value: two-sided p-value of a difference of 0, by the method of the interval; None if all are 0.
+        q_value: the p-value adjusted for the number of tests, which bounds the false discovery rate.
     """
 
-    num_seeds: int
+    num_shared: int
     mean: float | None
     interval: tuple[float, float] | None
+    p_value: float | None = None
+    q_value: float | None = None
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+        """Whether the adjusted p-value is below `FALSE_DISCOVERY_RATE`."""
+        return self.q_value is not None and self.q_value < FALSE_DISCOVERY_RATE
 
 
 @dataclass(frozen=True)
@@ -121,7 +131,7 @@ class Effect:
         num_runs: value of the key -> number of runs with it.
         means: value of the key -> gate -> mean over these runs.
         ranges: gate -> largest mean minus smallest mean.
-        balanced: whether every value was run with the same settings of all other swept keys and the same seeds,
+        balanced: whether every value was run with the same settings of all other swept keys and the same replicates,
             equally often.
     """
 
@@ -133,28 +143,53 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class OutOfFold:
+    """Pooled predictions of the folds of one configuration: each subject judged by the model that has not seen it.
+
+    Attributes:
+        num_subjects: number of subjects that every repetition has judged.
+        num_patients: number of their patients.
+        metrics: key of a metric -> its summary over the repetitions, with the interval over patients.
+        differences: gate -> difference from the baseline, over the same subjects and repetitions.
+    """
+
+    num_subjects: int
+    num_patients: int
+    metrics: Mapping[str, Summary]
+    differences: Mapping[str, Difference] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Cohort:
     """Configurations with the same data and the same targets.
 
     Attributes:
         label: A, B, ...
         data_hash: hash of the data.
-        targets_hash: hash of the targets.
+        targets_hashes: hashes of the targets, one for each split.
         configurations: the best first.
         front: Pareto front over the means.
         effects: effects of the keys that differ in the cohort.
         baseline: configuration that the others are compared with.
         differences: number of a configuration -> gate -> difference from the baseline.
+        out_of_fold: number of a configuration -> its pooled predictions; empty without folds.
     """
 
     label: str
     data_hash: str
-    targets_hash: str
+    targets_hashes: tuple[str, ...]
     configurations: tuple[Configuration, ...]
     front: Front
     effects: tuple[Effect, ...]
     baseline: Configuration
     differences: Mapping[int, Mapping[str, Difference]]
+    out_of_fold: Mapping[int, OutOfFold] = field(default_factory=dict)
+
+    @property
+    def targets_words(self) -> str:
+        """The hash of the targets, or for how many splits they were fitted."""
+        first, *others = self.targets_hashes
+        return f"of {1 + len(others)} splits" if others else first[:8] or "unknown"
 
     @property
     def runs(self) -> list[TrackedRun]:
@@ -172,6 +207,7 @@ class Comparison:
         cohorts: the largest first.
         rows: all configurations in the order of the table.
         notes: notes for the reader.
+        replicates: what tells the runs of a configuration apart.
     """
 
     gates: tuple[Objective, ...]
@@ -179,6 +215,7 @@ class Comparison:
     cohorts: tuple[Cohort, ...]
     rows: tuple[Configuration, ...]
     notes: tuple[str, ...]
+    replicates: Replicates = field(default_factory=Replicates)
 
     @property
     def splits(self) -> tuple[JudgedSplit, ...]:

@@ -44,26 +44,30 @@ def canonical(text: str) -> str:
 
 
 def swept_keys(
-    runs: Sequence[TrackedRun], ignore: Sequence[str] = (), reserved: Iterable[str] = ()
+    runs: Sequence[TrackedRun],
+    ignore: Sequence[str] = (),
+    reserved: Iterable[str] = (),
+    replicates: Sequence[str] = (),
 ) -> tuple[SweptKey, ...]:
     """Return the keys whose values differ between runs, in the order of the configuration.
 
-    The seed and keys outside a run's identity are excluded. The first of several keys that vary together represents
-    them all; the name of a part (``decoder.name``) represents tunables that only some of the parts have, unless such a
-    tunable has several values.
+    The seed, other keys of replicates and keys outside a run's identity are excluded. The first of several keys that
+    vary together represents them all; the name of a part (``decoder.name``) represents tunables that only some of the
+    parts have, unless such a tunable has several values.
 
     Args:
         runs: the runs.
         ignore: keys or sections to leave out.
         reserved: words that labels must not use.
+        replicates: keys besides the seed in which the runs of one configuration differ.
     """
-    columns = _varying_columns(runs, ignore)
+    columns = _varying_columns(runs, [*ignore, *replicates])
     groups: dict[tuple[int, ...], list[str]] = {}
     for name in columns:
         leader = columns[_part_that_explains(name, columns) or name]
         groups.setdefault(tuple(leader.index(value) for value in leader), []).append(name)
     firsts = [first for first, *_ in groups.values()]
-    taken = {"seed", "seeds", "data", "passed", "rank", "front", *reserved}
+    taken = {"seed", "seeds", "runs", "data", "passed", "rank", "front", *reserved}
     return tuple(
         SweptKey(
             name=name,
@@ -162,21 +166,26 @@ def _is_ignored(key: str, ignore: Sequence[str]) -> bool:
     return any(key == one or key.startswith(f"{one}.") for one in ignore)
 
 
-def check_ignored(ignore: Sequence[str], runs: Sequence[TrackedRun]) -> None:
-    """Check that every ignored key or section exists.
+def check_keys(name: str, wanted: Sequence[str], runs: Sequence[TrackedRun], *, sections: bool = False) -> None:
+    """Check that every key of a setting exists.
+
+    Args:
+        name: name of the setting, for messages.
+        wanted: dotted keys.
+        runs: all runs.
+        sections: whether sections are allowed too.
 
     Raises:
         UserError: no run has it; the message suggests the nearest.
     """
     keys = {key for run in runs for key in run.params}
-    for one in ignore:
-        if any(_is_ignored(key, [one]) for key in keys):
+    for one in wanted:
+        if one in keys or (sections and any(_is_ignored(key, [one]) for key in keys)):
             continue
         parent, depth = one.rpartition(".")[0], one.count(".") + 1
         siblings = {".".join(key.split(".")[:depth]) for key in keys if key.startswith(f"{parent}.")}
-        raise UserError(
-            f"ignore: no run has a key '{one}'; {nearest(one, siblings or {k.split('.')[0] for k in keys})}"
-        )
+        near = nearest(one, siblings or {key.split(".")[0] for key in keys})
+        raise UserError(f"{name}: no run has a key '{one}'; {near}")
 
 
 def values_of(run: TrackedRun, keys: Sequence[SweptKey]) -> dict[str, str]:

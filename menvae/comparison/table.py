@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from menvae.comparison.pareto import Objective
-from menvae.comparison.results import Cohort, Comparison, Configuration, Effect
+from menvae.comparison.results import Cohort, Comparison, Configuration, Difference, Effect
 from menvae.comparison.words import (
     best_of,
     difference_words,
@@ -23,8 +23,11 @@ from menvae.comparison.words import (
     meets,
     not_judged_words,
     of_data,
+    out_of_fold_words,
+    pooled_gates,
     shown_difference,
     shown_passed,
+    shown_pooled,
     shown_summary,
     shown_test_passed,
     shown_value,
@@ -39,6 +42,7 @@ _HEAD_WIDTH = 9
 _UNLIMITED = 100_000
 _MOST_DIFFERENCES = 30
 _MOST_VERDICTS = 6
+_DIFFERENCE_STYLES = {"better": "bold green", "worse": "bold red", "": ""}
 _VERDICT_STYLES = {"met": "green", "odd": "yellow", "bad": "red", "": ""}
 
 
@@ -61,10 +65,13 @@ def answers(comparison: Comparison, notes: Sequence[str]) -> Iterator[Renderable
         yield Text(where + " ".join(front_words(cohort)) + "\n")
         for effect in cohort.effects:
             yield effect_table(comparison, cohort, effect)
-        yield from map(Text, effect_words(cohort))
+        yield from map(Text, effect_words(comparison, cohort))
         if any(one.interval for row in cohort.differences.values() for one in row.values()):
             yield differences_table(comparison, cohort)
         yield from map(Text, difference_words(comparison, cohort))
+        if cohort.out_of_fold and pooled_gates(comparison):
+            yield out_of_fold_table(comparison, cohort)
+        yield from map(Text, out_of_fold_words(comparison, cohort))
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def configurations_table(comparison: Comparison) -> RenderableType:
         for key in comparison.keys
     ]
     results = [
-        _Column("seeds", [str(len(one.runs)) for one in rows]),
+        _Column(f"{comparison.replicates.noun}s", [str(len(one.runs)) for one in rows]),
         _Column("passed", [shown_passed(one) for one in rows]),
         *_test_columns(comparison),
         _Column("front", [front_mark(cohorts[one.cohort], one) for one in rows]),
@@ -115,7 +122,8 @@ def configurations_table(comparison: Comparison) -> RenderableType:
     upper = _filled(_table("Configurations"), [*names, *settings, *results], ends)
     lower = _filled(_table("Their gates"), [*names[:1], *gates], ends)
     for table in (wide, lower):
-        table.caption = Text("mean and standard deviation over the seeds; * best mean, green meets the target")
+        over = comparison.replicates.words
+        table.caption = Text(f"mean and standard deviation over the {over}; * best mean, green meets the target")
     return _WhereItFits(wide, Group(upper, lower))
 
 
@@ -125,7 +133,7 @@ def _test_columns(comparison: Comparison) -> list[_Column]:
     rows = comparison.rows
     return [
         _Column("test\npassed", [shown_test_passed(one) for one in rows]),
-        _Column("seeds\npassed", [f"{one.num_runs_passed}/{len(one.runs)}" for one in rows]),
+        _Column(f"{comparison.replicates.noun}s\npassed", [f"{one.num_runs_passed}/{len(one.runs)}" for one in rows]),
     ]
 
 
@@ -144,7 +152,8 @@ def verdicts_table(comparison: Comparison) -> Table:
         ]
         columns.append(_Column(f"#{one.number}", cells))
     splits = "validation and test split" if "test" in comparison.splits else "validation split"
-    table = _filled(_table(f"Verdicts on {splits}; with several seeds, how many of them pass"), columns)
+    several = f"with several {comparison.replicates.noun}s, how many of them pass"
+    table = _filled(_table(f"Verdicts on {splits}; {several}"), columns)
     if len(shown) < len(comparison.rows):
         table.caption = Text(f"{len(comparison.rows) - len(shown)} more configurations on the page")
     return table
@@ -175,21 +184,57 @@ def effect_table(comparison: Comparison, cohort: Cohort, effect: Effect) -> Tabl
 
 def differences_table(comparison: Comparison, cohort: Cohort) -> Table:
     """Make the table of the differences from the baseline."""
-    styles = {"better": "bold green", "worse": "bold red", "": ""}
     numbers = list(cohort.differences)[:_MOST_DIFFERENCES]
     rows = [cohort.differences[number] for number in numbers]
     columns = [
         _Column("#", [str(number) for number in numbers]),
-        _Column("shared\nseeds", [str(max(one.num_seeds for one in row.values())) for row in rows]),
+        _Column(f"shared\n{comparison.replicates.noun}s", [_most_shared(row) for row in rows]),
     ]
     for gate in comparison.gates:
         found = [row[gate.name] for row in rows]
-        cells = [Text(shown_difference(one), style=styles[tells(gate, one)]) for one in found]
-        columns.append(_Column(_gate_head(gate), cells))
+        columns.append(_Column(_gate_head(gate), [_difference_cell(gate, one) for one in found]))
     table = _filled(_table(f"Differences from #{cohort.baseline.number}{of_data(comparison, cohort)}"), columns)
     if len(numbers) < len(cohort.differences):
         table.caption = Text(f"{len(cohort.differences) - len(numbers)} more on the page")
     return table
+
+
+def _most_shared(row: Mapping[str, Difference]) -> str:
+    return str(max(one.num_shared for one in row.values()))
+
+
+def _difference_cell(gate: Objective, one: Difference | None) -> Text:
+    if one is None:
+        return Text("")
+    return Text(shown_difference(one), style=_DIFFERENCE_STYLES[tells(gate, one)])
+
+
+def out_of_fold_table(comparison: Comparison, cohort: Cohort) -> RenderableType:
+    """Make the table of the pooled predictions of all folds, and below it that of differences from the baseline."""
+    gates, numbers = pooled_gates(comparison), list(cohort.out_of_fold)[:_MOST_DIFFERENCES]
+    found = [cohort.out_of_fold[number] for number in numbers]
+    columns = [
+        _Column("#", [str(number) for number in numbers]),
+        _Column("subjects", [str(one.num_subjects) for one in found]),
+    ]
+    for gate in gates:
+        summaries = [one.metrics.get(gate.metric) for one in found]
+        cells = ["" if summary is None else shown_pooled(summary) for summary in summaries]
+        columns.append(_Column(_gate_head(gate), cells))
+    table = _filled(_table(f"Out of fold{of_data(comparison, cohort)}"), columns)
+    if len(numbers) < len(cohort.out_of_fold):
+        table.caption = Text(f"{len(cohort.out_of_fold) - len(numbers)} more on the page")
+    rows = [(number, one) for number, one in zip(numbers, found, strict=True) if one.differences]
+    if not rows:
+        return table
+    columns = [
+        _Column("#", [str(number) for number, _ in rows]),
+        *(
+            _Column(_gate_head(gate), [_difference_cell(gate, one.differences.get(gate.name)) for _, one in rows])
+            for gate in gates
+        ),
+    ]
+    return Group(table, _filled(_table(f"Out of fold: differences from #{cohort.baseline.number}"), columns))
 
 
 def _gate_head(gate: Objective) -> str:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from menvae.comparison.judged import JudgedSplit
 from menvae.comparison.pareto import RANGE_MARGIN, Objective
-from menvae.comparison.results import Cohort, Comparison, Configuration, Difference, Summary
+from menvae.comparison.replicates import label
+from menvae.comparison.results import (
+    FALSE_DISCOVERY_RATE,
+    Cohort,
+    Comparison,
+    Configuration,
+    Difference,
+    Summary,
+)
 from menvae.comparison.swept_keys import ABSENT
 from menvae.comparison.tracked_runs import TrackedRun, listed
 from menvae.presentation.text import significant, with_spread
@@ -40,7 +50,7 @@ def shown_value(value: str) -> str:
 
 
 def shown_summary(summary: Summary) -> str:
-    """Format a mean with the standard deviation over the seeds, and the number of values if some are missing."""
+    """Format a mean with the standard deviation over replicates, and the number of values if some are missing."""
     text = significant(summary.mean)
     if summary.mean is not None and summary.deviation is not None:
         text = with_spread(summary.mean, summary.deviation)
@@ -49,8 +59,16 @@ def shown_summary(summary: Summary) -> str:
     return text
 
 
+def shown_pooled(summary: Summary) -> str:
+    """Format a metric of pooled predictions with its deviation over the repetitions and its interval over patients."""
+    text = shown_summary(summary)
+    if summary.interval is None:
+        return text
+    return f"{text} [{significant(summary.interval[0])}, {significant(summary.interval[1])}]"
+
+
 def shown_difference(one: Difference) -> str:
-    """Format a difference with the half-width of its interval; a star if the interval excludes 0."""
+    """Format a difference with the half-width of its interval; a star if it is clear."""
     if one.mean is None:
         return NOTHING
     sign = "+" * (one.mean > 0)
@@ -72,7 +90,7 @@ def shown_test_passed(one: Configuration) -> str:
 
 
 def verdict_counts(one: Configuration, gate: str, split: JudgedSplit) -> dict[str, int]:
-    """Return verdict -> number of seeds, all verdicts in order."""
+    """Return verdict -> number of runs, all verdicts in order."""
     found = one.verdicts(gate, split)
     return {verdict: found[verdict] for verdict in VERDICTS}
 
@@ -89,7 +107,7 @@ def shown_verdicts(one: Configuration, gate: str, split: JudgedSplit) -> str:
 
 
 def verdict_kind(one: Configuration, gate: str, split: JudgedSplit) -> str:
-    """Return ``met`` if every seed passes, ``bad`` if one fails, ``odd`` for others, empty without a verdict."""
+    """Return ``met`` if every run passes, ``bad`` if one fails, ``odd`` for others, empty without a verdict."""
     found = one.verdicts(gate, split)
     return "" if not found else "bad" if found["fail"] else "met" if set(found) == {"pass"} else "odd"
 
@@ -101,16 +119,17 @@ def largest_leaks(run: TrackedRun, split: JudgedSplit, most: int = MOST_LEAKS) -
 
 
 def leak_words(comparison: Comparison) -> list[str]:
-    """Name the largest leaks of the best configurations, in their worst seed; nothing for runs of earlier versions."""
+    """Name the largest leaks of the best configurations, in their worst run; nothing for runs of earlier versions."""
     sentences = []
     for cohort in comparison.cohorts:
         best = cohort.configurations[0]
-        found = {run.seed: leaks for run in best.runs if (leaks := largest_leaks(run, "val"))}
+        found = [run for run in best.runs if largest_leaks(run, "val")]
         if not found:
             continue
-        run = max((run for run in best.runs if run.seed in found), key=lambda run: run.leaks["val"][0].value)
-        which = f", seed {run.seed}, the worst of {len(best.runs)}" * (len(best.runs) > 1)
-        sentences.append(f"Largest leaks of #{best.number} (R2, validation split{which}): {found[run.seed]}.")
+        run = max(found, key=lambda run: run.leaks["val"][0].value)
+        which = f", {comparison.replicates.name(run)}, the worst of {len(best.runs)}" * (len(best.runs) > 1)
+        leaks = largest_leaks(run, "val")
+        sentences.append(f"Largest leaks of #{best.number} (R2, validation split{which}): {leaks}.")
     return sentences
 
 
@@ -144,7 +163,7 @@ def best_of(cohort: Cohort, gate: Objective) -> set[int]:
 
 
 def tells(gate: Objective, one: Difference) -> str:
-    """Return ``better`` or ``worse`` if the interval of a difference excludes 0, else an empty string."""
+    """Return ``better`` or ``worse`` if a difference is clear, else an empty string."""
     if not one.is_clear or one.mean is None:
         return ""
     return "better" if (one.mean > 0) == gate.larger_is_better else "worse"
@@ -204,7 +223,8 @@ def key_words(comparison: Comparison) -> list[str]:
     if not comparison.keys:
         if sum(len(row.runs) for row in comparison.rows) == 1:
             return ["There is one run."]
-        return ["The runs differ only in their seed: there is one configuration per data set."]
+        differ = " and ".join([*["seed"] * comparison.replicates.has_seeds, *map(label, comparison.replicates.keys)])
+        return [f"The runs differ only in their {differ or 'data'}: there is one configuration per data set."]
     return [
         f"{listed(key.followers)} changed together with {key.name}: their effects cannot be separated."
         for key in comparison.keys
@@ -212,14 +232,14 @@ def key_words(comparison: Comparison) -> list[str]:
     ]
 
 
-def effect_words(cohort: Cohort) -> list[str]:
+def effect_words(comparison: Comparison, cohort: Cohort) -> list[str]:
     """Report which keys are unbalanced."""
     unbalanced = [effect.key.name for effect in cohort.effects if not effect.balanced]
     if not unbalanced:
         return []
     return [
         f"Unbalanced: {', '.join(unbalanced)}. Not all values were run with the same settings of the other keys and "
-        "the same seeds, so differences may be due to those."
+        f"the same {comparison.replicates.words}, so differences may be due to those."
     ]
 
 
@@ -227,18 +247,61 @@ def difference_words(comparison: Comparison, cohort: Cohort) -> list[str]:
     """Explain how to read the differences from the baseline."""
     if not cohort.differences:
         return []
-    seeds = [one.num_seeds for row in cohort.differences.values() for one in row.values()]
-    if max(seeds, default=0) < 2:
+    found = [one for row in cohort.differences.values() for one in row.values()]
+    words = comparison.replicates.words
+    if max((one.num_shared for one in found), default=0) < 2:
         return [
             f"There are no intervals for the differences from #{cohort.baseline.number}: they need at least 2 shared "
-            "seeds."
+            f"{words}."
         ]
-    count = sum(one.interval is not None for row in cohort.differences.values() for one in row.values())
+    corrected = ", corrected for training subjects that folds share" * comparison.replicates.has_folds
     return [
-        f"Differences from #{cohort.baseline.number} over shared seeds: mean {PLUS_MINUS} half-width of the 95 % "
-        f"interval (paired t). * marks intervals that exclude 0; by chance alone, about "
-        f"{max(1, round(0.05 * count))} of {_count(count, 'interval')} would."
+        f"Differences from #{cohort.baseline.number} over shared {words}: mean {PLUS_MINUS} half-width of the 95 % "
+        f"interval (paired t{corrected}). {_tests_words(found)}"
     ]
+
+
+def out_of_fold_words(comparison: Comparison, cohort: Cohort) -> list[str]:
+    """Explain how predictions were pooled, and which gates they do not judge; nothing without folds."""
+    if not cohort.out_of_fold:
+        return []
+    most = max(one.num_subjects for one in cohort.out_of_fold.values())
+    sentences = [
+        "Out of fold: the test splits of all folds pooled, so that each subject is judged by the model that has not "
+        f"seen it; [95 % interval over patients]{f', {PLUS_MINUS} over seeds' * comparison.replicates.has_seeds}. "
+        "Like every test split, it chooses nothing."
+    ]
+    fewer = [f"#{number} ({one.num_subjects})" for number, one in cohort.out_of_fold.items() if one.num_subjects < most]
+    if fewer:
+        sentences.append(f"Fewer than {most} subjects, because folds are missing: {listed(fewer)}.")
+    pooled = {gate.name for gate in pooled_gates(comparison)}
+    if others := [gate.name for gate in comparison.gates if gate.name not in pooled]:
+        sentences.append(
+            "Not pooled, because they need more than per_subject.csv holds, such as latents, which each fold has of "
+            f"its own: {listed(others, 12)}."
+        )
+    found = [one for row in cohort.out_of_fold.values() for one in row.differences.values()]
+    if any(one.interval for one in found):
+        sentences.append(
+            f"Differences from #{cohort.baseline.number} of the same subjects: mean {PLUS_MINUS} half-width of the "
+            f"95 % interval over patients (BCa). {_tests_words(found)}"
+        )
+    return sentences
+
+
+def pooled_gates(comparison: Comparison) -> list[Objective]:
+    """Return the gates whose metric is a mean over subjects, or a function of such means, in any configuration."""
+    known = {key for cohort in comparison.cohorts for one in cohort.out_of_fold.values() for key in one.metrics}
+    return [gate for gate in comparison.gates if gate.metric in known]
+
+
+def _tests_words(found: Sequence[Difference]) -> str:
+    """Explain the stars of differences that are one family of tests."""
+    count = sum(one.p_value is not None for one in found)
+    return (
+        f"* marks p-values below {FALSE_DISCOVERY_RATE} after adjustment for {_count(count, 'test')} (false discovery "
+        "rate, Benjamini and Hochberg)."
+    )
 
 
 def front_mark(cohort: Cohort, one: Configuration) -> str:

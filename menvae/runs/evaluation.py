@@ -12,6 +12,7 @@ import numpy as np
 
 from menvae.data.source import Data, DataSource, FittedTargets
 from menvae.data.targets.declaration import Target
+from menvae.data.targets.normalizer import TargetNormalizer
 from menvae.data.targets.physical import denormalised, physical, physical_unit
 from menvae.evaluation.final import FinalEvaluation, JudgedSplit
 from menvae.evaluation.gates import JudgedGates
@@ -158,11 +159,30 @@ def _columns(
     }
     if targets is None or not z_scores:
         return columns
+    columns |= dict(_learnt_columns(record, targets.normalizer, supervision))
     for name, values in denormalised(targets.normalizer, z_scores).items():
         raw = (targets.raw[subject][name] for subject in record.subject_id)
         true = physical(declared[name], np.array([np.nan if value is None else value for value in raw], np.float64))
         columns |= dict(_target_columns(name, declared[name], true, physical(declared[name], values), sides))
     return columns
+
+
+def _learnt_columns(
+    record: SplitRecord, normalizer: TargetNormalizer, supervision: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield targets and predictions as they are learnt, such as residuals of ln(mm³ + 1), but before the z-score.
+
+    Each fold of a cross-validation has a z-score of its own; these values can be pooled over folds.
+    """
+    predictions = record.by_partition("predictions")
+    predicted = {name: targets for name, targets in supervision.items() if name in predictions}
+    true = record.by_target(predicted)
+    for partition, targets in predicted.items():
+        for column, name in enumerate(targets):
+            statistics = normalizer.statistics[name]
+            mean = np.nan if statistics.mean is None else statistics.mean
+            for kind, z_scores in (("targets", true[name]), ("predictions", predictions[partition][:, column])):
+                yield f"{kind}.{partition}.{name}", _cells(z_scores * statistics.sd + mean)
 
 
 def _target_columns(

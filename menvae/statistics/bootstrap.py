@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +117,72 @@ def bootstrap_intervals_of_means(
     10.25
     """
     _check(num_replicates, confidence)
+    found = _resampled(functions, values_NM, patients, num_replicates, seed)
+    if found.num_patients < MIN_PATIENTS:
+        return {name: _few(value, found.num_patients) for name, value in found.values.items()}
+    return {
+        name: _bca(value, found.replicates[name], found.without_one[name], found.num_patients, confidence)
+        for name, value in found.values.items()
+    }
+
+
+def p_values_of_means(
+    functions: FunctionsOfMeans,
+    values_NM: Floats,
+    patients: Sequence[Hashable],
+    *,
+    num_replicates: int = NUM_REPLICATES,
+    seed: int = 0,
+) -> dict[str, float | None]:
+    """Return two-sided p-values of functions of means being 0, from the resamples of `bootstrap_intervals_of_means`.
+
+    The p-value is 1 - c for the confidence c at which an end of the BCa interval is 0. With A the acceleration, S the
+    shift and q the normal quantile of the share of replicates below 0, it is 2 min(F, 1 - F) for
+    F = Phi((q - S) / (1 + A (q - S)) - S), the inverse of Efron's (1987) interval. A share of 0 or 1 counts as half a
+    replicate, so that no p-value is 0.
+
+    Args:
+        functions: as for `bootstrap_intervals_of_means`, such as a difference of two of its values.
+        values_NM: finite.
+        patients: patient of each of the N rows.
+        num_replicates: at least 100.
+        seed: seed of the resamples.
+
+    Returns:
+        A p-value of every name, or None where there is no interval.
+
+    Raises:
+        ValueError: as `bootstrap_intervals_of_means`.
+
+    >>> x = np.arange(-9.0, 31.0)[:, None]
+    >>> p_values_of_means(lambda means: {"far": means[:, 0], "near": means[:, 0] - 10.0}, x, range(40))["far"] < 0.01
+    True
+    """
+    _check(num_replicates, CONFIDENCE)
+    found = _resampled(functions, values_NM, patients, num_replicates, seed)
+    if found.num_patients < MIN_PATIENTS:
+        return dict.fromkeys(found.values)
+    return {
+        name: None
+        if _bca(value, found.replicates[name], found.without_one[name], found.num_patients, CONFIDENCE).low is None
+        else _p_value(value, found.replicates[name], found.without_one[name])
+        for name, value in found.values.items()
+    }
+
+
+@dataclass(frozen=True)
+class _Resampled:
+    """Values of all rows, of resamples [R] and without one patient [P]; the latter two only for enough patients."""
+
+    values: Mapping[str, float]
+    replicates: Mapping[str, Floats]
+    without_one: Mapping[str, Floats]
+    num_patients: int
+
+
+def _resampled(
+    functions: FunctionsOfMeans, values_NM: Floats, patients: Sequence[Hashable], num_replicates: int, seed: int
+) -> _Resampled:
     if values_NM.ndim != 2 or len(values_NM) != len(patients):
         raise ValueError(f"values must be one row for each of {len(patients)} rows, got shape {values_NM.shape}")
     if not np.isfinite(values_NM).all():
@@ -132,14 +199,11 @@ def bootstrap_intervals_of_means(
 
     values = {name: float(array[0]) for name, array in of(np.ones((1, len(rows)))).items()}
     if len(rows) < MIN_PATIENTS:
-        return {name: _few(value, len(rows)) for name, value in values.items()}
+        return _Resampled(values, {}, {}, len(rows))
     draws_RP = _draws(len(rows), num_replicates, seed)
     places_RP = draws_RP + len(rows) * np.arange(num_replicates)[:, None]
     counts_RP = np.bincount(places_RP.ravel(), minlength=draws_RP.size).reshape(draws_RP.shape).astype(np.float64)
-    replicates, without_one = of(counts_RP), of(1.0 - np.eye(len(rows)))
-    return {
-        name: _bca(value, replicates[name], without_one[name], len(rows), confidence) for name, value in values.items()
-    }
+    return _Resampled(values, of(counts_RP), of(1.0 - np.eye(len(rows))), len(rows))
 
 
 def jackknife_intervals(
@@ -212,20 +276,41 @@ def _bca(value: float, replicates_R: Floats, without_one_P: Floats, n: int, conf
         return _rests_on_few(value, without_one_P, n, "patients")
     if _equal(defined):
         return _constant(value, n, f"all {len(defined)} resamples")
-    # a tie counts half, as the value is one of its own replicates
-    below = (np.sum(defined < value) + np.sum(defined <= value)) / (2 * len(defined))
+    below = _share_below(value, defined)
     if below in (0.0, 1.0):
         reason = f"the value lies outside all {len(defined)} resamples of {n} patients"
         return Estimate(value, None, None, n, reason)
     shift, tail = ndtri(below), ndtri(0.5 - 0.5 * confidence)
-    influence = without_one_P.mean() - without_one_P
-    length = np.sum(influence**2) ** 1.5
-    acceleration = np.sum(influence**3) / (6.0 * length) if length > 0.0 else 0.0
+    acceleration = _acceleration(without_one_P)
     moved = shift + np.array([tail, -tail])
     # |acceleration| is at most 1/6: only a shift of more than 4 could make this 0
     levels = ndtr(shift + moved / np.maximum(1.0 - acceleration * moved, 1e-6))
     low, high = np.quantile(defined, levels)
     return Estimate(value, float(low), float(high), n)
+
+
+def _share_below(value: float, replicates_R: Floats) -> float:
+    """Return the share of replicates below a value; a tie counts half, as the value is one of its own replicates."""
+    return float(np.sum(replicates_R < value) + np.sum(replicates_R <= value)) / (2 * len(replicates_R))
+
+
+def _acceleration(without_one_P: Floats) -> float:
+    influence = without_one_P.mean() - without_one_P
+    length = np.sum(influence**2) ** 1.5
+    return float(np.sum(influence**3) / (6.0 * length)) if length > 0.0 else 0.0
+
+
+def _p_value(value: float, replicates_R: Floats, without_one_P: Floats) -> float:
+    from scipy.special import ndtr, ndtri
+
+    defined = replicates_R[~np.isnan(replicates_R)]
+    half = 0.5 / len(defined)
+    below_zero = min(max(_share_below(0.0, defined), half), 1.0 - half)
+    shift = ndtri(_share_below(value, defined))
+    moved = ndtri(below_zero) - shift
+    # beyond this, no level of the interval reaches 0
+    level = float(ndtr(moved / max(1.0 + _acceleration(without_one_P) * moved, 1e-6) - shift))
+    return min(1.0, 2.0 * min(level, 1.0 - level))
 
 
 def _normal(value: float, without_G: Floats, shares_G: Floats, n: int, confidence: float) -> Estimate:

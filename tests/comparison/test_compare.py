@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from stores import TARGETS, sweep, tracked
 
-from menvae.comparison.compare import ComparisonSettings, compare, difference, mean_interval, summarise
+from menvae.comparison.compare import ComparisonSettings, compare
+from menvae.comparison.differences import difference
 from menvae.comparison.results import Comparison
+from menvae.comparison.summaries import mean_interval, p_value, summarise
 from menvae.comparison.tracked_runs import TrackedRun
 from menvae.comparison.words import difference_words, effect_words, front_words, key_words, not_judged_words
 from menvae.errors import UserError
@@ -91,7 +93,9 @@ def test_runs_of_other_data_are_another_cohort() -> None:
         numbers = {one.number for one in cohort.configurations}
         assert set(cohort.front.members) <= numbers
         assert set(cohort.differences) <= numbers
-        assert {(one.data_hash, one.targets_hash) for one in cohort.runs} == {(cohort.data_hash, cohort.targets_hash)}
+        assert {one.data_hash for one in cohort.runs} == {cohort.data_hash}
+        assert {one.targets_hash for one in cohort.runs} == set(cohort.targets_hashes)
+        assert len(cohort.targets_hashes) == 1
 
 
 def test_a_key_that_changes_the_data_is_swept_but_has_no_effect_within_one_data() -> None:
@@ -201,9 +205,10 @@ def test_mean_interval_is_scipys(pairs: list[tuple[float, float]]) -> None:
         return  # SciPy has no interval for differences without spread
     expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
     found = difference(summarise(dict(enumerate_text(ours))), summarise(dict(enumerate_text(theirs))))
-    assert found.num_seeds == len(pairs)
+    assert found.num_shared == len(pairs)
     assert found.mean == pytest.approx(float(np.mean(ours - theirs)), abs=1e-12)
     assert found.interval == pytest.approx((float(expected.low), float(expected.high)), rel=1e-7, abs=1e-9)
+    assert found.p_value == pytest.approx(stats.ttest_rel(ours, theirs).pvalue, rel=1e-7, abs=1e-12)
 
 
 def enumerate_text(values: Any) -> list[tuple[str, float]]:
@@ -220,7 +225,13 @@ def test_only_shared_seeds_with_values_are_paired() -> None:
     one = summarise({"0": 1.0, "1": 2.0, "2": None, "3": 9.0})
     other = summarise({"3": None, "2": 5.0, "1": 1.5, "0": 0.25, "7": 0.0})
     found = difference(one, other)
-    assert (found.num_seeds, found.mean) == (2, 0.625)
+    assert (found.num_shared, found.mean) == (2, 0.625)
+
+
+def test_equal_configurations_are_not_tested_and_a_constant_difference_is_certain() -> None:
+    assert p_value([0.0, 0.0, 0.0]) is None
+    assert p_value([0.5, 0.5]) == 0.0
+    assert p_value([0.5]) is None
 
 
 def test_differences_of_a_whole_sweep_are_scipys() -> None:
@@ -316,10 +327,11 @@ def test_front_of_a_sweep_is_over_the_wanted_gates() -> None:
 
 def test_effects_of_a_balanced_sweep_are_means_over_runs() -> None:
     runs = synthetic()
-    (cohort,) = compare(runs, ComparisonSettings()).cohorts
+    comparison = compare(runs, ComparisonSettings())
+    (cohort,) = comparison.cohorts
     assert [effect.key.name for effect in cohort.effects] == ["model.partitions.vol", "loss.lambda_dcor"]
     assert all(effect.balanced for effect in cohort.effects)
-    assert effect_words(cohort) == []
+    assert effect_words(comparison, cohort) == []
     for effect, gate in product(cohort.effects, TARGETS):
         means = {
             value: np.mean(
@@ -336,9 +348,10 @@ def test_an_unbalanced_design_is_said(left_out: list[int]) -> None:
     full = [run(weight, seed, params={"model.z_dim": z}) for weight in (0, 5) for z in (64, 128) for seed in (0, 1)]
     (cohort,) = compared(*full).cohorts
     assert all(effect.balanced for effect in cohort.effects)
-    (cohort,) = compared(*(one for place, one in enumerate(full) if place not in left_out)).cohorts
+    comparison = compared(*(one for place, one in enumerate(full) if place not in left_out))
+    (cohort,) = comparison.cohorts
     assert not any(effect.balanced for effect in cohort.effects)
-    assert effect_words(cohort)[0].startswith("Unbalanced: model.z_dim, loss.lambda_dcor.")
+    assert effect_words(comparison, cohort)[0].startswith("Unbalanced: model.z_dim, loss.lambda_dcor.")
 
 
 def test_other_seeds_are_unbalanced_too() -> None:

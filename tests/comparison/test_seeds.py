@@ -14,11 +14,12 @@ from rich.console import Console
 from scipy import stats
 from stores import TARGETS, MadeRun, fill, gates_of, tracked
 
-from menvae.comparison.compare import ComparisonSettings, compare, summarise
+from menvae.comparison.compare import ComparisonSettings, compare
 from menvae.comparison.export import write_configurations, write_runs
 from menvae.comparison.judged import Judged, read_evaluation, read_gates
 from menvae.comparison.page import write_page
 from menvae.comparison.results import Comparison
+from menvae.comparison.summaries import summarise
 from menvae.comparison.table import answers
 from menvae.comparison.tracked_runs import RunStore, TrackedRun
 from menvae.comparison.words import largest_leaks, leak_words, shown_verdicts

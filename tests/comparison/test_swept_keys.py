@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from stores import tracked
 
-from menvae.comparison.swept_keys import SweptKey, check_ignored, swept_keys
+from menvae.comparison.swept_keys import SweptKey, check_keys, swept_keys
 from menvae.errors import UserError
 
 
@@ -91,9 +91,9 @@ def test_ignored_keys_and_sections() -> None:
     runs = ({"pictures.every_epochs": 1, "watch.grace": 1}, {"pictures.every_epochs": 2, "watch.grace": 2})
     assert keys(*runs, ignore=["pictures", "watch.grace"]) == {}
     with pytest.raises(UserError, match=r"ignore: no run has a key 'watch\.grac'; did you mean 'watch\.grace'\?"):
-        check_ignored(["watch.grac"], [tracked(one) for one in runs])
+        check_keys("ignore", ["watch.grac"], [tracked(one) for one in runs], sections=True)
     with pytest.raises(UserError, match="no run has a key 'picture'; did you mean 'pictures'"):
-        check_ignored(["picture"], [tracked(one) for one in runs])
+        check_keys("ignore", ["picture"], [tracked(one) for one in runs], sections=True)
 
 
 def test_one_run() -> None:
