@@ -59,10 +59,16 @@ class MadeRun:
     test_values: Mapping[str, float | None] | None = None
     evaluation: Mapping[str, Any] | None = None
     pictures: Path | None = None
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    per_subject: str | None = None
 
 
-def gates_of(values: Mapping[str, float | None], targets: Mapping[str, tuple[str, float]] = TARGETS) -> dict[str, Any]:
-    """Return the content of ``gates.json``."""
+def gates_of(
+    values: Mapping[str, float | None],
+    targets: Mapping[str, tuple[str, float]] = TARGETS,
+    metrics: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return the content of ``gates.json``; ``metrics`` are those that gates bound, by name of the gate."""
     gates = []
     for name, (comparison, target) in targets.items():
         value = values.get(name)
@@ -77,6 +83,7 @@ def gates_of(values: Mapping[str, float | None], targets: Mapping[str, tuple[str
                 "comparison": comparison,
                 "reason": reason,
                 "passed": passed,
+                **({"metric": metrics[name]} if metrics and name in metrics else {}),
             }
         )
     return {"gates": gates, "passed": all(gate["passed"] for gate in gates), "note": ""}
@@ -97,7 +104,7 @@ def fill(output_dir: Path, runs: Sequence[MadeRun], experiment: str = "menvae") 
         }
         run = client.create_run(experiment_id, start_time=1000 + place, tags=tags | dict(made.tags), run_name=name)
         params = PARAMS | dict(made.params)
-        table = gates_of(made.values, made.targets)
+        table = gates_of(made.values, made.targets, made.metrics)
         metrics = {
             valid_key(f"gate/{gate['name']}"): gate["value"] for gate in table["gates"] if gate["value"] is not None
         }
@@ -111,6 +118,8 @@ def fill(output_dir: Path, runs: Sequence[MadeRun], experiment: str = "menvae") 
             table["test"] = gates_of(made.test_values, made.targets)
         if made.evaluation is not None:
             client.log_dict(run.info.run_id, made.evaluation, "evaluation.json")
+        if made.per_subject is not None:
+            client.log_text(run.info.run_id, made.per_subject, "per_subject.csv")
         if made.has_gates:
             client.log_dict(run.info.run_id, table, "gates.json")
         if made.pictures is not None:

@@ -225,6 +225,8 @@ def _pooled(repetitions: Mapping[str, _Repetition]) -> OutOfFold:
     for key, found in _estimates(_weighted([(1.0 / len(parts), means) for means in parts.values()]), patients).items():
         values = {name: of_repetition.get(key) for name, of_repetition in each.items()}
         known = [value for value in values.values() if value is not None]
+        if not known:
+            continue
         deviation = statistics.stdev(known) if len(known) > 1 else None
         metrics[key] = Summary(values, found.value, deviation, _interval(found))
     return OutOfFold(len(patients), len(set(patients)), metrics)
@@ -279,15 +281,19 @@ def _weighted(weighted: Sequence[tuple[float, Means]]) -> Means:
     def values(means_RM: Floats) -> dict[str, Floats]:
         found = _separately(parts, means_RM)
         keys = [key for key in found[0] if all(key in other for other in found)]
-        return {
-            key: np.sum([weight * of[key] for weight, of in zip(weights, found, strict=True)], axis=0) for key in keys
-        }
+        return {key: _sum([weight * of[key] for weight, of in zip(weights, found, strict=True)]) for key in keys}
 
     rests_on: dict[str, NDArray[np.bool_]] = {}
     for part in parts:
         for key, rows in part.rests_on.items():
             rests_on[key] = rests_on[key] & rows if key in rests_on else rows
     return Means(np.concatenate([part.rows for part in parts], axis=1), values, rests_on)
+
+
+def _sum(terms: Sequence[Floats]) -> Floats:
+    """Return the sum of arrays [R]; 0 where they cancel but for rounding, as they do for equal predictions."""
+    total, size = np.sum(terms, axis=0), np.abs(terms).sum(axis=0)
+    return np.where(np.abs(total) <= 1e-12 * size, 0.0, total)
 
 
 def _separately(parts: Sequence[Means], means_RM: Floats) -> list[Mapping[str, Floats]]:

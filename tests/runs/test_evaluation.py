@@ -72,8 +72,14 @@ def test_errors_of_each_subject_average_to_the_metrics(output_dir: Path) -> None
     assert len(rows) == len({row["subject_id"] for row in rows}) == 24
     for name in SPLITS:
         errors = [float(row["errors.mu"]) for row in rows if row["split"] == name]
-        expected = described["splits"][name]["metrics"]["diag/recon_mu_mse"]["value"]
-        assert np.mean(errors) == pytest.approx(expected)
+        metrics = described["splits"][name]["metrics"]
+        assert np.mean(errors) == pytest.approx(metrics["diag/recon_mu_mse"]["value"])
+        for target in ("vol.vol_total", "shape.sphericity_total"):  # a logarithm, and a residual
+            columns = [f"{kind}.{target}" for kind in ("targets", "predictions")]
+            cells = [[row[column] for column in columns] for row in rows if row["split"] == name]
+            true, predicted = np.array([list(map(float, both)) for both in cells if "" not in both]).T
+            rest = 1.0 - np.sum((true - predicted) ** 2) / np.sum((true - true.mean()) ** 2)
+            assert rest == pytest.approx(metrics[f"sem/{target.partition('.')[2]}_r2"]["value"], rel=1e-5)
     for row in rows:
         residual = float(row["vol_total.predicted_mL"]) - float(row["vol_total.true_mL"])
         assert float(row["vol_total.residual_mL"]) == pytest.approx(residual)

@@ -14,6 +14,7 @@ from menvae.statistics.bootstrap import (
     bootstrap_intervals,
     bootstrap_intervals_of_means,
     jackknife_intervals,
+    p_values_of_means,
 )
 from menvae.statistics.distance_correlation import u_distance_correlation_sqr
 
@@ -113,6 +114,40 @@ def test_mean_of_visits_is_as_sure_as_the_mean_of_patients() -> None:
     assert (found.low, found.high) == pytest.approx((values.mean() - reach, values.mean() + reach), abs=0.1 * reach)
     alone = bootstrap_intervals(mean_of(of_patients), range(80), num_replicates=4000)["mean"]
     assert (found.low, found.high) == pytest.approx((alone.low, alone.high), abs=1e-12)
+
+
+def p_value(values: Floats, num_replicates: int = 1000, seed: int = 0) -> float | None:
+    def of_means(means: Floats) -> dict[str, Floats]:
+        return {"mean": means[:, 0]}
+
+    patients = range(len(values))
+    return p_values_of_means(of_means, values[:, None], patients, num_replicates=num_replicates, seed=seed)["mean"]
+
+
+@pytest.mark.parametrize("shift", [0.7, 0.8, 1.1, 1.2])
+def test_an_interval_of_scipy_with_the_confidence_of_the_p_value_ends_at_0(shift: float) -> None:
+    values = skewed(40) - shift
+    found = p_value(values, 5000)
+    assert found is not None
+    options = {"n_resamples": 5000, "method": "BCa", "rng": np.random.default_rng(0), "confidence_level": 1.0 - found}
+    interval = scipy.stats.bootstrap((values,), np.mean, **options).confidence_interval
+    assert min(map(abs, interval)) < 0.05 * scipy.stats.sem(values)
+
+
+def test_p_values_are_uniform_without_a_difference() -> None:
+    random = np.random.default_rng(5)
+    found = np.array([p_value(random.normal(size=40), 400, seed) for seed in range(600)])
+    for level in (0.05, 0.2, 0.5):
+        # a share of 600, and the bootstrap's own error in 40 patients
+        assert np.mean(found < level) == pytest.approx(level, abs=3.0 * math.sqrt(level * (1 - level) / 600) + 0.02)
+
+
+def test_p_values_are_never_0_and_need_an_interval() -> None:
+    far = p_value(skewed(40) + 100.0)
+    assert far is not None
+    assert 0.0 < far < 0.01
+    assert p_value(skewed(9)) is None, "too few patients"
+    assert p_value(np.zeros(40)) is None, "nothing varies"
 
 
 @pytest.mark.parametrize("num", [10, 40, 100])
