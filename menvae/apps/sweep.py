@@ -20,7 +20,8 @@ menvae-sweep plan [group=option ...] [key=value,value ...]
     Show what menvae-train -m would do with the same arguments: every job with its run, duplicates, and swept keys
     without effect. Nothing is trained or prepared; sweep.cost=true prepares data that the cache lacks, and estimates
     the cost from measured steps. Axes: key=1,2; key=1..5; 'key=zip(1,2)', for keys that advance together;
-    sweep.points=FILE.csv, whose columns are keys; data.fold=0..4; 'sweep.where=CONDITION', for the points to keep.
+    sweep.points=FILE.csv, whose columns are keys; data.fold=0..4; 'sweep.where=CONDITION', for the points to keep;
+    'sweep.until=interval(METRIC)<WIDTH', which adds seeds.
 
 menvae-sweep status [sweep.name=NAME] [output_dir=./outputs]
     Show the state of every point of a sweep (default: the latest): finished, running, pending, failed, timed out, ...

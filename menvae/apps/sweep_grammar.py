@@ -2,7 +2,8 @@
 
 ``seed=1..5`` are the whole numbers from 1 to 5, alone or in a list: ``seed=1..3,7``. Keys with ``zip(...)`` advance
 together: ``loss.lambda_dcor=zip(1,5) model.partitions.vol=zip(16,24)`` has two points, not four;
-``tag(name,zip(...))`` keeps several such groups apart. ``sweep.where`` takes a condition without further quotes.
+``tag(name,zip(...))`` keeps several such groups apart. ``sweep.where`` and ``sweep.until`` take a condition without
+further quotes.
 
 Annotations are not postponed here, because Hydra checks the arguments of functions against them.
 """
@@ -21,7 +22,7 @@ from menvae.apps.command_line import hydra_text
 from menvae.errors import UserError
 
 _RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})")
-_CONDITION = re.compile(r"(\+{0,2}sweep\.where=)(.*)", re.DOTALL)
+_CONDITION = re.compile(r"(\+{0,2}sweep\.(?:where|until)=)(.*)", re.DOTALL)
 _QUOTED = re.compile(r"""\s*(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|null|)\s*""", re.DOTALL)
 _IN_QUOTES = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _CALLS_ZIP = re.compile(r"\bzip\(")
@@ -82,7 +83,7 @@ def _zip(*values: Any) -> ZipSweep:
 
 
 def _with_quoted_condition(text: str) -> str:
-    """Put the value of ``sweep.where`` into quotes, because the grammar has no ``<``, ``=`` and the like without them.
+    """Put the value of a condition into quotes, because the grammar has no ``<``, ``=`` and the like without them.
 
     >>> _with_quoted_condition("sweep.where=seed<=3"), _with_quoted_condition("seed=3")
     ("sweep.where='seed<=3'", 'seed=3')

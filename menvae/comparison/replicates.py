@@ -86,8 +86,17 @@ def overlap(runs: Sequence[TrackedRun]) -> float:
     folds is not s^2 / n, but about s^2 (1 / n + this number) (Nadeau & Bengio 2003, Inference for the generalization
     error, Machine Learning 52:239; for repeated cross-validation Bouckaert & Frank 2004).
     """
-    folds = {setting(run, FOLD) for run in runs if is_fold(run)}
-    if len(folds) < 2:  # seeds of a single fold are independent of each other
-        return 0.0
-    wanted = setting(runs[0], NUM_FOLDS)
-    return 1.0 / (max(int(wanted) if wanted.isdigit() else 0, len(folds)) - 1)
+    return shared_by_folds(len({setting(run, FOLD) for run in runs if is_fold(run)}), setting(runs[0], NUM_FOLDS))
+
+
+def shared_by_folds(num: int, configured: str) -> float:
+    """Return `overlap` of some folds.
+
+    Args:
+        num: number of different folds; seeds of a single one are independent of each other.
+        configured: ``data.num_folds``; a text for as many as there are patients.
+
+    >>> shared_by_folds(2, "5"), shared_by_folds(21, "patients"), shared_by_folds(1, "5")
+    (0.25, 0.05, 0.0)
+    """
+    return 1.0 / (max(int(configured) if configured.isdigit() else 0, num) - 1) if num > 1 else 0.0

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from menvae.composition.condition import Condition
+from menvae.composition.until import Until
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,9 @@ class SweepSettings:
             the command line replace them.
         points: CSV or YAML file of a table of points, whose columns are keys; combined with all other axes.
         where: condition that a point has to meet, see `menvae.composition.condition`; others are left out.
+        until: interval over replicates that a configuration has to reach, see `menvae.composition.until`; after the
+            points have ended, each gets one seed more, with all of its folds, until it does. None adds no seeds.
+        max_seeds: number of seeds of a configuration at most, with ``until``.
         objectives: {metric: ``maximize`` or ``minimize``}; a key of ``metrics.jsonl``, at the best epoch, or
             ``gate/<name>``.
     """
@@ -36,13 +42,20 @@ class SweepSettings:
     space: Mapping[str, str] = field(default_factory=dict)
     points: str | None = None
     where: str | None = None
+    until: str | None = None
+    max_seeds: Annotated[int, Field(ge=2)] = 10
     objectives: Mapping[str, Literal["maximize", "minimize"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the condition; raises `UserError`."""
-        _ = self.condition
+        """Check the condition and the wanted interval; raises `UserError`."""
+        _ = self.condition, self.wanted_interval
 
     @property
     def condition(self) -> Condition | None:
         """The condition that points have to meet."""
         return None if self.where is None else Condition(self.where, "sweep.where")
+
+    @property
+    def wanted_interval(self) -> Until | None:
+        """The interval that configurations have to reach."""
+        return None if self.until is None else Until.parse(self.until, "sweep.until")

@@ -309,6 +309,8 @@ class OptunaSweeper(Sweeper):
             raise UserError("hydra.sweeper: n_trials and batch must be 1 or larger")
         if settings.action == "retry":
             raise UserError("sweep.action=retry does not search; use menvae-sweep retry")
+        if settings.until is not None:
+            raise UserError("sweep.until: a search repeats no trial; use it in a sweep without hydra/sweeper=optuna")
         if not space:
             raise UserError(
                 "hydra/sweeper=optuna: nothing to search; add sweep=volumes or loss.lambda_dcor=interval(0,10)"

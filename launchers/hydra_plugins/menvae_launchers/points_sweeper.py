@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.menvae_launchers.axes import (
     check_columns,
+    groups_of,
     in_order_of_effect,
     overrides_of_sweep,
     points_of,
@@ -18,6 +22,11 @@ from hydra_plugins.menvae_launchers.axes import (
 )
 from hydra_plugins.menvae_launchers.search_space import check_ranges
 from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from menvae.composition.settings import SweepSettings
+
+_log = logging.getLogger("menvae.sweeps")
 
 
 class PointsSweeper(Sweeper):
@@ -59,20 +68,60 @@ class PointsSweeper(Sweeper):
         if not isinstance(self.launcher, SweepLauncher):
             raise UserError("hydra/sweeper=points needs a launcher of menvae, such as hydra/launcher=local or slurm")
         launcher, settings = self.launcher, settings_of(self.config)
+        if settings.until is not None and settings.action == "run":
+            self._check_wait()
         overrides = overrides_of_sweep(self.hydra_context.config_loader, arguments, settings, self.params)
         check_ranges(overrides)
         points = points_of(in_order_of_effect(overrides, settings))
+        if settings.until is not None:
+            _check_seeds(overrides)
         check_columns(overrides, settings, lambda point: launcher.composed(point, 0))
         self._write_configuration()
         of_files = {f"{key}={values}" for key, values in (self.params or {}).items()}  # which never named a sweep
         swept = [one for one in overrides if one.is_sweep_override() and one.input_line not in of_files]
         launcher.swept = {override.get_key_element(): override.get_value_string() for override in swept}
+        if settings.until is not None and "seed" not in launcher.swept:
+            launcher.swept = {**launcher.swept, "seed": str(launcher.composed(points[0], 0)["seed"])}
         launcher.condition = None if settings.action == "retry" else settings.condition
-        num_kept, size = 0, self.max_batch_size or len(points)
-        for start in range(0, len(points), size):
-            num_kept += len(launcher.launch(points[start : start + size], initial_job_idx=start))
-        if not num_kept:
+        answers = self._launched(points, 0)
+        if not answers:
             raise UserError(f"sweep.where: no point of {len(points)} meets '{settings.where}'")
+        if settings.until is not None and settings.action == "run":
+            self._add_seeds(settings, answers, len(points))
+        elif settings.until is not None and settings.action == "plan":
+            _log.info("sweep.until: a run adds seeds to these, up to %d of a configuration", settings.max_seeds)
+
+    def _launched(self, points: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+        """Launch points, the first of which has the number ``first``; return the answers of those that are kept."""
+        size = self.max_batch_size or max(1, len(points))
+        answers: list[JobReturn] = []
+        for start in range(0, len(points), size):
+            answers += self.launcher.launch(points[start : start + size], initial_job_idx=first + start)
+        return answers
+
+    def _add_seeds(self, settings: SweepSettings, answers: Sequence[JobReturn], num: int) -> None:
+        """Launch further seeds, one of each configuration at a time, until ``sweep.until`` holds."""
+        from menvae.sweeps.seeds import AddedSeeds
+
+        wanted = settings.wanted_interval
+        assert wanted is not None
+        seeds = AddedSeeds(wanted, settings.max_seeds)
+        while answers:
+            for answer in answers:
+                config = self.launcher.composed(answer.overrides, 0)
+                seeds.add(answer.overrides, config, answer.return_value.status)
+            points = seeds.next_points()
+            answers = self._launched(points, num)
+            num += len(points)
+        seeds.log_end()
+
+    def _check_wait(self) -> None:
+        """Check that the launcher waits for results; raises `UserError`."""
+        from menvae.errors import UserError
+        from menvae.sweeps.runners import build_runner
+
+        if not build_runner({"runner": self.launcher.runner, **self.launcher.settings}).wait:
+            raise UserError("sweep.until: what seeds to add depends on results; leave out hydra.launcher.wait=false")
 
     def _write_configuration(self) -> None:
         """Write ``multirun.yaml`` as Hydra does, without passwords."""
@@ -82,3 +131,17 @@ class PointsSweeper(Sweeper):
         folder.mkdir(parents=True, exist_ok=True)
         content = masked(OmegaConf.to_container(self.config, resolve=False))
         OmegaConf.save(OmegaConf.create(content), folder / "multirun.yaml")
+
+
+def _check_seeds(overrides: Sequence[Override]) -> None:
+    """Check that seeds can be added alone; raises `UserError` if they advance together with other keys."""
+    from menvae.errors import UserError
+
+    for positions in groups_of(overrides):
+        keys = [overrides[position].get_key_element().lstrip("+") for position in positions]
+        if "seed" in keys and len(keys) > 1:
+            others = ", ".join(key for key in keys if key != "seed")
+            raise UserError(
+                f"sweep.until: seed advances together with {others}, so that none can be added; give it an axis of its "
+                "own, such as seed=1,2"
+            )
