@@ -43,7 +43,7 @@ def cohorts_of(runs: Sequence[TrackedRun], keys: Sequence[SweptKey], replicates:
     for found in configurations.values():
         splits = {split for _, split, _ in found}
         for together in [found] if len(splits) == len(found) else [{one} for one in found]:
-            joined = frozenset().union(*(groups.get(one, {one}) for one in together))
+            joined: frozenset[_Learnt] = frozenset().union(*(groups.get(one, {one}) for one in together))
             groups |= dict.fromkeys(joined, joined)
     cohorts: dict[frozenset[_Learnt], list[TrackedRun]] = {}
     for run in runs:

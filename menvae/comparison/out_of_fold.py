@@ -139,7 +139,7 @@ def _read(one: Configuration, replicates: Replicates, store: RunStore, notes: li
         notes.append(f"Not pooled over folds, without a readable test split in {PER_SUBJECT}: {listed(unread)}.")
     found = {name: _joined(of_repetition) for name, of_repetition in folds.items()}
     everyone = [set(repetition.record.subject_id) for repetition in found.values()]
-    common = set.intersection(*everyone) if everyone else set()
+    common: set[str] = set.intersection(*everyone) if everyone else set()
     return {name: _of_subjects(repetition, common) for name, repetition in found.items()} if common else {}
 
 
