@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from menvae.comparison.judged import GateValue
+from menvae.comparison.pareto import Objective
 from menvae.comparison.replicates import overlap
 from menvae.comparison.results import Comparison, Configuration, Difference, OutOfFold, Summary
 from menvae.comparison.summaries import summarise
@@ -43,7 +45,8 @@ def write_configurations(comparison: Comparison, path: Path) -> Path:
     interval over patients, and ``out_of_fold/<metric>/difference``. The last columns are the numbers of
     ``evaluation.json`` over the replicates, ``final/<split>/<metric>``.
     """
-    rows = [_configuration_row(comparison, one) for one in comparison.rows]
+    pooled = _Pooled.of(comparison)
+    rows = [_configuration_row(comparison, one, pooled) for one in comparison.rows]
     figures = _figures([run for one in comparison.rows for run in one.runs])
     return _write(path, rows, [f"{name}{ending}" for name in figures for ending in ("", "/sd", *_ENDS)])
 
@@ -78,7 +81,7 @@ def _about(name: str, gate: GateValue | None) -> Row:
     return {f"{name}/low": low, f"{name}/high": high, f"{name}/verdict": None if gate is None else gate.verdict}
 
 
-def _configuration_row(comparison: Comparison, one: Configuration) -> Row:
+def _configuration_row(comparison: Comparison, one: Configuration, pooled: _Pooled) -> Row:
     cohort = next(cohort for cohort in comparison.cohorts if cohort.label == one.cohort)
     row: Row = {"configuration": one.number, "data": one.cohort, **one.values, "seeds": len({r.seed for r in one.runs})}
     row |= {"runs": len(one.runs)} if comparison.replicates.keys else {}
@@ -93,7 +96,7 @@ def _configuration_row(comparison: Comparison, one: Configuration) -> Row:
             row |= {f"{name}/{verdict}": count for verdict, count in counts.items()}
     for gate in comparison.gates:
         row |= dict(_difference(gate.name, cohort.differences.get(one.number, {}).get(gate.name)))
-    row |= _out_of_fold_row(comparison, cohort.out_of_fold.get(one.number))
+    row |= pooled.row(cohort.out_of_fold.get(one.number))
     shared = overlap(one.runs)
     for name in _figures(one.runs):
         values = {comparison.replicates.name(run): run.figures.get(name) for run in one.runs}
@@ -101,16 +104,27 @@ def _configuration_row(comparison: Comparison, one: Configuration) -> Row:
     return row
 
 
-def _out_of_fold_row(comparison: Comparison, found: OutOfFold | None) -> Row:
-    """Return the pooled predictions of a configuration; nothing if no configuration has any."""
-    everything = [one for cohort in comparison.cohorts for one in cohort.out_of_fold.values()]
-    row: Row = {} if not everything else {"out_of_fold/subjects": None if found is None else found.num_subjects}
-    for key in sorted({key for one in everything for key in one.metrics}):
-        row |= dict(_over_replicates(f"out_of_fold/{key}", None if found is None else found.metrics.get(key)))
-    for gate in pooled_gates(comparison):
-        one = None if found is None else found.differences.get(gate.name)
-        row |= dict(_difference(f"out_of_fold/{gate.metric}", one))
-    return row
+@dataclass(frozen=True)
+class _Pooled:
+    """Columns of pooled predictions; none if no configuration has any."""
+
+    keys: Sequence[str]
+    gates: Sequence[Objective]
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> _Pooled:
+        found = [one for cohort in comparison.cohorts for one in cohort.out_of_fold.values()]
+        return cls(sorted({key for one in found for key in one.metrics}), pooled_gates(comparison))
+
+    def row(self, found: OutOfFold | None) -> Row:
+        """Return the columns of one configuration."""
+        row: Row = {"out_of_fold/subjects": None if found is None else found.num_subjects} if self.keys else {}
+        for key in self.keys:
+            row |= dict(_over_replicates(f"out_of_fold/{key}", None if found is None else found.metrics.get(key)))
+        for gate in self.gates:
+            one = None if found is None else found.differences.get(gate.name)
+            row |= dict(_difference(f"out_of_fold/{gate.metric}", one))
+        return row
 
 
 def _figures(runs: Sequence[TrackedRun]) -> list[str]:

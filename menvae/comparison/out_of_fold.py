@@ -34,9 +34,8 @@ from menvae.metrics.means import at_all_rows
 from menvae.runs.reading import PER_SUBJECT
 from menvae.statistics.bootstrap import (
     MIN_PATIENTS,
-    NUM_REPLICATES,
     bootstrap_intervals_of_means,
-    p_values_of_means,
+    bootstrap_tests_of_means,
     too_few_patients,
 )
 from menvae.statistics.estimate import Estimate
@@ -221,8 +220,10 @@ def _pooled(repetitions: Mapping[str, _Repetition]) -> OutOfFold:
     parts = {name: _means(repetition) for name, repetition in repetitions.items()}
     each = {name: at_all_rows(means) for name, means in parts.items()}
     patients = next(iter(repetitions.values())).record.patient_id
+    units, mean = units_of(patients), _weighted([(1.0 / len(parts), means) for means in parts.values()])
     metrics: dict[str, Summary] = {}
-    for key, found in _estimates(_weighted([(1.0 / len(parts), means) for means in parts.values()]), patients).items():
+    for key, estimate in bootstrap_intervals_of_means(mean.values, mean.rows, units).items():
+        found = _of_enough(estimate, mean.rests_on.get(key), units)
         values = {name: of_repetition.get(key) for name, of_repetition in each.items()}
         known = [value for value in values.values() if value is not None]
         if not known:
@@ -248,13 +249,14 @@ def _differences(
     weight = 1.0 / len(shared)
     means = _weighted([*((weight, _means(each)) for each in ours), *((-weight, _means(each)) for each in theirs)])
     patients = ours[0].record.patient_id
-    found = _estimates(means, patients, NUM_TEST_REPLICATES)
-    p_values = p_values_of_means(means.values, means.rows, units_of(patients), num_replicates=NUM_TEST_REPLICATES)
+    units = units_of(patients)
+    tested = bootstrap_tests_of_means(means.values, means.rows, units, num_replicates=NUM_TEST_REPLICATES)
     differences = {}
     for gate in gates:
-        if (estimate := found.get(gate.metric)) is not None:
-            interval = _interval(estimate)
-            p_value = None if interval is None else p_values[gate.metric]
+        if gate.metric in tested:
+            estimate, p_value = tested[gate.metric]
+            interval = _interval(_of_enough(estimate, means.rests_on.get(gate.metric), units))
+            p_value = None if interval is None else p_value
             differences[gate.name] = Difference(len(shared), estimate.value, interval, p_value)
     return differences
 
@@ -302,15 +304,12 @@ def _separately(parts: Sequence[Means], means_RM: Floats) -> list[Mapping[str, F
     return [part.values(piece) for part, piece in zip(parts, pieces, strict=True)]
 
 
-def _estimates(means: Means, patients: Sequence[str], num_replicates: int = NUM_REPLICATES) -> dict[str, Estimate]:
-    """Return the values with intervals over patients; without one if a value rests on too few of them."""
-    units = units_of(patients)
-    found = bootstrap_intervals_of_means(means.values, means.rows, units, num_replicates=num_replicates)
-    for key, rows in means.rests_on.items():
-        count = len(np.unique(np.array(units)[rows]))
-        if key in found and found[key].value is not None and count < MIN_PATIENTS:
-            found[key] = Estimate(found[key].value, None, None, count, too_few_patients(count))
-    return found
+def _of_enough(found: Estimate, rows: NDArray[np.bool_] | None, units: Sequence[int]) -> Estimate:
+    """Return an estimate, without its interval if the rows that it rests on are of too few patients."""
+    count = MIN_PATIENTS if rows is None else len(np.unique(np.array(units)[rows]))
+    if found.value is None or count >= MIN_PATIENTS:
+        return found
+    return Estimate(found.value, None, None, count, too_few_patients(count))
 
 
 def units_of(patients: Sequence[str]) -> list[int]:

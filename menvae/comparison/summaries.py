@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 from menvae.comparison.results import Summary
 
@@ -49,7 +49,7 @@ def mean_interval(values: Sequence[float], overlap: float = 0.0) -> tuple[float,
     """
     if len(values) < 2:
         return None
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * _error(values, overlap)
+    half = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * _error(values, overlap)
     mean = statistics.fmean(values)
     return mean - half, mean + half
 
@@ -67,7 +67,7 @@ def p_value(values: Sequence[float], overlap: float = 0.0) -> float | None:
     if len(values) < 2 or not any(values):
         return None
     mean, error = statistics.fmean(values), _error(values, overlap)
-    return float(2.0 * stats.t.sf(abs(mean) / error, len(values) - 1)) if error > 0.0 else 0.0
+    return float(2.0 * stdtr(len(values) - 1, -abs(mean) / error)) if error > 0.0 else 0.0
 
 
 def _error(values: Sequence[float], overlap: float) -> float:

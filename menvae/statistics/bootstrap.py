@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,24 +118,18 @@ def bootstrap_intervals_of_means(
     10.25
     """
     _check(num_replicates, confidence)
-    found = _resampled(functions, values_NM, patients, num_replicates, seed)
-    if found.num_patients < MIN_PATIENTS:
-        return {name: _few(value, found.num_patients) for name, value in found.values.items()}
-    return {
-        name: _bca(value, found.replicates[name], found.without_one[name], found.num_patients, confidence)
-        for name, value in found.values.items()
-    }
+    return _estimates(_resampled(functions, values_NM, patients, num_replicates, seed), confidence)
 
 
-def p_values_of_means(
+def bootstrap_tests_of_means(
     functions: FunctionsOfMeans,
     values_NM: Floats,
     patients: Sequence[Hashable],
     *,
     num_replicates: int = NUM_REPLICATES,
     seed: int = 0,
-) -> dict[str, float | None]:
-    """Return two-sided p-values of functions of means being 0, from the resamples of `bootstrap_intervals_of_means`.
+) -> dict[str, Tested]:
+    """Return the estimates of `bootstrap_intervals_of_means`, with two-sided p-values of a value of 0.
 
     The p-value is 1 - c for the confidence c at which an end of the BCa interval is 0. With A the acceleration, S the
     shift and q the normal quantile of the share of replicates below 0, it is 2 min(F, 1 - F) for
@@ -149,25 +144,33 @@ def p_values_of_means(
         seed: seed of the resamples.
 
     Returns:
-        A p-value of every name, or None where there is no interval.
+        Estimate and p-value of every name.
 
     Raises:
         ValueError: as `bootstrap_intervals_of_means`.
 
     >>> x = np.arange(-9.0, 31.0)[:, None]
-    >>> p_values_of_means(lambda means: {"far": means[:, 0], "near": means[:, 0] - 10.0}, x, range(40))["far"] < 0.01
+    >>> found = bootstrap_tests_of_means(lambda means: {"far": means[:, 0], "near": means[:, 0] - 10.0}, x, range(40))
+    >>> found["far"].p_value < 0.01 < found["near"].p_value
     True
     """
     _check(num_replicates, CONFIDENCE)
     found = _resampled(functions, values_NM, patients, num_replicates, seed)
-    if found.num_patients < MIN_PATIENTS:
-        return dict.fromkeys(found.values)
-    return {
-        name: None
-        if _bca(value, found.replicates[name], found.without_one[name], found.num_patients, CONFIDENCE).low is None
-        else _p_value(value, found.replicates[name], found.without_one[name])
-        for name, value in found.values.items()
-    }
+    tested = {}
+    for name, estimate in _estimates(found, CONFIDENCE).items():
+        has_interval = estimate.value is not None and estimate.low is not None
+        tested[name] = Tested(
+            estimate,
+            _p_value(found.values[name], found.replicates[name], found.without_one[name]) if has_interval else None,
+        )
+    return tested
+
+
+class Tested(NamedTuple):
+    """An estimate and the two-sided p-value of a value of 0; None without an interval."""
+
+    estimate: Estimate
+    p_value: float | None
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,15 @@ def _resampled(
     places_RP = draws_RP + len(rows) * np.arange(num_replicates)[:, None]
     counts_RP = np.bincount(places_RP.ravel(), minlength=draws_RP.size).reshape(draws_RP.shape).astype(np.float64)
     return _Resampled(values, of(counts_RP), of(1.0 - np.eye(len(rows))), len(rows))
+
+
+def _estimates(found: _Resampled, confidence: float) -> dict[str, Estimate]:
+    if found.num_patients < MIN_PATIENTS:
+        return {name: _few(value, found.num_patients) for name, value in found.values.items()}
+    return {
+        name: _bca(value, found.replicates[name], found.without_one[name], found.num_patients, confidence)
+        for name, value in found.values.items()
+    }
 
 
 def jackknife_intervals(

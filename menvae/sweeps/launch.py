@@ -171,6 +171,8 @@ def launch_points(
     typed: Command,
     runner: Runner,
     trials: Sequence[Trial] = (),
+    *,
+    goes_on: bool = False,
 ) -> list[Result]:
     """Run, plan or retry points of a sweep, as ``sweep.action`` says.
 
@@ -179,6 +181,7 @@ def launch_points(
         typed: the command line.
         runner: runner of the jobs.
         trials: trials of a study, one per job, or empty; with trials, the launch always waits for the jobs.
+        goes_on: whether the command has launched other points before, as it does in batches.
 
     Returns:
         One result per job, in order. For a plan, and without waiting, only the results of jobs that cannot run.
@@ -201,7 +204,7 @@ def launch_points(
             case "retry":
                 return launch.retry(stop)
             case "run":
-                return launch.run(_own(jobs, typed.fixed), trials, tracking, stop)
+                return launch.run(_own(jobs, typed.fixed), trials, tracking, stop, goes_on=goes_on or bool(trials))
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,13 @@ class _Launch:
         return _impossible(planned)
 
     def run(
-        self, jobs: Sequence[Composed], trials: Sequence[Trial], tracking: TrackingSettings, stop: StopRequest
+        self,
+        jobs: Sequence[Composed],
+        trials: Sequence[Trial],
+        tracking: TrackingSettings,
+        stop: StopRequest,
+        *,
+        goes_on: bool,
     ) -> list[Result]:
         """Run the unfinished points."""
         planned = self._planned(jobs, searching=bool(trials))
@@ -231,7 +240,7 @@ class _Launch:
         self._prepare(planned)
         swept = [f"{key}={values}" for key, values in self.typed.swept.items()]
         self.sweep.describe([*self.typed.fixed, *swept], self.typed.launcher)
-        before = self._refused_before(planned) if trials else {}  # a search launches its trials batch by batch
+        before = self._refused_before(planned) if goes_on else {}
         self.sweep.refuse(before | {point.overrides: point.problem for point in planned if point.problem})
         return self._carry_out(planned, tracking, stop)
 

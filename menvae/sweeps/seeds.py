@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class _Configuration:
     """Points that differ only in their seed and fold.
 
     Attributes:
-        label: the overrides that distinguish it.
+        overrides: overrides of all its points, without seed and fold.
         points: overrides of a point of each fold, without the seed.
         num_folds: the configured number of folds, as text.
         folds: folds of its points.
@@ -37,7 +37,7 @@ class _Configuration:
         has_failed: whether a run has not finished.
     """
 
-    label: str
+    overrides: tuple[str, ...]
     points: dict[tuple[str, ...], None] = field(default_factory=dict)
     num_folds: str = ""
     folds: set[int] = field(default_factory=set)
@@ -76,9 +76,7 @@ class AddedSeeds:
         """
         own = tuple(text for text in overrides if _key(text) != _SEED)
         shared = tuple(text for text in own if _key(text) != FOLD)
-        distinguishing = shared if status is None else status.point.overrides
-        label = label_of([text for text in distinguishing if _key(text) not in (_SEED, FOLD)])
-        one = self._configurations.setdefault(shared, _Configuration(label))
+        one = self._configurations.setdefault(shared, _Configuration(shared))
         one.points[own] = None
         one.seeds.add(config[_SEED])
         data = config["data"]
@@ -104,12 +102,12 @@ class AddedSeeds:
         if self._known and metric not in self._known:
             near = nearest(metric, self._known, "evaluation.json of a run")
             raise UserError(f"sweep.until: no run has a gate or metric '{metric}'; {near}")
-        points = []
+        points, shared = [], self._shared()
         for one in self._configurations.values():
             if one.has_failed or self._is_known(one) or len(one.seeds) >= self._most:
                 continue
             seed = max(one.seeds) + 1
-            _log.info("%s: %s; adding seed %d", one.label, self._words(one), seed)
+            _log.info("%s; adding seed %d", self._words(one, shared), seed)
             one.seeds.add(seed)
             points += [[*own, f"{_SEED}={seed}"] for own in one.points]
         return points
@@ -122,16 +120,24 @@ class AddedSeeds:
             _log.info("sweep.until: the intervals of all configurations (%d) are narrow enough", num)
             return
         _log.warning("sweep.until: not all intervals are narrow enough (%d of %d are)", num - len(open_ones), num)
+        shared = self._shared()
         for one in open_ones:
             why = "not all runs have finished" if one.has_failed else f"sweep.max_seeds={self._most} is reached"
-            _log.warning("%s: %s; %s", one.label, self._words(one), why)
+            _log.warning("%s; %s", self._words(one, shared), why)
 
     def _is_known(self, one: _Configuration) -> bool:
         return one.width is not None and one.width < self._until.width
 
-    def _words(self, one: _Configuration) -> str:
+    def _shared(self) -> set[str]:
+        """Return the overrides that all configurations have."""
+        return set.intersection(*(set(one.overrides) for one in self._configurations.values()))
+
+    def _words(self, one: _Configuration, shared: Collection[str]) -> str:
+        """Return what distinguishes a configuration, and what is known of it."""
+        own = [text for text in one.overrides if text not in shared]
         found = "no interval" if one.width is None else f"an interval of {one.width:.3g}"
-        return f"{self._until.metric} has {found} over {len(one.values)} run{'s' * (len(one.values) != 1)}"
+        runs = f"{len(one.values)} run{'s' * (len(one.values) != 1)}"
+        return f"{f'{label_of(own)}: ' * bool(own)}{self._until.metric} has {found} over {runs}"
 
 
 def _figures(run_dir: Path) -> dict[str, float | None]:

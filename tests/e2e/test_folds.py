@@ -15,14 +15,14 @@ from menvae.comparison.out_of_fold import with_out_of_fold
 from menvae.comparison.tracked_runs import RunStore
 from menvae.tracking.tracker import TrackingSettings
 
-NUM_FOLDS, NUM_ROWS = 3, 240
+NUM_FOLDS, NUM_ROWS = 2, 120
 
 
 @pytest.fixture(scope="module")
 def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of all folds for one seed."""
     path = tmp_path_factory.mktemp("folds")
-    size = (f"data.num_rows={NUM_ROWS}", "data.num_holes=12", "data.num_classes=4", "trainer.max_epochs=3")
+    size = (f"data.num_rows={NUM_ROWS}", "data.num_holes=12", "data.num_classes=4", "trainer.max_epochs=1")
     undrawn = [override for override in runs.TINY if override.startswith(("+pictures", "pictures"))]
     for fold in range(NUM_FOLDS):
         folds = (f"data.fold={fold}", f"data.num_folds={NUM_FOLDS}", "trainer.batch_size=32")

@@ -13,8 +13,8 @@ from menvae.statistics.bootstrap import (
     Statistics,
     bootstrap_intervals,
     bootstrap_intervals_of_means,
+    bootstrap_tests_of_means,
     jackknife_intervals,
-    p_values_of_means,
 )
 from menvae.statistics.distance_correlation import u_distance_correlation_sqr
 
@@ -121,7 +121,8 @@ def p_value(values: Floats, num_replicates: int = 1000, seed: int = 0) -> float 
         return {"mean": means[:, 0]}
 
     patients = range(len(values))
-    return p_values_of_means(of_means, values[:, None], patients, num_replicates=num_replicates, seed=seed)["mean"]
+    found = bootstrap_tests_of_means(of_means, values[:, None], patients, num_replicates=num_replicates, seed=seed)
+    return found["mean"].p_value
 
 
 @pytest.mark.parametrize("shift", [0.7, 0.8, 1.1, 1.2])

@@ -146,16 +146,20 @@ def seeds_of(output_dir: Path) -> list[int]:
 
 def test_a_sweep_adds_seeds_and_goes_on_where_it_was(prepared_cache: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").symlink_to(prepared_cache)
-    command = ("-m", "trainer.max_epochs=1", "seed=3", "sweep.max_seeds=3")
-    said = train(tmp_path, *command, "sweep.until=interval(mean_z_ratio)<1e-12").stderr
-    assert seeds_of(tmp_path) == [3, 4, 5]
+    train(tmp_path, "trainer.max_epochs=1", "seed=3")
+    command = ("-m", "trainer.max_epochs=0,1", "seed=3", "sweep.max_seeds=2")
+    said = train(tmp_path, *command, "sweep.until=interval(mean_z_ratio)<1e-12", code=1).stderr
+    assert seeds_of(tmp_path) == [3, 4]
     assert "over 1 run; adding seed 4" in said
-    assert "sweep.max_seeds=3 is reached" in said
-    (sweep,) = (tmp_path / "sweeps").iterdir()
-    assert len(list((sweep / "points").iterdir())) == 3
-    said = train(tmp_path, *command, "sweep.until=interval(mean_z_ratio)<1e12").stderr
-    assert "the intervals of all configurations (1) are narrow enough" in said
-    assert seeds_of(tmp_path) == [3, 4, 5]
+    assert "sweep.max_seeds=2 is reached" in said
+    (sweep,) = tmp_path.glob("sweeps/*/")
+    assert len(list((sweep / "points").iterdir())) == 2
+    (refused,) = json.loads((sweep / "refused.json").read_text())["points"]
+    assert refused["overrides"] == ["trainer.max_epochs=0", "seed=3"], "of an earlier batch"
+    said = train(tmp_path, *command, "sweep.until=interval(mean_z_ratio)<1e12", code=1).stderr
+    assert "over 2 runs" not in said, "it is narrow enough"
+    assert "not all intervals are narrow enough (1 of 2 are)" in said
+    assert seeds_of(tmp_path) == [3, 4]
 
 
 def test_what_cannot_be_repeated_is_one_sentence(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class SweepLauncher(Launcher):
             gc.enable()  # off since the command began; a launch or a study takes days
         variables = OmegaConf.to_container(self.config.hydra.job.env_set, resolve=True)
         with env_override(cast(dict[str, str], variables)):  # jobs inherit the environment of this process
-            results = launch_points(jobs, self.typed(), runner, self.trials)
+            results = launch_points(jobs, self.typed(), runner, self.trials, goes_on=initial_job_idx > 0)
         outcome.only_looked.append(settings.action == "plan" and not settings.cost)  # a cost may start processes
         outcome.ended_elsewhere.extend(result.exit_code for result in results)
         returns = [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
