@@ -50,7 +50,8 @@ READING: Final = (
         "Out of fold",
         "The test splits of all folds pooled: each subject is judged once per seed, by the model that has not seen it. "
         "The value is the mean over the seeds, the interval that of the BCa bootstrap over patients, with all visits "
-        "of a patient together. It chooses nothing.",
+        "of a patient together: how sure the value of these trained models is, not how much others would differ. It "
+        "chooses nothing.",
     ),
 )
 

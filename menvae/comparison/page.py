@@ -435,7 +435,10 @@ def _out_of_fold(comparison: Comparison, cohort: Cohort) -> Table:
                 cells.append(_with_title(shown, summary.interval))
             cells.append(number_cell(None, "") if of_baseline is None else _difference_cell(gate, of_baseline))
         rows.append(cells)
-    caption = "Green: the value meets the target; better than the baseline. Tooltips hold exact values and p-values."
+    caption = (
+        "Green: the value meets the target, or is better than the baseline; red: worse. Tooltips hold exact values and "
+        "p-values."
+    )
     return Table(f"out-of-fold-table-{cohort.label}", columns, rows, caption)
 
 

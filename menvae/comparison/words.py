@@ -284,7 +284,8 @@ def out_of_fold_words(comparison: Comparison, cohort: Cohort) -> list[str]:
     if any(one.interval for one in found):
         sentences.append(
             f"Differences from #{cohort.baseline.number} of the same subjects: mean {PLUS_MINUS} half-width of the "
-            f"95 % interval over patients (BCa). {_tests_words(found)}"
+            f"95 % interval over patients (BCa), of these trained models: whether others would differ, only the "
+            f"paired differences above say. {_tests_words(found)}"
         )
     return sentences
 

@@ -32,7 +32,8 @@ class _Configuration:
         points: overrides of a point of each fold, without the seed.
         num_folds: the configured number of folds, as text.
         folds: folds of its points.
-        seeds: seeds that have been launched.
+        seeds: seeds of its points.
+        asked: the seed that was added last; None before the first.
         values: (overrides without the seed, seed) -> value of the metric, of finished runs that have one.
         has_failed: whether a run has not finished.
     """
@@ -42,8 +43,14 @@ class _Configuration:
     num_folds: str = ""
     folds: set[int] = field(default_factory=set)
     seeds: set[int] = field(default_factory=set)
+    asked: int | None = None
     values: dict[tuple[tuple[str, ...], int], float] = field(default_factory=dict)
     has_failed: bool = False
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether the added seed did not become a point, because it does not meet the condition of the sweep."""
+        return self.asked is not None and self.asked not in self.seeds
 
     @property
     def width(self) -> float | None:
@@ -104,11 +111,11 @@ class AddedSeeds:
             raise UserError(f"sweep.until: no run has a gate or metric '{metric}'; {near}")
         points, shared = [], self._shared()
         for one in self._configurations.values():
-            if one.has_failed or self._is_known(one) or len(one.seeds) >= self._most:
+            if one.has_failed or one.is_left_out or self._is_known(one) or len(one.seeds) >= self._most:
                 continue
             seed = max(one.seeds) + 1
             _log.info("%s; adding seed %d", self._words(one, shared), seed)
-            one.seeds.add(seed)
+            one.asked = seed
             points += [[*own, f"{_SEED}={seed}"] for own in one.points]
         return points
 
@@ -122,7 +129,11 @@ class AddedSeeds:
         _log.warning("sweep.until: not all intervals are narrow enough (%d of %d are)", num - len(open_ones), num)
         shared = self._shared()
         for one in open_ones:
-            why = "not all runs have finished" if one.has_failed else f"sweep.max_seeds={self._most} is reached"
+            why = f"sweep.max_seeds={self._most} is reached"
+            if one.has_failed:
+                why = "not all runs have finished"
+            elif one.is_left_out:
+                why = f"sweep.where leaves out seed {one.asked}"
             _log.warning("%s; %s", self._words(one, shared), why)
 
     def _is_known(self, one: _Configuration) -> bool:

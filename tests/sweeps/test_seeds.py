@@ -130,7 +130,7 @@ def test_seeds_end_at_the_most_and_at_a_failure(tmp_path: Path, caplog: pytest.L
     assert first == "sweep.until: not all intervals are narrow enough (0 of 3 are)"
     assert rest[0].startswith("a=1: vol_r2 has an interval of 1.99 over 3 runs; sweep.max_seeds=3 is reached")
     assert rest[1] == "a=2: vol_r2 has no interval over 1 run; not all runs have finished"
-    assert rest[2] == "a=3: vol_r2 has no interval over 0 runs; sweep.max_seeds=3 is reached"
+    assert rest[2] == "a=3: vol_r2 has no interval over 0 runs; sweep.where leaves out seed 9"
 
 
 def test_a_metric_that_no_run_has_is_refused(tmp_path: Path) -> None:
