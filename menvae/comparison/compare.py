@@ -255,7 +255,8 @@ def _sorted_rows(
 ) -> tuple[Configuration, ...]:
     """Return the rows of the table, cohort by cohort."""
     columns: dict[str, Callable[[Configuration], Any]] = {
-        "seeds": lambda one: -len(one.runs),
+        "seeds": lambda one: -len({run.seed for run in one.runs}),
+        "runs": lambda one: -len(one.runs),
         "passed": lambda one: -one.gates_passed,
         "rank": lambda one: one.mean_rank,
     }

@@ -170,7 +170,7 @@ def _columns(
 def _learnt_columns(
     record: SplitRecord, normalizer: TargetNormalizer, supervision: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yield targets and predictions as they are learnt, such as residuals of ln(mm³ + 1), but before the z-score.
+    """Yield targets and predictions as they are learnt but for the z-score, such as residuals of ln(mm³ + 1).
 
     Each fold of a cross-validation has a z-score of its own; these values can be pooled over folds.
     """
