@@ -28,11 +28,16 @@ def plain_values(composed: DictConfig, known: Collection[str]) -> dict[str, Any]
     if missing:
         raise UserError(f"{missing[0]}: a value is required; give it as {missing[0]}=...")
     config = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
+    check_known(config, known)
+    _check_integers(config, "")
+    return config
+
+
+def check_known(config: Mapping[str, Any], known: Collection[str]) -> None:
+    """Check that a configuration has no other top-level keys than the known ones; raises `UserError`."""
     for key in config:
         if key not in known:
             raise UserError(f"{key}: no such key; {nearest(key, known)}")
-    _check_integers(config, "")
-    return config
 
 
 def check_present(config: Mapping[str, Any], keys: Iterable[str]) -> None:

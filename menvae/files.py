@@ -14,18 +14,21 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from menvae.errors import UserError
 
 Types = Mapping[str, type | tuple[type, ...]]
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 A_LOOK_S = 1.0  # `FolderLock.is_held` takes the lock for a moment
+_THREADS_THAT_WRITE = 16
 
 NULL_WORDS = frozenset(
     {
@@ -211,6 +214,23 @@ def _locked_file(path: Path) -> tuple[Path, IO[bytes]]:
         if os.fstat(file.fileno()).st_nlink:
             return temporary, file
         file.close()  # another process removed it before it was locked
+
+
+def in_parallel(write: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+    """Return the results of a function that spends its time waiting until the disk has what it writes.
+
+    Args:
+        write: the function; calls for different items must not depend on each other.
+        items: its arguments.
+
+    Raises:
+        OSError: as the first call that fails; others may have been made.
+    """
+    todo = list(items)
+    if len(todo) < 2:
+        return [write(item) for item in todo]
+    with ThreadPoolExecutor(min(len(todo), _THREADS_THAT_WRITE)) as threads:
+        return list(threads.map(write, todo))
 
 
 def remove_leftovers(folder: Path, pattern: str) -> None:

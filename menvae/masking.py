@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 MASK = "***"
@@ -22,6 +23,7 @@ _IN_VARIABLE = re.compile(rf"(\b{_SECRET}(?:=|: ?))(?:'[^']*'|\"[^\"]*\"|[^\s,}}
 """Environment variables, such as ``MLFLOW_TRACKING_PASSWORD=...`` or, in a mapping, with a colon."""
 
 
+@lru_cache(maxsize=4096)
 def without_passwords(text: str) -> str:
     """Return a text in which the passwords of all addresses and of environment variables are masked.
 
@@ -51,4 +53,9 @@ def masked(value: Any) -> Any:
 
 
 def _is_secret(key: object, value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch(_SECRET, str(key)) is not None
+    return isinstance(value, str) and _names_secret(str(key))
+
+
+@lru_cache(maxsize=4096)
+def _names_secret(key: str) -> bool:
+    return re.fullmatch(_SECRET, key) is not None

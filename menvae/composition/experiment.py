@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
@@ -16,6 +16,7 @@ from menvae.composition.advice import Circumstances, advice
 from menvae.composition.canonical import OPTIONAL, canonical
 from menvae.composition.compatibility import check_needs, check_reach, check_supervision
 from menvae.composition.loss import Loss, section
+from menvae.composition.once import Once
 from menvae.composition.settings import SweepSettings
 from menvae.configuration import check_folder_name, check_present, path_of, plain_values, section_of
 from menvae.console.progress import progress_bar
@@ -63,7 +64,7 @@ _PARTS = {
 _OWN = ("name", "seed", "output_dir", "loss", "gates")
 """Keys that this module checks itself."""
 
-_MODEL_PARTS = ("model", "encoder", "decoder", "auxiliary_decoder")
+MODEL_PARTS = ("model", "encoder", "decoder", "auxiliary_decoder")
 """Those that a model is built from."""
 
 _SETTINGS = {
@@ -77,6 +78,9 @@ _SETTINGS = {
     "sweep": SweepSettings,
 }
 """Configuration key -> dataclass of settings."""
+
+KEYS = frozenset({*_OWN, *OPTIONAL, *_PARTS, *_SETTINGS})
+"""Top-level keys of a configuration."""
 
 CheckedModels = MutableMapping[str, Model]
 """Models built for checks, by the blueprint that they were built from."""
@@ -120,32 +124,64 @@ class Experiment:
         Raises:
             UserError: the first error found.
         """
-        config = plain_values(composed, {*_OWN, *OPTIONAL, *_PARTS, *_SETTINGS})
+        experiment = cls.of_sections(plain_values(composed, KEYS), Once())
+        model, objective = experiment.check_fit({} if known is None else known)
+        sentences = [*advice(model, objective, experiment._circumstances(objective)), *experiment._unjudged()]
+        return replace(experiment, advice=tuple(sentences))
+
+    @classmethod
+    def of_sections(cls, config: Mapping[str, Any], once: Once) -> Experiment:
+        """Check each section of a configuration by itself; `check_fit` checks that they fit together.
+
+        Args:
+            config: resolved configuration, plain values; it is not changed.
+            once: calls what checks a section; configurations with equal sections share what comes of them.
+
+        Returns:
+            The experiment without advice.
+
+        Raises:
+            UserError: the first error found.
+        """
         check_sections(config)
         if isinstance(config["seed"], bool) or not isinstance(config["seed"], int) or config["seed"] < 0:
             raise UserError(f"seed: {config['seed']!r} is not allowed; it should be a whole number, 0 or larger")
         check_folder_name("name", config["name"])
         if not isinstance(config["loss"], Mapping):
             raise UserError(f"loss: {config['loss']!r} is not allowed; choose an objective with loss=<name>")
-        left_out = _leave_out_keys_of_others(config)
-        parts = {key: bind(group, config[key], key) for key, group in _PARTS.items()}
-        settings = {key: validated(settings_class, config[key], key) for key, settings_class in _SETTINGS.items()}
-        settings["gates"] = GateSettings.from_config(config["gates"])
-        observers = bound_observers(config.get("observers") or {})
-        pictures = build_pictures(settings["pictures"].parts)
+        config, left_out = _without_keys_of_others(config, once)
+        parts = {key: once(bind, group, config[key], key) for key, group in _PARTS.items()}
+        settings: dict[str, Any] = {key: once(validated, kind, config[key], key) for key, kind in _SETTINGS.items()}
+        settings["gates"] = once(GateSettings.from_config, config["gates"])
+        observers = once(bound_observers, config.get("observers") or {})
+        pictures = once(build_pictures, settings["pictures"].parts)
         config = canonical(config)
         if settings["sweep"].name is not None:
             check_folder_name("sweep.name", settings["sweep"].name)
-        bind_trackers(settings["tracking"])
+        once(bind_trackers, settings["tracking"])
         latent = parts["model"].settings
-        layout = LatentLayout.from_config(latent["z_dim"], latent["partitions"])
-        loss = Loss.from_config(config["loss"])
+        layout = once(LatentLayout.from_config, latent["z_dim"], latent["partitions"])
+        loss = Loss.from_config(config["loss"], once)
         experiment = cls(config, parts, settings, loss, layout, observers, pictures, tuple(left_out))
-        model, objective = experiment._checked({} if known is None else known)
-        check_gates(settings["gates"].targets, experiment.build_metrics())
-        experiment._check_targets()
-        sentences = [*advice(model, objective, experiment._circumstances(objective)), *experiment._unjudged()]
-        return replace(experiment, advice=tuple(sentences))
+        _ = experiment.source  # which checks its keys together
+        return experiment
+
+    def check_fit(self, known: CheckedModels) -> tuple[Model, Objective]:
+        """Check that the parts fit together; `menvae.composition.structure` says what this depends on.
+
+        Args:
+            known: as for `from_config`.
+
+        Returns:
+            The model, without weights, and the objective of a single training subject.
+
+        Raises:
+            UserError: the first error found.
+        """
+        model, objective = self._checked(known)
+        check_gates(self.settings["gates"].targets, self.build_metrics())
+        self._check_targets()
+        return model, objective
 
     @property
     def source(self) -> DataSource:
@@ -269,7 +305,7 @@ class Experiment:
             raise
         except (RuntimeError, TypeError, ValueError) as error:  # raised by torch and numpy for tensors without values
             _log.debug("model=%s cannot be built without weights: %s", self.parts["model"].part.name, error)
-        seed_everything(self.config["seed"])
+        seed_everything(0)  # any weights do: `build` draws those of the run
         return self._build_model(blueprint)
 
     @property
@@ -283,7 +319,7 @@ class Experiment:
         return objective
 
     def _blueprint(self, requires: frozenset[str], num_classes: int) -> Blueprint:
-        source, parts = self.source, {key: self.parts[key] for key in _MODEL_PARTS}
+        source, parts = self.source, {key: self.parts[key] for key in MODEL_PARTS}
         return Blueprint(len(source.channels), source.size, parts, requires, num_classes)
 
     def _build_model(self, blueprint: Blueprint) -> Model:
@@ -333,16 +369,22 @@ def check_sections(config: Mapping[str, Any]) -> None:
     path_of(config["output_dir"], "output_dir")
 
 
-def _leave_out_keys_of_others(config: dict[str, Any]) -> list[str]:
-    """Remove keys that an experiment set for a part that has since been replaced; return sentences that name them."""
-    slots = [(config, key, group, key) for key, group in _PARTS.items()]
-    for group in ("term", "schedule"):
-        chosen = cast(dict[str, Any], section(config["loss"], f"{group}s"))
-        slots += [(chosen, key, group, f"loss.{group}s.{key}") for key in chosen]
-    sentences = []
-    for holder, key, group, path in slots:
-        if isinstance(holder[key], Mapping):
-            holder[key], foreign = own_keys(group, holder[key])
-            if foreign:
-                sentences.append(f"{path}={holder[key]['name']} has no {', '.join(foreign)}: ignored")
-    return sentences
+def _without_keys_of_others(config: Mapping[str, Any], once: Once) -> tuple[dict[str, Any], list[str]]:
+    """Leave out keys that an experiment set for a part that has since been replaced; return sentences about them."""
+    sentences: list[str] = []
+
+    def own(group: str, part: Any, path: str) -> Any:
+        if not isinstance(part, Mapping):
+            return part
+        kept, foreign = once(own_keys, group, part)
+        if foreign:
+            sentences.append(f"{path}={kept['name']} has no {', '.join(foreign)}: ignored")
+        return kept
+
+    loss = dict(config["loss"])
+    chosen = {group: section(loss, f"{group}s") for group in ("term", "schedule")}
+    found = {**config, **{key: own(group, config[key], key) for key, group in _PARTS.items()}}
+    for group, parts in chosen.items():
+        if parts:
+            loss[f"{group}s"] = {key: own(group, part, f"loss.{group}s.{key}") for key, part in parts.items()}
+    return {**found, "loss": loss}, sentences

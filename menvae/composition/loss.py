@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from menvae.composition.once import Once
 from menvae.errors import UserError, about
 from menvae.objective import WEIGHT_PREFIX, Objective
 from menvae.registry import Bound, bind
@@ -22,8 +23,17 @@ class Loss:
     weights: Mapping[str, float]
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Loss:
-        """Check ``loss.*``; raises `UserError` if it is invalid."""
+    def from_config(cls, config: Mapping[str, Any], once: Once | None = None) -> Loss:
+        """Check ``loss.*``.
+
+        Args:
+            config: the section.
+            once: calls what checks a term or a schedule, if it has checked others.
+
+        Raises:
+            UserError: it is invalid.
+        """
+        once = once or Once()
         weights, terms, schedules = {}, section(config, "terms"), section(config, "schedules")
         for key, value in config.items():
             if key in ("terms", "schedules"):
@@ -34,8 +44,8 @@ class Loss:
                 raise UserError(f"loss.{key}: {value!r} is not allowed; a weight is a number, 0 or larger")
             weights[key.removeprefix(WEIGHT_PREFIX)] = float(value)
         return cls(
-            {key: bind("term", term, f"loss.terms.{key}") for key, term in terms.items()},
-            {key: bind("schedule", part, f"loss.schedules.{key}") for key, part in schedules.items()},
+            {key: once(bind, "term", term, f"loss.terms.{key}") for key, term in terms.items()},
+            {key: once(bind, "schedule", part, f"loss.schedules.{key}") for key, part in schedules.items()},
             weights,
         )
 

@@ -249,10 +249,23 @@ class DataSource(ABC):
             keys that the hash of the data covers. Include the path of a store, so that the store can move.
         added_keys: key -> value equivalent to the behaviour before the key existed; runs with this value keep their old
             hash.
+        split_keys: keys with defaults that only say which subjects are in which split: neither what a source declares
+            in its properties nor `Data.prepared` depends on them. A source of a plugin has to declare its own.
     """
 
+    split_keys: ClassVar[frozenset[str]] = frozenset()
     outside_identity: ClassVar[frozenset[str]] = frozenset()
     added_keys: ClassVar[Mapping[str, object]] = MappingProxyType({})
+
+    @classmethod
+    def own_split_keys(cls) -> frozenset[str]:
+        """Return `split_keys`, or none for a source of a plugin that inherits them: it may use them in another way."""
+        return cls.split_keys if cls.is_of_menvae() or "split_keys" in vars(cls) else frozenset()
+
+    @classmethod
+    def is_of_menvae(cls) -> bool:
+        """Return whether this source is a part of menvae, whose code is known."""
+        return cls.__module__.startswith("menvae.")
 
     @classmethod
     def canonical(cls, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from menvae import collectives
 from menvae.data.batches.cohort_splits import SPLIT_COLUMNS, split_cohort, split_rows, subjects_of
 from menvae.data.batches.dataset import Sample, SplitLoader, SubjectDataset, collate
-from menvae.data.batches.folds import Folds
+from menvae.data.batches.folds import SPLIT_KEYS, Folds
 from menvae.data.batches.order import EpochBatches
 from menvae.data.batches.pairs import check_pairs
 from menvae.data.batches.splits import SPLITS, warn_of_small_splits
@@ -88,6 +88,7 @@ class VolumeSource(DataSource):
     """
 
     checks_files: ClassVar[bool] = True
+    split_keys: ClassVar[frozenset[str]] = SPLIT_KEYS
     outside_identity: ClassVar[frozenset[str]] = frozenset(
         {
             "on_error",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -64,14 +63,14 @@ def run_hash(config: Mapping[str, Any], data_hash: str, targets_hash: str, num_r
     >>> run_hash({"loss": {"lambda_dcor": 5}}, "d", "t") == run_hash({"loss": {"lambda_dcor": 5.0}}, "d", "t")
     True
     """
-    inside = copy.deepcopy(canonical(config))
+    inside = as_typed(canonical(config))  # a copy
     for key in outside_keys(inside["data"]["name"]) if "data" in inside else OUTSIDE:
         *parents, last = key.split(".")
         node: Any = inside
         for parent in parents:
             node = node.get(parent, {})
         node.pop(last, None)
-    text = json.dumps([as_typed(inside), data_hash, targets_hash, num_ranks, start], sort_keys=True)
+    text = json.dumps([inside, data_hash, targets_hash, num_ranks, start], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

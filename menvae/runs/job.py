@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from types import NoneType
 from typing import Any
 
 from menvae.errors import UserError
-from menvae.files import DamagedFileError, Types, read_json, write_json
+from menvae.files import DamagedFileError, Types, read_json, write_json, write_text
 from menvae.masking import masked
 from menvae.runs.directory import RUNS, read_status
 from menvae.runs.environment import describe_process
@@ -63,7 +64,8 @@ class Job:
         """Write a job file atomically; only its owner may read it if it holds a password, which the job needs."""
         content = {"config": dict(self.config), "run": self.run, "point": str(self.point) if self.point else None}
         content |= {"trial": asdict(self.trial) if self.trial else None}
-        write_json(path, content, private=masked(content) != content)
+        # on one line, which Python writes many times faster than indented ones: a sweep may have ten thousand
+        write_text(path, json.dumps(content) + "\n", private=masked(content) != content)
 
     def reason(self, since: float) -> str:
         """Return the reason in ``status.json`` if it was written at or after ``since`` (`time.time`), else nothing."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from menvae.composition.experiment import Experiment
+from menvae.composition.once import Once
 from menvae.configuration import path_of
 from menvae.data.source import Data
 from menvae.errors import UserError
@@ -73,30 +74,43 @@ def meaning_for_other_runs(experiment: Experiment) -> list[str]:
     return [key for key in keys if key in known]
 
 
-def check_start(experiment: Experiment) -> None:
+def check_start(experiment: Experiment, once: Once | None = None) -> None:
     """Check what a run needs besides its data, before these are loaded: trackers and checkpoints.
+
+    Args:
+        experiment: the experiment.
+        once: calls what checks the trackers, if it has checked those of others.
 
     Raises:
         UserError: a tracker cannot use its settings, a checkpoint does not exist, cannot be read or does not fit, or
             the run of ``trainer.extend`` cannot be trained on.
     """
-    run_dir = experiment.output_dir / RUNS
-    settings: TrackingSettings = experiment.settings["tracking"]
-    Trackers.of(TrackerContext(settings=settings, output_dir=experiment.output_dir, run_dir=run_dir, run_name=""))
+    (once or Once())(_check_trackers, experiment.settings["tracking"], experiment.config["output_dir"])
     resumed, initial = starting_checkpoints(experiment)
-    meaning = meaning_of_weights(experiment)
     if resumed is not None:
-        checkpoint.check_identity(_read_once(resumed), meaning, f"checkpoint '{resumed}'")
+        checkpoint.check_identity(_read_once(resumed), meaning_of_weights(experiment), f"checkpoint '{resumed}'")
     if initial is not None:
+        meaning = meaning_of_weights(experiment)
         expected = {key: meaning[key] for key in meaning_for_other_runs(experiment)}
         checkpoint.check_identity(_read_once(initial), expected, f"trainer.init_from: '{initial}'")
     check_extension(experiment)
 
 
+def _check_trackers(settings: TrackingSettings, output_dir: str) -> None:
+    """Build the trackers of a run; raises `UserError` if one cannot use its settings."""
+    folder = path_of(output_dir, "output_dir").resolve()
+    Trackers.of(TrackerContext(settings=settings, output_dir=folder, run_dir=folder / RUNS, run_name=""))
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Return what changes with the content of a file; raises `OSError` if it does not exist."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 def _read_once(path: Path) -> Mapping[str, Any]:
     """Return what `checkpoint.check_identity` needs; the points of a sweep that start from one file read it once."""
-    status = path.stat()
-    return {"identity": _identity_in(path, (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))}
+    return {"identity": _identity_in(path, _state(path))}
 
 
 @lru_cache(maxsize=8)
@@ -150,7 +164,7 @@ def files_read(experiment: Experiment) -> list[str] | None:
     """Return the files and folders that data and start of a run are read from, absolute; None if they are unknown."""
     source = experiment.source
     of_data = source.files
-    is_declared = type(source).__module__.startswith("menvae.") or "files" in vars(type(source))
+    is_declared = source.is_of_menvae() or "files" in vars(type(source))
     if of_data is None or not is_declared:  # a plugin that inherits it may read more
         return None
     found = [*of_data, *_of_start(experiment)]
@@ -163,12 +177,14 @@ def digests_of_checkpoints(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _digests(paths: Iterable[Path]) -> list[str]:
-    digests = []
-    for path in paths:
-        for part in _files(path):
-            with part.open("rb") as file:
-                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return digests
+    return [_digest(part, _state(part)) for path in paths for part in _files(path)]
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, state: tuple[int, ...]) -> str:
+    """Return the digest of a file; the points of a sweep that start from it read it once."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _checkpoints(settings: Mapping[str, Any]) -> Iterator[Path]:

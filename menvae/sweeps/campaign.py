@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
+from rich.console import RenderableType
 
 from menvae.console import logs
+from menvae.console.listing import listing
 from menvae.errors import RunInterruptedError, UserError
-from menvae.files import FolderIsLockedError, FolderLock
+from menvae.files import FolderIsLockedError, FolderLock, in_parallel
 from menvae.interruption import StopRequest
 from menvae.sweeps.plan import PlannedPoint
 from menvae.sweeps.runners import Fate, Runner
@@ -25,6 +25,8 @@ from menvae.tracking.tracker import ParentRun, Status, TrackerContext, TrackingS
 from menvae.tracking.trackers import Trackers
 
 _log = logging.getLogger(__name__)
+
+_MOST_OF_A_CORE = 9.0  # looking at thousands of points takes a tenth of a core at most
 
 
 @dataclass(frozen=True)
@@ -125,10 +127,12 @@ class Campaign:
         if untracked:
             _log.info("sending %d finished runs to trackers that lack them", len(untracked))
             todo |= untracked
-        jobs = {run: self.sweep.prepare(_point(point), point.config, point.trial) for run, point in todo.items()}
+        paths = in_parallel(lambda point: self.sweep.prepare(_point(point), point.config, point.trial), todo.values())
+        jobs = dict(zip(todo, paths, strict=True))
         points = {run: status.point for run, status in statuses.items()}
-        for run in points.keys() - todo.keys():
-            self.sweep.keep(points[run])  # finished points belong to the sweep too
+        known = {point.run: point for point in self.sweep.points()}
+        others = [points[run] for run in points.keys() - todo.keys()]  # finished points belong to the sweep too
+        in_parallel(self.sweep.keep, [point for point in others if known.get(point.run) != point])
         self._keep(points, self.runner.submit(jobs) if jobs else {})
         if not self.wait:
             _log.info("submitted; menvae-sweep status shows their state, the same command waits for them")
@@ -138,19 +142,22 @@ class Campaign:
         return statuses_at_end
 
     def _keep(self, points: dict[str, Point], submitted: Mapping[str, Submission]) -> None:
-        for run, submission in submitted.items():
-            points[run] = self.sweep.submitted(points[run], submission)
+        kept = in_parallel(lambda run: self.sweep.submitted(points[run], submitted[run]), submitted)
+        points.update({point.run: point for point in kept})
 
     def _watch(self, points: dict[str, Point], stop: StopRequest) -> list[PointStatus]:
         """Wait until no point is active, log every change of state, and return the last states."""
         before: dict[str, Fate] = {}
         lost_since: dict[str, float] = {}
+        known: dict[str, PointStatus] = {}
         while True:
+            began = time.monotonic()
             if stop.reason:
                 self.runner.stop()
                 raise RunInterruptedError(stop.reason)
             self._keep(points, self.runner.advance())
-            statuses = sweep_status(self.sweep, points.values())
+            known |= {status.point.run: status for status in sweep_status(self.sweep, _may_change(points, known))}
+            statuses = [known[run] for run in points]
             now = time.monotonic()
             for status in statuses:
                 run = status.point.run
@@ -166,7 +173,17 @@ class Campaign:
             settled = all(before.get(status.point.run) == status.fate for status in statuses)
             if settled and not self.runner.num_open and not any(status.fate.is_active for status in statuses):
                 return statuses
-            time.sleep(self.runner.poll_s)
+            time.sleep(max(self.runner.poll_s, _MOST_OF_A_CORE * (time.monotonic() - began)))
+
+
+def _may_change(points: Mapping[str, Point], known: Mapping[str, PointStatus]) -> list[Point]:
+    """Return the points to look at again: neither those that have ended, nor those that wait for their first job."""
+    return [
+        point
+        for run, point in points.items()
+        if run not in known
+        or not (known[run].fate.is_final or (not point.submissions and not known[run].fate.is_active))
+    ]
 
 
 def end_of_sweep(*, is_done: bool, trackers: Trackers, tags: Mapping[str, str]) -> dict[str, Any]:
@@ -233,20 +250,18 @@ def counted(counts: Mapping[Any, int]) -> str:
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
-def status_table(statuses: Sequence[PointStatus]) -> Table:
+def status_table(statuses: Sequence[PointStatus]) -> RenderableType:
     """Return a table with one row per point: number, overrides, fate, epochs, job, reason."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("", "point", "fate", "epochs", "job", "reason"):
-        table.add_column(column, overflow="fold")
-    for status in statuses:
-        submissions = status.point.submissions
-        cells = (
-            str(status.point.number),
-            status.point.label,
-            str(status.fate),
-            f"{status.epochs}/{status.max_epochs or '?'}" if status.point.run else "",
-            f"{submissions[-1].launcher} {submissions[-1].job}" if submissions else "",
-            status.reason,
-        )
-        table.add_row(*map(Text, cells))  # not as markup: brackets are common in overrides and errors
-    return table
+    return listing(("", "point", "fate", "epochs", "job", "reason"), [_row(status) for status in statuses])
+
+
+def _row(status: PointStatus) -> tuple[str, ...]:
+    submissions = status.point.submissions
+    return (
+        str(status.point.number),
+        status.point.label,
+        str(status.fate),
+        f"{status.epochs}/{status.max_epochs or '?'}" if status.point.run else "",
+        f"{submissions[-1].launcher} {submissions[-1].job}" if submissions else "",
+        status.reason,
+    )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
-from menvae.composition.experiment import CheckedModels, Experiment
+from menvae.composition.experiment import Experiment
+from menvae.composition.once import Once
 from menvae.composition.settings import SweepSettings
+from menvae.composition.structure import Checker
 from menvae.configuration import check_folder_name, path_of
 from menvae.console import logs
 from menvae.data.source import Data
@@ -39,6 +42,9 @@ _log = logging.getLogger(__name__)
 
 _MOST_CHARACTERS = 5000
 """Of a tag; MLflow allows 5000 or 8000."""
+
+_OF_EFFECT = ("loss", "curriculum", "model", "data")
+"""Sections that decide, with ``trainer.max_epochs``, what weights and terms a run has."""
 
 Composed = tuple[Sequence[str], Mapping[str, Any]]
 """Overrides of a point, and its composed configuration."""
@@ -74,8 +80,19 @@ class Command:
     launcher: Sequence[str]
 
 
+@dataclass(frozen=True)
+class _Hashes:
+    """The hashes of `menvae.data.source.Data`."""
+
+    data: str
+    targets: str
+
+
 class Identifier:
-    """Maps a composed configuration to the name of its run; builds every distinct model, and loads every cohort, once.
+    """Maps a composed configuration to the name of its run.
+
+    It checks each structure once (`menvae.composition.structure`), and prepares and divides the data once for all runs
+    that have the same.
 
     Args:
         num_ranks: number of ranks of each run; None: ``trainer.devices``.
@@ -84,10 +101,9 @@ class Identifier:
 
     def __init__(self, num_ranks: int | None, *, prepares: bool = True) -> None:
         self._num_ranks, self._prepares = num_ranks, prepares
-        self._models: CheckedModels = {}
-        self._experiments: dict[str, Experiment] = {}
+        self._check, self._once = Checker(), Once()
         self._prepared: dict[str, object] = {}
-        self._data: dict[str, Data | None] = {}
+        self._hashes: dict[str, _Hashes | UserError | None] = {}
 
     def __call__(self, config: Mapping[str, Any]) -> str:
         """Return the name of the run; raises `UserError` for an invalid configuration or invalid data."""
@@ -96,44 +112,73 @@ class Identifier:
         if self._num_ranks is not None and asked not in (None, self._num_ranks):
             raise UserError(f"trainer.devices={asked}, but the launcher starts {self._num_ranks} processes per run")
         num_ranks = self._num_ranks or asked or 1
-        check_start(experiment)
-        data = self.data(experiment)
-        if data is not None:
-            check_data_of_start(experiment, data, num_ranks)
-        if data is None:
-            unseen = self._key(experiment, "data")  # stands in for the data hash: any of its keys may change the data
+        check_start(experiment, self._once)
+        hashes = self._hashes_of_data(experiment, num_ranks)
+        if hashes is None:
+            unseen = _content(experiment, "data")  # stands in for the data hash: any of its keys may change the data
             return ProvisionalName(run_name(experiment, unseen, "", num_ranks))
-        return run_name(experiment, data.data_hash, data.targets_hash, num_ranks)
+        return run_name(experiment, hashes.data, hashes.targets, num_ranks)
 
     def experiment(self, config: Mapping[str, Any]) -> Experiment:
-        """Return the checked experiment of a configuration; raises `UserError`."""
-        key = json.dumps(config, sort_keys=True, default=str)
-        if key not in self._experiments:
-            self._experiments[key] = Experiment.from_config(OmegaConf.create(dict(config)), self._models)
-        return self._experiments[key]
+        """Return the checked experiment of a configuration, without advice; raises `UserError`."""
+        return self._check(config)
 
     def data(self, experiment: Experiment) -> Data | None:
         """Return the data of an experiment for a single process, or None if they are not prepared."""
-        cohort = self._key(experiment, "data", "output_dir")
-        key = (
-            cohort + self._key(experiment, "targets", "augmentation", "trainer", "seed") + repr(experiment.supervision)
-        )
-        if key not in self._data:
-            known = cohort in self._prepared
-            here = Place(torch.device("cpu"), 0, 1)
-            with logs.only_errors(known):  # messages about a cohort appear once
-                if self._prepares or known:
-                    data: Data | None = experiment.load_data(here, self._prepared.get(cohort))
-                else:
-                    data = experiment.find_data(here)
-            self._data[key] = data
-            if data is not None:
-                self._prepared[cohort] = data.prepared
-        return self._data[key]
+        cohort = _content(experiment, "output_dir") + _content_of_cohort(experiment)
+        known = cohort in self._prepared
+        here = Place(torch.device("cpu"), 0, 1)
+        with logs.only_errors(known):  # messages about a cohort appear once
+            if self._prepares or known:
+                data: Data | None = experiment.load_data(here, self._prepared.get(cohort))
+            else:
+                data = experiment.find_data(here)
+        if data is not None:
+            self._prepared[cohort] = data.prepared
+        return data
 
-    @staticmethod
-    def _key(experiment: Experiment, *sections: str) -> str:
-        return json.dumps([as_typed(experiment.config[section]) for section in sections], sort_keys=True)
+    def _hashes_of_data(self, experiment: Experiment, num_ranks: int) -> _Hashes | None:
+        """Return the hashes of the data of an experiment, or None if they are not prepared; raises `UserError`."""
+        if experiment.settings["trainer"].extend is not None:  # its parent has a say
+            return self._loaded(experiment, num_ranks)
+        key = _content_of_data(experiment)
+        if key not in self._hashes:
+            try:
+                self._hashes[key] = self._loaded(experiment, num_ranks)
+            except UserError as error:
+                self._hashes[key] = error.with_traceback(None)
+        found = self._hashes[key]
+        if isinstance(found, UserError):
+            raise copy(found)  # each has a traceback of its own
+        return found
+
+    def _loaded(self, experiment: Experiment, num_ranks: int) -> _Hashes | None:
+        data = self.data(experiment)
+        if data is None:
+            return None
+        check_data_of_start(experiment, data, num_ranks)
+        return _Hashes(data.data_hash, data.targets_hash)
+
+
+def _content(experiment: Experiment, *sections: str) -> str:
+    return json.dumps([as_typed(experiment.config[section]) for section in sections], sort_keys=True)
+
+
+def _content_of_cohort(experiment: Experiment) -> str:
+    """Return a text that is equal for sources that prepare the same cohort: they may divide it differently."""
+    data, split_keys = experiment.config["data"], experiment.source.own_split_keys()
+    return json.dumps(as_typed({key: data[key] for key in data if key not in split_keys}), sort_keys=True)
+
+
+def _content_of_data(experiment: Experiment) -> str:
+    """Return a text that is equal for experiments that load equal data: of everything that their request says.
+
+    The seed of a run only orders batches in the sources of menvae; those of plugins may do more with it.
+    """
+    trainer = experiment.settings["trainer"]
+    seed = None if experiment.source.is_of_menvae() else experiment.config["seed"]
+    sections = _content(experiment, "data", "output_dir", "targets", "augmentation")
+    return f"{sections} {experiment.supervision!r} {trainer.batch_size} {trainer.num_workers} {seed}"
 
 
 def sweep_of(config: Mapping[str, Any], typed: Command) -> Sweep:
@@ -358,8 +403,7 @@ def _show_plan(
 ) -> None:
     possible = [point for point in planned if not point.problem]
     logs.show(plan_table(planned))
-    effects = [(point.overrides, loss_effect(identifier.experiment(point.config))) for point in possible]
-    for key in dead_knobs(effects, keys):
+    for key in dead_knobs([point.overrides for point in possible], _effects(possible, identifier), keys):
         _log.warning("%s has no effect: the loss is the same for all of its values", key)
     todo = [point for point in possible if point.is_to_do]
     if not todo:
@@ -380,6 +424,24 @@ def _show_plan(
         "validation and evaluation)",
         *(len(todo), len(planned), _duration(step_s * sum(steps)), step_s, sum(steps)),
     )
+
+
+def _effects(points: Sequence[PlannedPoint], identifier: Identifier) -> Callable[[int], LossEffect]:
+    """Return the function position -> effect of a point; some thousand points have few different losses."""
+
+    @lru_cache(maxsize=1024)
+    def of_text(text: str) -> LossEffect:
+        return loss_effect(identifier.experiment(examples[text]))
+
+    examples: dict[str, Mapping[str, Any]] = {}
+
+    def effect(position: int) -> LossEffect:
+        config = points[position].config
+        text = repr([config.get(key) for key in _OF_EFFECT] + [config["trainer"].get("max_epochs")])
+        examples.setdefault(text, config)
+        return of_text(text)
+
+    return effect
 
 
 def loss_effect(experiment: Experiment) -> LossEffect:

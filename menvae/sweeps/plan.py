@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
+from rich.console import RenderableType
 
 from menvae.composition.settings import SweepSettings
+from menvae.console.listing import listing
 from menvae.errors import FoldError, UserError
 from menvae.files import DamagedFileError
 from menvae.registry import known as known_parts
-from menvae.runs.directory import free_name, newest_name, read_status
+from menvae.runs.directory import free_name, newest_names, read_status
 from menvae.studies import Trial
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.status import PointStatus, sweep_status
@@ -85,6 +85,7 @@ def plan_points(
     """
     known = {point.run: point for point in sweep.points()}
     next_number = max((point.number for point in known.values()), default=-1) + 1
+    newest = newest_names(sweep.runs)
     taken: dict[str, int] = {}
     planned: list[PlannedPoint] = []
     points: dict[int, Point] = {}
@@ -107,7 +108,7 @@ def plan_points(
         if runs and runs[index].startswith(identity):
             run, other_code = runs[index], False
         else:
-            run, other_code = _run_of(sweep, identity, config, settings, code_hash, taken, searching)
+            run, other_code = _run_of(sweep, identity, config, settings, code_hash, taken, newest, searching)
         taken[identity] = taken[run] = index
         planned[index] = replace(planned[index], other_code=other_code)
         if run not in known or known[run].damage:
@@ -136,12 +137,13 @@ def _run_of(
     settings: SweepSettings,
     code_hash: Callable[[], str],
     taken: Mapping[str, int],
+    newest_of: Callable[[str], str],
     searching: bool,
 ) -> tuple[str, bool]:
     """Return the name of the run directory for an identity, and whether a different version of the code finished it."""
     if config["trainer"].get("resume") == "never":
         return free_name(sweep.runs, identity, taken), False
-    newest = newest_name(sweep.runs, identity)
+    newest = newest_of(identity)
     try:
         status = read_status(sweep.runs / newest)
     except DamagedFileError:  # the run itself reports it, and goes on from its checkpoint
@@ -168,28 +170,27 @@ class LossEffect:
     terms: Set[str]
 
 
-def dead_knobs(points: Sequence[tuple[Sequence[str], LossEffect]], keys: Sequence[str]) -> list[str]:
+def dead_knobs(
+    points: Sequence[Sequence[str]], effect_of: Callable[[int], LossEffect], keys: Sequence[str]
+) -> list[str]:
     """Return the swept keys of the loss without effect, such as a weight whose schedule starts after the last epoch.
 
     A weight or schedule is dead if points that differ only in it have the same weights throughout; a tunable of a term
     is dead if the term never has a nonzero weight.
 
     Args:
-        points: (overrides, effect) of each point.
+        points: overrides of each point.
+        effect_of: returns the effect of a point, given its position; asked until a key is known to have an effect.
         keys: the swept keys.
     """
     dead = []
     for key in keys:
         name = key.lstrip("+")
         if name.startswith("loss.terms."):
-            is_dead = all(name.split(".")[2] not in effect.terms for _, effect in points)
+            is_dead = all(name.split(".")[2] not in effect_of(position).terms for position in range(len(points)))
         elif name.startswith(("loss.lambda_", "loss.schedules.", "schedule@loss.schedules.", "curriculum.")):
-            by_rest: dict[tuple[str, ...], list[Mapping[str, tuple[float, ...]]]] = {}
-            for overrides, effect in points:
-                rest = tuple(override for override in overrides if override.partition("=")[0] != key)
-                by_rest.setdefault(rest, []).append(effect.weights)
-            compared = [group for group in by_rest.values() if len(group) > 1]
-            is_dead = bool(compared) and all(weights == group[0] for group in compared for weights in group)
+            compared = [group for group in _differing_in(key, points) if len(group) > 1]
+            is_dead = bool(compared) and all(_have_equal_weights(group, effect_of) for group in compared)
         else:
             continue
         if is_dead:
@@ -197,23 +198,36 @@ def dead_knobs(points: Sequence[tuple[Sequence[str], LossEffect]], keys: Sequenc
     return dead
 
 
-def plan_table(planned: Sequence[PlannedPoint]) -> Table:
+def _have_equal_weights(positions: Sequence[int], effect_of: Callable[[int], LossEffect]) -> bool:
+    weights = effect_of(positions[0]).weights
+    return all(effect_of(position).weights == weights for position in positions[1:])
+
+
+def _differing_in(key: str, points: Sequence[Sequence[str]]) -> list[list[int]]:
+    """Return the positions of points that differ only in one key, group by group."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for position, overrides in enumerate(points):
+        rest = tuple(override for override in overrides if override.partition("=")[0] != key)
+        groups.setdefault(rest, []).append(position)
+    return list(groups.values())
+
+
+def plan_table(planned: Sequence[PlannedPoint]) -> RenderableType:
     """Return a table with one row per job: number, overrides, run, and planned action."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("", "point", "run", "plan"):
-        table.add_column(column, overflow="fold")
-    for index, point in enumerate(planned):
-        status = point.status
-        if point.awaits_data:
-            what = "run"
-        elif status is None:
-            what = point.problem or f"duplicate of {point.duplicate_of}"
-        elif status.fate.is_final or status.fate.is_active:
-            what = f"{status.fate}: nothing to do" if status.fate.is_final else str(status.fate)
-        else:
-            what = "run" if status.fate == Fate.NOT_STARTED else f"run again ({status.fate})"
-        run = "" if status is None else status.point.run
-        if point.awaits_data:
-            run = "known once the cohort is prepared"
-        table.add_row(*map(Text, (str(index), " ".join(point.overrides), run, what)))
-    return table
+    return listing(("", "point", "run", "plan"), [_row(index, point) for index, point in enumerate(planned)])
+
+
+def _row(index: int, point: PlannedPoint) -> tuple[str, ...]:
+    status = point.status
+    if point.awaits_data:
+        what = "run"
+    elif status is None:
+        what = point.problem or f"duplicate of {point.duplicate_of}"
+    elif status.fate.is_final or status.fate.is_active:
+        what = f"{status.fate}: nothing to do" if status.fate.is_final else str(status.fate)
+    else:
+        what = "run" if status.fate == Fate.NOT_STARTED else f"run again ({status.fate})"
+    run = "" if status is None else status.point.run
+    if point.awaits_data:
+        run = "known once the cohort is prepared"
+    return str(index), " ".join(point.overrides), run, what

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from menvae.runs.directory import ENDED, read_status, trackers_of
 from menvae.runs.reading import value_at
 from menvae.sweeps.runners import Fate, JobState, Runner
 from menvae.sweeps.sweep import Point, Submission, Sweep
+
+_MAX_EPOCHS = re.compile(rb'"trainer": \{[^{}]*?"max_epochs": (\d+)')
+"""The key in the text of a job file; its section has no sections."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class PointStatus:
 def sweep_status(sweep: Sweep, points: Iterable[Point] | None = None) -> list[PointStatus]:
     """Return the status of the points of a sweep (default: all); queries each runner once for all its jobs."""
     chosen = sweep.points() if points is None else list(points)
-    jobs = _job_states({point.run: point.submissions[-1] for point in chosen if point.submissions})
+    going = [point for point in chosen if point.submissions and not _has_ended(sweep, point)]
+    jobs = _job_states({point.run: point.submissions[-1] for point in going})
     return [_point_status(sweep, point, jobs.get(point.run)) for point in chosen]
 
 
@@ -83,20 +88,44 @@ def _answers(launcher: str, submissions: Mapping[str, Submission]) -> Mapping[st
     return dict.fromkeys(submissions, JobState(Fate.UNKNOWN, reason))
 
 
+def _has_ended(sweep: Sweep, point: Point) -> bool:
+    """Return whether the run of a point has ended: what its runner says does not matter then."""
+    return _unless_damaged(lambda: read_status(sweep.runs / point.run), []).get("state") in ENDED
+
+
 def _point_status(sweep: Sweep, point: Point, job_state: JobState | None) -> PointStatus:
     run_dir = sweep.runs / point.run
     damaged = [point.damage] if point.damage else []
     run = _unless_damaged(lambda: read_status(run_dir), damaged)
     outcome = _unless_damaged(lambda: read_json(sweep.folder(point) / "outcome.json", {"exit_code": int}), damaged)
-    job = _unless_damaged(lambda: read_json(sweep.job_file(point), {"config": dict}), damaged)
-    fate, reason = _fate(point, run, outcome, job_state, FolderLock.is_held(run_dir))
+    job = _unless_damaged(lambda: _max_epochs(sweep.job_file(point)), damaged)
+    has_ended = run.get("state") in ENDED
+    fate, reason = _fate(point, run, outcome, job_state, not has_ended and FolderLock.is_held(run_dir))
     reason = "; ".join(filter(None, (reason, *damaged)))
     if not reason and fate in (Fate.FAILED, Fate.LOST) and point.submissions:
         reason = _last_line(sweep.log(point.submissions[-1]))
-    metrics = run_dir / "metrics.jsonl"
-    epochs = metrics.read_bytes().count(b"\n") if metrics.is_file() else 0
-    max_epochs = value_at(job.get("config", {}), "trainer.max_epochs")
-    return PointStatus(point, fate, reason, run_dir if run_dir.is_dir() else None, epochs, max_epochs, trackers_of(run))
+    epochs = run["epochs"] if has_ended and "epochs" in run else _num_lines(run_dir / "metrics.jsonl")
+    directory = run_dir if run or run_dir.is_dir() else None
+    return PointStatus(point, fate, reason, directory, epochs, job.get("max_epochs"), trackers_of(run))
+
+
+def _max_epochs(path: Path) -> dict[str, Any]:
+    """Return ``max_epochs`` of a job file, most of which is the rest of its configuration; raises `DamagedFileError`.
+
+    A file that begins and ends as one does is not parsed, because a sweep may have ten thousand.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    found = _MAX_EPOCHS.findall(content)
+    if len(found) == 1 and content.startswith(b"{") and content.endswith(b"}\n"):
+        return {"max_epochs": int(found[0])}
+    return {"max_epochs": value_at(read_json(path, {"config": dict}).get("config", {}), "trainer.max_epochs")}
+
+
+def _num_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 def _fate(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -170,14 +171,25 @@ class Sweep:
     def points(self) -> list[Point]:
         """Return all points, sorted by number; those with a damaged ``point.json`` have the last numbers."""
         found, damaged = [], []
-        for path in sorted(self.path.glob("points/*/point.json")):
+        for name in self._names():
             try:
-                found.append(_read_point(path))
+                point = _read_point(self.path / "points" / name / "point.json")
             except DamagedFileError as error:
-                damaged.append((path.parent.name, str(error)))
+                damaged.append((name, str(error)))
+                continue
+            if point is not None:
+                found.append(point)
         found.sort(key=lambda point: point.number)
         number = found[-1].number + 1 if found else 0
         return [*found, *(Point(number + index, run, (), damage=why) for index, (run, why) in enumerate(damaged))]
+
+    def _names(self) -> list[str]:
+        """Return the names of the folders of points, sorted."""
+        try:
+            with os.scandir(self.path / "points") as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
+        except FileNotFoundError:
+            return []
 
     def keep(self, point: Point) -> None:
         """Write ``point.json``."""
@@ -204,14 +216,16 @@ class Sweep:
         return point
 
 
-def _read_point(path: Path) -> Point:
-    """Read ``point.json``; raises `DamagedFileError`."""
+def _read_point(path: Path) -> Point | None:
+    """Read ``point.json``; return None if it does not exist; raises `DamagedFileError`."""
     content = read_json(path, _POINT)
+    if not content:
+        return None
     try:
         submissions = tuple(Submission(**submission) for submission in content["submissions"])
     except (KeyError, TypeError) as error:
         raise DamagedFileError(f"'{path}' is damaged: {error}") from None
-    texts = [*content["overrides"], *(text for submission in submissions for text in asdict(submission).values())]
+    texts = [*content["overrides"], *(text for submission in submissions for text in vars(submission).values())]
     if content["run"] != path.parent.name or not all(isinstance(text, str) for text in texts):
         raise DamagedFileError(f"'{path}' is damaged: it is not the point of this folder")
     return Point(content["number"], content["run"], tuple(content["overrides"]), submissions)

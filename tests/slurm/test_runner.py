@@ -29,7 +29,7 @@ class TestSlurmWithSmallArrays(RunnerConformance):
 
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("menvae.sweeps.runners.slurm._largest_array", lambda: 1)
+        monkeypatch.setattr("menvae.sweeps.runners.slurm_queue.largest_array", lambda: 1)
 
 
 @pytest.mark.usefixtures("_cluster")

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from menvae.errors import FoldError
 
+SPLIT_KEYS = frozenset({"val_fraction", "test_fraction", "split_seed", "fold", "num_folds"})
+"""Keys of a source that say which subjects are in which split."""
+
 
 @dataclass(frozen=True)
 class Folds:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from menvae.configuration import path_of
-from menvae.data.batches.folds import Folds
+from menvae.data.batches.folds import SPLIT_KEYS, Folds
 from menvae.data.batches.splits import SPLITS, warn_of_small_splits
 from menvae.data.digests import digest_of
 from menvae.data.source import (
@@ -65,6 +65,7 @@ class TabularSource(DataSource):
             ``embeddings.npz``; None adds none.
     """
 
+    split_keys: ClassVar[frozenset[str]] = SPLIT_KEYS
     outside_identity: ClassVar[frozenset[str]] = frozenset({"unsup_run"})
     added_keys: ClassVar[Mapping[str, object]] = MappingProxyType({"target_columns": []})
 

@@ -11,6 +11,8 @@ import re
 import shlex
 import shutil
 import subprocess
+import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -22,7 +24,7 @@ from menvae.errors import ExitCode, UserError
 from menvae.files import DamagedFileError, read_json
 from menvae.registry import Field, register
 from menvae.runs.job import APPLICATION, WARMED_APPLICATION
-from menvae.sweeps.runners import Fate, JobState, Runner
+from menvae.sweeps.runners import Fate, JobState, Runner, slurm_queue
 from menvae.sweeps.sweep import Submission
 
 _log = logging.getLogger(__name__)
@@ -51,6 +53,10 @@ _OWN = (
 _SHARED = ("timeout_min", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "name")
 _SECONDS_AFTER_FIRST_TASK = 45  # all tasks of a run end together; one that remains is waiting for a failed one
 _SECONDS_TO_ANSWER = 60
+_SECONDS_BETWEEN_LOOKS = 60.0  # for room in the queue
+
+Pack = Sequence[tuple[str, Path]]
+"""Runs of one job, with their job files."""
 
 _CLOCK = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
@@ -110,7 +116,8 @@ class SlurmRunner(Runner):
             ``mem_gb=0`` requests all memory of a node.
         points_per_gpu: number of runs that share the GPU, or the cores, of a job, forked from one process that has
             imported everything and opened the cohort; more than 1 needs jobs of one task and at most one GPU.
-        array_parallelism: number of concurrent jobs; shared by arrays if one would exceed the cluster's largest.
+        array_parallelism: number of concurrent jobs; shared by arrays if one would exceed the cluster's largest, or
+            its queue takes the jobs only as others end.
         partition, account, qos, constraint, exclude, nodelist, comment, gres: options of sbatch.
         additional_parameters: further options of sbatch; ``true`` for one without a value, ``false`` leaves one out.
         srun_args: further options of srun.
@@ -172,34 +179,107 @@ class SlurmRunner(Runner):
                 "task and at most one GPU: set hydra.launcher.nodes, tasks_per_node and gpus_per_node to 1"
             )
 
+    def __post_init__(self) -> None:
+        """Begin without jobs."""
+        self._waiting: list[Pack] = []
+        self._arrays: dict[str, int] = {}  # number of jobs of each array, in the order of submission
+        self._throttles: dict[str, int] = {}  # how many of them may run at once, for arrays that have not ended
+        self._next_look = 0.0
+
     def submit(self, jobs: Mapping[str, Path]) -> dict[str, Submission]:
-        """Submit all jobs as one array, or as few as the cluster allows; they outlive the launching process."""
+        """Submit the jobs as one array, or as few as the cluster allows; they outlive the launching process.
+
+        The queue may be too full for all of them: `advance` submits the rest as others end.
+        """
+        runs, size = list(jobs.items()), self.points_per_gpu
+        self._waiting += [runs[first : first + size] for first in range(0, len(runs), size)]
+        self._next_look = time.monotonic() + _SECONDS_BETWEEN_LOOKS
+        submitted = self._submitted()
+        if self._waiting:
+            rest = "they follow as others end" if self.wait else "the same command submits them later"
+            _log.info("%d jobs wait, because the cluster takes no more now; %s", len(self._waiting), rest)
+        return submitted
+
+    @property
+    def num_open(self) -> int:
+        """Number of jobs that the cluster has not taken yet."""
+        return len(self._waiting)
+
+    def advance(self) -> dict[str, Submission]:
+        """Submit waiting jobs if there is room now, and let arrays use what earlier ones no longer do."""
+        if time.monotonic() < self._next_look or not (self._waiting or len(self._throttles) > 1):
+            return {}
+        self._next_look = time.monotonic() + _SECONDS_BETWEEN_LOOKS
+        active = self._active()
+        if active is None:  # SLURM does not answer
+            return {}
+        submitted = self._submitted(sum(active.values())) if self._waiting else {}
+        active |= {array: size for array, size in self._arrays.items() if array not in active}  # submitted just now
+        shares = slurm_queue.shares(list(active.values()), self.array_parallelism)
+        found = {array: share for array, share in zip(active, shares, strict=True) if share}
+        slurm_queue.throttle({array: share for array, share in found.items() if share != self._throttles.get(array)})
+        self._throttles = found
+        return submitted
+
+    def _submitted(self, num_active: int = 0) -> dict[str, Submission]:
+        """Submit as many of the waiting jobs as the cluster takes now.
+
+        Args:
+            num_active: jobs of earlier arrays that have not ended.
+
+        Raises:
+            UserError: sbatch rejects the jobs.
+        """
         from submitit.core.utils import FailedJobError, FailedSubmissionError  # only where jobs are submitted
 
+        allowed = slurm_queue.room(self.account, self.qos)
+        wave = len(self._waiting) if allowed is None else min(allowed, len(self._waiting))
+        free = max(1, self.array_parallelism - num_active)
+        left, most = wave, slurm_queue.largest_array() or wave
         executor = self._executor()
-        submitted: list[Any] = []
-        runs = list(jobs)
-        packs = [runs[first : first + self.points_per_gpu] for first in range(0, len(runs), self.points_per_gpu)]
-        most = _largest_array() or len(packs)
-        try:
-            for first in range(0, len(packs), most):
-                array = packs[first : first + most]
-                share = max(1, self.array_parallelism * len(array) // len(packs))
-                executor.update_parameters(slurm_array_parallelism=share)
+        queued: list[tuple[Pack, Any]] = []
+        while left:
+            array = self._waiting[: min(most, left)]
+            share = max(1, free * len(array) // wave)
+            executor.update_parameters(slurm_array_parallelism=share)
+            try:
                 with executor.batch():
-                    queued = [self._queued(executor, [jobs[run] for run in pack]) for pack in array]
-                submitted += queued
-        except (FailedJobError, FailedSubmissionError) as error:
-            for job in submitted:  # of earlier arrays: nobody would know them
-                job.cancel(check=False)
-            raise UserError(f"hydra/launcher=slurm: sbatch rejects the jobs: {' '.join(str(error).split())}") from error
-        return {
-            run: Submission(
-                "slurm", job.job_id, str(job.paths.stdout if self.points_per_gpu == 1 else _output(jobs[run]))
-            )
-            for pack, job in zip(packs, submitted, strict=True)
-            for run in pack
-        }
+                    jobs = [self._queued(executor, [job for _, job in pack]) for pack in array]
+            except (FailedJobError, FailedSubmissionError) as error:
+                self._remove_unsubmitted()
+                if slurm_queue.is_full(str(error)):
+                    most = len(array) // 2
+                    if most:
+                        continue
+                    break
+                for _, job in queued:  # of earlier arrays: nobody would know them
+                    job.cancel(check=False)
+                what = " ".join(str(error).split())
+                raise UserError(f"hydra/launcher=slurm: sbatch rejects the jobs: {what}") from error
+            queued += zip(array, jobs, strict=True)
+            self._arrays[_array_of(jobs[0].job_id)] = len(array)
+            self._throttles[_array_of(jobs[0].job_id)] = share
+            del self._waiting[: len(array)]
+            left -= len(array)
+        return {run: self._submission(job, path) for pack, job in queued for run, path in pack}
+
+    def _submission(self, job: Any, path: Path) -> Submission:
+        log = job.paths.stdout if self.points_per_gpu == 1 else _output(path)
+        return Submission("slurm", job.job_id, str(log))
+
+    def _remove_unsubmitted(self) -> None:
+        """Remove what submitit has written for jobs that sbatch refuses."""
+        for pattern in ("*.pkl", "submission_file_*.sh"):
+            for path in (self.folder / "slurm").glob(pattern):
+                path.unlink(missing_ok=True)
+
+    def _active(self) -> dict[str, int] | None:
+        """Return the number of jobs of each array that have not ended; None if SLURM does not answer."""
+        states = _states_in_queue(self._arrays) if self._arrays else {}
+        if states is None:
+            return None
+        going = Counter(_array_of(job) for job, state in states.items() if state in _WAITING | _RUNNING)
+        return {array: going[array] for array in self._arrays}
 
     def _queued(self, executor: Any, pack: Sequence[Path]) -> Any:
         """Queue the points of one job."""
@@ -208,7 +288,8 @@ class SlurmRunner(Runner):
         return executor.submit(_points, [str(job) for job in pack], self.max_num_timeout)
 
     def stop(self) -> None:
-        """Leave the jobs to SLURM."""
+        """Leave the jobs to SLURM, but for those that it has not taken yet."""
+        self._waiting.clear()
 
     @staticmethod
     def states(submissions: Mapping[str, Submission]) -> dict[str, JobState]:
@@ -285,26 +366,13 @@ def _has_ended(log: Path) -> bool:
     return code not in (None, ExitCode.INTERRUPTED)
 
 
-def _largest_array() -> int | None:
-    """Return the largest number of jobs in an array of this cluster, or None if it does not say."""
-    try:
-        answer = subprocess.run(
-            ["scontrol", "show", "config"], capture_output=True, text=True, timeout=_SECONDS_TO_ANSWER, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        _log.debug("scontrol: %s", error)
-        return None
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer.stdout, re.MULTILINE)
-    return int(found[1]) or None if found else None  # the largest index is one less
-
-
 def _job_states(jobs: Iterable[str]) -> dict[str, str] | None:
     """Return {job id such as ``812_3``: state such as ``RUNNING``, ``TIMEOUT``, ``OUT_OF_MEMORY``}.
 
     Jobs that SLURM no longer knows are omitted; without SLURM, all are. None means that SLURM does not answer.
     """
     wanted = set(jobs)
-    queued = _ask(["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T", "-j", _arrays(wanted)], "Invalid job id")
+    queued = _states_in_queue(wanted)
     if queued is None:
         return None
     older = wanted - queued.keys()
@@ -312,8 +380,22 @@ def _job_states(jobs: Iterable[str]) -> dict[str, str] | None:
     return {job: state for job, state in ((ended or {}) | queued).items() if job in wanted}
 
 
+def _states_in_queue(jobs: Iterable[str]) -> dict[str, str] | None:
+    """Return {job id: state} of the arrays of jobs, as far as the queue knows them; None if it does not answer."""
+    return _ask(["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T", "-j", _arrays(jobs)], "Invalid job id")
+
+
 def _arrays(jobs: Iterable[str]) -> str:
-    return ",".join(sorted({job.partition("_")[0] for job in jobs}))
+    return ",".join(sorted(set(map(_array_of, jobs))))
+
+
+def _array_of(job: str) -> str:
+    """Return the id of the array of a job, or of the job itself if it is not in an array.
+
+    >>> _array_of("812_3"), _array_of("812")
+    ('812', '812')
+    """
+    return job.partition("_")[0]
 
 
 def _ask(command: list[str], harmless: str) -> dict[str, str] | None:
