@@ -34,6 +34,9 @@ from menvae.comparison.swept_keys import SweptKey, check_keys, natural, setting,
 from menvae.comparison.tracked_runs import TrackedRun, listed
 from menvae.errors import UserError, nearest
 
+MOST_VALUES = 100
+"""The effect of a key with more values than this is not shown: few runs share one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonSettings:
@@ -81,7 +84,7 @@ def compare(runs: Sequence[TrackedRun], settings: ComparisonSettings) -> Compari
         cohorts.append(_cohort(members, label, first_number, keys, gates, settings.front, replicates))
     cohorts = with_baselines(cohorts, settings.baseline, keys, gates)
     rows = _sorted_rows(cohorts, settings.sort, keys, gates)
-    notes = [*repetition_notes, *_cohort_notes(cohorts), *gate_notes, *_run_notes(runs)]
+    notes = [*repetition_notes, *_cohort_notes(cohorts), *gate_notes, *_run_notes(runs), *_key_notes(keys)]
     return Comparison(gates, keys, tuple(cohorts), rows, tuple(notes), replicates)
 
 
@@ -215,10 +218,12 @@ def _effect(
     gates: Sequence[Objective],
     replicates: Replicates,
 ) -> Effect | None:
-    """Return the effect of a key among runs; None if all runs have the same value."""
-    by_value = {value: [run for run in runs if setting(run, key.name) == value] for value in key.values}
+    """Return the effect of a key among runs; None if all runs have the same value, or too few share one."""
+    by_value: dict[str, list[TrackedRun]] = {value: [] for value in key.values}
+    for run in runs:
+        by_value[setting(run, key.name)].append(run)
     by_value = {value: members for value, members in by_value.items() if members}
-    if len(by_value) < 2:
+    if not 2 <= len(by_value) <= MOST_VALUES:
         return None
     others = [other for other in keys if other is not key]
     settings = [
@@ -226,9 +231,7 @@ def _effect(
         for group in by_value.values()
     ]
     means = {
-        value: {
-            gate.name: summarise({run.run_id: _value(run.gates, gate.name) for run in group}).mean for gate in gates
-        }
+        value: {gate.name: _mean([_value(run.gates, gate.name) for run in group]) for gate in gates}
         for value, group in by_value.items()
     }
     return Effect(
@@ -238,6 +241,11 @@ def _effect(
         ranges={gate.name: _range([row[gate.name] for row in means.values()]) for gate in gates},
         balanced=all(one == settings[0] for one in settings),
     )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _range(means: Sequence[float | None]) -> float | None:
@@ -302,6 +310,12 @@ def _run_notes(runs: Sequence[TrackedRun]) -> list[str]:
     if len(versions) > 1:
         notes.append(f"The runs used {len(versions)} versions of the code ({listed(versions)}).")
     return notes
+
+
+def _key_notes(keys: Sequence[SweptKey]) -> list[str]:
+    """Name the keys without a table of effects."""
+    many = [f"{key.name} ({len(key.values)} values)" for key in keys if len(key.values) > MOST_VALUES]
+    return [f"The effect of a key with more than {MOST_VALUES} values is not shown: {listed(many)}."] * bool(many)
 
 
 def _count(number: int, noun: str) -> str:

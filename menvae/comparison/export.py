@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from menvae.comparison.judged import GateValue
@@ -30,7 +31,8 @@ def write_runs(comparison: Comparison, path: Path) -> Path:
     """
     keys = [name for key in comparison.keys for name in (key.name, *key.followers)]
     names = [gate.name for gate in comparison.gates]
-    rows = [_run_row(comparison, one, run, keys, names) for one in comparison.rows for run in one.runs]
+    has_leaks = any(run.leaks for one in comparison.rows for run in one.runs)
+    rows = (_run_row(comparison, one, run, keys, names, has_leaks) for one in comparison.rows for run in one.runs)
     figures = sorted({name for one in comparison.rows for run in one.runs for name in run.figures})
     return _write(path, rows, figures)
 
@@ -46,13 +48,18 @@ def write_configurations(comparison: Comparison, path: Path) -> Path:
     ``evaluation.json`` over the replicates, ``final/<split>/<metric>``.
     """
     pooled = _Pooled.of(comparison)
-    rows = [_configuration_row(comparison, one, pooled) for one in comparison.rows]
+    rows = (_configuration_row(comparison, one, pooled) for one in comparison.rows)
     figures = _figures([run for one in comparison.rows for run in one.runs])
     return _write(path, rows, [f"{name}{ending}" for name in figures for ending in ("", "/sd", *_ENDS)])
 
 
 def _run_row(
-    comparison: Comparison, one: Configuration, run: TrackedRun, keys: Sequence[str], names: Sequence[str]
+    comparison: Comparison,
+    one: Configuration,
+    run: TrackedRun,
+    keys: Sequence[str],
+    names: Sequence[str],
+    has_leaks: bool,
 ) -> Row:
     row: Row = {"configuration": one.number, "data": one.cohort}
     row |= {key: run.params.get(key, ABSENT) for key in (*keys, *comparison.replicates.keys)} | {"seed": run.seed}
@@ -71,7 +78,7 @@ def _run_row(
         for name in names:
             gate = run.test_gates.get(name)
             row |= {f"test/{name}": None if gate is None else gate.value, **_about(f"test/{name}", gate)}
-    if any(other.leaks for configuration in comparison.rows for other in configuration.runs):
+    if has_leaks:
         row |= {"largest_leaks": largest_leaks(run, "val"), "test/largest_leaks": largest_leaks(run, "test")}
     return row | dict(run.figures)
 
@@ -149,8 +156,8 @@ def _over_replicates(name: str, summary: Summary | None) -> Iterator[tuple[str, 
     yield f"{name}/high", None if interval is None else interval[1]
 
 
-def _write(path: Path, rows: Sequence[Row], figures: Sequence[str]) -> Path:
-    """Write rows; those of runs without some of the figures are blank there."""
-    first = [name for name in rows[0] if name not in set(figures)]
-    columns = [*first, *figures]
-    return write_table(path, columns, [[row.get(name) for name in columns] for row in rows])
+def _write(path: Path, rows: Iterator[Row], figures: Sequence[str]) -> Path:
+    """Write rows, made one by one; those of runs without some of the figures are blank there."""
+    first, of_figures = next(rows), set(figures)
+    columns = [*(name for name in first if name not in of_figures), *figures]
+    return write_table(path, columns, ([row.get(name) for name in columns] for row in chain([first], rows)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ Comparison = Literal[">", "<"]
 JudgedSplit = Literal["val", "test"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GateValue:
     """One gate of one run on one split, from its ``gates.json``.
 
@@ -56,20 +57,20 @@ class GateValue:
             raise ValueError(f"comparison {comparison!r} is neither > nor <")
         low, high = _number(entry.get("low")), _number(entry.get("high"))
         return cls(
-            name=str(entry["name"]),
+            name=sys.intern(str(entry["name"])),
             value=value,
             target=float(entry["target"]),
             comparison=comparison,
             passed=entry["passed"] is True,
             reason=str(entry.get("reason") or ""),
-            meaning=gate_meaning(entry),
-            metric=str(entry.get("metric") or ""),
+            meaning=sys.intern(gate_meaning(entry)),
+            metric=sys.intern(str(entry.get("metric") or "")),
             interval=None if low is None or high is None else (low, high),
             verdict=verdict_of({**entry, "value": value}),
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LeakValue:
     """What a partition says about a target of another one, by the probe that reads more.
 
@@ -107,7 +108,9 @@ def read_evaluation(path: Path, judged: Judged) -> Judged:
     described = read_mapping(path)
     try:
         figures = {
-            key: known for key, value in final_values(described).items() if (known := _number(value)) is not None
+            sys.intern(key): known
+            for key, value in final_values(described).items()
+            if (known := _number(value)) is not None
         }
         leaks = {str(split): _leaks(found.get("leaks") or ()) for split, found in described["splits"].items()}
     except (AttributeError, KeyError, TypeError):
@@ -118,7 +121,7 @@ def read_evaluation(path: Path, judged: Judged) -> Judged:
 def _gates(table: Any) -> dict[str, GateValue]:
     """Return the gates of one split by name; none if they are missing or damaged."""
     try:
-        return {str(entry["name"]): GateValue.from_entry(entry) for entry in table["gates"]}
+        return {sys.intern(str(entry["name"])): GateValue.from_entry(entry) for entry in table["gates"]}
     except (AttributeError, KeyError, TypeError, ValueError):
         return {}
 

@@ -29,6 +29,7 @@ from menvae.comparison.results import (
 from menvae.comparison.swept_keys import ABSENT, natural
 from menvae.comparison.tracked_runs import RunStore, TrackedRun, listed
 from menvae.comparison.words import (
+    MOST_ROWS,
     VERDICTS,
     best_of,
     difference_words,
@@ -43,6 +44,8 @@ from menvae.comparison.words import (
     of_data,
     out_of_fold_words,
     pooled_gates,
+    shortened,
+    shortened_words,
     shown_difference,
     shown_passed,
     shown_pooled,
@@ -91,6 +94,7 @@ def write_page(comparison: Comparison, notes: Sequence[str], store: RunStore, pa
 def _content(
     comparison: Comparison, notes: Sequence[str], store: RunStore, place: Path, pictures: Path
 ) -> dict[str, Any]:
+    shown = shortened(comparison)
     album = _Gallery(Album(), pictures)
     return {
         "title": f"Comparison of runs: {store.experiment}",
@@ -98,13 +102,18 @@ def _content(
         "banner": _banner(comparison),
         "notes": [*notes, *comparison.notes],
         "summary": _summary(comparison),
-        "key_words": [*key_words(comparison), *not_judged_words(comparison), *leak_words(comparison)],
-        "configurations": _configurations(comparison),
+        "key_words": [
+            *key_words(comparison),
+            *not_judged_words(comparison),
+            *leak_words(comparison),
+            *shortened_words(comparison),
+        ],
+        "configurations": _configurations(shown),
         "cohorts": [_cohort(comparison, cohort, store, place, album) for cohort in comparison.cohorts],
         "has_folds": comparison.replicates.has_folds,
         "replicates": comparison.replicates.words,
-        "seeds": _seeds(comparison),
-        "runs": _runs(comparison, store, place),
+        "seeds": _seeds(shown),
+        "runs": _runs(shown, store, place),
         "gates": [(gate.name, wanted(gate), gate.meaning) for gate in comparison.gates],
         "reading": READING,
     }
@@ -385,7 +394,7 @@ def _differences(comparison: Comparison, cohort: Cohort) -> Table:
     shared_runs = f"shared {comparison.replicates.noun}s"
     columns += [Column(shared_runs, first="descending"), *_gate_columns(comparison.gates)]
     rows = []
-    for one in cohort.configurations:
+    for one in cohort.configurations[: MOST_ROWS + 1]:  # the baseline among them has none
         if one.number not in cohort.differences:
             continue
         row = cohort.differences[one.number]

@@ -1,7 +1,8 @@
 """Pareto front of configurations over gates, and its hypervolume.
 
 A configuration is on the front if no other is at least as good in every gate and better in one. Two hypervolumes
-measure the quality of a front; both are exact (Guerreiro, Fonseca and Paquete, ACM Computing Surveys 54, 2021).
+measure the quality of a front; both are exact (Guerreiro, Fonseca and Paquete, ACM Computing Surveys 54, 2021), but for
+fronts whose exact volume would take minutes (see `hypervolume`).
 
 - *Beyond the targets*: the reference point is the targets of the gates, the least acceptable values. It is in units of
   the gates, so it is comparable between sweeps with the same gates. It is 0 unless a configuration meets every target.
@@ -22,6 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+_MOST_EXACT = 50
+"""A front of so many configurations has an exact hypervolume in any number of gates."""
+_MOST_STEPS = 1e8
+"""An exact hypervolume of n points in m dimensions takes n^(m - 3) steps at worst."""
+_SAMPLES = 1 << 14
+"""Directions of an approximation: it is a thousandth off."""
 
 RANGE_MARGIN = 0.1
 """Distance of the reference point beyond the worst value, as a fraction of the range."""
@@ -116,10 +124,23 @@ def nondominated(points: Floats, larger_is_better: Sequence[bool]) -> list[bool]
 
 
 def hypervolume(points: Floats, reference: Sequence[float], larger_is_better: Sequence[bool]) -> float:
-    """Return the volume dominated by points [N, M] up to a reference point [M]; 0 if none is better in all M."""
+    """Return the volume dominated by points [N, M] up to a reference point [M]; 0 if none is better in all M.
+
+    It is exact for up to 50 points and in up to four dimensions. Hundreds of points in more than six dimensions would
+    take minutes; theirs is approximated (Deng and Zhang, IEEE Transactions on Evolutionary Computation 23, 2019).
+    """
     if points.size == 0:
         return 0.0
-    return float(moocore.hypervolume(points, ref=list(reference), maximise=list(larger_is_better)))
+    larger = list(larger_is_better)
+    sign = np.where(np.asarray(larger, dtype=bool), 1.0, -1.0)
+    counts = np.all(points * sign > np.asarray(reference) * sign, axis=1) & np.array(nondominated(points, larger))
+    points = points[counts]
+    num, num_gates = points.shape
+    if num == 0:
+        return 0.0
+    if num <= _MOST_EXACT or num ** max(0, num_gates - 3) <= _MOST_STEPS:
+        return float(moocore.hypervolume(points, ref=list(reference), maximise=larger))
+    return float(moocore.hv_approx(points, ref=list(reference), maximise=larger, nsamples=_SAMPLES))
 
 
 def range_share(points: Floats, larger_is_better: Sequence[bool]) -> tuple[float | None, list[int], dict[int, float]]:

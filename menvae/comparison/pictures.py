@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from itertools import combinations, product
 from typing import Final
 
@@ -32,6 +32,8 @@ GOOD: Final = COLOURS[2]
 MOST_PANELS: Final = 12
 MOST_LABELS: Final = 40
 """With more configurations than this, points are not numbered, because the numbers would overlap."""
+MOST_BARS: Final = 500
+"""With more configurations than this, points have no bars, which would hide the points and take minutes."""
 _PIXELS: Final = DPI / 72
 """Pixels per typographic point."""
 TARGET_STRETCH: Final = 1.5
@@ -83,6 +85,9 @@ def _trade_off_panel(axes: Axes, cohort: Cohort, across: Objective, up: Objectiv
     axes.yaxis.set_major_locator(tick_locator(5))
     _mark_targets(axes, across, up, x_limits, y_limits)
     _draw_staircase(axes, [(x, y) for _, x, y in points], across, up)
+    if len(points) > MOST_BARS:
+        _draw_many(axes, points, set(cohort.front.members))
+        return
     for one, x, y in points:
         on_front = one.number in cohort.front.members
         colour = COLOURS[0] if on_front else MUTED
@@ -102,6 +107,16 @@ def _trade_off_panel(axes: Axes, cohort: Cohort, across: Objective, up: Objectiv
         )
     if len(points) <= MOST_LABELS:
         _number_points(axes, points, cohort.front.members)
+
+
+def _draw_many(axes: Axes, points: Sequence[tuple[Configuration, float, float]], front: Set[int]) -> None:
+    """Draw thousands of configurations as dots without bars, those on the front above the others."""
+    for on_front, size in ((False, 4), (True, 11)):
+        places = [(x, y) for one, x, y in points if (one.number in front) is on_front]
+        if places:
+            colour = COLOURS[0] if on_front else MUTED
+            xs, ys = zip(*places, strict=True)
+            axes.scatter(xs, ys, s=size, color=colour, linewidth=0, zorder=3 + on_front)
 
 
 def _number_points(axes: Axes, points: Sequence[tuple[Configuration, float, float]], front: Sequence[int]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from menvae.comparison.judged import GateValue, JudgedSplit
 from menvae.comparison.pareto import Front, Objective
@@ -16,7 +17,7 @@ FALSE_DISCOVERY_RATE = 0.05
 """Expected share of false ones among the differences that are called clear."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Summary:
     """One gate, or another number, of one configuration.
 
@@ -97,7 +98,7 @@ class Configuration:
         return sum(numbers) / len(numbers) if numbers else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Difference:
     """A gate of a configuration minus the same gate of the baseline, over their shared replicates.
 
@@ -196,6 +197,20 @@ class Cohort:
         """All runs."""
         return [run for configuration in self.configurations for run in configuration.runs]
 
+    @cached_property
+    def extremes(self) -> Mapping[str, tuple[frozenset[int], frozenset[int]]]:
+        """Gate -> numbers of the configurations with the smallest mean and with the largest; none if all are equal."""
+        found = {}
+        for gate in self.configurations[0].gates:
+            means = {one.number: mean for one in self.configurations if (mean := one.gates[gate].mean) is not None}
+            if len(set(means.values())) < 2:
+                found[gate] = (frozenset[int](), frozenset[int]())
+                continue
+            ends = (min(means.values()), max(means.values()))
+            least, most = (frozenset(number for number, mean in means.items() if mean == end) for end in ends)
+            found[gate] = (least, most)
+        return found
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -217,7 +232,7 @@ class Comparison:
     notes: tuple[str, ...]
     replicates: Replicates = field(default_factory=Replicates)
 
-    @property
+    @cached_property
     def splits(self) -> tuple[JudgedSplit, ...]:
         """The validation split, and the test split if any run was judged on it."""
         return ("val", "test") if any(row.test_gates for row in self.rows) else ("val",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from menvae.comparison.tracked_runs import TrackedRun
 from menvae.errors import UserError, nearest
@@ -31,6 +32,7 @@ class SweptKey:
     followers: tuple[str, ...]
 
 
+@lru_cache(maxsize=65536)
 def canonical(text: str) -> str:
     """Normalise the text of a parameter, so that equal values have equal texts.
 
@@ -65,7 +67,7 @@ def swept_keys(
     groups: dict[tuple[int, ...], list[str]] = {}
     for name in columns:
         leader = columns[_part_that_explains(name, columns) or name]
-        groups.setdefault(tuple(leader.index(value) for value in leader), []).append(name)
+        groups.setdefault(_pattern(leader), []).append(name)
     firsts = [first for first, *_ in groups.values()]
     taken = {"seed", "seeds", "runs", "data", "passed", "rank", "front", *reserved}
     return tuple(
@@ -82,10 +84,25 @@ def swept_keys(
 def _varying_columns(runs: Sequence[TrackedRun], ignore: Sequence[str]) -> dict[str, list[str]]:
     """Return key -> value in each run, of the keys that differ, in the order of the configuration."""
     order = _in_order(dict.fromkeys(key for run in reversed(runs) for key in run.params))
+    alike = len({_source_of(run) for run in runs}) == 1  # then equal texts are equal settings
     columns = {
-        key: [setting(run, key) for run in runs] for key in order if key != "seed" and not _is_ignored(key, ignore)
+        key: [setting(run, key) for run in runs]
+        for key in order
+        if key != "seed"
+        and not _is_ignored(key, ignore)
+        and not (alike and len({run.params.get(key) for run in runs}) == 1)
     }
     return {key: column for key, column in columns.items() if len(set(column)) > 1}
+
+
+def _pattern(column: Sequence[str]) -> tuple[int, ...]:
+    """Return the place of the first run with the same value, for each run.
+
+    >>> _pattern(["a", "b", "a", "c"])
+    (0, 1, 0, 3)
+    """
+    first: dict[str, int] = {}
+    return tuple(first.setdefault(value, place) for place, value in enumerate(column))
 
 
 def _part_that_explains(key: str, columns: Mapping[str, Sequence[str]]) -> str | None:
@@ -107,17 +124,23 @@ def setting(run: TrackedRun, key: str) -> str:
     value = canonical(run.params[key]) if key in run.params else ABSENT
     if key == "trainer.resume":  # a run that resumes from another run's checkpoint is another configuration
         return ABSENT if value in ("auto", "never") else value
-    return ABSENT if is_outside(key, _outside(run)) else value
+    return ABSENT if _is_outside_identity(key, *_source_of(run)) else value
 
 
-def _outside(run: TrackedRun) -> Sequence[str]:
-    """Return the keys outside the identity of a run, as the run recorded them: its source need not be installed."""
-    if run.outside_identity is not None:
-        return [*OUTSIDE, *(f"data.{key}" for key in run.outside_identity)]
+def _source_of(run: TrackedRun) -> tuple[tuple[str, ...] | None, str | None]:
+    """Return what decides which keys are outside the identity of a run: what it recorded, and its source."""
+    return run.outside_identity, run.params.get("data.name")
+
+
+@lru_cache(maxsize=65536)
+def _is_outside_identity(key: str, recorded: tuple[str, ...] | None, source: str | None) -> bool:
+    """Return whether a key is outside the identity of a run, as that recorded it: its source need not be installed."""
+    if recorded is not None:
+        return is_outside(key, [*OUTSIDE, *(f"data.{one}" for one in recorded)])
     try:
-        return outside_keys(run.params["data.name"]) if "data.name" in run.params else OUTSIDE
+        return is_outside(key, OUTSIDE if source is None else outside_keys(source))
     except UserError:
-        return OUTSIDE
+        return is_outside(key, OUTSIDE)
 
 
 def _in_order(keys: Iterable[str]) -> list[str]:

@@ -25,6 +25,8 @@ from menvae.comparison.words import (
     of_data,
     out_of_fold_words,
     pooled_gates,
+    shortened,
+    shortened_words,
     shown_difference,
     shown_passed,
     shown_pooled,
@@ -56,7 +58,8 @@ def answers(comparison: Comparison, notes: Sequence[str]) -> Iterator[Renderable
     for note in (*notes, *comparison.notes):
         yield Text(note, style="yellow")
     yield from map(Text, key_words(comparison))
-    yield configurations_table(comparison)
+    yield configurations_table(shortened(comparison))
+    yield from map(Text, shortened_words(comparison))
     yield from map(Text, not_judged_words(comparison))
     yield verdicts_table(comparison)
     yield from map(Text, leak_words(comparison))

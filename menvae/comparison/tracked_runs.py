@@ -6,6 +6,7 @@ reports a run whose ``gate/<name>`` metrics differ from its ``gates.json``.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -121,22 +122,22 @@ class RunStore:
         Raises:
             UserError: the sweep does not exist, or no run has finished.
         """
-        found = list(runs_of(self.client, self.experiment_id, self.place))
-        if sweep is not None:
-            known = {run.data.tags["menvae.sweep"] for run in found if "menvae.sweep" in run.data.tags}
-            if sweep not in known:
-                raise UserError(f"sweep.name: '{sweep}' has no run in {self.place}; {nearest(sweep, known)}")
-            found = [run for run in found if run.data.tags.get("menvae.sweep") == sweep]
         runs: list[TrackedRun] = []
         left_out: dict[str, list[str]] = {}
         disagreements: list[str] = []
-        for run in found:
+        sweeps: set[str] = set()
+        for run in runs_of(self.client, self.experiment_id, self.place):  # MLflow's own objects are large
+            sweeps.add(run.data.tags.get("menvae.sweep", ""))
+            if sweep is not None and run.data.tags.get("menvae.sweep") != sweep:
+                continue
             why, judged = self._judged(run)
             if why:
                 left_out.setdefault(why, []).append(name_of(run))
                 continue
             runs.append(_tracked(run, judged))
             disagreements += _disagreements(run, judged.gates)
+        if sweep is not None and sweep not in sweeps:
+            raise UserError(f"sweep.name: '{sweep}' has no run in {self.place}; {nearest(sweep, sweeps - {''})}")
         notes = [f"Not compared: {_listing(left_out)}."] if left_out else []
         if not runs:
             there = f"it has {_listing(left_out)}" if left_out else "it is empty"
@@ -218,7 +219,7 @@ def _tracked(run: Run, judged: Judged) -> TrackedRun:
     return TrackedRun(
         run_id=run.info.run_id,
         name=name_of(run),
-        params=dict(run.data.params),
+        params={sys.intern(key): sys.intern(value) for key, value in run.data.params.items()},  # many runs share them
         gates=judged.gates,
         test_gates=judged.test_gates,
         figures=judged.figures,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from menvae.comparison.judged import JudgedSplit
 from menvae.comparison.pareto import RANGE_MARGIN, Objective
@@ -23,6 +24,10 @@ PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
 VERDICTS = ("pass", "fail", "undecided", "not computed")
 MOST_LEAKS = 3
+MOST_ROWS = 200
+"""Configurations that tables show; files have all."""
+MOST_SENTENCES = 12
+"""About single configurations."""
 _LONGEST_TYPED = 9  # characters; longer numbers were drawn by a sampler, not typed
 
 
@@ -148,18 +153,26 @@ def not_judged_words(comparison: Comparison) -> list[str]:
     return [f'Without a value (n/a), and not counted in "passed": {", ".join(named)}.'] * bool(named)
 
 
+def shortened(comparison: Comparison) -> Comparison:
+    """Return a comparison with only the rows that tables show."""
+    return replace(comparison, rows=comparison.rows[:MOST_ROWS])
+
+
+def shortened_words(comparison: Comparison) -> list[str]:
+    """Say how many configurations tables leave out."""
+    num = len(comparison.rows)
+    return [f"Tables show the first {MOST_ROWS} of {num:,} configurations; the CSV files have all."] * (num > MOST_ROWS)
+
+
 def meets(gate: Objective, value: float | None) -> bool:
     """Return whether a value meets the target of a gate."""
     return value is not None and (value > gate.target if gate.larger_is_better else value < gate.target)
 
 
-def best_of(cohort: Cohort, gate: Objective) -> set[int]:
+def best_of(cohort: Cohort, gate: Objective) -> frozenset[int]:
     """Return the numbers of the configurations with the best mean of a gate; empty if all are equal."""
-    means = {one.number: mean for one in cohort.configurations if (mean := one.gates[gate.name].mean) is not None}
-    if len(set(means.values())) < 2:
-        return set()
-    best = max(means.values()) if gate.larger_is_better else min(means.values())
-    return {number for number, mean in means.items() if mean == best}
+    least, most = cohort.extremes[gate.name]
+    return most if gate.larger_is_better else least
 
 
 def tells(gate: Objective, one: Difference) -> str:
@@ -182,6 +195,11 @@ def front_words(cohort: Cohort) -> list[str]:
         f"#{number} cannot be placed: one of its runs has no value for {listed(gates)}."
         for number, gates in front.excluded.items()
     ]
+    if len(unplaced) > MOST_SENTENCES:
+        numbers = listed([f"#{number}" for number in front.excluded], MOST_SENTENCES)
+        unplaced = [
+            f"{len(unplaced)} configurations cannot be placed, because a run has no value for a gate: {numbers}."
+        ]
     if not front.members:
         return [*sentences, *unplaced, f"There is no Pareto front: {_why_no_front(cohort)}."]
     members = f"{len(front.members)} of {count} configurations ({listed([f'#{one}' for one in front.members], 12)})"

@@ -53,13 +53,14 @@ def sweep_status(sweep: Sweep, points: Iterable[Point] | None = None) -> list[Po
 
 def refused_status(sweep: Sweep) -> list[PointStatus]:
     """Return the status of the points that the last launch refused; points that ran before keep their own."""
-    known = sweep.points()
+    try:
+        problems = sweep.refused()
+    except DamagedFileError as error:
+        problems = {("unknown",): f"{error}; the command that launched the sweep writes it again"}
+    known = sweep.points() if problems else []
     have_run = {point.overrides for point in known}
     first = max((point.number for point in known), default=-1) + 1
-    try:
-        problems = {overrides: why for overrides, why in sweep.refused().items() if overrides not in have_run}
-    except DamagedFileError as error:
-        return [refused(first, ("unknown",), f"{error}; the command that launched the sweep writes it again")]
+    problems = {overrides: why for overrides, why in problems.items() if overrides not in have_run}
     return [refused(first + index, overrides, why) for index, (overrides, why) in enumerate(problems.items())]
 
 
