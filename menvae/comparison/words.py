@@ -197,9 +197,8 @@ def front_words(cohort: Cohort) -> list[str]:
     ]
     if len(unplaced) > MOST_SENTENCES:
         numbers = listed([f"#{number}" for number in front.excluded], MOST_SENTENCES)
-        unplaced = [
-            f"{len(unplaced)} configurations cannot be placed, because a run has no value for a gate: {numbers}."
-        ]
+        why = "because one of their runs has no value for a gate"
+        unplaced = [f"{len(unplaced)} configurations cannot be placed, {why}: {numbers}."]
     if not front.members:
         return [*sentences, *unplaced, f"There is no Pareto front: {_why_no_front(cohort)}."]
     members = f"{len(front.members)} of {count} configurations ({listed([f'#{one}' for one in front.members], 12)})"
