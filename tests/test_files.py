@@ -16,6 +16,7 @@ from menvae.files import (
     DamagedFileError,
     FolderLock,
     csv_text,
+    in_parallel,
     new_folder,
     original_cell,
     read_json,
@@ -185,3 +186,13 @@ def test_a_lock_knows_that_its_folder_is_gone(tmp_path: Path) -> None:
     (folder / ".lock").touch()
     assert lock.is_lost
     lock.release()
+
+
+def test_many_files_at_once_are_all_written_in_order(tmp_path: Path) -> None:
+    paths = [tmp_path / str(number) for number in range(100)]
+    assert in_parallel(lambda path: write_text(path, path.name), paths) == paths
+    assert [path.read_text() for path in paths] == [str(number) for number in range(100)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths)
+    with pytest.raises(FileNotFoundError):
+        in_parallel(lambda path: write_text(path, "text"), [*paths, tmp_path / "nowhere" / "file"])
+    assert in_parallel(str, []) == []

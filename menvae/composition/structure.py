@@ -64,11 +64,6 @@ class Checker:
             raise copy(problem)  # each has a traceback of its own
         return experiment
 
-    @property
-    def num_structures(self) -> int:
-        """Number of different structures so far."""
-        return len(self._problems)
-
     def _problem(self, structure: Experiment) -> UserError | None:
         if len(self._models) == _MOST_MODELS:
             self._models.clear()

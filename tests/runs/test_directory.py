@@ -12,7 +12,7 @@ import pytest
 
 from menvae.errors import UserError
 from menvae.files import FolderIsLockedError, FolderLock
-from menvae.runs.directory import RunDirectory, newest_name
+from menvae.runs.directory import RunDirectory, newest_name, newest_names
 
 
 def test_one_holder_at_a_time(tmp_path: Path) -> None:
@@ -98,3 +98,15 @@ def test_damaged_gates_are_one_sentence(content: bytes | None, tmp_path: Path) -
     with pytest.raises(UserError, match=r"gates\.json' is damaged.*; remove status\.json beside it, and"):
         directory.gates()
     directory.release()
+
+
+def test_newest_names_of_many_runs_are_those_of_each(tmp_path: Path) -> None:
+    folders = ("a_0a", "a_0a_2", "a_0a_10", "a_0b_3", "a_0c_x", "a_0d_2_3", "a_0e_0", "a_0f_1", "a_007", "a_007_4")
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+    (tmp_path / "a_0b_9").write_text("no folder")
+    newest = newest_names(tmp_path)
+    identities = ("a_0a", "a_0b", "a_0c", "a_0d", "a_0d_2", "a_0e", "a_0f", "a_007", "a_9", "b", "a")
+    assert [newest(identity) for identity in identities] == [newest_name(tmp_path, one) for one in identities]
+    assert newest("a_0a") == "a_0a_10"
+    assert newest_names(tmp_path / "nowhere")("a_0a") == "a_0a"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -55,6 +56,16 @@ JOBS = [
     ["name=job${hydra.job.num}"],
     ["name='job${ hydra.job.num }'"],
     ["name='job${oc.select:hydra.job.num,x}'"],
+    # values that others refer to, directly or through a third, and values of kinds that a key did not have
+    ["name=run_${seed}", "seed=4"],
+    ["seed=4", "name=run_${seed}"],
+    ["trainer.resume=${name}", "name=run_${seed}", "seed=5"],
+    ["model.name=semivae", "seed=6"],
+    ["experiment=table_semivae", "data.path=a.csv", "data.columns=[a,b]", "data.target_columns=[c,d]", "seed=7"],
+    ["seed=null", "trainer.max_epochs=many", "trainer.compile=7", "data.fold=2"],
+    ["name=???", "seed=8"],
+    ["trainer=3", "seed=9"],
+    ["seed=[1,2]", "trainer.max_epochs=3"],
 ]
 
 REFUSED = [
@@ -109,6 +120,25 @@ def test_refused_as_by_hydra(by_hydra_and_composer: Both, overrides: list[str]) 
             compose(overrides)
         messages.append(str(error.value))
     assert messages[0] == messages[1]
+
+
+def test_jobs_share_the_sections_in_which_they_are_alike(loaded: tuple[ConfigLoader, DictConfig]) -> None:
+    composer = Composer(*loaded)
+    one, other = (composer([f"loss.lambda_dcor={weight}", "trainer.max_epochs=3"], 0) for weight in (1, 2))
+    assert one["model"] is other["model"]
+    assert one["loss"]["terms"] is other["loss"]["terms"]
+    assert (one["loss"]["lambda_dcor"], other["loss"]["lambda_dcor"]) == (1, 2)
+    assert composer([], 0)["trainer"]["max_epochs"] == 15
+
+
+def test_a_thousand_jobs_are_composed_in_a_moment(loaded: tuple[ConfigLoader, DictConfig]) -> None:
+    """Hydra takes a hundred times as long."""
+    composer = Composer(*loaded)
+    composer(["seed=0"], 0)
+    started = time.process_time()
+    for seed in range(1000):
+        composer([f"seed={seed}", f"loss.lambda_dcor={seed % 10}", "trainer.max_epochs=3"], seed)
+    assert time.process_time() - started < 5.0
 
 
 def test_jobs_that_differ_in_values_are_composed_once(loaded: tuple[ConfigLoader, DictConfig]) -> None:

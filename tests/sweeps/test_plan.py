@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, cast
@@ -167,6 +167,10 @@ def _effect(*terms: str, **weights: tuple[float, ...]) -> LossEffect:
     return LossEffect(weights, set(terms))
 
 
+def _dead(points: Sequence[tuple[Sequence[str], LossEffect]], *keys: str) -> list[str]:
+    return dead_knobs([overrides for overrides, _ in points], lambda position: points[position][1], keys)
+
+
 def test_a_weight_that_changes_something_somewhere_is_alive() -> None:
     low, high = _effect("dcor", dcor=(0.0, 1.0)), _effect("dcor", dcor=(0.0, 5.0))
     points = [
@@ -175,16 +179,16 @@ def test_a_weight_that_changes_something_somewhere_is_alive() -> None:
         (("loss.lambda_dcor=1", "schedule=early"), low),
         (("loss.lambda_dcor=5", "schedule=early"), high),
     ]
-    assert dead_knobs(points, ["loss.lambda_dcor"]) == []
-    assert dead_knobs(points[:2], ["loss.lambda_dcor"]) == ["loss.lambda_dcor"]
+    assert _dead(points, "loss.lambda_dcor") == []
+    assert _dead(points[:2], "loss.lambda_dcor") == ["loss.lambda_dcor"]
 
 
 @pytest.mark.parametrize("key", ["loss.lambda_a", "+loss.lambda_a", "++loss.lambda_a", "loss.schedules.a.start"])
 def test_keys_of_weights_and_schedules(key: str) -> None:
     points = [((f"{key}={value}",), _effect(b=(1.0,))) for value in (1, 5)]
-    assert dead_knobs(points, [key]) == [key]
+    assert _dead(points, key) == [key]
     changed = [((f"{key}={value}",), _effect("a", a=(value,))) for value in (1.0, 5.0)]
-    assert dead_knobs(changed, [key]) == []
+    assert _dead(changed, key) == []
 
 
 def test_an_unbalanced_sweep_compares_only_what_differs_in_one_key() -> None:
@@ -194,15 +198,27 @@ def test_an_unbalanced_sweep_compares_only_what_differs_in_one_key() -> None:
         (("loss.lambda_a=5", "loss.lambda_b=1"), _effect(a=(5.0,), b=(1.0,))),
         (("loss.lambda_a=1", "loss.lambda_b=2"), _effect(a=(1.0,), b=(1.0,))),
     ]
-    assert dead_knobs(points, ["loss.lambda_a", "loss.lambda_b"]) == ["loss.lambda_b"]
+    assert _dead(points, "loss.lambda_a", "loss.lambda_b") == ["loss.lambda_b"]
     never_alone = [points[1], points[2]]
-    assert dead_knobs(never_alone, ["loss.lambda_a", "loss.lambda_b"]) == []
-    assert dead_knobs([], ["loss.lambda_a"]) == []
+    assert _dead(never_alone, "loss.lambda_a", "loss.lambda_b") == []
+    assert _dead([], "loss.lambda_a") == []
+
+
+def test_effects_are_asked_for_until_a_key_is_alive() -> None:
+    points = [[f"loss.lambda_a={weight}", f"seed={seed}"] for seed in range(9) for weight in range(9)]
+    asked: list[int] = []
+
+    def effect_of(position: int) -> LossEffect:
+        asked.append(position)
+        return _effect("a", a=(float(position),))
+
+    assert dead_knobs(points, effect_of, ["loss.lambda_a", "loss.terms.a.size", "seed"]) == []
+    assert asked == [0, 1, 0]
 
 
 def test_keys_outside_the_loss_are_not_judged() -> None:
     points = [((f"seed={seed}",), _effect(a=(1.0,))) for seed in (1, 2)]
-    assert dead_knobs(points, ["seed"]) == []
+    assert _dead(points, "seed") == []
 
 
 Compose = Callable[..., DictConfig]
@@ -235,7 +251,7 @@ def test_dead_knobs_of_real_configurations(
     compose_train: Compose, key: str, values: list[str], fixed: list[str], dead: bool
 ) -> None:
     points = _composed(compose_train, key, values, *fixed)
-    assert dead_knobs(points, [key]) == ([key] if dead else [])
+    assert _dead(points, key) == ([key] if dead else [])
 
 
 def test_the_table_says_what_would_be_done(sweep: Sweep) -> None:

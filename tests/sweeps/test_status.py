@@ -490,3 +490,42 @@ def test_refused_points_are_shown_until_they_run(sweep: Sweep) -> None:
     (sweep.path / "refused.json").write_text('{"points": [1]}')
     (status,) = refused_status(sweep)
     assert "refused.json' is damaged: " in status.reason
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"trainer": {"resume": "auto", "max_epochs": 7}},
+        {"trainer": {"resume": "a {b}", "max_epochs": 7}, "update": {"max_epochs": 9}},
+        {
+            "update": {"trainer": {"max_epochs": 9}},
+            "trainer": {"max_epochs": 7, "resume": '"trainer": {"max_epochs": 8'},
+        },
+        {"update": {"max_epochs": 9}, "trainer": {"resume": "auto"}},
+    ],
+)
+def test_the_length_of_a_run_stands_in_its_job_file(sweep: Sweep, config: dict[str, Any], indent: int | None) -> None:
+    """Files of earlier versions have several lines."""
+    point = Point(0, RUN, ("seed=1",))
+    path = sweep.prepare(point, config)
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=indent) + "\n")
+    (status,) = sweep_status(sweep)
+    assert status.max_epochs == config["trainer"].get("max_epochs")
+    assert status.reason == ""
+
+
+def test_a_run_that_has_ended_says_how_long_it_was(sweep: Sweep) -> None:
+    sweep.prepare(Point(0, RUN, ()), {"trainer": {"resume": "auto"}})
+    _write_run(sweep, {"state": "running"}, num_epochs=3)
+    assert _status(sweep).epochs == 3
+    (sweep.runs / RUN / "status.json").write_text(json.dumps({"state": "finished", "epochs": 12}))
+    assert _status(sweep).epochs == 12
+
+
+def test_of_runs_that_have_ended_no_runner_is_asked(sweep: Sweep, slurm: Callable[..., Path]) -> None:
+    folder = slurm(squeue="")
+    _write_point(sweep, "slurm", "812_3")
+    _write_run(sweep, {"state": "finished"})
+    assert _status(sweep).fate == Fate.FINISHED
+    assert not list(folder.glob("*.asked"))
