@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles menvae
 
-.PHONY: train test lint bench bench-data bench-encode bench-losses bench-metrics bench-statistics bench-train controls soak wrong-lines mutants clean
+.PHONY: train test lint bench bench-data bench-encode bench-losses bench-metrics bench-statistics bench-sweep bench-train controls soak wrong-lines mutants clean
 
 train: $(VENV)/.installed
 	$(BIN)/menvae-train
@@ -46,6 +46,10 @@ bench-train: $(VENV)/.installed-test
 bench-statistics: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/independence.py
 	$(BIN)/python tests/benchmarks/metrics_cost.py
+
+# an hour on a machine that does nothing else; POINTS="100 1000" make bench-sweep: some minutes
+bench-sweep: $(VENV)/.installed-test
+	$(BIN)/python tests/benchmarks/sweep.py $(if $(POINTS),--points $(POINTS))
 
 # what public packages say of codes with known disentanglement scores
 bench-metrics: $(VENV)/.installed-test
