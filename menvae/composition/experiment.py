@@ -37,7 +37,7 @@ from menvae.objective import Objective
 from menvae.observers import bound_observers
 from menvae.observers.collapse_watch import WatchSettings
 from menvae.pictures import Picture, PictureSettings, build_pictures
-from menvae.registry import Bound, bind, own_keys, validated
+from menvae.registry import Bound, bind, build, own_keys, validated
 from menvae.terms import TermContext
 from menvae.tracking.tracker import TrackingSettings
 from menvae.tracking.trackers import bind_trackers
@@ -155,6 +155,7 @@ class Experiment:
         settings["gates"] = once(GateSettings.from_config, config["gates"])
         observers = once(bound_observers, config.get("observers") or {})
         pictures = once(build_pictures, settings["pictures"].parts)
+        data = config["data"]
         config = canonical(config)
         if settings["sweep"].name is not None:
             check_folder_name("sweep.name", settings["sweep"].name)
@@ -162,9 +163,8 @@ class Experiment:
         latent = parts["model"].settings
         layout = once(LatentLayout.from_config, latent["z_dim"], latent["partitions"])
         loss = Loss.from_config(config["loss"], once)
-        experiment = cls(config, parts, settings, loss, layout, observers, pictures, tuple(left_out))
-        _ = experiment.source  # which checks its keys together
-        return experiment
+        once(build, "data", data, path="data")  # a source checks its keys together
+        return cls(config, parts, settings, loss, layout, observers, pictures, tuple(left_out))
 
     def check_fit(self, known: CheckedModels) -> tuple[Model, Objective]:
         """Check that the parts fit together; `menvae.composition.structure` says what this depends on.

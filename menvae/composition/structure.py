@@ -2,8 +2,8 @@
 
 A check has two steps. The first looks at every section of a configuration by itself (`Experiment.of_sections`); equal
 sections are checked once. The second, that the parts fit together (`Experiment.check_fit`), builds the objective and
-the model; it is made for the *structure* of an experiment, which has nothing left in it that the second step could not
-read or that could not change its answer:
+the model. It is made once for each *structure*: an experiment without anything that the second step does not read, and
+with one value for all that cannot change its answer:
 
 - seed, name, optimiser, learning rate, update and curriculum, the watch, pictures, observers, trackers, the sweep, and
   all of ``trainer`` but what rebuilds the model are not in it;
@@ -24,6 +24,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from menvae.composition.canonical import source_class
 from menvae.composition.experiment import KEYS, MODEL_PARTS, CheckedModels, Experiment
 from menvae.composition.once import Once
 from menvae.configuration import check_known, plain_values
@@ -126,7 +127,7 @@ def _weights_of_structure(experiment: Experiment) -> dict[str, float]:
 
 
 def _data_of_structure(experiment: Experiment) -> dict[str, Any]:
-    split_keys = experiment.source.own_split_keys()
+    split_keys = source_class(experiment.parts["data"].part.name).own_split_keys()
     return {key: value for key, value in experiment.parts["data"].settings.items() if key not in split_keys}
 
 

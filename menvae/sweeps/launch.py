@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from menvae.composition.canonical import source_class
 from menvae.composition.experiment import Experiment
 from menvae.composition.once import Once
 from menvae.composition.settings import SweepSettings
@@ -166,7 +167,8 @@ def _content(experiment: Experiment, *sections: str) -> str:
 
 def _content_of_cohort(experiment: Experiment) -> str:
     """Return a text that is equal for sources that prepare the same cohort: they may divide it differently."""
-    data, split_keys = experiment.config["data"], experiment.source.own_split_keys()
+    data = experiment.config["data"]
+    split_keys = source_class(data["name"]).own_split_keys()
     return json.dumps(as_typed({key: data[key] for key in data if key not in split_keys}), sort_keys=True)
 
 
@@ -176,7 +178,8 @@ def _content_of_data(experiment: Experiment) -> str:
     The seed of a run only orders batches in the sources of menvae; those of plugins may do more with it.
     """
     trainer = experiment.settings["trainer"]
-    seed = None if experiment.source.is_of_menvae() else experiment.config["seed"]
+    is_of_menvae = source_class(experiment.config["data"]["name"]).is_of_menvae()
+    seed = None if is_of_menvae else experiment.config["seed"]
     sections = _content(experiment, "data", "output_dir", "targets", "augmentation")
     return f"{sections} {experiment.supervision!r} {trainer.batch_size} {trainer.num_workers} {seed}"
 

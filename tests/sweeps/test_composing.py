@@ -64,6 +64,9 @@ JOBS = [
     ["experiment=table_semivae", "data.path=a.csv", "data.columns=[a,b]", "data.target_columns=[c,d]", "seed=7"],
     ["seed=null", "trainer.max_epochs=many", "trainer.compile=7", "data.fold=2"],
     ["name=???", "seed=8"],
+    ["name=12", "trainer.max_epochs=12"],
+    ["name=13", "trainer.max_epochs=13", "seed=007", "data.fold=1_0"],
+    ["encoder=branched", "seed=14", "loss.lambda_dcor=14"],
     ["trainer=3", "seed=9"],
     ["seed=[1,2]", "trainer.max_epochs=3"],
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -16,6 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 _REFERENCE = re.compile(r"\$\{\s*([A-Za-z_]\w*(?:\.\w+)*)\s*\}")
 """An interpolation that names one key by its whole path, such as ``${model.name}``."""
+_WHOLE_NUMBER = re.compile(r"([A-Za-z_][\w.]*)=(0|[1-9]\d*)", re.ASCII)
+"""An override whose value Hydra's grammar takes for a whole number, written in the usual way."""
 _OF_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:[^${}]*\}")
 """An interpolation that reads no key."""
 
@@ -40,6 +43,7 @@ class Composer:
         self._bases: dict[tuple[str, ...], _Base | None] = {}
         self._is_group: dict[str, bool] = {}
         self._parsed: dict[str, Override] = {}
+        self._with_number: dict[str, Override] = {}  # by key
 
     def __call__(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
         """Return the resolved configuration of a job, without Hydra's own.
@@ -75,10 +79,21 @@ class Composer:
             return None
 
     def _parse(self, text: str) -> Override:
-        """Parse an override, which many jobs have; Hydra's parser takes longer than all the rest."""
-        if text not in self._parsed:
-            (self._parsed[text],) = self._parser.parse_overrides([text])
-        return self._parsed[text]
+        """Parse an override, which many jobs have; Hydra's parser takes longer than all the rest.
+
+        Of a key with thousands of whole numbers, such as the seed, only the first is parsed.
+        """
+        if text in self._parsed:
+            return self._parsed[text]
+        number = _WHOLE_NUMBER.fullmatch(text)
+        if number and number[1] in self._with_number:
+            found = replace(self._with_number[number[1]], _value=int(number[2]), input_line=text)
+        else:
+            (found,) = self._parser.parse_overrides([text])
+        if number:
+            self._with_number[number[1]] = found
+        self._parsed[text] = found
+        return found
 
     def _chooses(self, override: Override) -> bool:
         """Return whether an override chooses the option of a group; where it stands among values does not matter."""
