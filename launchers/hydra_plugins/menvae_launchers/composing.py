@@ -90,7 +90,7 @@ class Composer:
             found = replace(self._with_number[number[1]], _value=int(number[2]), input_line=text)
         else:
             (found,) = self._parser.parse_overrides([text])
-        if number:
+        if number and found.value() == int(number[2]):
             self._with_number[number[1]] = found
         self._parsed[text] = found
         return found
