@@ -97,12 +97,14 @@ def show(renderable: RenderableType) -> None:
         output.width = _PIPE_WIDTH
     output.print(renderable)
     files = [
-        handler for handler in _handlers if isinstance(handler, logging.FileHandler) and handler.stream is not None
+        handler.stream
+        for handler in _handlers
+        if isinstance(handler, logging.FileHandler) and handler.stream is not None
     ]
     if not files:
         return
     plain = io.StringIO()
     Console(file=plain, width=_LOG_WIDTH).print(renderable)
-    for handler in files:
-        handler.stream.write(plain.getvalue())
-        handler.flush()
+    for file in files:
+        file.write(plain.getvalue())
+        file.flush()

@@ -61,7 +61,7 @@ JOBS = [
     ["seed=4", "name=run_${seed}"],
     ["trainer.resume=${name}", "name=run_${seed}", "seed=5"],
     ["model.name=semivae", "seed=6"],
-    ["experiment=table_semivae", "data.path=a.csv", "data.columns=[a,b]", "data.target_columns=[c,d]", "seed=7"],
+    ["experiment=table_semivae", "data=table", "data.path=a.csv", "data.target_columns=[c,d]", "seed=7"],
     ["seed=null", "trainer.max_epochs=many", "trainer.compile=7", "data.fold=2"],
     ["name=???", "seed=8"],
     ["name=12", "trainer.max_epochs=12"],

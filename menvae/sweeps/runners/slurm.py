@@ -52,7 +52,6 @@ _OWN = (
 )
 _SHARED = ("timeout_min", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "name")
 _SECONDS_AFTER_FIRST_TASK = 45  # all tasks of a run end together; one that remains is waiting for a failed one
-_SECONDS_TO_ANSWER = 60
 _SECONDS_BETWEEN_LOOKS = 60.0  # for room in the queue
 
 Pack = Sequence[tuple[str, Path]]
@@ -401,7 +400,9 @@ def _array_of(job: str) -> str:
 def _ask(command: list[str], harmless: str) -> dict[str, str] | None:
     """Return {job: state}, or None if the command fails with an error other than ``harmless``."""
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS_TO_ANSWER, check=False)
+        answer = subprocess.run(
+            command, capture_output=True, text=True, timeout=slurm_queue.SECONDS_TO_ANSWER, check=False
+        )
     except FileNotFoundError:
         return {}
     except (OSError, subprocess.TimeoutExpired) as error:
