@@ -26,7 +26,8 @@ from menvae.tracking.trackers import Trackers
 
 _log = logging.getLogger(__name__)
 
-_MOST_OF_A_CORE = 9.0  # looking at thousands of points takes a tenth of a core at most
+_LONGEST_PAUSE_S = 10.0  # between looks at thousands of points, which may take seconds; a request to stop waits for it
+
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class Campaign:
         if not self.wait:
             _log.info("submitted; menvae-sweep status shows their state, the same command waits for them")
             return []
-        statuses_at_end = self._watch(points, stop)
+        statuses_at_end = self._watch(points, statuses, stop)
         _log_end([*statuses_at_end, *_refused(planned)])
         return statuses_at_end
 
@@ -145,17 +146,25 @@ class Campaign:
         kept = in_parallel(lambda run: self.sweep.submitted(points[run], submitted[run]), submitted)
         points.update({point.run: point for point in kept})
 
-    def _watch(self, points: dict[str, Point], stop: StopRequest) -> list[PointStatus]:
-        """Wait until no point is active, log every change of state, and return the last states."""
+    def _watch(
+        self, points: dict[str, Point], planned: Mapping[str, PointStatus], stop: StopRequest
+    ) -> list[PointStatus]:
+        """Wait until no point is active, log every change of state, and return the last states.
+
+        Args:
+            points: {run: point}; receives what is submitted.
+            planned: {run: status} before the launch.
+            stop: asks to stop.
+        """
         before: dict[str, Fate] = {}
         lost_since: dict[str, float] = {}
-        known: dict[str, PointStatus] = {}
+        known = dict(planned)
         while True:
-            began = time.monotonic()
             if stop.reason:
                 self.runner.stop()
                 raise RunInterruptedError(stop.reason)
             self._keep(points, self.runner.advance())
+            began = time.monotonic()
             known |= {status.point.run: status for status in sweep_status(self.sweep, _may_change(points, known))}
             statuses = [known[run] for run in points]
             now = time.monotonic()
@@ -173,7 +182,7 @@ class Campaign:
             settled = all(before.get(status.point.run) == status.fate for status in statuses)
             if settled and not self.runner.num_open and not any(status.fate.is_active for status in statuses):
                 return statuses
-            time.sleep(max(self.runner.poll_s, _MOST_OF_A_CORE * (time.monotonic() - began)))
+            time.sleep(max(self.runner.poll_s, min(9 * (now - began), _LONGEST_PAUSE_S)))
 
 
 def _may_change(points: Mapping[str, Point], known: Mapping[str, PointStatus]) -> list[Point]:
@@ -181,8 +190,7 @@ def _may_change(points: Mapping[str, Point], known: Mapping[str, PointStatus]) -
     return [
         point
         for run, point in points.items()
-        if run not in known
-        or not (known[run].fate.is_final or (not point.submissions and not known[run].fate.is_active))
+        if not known[run].fate.is_final and (point.submissions or known[run].fate.is_active)
     ]
 
 
