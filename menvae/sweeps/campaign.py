@@ -29,7 +29,6 @@ _log = logging.getLogger(__name__)
 _LONGEST_PAUSE_S = 10.0  # between looks at thousands of points, which may take seconds; a request to stop waits for it
 
 
-
 @dataclass(frozen=True)
 class Campaign:
     """One launch of a sweep.
