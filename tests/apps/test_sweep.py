@@ -23,7 +23,7 @@ def test_usage(
         sweep.main()
     assert ended.value.code == code
     told = capsys.readouterr().out
-    assert all(f"menvae-sweep {verb}" in told for verb in ("plan", "status", "retry", "promote"))
+    assert all(f"menvae-sweep {verb}" in told for verb in ("plan", "status", "watch", "stop", "retry", "promote"))
 
 
 def test_unknown_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
