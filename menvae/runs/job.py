@@ -66,7 +66,8 @@ class Job:
 
     def write(self, path: Path) -> None:
         """Write a job file atomically; only its owner may read it if it holds a password, which the job needs."""
-        content = {"config": dict(self.config), "run": self.run, "point": str(self.point) if self.point else None}
+        content: dict[str, Any] = {"config": dict(self.config), "run": self.run}
+        content |= {"point": str(self.point) if self.point else None}
         content |= {"trial": asdict(self.trial) if self.trial else None}
         content |= {"stands_for": list(self.stands_for)} if self.stands_for else {}
         write_json(path, content, private=masked(content) != content)

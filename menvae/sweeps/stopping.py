@@ -122,7 +122,7 @@ def _check_stoppable(status: PointStatus) -> None:
         raise UserError(f"point {number} cannot be stopped: {status.reason}")
     if fate == Fate.NOT_STARTED:
         raise UserError(
-            f"point {number} has not started; --all ends the process that launches the sweep, and would start it"
+            f"point {number} has not started; --all keeps it from that, and ends the process that launches the sweep"
         )
     raise UserError(f"point {number} is '{fate}'; only points that run or wait can be stopped")
 

@@ -220,7 +220,7 @@ def point_called(sweep: Sweep, called: str) -> Point:
         if called in (str(point.number), point.run):
             return point
     known = [name for point in points for name in (str(point.number), point.run)]
-    raise UserError(f"'{called}' is no point of sweep '{sweep.name}'; {nearest(called, known)}")
+    raise UserError(f"'{called}' is no point of sweep '{sweep.name}'; {nearest(called, known, 'menvae-sweep status')}")
 
 
 def label_of(overrides: Sequence[str]) -> str:

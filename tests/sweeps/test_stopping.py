@@ -115,7 +115,7 @@ def test_a_local_point_gets_the_signal_and_no_other_point_does(sweep: Sweep, sta
     [
         ("local", "finished", "point 0 is 'finished'; only points that run or wait can be stopped"),
         ("local", "interrupted", "point 0 is 'interrupted'; only points that run or wait can be stopped"),
-        ("", "", "point 0 has not started; --all ends the process that launches the sweep, and would start it"),
+        ("", "", "point 0 has not started; --all keeps it from that, and ends the process that launches the sweep"),
         ("somebodys", "", "point 0 cannot be stopped: runner: 'somebodys' is not registered; known: local, slurm"),
     ],
 )
