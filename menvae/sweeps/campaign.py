@@ -222,9 +222,14 @@ def _log_end(statuses: Sequence[PointStatus]) -> None:
 
 
 def fate_counts(statuses: Sequence[PointStatus]) -> str:
-    """Return the number of points with each fate, such as ``1 failed, 2 finished``; ``replaced`` has a stand-in."""
-    counts = Counter("replaced" if status.stand_in is not None else str(status.fate) for status in statuses)
+    """Return the number of points in each state, such as ``1 failed, 2 finished``."""
+    counts = Counter(map(state_of, statuses))
     return ", ".join(f"{count} {fate}" for fate, count in counts.items())
+
+
+def state_of(status: PointStatus) -> str:
+    """Return the fate of a point; ``replaced`` if another point runs in its place."""
+    return str(status.fate) if status.stand_in is None else "replaced"
 
 
 def label_with_stand_ins(status: PointStatus) -> str:
@@ -249,7 +254,7 @@ def status_table(statuses: Sequence[PointStatus]) -> Table:
         cells = (
             str(status.point.number),
             label_with_stand_ins(status),
-            str(status.fate),
+            state_of(status),
             f"{status.epochs}/{status.max_epochs or '?'}" if status.point.run else "",
             f"{submissions[-1].launcher} {submissions[-1].job}" if submissions else "",
             reason_with_stand_in(status),

@@ -37,7 +37,7 @@ def of_cause(failed: Sequence[PointStatus], cause: str) -> list[PointStatus]:
     wanted = cause.strip().replace(" ", "_")
     known = {_word(fate) for fate in Fate if fate.has_failed and fate != Fate.REFUSED} | set(map(cause_of, failed))
     if wanted not in known:
-        raise UserError(f"sweep.cause: '{cause}' is no cause of a failure; {nearest(wanted, known)}")
+        raise UserError(f"--cause: '{cause}' is no cause of a failure; {nearest(wanted, known)}")
     return [status for status in failed if wanted in (_word(status.fate), cause_of(status))]
 
 

@@ -180,7 +180,7 @@ def test_one_sentence(
         ("sweep", ["watch"], "output_dir: '"),
         ("sweep", ["watch", "sweeps.name=a"], "watch: sweeps.name: no such key; did you mean 'sweep.name'?"),
         ("sweep", ["watch", "a_sweep"], "watch: 'a_sweep' is no key; a sweep is chosen with sweep.name=NAME"),
-        ("sweep", ["watch", "--every", "0"], "watch: --every: '0' is not allowed; it should be 0.5 to 3600.0 seconds"),
+        ("sweep", ["watch", "--every", "0"], "watch: --every: '0' is not allowed; it should be 0.5 to 3600 seconds"),
         ("sweep", ["watch", "--every=often"], "watch: --every: 'often' is not allowed"),
         ("sweep", ["watch", "--html"], "watch: --html: a value is required"),
         ("sweep", ["watch", "--once=1"], "watch: --once: takes no value"),

@@ -234,7 +234,7 @@ def test_points_of_one_cause() -> None:
     assert of_cause(every, "out_of_memory") == of_cause(every, "out of memory") == [memory]
     assert of_cause(every, "ZeroDivisionError") == of_cause(every, "failed") == [zero]
     assert of_cause(every, "preempted") == []
-    with pytest.raises(UserError, match=r"sweep.cause: 'out_of_memry' is no cause .*did you mean 'out_of_memory'\?"):
+    with pytest.raises(UserError, match=r"--cause: 'out_of_memry' is no cause .*did you mean 'out_of_memory'\?"):
         of_cause(every, "out_of_memry")
     with pytest.raises(UserError, match="'cannot_run' is no cause of a failure"):
         of_cause(every, "cannot_run")

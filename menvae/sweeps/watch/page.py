@@ -15,19 +15,31 @@ from menvae.errors import UserError
 from menvae.files import write_text
 from menvae.presentation.page import render
 from menvae.presentation.sortable import Cell, Column, Table, sorting_script
-from menvae.sweeps.campaign import fate_counts, label_with_stand_ins, reason_with_stand_in
-from menvae.sweeps.runners import Fate
+from menvae.sweeps.campaign import fate_counts, label_with_stand_ins, reason_with_stand_in, state_of
 from menvae.sweeps.status import PointStatus
 from menvae.sweeps.watch.snapshot import Failures, PointView, Snapshot
 from menvae.sweeps.watch.standings import Best
-from menvae.sweeps.watch.words import epoch_words, epochs_words, hours_words, left_of, left_words, notes
+from menvae.sweeps.watch.words import (
+    BAD,
+    GOOD,
+    KINDS_OF_STATES,
+    REPLACED,
+    RUNS,
+    WAITS,
+    epoch_words,
+    epochs_words,
+    hours_words,
+    kind_of,
+    left_of,
+    left_words,
+    notes,
+)
 
 _SECONDS_BETWEEN_PAGES = 10
 _SHARE_OF_WRITING = 0.1
 """Largest share of the time that goes into writing pages: one of ten thousand points takes seconds."""
 _TEMPLATES = Path(__file__).with_name("templates")
-_KINDS = ("good", "run", "bad", "wait")
-_ORDER = ("run", "bad", "wait", "good")
+_ORDER = (RUNS, BAD, WAITS, GOOD, REPLACED)
 
 
 class RenewedPage:
@@ -71,7 +83,8 @@ def page_content(snapshot: Snapshot, place: Path, every_s: int | None) -> dict[s
         place: absolute path of the folder of the page.
         every_s: seconds after which a browser loads it again; None for never.
     """
-    counts = Counter(map(_kind, snapshot.statuses))
+    counts = Counter(map(kind_of, snapshot.statuses))
+    num_counted = max(1, sum(counts[kind] for kind in KINDS_OF_STATES))
     written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(snapshot.at))
     is_renewed = "renewed" if every_s else "last written"
     launched = [("Launched by", snapshot.launched_by)] if snapshot.launched_by else []
@@ -81,23 +94,14 @@ def page_content(snapshot: Snapshot, place: Path, every_s: int | None) -> dict[s
         "time": written,
         "written": int(snapshot.at),
         "every_s": every_s,
-        "banner": ("odd" if counts["bad"] else "good", fate_counts(snapshot.statuses) or "no points"),
-        "sentences": [f"{sentence}." for sentence in (left_words(snapshot), *notes(snapshot))],
-        "shares": [(kind, f"{100 * counts[kind] / max(1, len(snapshot.points)):.2f}") for kind in _KINDS],
+        "banner": ("odd" if counts[BAD] else "good", fate_counts(snapshot.statuses) or "no points"),
+        "sentences": [f"{sentence[0].upper()}{sentence[1:]}." for sentence in (left_words(snapshot), *notes(snapshot))],
+        "shares": [(kind, f"{100 * counts[kind] / num_counted:.2f}") for kind in KINDS_OF_STATES],
         "summary": [("Epochs", epochs_words(snapshot)), *_hours(snapshot), *launched],
         "failures": _failures(snapshot.failures) if snapshot.failures else None,
         "best": None if snapshot.best is None else _best(snapshot.best, snapshot, place),
         "points": _points(snapshot, place),
     }
-
-
-def _kind(status: PointStatus) -> str:
-    """Return the kind of a state, for its colour and its place."""
-    if status.fate.is_final or status.stand_in is not None:
-        return "good"
-    if status.fate == Fate.RUNNING:
-        return "run"
-    return "bad" if status.fate.has_failed else "wait"
 
 
 def _hours(snapshot: Snapshot) -> list[tuple[str, str]]:
@@ -142,7 +146,7 @@ def _best(best: Best, snapshot: Snapshot, place: Path) -> Table:
 def _points(snapshot: Snapshot, place: Path) -> Table:
     columns = [Column("#"), _words("point"), _words("state"), Column("epochs", first="descending"), Column("an epoch")]
     columns += [Column("left", title="once it runs"), _words("job"), _words("reason")]
-    ordered = sorted(snapshot.points, key=lambda point: _ORDER.index(_kind(point.status)))
+    ordered = sorted(snapshot.points, key=lambda point: _ORDER.index(kind_of(point.status)))
     rows = [_point(point, snapshot, place) for point in ordered]
     return Table("points-table", columns, rows, "Click a column header to sort; a point links to its report.")
 
@@ -155,7 +159,7 @@ def _point(point: PointView, snapshot: Snapshot, place: Path) -> list[Cell]:
     return [
         Cell(number, number),
         _label(status, _report(status, snapshot, place)),
-        Cell(str(status.fate), str(status.fate), f"state-{_kind(status)}"),
+        Cell(state_of(status), state_of(status), f"state-{kind_of(status)}"),
         Cell(epochs, str(status.epochs)),
         Cell(epoch_words(point), _exact(point.epoch_s)),
         Cell(left_of(point), _exact(point.left_s)),

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from menvae.sweeps.campaign import fate_counts, label_with_stand_ins
-from menvae.sweeps.runners import Fate
 from menvae.sweeps.status import PointStatus
 from menvae.sweeps.watch.snapshot import Failures, PointView, Snapshot
 from menvae.sweeps.watch.standings import Best
-from menvae.sweeps.watch.words import clock_time, epoch_words, epochs_words, hours_words, left_of, left_words, notes
+from menvae.sweeps.watch.words import (
+    KINDS_OF_STATES,
+    clock_time,
+    epoch_words,
+    epochs_words,
+    hours_words,
+    kind_of,
+    left_of,
+    left_words,
+    notes,
+)
 
 _MOST_FAILURES = 6
 _MOST_BEST = 6
 _FEWEST_RUNNING = 3
 _LINES_OF_A_TABLE = 3  # an empty one, its title and its header
 _BAR_WIDTH = 60
-_STYLES = ("green", "cyan", "red", "bright_black")
+_STYLES = dict(zip(KINDS_OF_STATES, ("green", "cyan", "red", "bright_black"), strict=True))
 
 
 def view(snapshot: Snapshot, height: int | None = None) -> Group:
@@ -37,16 +47,16 @@ def view(snapshot: Snapshot, height: int | None = None) -> Group:
         Text("; ".join([epochs_words(snapshot), left_words(snapshot), *hours_words(snapshot)])),
         *(Text(note, style="yellow") for note in notes(snapshot)),
     ]
-    tail: list[RenderableType] = []
+    failed = [("failed", failures_table(snapshot.failures))] if snapshot.failures else []
+    best = [] if snapshot.best is None else [(snapshot.best.title, best_table(snapshot.best))]
     lines = len(head) + 1  # the cursor's
-    for table in (failures_table(snapshot.failures), best_table(snapshot.best)):
-        if table is not None:
-            tail += ["", table]
-            lines += table.row_count + _LINES_OF_A_TABLE
+    lines += sum(table.row_count + _LINES_OF_A_TABLE for _, table in (*failed, *best))
     room = None if height is None else max(_FEWEST_RUNNING, height - lines - _LINES_OF_A_TABLE)
-    running = running_table(snapshot.running, room)
-    middle: list[RenderableType] = [] if running is None else ["", running]
-    return Group(*head, *middle, *tail)
+    running = [("running", running_table(snapshot.running, room))] if snapshot.running else []
+    parts: list[RenderableType] = []
+    for title, table in (*running, *failed, *best):
+        parts += ["", Text(title), table]  # a title within a table would be folded to its width
+    return Group(*head, *parts)
 
 
 def change_line(snapshot: Snapshot) -> str:
@@ -56,29 +66,18 @@ def change_line(snapshot: Snapshot) -> str:
 
 def bar(statuses: Sequence[PointStatus]) -> Text:
     """Return a bar with a share for the points that are done, run, have failed, and wait."""
-    kinds = [_kind(status) for status in statuses]
-    counts = [kinds.count(kind) for kind in range(len(_STYLES))]
-    ends = [round(sum(counts[: kind + 1]) * _BAR_WIDTH / max(1, len(kinds))) for kind in range(len(_STYLES))]
-    widths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
-    parts = [("\N{FULL BLOCK}" * width, style) for width, style in zip(widths, _STYLES, strict=True)]
+    kinds = [kind for kind in map(kind_of, statuses) if kind in _STYLES]
+    counts = [kinds.count(kind) for kind in _STYLES]
+    ends = [round(sum(counts[: index + 1]) * _BAR_WIDTH / max(1, len(kinds))) for index in range(len(counts))]
+    widths = [end - start for start, end in pairwise([0, *ends])]
+    parts = [("\N{FULL BLOCK}" * width, style) for width, style in zip(widths, _STYLES.values(), strict=True)]
     return Text.assemble(*parts)
 
 
-def _kind(status: PointStatus) -> int:
-    """Return the place of a state in `_STYLES`."""
-    if status.fate.is_final or status.stand_in is not None:
-        return 0
-    if status.fate == Fate.RUNNING:
-        return 1
-    return 2 if status.fate.has_failed else 3
-
-
-def running_table(running: Sequence[PointView], room: int | None) -> Table | None:
-    """Return a table of the points that run, as many as there is room for; None if none does."""
-    if not running:
-        return None
+def running_table(running: Sequence[PointView], room: int | None) -> Table:
+    """Return a table of the points that run, as many as there is room for."""
     shown = running if room is None or len(running) <= room else running[: room - 1]
-    table = _table("running", ("", "point", "epochs", "an epoch", "left"))
+    table = _table(("", "point", "epochs", "an epoch", "left"))
     for point in shown:
         status = point.status
         epochs = f"{status.epochs}/{status.max_epochs or '?'}"
@@ -89,11 +88,9 @@ def running_table(running: Sequence[PointView], room: int | None) -> Table | Non
     return table
 
 
-def failures_table(failures: Sequence[Failures]) -> Table | None:
-    """Return a table of the causes of failures, the newest first; None without failures."""
-    if not failures:
-        return None
-    table = _table("failed", ("cause", "points", "newest", "", "reason"))
+def failures_table(failures: Sequence[Failures]) -> Table:
+    """Return a table of the causes of failures, the newest first."""
+    table = _table(("cause", "points", "newest", "point", "reason"))
     for one in failures[:_MOST_FAILURES]:
         at = "" if one.newest.failed_at is None else clock_time(one.newest.failed_at)
         status = one.newest.status
@@ -101,18 +98,16 @@ def failures_table(failures: Sequence[Failures]) -> Table | None:
     return table
 
 
-def best_table(best: Best | None) -> Table | None:
-    """Return a table of the best points; None if none has a result."""
-    if best is None:
-        return None
-    table = _table(best.title, ("", "point", *best.columns))
+def best_table(best: Best) -> Table:
+    """Return a table of the best points."""
+    table = _table(("", "point", *best.columns))
     for one in best.rows[:_MOST_BEST]:
         _add(table, (str(one.status.point.number), label_with_stand_ins(one.status), *one.values))
     return table
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", title=Text(title), title_justify="left")
+def _table(columns: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(Text(column), overflow="ellipsis", no_wrap=True)
     return table

@@ -7,11 +7,25 @@ from collections.abc import Mapping
 
 from menvae.presentation.text import counted, duration
 from menvae.sweeps.runners import Fate
+from menvae.sweeps.status import PointStatus
 from menvae.sweeps.watch.snapshot import Kind, PointView, Snapshot
 
+GOOD, RUNS, BAD, WAITS = KINDS_OF_STATES = ("good", "run", "bad", "wait")
+REPLACED = "replaced"
 UNKNOWN = "?"
 _KINDS: tuple[Kind, ...] = ("GPU", "CPU")
 _HALF_A_DAY_S = 12 * 3600
+
+
+def kind_of(status: PointStatus) -> str:
+    """Return the kind of a state, for its colour: one of `KINDS_OF_STATES`, or `REPLACED`."""
+    if status.stand_in is not None:
+        return REPLACED
+    if status.fate.is_final:
+        return GOOD
+    if status.fate == Fate.RUNNING:
+        return RUNS
+    return BAD if status.fate.has_failed else WAITS
 
 
 def clock_time(at: float) -> str:
