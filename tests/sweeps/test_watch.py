@@ -154,7 +154,7 @@ def test_a_point_that_waits_for_nobody_is_not_to_come(sweep: Sweep, made: Made) 
     assert snapshot.is_over
     assert (snapshot.left_s, snapshot.to_come_h) == (0.0, {})
     output = shown(snapshot)
-    assert "1 point has not started, and no process launches them: repeat the sweep's command" in output
+    assert "1 point has not started, and no process launches it: repeat the sweep's command" in output
 
 
 def test_nobody_knows_how_long_the_first_epoch_takes(sweep: Sweep, made: Made) -> None:

@@ -96,5 +96,6 @@ def notes(snapshot: Snapshot) -> list[str]:
     waiting = sum(status.fate == Fate.NOT_STARTED for status in snapshot.statuses)
     if not waiting or snapshot.launched_by:
         return []
-    verb = "has" if waiting == 1 else "have"
-    return [f"{counted(waiting, 'point')} {verb} not started, and no process launches them: repeat the sweep's command"]
+    verb, them = ("has", "it") if waiting == 1 else ("have", "them")
+    started = f"{counted(waiting, 'point')} {verb} not started, and no process launches {them}"
+    return [f"{started}: repeat the sweep's command"]
