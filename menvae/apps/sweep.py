@@ -136,7 +136,9 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not _SHORTEST_S <= seconds <= _LONGEST_S:
-        raise UserError(f"watch: --every: '{text}' is not allowed; it should be {_SHORTEST_S:g} to {_LONGEST_S:g} seconds")
+        raise UserError(
+            f"watch: --every: '{text}' is not allowed; it should be {_SHORTEST_S:g} to {_LONGEST_S:g} seconds"
+        )
     return seconds
 
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from menvae.files import FolderLock
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.sweep import Point, Submission, Sweep
+from menvae.sweeps.trials import journal
 from menvae.sweeps.watch.forecast import Clock, all_left_s, with_epochs
 from menvae.sweeps.watch.loop import watch
 from menvae.sweeps.watch.page import RenewedPage
@@ -155,6 +156,14 @@ def test_a_point_that_waits_for_nobody_is_not_to_come(sweep: Sweep, made: Made) 
     assert (snapshot.left_s, snapshot.to_come_h) == (0.0, {})
     output = shown(snapshot)
     assert "1 point has not started, and no process launches it: repeat the sweep's command" in output
+
+
+def test_a_search_says_that_its_next_points_do_not_count(sweep: Sweep, made: Made) -> None:
+    journal(sweep).parent.mkdir()
+    words = "points that the search has yet to choose are not counted"
+    with held(made.point(0, "running", seconds=[8.0] * 4), journal(sweep).parent):
+        assert words in shown(Watcher(sweep).look())
+    assert words not in shown(Watcher(sweep).look()), "nothing searches any more"
 
 
 def test_nobody_knows_how_long_the_first_epoch_takes(sweep: Sweep, made: Made) -> None:

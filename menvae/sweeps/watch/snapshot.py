@@ -22,6 +22,7 @@ from menvae.sweeps.runners import Fate
 from menvae.sweeps.status import PointStatus, StatusReader, refused_status
 from menvae.sweeps.stopping import launching
 from menvae.sweeps.sweep import Sweep
+from menvae.sweeps.trials import has_study
 from menvae.sweeps.watch.forecast import Clock, all_left_s, left_s, with_epochs
 from menvae.sweeps.watch.standings import Best, Standings
 
@@ -89,6 +90,7 @@ class Snapshot:
         failures: by cause, that of the newest failure first.
         best: the best finished points; None if none has a result.
         launched_by: the process that launches points now, or empty.
+        searches: whether its points are trials of a study, of which nobody knows those to come.
     """
 
     sweep: Sweep
@@ -100,6 +102,7 @@ class Snapshot:
     failures: tuple[Failures, ...] = ()
     best: Best | None = None
     launched_by: str = ""
+    searches: bool = False
 
     @property
     def statuses(self) -> list[PointStatus]:
@@ -174,6 +177,7 @@ class Watcher:
             _failures(views),
             self._best(statuses),
             "" if process is None else str(process),
+            has_study(self._sweep),
         )
 
     def _views(self, statuses: Sequence[PointStatus], timed: Sequence[_Timed], now: float) -> list[PointView]:

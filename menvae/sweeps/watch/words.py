@@ -92,9 +92,11 @@ def left_of(point: PointView) -> str:
 
 
 def notes(snapshot: Snapshot) -> list[str]:
-    """Return what the reader may have to do."""
+    """Return what the reader may have to know, or to do."""
+    if snapshot.launched_by:
+        return ["points that the search has yet to choose are not counted"] if snapshot.searches else []
     waiting = sum(status.fate == Fate.NOT_STARTED for status in snapshot.statuses)
-    if not waiting or snapshot.launched_by:
+    if not waiting:
         return []
     verb, them = ("has", "it") if waiting == 1 else ("have", "them")
     started = f"{counted(waiting, 'point')} {verb} not started, and no process launches {them}"
