@@ -183,8 +183,14 @@ class RetriedTrials:
             return
         for numbers, point, texts in zip(self._numbers, points, overrides, strict=True):
             own = [trial for trial in trials_of(self._study) if tuple(trial.user_attrs[OVERRIDES]) == point.overrides]
-            numbers += [trial.number for trial in own if trial.state.name == "RUNNING"]
-            numbers += [begin_again(self._study, trial, texts) for trial in own if trial.state.name == "FAIL"]
+            running = [trial for trial in own if trial.state.name == "RUNNING"]
+            failed = [trial for trial in own if trial.state.name == "FAIL"]
+            if tuple(texts) != point.overrides:  # another point carries them out, which a running trial cannot say
+                for trial in running:
+                    self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+                running, failed = [], [*running, *failed]
+            numbers += [trial.number for trial in running]
+            numbers += [begin_again(self._study, trial, texts) for trial in failed]
 
     @property
     def trials(self) -> list[Trial | None]:

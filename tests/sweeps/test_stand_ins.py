@@ -15,6 +15,7 @@ from rich.console import Console
 from menvae.composition.settings import SweepSettings
 from menvae.errors import UserError
 from menvae.runs.job import Job
+from menvae.studies import Trial, open_storage
 from menvae.sweeps.campaign import fate_counts, status_table
 from menvae.sweeps.causes import cause_of, of_cause
 from menvae.sweeps.changes import overrides_with, with_changes
@@ -22,6 +23,7 @@ from menvae.sweeps.plan import PlannedPoint, plan_points, plan_table
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.status import PointStatus, sweep_status
 from menvae.sweeps.sweep import Point, Submission, Sweep
+from menvae.sweeps.trials import OVERRIDES, RetriedTrials, journal, trials_of
 
 CONFIG: dict[str, Any] = {
     "trainer": {"batch_size": 8, "max_epochs": 3, "resume": "auto", "gradient_clip": None},
@@ -157,6 +159,27 @@ def test_a_stand_in_without_a_configuration_is_one_sentence(sweep: Sweep) -> Non
     sweep.job_file(stand_in).unlink()
     (planned,) = plan(sweep, [8])
     assert planned.problem.startswith("job file '")
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_a_study_knows_which_values_its_trial_had(sweep: Sweep, has_ended: bool) -> None:
+    """A trial that has failed, or whose point was stopped before the study was told."""
+    import optuna
+
+    journal(sweep).parent.mkdir(parents=True)
+    study = optuna.create_study(study_name="search", storage=open_storage(str(journal(sweep))))
+    old = study.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
+    old.set_user_attr(OVERRIDES, ["trainer.batch_size=8"])
+    if has_ended:
+        study.tell(old, state=optuna.trial.TrialState.FAIL)
+    point = keep(sweep, 0, 8, "interrupted")
+    sweep.prepare(point, config_of(8), Trial(str(journal(sweep)), "search", old.number, "", "none", 0, 0))
+    (trial,) = RetriedTrials(sweep, [point], [("trainer.batch_size=4",)]).trials
+    assert trial is not None
+    (counted,) = trials_of(study)
+    assert (counted.number, counted.state.name, counted.params) == (trial.number, "RUNNING", old.params)
+    assert counted.user_attrs[OVERRIDES] == ["trainer.batch_size=4"]
+    assert study.trials[old.number].state.name == "FAIL", "it does not run for ever"
 
 
 def test_changed_configurations(sweep: Sweep) -> None:
