@@ -43,8 +43,10 @@ def left_words(snapshot: Snapshot) -> str:
     """Return how long a sweep still takes, or why nobody knows."""
     if snapshot.is_over:
         return "nothing runs or waits"
+    if not snapshot.running:
+        return "time left unknown: nothing runs now"
     if snapshot.left_s is None:
-        return "time left unknown: no epoch has ended" if snapshot.running else "time left unknown: nothing runs now"
+        return "time left unknown: no epoch has ended"
     form = "%H:%M" if snapshot.left_s < _HALF_A_DAY_S else "%a %d %b, %H:%M"
     end = time.strftime(form, time.localtime(snapshot.at + snapshot.left_s))
     return f"about {duration(snapshot.left_s)} left, until {end}"
