@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,8 +13,9 @@ from menvae.files import DamagedFileError, FolderLock, read_json
 from menvae.registry import lookup
 from menvae.runs.directory import ENDED, read_status, trackers_of
 from menvae.runs.reading import value_at
+from menvae.sweeps.rereading import Appended, Remembered, Stamp, stamp_of
 from menvae.sweeps.runners import Fate, JobState, Runner
-from menvae.sweeps.sweep import Point, Submission, Sweep
+from menvae.sweeps.sweep import Point, Submission, Sweep, read_point
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class PointStatus:
         epochs: number of finished epochs.
         max_epochs: number of epochs of the run; None before a job is prepared.
         trackers: keys of the trackers that have the complete run.
+        stand_in: number of the point that runs in its place, if it has failed and there is one.
+        stands_for: numbers of the failed points in whose place it runs.
     """
 
     point: Point
@@ -37,18 +41,124 @@ class PointStatus:
     epochs: int
     max_epochs: int | None
     trackers: frozenset[str] = frozenset()
+    stand_in: int | None = None
+    stands_for: tuple[int, ...] = ()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended without finishing or cannot run, and no other point runs in its place."""
+        return self.fate.has_failed and self.stand_in is None
+
+
+class StatusReader:
+    """Reads the status of the points of a sweep again and again.
+
+    A file that has not changed is not read again, and of a point whose run has ended, only two files are looked at.
+
+    Args:
+        sweep: the sweep.
+        ask_every_s: seconds for which the answers of runners are taken to hold.
+    """
+
+    def __init__(self, sweep: Sweep, *, ask_every_s: float = 0.0) -> None:
+        self._sweep, self._ask_every_s = sweep, ask_every_s
+        self._point = Remembered(read_point)
+        self._run = Remembered(lambda path: read_status(path.parent))
+        self._outcome = Remembered(lambda path: read_json(path, {"exit_code": int}))
+        self._max_epochs = Remembered(_max_epochs)
+        self._epochs = Appended(0, lambda total, lines: total + len(lines))
+        self._last_line = Remembered(_last_line)
+        self._ended: dict[str, tuple[Stamp | None, PointStatus]] = {}
+        self._asked: Mapping[str, Submission] = {}
+        self._answered: Mapping[str, JobState] = {}
+        self._asked_at = 0.0
+
+    def __call__(self, points: Iterable[Point] | None = None) -> list[PointStatus]:
+        """Return the status of points (default: all of the sweep); queries each runner once for all its jobs."""
+        chosen = self._sweep.points(self._point) if points is None else list(points)
+        known = [self._of_ended(point) for point in chosen]
+        going = [point for point, status in zip(chosen, known, strict=True) if status is None]
+        jobs = self._jobs(
+            {point.run: point.submissions[-1] for point in going if point.submissions and not self._has_ended(point)}
+        )
+        statuses = [
+            status or self._status(point, jobs.get(point.run)) for point, status in zip(chosen, known, strict=True)
+        ]
+        return _with_stand_ins(statuses) if points is None else statuses
+
+    def _of_ended(self, point: Point) -> PointStatus | None:
+        """Return the last status of a point if its run had ended, and neither of them has changed since."""
+        stamp, status = self._ended.get(point.run, (None, None))
+        is_same = status is not None and status.point == point and stamp == stamp_of(self._run_file(point))
+        return status if is_same else None
+
+    def _has_ended(self, point: Point) -> bool:
+        """Return whether the run of a point has ended: what its runner says does not matter then."""
+        return _unless_damaged(lambda: self._run(self._run_file(point)), []).get("state") in ENDED
+
+    def _jobs(self, submissions: Mapping[str, Submission]) -> Mapping[str, JobState]:
+        """Return what runners say of jobs; what they said last, if that was a moment ago and of the same jobs."""
+        now = time.monotonic()
+        if submissions != self._asked or now - self._asked_at >= self._ask_every_s:
+            self._asked, self._asked_at, self._answered = submissions, now, _job_states(submissions)
+        return self._answered
+
+    def _status(self, point: Point, job_state: JobState | None) -> PointStatus:
+        sweep, run_dir = self._sweep, self._sweep.runs / point.run
+        damaged = [point.damage] if point.damage else []
+        stamp = stamp_of(self._run_file(point))
+        run = _unless_damaged(lambda: self._run(self._run_file(point)), damaged)
+        outcome = _unless_damaged(lambda: self._outcome(sweep.folder(point) / "outcome.json"), damaged)
+        job = _unless_damaged(lambda: self._max_epochs(sweep.job_file(point)), damaged)
+        fate, reason = _fate(point, run, outcome, job_state, FolderLock.is_held(run_dir))
+        reason = "; ".join(filter(None, (reason, *damaged)))
+        if not reason and fate in (Fate.FAILED, Fate.LOST) and point.submissions:
+            reason = self._last_line(sweep.log(point.submissions[-1]))
+        epochs = self._epochs(run_dir / "metrics.jsonl")
+        directory = run_dir if run_dir.is_dir() else None
+        status = PointStatus(point, fate, reason, directory, epochs, job.get("max_epochs"), trackers_of(run))
+        if fate.is_final and not damaged:
+            self._ended[point.run] = (stamp, status)
+        return status
+
+    def _run_file(self, point: Point) -> Path:
+        return self._sweep.runs / point.run / "status.json"
 
 
 def sweep_status(sweep: Sweep, points: Iterable[Point] | None = None) -> list[PointStatus]:
     """Return the status of the points of a sweep (default: all); queries each runner once for all its jobs."""
-    chosen = sweep.points() if points is None else list(points)
-    jobs = _job_states({point.run: point.submissions[-1] for point in chosen if point.submissions})
-    return [_point_status(sweep, point, jobs.get(point.run)) for point in chosen]
+    return StatusReader(sweep)(points)
 
 
-def refused_status(sweep: Sweep) -> list[PointStatus]:
-    """Return the status of the points that the last launch refused; points that ran before keep their own."""
-    known = sweep.points()
+def _max_epochs(path: Path) -> dict[str, Any]:
+    """Return ``max_epochs`` from a job file, whose whole configuration takes much memory; raises `DamagedFileError`."""
+    return {"max_epochs": value_at(read_json(path, {"config": dict}).get("config", {}), "trainer.max_epochs")}
+
+
+def _with_stand_ins(statuses: Sequence[PointStatus]) -> list[PointStatus]:
+    """Return the status of all points of a sweep, with the numbers of those that run in place of others."""
+    numbers = {status.point.run: status.point.number for status in statuses}
+    stand_ins = {run: status.point.number for status in statuses for run in status.point.stands_for}
+    if not stand_ins:
+        return list(statuses)
+    return [
+        replace(
+            status,
+            stand_in=stand_ins.get(status.point.run) if status.fate.has_failed else None,
+            stands_for=tuple(numbers[run] for run in status.point.stands_for if run in numbers),
+        )
+        for status in statuses
+    ]
+
+
+def refused_status(sweep: Sweep, points: Sequence[Point] | None = None) -> list[PointStatus]:
+    """Return the status of the points that the last launch refused; points that ran before keep their own.
+
+    Args:
+        sweep: the sweep.
+        points: all its points, if they have been read already.
+    """
+    known = sweep.points() if points is None else points
     have_run = {point.overrides for point in known}
     first = max((point.number for point in known), default=-1) + 1
     try:
@@ -83,22 +193,6 @@ def _answers(launcher: str, submissions: Mapping[str, Submission]) -> Mapping[st
     return dict.fromkeys(submissions, JobState(Fate.UNKNOWN, reason))
 
 
-def _point_status(sweep: Sweep, point: Point, job_state: JobState | None) -> PointStatus:
-    run_dir = sweep.runs / point.run
-    damaged = [point.damage] if point.damage else []
-    run = _unless_damaged(lambda: read_status(run_dir), damaged)
-    outcome = _unless_damaged(lambda: read_json(sweep.folder(point) / "outcome.json", {"exit_code": int}), damaged)
-    job = _unless_damaged(lambda: read_json(sweep.job_file(point), {"config": dict}), damaged)
-    fate, reason = _fate(point, run, outcome, job_state, FolderLock.is_held(run_dir))
-    reason = "; ".join(filter(None, (reason, *damaged)))
-    if not reason and fate in (Fate.FAILED, Fate.LOST) and point.submissions:
-        reason = _last_line(sweep.log(point.submissions[-1]))
-    metrics = run_dir / "metrics.jsonl"
-    epochs = metrics.read_bytes().count(b"\n") if metrics.is_file() else 0
-    max_epochs = value_at(job.get("config", {}), "trainer.max_epochs")
-    return PointStatus(point, fate, reason, run_dir if run_dir.is_dir() else None, epochs, max_epochs, trackers_of(run))
-
-
 def _fate(
     point: Point,
     run: Mapping[str, Any],
@@ -130,7 +224,7 @@ def _fate(
     return (Fate.LOST if code is None else Fate.FAILED), ""
 
 
-def _unless_damaged(read: Callable[[], dict[str, Any]], damaged: list[str]) -> dict[str, Any]:
+def _unless_damaged(read: Callable[[], Mapping[str, Any]], damaged: list[str]) -> Mapping[str, Any]:
     """Return what ``read`` returns; empty if the file is damaged, with the damage added to ``damaged``."""
     try:
         return read()
