@@ -94,6 +94,13 @@ class FolderLock:
                 return True
         return False
 
+    @staticmethod
+    def holder(folder: Path) -> str:
+        """Return which process holds the lock of a folder, such as ``process 812 on node3``; empty if none does."""
+        if not FolderLock.is_held(folder):
+            return ""
+        return (folder / ".lock").read_text().strip() or "another process"
+
     @property
     def is_lost(self) -> bool:
         """Whether the folder was removed, or replaced by another of the same name, since it was locked."""

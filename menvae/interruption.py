@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from menvae.errors import RunInterruptedError
+from menvae.errors import RunInterruptedError, UserError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 """Signals that schedulers (SIGTERM, SIGUSR2) and users (Ctrl-C) send."""
@@ -85,6 +85,22 @@ def stop_requests(time_limit_min: float | None = None) -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def terminate(process: int) -> None:
+    """Send SIGTERM to a process.
+
+    Args:
+        process: its id.
+
+    Raises:
+        ProcessLookupError: it does not exist.
+        UserError: it belongs to another user.
+    """
+    try:
+        os.kill(process, signal.SIGTERM)
+    except PermissionError:
+        raise UserError(f"process {process} belongs to another user, who alone can end it") from None
 
 
 def leave_stopping_to_parent() -> None:

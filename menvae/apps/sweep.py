@@ -1,19 +1,23 @@
-"""``menvae-sweep plan|status|retry|promote|sync``: what a sweep runs and its state; rerun, keep and send its points."""
+"""``menvae-sweep VERB``: show what a sweep would run and how it goes, stop it, run, keep or send its points."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from menvae.apps.sweep_arguments import RetryArguments, parted, typed
 from menvae.errors import ExitCode, UserError, nearest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from menvae.sweeps.status import PointStatus
+    from menvae.sweeps.sweep import Sweep
 
 _USAGE = """\
 menvae-sweep plan [group=option ...] [key=value,value ...]
@@ -27,9 +31,21 @@ menvae-sweep status [sweep.name=NAME] [output_dir=./outputs]
     Show the state of every point of a sweep (default: the latest): finished, running, pending, failed, timed out, ...
     The exit code is 1 if a point has failed, has collapsed (except in a search) or cannot run, else 0.
 
+menvae-sweep watch [--html FILE] [--every SECONDS] [--once] [sweep.name=NAME] [output_dir=./outputs]
+    Show a sweep while it runs: points by state, epochs, time left of each and of all, GPU or CPU hours, failures by
+    cause, the best points. --html writes a page that a browser loads again by itself, --once ends after one look. Ends
+    with the sweep, with the exit code of status; Ctrl-C leaves it (exit code 0).
+
+menvae-sweep stop POINT ... | --all [sweep.name=NAME] [output_dir=./outputs]
+    Let points (numbers, or names of runs) write their checkpoints and end: local ones by a signal, SLURM's by scancel.
+    --all also ends the process that launches the sweep. The same command as before, or retry, resumes them.
+
 menvae-sweep retry [sweep.name=NAME] [output_dir=./outputs] [hydra.launcher.KEY=VALUE ...]
+                   [--cause CAUSE [KEY=VALUE ...]]
     Run the failed points of a sweep again with the same configuration. The launcher is the same too, unless overridden
-    (hydra/launcher=NAME or site=NAME replaces it).
+    (hydra/launcher=NAME or site=NAME replaces it). --cause: only points that failed so (out_of_memory, timed_out,
+    failed, lost, ..., or the name of an exception), with other values of keys if you give some: a point whose result
+    that changes is a new point, which stands for the one that failed.
 
 menvae-sweep promote POINT --config-dir FOLDER [--name NAME] [sweep.name=NAME] [output_dir=./outputs] [overwrite=true]
     Write FOLDER/experiment/NAME.yaml with the whole configuration of a point (its number, or the name of its run, which
@@ -42,13 +58,22 @@ menvae-sweep sync [sweep.name=NAME] [output_dir=./outputs] [tracking.uri=URI] [t
     in progress are left alone. The exit code is 1 if something could not be sent, else 0.
 """
 
-_FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-path", "-cp")
+_SHORTEST_S, _LONGEST_S = 0.5, 3600.0
+"""Between two looks at a sweep."""
 
 
 def main() -> None:
     """Entry point: runs the command named by the first argument."""
     verb, arguments = "".join(sys.argv[1:2]), sys.argv[2:]
-    verbs = {"plan": plan, "status": status, "retry": retry, "promote": promote, "sync": sync}
+    verbs = {
+        "plan": plan,
+        "status": status,
+        "watch": watch,
+        "stop": stop,
+        "retry": retry,
+        "promote": promote,
+        "sync": sync,
+    }
     if verb in ("", "-h", "--help") or {"-h", "--help"} & set(arguments):
         sys.stdout.write(_USAGE)
         sys.exit(ExitCode.DONE if verb else ExitCode.WRONG_INPUT)
@@ -75,10 +100,8 @@ def _show_status(config: DictConfig) -> int:
     from menvae.configuration import check_present, path_of, plain_values, section_of
     from menvae.console import logs
     from menvae.sweeps.campaign import fate_counts, status_table
-    from menvae.sweeps.runners import Fate
     from menvae.sweeps.status import refused_status, sweep_status
     from menvae.sweeps.sweep import find_sweep
-    from menvae.sweeps.trials import has_study
 
     keys = plain_values(config, ("output_dir", "sweep"))
     check_present(keys, ("output_dir",))
@@ -88,9 +111,96 @@ def _show_status(config: DictConfig) -> int:
     logs.show(f"sweep {sweep.path}")
     logs.show(status_table(statuses))
     logs.show(fate_counts(statuses))
+    return _exit_code(sweep, statuses)
+
+
+def _exit_code(sweep: Sweep, statuses: Sequence[PointStatus]) -> int:
+    """Return 1 if a point has failed, or has collapsed where that is no valid result."""
+    from menvae.sweeps.runners import Fate
+    from menvae.sweeps.trials import has_study
+
     searches = has_study(sweep)  # where a collapsed run is a valid result
-    bad = [one for one in statuses if one.fate.has_failed or (one.fate == Fate.COLLAPSED and not searches)]
-    return int(bool(bad))
+    return int(any(one.has_failed or (one.fate == Fate.COLLAPSED and not searches) for one in statuses))
+
+
+def watch(arguments: list[str]) -> None:
+    """Show a sweep while it runs."""
+    _carry_out(lambda: _watch(arguments))
+
+
+def _watch(arguments: Sequence[str]) -> int:
+    from menvae.configuration import path_of
+    from menvae.sweeps.watch.loop import watch as watch_sweep
+    from menvae.sweeps.watch.snapshot import Watcher
+
+    words, given = typed("watch", arguments, ["--html", "--every"], ["--once"])
+    if words:
+        raise UserError(f"watch: '{words[0]}' is no key; a sweep is chosen with sweep.name=NAME")
+    every_s = _seconds(given.get("--every", "2"))
+    html = path_of(given["--html"], "--html") if "--html" in given else None
+    sweep = _sweep_of(given)
+    last, is_left = watch_sweep(Watcher(sweep), html, every_s, once="--once" in given)
+    return ExitCode.DONE if is_left else _exit_code(sweep, last.statuses)
+
+
+def _seconds(text: str) -> float:
+    """Return the seconds between two looks; raises `UserError`."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not _SHORTEST_S <= seconds <= _LONGEST_S:
+        raise UserError(
+            f"watch: --every: '{text}' is not allowed; it should be {_SHORTEST_S:g} to {_LONGEST_S:g} seconds"
+        )
+    return seconds
+
+
+def stop(arguments: list[str]) -> None:
+    """Let points of a sweep write their checkpoints and end."""
+    _carry_out(lambda: _stop(arguments))
+
+
+def _stop(arguments: Sequence[str]) -> int:
+    from rich.text import Text
+
+    from menvae.console import logs
+    from menvae.sweeps.stopping import stop_all, stop_points
+    from menvae.sweeps.sweep import point_called
+
+    words, given = typed("stop", arguments, (), ["--all"])
+    if bool(words) == ("--all" in given):
+        raise UserError("stop: give points, by their numbers or the names of their runs, or --all")
+    sweep = _sweep_of(given)
+    logs.configure(None)
+    try:
+        asked = stop_points(sweep, [point_called(sweep, word) for word in words]) if words else stop_all(sweep)
+    finally:
+        logs.release()
+    for one in asked:
+        logs.show(Text(f"point {one.point.number} ({one.fate}): asked to stop; {one.point.label}"))
+    logs.show(
+        "each writes its checkpoint first; menvae-sweep status shows when it has ended, menvae-sweep retry resumes it"
+        if asked
+        else Text(f"nothing of sweep '{sweep.name}' runs or waits")
+    )
+    return ExitCode.DONE
+
+
+def _sweep_of(given: Mapping[str, str]) -> Sweep:
+    """Return the sweep that a command line without Hydra means; raises `UserError`."""
+    from menvae.configuration import path_of
+    from menvae.sweeps.sweep import find_sweep
+
+    return find_sweep(path_of(given["output_dir"], "output_dir").resolve(), given.get("sweep.name"))
+
+
+def _carry_out(task: Callable[[], int]) -> None:
+    """Run a task, and end this process with its exit code unless that is 0."""
+    from menvae.apps.outcome import carry_out
+
+    if code := carry_out("sweep", task):
+        sys.exit(code)
 
 
 def sync(arguments: list[str]) -> None:
@@ -124,60 +234,47 @@ def _sync(config: DictConfig) -> int:
 
 
 def retry(arguments: list[str]) -> None:
-    """Launch the failed points of a sweep again, with the same configurations."""
-    from menvae.apps.command_line import hydra_text
-    from menvae.apps.guard import launcher_overrides
-    from menvae.apps.outcome import carry_out
-
-    own = {"sweep.name": None, "output_dir": "./outputs"}
-    rest = []
-    for argument in arguments:
-        key, separator, value = argument.partition("=")
-        if separator and key in own:
-            own[key] = value.strip("\"'")  # quotes are for Hydra's grammar
-        else:
-            rest.append(argument)
+    """Launch the failed points of a sweep again, with the same configurations or with changed keys."""
+    rest: list[str] = []
 
     def arguments_of_launch() -> int:
-        from menvae.configuration import path_of
-        from menvae.sweeps.sweep import find_sweep
-
-        sweep = find_sweep(path_of(own["output_dir"], "output_dir").resolve(), own["sweep.name"])
-        flags, overrides = _parted(rest)
-        for override in overrides:
-            if not override.lstrip("+~").startswith(("hydra", "site=")):
-                raise UserError(
-                    f"'{override}': retry repeats points with the same configuration; only the launcher can be changed"
-                )
-        file = sweep.path / "sweep.json"
-        launcher = sweep.description()["launcher"]
-        typed = [*overrides, *(flag for flag in flags if flag.startswith("-"))]
-        stored = launcher_overrides(launcher, typed, str(file), is_own=file.stat().st_uid == os.geteuid())
-        stored_flags, stored_overrides = _parted(stored)
-        rest[:] = [  # Hydra accepts overrides only in one piece
-            *stored_flags,
-            *flags,
-            *stored_overrides,
-            *overrides,
-            f"output_dir={hydra_text(str(sweep.output_dir))}",
-            f"sweep.name={hydra_text(sweep.name)}",
-            "sweep.action=retry",
-        ]
+        rest[:] = _arguments_of_retry(RetryArguments.read(arguments))
         return ExitCode.DONE
 
-    code = carry_out("sweep", arguments_of_launch)
-    if code:
-        sys.exit(code)
+    _carry_out(arguments_of_launch)
     _sweep_of_train(rest)
+
+
+def _arguments_of_retry(given: RetryArguments) -> list[str]:
+    """Return the command line of ``menvae-train -m`` that carries out a retry; raises `UserError`."""
+    from menvae.apps.command_line import hydra_text
+    from menvae.apps.guard import launcher_overrides
+    from menvae.configuration import path_of
+    from menvae.sweeps.sweep import find_sweep
+
+    sweep = find_sweep(path_of(given.output_dir, "output_dir").resolve(), given.name)
+    file = sweep.path / "sweep.json"
+    launcher = sweep.description()["launcher"]
+    typed_flags = [*given.launcher, *(flag for flag in given.flags if flag.startswith("-"))]
+    stored = launcher_overrides(launcher, typed_flags, str(file), is_own=file.stat().st_uid == os.geteuid())
+    stored_flags, stored_overrides = parted(stored)
+    of_cause = [] if given.cause is None else [f"sweep.cause={hydra_text(given.cause)}"]
+    of_cause += [f"sweep.changes={hydra_text(given.changes)}"] if given.changes else []
+    return [  # Hydra accepts overrides only in one piece
+        *stored_flags,
+        *given.flags,
+        *stored_overrides,
+        *given.launcher,
+        f"output_dir={hydra_text(str(sweep.output_dir))}",
+        f"sweep.name={hydra_text(sweep.name)}",
+        "sweep.action=retry",
+        *of_cause,
+    ]
 
 
 def promote(arguments: list[str]) -> None:
     """Write an experiment file that reproduces a point by name."""
-    from menvae.apps.outcome import carry_out
-
-    code = carry_out("sweep", lambda: _promote(arguments))
-    if code:
-        sys.exit(code)
+    _carry_out(lambda: _promote(arguments))
 
 
 def _promote(arguments: Sequence[str]) -> int:
@@ -195,18 +292,19 @@ def _promote(arguments: Sequence[str]) -> int:
         chosen_parts,
         configuration_of,
         experiment_file,
-        point_called,
         write_experiment,
     )
-    from menvae.sweeps.sweep import find_sweep
+    from menvae.sweeps.sweep import point_called
 
-    called, typed = _promotion(arguments)
-    sweep = find_sweep(path_of(typed["output_dir"], "output_dir").resolve(), typed.get("sweep.name"))
-    point = point_called(sweep, called)
-    name, config = typed.get("--name", point.run), configuration_of(sweep, point)
+    points, given = typed("promote", arguments, ["--name", "--config-dir", "overwrite"])
+    if len(points) != 1:
+        raise UserError(f"promote: {len(points)} points given; give one, by its number or the name of its run")
+    sweep = _sweep_of(given)
+    point = point_called(sweep, points[0])
+    name, config = given.get("--name", point.run), configuration_of(sweep, point)
     check_name(name)
     _check_new(name)
-    folder = typed.get("--config-dir") or _folder_of(sweep.description()["launcher"])
+    folder = given.get("--config-dir") or _folder_of(sweep.description()["launcher"])
     base = OmegaConf.to_container(composed("train", chosen_parts(config)), resolve=True)
     about = [f"Point {point.number} of sweep {sweep.name}, run {point.run}:", " ".join(point.label.split())]
     text = experiment_file(config, cast("dict[str, Any]", base), about)
@@ -214,7 +312,7 @@ def _promote(arguments: Sequence[str]) -> int:
         write_experiment(Path(scratch), name, text, overwrite=True)
         again = composed("train", [f"experiment={name}"], Path(scratch))
     check_same_run(point, config, Experiment.from_config(again))
-    path = write_experiment(path_of(folder, "--config-dir"), name, text, overwrite=typed.get("overwrite") == "true")
+    path = write_experiment(path_of(folder, "--config-dir"), name, text, overwrite=given.get("overwrite") == "true")
     logs.show(f"wrote {path}: menvae-train --config-dir {shlex.quote(str(folder))} experiment={name}")
     return ExitCode.DONE
 
@@ -232,52 +330,12 @@ def _check_new(name: str) -> None:
     raise UserError(f"--name: '{name}' is the name of an experiment of menvae or of a plugin; choose another")
 
 
-def _promotion(arguments: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Return the point that ``promote`` is to write, and {flag or key: its value}; raises `UserError`.
-
-    >>> _promotion(["3", "--name", "best", "output_dir=there"])
-    ('3', {'output_dir': 'there', '--name': 'best'})
-    """
-    known = ("--name", "--config-dir", "sweep.name", "output_dir", "overwrite")
-    given: dict[str, str] = {"output_dir": "./outputs"}
-    points, rest = [], list(arguments)
-    while rest:
-        key, separator, value = rest.pop(0).partition("=")
-        if not separator and not key.startswith("-"):
-            points.append(key)
-            continue
-        if key not in known:
-            raise UserError(f"promote: {key}: no such key; {nearest(key, known)}")
-        if not separator and not rest:
-            raise UserError(f"promote: {key}: a value is required")
-        given[key] = (value if separator else rest.pop(0)).strip("\"'")
-    if len(points) != 1:
-        raise UserError(f"promote: {len(points)} points given; give one, by its number or the name of its run")
-    return points[0], given
-
-
 def _folder_of(launcher: Sequence[str]) -> str:
     """Return the folder of configuration files that a sweep was launched with; raises `UserError` without one."""
     folders = [value for flag, value in pairwise(launcher) if flag == "--config-dir"]
     if not folders:
         raise UserError("--config-dir: a value is required; give a folder of your own for configuration files")
     return folders[0]
-
-
-def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return flags of a command line, with their values, and its overrides.
-
-    >>> _parted(["--config-dir", "conf", "site=mine", "--cfg", "hydra", "hydra.launcher.num_parallel=2"])
-    (['--config-dir', 'conf', '--cfg', 'hydra'], ['site=mine', 'hydra.launcher.num_parallel=2'])
-    """
-    flags: list[str] = []
-    overrides: list[str] = []
-    expects_value = False
-    for argument in arguments:
-        is_flag = argument.startswith("-")
-        (flags if is_flag or expects_value else overrides).append(argument)
-        expects_value = is_flag and argument in _FLAGS_WITH_VALUE
-    return flags, overrides
 
 
 def _sweep_of_train(arguments: list[str], *, imports_most: bool = False) -> None:

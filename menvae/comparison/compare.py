@@ -306,6 +306,9 @@ def _run_notes(runs: Sequence[TrackedRun]) -> list[str]:
     collapsed = [run.name for run in runs if run.state == "collapsed"]
     if collapsed:
         notes.append(f"Stopped by the collapse watch, with gates evaluated at that point: {listed(collapsed)}.")
+    stand_ins = [f"{run.name} for {' and '.join(run.stands_for)}" for run in runs if run.stands_for]
+    if stand_ins:
+        notes.append(f"Run with other values of some keys, in place of points that failed: {listed(stand_ins)}.")
     versions = sorted({run.git_commit[:7] + run.git_commit[40:] for run in runs if run.git_commit})
     if len(versions) > 1:
         notes.append(f"The runs used {len(versions)} versions of the code ({listed(versions)}).")

@@ -80,6 +80,8 @@ def _run_row(
             row |= {f"test/{name}": None if gate is None else gate.value, **_about(f"test/{name}", gate)}
     if has_leaks:
         row |= {"largest_leaks": largest_leaks(run, "val"), "test/largest_leaks": largest_leaks(run, "test")}
+    if any(other.stands_for for configuration in comparison.rows for other in configuration.runs):
+        row["stands_for"] = " ".join(run.stands_for)
     return row | dict(run.figures)
 
 

@@ -279,7 +279,8 @@ def _runs(comparison: Comparison, store: RunStore, place: Path) -> Table:
         for run in one.runs:
             passed = sum(gate.passed for gate in run.gates.values())
             link = _report_link(run, store, place)
-            cells = [Cell(str(one.number), str(one.number)), Cell(run.name, run.name, "", run.artifact_uri, link)]
+            name = run.name + f" (stands for {' and '.join(run.stands_for)})" * bool(run.stands_for)
+            cells = [Cell(str(one.number), str(one.number)), Cell(name, run.name, "", run.artifact_uri, link)]
             cells.append(Cell(run.seed, run.seed))
             cells += [Cell(shown_value(value), value) for value in comparison.replicates.values(run)]
             cells.append(Cell(run.state, run.state, ""))

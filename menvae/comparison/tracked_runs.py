@@ -18,6 +18,7 @@ from menvae.comparison.judged import GateValue, Judged, JudgedSplit, LeakValue, 
 from menvae.errors import UserError, nearest
 from menvae.gates import METRIC_PREFIX
 from menvae.runs.directory import RUNS
+from menvae.runs.job import STANDS_FOR
 from menvae.runs.reading import EVALUATION
 from menvae.tracking.mlflow.reading import experiment_id, local_path, name_of, open_store, runs_of
 from menvae.tracking.mlflow.run import valid_key
@@ -52,6 +53,7 @@ class TrackedRun:
         artifact_uri: MLflow's location of its files.
         outside_identity: keys of ``data.*`` that its source declares irrelevant to the result; None for runs of older
             versions, which did not record them.
+        stands_for: runs that failed in the same sweep, in whose place it ran with other values of some keys.
     """
 
     run_id: str
@@ -68,6 +70,7 @@ class TrackedRun:
     git_commit: str = ""
     artifact_uri: str = ""
     outside_identity: tuple[str, ...] | None = None
+    stands_for: tuple[str, ...] = ()
 
     @property
     def seed(self) -> str:
@@ -231,6 +234,7 @@ def _tracked(run: Run, judged: Judged) -> TrackedRun:
         git_commit=tags.get("menvae.git_commit", ""),
         artifact_uri=run.info.artifact_uri or "",
         outside_identity=tuple(outside.split()) if (outside := tags.get("menvae.outside_identity")) else None,
+        stands_for=tuple(tags.get(STANDS_FOR, "").split()),
     )
 
 

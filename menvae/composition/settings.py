@@ -10,6 +10,7 @@ from pydantic import Field
 
 from menvae.composition.condition import Condition
 from menvae.composition.until import Until
+from menvae.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,9 @@ class SweepSettings:
         on_code_change: what to do about a point that a different version of the code has finished: ``warn`` keeps it,
             ``rerun`` runs it again.
         action: ``run`` unfinished points, only ``plan`` them, or ``retry`` only failed points.
+        cause: for ``retry``: only points that failed so: a fate such as ``out_of_memory``, or the name of an exception.
+        changes: for ``retry`` with a cause: overrides, such as ``trainer.batch_size=4``. Each point that fails so runs
+            with them, as a new point that stands for it if they change its result.
         cost: whether ``plan`` estimates how long the points take: it times some steps, and prepares missing data.
         space: {key: its values} in the syntax of ``-m``: ``1..5``, ``choice(8,16,24)``, ``range(8,33,8)``,
             ``zip(1,5,10)``; for sweepers that search also ``interval(0,10)``, ``tag(log,interval(1e-4,1e-2))``. Keys of
@@ -38,6 +42,8 @@ class SweepSettings:
     name: str | None = None
     on_code_change: Literal["warn", "rerun"] = "warn"
     action: Literal["run", "plan", "retry"] = "run"
+    cause: str | None = None
+    changes: tuple[str, ...] = ()
     cost: bool = False
     space: Mapping[str, str] = field(default_factory=dict)
     points: str | None = None
@@ -47,8 +53,12 @@ class SweepSettings:
     objectives: Mapping[str, Literal["maximize", "minimize"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the condition and the wanted interval; raises `UserError`."""
+        """Check the condition, the wanted interval, and what only a retry has; raises `UserError`."""
         _ = self.condition, self.wanted_interval
+        if self.changes and self.cause is None:
+            raise UserError("sweep.changes: needs sweep.cause; give menvae-sweep retry --cause CAUSE KEY=VALUE")
+        if self.cause is not None and self.action != "retry":
+            raise UserError(f"sweep.cause: only a retry has one; give menvae-sweep retry --cause {self.cause}")
 
     @property
     def condition(self) -> Condition | None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -101,6 +102,9 @@ class RunnerConformance(PartConformance):
             assert _ERROR in Path(point.submissions[-1].log).read_text()
             outcome = json.loads((sweep.folder(point) / "outcome.json").read_text())
             assert outcome["exit_code"] == ExitCode.WRONG_INPUT
+        with suppress(UserError):  # a queue may have no way to end jobs
+            runner.cancel({run: point.submissions[-1] for run, point in points.items()})
+        assert {status.fate for status in sweep_status(sweep)} == {Fate.FAILED}, "what has ended is left alone"
 
     def runs(self) -> list[str]:
         """Return the names of the runs of a test."""

@@ -115,3 +115,13 @@ def counted(number: int, noun: str) -> str:
     ('1 subject', '1,200 pairs')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Format a duration in two units.
+
+    >>> duration(59.6), duration(3661), duration(100 * 3600)
+    ('1 min 00 s', '1 h 01 min', '100 h 00 min')
+    """
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"

@@ -22,6 +22,7 @@ from menvae.pictures import PictureContext, Schedules, VolumeFacts, draw_picture
 from menvae.runs.directory import RunDirectory
 from menvae.runs.environment import code_hash, describe_environment
 from menvae.runs.extension import describe_parent
+from menvae.runs.job import STANDS_FOR, Job
 from menvae.runs.reading import flat, read_mapping
 from menvae.runs.tuning import TUNING
 from menvae.schedules import Schedule
@@ -90,8 +91,11 @@ def params_of(experiment: Experiment, here: Place) -> dict[str, Any]:
     return {**dict(flat(masked(experiment.config))), "num_ranks": here.num_ranks}
 
 
-def tags_of(experiment: Experiment, data: Data, directory: RunDirectory) -> dict[str, str]:
-    """Return the tags that identify a run: its name, hashes of data, targets and code, and the run that it extends."""
+def tags_of(experiment: Experiment, data: Data, directory: RunDirectory, job: Job | None) -> dict[str, str]:
+    """Return the tags that identify a run.
+
+    They are its name, hashes of data, targets and code, the run that it extends, and the runs that it stands for.
+    """
     git = read_json(directory.path / "environment.json", {"git": (dict, NoneType)}).get("git")
     parent = describe_parent(experiment).get("extends")
     return {
@@ -102,4 +106,5 @@ def tags_of(experiment: Experiment, data: Data, directory: RunDirectory) -> dict
         "menvae.outside_identity": " ".join(sorted(experiment.source.outside_identity)),
         "menvae.git_commit": git["commit"] + (" (modified)" if git["modified"] else "") if git else "unknown",
         **({} if parent is None else {"menvae.extends": parent["run"]}),
+        **({STANDS_FOR: " ".join(job.stands_for)} if job is not None and job.stands_for else {}),
     }

@@ -22,6 +22,8 @@ APPLICATION = "menvae.apps.job"
 """Module that trains a job; it imports everything, so code that starts a job only refers to it by name."""
 WARMED_APPLICATION = "menvae.apps.warmed"
 """Module of the process that has imported everything, and forks a process for each job."""
+STANDS_FOR = "menvae.stands_for"
+"""Tag of a run in trackers: the runs of failed points in whose place it ran, with other values of some keys."""
 _TYPES: Types = {"config": dict, "run": (str, NoneType), "point": (str, NoneType), "trial": (dict, NoneType)}
 
 
@@ -35,12 +37,14 @@ class Job:
         run: name of the run directory if a launcher chose it, or None.
         point: folder of the run's point in a sweep, or None.
         trial: trial of a study that this run carries out, or None.
+        stands_for: runs of failed points of the sweep in whose place this one runs.
     """
 
     config: Mapping[str, Any]
     run: str | None = None
     point: Path | None = None
     trial: Trial | None = None
+    stands_for: tuple[str, ...] = ()
 
     @property
     def sweep(self) -> Path | None:
@@ -50,7 +54,7 @@ class Job:
     @classmethod
     def read(cls, path: Path) -> Job:
         """Read a job file; raises `UserError` if it is missing or damaged."""
-        content = read_json(path, _TYPES)
+        content = read_json(path, _TYPES, {"stands_for": list})
         if not content:
             raise UserError(f"job file '{path}' does not exist")
         point, trial = content["point"], content["trial"]
@@ -58,12 +62,15 @@ class Job:
             of_study = Trial(**trial) if trial else None
         except TypeError as error:
             raise DamagedFileError(f"'{path}' is damaged: {error}") from None
-        return cls(content["config"], content["run"], Path(point) if point else None, of_study)
+        stands_for = tuple(map(str, content.get("stands_for", [])))
+        return cls(content["config"], content["run"], Path(point) if point else None, of_study, stands_for)
 
     def write(self, path: Path) -> None:
         """Write a job file atomically; only its owner may read it if it holds a password, which the job needs."""
-        content = {"config": dict(self.config), "run": self.run, "point": str(self.point) if self.point else None}
+        content: dict[str, Any] = {"config": dict(self.config), "run": self.run}
+        content |= {"point": str(self.point) if self.point else None}
         content |= {"trial": asdict(self.trial) if self.trial else None}
+        content |= {"stands_for": list(self.stands_for)} if self.stands_for else {}
         # on one line, which Python writes many times faster than indented ones: a sweep may have ten thousand
         write_text(path, json.dumps(content) + "\n", private=masked(content) != content)
 

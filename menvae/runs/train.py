@@ -190,7 +190,7 @@ def _main_rank_run(
     draw = describe(experiment, data, here, directory)
     run = AssembledRun(experiment, data, here, directory.path, stop, job)
     local.rewind(run.trainer.state.epoch)
-    facts = (params_of(experiment, here), tags_of(experiment, data, directory))
+    facts = (params_of(experiment, here), tags_of(experiment, data, directory, job))
 
     @cache
     def start_tracking() -> None:
@@ -252,7 +252,7 @@ def _complete(
     settings: TrackingSettings = experiment.settings["tracking"]
     if lacking := settings.active - trackers_of(status):
         trackers = run_trackers(experiment, directory, job, lacking)
-        facts = (params_of(experiment, here), tags_of(experiment, data, directory))
+        facts = (params_of(experiment, here), tags_of(experiment, data, directory, job))
         trackers.start(*facts, LocalLog(directory.path), datasets_of(experiment, data))
         hand_over(trackers, settings, directory, status)
         directory.set_status(**status)

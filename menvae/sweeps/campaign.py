@@ -18,7 +18,7 @@ from menvae.files import FolderIsLockedError, FolderLock, in_parallel
 from menvae.interruption import StopRequest
 from menvae.sweeps.plan import PlannedPoint
 from menvae.sweeps.runners import Fate, Runner
-from menvae.sweeps.status import PointStatus, refused, sweep_status
+from menvae.sweeps.status import PointStatus, StatusReader, refused
 from menvae.sweeps.sweep import Point, Submission, Sweep, label_of
 from menvae.tracking.local import LocalLog
 from menvae.tracking.tracker import ParentRun, Status, TrackerContext, TrackingSettings
@@ -158,13 +158,14 @@ class Campaign:
         before: dict[str, Fate] = {}
         lost_since: dict[str, float] = {}
         known = dict(planned)
+        read = StatusReader(self.sweep)
         while True:
             if stop.reason:
                 self.runner.stop()
                 raise RunInterruptedError(stop.reason)
             self._keep(points, self.runner.advance())
             began = time.monotonic()
-            known |= {status.point.run: status for status in sweep_status(self.sweep, _may_change(points, known))}
+            known |= {status.point.run: status for status in read(_may_change(points, known))}
             statuses = [known[run] for run in points]
             now = time.monotonic()
             for status in statuses:
@@ -244,8 +245,8 @@ def _log_end(statuses: Sequence[PointStatus]) -> None:
 
 
 def fate_counts(statuses: Sequence[PointStatus]) -> str:
-    """Return the number of points with each fate, such as ``1 failed, 2 finished``."""
-    return counted(Counter(status.fate for status in statuses))
+    """Return the number of points in each state, such as ``1 failed, 2 finished``."""
+    return counted(Counter(map(state_of, statuses)))
 
 
 def counted(counts: Mapping[Any, int]) -> str:
@@ -257,6 +258,23 @@ def counted(counts: Mapping[Any, int]) -> str:
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
+def state_of(status: PointStatus) -> str:
+    """Return the fate of a point; ``replaced`` if another point runs in its place."""
+    return str(status.fate) if status.stand_in is None else "replaced"
+
+
+def label_with_stand_ins(status: PointStatus) -> str:
+    """Return the overrides of a point, and which failed points it stands for."""
+    numbers = " and ".join(map(str, status.stands_for))
+    return status.point.label + (f" (stands for {numbers})" if numbers else "")
+
+
+def reason_with_stand_in(status: PointStatus) -> str:
+    """Return the reason of a status, and which point runs in place of this one."""
+    replaced = "" if status.stand_in is None else f"point {status.stand_in} stands for it"
+    return "; ".join(filter(None, (replaced, status.reason)))
+
+
 def status_table(statuses: Sequence[PointStatus]) -> RenderableType:
     """Return a table with one row per point: number, overrides, fate, epochs, job, reason."""
     return listing(("", "point", "fate", "epochs", "job", "reason"), [_row(status) for status in statuses])
@@ -266,9 +284,9 @@ def _row(status: PointStatus) -> tuple[str, ...]:
     submissions = status.point.submissions
     return (
         str(status.point.number),
-        status.point.label,
-        str(status.fate),
+        label_with_stand_ins(status),
+        state_of(status),
         f"{status.epochs}/{status.max_epochs or '?'}" if status.point.run else "",
         f"{submissions[-1].launcher} {submissions[-1].job}" if submissions else "",
-        status.reason,
+        reason_with_stand_in(status),
     )

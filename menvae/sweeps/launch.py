@@ -23,6 +23,7 @@ from menvae.data.source import Data
 from menvae.errors import ExitCode, UserError
 from menvae.files import DamagedFileError
 from menvae.interruption import StopRequest, stop_requests
+from menvae.presentation.text import duration
 from menvae.registry import validated
 from menvae.runs.environment import code_hash
 from menvae.runs.identity import as_typed, is_outside, outside_keys
@@ -30,10 +31,12 @@ from menvae.runs.parent import EXTEND
 from menvae.runs.start import check_data_of_start, check_start, run_name
 from menvae.studies import Trial
 from menvae.sweeps.campaign import Campaign
+from menvae.sweeps.causes import of_cause
+from menvae.sweeps.changes import overrides_with, with_changes
 from menvae.sweeps.plan import LossEffect, PlannedPoint, ProvisionalName, dead_knobs, plan_points, plan_table
 from menvae.sweeps.runners import Fate, Runner
 from menvae.sweeps.status import PointStatus, refused_status, sweep_status
-from menvae.sweeps.sweep import SWEEPS, Sweep, label_of, sweep_name
+from menvae.sweeps.sweep import SWEEPS, Point, Sweep, label_of, sweep_name
 from menvae.sweeps.trials import RetriedTrials, has_study, locked
 from menvae.tracking.tracker import TrackingSettings
 from menvae.tracking.trackers import bind_trackers
@@ -293,22 +296,32 @@ class _Launch:
         return self._carry_out(planned, tracking, stop)
 
     def retry(self, stop: StopRequest) -> list[Result]:
-        """Run the failed points of the sweep again, with the same configurations."""
-        failed = [status.point for status in sweep_status(self.sweep) if status.fate.has_failed]
-        impossible = refused_status(self.sweep)
+        """Run the failed points of the sweep again as they were, or those of one cause with other values of keys."""
+        cause, changes = self.settings.cause, self.settings.changes
+        failed = [status for status in sweep_status(self.sweep) if status.has_failed]
+        failed = failed if cause is None else of_cause(failed, cause)
+        impossible = refused_status(self.sweep) if cause is None else []
         for status in impossible:
             _log.error("%s: %s; retry cannot run it", status.point.label, status.reason)
         refused = [Result(ExitCode.WRONG_INPUT, None, status.reason) for status in impossible]
         if not failed:
-            _log.info("nothing to retry: no %spoint of this sweep has failed", "other " * bool(refused))
+            with_cause = f" with the cause {cause}" if cause is not None else ""
+            _log.info("nothing to retry: no %spoint of this sweep has failed%s", "other " * bool(refused), with_cause)
             return refused
-        jobs = [(point.overrides, self.sweep.config(point)) for point in failed]
-        planned = self._planned(jobs, [point.run for point in failed])
+        points = [status.point for status in failed]
+        jobs = [
+            (overrides_with(point.overrides, changes), with_changes(self.sweep.config(point), changes))
+            for point in points
+        ]
+        planned = self._planned(jobs, [point.run for point in points])
+        _log_stand_ins(planned, points)
         self._prepare(planned)
         if not has_study(self.sweep):
             return [*self._carry_out(planned, _tracking(jobs), stop), *refused]
         with locked(self.sweep):
-            retried = RetriedTrials(self.sweep, failed)
+            retried = RetriedTrials(
+                self.sweep, points, [_overrides_of(planned, index) for index in range(len(planned))]
+            )
             planned = [replace(each, trial=trial) for each, trial in zip(planned, retried.trials, strict=True)]
             results = self._carry_out(planned, _tracking(jobs), stop)
             if self.wait:
@@ -392,6 +405,23 @@ def _own(jobs: Sequence[Composed], fixed: Sequence[str]) -> list[Composed]:
     ]
 
 
+def _overrides_of(planned: Sequence[PlannedPoint], index: int) -> tuple[str, ...]:
+    """Return the overrides of the point that carries out a job."""
+    duplicate_of = planned[index].duplicate_of
+    point = planned[index if duplicate_of is None else duplicate_of]
+    return point.overrides if point.status is None else point.status.point.overrides
+
+
+def _log_stand_ins(planned: Sequence[PlannedPoint], failed: Sequence[Point]) -> None:
+    """Report points that run in place of failed ones."""
+    numbers = {point.run: point.number for point in failed}
+    for point in planned:
+        stands_for = () if point.status is None else point.status.point.stands_for
+        if point.status is not None and (own := [str(numbers[run]) for run in stands_for if run in numbers]):
+            number, label = point.status.point.number, point.status.point.label
+            _log.info("point %d, %s, stands for %s", number, label, " and ".join(own))
+
+
 def _log_duplicates(planned: Sequence[PlannedPoint]) -> None:
     """Report points whose configurations mean the same run as those of earlier points."""
     same = [(point, planned[point.duplicate_of]) for point in planned if point.duplicate_of is not None]
@@ -425,7 +455,7 @@ def _show_plan(
     _log.info(
         "%d of %d points to run: about %s on this machine, one at a time (%.3g s per step, %d steps; excludes "
         "validation and evaluation)",
-        *(len(todo), len(planned), _duration(step_s * sum(steps)), step_s, sum(steps)),
+        *(len(todo), len(planned), duration(step_s * sum(steps)), step_s, sum(steps)),
     )
 
 
@@ -455,8 +485,3 @@ def loss_effect(experiment: Experiment) -> LossEffect:
     return LossEffect(
         {name: curve for name, curve in weights.items() if any(curve)}, {key for key in active if active[key]}
     )
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
@@ -13,7 +14,7 @@ from menvae.console.listing import listing
 from menvae.errors import FoldError, UserError
 from menvae.files import DamagedFileError
 from menvae.registry import known as known_parts
-from menvae.runs.directory import free_name, newest_names, read_status
+from menvae.runs.directory import ENDED, free_name, newest_names, read_status
 from menvae.studies import Trial
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.status import PointStatus, sweep_status
@@ -71,13 +72,16 @@ def plan_points(
 ) -> list[PlannedPoint]:
     """Return one planned point for every job.
 
+    A failed point for which another one stands is planned as that one, with its configuration.
+
     Args:
         sweep: sweep of the jobs; nothing is written.
         jobs: (overrides, composed configuration) of each job.
         identify: returns the name of a run.
         settings: settings of the sweep, such as ``on_code_change``.
         code_hash: returns the hash of the current code; called only for finished runs.
-        runs: names of the runs that these jobs should resume, if they were submitted before.
+        runs: names of the runs that these jobs should resume, if they were submitted before; with ``sweep.changes``, a
+            job that is another run is a point that stands for that one.
         searching: whether the jobs are trials of a study, for which a pruned run counts as finished.
 
     Raises:
@@ -86,6 +90,7 @@ def plan_points(
     known = {point.run: point for point in sweep.points()}
     next_number = max((point.number for point in known.values()), default=-1) + 1
     newest = newest_names(sweep.runs)
+    stand_ins = {} if runs else {run: point for point in known.values() for run in point.stands_for}
     taken: dict[str, int] = {}
     planned: list[PlannedPoint] = []
     points: dict[int, Point] = {}
@@ -109,6 +114,11 @@ def plan_points(
             run, other_code = runs[index], False
         else:
             run, other_code = _run_of(sweep, identity, config, settings, code_hash, taken, newest, searching)
+        if (stand_in := _stand_in(sweep, run, stand_ins)) is not None:
+            run, other_code = stand_in.run, False
+            planned[index] = _in_place(planned[index], sweep, stand_in, taken)
+            if planned[index].problem or planned[index].duplicate_of is not None:
+                continue
         taken[identity] = taken[run] = index
         planned[index] = replace(planned[index], other_code=other_code)
         if run not in known or known[run].damage:
@@ -116,10 +126,74 @@ def plan_points(
             known[run] = Point(number, run, tuple(overrides))
             next_number = max(next_number, number + 1)
         points[index] = known[run]
+    if settings.changes:
+        _replace_failed(runs, planned, points, known)
     for index, status in zip(points, sweep_status(sweep, points.values()), strict=True):
         missing = status.fate == Fate.UNKNOWN and _missing_runner(status.point)
         planned[index] = replace(planned[index], **({"problem": missing} if missing else {"status": status}))
     return planned
+
+
+def _stand_in(sweep: Sweep, run: str, stand_ins: Mapping[str, Point]) -> Point | None:
+    """Return the point that stands for a run, unless that has ended after all; None without one."""
+    found = None
+    while run in stand_ins and not _has_ended(sweep.runs / run):
+        found = stand_ins[run]
+        run = found.run
+    return found
+
+
+def _has_ended(run_dir: Path) -> bool:
+    try:
+        return read_status(run_dir).get("state") in ENDED
+    except DamagedFileError:
+        return False
+
+
+def _in_place(planned: PlannedPoint, sweep: Sweep, stand_in: Point, taken: Mapping[str, int]) -> PlannedPoint:
+    """Return the plan of a job whose point another one stands for, which an earlier job may be already."""
+    if stand_in.run in taken:
+        return replace(planned, duplicate_of=taken[stand_in.run])
+    try:
+        return replace(planned, config=sweep.config(stand_in))
+    except UserError as error:
+        return replace(planned, problem=str(error))
+
+
+def _replace_failed(
+    runs: Sequence[str], planned: list[PlannedPoint], points: dict[int, Point], known: Mapping[str, Point]
+) -> None:
+    """Note in the points of changed jobs which failed points they stand for.
+
+    Args:
+        runs: the run of the failed point of each job.
+        planned: the jobs; one that would stand for a point that stands for it cannot run.
+        points: index of a job -> its point, without duplicates.
+        known: run -> point, of all points of the sweep.
+    """
+    stand_ins = {run: point.run for point in known.values() for run in point.stands_for}
+    for index, failed in enumerate(runs):
+        duplicate_of = planned[index].duplicate_of
+        first = index if duplicate_of is None else duplicate_of
+        if first not in points or points[first].run == failed:
+            continue
+        if _leads_to(points[first].run, failed, stand_ins):
+            number = points.pop(first).number
+            why = f"with these values it is point {number}, which has failed before; give other values"
+            planned[index] = replace(planned[index], problem=why, duplicate_of=None)
+            continue
+        stand_ins[failed] = points[first].run
+        stands_for = dict.fromkeys([*points[first].stands_for, failed])
+        points[first] = replace(points[first], stands_for=tuple(stands_for))
+
+
+def _leads_to(run: str, other: str, stand_ins: Mapping[str, str]) -> bool:
+    """Return whether another run stands for a run, directly or through further ones."""
+    while run in stand_ins:
+        run = stand_ins[run]
+        if run == other:
+            return True
+    return False
 
 
 def _missing_runner(point: Point) -> str:
@@ -227,6 +301,8 @@ def _row(index: int, point: PlannedPoint) -> tuple[str, ...]:
         what = f"{status.fate}: nothing to do" if status.fate.is_final else str(status.fate)
     else:
         what = "run" if status.fate == Fate.NOT_STARTED else f"run again ({status.fate})"
+    if status is not None and status.point.stands_for and status.point.overrides != point.overrides:
+        what += f"; point {status.point.number} stands for it"
     run = "" if status is None else status.point.run
     if point.awaits_data:
         run = "known once the cohort is prepared"

@@ -14,7 +14,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from menvae.composition.experiment import Experiment
-from menvae.errors import UserError, nearest
+from menvae.errors import UserError
 from menvae.files import write_text
 from menvae.masking import masked
 from menvae.runs.reading import flat, read_mapping
@@ -36,16 +36,6 @@ _NOT_KEPT = ("output_dir", "tracking", "sweep")
 _NOT_KEPT_OF_TRAINER = ("resume", "time_limit_min")
 """Keys of one command, not of the point."""
 _WIDTH = 118
-
-
-def point_called(sweep: Sweep, called: str) -> Point:
-    """Return the point of a sweep with a number or the name of a run; raises `UserError` if there is none."""
-    points = sweep.points()
-    for point in points:
-        if called in (str(point.number), point.run):
-            return point
-    known = [name for point in points for name in (str(point.number), point.run)]
-    raise UserError(f"'{called}' is no point of sweep '{sweep.name}'; {nearest(called, known)}")
 
 
 def configuration_of(sweep: Sweep, point: Point) -> dict[str, Any]:

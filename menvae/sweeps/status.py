@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,8 +14,9 @@ from menvae.files import DamagedFileError, FolderLock, read_json
 from menvae.registry import lookup
 from menvae.runs.directory import ENDED, read_status, trackers_of
 from menvae.runs.reading import value_at
+from menvae.sweeps.rereading import Appended, Remembered, Stamp, stamp_of
 from menvae.sweeps.runners import Fate, JobState, Runner
-from menvae.sweeps.sweep import Point, Submission, Sweep
+from menvae.sweeps.sweep import Point, Submission, Sweep, read_point
 
 _MAX_EPOCHS = re.compile(rb'"trainer": \{[^{}]*?"max_epochs": (\d+)')
 """The key in the text of a job file; its section has no sections."""
@@ -32,6 +34,8 @@ class PointStatus:
         epochs: number of finished epochs.
         max_epochs: number of epochs of the run; None before a job is prepared.
         trackers: keys of the trackers that have the complete run.
+        stand_in: number of the point that runs in its place, if it has failed and there is one.
+        stands_for: numbers of the failed points in whose place it runs.
     """
 
     point: Point
@@ -41,23 +45,139 @@ class PointStatus:
     epochs: int
     max_epochs: int | None
     trackers: frozenset[str] = frozenset()
+    stand_in: int | None = None
+    stands_for: tuple[int, ...] = ()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended without finishing or cannot run, and no other point runs in its place."""
+        return self.fate.has_failed and self.stand_in is None
+
+
+class StatusReader:
+    """Reads the status of the points of a sweep again and again.
+
+    A file that has not changed is not read again, and of a point whose run has ended, only two files are looked at.
+
+    Args:
+        sweep: the sweep.
+        ask_every_s: seconds for which the answers of runners are taken to hold.
+    """
+
+    def __init__(self, sweep: Sweep, *, ask_every_s: float = 0.0) -> None:
+        self._sweep, self._ask_every_s = sweep, ask_every_s
+        self._point = Remembered(read_point)
+        self._run = Remembered(lambda path: read_status(path.parent))
+        self._outcome = Remembered(lambda path: read_json(path, {"exit_code": int}))
+        self._max_epochs = Remembered(_max_epochs)
+        self._epochs = Appended(0, lambda total, lines: total + len(lines))
+        self._last_line = Remembered(_last_line)
+        self._ended: dict[str, tuple[Stamp | None, PointStatus]] = {}
+        self._asked: Mapping[str, Submission] = {}
+        self._answered: Mapping[str, JobState] = {}
+        self._asked_at = 0.0
+
+    def __call__(self, points: Iterable[Point] | None = None) -> list[PointStatus]:
+        """Return the status of points (default: all of the sweep); queries each runner once for all its jobs."""
+        chosen = self._sweep.points(self._point) if points is None else list(points)
+        known = [self._of_ended(point) for point in chosen]
+        going = [point for point, status in zip(chosen, known, strict=True) if status is None]
+        jobs = self._jobs(
+            {point.run: point.submissions[-1] for point in going if point.submissions and not self._has_ended(point)}
+        )
+        statuses = [
+            status or self._status(point, jobs.get(point.run)) for point, status in zip(chosen, known, strict=True)
+        ]
+        return _with_stand_ins(statuses) if points is None else statuses
+
+    def _of_ended(self, point: Point) -> PointStatus | None:
+        """Return the last status of a point if its run had ended, and neither of them has changed since."""
+        stamp, status = self._ended.get(point.run, (None, None))
+        is_same = status is not None and status.point == point and stamp == stamp_of(self._run_file(point))
+        return status if is_same else None
+
+    def _has_ended(self, point: Point) -> bool:
+        """Return whether the run of a point has ended: what its runner says does not matter then."""
+        return _unless_damaged(lambda: self._run(self._run_file(point)), []).get("state") in ENDED
+
+    def _jobs(self, submissions: Mapping[str, Submission]) -> Mapping[str, JobState]:
+        """Return what runners say of jobs; what they said last, if that was a moment ago and of the same jobs."""
+        now = time.monotonic()
+        if submissions != self._asked or now - self._asked_at >= self._ask_every_s:
+            self._asked, self._asked_at, self._answered = submissions, now, _job_states(submissions)
+        return self._answered
+
+    def _status(self, point: Point, job_state: JobState | None) -> PointStatus:
+        sweep, run_dir = self._sweep, self._sweep.runs / point.run
+        damaged = [point.damage] if point.damage else []
+        stamp = stamp_of(self._run_file(point))
+        run = _unless_damaged(lambda: self._run(self._run_file(point)), damaged)
+        outcome = _unless_damaged(lambda: self._outcome(sweep.folder(point) / "outcome.json"), damaged)
+        job = _unless_damaged(lambda: self._max_epochs(sweep.job_file(point)), damaged)
+        has_ended = run.get("state") in ENDED
+        fate, reason = _fate(point, run, outcome, job_state, not has_ended and FolderLock.is_held(run_dir))
+        reason = "; ".join(filter(None, (reason, *damaged)))
+        if not reason and fate in (Fate.FAILED, Fate.LOST) and point.submissions:
+            reason = self._last_line(sweep.log(point.submissions[-1]))
+        epochs = run["epochs"] if has_ended and "epochs" in run else self._epochs(run_dir / "metrics.jsonl")
+        directory = run_dir if run or run_dir.is_dir() else None
+        status = PointStatus(point, fate, reason, directory, epochs, job.get("max_epochs"), trackers_of(run))
+        if fate.is_final and not damaged:
+            self._ended[point.run] = (stamp, status)
+        return status
+
+    def _run_file(self, point: Point) -> Path:
+        return self._sweep.runs / point.run / "status.json"
 
 
 def sweep_status(sweep: Sweep, points: Iterable[Point] | None = None) -> list[PointStatus]:
     """Return the status of the points of a sweep (default: all); queries each runner once for all its jobs."""
-    chosen = sweep.points() if points is None else list(points)
-    going = [point for point in chosen if point.submissions and not _has_ended(sweep, point)]
-    jobs = _job_states({point.run: point.submissions[-1] for point in going})
-    return [_point_status(sweep, point, jobs.get(point.run)) for point in chosen]
+    return StatusReader(sweep)(points)
 
 
-def refused_status(sweep: Sweep) -> list[PointStatus]:
-    """Return the status of the points that the last launch refused; points that ran before keep their own."""
+def _max_epochs(path: Path) -> dict[str, Any]:
+    """Return ``max_epochs`` of a job file, most of which is the rest of its configuration; raises `DamagedFileError`.
+
+    A file that begins and ends as one does is not parsed, because a sweep may have ten thousand.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    found = _MAX_EPOCHS.findall(content)
+    if len(found) == 1 and content.startswith(b"{") and content.endswith(b"}\n"):
+        return {"max_epochs": int(found[0])}
+    return {"max_epochs": value_at(read_json(path, {"config": dict}).get("config", {}), "trainer.max_epochs")}
+
+
+def _with_stand_ins(statuses: Sequence[PointStatus]) -> list[PointStatus]:
+    """Return the status of all points of a sweep, with the numbers of those that run in place of others."""
+    numbers = {status.point.run: status.point.number for status in statuses}
+    stand_ins = {run: status.point.number for status in statuses for run in status.point.stands_for}
+    if not stand_ins:
+        return list(statuses)
+    return [
+        replace(
+            status,
+            stand_in=stand_ins.get(status.point.run) if status.fate.has_failed else None,
+            stands_for=tuple(numbers[run] for run in status.point.stands_for if run in numbers),
+        )
+        for status in statuses
+    ]
+
+
+def refused_status(sweep: Sweep, points: Sequence[Point] | None = None) -> list[PointStatus]:
+    """Return the status of the points that the last launch refused; points that ran before keep their own.
+
+    Args:
+        sweep: the sweep.
+        points: all its points, if they have been read already.
+    """
     try:
         problems = sweep.refused()
     except DamagedFileError as error:
         problems = {("unknown",): f"{error}; the command that launched the sweep writes it again"}
-    known = sweep.points() if problems else []
+    known = (sweep.points() if points is None else points) if problems else []
     have_run = {point.overrides for point in known}
     first = max((point.number for point in known), default=-1) + 1
     problems = {overrides: why for overrides, why in problems.items() if overrides not in have_run}
@@ -87,46 +207,6 @@ def _answers(launcher: str, submissions: Mapping[str, Submission]) -> Mapping[st
     except Exception as error:  # noqa: BLE001 - a third-party runner must not end a launch of days
         reason = f"runner '{launcher}' does not answer: {type(error).__name__}: {error}"
     return dict.fromkeys(submissions, JobState(Fate.UNKNOWN, reason))
-
-
-def _has_ended(sweep: Sweep, point: Point) -> bool:
-    """Return whether the run of a point has ended: what its runner says does not matter then."""
-    return _unless_damaged(lambda: read_status(sweep.runs / point.run), []).get("state") in ENDED
-
-
-def _point_status(sweep: Sweep, point: Point, job_state: JobState | None) -> PointStatus:
-    run_dir = sweep.runs / point.run
-    damaged = [point.damage] if point.damage else []
-    run = _unless_damaged(lambda: read_status(run_dir), damaged)
-    outcome = _unless_damaged(lambda: read_json(sweep.folder(point) / "outcome.json", {"exit_code": int}), damaged)
-    job = _unless_damaged(lambda: _max_epochs(sweep.job_file(point)), damaged)
-    has_ended = run.get("state") in ENDED
-    fate, reason = _fate(point, run, outcome, job_state, not has_ended and FolderLock.is_held(run_dir))
-    reason = "; ".join(filter(None, (reason, *damaged)))
-    if not reason and fate in (Fate.FAILED, Fate.LOST) and point.submissions:
-        reason = _last_line(sweep.log(point.submissions[-1]))
-    epochs = run["epochs"] if has_ended and "epochs" in run else _num_lines(run_dir / "metrics.jsonl")
-    directory = run_dir if run or run_dir.is_dir() else None
-    return PointStatus(point, fate, reason, directory, epochs, job.get("max_epochs"), trackers_of(run))
-
-
-def _max_epochs(path: Path) -> dict[str, Any]:
-    """Return ``max_epochs`` of a job file, most of which is the rest of its configuration; raises `DamagedFileError`.
-
-    A file that begins and ends as one does is not parsed, because a sweep may have ten thousand.
-    """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return {}
-    found = _MAX_EPOCHS.findall(content)
-    if len(found) == 1 and content.startswith(b"{") and content.endswith(b"}\n"):
-        return {"max_epochs": int(found[0])}
-    return {"max_epochs": value_at(read_json(path, {"config": dict}).get("config", {}), "trainer.max_epochs")}
-
-
-def _num_lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 def _fate(
@@ -160,7 +240,7 @@ def _fate(
     return (Fate.LOST if code is None else Fate.FAILED), ""
 
 
-def _unless_damaged(read: Callable[[], dict[str, Any]], damaged: list[str]) -> dict[str, Any]:
+def _unless_damaged(read: Callable[[], Mapping[str, Any]], damaged: list[str]) -> Mapping[str, Any]:
     """Return what ``read`` returns; empty if the file is damaged, with the damage added to ``damaged``."""
     try:
         return read()

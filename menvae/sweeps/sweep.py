@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,6 +59,7 @@ class Point:
         overrides: overrides that distinguish it, ``key=value``.
         submissions: all submissions, the latest last.
         damage: what is wrong with its ``point.json``, or empty; then neither overrides nor submissions are known.
+        stands_for: runs of failed points of the sweep in whose place it runs, with other values of some keys.
     """
 
     number: int
@@ -66,6 +67,7 @@ class Point:
     overrides: tuple[str, ...]
     submissions: tuple[Submission, ...] = ()
     damage: str = ""
+    stands_for: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -168,12 +170,16 @@ class Sweep:
         else:
             (self.path / _TRACKED).unlink(missing_ok=True)
 
-    def points(self) -> list[Point]:
-        """Return all points, sorted by number; those with a damaged ``point.json`` have the last numbers."""
+    def points(self, read: Callable[[Path], Point | None] | None = None) -> list[Point]:
+        """Return all points, sorted by number; those with a damaged ``point.json`` have the last numbers.
+
+        Args:
+            read: reads a ``point.json`` as `read_point` does, which is the default.
+        """
         found, damaged = [], []
         for name in self._names():
             try:
-                point = _read_point(self.path / "points" / name / "point.json")
+                point = (read or read_point)(self.path / "points" / name / "point.json")
             except DamagedFileError as error:
                 damaged.append((name, str(error)))
                 continue
@@ -194,7 +200,8 @@ class Sweep:
     def keep(self, point: Point) -> None:
         """Write ``point.json``."""
         self.folder(point).mkdir(parents=True, exist_ok=True)
-        content = {key: value for key, value in asdict(point).items() if key != "damage"}
+        left_out = {"damage"} if point.stands_for else {"damage", "stands_for"}
+        content = {key: value for key, value in asdict(point).items() if key not in left_out}
         write_json(self.folder(point) / "point.json", content)
 
     def prepare(self, point: Point, config: Mapping[str, Any], trial: Trial | None = None) -> Path:
@@ -206,7 +213,7 @@ class Sweep:
         (self.folder(point) / "outcome.json").unlink(missing_ok=True)  # of its last process
         if config["trainer"].get("resume") == "never":
             config = {**config, "trainer": {**config["trainer"], "resume": "auto"}}
-        Job(config, point.run, self.folder(point), trial).write(self.job_file(point))
+        Job(config, point.run, self.folder(point), trial, point.stands_for).write(self.job_file(point))
         return self.job_file(point)
 
     def submitted(self, point: Point, submission: Submission) -> Point:
@@ -216,19 +223,31 @@ class Sweep:
         return point
 
 
-def _read_point(path: Path) -> Point | None:
+def read_point(path: Path) -> Point | None:
     """Read ``point.json``; return None if it does not exist; raises `DamagedFileError`."""
-    content = read_json(path, _POINT)
+    content = read_json(path, _POINT, {"stands_for": list})
     if not content:
         return None
     try:
         submissions = tuple(Submission(**submission) for submission in content["submissions"])
     except (KeyError, TypeError) as error:
         raise DamagedFileError(f"'{path}' is damaged: {error}") from None
+    stands_for = content.get("stands_for", [])
     texts = [*content["overrides"], *(text for submission in submissions for text in vars(submission).values())]
-    if content["run"] != path.parent.name or not all(isinstance(text, str) for text in texts):
+    if content["run"] != path.parent.name or not all(isinstance(text, str) for text in [*texts, *stands_for]):
         raise DamagedFileError(f"'{path}' is damaged: it is not the point of this folder")
-    return Point(content["number"], content["run"], tuple(content["overrides"]), submissions)
+    overrides = tuple(content["overrides"])
+    return Point(content["number"], content["run"], overrides, submissions, stands_for=tuple(stands_for))
+
+
+def point_called(sweep: Sweep, called: str) -> Point:
+    """Return the point of a sweep with a number or the name of a run; raises `UserError` if there is none."""
+    points = sweep.points()
+    for point in points:
+        if called in (str(point.number), point.run):
+            return point
+    known = [name for point in points for name in (str(point.number), point.run)]
+    raise UserError(f"'{called}' is no point of sweep '{sweep.name}'; {nearest(called, known, 'menvae-sweep status')}")
 
 
 def label_of(overrides: Sequence[str]) -> str:

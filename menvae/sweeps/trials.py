@@ -80,8 +80,14 @@ def failed_trials(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in trials_of(study) if trial.state.name == "FAIL" and trial.number not in undefined]
 
 
-def begin_again(study: optuna.Study, trial: FrozenTrial) -> int:
-    """Add a running trial with the values of a failed one, and return its number."""
+def begin_again(study: optuna.Study, trial: FrozenTrial, overrides: Sequence[str] | None = None) -> int:
+    """Add a running trial with the values of a failed one, and return its number.
+
+    Args:
+        study: the study.
+        trial: the failed trial.
+        overrides: overrides of the point that carries it out; None: those of the failed one.
+    """
     import optuna
 
     study.add_trial(
@@ -89,7 +95,7 @@ def begin_again(study: optuna.Study, trial: FrozenTrial) -> int:
             state=optuna.trial.TrialState.RUNNING,
             params=trial.params,
             distributions=trial.distributions,
-            user_attrs={OVERRIDES: trial.user_attrs[OVERRIDES], _AGAIN: trial.number},
+            user_attrs={OVERRIDES: list(overrides or trial.user_attrs[OVERRIDES]), _AGAIN: trial.number},
         )
     )
     return study.get_trials(deepcopy=False)[-1].number
@@ -156,10 +162,11 @@ class RetriedTrials:
 
     Args:
         sweep: the sweep, whose study is locked by the caller.
-        points: points that will run again, all prepared before.
+        points: the failed points, all prepared before.
+        overrides: the overrides of the points that will run: their own, or those of the points that stand for them.
     """
 
-    def __init__(self, sweep: Sweep, points: Sequence[Point]) -> None:
+    def __init__(self, sweep: Sweep, points: Sequence[Point], overrides: Sequence[Sequence[str]]) -> None:
         self._study: optuna.Study | None = None
         self._numbers: list[list[int]] = [[] for _ in points]
         self._of_jobs = [Job.read(sweep.job_file(point)).trial for point in points]
@@ -174,10 +181,16 @@ class RetriedTrials:
         except KeyError:
             _log.warning("'%s' has no study '%s': its points run without it", self._storage, first.study)
             return
-        for numbers, point in zip(self._numbers, points, strict=True):
+        for numbers, point, texts in zip(self._numbers, points, overrides, strict=True):
             own = [trial for trial in trials_of(self._study) if tuple(trial.user_attrs[OVERRIDES]) == point.overrides]
-            numbers += [trial.number for trial in own if trial.state.name == "RUNNING"]
-            numbers += [begin_again(self._study, trial) for trial in own if trial.state.name == "FAIL"]
+            running = [trial for trial in own if trial.state.name == "RUNNING"]
+            failed = [trial for trial in own if trial.state.name == "FAIL"]
+            if tuple(texts) != point.overrides:  # another point carries them out, which a running trial cannot say
+                for trial in running:
+                    self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+                running, failed = [], [*running, *failed]
+            numbers += [trial.number for trial in running]
+            numbers += [begin_again(self._study, trial, texts) for trial in failed]
 
     @property
     def trials(self) -> list[Trial | None]:

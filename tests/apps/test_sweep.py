@@ -23,7 +23,8 @@ def test_usage(
         sweep.main()
     assert ended.value.code == code
     told = capsys.readouterr().out
-    assert all(f"menvae-sweep {verb}" in told for verb in ("plan", "status", "retry", "promote", "sync"))
+    verbs = ("plan", "status", "watch", "stop", "retry", "promote", "sync")
+    assert all(f"menvae-sweep {verb}" in told for verb in verbs)
 
 
 def test_unknown_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

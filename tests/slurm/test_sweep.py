@@ -231,6 +231,30 @@ def test_a_killed_launching_process_is_replaced(here: Cluster) -> None:
     assert all(status.fate == Fate.FINISHED and len(status.point.submissions) == 1 for status in statuses.values())
 
 
+def test_stopped_points_are_cancelled_and_resumed(here: Cluster, tmp_path: Path) -> None:
+    """One runs and one waits for it: both are stopped by number, and a retry finishes both."""
+    flags = tmp_path / "flags"
+    flags.mkdir()
+    (flags / "1").write_text("slow")
+    first, second = "loss.lambda_dcor=1", "loss.lambda_dcor=2"
+    faults = trouble(f"{flags}/${{loss.lambda_dcor}}", step=5)
+    launching = here.start("loss.lambda_dcor=1,2", *faults, "hydra.launcher.array_parallelism=1")
+    here.wait_for(lambda: here.is_training(first))
+    assert here.statuses()[second].fate == Fate.PENDING
+    told = menvae_sweep(here.output_dir, "stop", "0", "1", site=here.site)
+    assert "point 0 (running): asked to stop" in told
+    assert "point 1 (pending): asked to stop" in told
+    launching.ended(1)
+    assert {status.fate for status in here.statuses().values()} == {Fate.CANCELLED}
+    assert here.statuses()[first].reason.startswith("SIGTERM in epoch 2")
+    (flags / "1").unlink()
+    assert "2 to run" in menvae_sweep(here.output_dir, "retry", "--cause", "cancelled", site=here.site)
+    assert all(status.fate == Fate.FINISHED for status in here.statuses().values())
+    run_dir = here.statuses()[first].run_dir
+    assert run_dir is not None
+    assert "resuming" in (run_dir / "train.log").read_text()
+
+
 def test_submitting_without_waiting(here: Cluster) -> None:
     sweep = ("loss.lambda_dcor=0,5", "trainer.max_epochs=1", TRACKED)
     assert "submitted" in here.launch(*sweep, "hydra.launcher.wait=false")

@@ -37,6 +37,8 @@ _OTHERS = (
     ("sweep", ("plan", *_TINY)),
     ("sweep", ("status",)),
     ("sweep", ("retry",)),
+    ("sweep", ("watch", "--once")),
+    ("sweep", ("stop", "--all")),
     ("sweep", ("sync",)),
     ("prepare", COHORT),
     ("compare", ()),

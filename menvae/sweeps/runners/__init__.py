@@ -8,11 +8,12 @@ file.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from menvae.errors import UserError
 from menvae.registry import lookup, validated
 from menvae.sweeps.sweep import Submission
 
@@ -71,8 +72,8 @@ class Runner(ABC):
 
     `menvae.sweeps.campaign.Campaign` calls `prepare` once, `submit` at most once, and then `advance` every `poll_s`
     seconds until no job is open. A job is a file for `menvae.runs.job.command`; its process trains one run and writes
-    the exit code beside that file. `states` is a static method, because ``menvae-sweep status`` and later launches call
-    it in processes that know only the `Submission` of a job.
+    the exit code beside that file. `states` and `cancel` are static methods, because ``menvae-sweep`` and later
+    launches call them in processes that know only the `Submission` of a job.
 
     Attributes:
         poll_s: seconds between two calls of `advance`.
@@ -130,6 +131,21 @@ class Runner(ABC):
         Returns:
             {run: state}, without jobs that ended on their own or that the queue no longer knows.
         """
+
+    @staticmethod
+    def cancel(submissions: Mapping[str, Submission]) -> Collection[str]:
+        """Ask jobs to write their checkpoints and end, and do not wait for that; those that wait never start.
+
+        Args:
+            submissions: {run: its last submission}, of jobs that run or wait; some may have ended meanwhile.
+
+        Returns:
+            The runs whose jobs were asked; the others are not within reach of this process.
+
+        Raises:
+            UserError: the queue does not do that, or refuses it.
+        """
+        raise UserError("it has no way to end jobs; end them with the means of its queue")
 
 
 def build_runner(launcher: Mapping[str, Any]) -> Runner:

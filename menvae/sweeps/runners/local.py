@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 from menvae.cores import num_cores
 from menvae.errors import UserError
+from menvae.interruption import terminate
 from menvae.registry import Field, register
 from menvae.runs.job import command, log_signal
 from menvae.sweeps.runners import Fate, JobState, Runner
@@ -131,6 +133,15 @@ class LocalRunner(Runner):
     def states(submissions: Mapping[str, Submission]) -> dict[str, JobState]:
         """Return the jobs whose processes are alive, as running."""
         return {run: JobState(Fate.RUNNING) for run, last in submissions.items() if _has_process(last.job, run)}
+
+    @staticmethod
+    def cancel(submissions: Mapping[str, Submission]) -> set[str]:
+        """Send SIGTERM to those that are processes of this machine."""
+        alive = {run: int(last.job) for run, last in submissions.items() if _has_process(last.job, run)}
+        for process in alive.values():
+            with suppress(ProcessLookupError):  # it has just ended
+                terminate(process)
+        return set(alive)
 
     def _begun(self, slot: int) -> dict[str, Submission]:
         """Return the submission of the job in a slot, if its process has started since the last call."""

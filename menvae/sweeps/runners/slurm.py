@@ -52,6 +52,7 @@ _OWN = (
 )
 _SHARED = ("timeout_min", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "name")
 _SECONDS_AFTER_FIRST_TASK = 45  # all tasks of a run end together; one that remains is waiting for a failed one
+_HAS_ENDED = ("already completing or completed", "Invalid job id")  # what scancel says of such jobs
 _SECONDS_BETWEEN_LOOKS = 60.0  # for room in the queue
 
 Pack = Sequence[tuple[str, Path]]
@@ -302,6 +303,23 @@ class SlurmRunner(Runner):
             if not _has_ended(Path(submission.log))
         }
         return {run: JobState(fate) for run, fate in fates.items() if fate is not None}
+
+    @staticmethod
+    def cancel(submissions: Mapping[str, Submission]) -> set[str]:
+        """Have SLURM cancel the jobs: those that run receive SIGTERM, and SIGKILL if they need longer than KillWait."""
+        jobs = sorted({submission.job for submission in submissions.values()})
+        try:
+            answer = subprocess.run(
+                ["scancel", *jobs], capture_output=True, text=True, timeout=slurm_queue.SECONDS_TO_ANSWER, check=False
+            )
+        except FileNotFoundError:
+            raise UserError("scancel is not in PATH; stop points from a node of the cluster") from None
+        except subprocess.TimeoutExpired:
+            raise UserError(f"scancel did not answer within {slurm_queue.SECONDS_TO_ANSWER} s") from None
+        wrong = [line for line in answer.stderr.splitlines() if not any(words in line for words in _HAS_ENDED)]
+        if answer.returncode and any(map(str.strip, wrong)):
+            raise UserError(f"scancel refuses: {' '.join(' '.join(wrong).split())}")
+        return set(submissions)
 
     def _executor(self) -> Any:
         import submitit  # only where jobs are submitted
