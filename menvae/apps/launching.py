@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from typing import Any, cast
 
 from hydra.conf import HydraConf
 from hydra.types import RunMode
@@ -57,8 +58,12 @@ def check_single_run(section: HydraConf) -> str:
         A sentence to log if a file has chosen a launcher, which a single run does not use; else nothing.
 
     Raises:
-        UserError: a launcher was typed.
+        UserError: a launcher or a setting of a sweep was typed.
     """
+    typed = cast(list[str], OmegaConf.to_container(cast(Any, section.overrides.task), resolve=False))
+    for text in typed:
+        if text.lstrip("+").startswith("sweep."):
+            raise UserError(f"{text}: belongs to a sweep, of one run or more: add -m, or leave it out to train one run")
     launcher = section.launcher
     if section.mode == RunMode.MULTIRUN or "runner" not in launcher or launcher.runner == HERE:
         return ""

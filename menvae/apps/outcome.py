@@ -132,6 +132,12 @@ def sentence(error: Exception) -> str:
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {str(error).splitlines()[0]}"
+    if several := re.match(r"\s*(?:Sweep parameters|Ambiguous value for argument) '(.*?)'", str(error)):
+        key, _, values = several[1].partition("=")
+        return (
+            f"'{several[1]}': a key with several values makes a sweep: add -m; a list is written "
+            f"'{key}=[{values}]', a text '{key}=\"{values}\"'"
+        )
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
     if isinstance(error.__cause__, OmegaConfBaseException):  # Hydra names the place, OmegaConf the fault
         return f"{text}: {str(error.__cause__).splitlines()[0]}"

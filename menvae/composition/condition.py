@@ -17,6 +17,7 @@ _ALLOWED = (
     "+ - * /, == != < <= > >=, in, not in, and, or, not, and parentheses"
 )
 _MOST_CHARACTERS = 1000
+_MOST_LEVELS = 50
 _CONSTANTS = {"true": True, "false": False, "null": None}
 _ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -73,8 +74,10 @@ class Condition:
             raise UserError(f"{self._key}: '{self.text}' is {found!r}, neither true nor false; compare it with a value")
         return found
 
-    def _check(self, node: ast.expr) -> None:
-        """Check that an expression has only what `_value` evaluates."""
+    def _check(self, node: ast.expr, level: int = 1) -> None:
+        """Check that an expression has only what `_value` evaluates, nested as deeply as that can go."""
+        if level > _MOST_LEVELS:
+            raise UserError(f"{self._key}: '{self.text}' is nested too deeply; {_MOST_LEVELS} levels at most")
         match node:
             case ast.BoolOp(values=parts) | ast.List(elts=parts) | ast.Tuple(elts=parts):
                 pass
@@ -92,7 +95,7 @@ class Condition:
                 part = ast.get_source_segment(self.text.strip(), node) or self.text
                 raise UserError(f"{self._key}: '{part}' is not allowed; {_ALLOWED}")
         for each in parts:
-            self._check(each)
+            self._check(each, level + 1)
 
     def _value(self, node: ast.expr, config: Mapping[str, Any]) -> Any:
         match node:

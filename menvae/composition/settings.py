@@ -12,6 +12,9 @@ from menvae.composition.condition import Condition
 from menvae.composition.until import Until
 from menvae.errors import UserError
 
+SHARED_BY_POINTS = ("sweep", "hydra", "output_dir", "tracking")
+"""Sections and keys that the points of a sweep have in common."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSettings:

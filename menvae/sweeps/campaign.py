@@ -221,7 +221,7 @@ def _log_plan(planned: Sequence[PlannedPoint], num_todo: int) -> None:
     counts = [f"{count} {fate}" for fate, count in fates.items()]
     counts += [f"{duplicates} duplicate{'s' * (duplicates > 1)}"] if duplicates else []
     counts += [f"{len(problems)} that cannot run"] if problems else []
-    _log.info("%d points: %s; %d to run", len(planned), ", ".join(counts), num_todo)
+    _log.info("%d point%s: %s; %d to run", len(planned), "s" * (len(planned) != 1), ", ".join(counts), num_todo)
     for point in problems:
         _log.error("%s: %s", label_of(point.overrides), point.problem)
     other_code = [point for point in planned if point.other_code]

@@ -9,11 +9,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
+from menvae.composition.settings import SHARED_BY_POINTS
 from menvae.errors import UserError, nearest
 from menvae.runs.reading import flat, value_at
-
-_OF_THE_SWEEP = ("sweep", "hydra", "output_dir", "tracking")
-"""Sections that the points of a sweep share."""
 
 
 def with_changes(config: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
@@ -62,7 +60,7 @@ def _check(override: Override, config: Mapping[str, Any]) -> None:
         raise UserError(f"'{text}' removes a key; retry only changes values")
     if override.is_sweep_override():
         raise UserError(f"'{text}' has several values; retry takes one for each key")
-    if key.split(".")[0] in _OF_THE_SWEEP:
+    if key.split(".")[0] in SHARED_BY_POINTS:
         raise UserError(f"'{text}' belongs to the whole sweep; retry changes keys of its points")
     known, value = value_at(config, key), override.value()
     if "/" in key or override.package is not None or (isinstance(known, Mapping) and not isinstance(value, dict)):

@@ -272,6 +272,7 @@ class _Launch:
     def plan(self, jobs: Sequence[Composed], *, searching: bool) -> list[Result]:
         """Show what `run` would do."""
         planned = self._planned(jobs, searching=searching)
+        _refuse_what_all_share(planned)
         _show_plan(planned, list(self.typed.swept), self.identifier, cost=self.settings.cost)
         return _impossible(planned)
 
@@ -286,6 +287,8 @@ class _Launch:
     ) -> list[Result]:
         """Run the unfinished points."""
         planned = self._planned(jobs, searching=bool(trials))
+        if not goes_on:
+            _refuse_what_all_share(planned)
         if trials:
             planned = [replace(point, trial=trial) for point, trial in zip(planned, trials, strict=True)]
         self._prepare(planned)
@@ -314,6 +317,8 @@ class _Launch:
             for point in points
         ]
         planned = self._planned(jobs, [point.run for point in points])
+        if changes:
+            _refuse_what_all_share(planned)
         _log_stand_ins(planned, points)
         self._prepare(planned)
         if not has_study(self.sweep):
@@ -374,6 +379,13 @@ def _tracking(jobs: Sequence[Composed]) -> TrackingSettings:
     settings = validated(TrackingSettings, jobs[0][1]["tracking"], "tracking")
     bind_trackers(settings)
     return settings
+
+
+def _refuse_what_all_share(planned: Sequence[PlannedPoint]) -> None:
+    """Raise `UserError` if no point can run, for one reason: what is wrong is the command, not one of its points."""
+    problems = {point.problem for point in planned}
+    if len(problems) == 1 and (problem := problems.pop()):
+        raise UserError(problem)
 
 
 def _impossible(planned: Sequence[PlannedPoint]) -> list[Result]:

@@ -49,6 +49,12 @@ WRONG = [
     (["output_dir='~nosuchuser'"], "output_dir: '~nosuchuser' names the home directory of an unknown user"),
     (["seed=12345678901234567890"], "seed: 12345678901234567890 is not allowed; it does not fit into 64 bits"),
     (["--run", "--multirun"], "the command line cannot be composed: Only one of --run, --multirun"),
+    (["seed=1..3"], "'seed=1..3': a key with several values makes a sweep: add -m; a list is written 'seed=[1..3]'"),
+    (["seed=1,2"], "'seed=1,2': a key with several values makes a sweep: add -m; a list is written 'seed=[1,2]'"),
+    (["sweep.points=table.csv"], "sweep.points=table.csv: belongs to a sweep, of one run or more: add -m"),
+    (["+sweep.where=seed>1"], "+sweep.where='seed>1': belongs to a sweep"),
+    (["-m", "output_dir=a,b"], "output_dir: the axis 'output_dir=a,b' is not allowed, because output_dir is a setting"),
+    (["-m", "tracking.uri=a,b"], "tracking.uri: the axis 'tracking.uri=a,b' is not allowed"),
     (["sweep.objectives={loss: minimize}"], "sweep.objectives.loss: no such key; the section is empty; put +"),
     (["++optimizer.betas.extra=3"], "optimizer.betas.extra: no such key; a list has entries 0, 1, ..."),
     (["++data.roi_size.a.b=3"], "data.roi_size.a.b: no such key; a list has entries 0, 1, ..."),
@@ -242,6 +248,22 @@ def test_a_value_that_no_point_can_have_stops_no_other(
     shown = capfd.readouterr().out
     assert re.search(r"trainer\.devices=x +cannot run", shown), shown
     assert "1 failed, 1 cannot run" in shown
+
+
+@pytest.mark.parametrize("verb", ["plan", "-m"])
+def test_what_no_point_can_have_is_said_once(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    command = sweep if verb == "plan" else train
+    monkeypatch.setattr(sys, "argv", ["menvae", verb, "experiment=lithology_vae", "seed=1..3", "trainer.max_epochs=-1"])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 2
+    captured = capfd.readouterr()
+    assert (captured.out + captured.err).count("trainer.max_epochs: -1 is not allowed") == 1
+    assert not (tmp_path / "outputs" / "sweeps").exists() or not any((tmp_path / "outputs" / "sweeps").glob("*/"))
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def test_values(text: str, expected: bool) -> None:
         ("(seed := 3) > 1", "is not allowed"),
         ("b'a' == name", "is not allowed"),
         ("(" * 500 + "seed" + ")" * 400, "cannot be read"),
+        ("-" * 60 + "seed > 1", "is nested too deeply; 50 levels at most"),
         ("seed>1 and " * 100 + "seed>1", "a condition of 1106 characters is not allowed"),
     ],
 )

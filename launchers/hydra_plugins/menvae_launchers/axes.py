@@ -26,9 +26,6 @@ _MOST_POINTS = 1_000_000
 _BARE = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z_][\w./-]*", re.IGNORECASE)
 """Text that needs no quotes in Hydra's grammar."""
 
-_ABOUT_SWEEP = ("sweep.", "hydra.", "hydra/")
-"""Keys of the sweep itself, which its points cannot have."""
-
 
 def settings_of(config: DictConfig) -> SweepSettings:
     """Return the settings of a sweep; raises `UserError`."""
@@ -59,6 +56,7 @@ def overrides_of_sweep(
         HydraException: an override is not in Hydra's grammar.
         UserError: the table or the space is invalid, or a setting of the sweep itself is swept.
     """
+    from menvae.composition.settings import SHARED_BY_POINTS
     from menvae.errors import UserError
 
     parser = OverridesParser.create(config_loader=loader)
@@ -82,7 +80,7 @@ def overrides_of_sweep(
     found = {override.get_key_element(): override for override in (*others, *table)}
     for override in found.values():
         key = _plain_key(override)
-        if override.is_sweep_override() and key.startswith(_ABOUT_SWEEP):
+        if override.is_sweep_override() and re.split(r"[./@]", key)[0] in SHARED_BY_POINTS:
             typed = f"column of '{settings.points}'" if _is_of_table(override) else f"axis '{override.input_line}'"
             raise UserError(f"{key}: the {typed} is not allowed, because {key} is a setting of the whole sweep")
     return list(found.values())
