@@ -230,6 +230,8 @@ def _fate(
     if reason == "out of memory":
         return Fate.OUT_OF_MEMORY, ""
     code = outcome.get("exit_code")
+    if state == "paused" and code in (None, ExitCode.DONE):
+        return Fate.PAUSED, reason
     if code == ExitCode.WRONG_INPUT or (state == "failed" and code != ExitCode.INTERRUPTED):
         return Fate.FAILED, reason if state == "failed" else ""
     if state == "interrupted" or code == ExitCode.INTERRUPTED:

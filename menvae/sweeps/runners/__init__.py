@@ -28,6 +28,7 @@ class Fate(StrEnum):
     PENDING = "pending"
     UNKNOWN = "unknown"
     NOT_STARTED = "not started"
+    PAUSED = "paused"
     INTERRUPTED = "interrupted"
     TIMED_OUT = "timed out"
     PREEMPTED = "preempted"
@@ -45,8 +46,8 @@ class Fate(StrEnum):
 
     @property
     def has_failed(self) -> bool:
-        """Whether the point ended without finishing, or cannot run."""
-        return not (self.is_final or self.is_active or self == Fate.NOT_STARTED)
+        """Whether the point ended without finishing, or cannot run; one that a search has paused did not fail."""
+        return not (self.is_final or self.is_active or self in (Fate.NOT_STARTED, Fate.PAUSED))
 
     @property
     def is_active(self) -> bool:
