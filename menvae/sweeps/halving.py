@@ -152,7 +152,7 @@ class Halving:
                 study.tell(number, state=state.PRUNED)
         go_on = Counter(arrived[number] for number in passing)
         for rung, total in sorted(Counter(arrived.values()).items()):
-            _log.info("after %d epochs, %d of %d trials go on", rung, go_on[rung], total)
+            _log.info("after epoch %d, %d of %d trials go on", rung, go_on[rung], total)
 
     def passing(self, study: optuna.Study, arrived: Mapping[int, int]) -> set[int]:
         """Return the trials that the pruner lets go on, each judged as if it had come to its rung last.

@@ -22,7 +22,7 @@ from menvae.console import logs
 from menvae.errors import UserError
 from menvae.files import FolderIsLockedError, FolderLock
 from menvae.runs.job import Job
-from menvae.studies import Trial, objective_values, open_storage, violations
+from menvae.studies import ALL_GATES, Trial, objective_values, open_storage, violations
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.status import PointStatus
 from menvae.sweeps.sweep import Point, Sweep
@@ -218,9 +218,10 @@ def show(study: optuna.Study) -> None:
         return
     best = study.best_trials
     what = "the best trial" if len(study.directions) == 1 else "the Pareto front"
-    passed = f" of what passes {', '.join(constraints)}" if constraints else ""
+    gates = ", ".join("every gate" if name == ALL_GATES else name for name in constraints)
+    passed = f" of what passes {gates}" if constraints else ""
     if not best:
-        logs.show(f"{what}{passed}: none passes")
+        logs.show(f"{what}{passed}: none does")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("trial", *objectives, "point"):

@@ -28,6 +28,7 @@ STOPPED = {"state": "interrupted", "reason": "SIGTERM in epoch 2"}
 RAN_OUT = {"state": "interrupted", "reason": "SIGUSR2 in epoch 2"}
 FAILED = {"state": "failed", "reason": "ZeroDivisionError: by zero"}
 RUNNING = {"state": "running"}
+PAUSED = {"state": "paused", "reason": "after epoch 1 of 3"}
 
 
 @pytest.fixture
@@ -97,6 +98,10 @@ LOST_LINE = "the last line of its output"
         (STOPPED, 75, Fate.INTERRUPTED, "SIGTERM in epoch 2"),
         (RAN_OUT, 75, Fate.TIMED_OUT, "SIGUSR2 in epoch 2"),
         ({"state": "interrupted", "reason": "time limit of 30 min in epoch 2"}, 75, Fate.TIMED_OUT, None),
+        (PAUSED, 0, Fate.PAUSED, "after epoch 1 of 3"),
+        (PAUSED, None, Fate.PAUSED, "after epoch 1 of 3"),  # goes on, and its process has not begun
+        (PAUSED, 1, Fate.FAILED, LOST_LINE),
+        (PAUSED, 75, Fate.INTERRUPTED, None),
         (NO_RUN, 75, Fate.INTERRUPTED, ""),  # before it had a run directory
         (FAILED, 75, Fate.INTERRUPTED, None),  # failed once; stopped before it began again
         (NO_RUN, 2, Fate.FAILED, LOST_LINE),
@@ -120,7 +125,13 @@ def test_fates_of_local_processes_that_ended(
 
 @pytest.mark.parametrize(
     ("run", "fate"),
-    [(NO_RUN, Fate.NOT_STARTED), (STOPPED, Fate.INTERRUPTED), (FAILED, Fate.FAILED), (RUNNING, Fate.LOST)],
+    [
+        (NO_RUN, Fate.NOT_STARTED),
+        (STOPPED, Fate.INTERRUPTED),
+        (FAILED, Fate.FAILED),
+        (RUNNING, Fate.LOST),
+        (PAUSED, Fate.PAUSED),
+    ],
 )
 def test_fates_of_points_that_were_never_submitted(sweep: Sweep, run: dict[str, str], fate: Fate) -> None:
     """Their runs, if they have one, were begun by a plain menvae-train."""
@@ -325,7 +336,7 @@ def test_where_there_is_no_slurm_its_jobs_are_lost(
 
 @pytest.mark.parametrize("fate", Fate)
 def test_every_fate_is_one_of_four_kinds(fate: Fate) -> None:
-    kinds = [fate.is_final, fate.is_active, fate.has_failed, fate == Fate.NOT_STARTED]
+    kinds = [fate.is_final, fate.is_active, fate.has_failed, fate in (Fate.NOT_STARTED, Fate.PAUSED)]
     assert sum(kinds) == 1
     assert fate.is_final is (fate in {"finished", "collapsed", "pruned"})
     assert fate.is_active is (fate in {"running", "pending", "unknown"})
