@@ -110,6 +110,16 @@ def values_of(known: Mapping[str, float | None], metrics: Sequence[str], run: st
     return [known[metric] for metric in metrics]
 
 
+def words_of(constraints: Sequence[str]) -> str:
+    """Return what constraints leave of a set of runs.
+
+    >>> words_of(["max_dcor", "passed"]), words_of([])
+    (' of what passes max_dcor, every gate', '')
+    """
+    gates = ("every gate" if name == ALL_GATES else name for name in constraints)
+    return f" of what passes {', '.join(gates)}" if constraints else ""
+
+
 def violations(run_dir: Path, constraints: Sequence[str]) -> dict[str, float]:
     """Return by how much a finished run misses gates, as constraints of Optuna: 0 or less if it passes.
 
@@ -123,13 +133,18 @@ def violations(run_dir: Path, constraints: Sequence[str]) -> dict[str, float]:
         UserError: the run has no such gate.
     """
     table = read_json(run_dir / "gates.json", _GATES)
-    found = {gate["name"]: _violation(gate) for gate in table["gates"]}
-    missed = sum(value for value in found.values() if value > 0)
-    found[ALL_GATES] = 0.0 if table["passed"] else max(missed, _LEAST_VIOLATION)
+    gates = {gate["name"]: gate for gate in table["gates"]}
+    missed: dict[str, float] = {}
     for name in constraints:
-        if name not in found:
-            raise UserError(f"sweep.constraints: '{name}' is not a gate of run {run_dir.name}; {nearest(name, found)}")
-    return {name: found[name] for name in constraints}
+        if name == ALL_GATES:
+            by_gate = sum(max(_violation(gate), 0.0) for gate in gates.values())
+            missed[name] = 0.0 if table["passed"] else max(by_gate, _LEAST_VIOLATION)
+        elif name in gates:
+            missed[name] = _violation(gates[name])
+        else:
+            near = nearest(name, [*gates, ALL_GATES])
+            raise UserError(f"sweep.constraints: '{name}' is not a gate of run {run_dir.name}; {near}")
+    return missed
 
 
 def _violation(gate: Mapping[str, Any]) -> float:
@@ -139,5 +154,5 @@ def _violation(gate: Mapping[str, Any]) -> float:
         return math.inf
     end = gate.get("low" if is_above else "high")
     end = value if end is None else end
-    missed = (target - end if is_above else end - target) / (abs(target) or 1.0)
+    missed: float = (target - end if is_above else end - target) / (abs(target) or 1.0)
     return min(missed, 0.0) if gate["passed"] else max(missed, _LEAST_VIOLATION)

@@ -101,7 +101,7 @@ class Campaign:
         self, planned: Sequence[PlannedPoint], statuses: Sequence[PointStatus], tags: Mapping[str, str]
     ) -> dict[str, Any]:
         """Return what trackers receive at the end of a sweep with these points."""
-        is_done = all(map(_rests, statuses)) and not any(point.problem for point in planned)
+        is_done = all(status.fate.rests for status in statuses) and not any(point.problem for point in planned)
         return end_of_sweep(is_done=is_done, trackers=self._trackers(), tags=tags)
 
     def _trackers(self) -> Trackers:
@@ -170,11 +170,12 @@ class Campaign:
             now = time.monotonic()
             for status in statuses:
                 run = status.point.run
-                if status.fate == Fate.LOST and now - lost_since.setdefault(run, now) < self.runner.lag_s:
-                    continue
-                if status.fate != Fate.LOST:
+                if _may_be_lost(status, planned[run]):
+                    if now - lost_since.setdefault(run, now) < self.runner.lag_s:
+                        continue
+                else:
                     lost_since.pop(run, None)
-                is_old = run not in before and _rests(status)
+                is_old = run not in before and status.fate.is_final
                 if status.fate != before.get(run, Fate.NOT_STARTED) and not is_old:
                     _log.info("%s", _line(status))
                 before[run] = status.fate
@@ -209,9 +210,9 @@ def _point(planned: PlannedPoint) -> Point:
     return planned.status.point
 
 
-def _rests(status: PointStatus) -> bool:
-    """Return whether a point has ended as it should, or is paused until its search lets it go on."""
-    return status.fate.is_final or status.fate == Fate.PAUSED
+def _may_be_lost(status: PointStatus, planned: PointStatus) -> bool:
+    """Return whether a job is gone without a result, or a file system or a queue is late."""
+    return status.fate == Fate.LOST or (status.fate == Fate.PAUSED and status.epochs == planned.epochs)
 
 
 def _refused(planned: Sequence[PlannedPoint]) -> list[PointStatus]:

@@ -22,7 +22,7 @@ from menvae.console import logs
 from menvae.errors import UserError
 from menvae.files import FolderIsLockedError, FolderLock
 from menvae.runs.job import Job
-from menvae.studies import ALL_GATES, Trial, objective_values, open_storage, violations
+from menvae.studies import Trial, objective_values, open_storage, violations, words_of
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.status import PointStatus
 from menvae.sweeps.sweep import Point, Sweep
@@ -218,8 +218,7 @@ def show(study: optuna.Study) -> None:
         return
     best = study.best_trials
     what = "the best trial" if len(study.directions) == 1 else "the Pareto front"
-    gates = ", ".join("every gate" if name == ALL_GATES else name for name in constraints)
-    passed = f" of what passes {gates}" if constraints else ""
+    passed = words_of(constraints)
     if not best:
         logs.show(f"{what}{passed}: none does")
         return

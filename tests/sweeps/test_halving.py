@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import random
 import signal
 import warnings
@@ -21,12 +20,17 @@ from plugins import trouble, write_trouble
 from runs import menvae_sweep, only_run, start, train
 
 from menvae.errors import UserError
+from menvae.interruption import stop_requests
+from menvae.registry import register, unregister
 from menvae.studies import open_storage
+from menvae.sweeps.campaign import Campaign
 from menvae.sweeps.halving import Halving
-from menvae.sweeps.runners import Fate
-from menvae.sweeps.status import PointStatus
-from menvae.sweeps.sweep import Point
-from menvae.sweeps.trials import OVERRIDES, begin_again
+from menvae.sweeps.plan import PlannedPoint
+from menvae.sweeps.runners import Fate, JobState, Runner
+from menvae.sweeps.status import PointStatus, sweep_status
+from menvae.sweeps.sweep import Point, Submission, Sweep
+from menvae.sweeps.trials import OVERRIDES, PASSED, begin_again, reporting
+from menvae.tracking.tracker import TrackingSettings
 from menvae.training.settings import TrainerSettings
 
 LOSS = "val_epoch/loss"
@@ -95,6 +99,15 @@ def bracket(number: int) -> int:
     """The bracket of Optuna's Hyperband, of three: by a checksum, in shares of 9, 5 and 3 of 17 (see its source)."""
     place = zlib.crc32(f"study_{number}".encode()) % 17
     return 0 if place < 9 else 1 if place < 14 else 2
+
+
+def test_a_point_that_stands_for_a_failed_one_begins_at_the_first_rung() -> None:
+    study = study_of([{}])
+    reporting(study, 0).set_user_attr(PASSED, 2)
+    study.tell(0, state=optuna.trial.TrialState.FAIL)
+    failed = study.get_trials()[0]
+    again, other = (begin_again(study, failed, overrides) for overrides in (None, ["trainer.batch_size=4"]))
+    assert [halving().next_rung(study.get_trials()[number]) for number in (again, other)] == [6, 2]
 
 
 def test_hyperband_judges_each_bracket_from_its_own_first_rung() -> None:
@@ -197,9 +210,13 @@ def recon(run: Path, epoch: int) -> float:
     return value
 
 
-def test_a_promoted_trial_resumes_and_ends_as_the_same_run_alone(output_dir: Path, tmp_path: Path) -> None:
+def test_a_search_that_is_killed_between_rungs_ends_as_the_best_run_alone(output_dir: Path, tmp_path: Path) -> None:
+    process = start(output_dir, *SEARCH, *FOUR)
+    process.read_until("after epoch 1, 2 of 4 trials go on")
+    process.send_signal(signal.SIGKILL)
+    process.output.read()
+    assert Counter(trial.state.name for trial in stored(output_dir)) == {"RUNNING": 2, "PRUNED": 2}
     done = train(output_dir, *SEARCH, *FOUR)
-    assert "after epoch 1, 2 of 4 trials go on" in done.stderr
     assert "after epoch 2, 1 of 2 trials go on" in done.stderr
     assert "the best trial:" in done.stdout
     runs = sorted((output_dir / "runs").iterdir(), key=epochs, reverse=True)
@@ -207,17 +224,14 @@ def test_a_promoted_trial_resumes_and_ends_as_the_same_run_alone(output_dir: Pat
     assert max(recon(run, 1) for run in runs[:2]) <= min(recon(run, 1) for run in runs[2:])
     assert recon(runs[0], 2) <= recon(runs[1], 2)
     log = (runs[0] / "train.log").read_text()
-    assert all(f"resuming after epoch {epoch} " in log for epoch in (1, 2))
-    assert [log.count(f"training: epochs {span} ") for span in ("1 to 1", "2 to 2", "3 to 4")] == [1, 1, 1]
+    assert "resuming after epoch 2 " in log
+    assert [log.count(f"training: epochs {span} ") for span in ("1 to 1", "3 to 4")] == [1, 1]
     assert not (runs[1] / "gates.json").exists(), "a trial that does not go on is not evaluated"
 
     trials = stored(output_dir)
     assert Counter(trial.state.name for trial in trials) == {"COMPLETE": 1, "PRUNED": 3}
     (best,) = [trial for trial in trials if trial.state.name == "COMPLETE"]
     assert best.intermediate_values == {1: recon(runs[0], 1), 2: recon(runs[0], 2)}
-    assert {number: point.count('"job"') for number, point in _submissions(output_dir).items()} == {
-        run.name: submissions for run, submissions in zip(runs, (3, 2, 1, 1), strict=True)
-    }
     told = menvae_sweep(output_dir, "status")
     assert told.count("after epoch") == 3
     assert "3 paused" in told
@@ -243,44 +257,73 @@ def test_a_promoted_trial_resumes_and_ends_as_the_same_run_alone(output_dir: Pat
     assert sorted(map(epochs, (output_dir / "runs").iterdir())) == [1, 2, 4, 4]
 
 
-def _submissions(output_dir: Path) -> dict[str, str]:
-    return {path.parent.name: path.read_text() for path in output_dir.glob("sweeps/*/points/*/point.json")}
-
-
-def test_a_search_that_is_killed_between_rungs_goes_on_from_them(output_dir: Path) -> None:
-    process = start(output_dir, *SEARCH, *FOUR)
-    process.read_until("after epoch 1, 2 of 4 trials go on")
-    process.send_signal(signal.SIGKILL)
-    process.output.read()
-    assert Counter(trial.state.name for trial in stored(output_dir)) == {"RUNNING": 2, "PRUNED": 2}
-    done = train(output_dir, *SEARCH, *FOUR)
-    assert "after epoch 2, 1 of 2 trials go on" in done.stderr
-    assert Counter(trial.state.name for trial in stored(output_dir)) == {"COMPLETE": 1, "PRUNED": 3}
-    assert sorted(map(epochs, (output_dir / "runs").iterdir())) == [1, 1, 2, 4]
-
-
 def test_failed_trials_pause_again_after_a_retry(output_dir: Path, tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     flag.write_text("raise")
     site = write_trouble(tmp_path / "site")
-    train(output_dir, *SEARCH, *FOUR, *trouble(flag), code=1, site=site)
-    assert Counter(trial.state.name for trial in stored(output_dir)) == {"FAIL": 4}
+    search = [text.replace("=4", "=2") for text in SEARCH] + ["trainer.max_epochs=2", *trouble(flag)]
+    train(output_dir, *search, code=1, site=site)
+    assert Counter(trial.state.name for trial in stored(output_dir)) == {"FAIL": 2}
     flag.unlink()
     told = menvae_sweep(output_dir, "retry", site=site)
-    assert "4 of these points are paused" in told
-    assert Counter(trial.state.name for trial in stored(output_dir)) == {"FAIL": 4, "RUNNING": 4}
-    train(output_dir, *SEARCH, *FOUR, *trouble(flag), site=site)
-    assert Counter(trial.state.name for trial in stored(output_dir)) == {"FAIL": 4, "COMPLETE": 1, "PRUNED": 3}
-    assert sorted(map(epochs, (output_dir / "runs").iterdir())) == [1, 1, 2, 4]
+    assert "2 of these points are paused" in told
+    assert Counter(trial.state.name for trial in stored(output_dir)) == {"FAIL": 2, "RUNNING": 2}
+    train(output_dir, *search, site=site)
+    assert Counter(trial.state.name for trial in stored(output_dir)) == {"FAIL": 2, "COMPLETE": 1, "PRUNED": 1}
+    assert sorted(map(epochs, (output_dir / "runs").iterdir())) == [1, 2]
 
 
-def test_hyperband_of_a_search(output_dir: Path) -> None:
-    """With rungs of 1 and 2 of 4 epochs, its three brackets begin at 1, at 2, and nowhere."""
+def test_a_plan_says_where_trials_pause(output_dir: Path) -> None:
     overrides = [text.replace("pruner=halving", "pruner=hyperband") for text in SEARCH]
-    train(output_dir, *overrides, *FOUR)
-    trials = stored(output_dir)
-    assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
-    assert all(math.isfinite(trial.intermediate_values[1]) for trial in trials)
-    counted = Counter(map(epochs, (output_dir / "runs").iterdir()))
-    assert counted[4] == sum(trial.state.name == "COMPLETE" for trial in trials) >= 1
-    assert set(counted) <= {1, 2, 4}
+    done = train(output_dir, *overrides, *FOUR, "sweep.action=plan")
+    assert "pruner hyperband" in done.stdout
+    assert "trials of 4 epochs pause after 1, 2, and one in 2 goes on" in done.stdout
+
+
+class _LateQueue(Runner):
+    """Has a queue that knows a job only after a while, and trains one epoch then."""
+
+    poll_s = 0.01
+    lag_s = 60.0
+
+    def submit(self, jobs: Mapping[str, Path]) -> dict[str, Submission]:
+        self.looks = 0
+        return {run: Submission("late", "1", "", "") for run in jobs}
+
+    def advance(self) -> dict[str, Submission]:
+        self.looks += 1
+        if self.looks == 3:
+            write_paused(self.folder, epochs=2)
+        return {}
+
+    def stop(self) -> None:
+        pass
+
+    @staticmethod
+    def states(submissions: Mapping[str, Submission]) -> dict[str, JobState]:
+        return {}
+
+
+def write_paused(sweep: Path, epochs: int) -> None:
+    run_dir = Sweep(sweep).runs / "run"
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "metrics.jsonl").write_text("{}\n" * epochs)
+    (run_dir / "status.json").write_text(json.dumps({"state": "paused", "reason": f"after epoch {epochs} of 3"}))
+
+
+def test_a_queue_that_is_late_does_not_end_the_wait_for_a_paused_point(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "sweeps" / "search")
+    point = Point(0, "run", ("seed=1",))
+    config = {"trainer": {"max_epochs": 3}}
+    write_paused(sweep.path, epochs=1)
+    runner = _LateQueue()
+    runner.prepare(sweep.path, config)
+    register("runner", "late")(_LateQueue)
+    try:
+        planned = [PlannedPoint(point.overrides, config, sweep_status(sweep, [point])[0])]
+        campaign = Campaign(sweep, runner, TrackingSettings(enabled=False))
+        with stop_requests() as stop:
+            (status,) = campaign.carry_out(planned, stop, {})
+    finally:
+        unregister("runner", "late")
+    assert (status.fate, status.epochs) == (Fate.PAUSED, 2)

@@ -18,6 +18,7 @@ import pytest
 from menvae.composition.settings import SweepSettings
 from menvae.errors import UserError
 from menvae.registry import register, unregister
+from menvae.studies import Trial
 from menvae.sweeps.plan import plan_points
 from menvae.sweeps.runners import Fate, JobState
 from menvae.sweeps.status import PointStatus, refused_status, sweep_status
@@ -516,13 +517,17 @@ def test_refused_points_are_shown_until_they_run(sweep: Sweep) -> None:
         {"update": {"max_epochs": 9}, "trainer": {"resume": "auto"}},
     ],
 )
-def test_the_length_of_a_run_stands_in_its_job_file(sweep: Sweep, config: dict[str, Any], indent: int | None) -> None:
+@pytest.mark.parametrize("pause_after", [None, 3])
+def test_the_length_of_a_run_stands_in_its_job_file(
+    sweep: Sweep, config: dict[str, Any], indent: int | None, pause_after: int | None
+) -> None:
     """Files of earlier versions have several lines."""
     point = Point(0, RUN, ("seed=1",))
-    path = sweep.prepare(point, config)
+    path = sweep.prepare(point, config, Trial('"pause_after": 8', "study", 0, "", "none", 5, 3, pause_after))
     path.write_text(json.dumps(json.loads(path.read_text()), indent=indent) + "\n")
     (status,) = sweep_status(sweep)
     assert status.max_epochs == config["trainer"].get("max_epochs")
+    assert (status.pause_after, status.last_epoch) == (pause_after, pause_after or status.max_epochs)
     assert status.reason == ""
 
 
