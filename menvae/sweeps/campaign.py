@@ -175,7 +175,7 @@ class Campaign:
                         continue
                 else:
                     lost_since.pop(run, None)
-                is_old = run not in before and status.fate.is_final
+                is_old = run not in before and status.fate.rests and status.epochs == planned[run].epochs
                 if status.fate != before.get(run, Fate.NOT_STARTED) and not is_old:
                     _log.info("%s", _line(status))
                 before[run] = status.fate
