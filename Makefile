@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles menvae
 
-.PHONY: train test lint bench bench-data bench-encode bench-losses bench-metrics bench-statistics bench-sweep bench-train controls soak wrong-lines mutants clean
+.PHONY: train test lint bench bench-data bench-encode bench-losses bench-metrics bench-search bench-statistics bench-sweep bench-train controls soak wrong-lines mutants clean
 
 train: $(VENV)/.installed
 	$(BIN)/menvae-train
@@ -42,6 +42,10 @@ bench-losses: $(VENV)/.installed-test
 # FULL=1: 1,000 subjects of 128^3 too
 bench-train: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/train.py $(if $(BESIDE),--beside $(BESIDE)) $(if $(FULL),--full)
+
+# an hour or two: searches of five seeds
+bench-search: $(VENV)/.installed-test
+	$(BIN)/python tests/benchmarks/halving.py
 
 bench-statistics: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/independence.py

@@ -29,7 +29,8 @@ menvae-sweep plan [group=option ...] [key=value,value ...]
 
 menvae-sweep status [sweep.name=NAME] [output_dir=./outputs]
     Show the state of every point of a sweep (default: the latest): finished, running, pending, failed, timed out, ...
-    The exit code is 1 if a point has failed, has collapsed (except in a search) or cannot run, else 0.
+    The exit code is 1 if a point has failed, has collapsed (except in a search) or cannot run, else 0. Of a search, the
+    best trial or the Pareto front so far follows.
 
 menvae-sweep watch [--html FILE] [--every SECONDS] [--once] [sweep.name=NAME] [output_dir=./outputs]
     Show a sweep while it runs: points by state, epochs, time left of each and of all, GPU or CPU hours, failures by
@@ -102,6 +103,7 @@ def _show_status(config: DictConfig) -> int:
     from menvae.sweeps.campaign import fate_counts, status_table
     from menvae.sweeps.status import refused_status, sweep_status
     from menvae.sweeps.sweep import find_sweep
+    from menvae.sweeps.trials import show, study_of
 
     keys = plain_values(config, ("output_dir", "sweep"))
     check_present(keys, ("output_dir",))
@@ -111,6 +113,8 @@ def _show_status(config: DictConfig) -> int:
     logs.show(f"sweep {sweep.path}")
     logs.show(status_table(statuses))
     logs.show(fate_counts(statuses))
+    if (study := study_of(sweep)) is not None:
+        show(study)
     return _exit_code(sweep, statuses)
 
 

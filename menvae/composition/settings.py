@@ -40,6 +40,8 @@ class SweepSettings:
         max_seeds: number of seeds of a configuration at most, with ``until``.
         objectives: {metric: ``maximize`` or ``minimize``}; a key of ``metrics.jsonl``, at the best epoch, or
             ``gate/<name>``.
+        constraints: gates that the best trial, or those of the Pareto front, have to pass: names of ``gates.*``, or
+            ``passed`` for all of a run.
     """
 
     name: str | None = None
@@ -54,6 +56,7 @@ class SweepSettings:
     until: str | None = None
     max_seeds: Annotated[int, Field(ge=2)] = 10
     objectives: Mapping[str, Literal["maximize", "minimize"]] = field(default_factory=dict)
+    constraints: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the condition, the wanted interval, and what only a retry has; raises `UserError`."""

@@ -96,6 +96,8 @@ class AssembledRun:
             observers=build_observers(experiment.observers, context),
             stop=stop,
         )
+        pause_after = job.trial.pause_after if job is not None and job.trial is not None else None
+        self.last_epoch = min(pause_after or trainer.max_epochs, trainer.max_epochs)  # of this process
         self._resume()
         if trainer.auto_batch:
             fit_into_memory(experiment, self.trainer)
@@ -122,8 +124,15 @@ class AssembledRun:
             _log.info("starting from the weights of %s", initial)
 
     def train_and_evaluate(self, recorder: RunRecorder | None) -> dict[str, Any]:
-        """Train to the end, evaluate the best weights, and (on the main rank) write gates, pictures and report."""
-        state = self.trainer.fit(recorder)
+        """Train to the end, evaluate the best weights, and (on the main rank) write gates, pictures and report.
+
+        Returns:
+            The content of ``status.json``; that of a run which pauses before its end has no results.
+        """
+        state = self.trainer.fit(recorder, self.last_epoch)
+        if not self.trainer.has_ended:
+            reason = f"after epoch {state.epoch} of {self.trainer.settings.max_epochs}"
+            return {"state": "paused", "reason": reason, "epochs": state.epoch}
         self.trainer.load_best()
         _log.info("evaluating the weights of epoch %d", state.best_epoch or state.epoch)
         loaders = {"val": self.data.val, "test": self.data.test}

@@ -25,7 +25,7 @@ from menvae.files import (
 
 _log = logging.getLogger(__name__)
 
-State = Literal["running", "interrupted", "finished", "collapsed", "pruned", "failed"]
+State = Literal["running", "paused", "interrupted", "finished", "collapsed", "pruned", "failed"]
 ENDED: Final = ("finished", "collapsed", "pruned")
 """States of runs with results."""
 RUNS: Final = "runs"

@@ -119,6 +119,8 @@ def _train_here(
         else:
             status = AssembledRun(experiment, data, here, path, stop, job).train_and_evaluate(None)
         collectives.patient_barrier()  # rank 0 still writes results, and launchers end all ranks once one has left
+        if status["state"] == "paused":
+            return ExitCode.DONE
         strict: bool = experiment.settings["gates"].strict
         if directory is None:
             return exit_code(status, strict=strict)
@@ -207,8 +209,8 @@ def _main_rank_run(
             start_recording()
         first_epoch = run.trainer.state.epoch + 1
         max_epochs = experiment.settings["trainer"].max_epochs
-        if first_epoch <= max_epochs:
-            _log.info("training: epochs %d to %d of %d steps", first_epoch, max_epochs, data.train.steps_per_epoch)
+        if first_epoch <= run.last_epoch:
+            _log.info("training: epochs %d to %d of %d steps", first_epoch, run.last_epoch, data.train.steps_per_epoch)
         with TrainingProgress(max_epochs, data.train.steps_per_epoch, first_epoch) as progress:
             status = run.train_and_evaluate(RunRecorder(directory, local, trackers, progress, start_recording))
     except (RunInterruptedError, KeyboardInterrupt) as interruption:
@@ -222,6 +224,11 @@ def _main_rank_run(
         start_tracking()
         trackers.finish("FAILED", {"menvae.state": "failed"})
         raise
+    if status["state"] == "paused":
+        _log.info("paused %s: its search decides whether it goes on", status["reason"])
+        trackers.finish("FINISHED", {"menvae.state": "paused"})
+        directory.set_status(**status)
+        return status
     tracking: TrackingSettings = experiment.settings["tracking"]
     if tracking.active:
         _log.info("sending the results to %s", ", ".join(sorted(tracking.active)))

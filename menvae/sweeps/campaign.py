@@ -101,7 +101,7 @@ class Campaign:
         self, planned: Sequence[PlannedPoint], statuses: Sequence[PointStatus], tags: Mapping[str, str]
     ) -> dict[str, Any]:
         """Return what trackers receive at the end of a sweep with these points."""
-        is_done = all(status.fate.is_final for status in statuses) and not any(point.problem for point in planned)
+        is_done = all(status.fate.rests for status in statuses) and not any(point.problem for point in planned)
         return end_of_sweep(is_done=is_done, trackers=self._trackers(), tags=tags)
 
     def _trackers(self) -> Trackers:
@@ -170,13 +170,13 @@ class Campaign:
             now = time.monotonic()
             for status in statuses:
                 run = status.point.run
-                if status.fate == Fate.LOST and now - lost_since.setdefault(run, now) < self.runner.lag_s:
-                    continue
-                if status.fate != Fate.LOST:
+                if _may_be_lost(status, planned[run]):
+                    if now - lost_since.setdefault(run, now) < self.runner.lag_s:
+                        continue
+                else:
                     lost_since.pop(run, None)
-                if status.fate != before.get(run, Fate.NOT_STARTED) and not (
-                    run not in before and status.fate.is_final
-                ):
+                is_old = run not in before and status.fate.rests and status.epochs == planned[run].epochs
+                if status.fate != before.get(run, Fate.NOT_STARTED) and not is_old:
                     _log.info("%s", _line(status))
                 before[run] = status.fate
             settled = all(before.get(status.point.run) == status.fate for status in statuses)
@@ -210,6 +210,11 @@ def _point(planned: PlannedPoint) -> Point:
     return planned.status.point
 
 
+def _may_be_lost(status: PointStatus, planned: PointStatus) -> bool:
+    """Return whether a job is gone without a result, or a file system or a queue is late."""
+    return status.fate == Fate.LOST or (status.fate == Fate.PAUSED and status.epochs == planned.epochs)
+
+
 def _refused(planned: Sequence[PlannedPoint]) -> list[PointStatus]:
     return [refused(index, one.overrides, one.problem) for index, one in enumerate(planned) if one.problem]
 
@@ -240,8 +245,8 @@ def _line(status: PointStatus) -> str:
 
 def _log_end(statuses: Sequence[PointStatus]) -> None:
     _log.info("%s", fate_counts(statuses))
-    if any(status.fate != Fate.FINISHED for status in statuses):
-        logs.show(status_table([status for status in statuses if status.fate != Fate.FINISHED]))
+    if others := [status for status in statuses if status.fate not in (Fate.FINISHED, Fate.PAUSED)]:
+        logs.show(status_table(others))
 
 
 def fate_counts(statuses: Sequence[PointStatus]) -> str:

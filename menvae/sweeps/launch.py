@@ -204,6 +204,7 @@ def sweep_of(config: Mapping[str, Any], typed: Command) -> Sweep:
     outside = outside_keys(config["data"]["name"])
     identifying = [text for text in typed.fixed if _key_of(text) == EXTEND or not is_outside(_key_of(text), outside)]
     identifying += [f"{metric} {direction}" for metric, direction in settings.objectives.items()]
+    identifying += [f"passes {gate}" for gate in settings.constraints]
     name = settings.name or sweep_name(config["name"], list(typed.swept), identifying)
     return Sweep(path_of(config["output_dir"], "output_dir").resolve() / SWEEPS / name)
 
@@ -330,7 +331,7 @@ class _Launch:
             planned = [replace(each, trial=trial) for each, trial in zip(planned, retried.trials, strict=True)]
             results = self._carry_out(planned, _tracking(jobs), stop)
             if self.wait:
-                retried.tell([result.status for result in results], sweep_settings(jobs[0][1]).objectives)
+                retried.tell([result.status for result in results], sweep_settings(jobs[0][1]))
             return [*results, *refused]
 
     def _refused_before(self, planned: Sequence[PlannedPoint]) -> dict[tuple[str, ...], str]:
@@ -399,7 +400,8 @@ def _result(planned: Sequence[PlannedPoint], index: int, by_run: Mapping[str, Po
     if point.status is None:
         return Result(ExitCode.WRONG_INPUT, None, point.problem)
     status = by_run[point.status.point.run]
-    codes = {Fate.FINISHED: ExitCode.DONE, Fate.PRUNED: ExitCode.DONE, Fate.COLLAPSED: ExitCode.COLLAPSED}
+    codes = dict.fromkeys((Fate.FINISHED, Fate.PRUNED, Fate.PAUSED), ExitCode.DONE)
+    codes[Fate.COLLAPSED] = ExitCode.COLLAPSED
     if point.trial is not None:  # for a search, a collapsed run is a valid result
         codes[Fate.COLLAPSED] = ExitCode.DONE
     return Result(codes.get(status.fate, 1), status)

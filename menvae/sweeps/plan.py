@@ -299,6 +299,8 @@ def _row(index: int, point: PlannedPoint) -> tuple[str, ...]:
         what = point.problem or f"duplicate of {point.duplicate_of}"
     elif status.fate.is_final or status.fate.is_active:
         what = f"{status.fate}: nothing to do" if status.fate.is_final else str(status.fate)
+    elif status.fate == Fate.PAUSED:
+        what = "go on (paused)"
     else:
         what = "run" if status.fate == Fate.NOT_STARTED else f"run again ({status.fate})"
     if status is not None and status.point.stands_for and status.point.overrides != point.overrides:

@@ -20,6 +20,8 @@ from menvae.sweeps.sweep import Point, Submission, Sweep, read_point
 
 _MAX_EPOCHS = re.compile(rb'"trainer": \{[^{}]*?"max_epochs": (\d+)')
 """The key in the text of a job file; its section has no sections."""
+_PAUSE_AFTER = re.compile(rb'"pause_after": (\d+|null)')
+_LENGTHS = {"max_epochs": "config.trainer.max_epochs", "pause_after": "trial.pause_after"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class PointStatus:
         trackers: keys of the trackers that have the complete run.
         stand_in: number of the point that runs in its place, if it has failed and there is one.
         stands_for: numbers of the failed points in whose place it runs.
+        pause_after: number of epochs after which its last job pauses; None if it does not.
     """
 
     point: Point
@@ -47,6 +50,17 @@ class PointStatus:
     trackers: frozenset[str] = frozenset()
     stand_in: int | None = None
     stands_for: tuple[int, ...] = ()
+    pause_after: int | None = None
+
+    @property
+    def last_epoch(self) -> int | None:
+        """Number of epochs after which its last job ends; None before a job is prepared."""
+        return self.max_epochs if self.pause_after is None else self.pause_after
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is paused, and its search has let it go on."""
+        return self.fate == Fate.PAUSED and self.epochs < (self.last_epoch or 0)
 
     @property
     def has_failed(self) -> bool:
@@ -69,7 +83,7 @@ class StatusReader:
         self._point = Remembered(read_point)
         self._run = Remembered(lambda path: read_status(path.parent))
         self._outcome = Remembered(lambda path: read_json(path, {"exit_code": int}))
-        self._max_epochs = Remembered(_max_epochs)
+        self._lengths = Remembered(_lengths)
         self._epochs = Appended(0, lambda total, lines: total + len(lines))
         self._last_line = Remembered(_last_line)
         self._ended: dict[str, tuple[Stamp | None, PointStatus]] = {}
@@ -113,7 +127,7 @@ class StatusReader:
         stamp = stamp_of(self._run_file(point))
         run = _unless_damaged(lambda: self._run(self._run_file(point)), damaged)
         outcome = _unless_damaged(lambda: self._outcome(sweep.folder(point) / "outcome.json"), damaged)
-        job = _unless_damaged(lambda: self._max_epochs(sweep.job_file(point)), damaged)
+        job = _unless_damaged(lambda: self._lengths(sweep.job_file(point)), damaged)
         has_ended = run.get("state") in ENDED
         fate, reason = _fate(point, run, outcome, job_state, not has_ended and FolderLock.is_held(run_dir))
         reason = "; ".join(filter(None, (reason, *damaged)))
@@ -121,7 +135,10 @@ class StatusReader:
             reason = self._last_line(sweep.log(point.submissions[-1]))
         epochs = run["epochs"] if has_ended and "epochs" in run else self._epochs(run_dir / "metrics.jsonl")
         directory = run_dir if run or run_dir.is_dir() else None
-        status = PointStatus(point, fate, reason, directory, epochs, job.get("max_epochs"), trackers_of(run))
+        status = PointStatus(
+            *(point, fate, reason, directory, epochs, job.get("max_epochs"), trackers_of(run)),
+            pause_after=job.get("pause_after"),
+        )
         if fate.is_final and not damaged:
             self._ended[point.run] = (stamp, status)
         return status
@@ -135,19 +152,22 @@ def sweep_status(sweep: Sweep, points: Iterable[Point] | None = None) -> list[Po
     return StatusReader(sweep)(points)
 
 
-def _max_epochs(path: Path) -> dict[str, Any]:
-    """Return ``max_epochs`` of a job file, most of which is the rest of its configuration; raises `DamagedFileError`.
+def _lengths(path: Path) -> dict[str, Any]:
+    """Return ``max_epochs`` of the run of a job file, and ``pause_after`` of its trial; raises `DamagedFileError`.
 
-    A file that begins and ends as one does is not parsed, because a sweep may have ten thousand.
+    A file that begins and ends as one does is not parsed, because a sweep may have ten thousand, and most of each is
+    the rest of its configuration.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return {}
-    found = _MAX_EPOCHS.findall(content)
-    if len(found) == 1 and content.startswith(b"{") and content.endswith(b"}\n"):
-        return {"max_epochs": int(found[0])}
-    return {"max_epochs": value_at(read_json(path, {"config": dict}).get("config", {}), "trainer.max_epochs")}
+    found, pauses = _MAX_EPOCHS.findall(content), _PAUSE_AFTER.findall(content)
+    if len(found) == 1 and len(pauses) <= 1 and content.startswith(b"{") and content.endswith(b"}\n"):
+        pause_after = int(pauses[0]) if pauses and pauses[0] != b"null" else None
+        return {"max_epochs": int(found[0]), "pause_after": pause_after}
+    job = read_json(path, {"config": dict})
+    return {key: value_at(job, place) for key, place in _LENGTHS.items()}
 
 
 def _with_stand_ins(statuses: Sequence[PointStatus]) -> list[PointStatus]:
@@ -230,6 +250,8 @@ def _fate(
     if reason == "out of memory":
         return Fate.OUT_OF_MEMORY, ""
     code = outcome.get("exit_code")
+    if state == "paused" and code in (None, ExitCode.DONE):
+        return Fate.PAUSED, reason
     if code == ExitCode.WRONG_INPUT or (state == "failed" and code != ExitCode.INTERRUPTED):
         return Fate.FAILED, reason if state == "failed" else ""
     if state == "interrupted" or code == ExitCode.INTERRUPTED:

@@ -32,6 +32,7 @@ from menvae.tracking.trackers import Trackers
 
 _log = logging.getLogger(__name__)
 
+_ENDS: Mapping[str, Status] = {"failed": "FAILED", "paused": "FINISHED"}
 _MOST_UNANSWERED = 2  # in a row; each costs seconds, and there may be thousands
 
 
@@ -198,8 +199,8 @@ def _send_run(parcel: Parcel) -> Outcome:
         if has_ended:
             finished = hand_over(trackers, parcel.settings, directory, status)
         else:
-            state = "failed" if status["state"] == "failed" else "interrupted"
-            end: Status = "FAILED" if state == "failed" else "KILLED"
+            state = status["state"] if status["state"] in _ENDS else "interrupted"
+            end: Status = _ENDS.get(state, "KILLED")
             finished = trackers.finish(end, {"menvae.state": state})
             status["trackers"] = sorted(trackers_of(status) | finished)
         if status["state"] != "new":  # whose status is damaged
@@ -232,7 +233,7 @@ def _send_sweep(parcel: Parcel) -> Outcome:
         statuses = sweep_status(sweep)
         if any(status.fate.is_active for status in statuses):
             return Outcome.ACTIVE
-        is_done = all(status.fate.is_final for status in statuses) and not sweep.refused()
+        is_done = all(status.fate.rests for status in statuses) and not sweep.refused()
         trackers = parcel.trackers(parcel.settings.active)
         end = end_of_sweep(is_done=is_done, trackers=trackers, tags=_own(facts.tags, sweep))
         known = sweep.tracked()

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from menvae.composition.settings import SweepSettings
 from menvae.console import logs
 from menvae.errors import UserError
 from menvae.files import FolderIsLockedError, FolderLock
 from menvae.runs.job import Job
-from menvae.studies import Trial, objective_values, open_storage
+from menvae.studies import Trial, objective_values, open_storage, violations, words_of
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.status import PointStatus
 from menvae.sweeps.sweep import Point, Sweep
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 OVERRIDES = "overrides"
 """User attribute of a trial: its overrides."""
+
+PASSED = "passed_rung"
+"""User attribute of a trial that pauses: the last rung after which it went on; see `menvae.sweeps.halving`."""
 
 _AGAIN = "retry_of"
 """User attribute of a trial that runs a failed one again: the number of the failed one."""
@@ -90,42 +94,75 @@ def begin_again(study: optuna.Study, trial: FrozenTrial, overrides: Sequence[str
     """
     import optuna
 
+    attributes = {OVERRIDES: list(overrides or trial.user_attrs[OVERRIDES])}
+    if PASSED in trial.user_attrs and attributes[OVERRIDES] == trial.user_attrs[OVERRIDES]:  # another run begins anew
+        attributes[PASSED] = trial.user_attrs[PASSED]
     study.add_trial(
         optuna.trial.create_trial(
             state=optuna.trial.TrialState.RUNNING,
             params=trial.params,
             distributions=trial.distributions,
-            user_attrs={OVERRIDES: list(overrides or trial.user_attrs[OVERRIDES]), _AGAIN: trial.number},
+            user_attrs=attributes | {_AGAIN: trial.number},
         )
     )
     return study.get_trials(deepcopy=False)[-1].number
 
 
-def tell(study: optuna.Study, number: int, status: PointStatus | None, metrics: Sequence[str]) -> None:
-    """Tell a study how the point of a trial ended.
+def reporting(study: optuna.Study, number: int) -> optuna.trial.Trial:
+    """Return a running trial to report to, unseen by the sampler, which takes each trial that it sees for a new one."""
+    import optuna
+
+    storage, trial = study._storage, study.get_trials(deepcopy=False)[number]
+    same = optuna.load_study(study_name=study.study_name, storage=storage, sampler=optuna.samplers.RandomSampler())
+    return optuna.trial.Trial(same, trial._trial_id)
+
+
+def raise_unless_known(study: optuna.Study, error: UserError) -> None:
+    """Raise an error about an objective that a run lacks; only log it if a trial has shown that other runs have it."""
+    import optuna
+
+    if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
+        raise error
+    _log.error("%s", error)
+
+
+def tell(
+    study: optuna.Study,
+    number: int,
+    status: PointStatus | None,
+    metrics: Sequence[str],
+    constraints: Sequence[str] = (),
+) -> None:
+    """Tell a study how the point of a trial ended; a trial whose run is paused stays running.
 
     Args:
         study: the study.
         number: number of the trial, which is running.
         status: status of its point; None if it cannot run.
         metrics: the objectives.
+        constraints: gates that its run has to pass.
 
     Raises:
-        UserError: the run lacks an objective, and no trial has shown that other runs have it; the trial stays
+        UserError: the run lacks an objective or a gate, and no trial has shown that other runs have it; the trial stays
             running.
     """
     import optuna
 
     state = optuna.trial.TrialState
+    if status is not None and status.fate == Fate.PAUSED:
+        return
     if status is not None and status.run_dir is not None and status.fate == Fate.FINISHED:
         try:
             values = objective_values(status.run_dir, metrics)
+            missed = violations(status.run_dir, constraints)
         except UserError as error:
-            if not study.get_trials(deepcopy=False, states=(state.COMPLETE,)):
-                raise
-            _log.error("%s", error)
+            raise_unless_known(study, error)
             values = None
         if values is not None:
+            if constraints:
+                trial = reporting(study, number)
+                for name in missed.keys() - trial.constraints.keys():  # a killed process may have set some
+                    trial.set_constraint(name, missed[name])
             study.tell(number, values)
             return
         study.set_user_attr(_UNDEFINED, [*study.user_attrs.get(_UNDEFINED, []), number])
@@ -139,21 +176,59 @@ def has_failed(study: optuna.Study) -> bool:
     return bool(failed_trials(study)) or not results
 
 
-def show(study: optuna.Study, objectives: Mapping[str, str]) -> None:
-    """Print how many trials ended how, and the best trial or the Pareto front."""
+def study_of(sweep: Sweep) -> optuna.Study | None:
+    """Return the study of a sweep to read from; None if it has none, or one in a database that does not answer."""
+    if not has_study(sweep):
+        return None
+    import optuna
+
+    try:
+        storage = _storage_of(sweep)
+        return None if storage is None else optuna.load_study(study_name=sweep.name, storage=open_storage(storage))
+    except KeyError:  # the search was killed before it made one
+        return None
+    except Exception as error:  # noqa: BLE001 - a database that is away must not hide the state of the points
+        _log.warning("the study of sweep '%s' cannot be read: %s: %s", sweep.name, type(error).__name__, error)
+        return None
+
+
+def _storage_of(sweep: Sweep) -> str | None:
+    """Return the storage of the study of a sweep, as `open_storage` takes it; None if nothing is stored yet."""
+    if journal(sweep).is_file():
+        return str(journal(sweep))
+    for point in sweep.points():
+        try:
+            trial = Job.read(sweep.job_file(point)).trial
+        except UserError:  # the state of the points tells
+            continue
+        if trial is not None and "://" in trial.storage:
+            return trial.storage
+    return None
+
+
+def show(study: optuna.Study) -> None:
+    """Print how many trials ended how, and the best trial or the Pareto front, of what passes its constraints."""
+    objectives: Mapping[str, str] = study.user_attrs.get("objectives", {})
+    constraints: Sequence[str] = study.user_attrs.get("constraints", ())
     counts = Counter(trial.state.name.lower() for trial in trials_of(study))
     logs.show(f"study {study.study_name}: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
     if failed := failed_trials(study):
         _log.warning("%d of the trials failed; the same command runs them again", len(failed))
     if not counts["complete"]:
         return
+    best = study.best_trials
+    what = "the best trial" if len(study.directions) == 1 else "the Pareto front"
+    passed = words_of(constraints)
+    if not best:
+        logs.show(f"{what}{passed}: none does")
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("trial", *objectives, "point"):
         table.add_column(column)
-    for trial in study.best_trials:
+    for trial in best:
         values = [f"{value:.4g}" for value in trial.values]
         table.add_row(*map(Text, (str(trial.number), *values, " ".join(trial.user_attrs[OVERRIDES]))))
-    logs.show("the best trial:" if len(objectives) == 1 else "the Pareto front:")
+    logs.show(f"{what}{passed}:")
     logs.show(table)
 
 
@@ -200,11 +275,15 @@ class RetriedTrials:
             for trial, numbers in zip(self._of_jobs, self._numbers, strict=True)
         ]
 
-    def tell(self, statuses: Sequence[PointStatus | None], objectives: Mapping[str, str]) -> None:
+    def tell(self, statuses: Sequence[PointStatus | None], settings: SweepSettings) -> None:
         """Tell the study how the points ended, and print its results; without a study, do nothing."""
         if self._study is None:
             return
         for numbers, status in zip(self._numbers, statuses, strict=True):
             for number in numbers:
-                tell(self._study, number, status, list(objectives))
-        show(self._study, objectives)
+                tell(self._study, number, status, list(settings.objectives), settings.constraints)
+        show(self._study)
+        if paused := sum(status is not None and status.fate == Fate.PAUSED for status in statuses):
+            _log.info(
+                "%d of these points are paused: the command of the search lets them go on, or prunes them", paused
+            )

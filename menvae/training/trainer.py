@@ -155,11 +155,17 @@ class Trainer:
         in_turns = self.parallel if self.place.num_ranks > 1 else self.model  # a graph has the rows of a whole batch
         self.use_passes(MicroBatches(self.model, in_turns, self.autocast, num_rows))
 
-    def fit(self, recorder: Recorder | None) -> TrainingState:
-        """Train from the current state to the last epoch, or until an observer requests a stop.
+    @property
+    def has_ended(self) -> bool:
+        """Whether training is over: after the last epoch, or because an observer requested a stop."""
+        return self.state.epoch >= self.settings.max_epochs or bool(self.state.stopped)
+
+    def fit(self, recorder: Recorder | None, pause_after: int | None = None) -> TrainingState:
+        """Train from the current state to the last epoch, to a pause, or until an observer requests a stop.
 
         Args:
             recorder: logs every step and epoch; None on all but the main rank.
+            pause_after: number of epochs after which to return, with a checkpoint to go on from; None: no pause.
 
         Raises:
             TrainingDivergedError: a loss or gradient is not finite on any rank; raised on all ranks.
@@ -167,10 +173,10 @@ class Trainer:
         """
         self.recorder = recorder
         with self.stop.deferred():
-            while self.state.epoch < self.settings.max_epochs and not self.state.stopped:
+            while not self.has_ended and (pause_after is None or self.state.epoch < pause_after):
                 self._fit_epoch(self.state.epoch + 1)
                 self.save("last.ckpt", self.state, with_optimizer=True)
-        if self.state.best_epoch == 0:
+        if self.has_ended and self.state.best_epoch == 0:
             self.save("best.ckpt", self.state, with_optimizer=False)
         return self.state
 

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
 from plugins import trouble, write_trouble
-from runs import TRACKED, Started, command, environment, finished_sweep_in_mlflow, menvae_sweep, only_run
+from runs import TRACKED, Started, command, environment, finished_sweep_in_mlflow, menvae_sweep, only_run, train
 
+from menvae.studies import open_storage
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.status import PointStatus, sweep_status
 from menvae.sweeps.sweep import find_sweep
@@ -262,6 +264,34 @@ def test_submitting_without_waiting(here: Cluster) -> None:
     here.wait_for(lambda: all(status.fate == Fate.FINISHED for status in here.statuses().values()))
     assert "0 to run" in here.launch(*sweep)
     _check_mlflow(here.output_dir, 2)
+
+
+def test_a_search_with_pauses_finds_what_it_finds_on_one_machine(
+    here: Cluster, prepared_cache: Path, tmp_path: Path
+) -> None:
+    search = (
+        *("hydra/sweeper=optuna", "hydra.sweeper.pruner=halving", "hydra.sweeper.reduction_factor=2"),
+        *("hydra.sweeper.sampler=random", "hydra.sweeper.n_trials=4", "hydra.sweeper.batch=4", "sweep.name=search"),
+        *("loss.lambda_vol=tag(log,interval(1,16))", "+sweep.objectives={val_epoch/recon: minimize}"),
+        "trainer.max_epochs=4",
+    )
+    output = here.launch(*search)
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "cache").symlink_to(prepared_cache)
+    train(tmp_path / "alone", "-m", *SHORT, *search)
+    journals = (
+        folder / "sweeps" / "search" / "study" / "journal.log" for folder in (here.output_dir, tmp_path / "alone")
+    )
+    there, alone = (
+        optuna.load_study(study_name="search", storage=open_storage(str(journal))).get_trials() for journal in journals
+    )
+    assert [
+        (trial.state, trial.params, trial.intermediate_values, trial.values, trial.user_attrs) for trial in there
+    ] == [(trial.state, trial.params, trial.intermediate_values, trial.values, trial.user_attrs) for trial in alone]
+    statuses = sorted(here.statuses().values(), key=lambda status: status.epochs)
+    assert [status.epochs for status in statuses] == [1, 1, 2, 4], output
+    assert [len(status.point.submissions) for status in statuses] == [1, 1, 2, 3]
+    assert [status.fate for status in statuses] == [*[Fate.PAUSED] * 3, Fate.FINISHED]
 
 
 def test_what_cannot_be_is_refused(here: Cluster) -> None:

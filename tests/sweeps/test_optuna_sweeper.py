@@ -18,6 +18,7 @@ from menvae.composition.settings import SweepSettings
 from menvae.studies import open_storage
 
 SEARCH = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.batch=2", "hydra.launcher.num_parallel=2")
+HALVING = "hydra.sweeper.pruner=halving"
 SPACE = ("loss.lambda_vol=tag(log,interval(1,16))", "model.partitions.vol=choice(2,3,4)")
 
 
@@ -70,6 +71,23 @@ def test_two_objectives_and_a_region_that_collapses(output_dir: Path) -> None:
     assert {trial.params["watch.collapse"] for trial in found.get_trials()} == {"stop", "warn"}
     for trial in found.get_trials():
         assert trial.state.name == ("PRUNED" if trial.params["watch.collapse"] == "stop" else "COMPLETE")
+
+
+def test_a_front_of_what_passes_is_part_of_the_status(output_dir: Path) -> None:
+    """The image is drawn better than by the mean; no R2 passes 2."""
+    gates = ("gates.mean_image_ratio.above=0.01", "gates.vol_r2.above=2")
+    overrides = (*SEARCH, *SPACE, *gates, "hydra.sweeper.n_trials=2", "trainer.max_epochs=1")
+    two = "+sweep.objectives={sem/vol_r2: maximize, val_epoch/recon: minimize}"
+    done = train(output_dir, *overrides, two, "sweep.constraints=[mean_image_ratio]", "sweep.name=some")
+    assert "the Pareto front of what passes mean_image_ratio:" in done.stdout
+    assert done.stdout.partition("the Pareto front")[2] in menvae_sweep(output_dir, "status")
+    train(output_dir, *overrides, two, "sweep.constraints=[mean_image_ratio,passed]", "sweep.name=all")
+    told = menvae_sweep(output_dir, "status")
+    assert "the Pareto front of what passes mean_image_ratio, every gate: none does" in told
+    other = train(output_dir, *overrides, two, "sweep.name=all", code=2)
+    assert (
+        "study 'all' has different constraints (['mean_image_ratio', 'passed']) than this search ([])" in other.stderr
+    )
 
 
 def test_failed_trials_are_run_again_by_retry(output_dir: Path, tmp_path: Path) -> None:
@@ -139,6 +157,15 @@ def test_trials_that_cannot_run_end_the_search(output_dir: Path) -> None:
         (["sweep=volumes", "trainer.batch_size=tag(log,interval(8,16))"], "use tag(int,log,interval(8,16))"),
         (["sweep=volumes", "trainer.devices=choice(null,1)"], "list the values without it: =null,1"),
         (["sweep=volumes", "trainer.devices=range(a,3)"], "'range(a,3)' is invalid"),
+        (["sweep=balance", "hydra.sweeper.pruner=hyperband"], "Optuna cannot prune with several objectives"),
+        (["sweep=volumes", HALVING, "hydra.sweeper.min_epochs=3"], "is not allowed with trainer.max_epochs=3"),
+        (["sweep=volumes", HALVING, "trainer.max_epochs=choice(2,4)"], "compares trials after equally many epochs"),
+        (["sweep=volumes", HALVING, "trainer.resume=never"], "whose trials go on from their checkpoints"),
+        (["sweep=volumes", "sweep.constraints=[max_dcorr]"], "did you mean 'max_dcor'?"),
+        (
+            ["sweep=volumes", "sweep.constraints=[max_dcor]", "hydra.sweeper.sampler=cmaes"],
+            "hydra.sweeper.sampler=cmaes does not support sweep.constraints",
+        ),
         (["sweep=volumes", "hydra/launcher=basic"], "hydra/launcher: 'basic' is not a launcher of menvae"),
     ],
 )

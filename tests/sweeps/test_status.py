@@ -18,6 +18,7 @@ import pytest
 from menvae.composition.settings import SweepSettings
 from menvae.errors import UserError
 from menvae.registry import register, unregister
+from menvae.studies import Trial
 from menvae.sweeps.plan import plan_points
 from menvae.sweeps.runners import Fate, JobState
 from menvae.sweeps.status import PointStatus, refused_status, sweep_status
@@ -28,6 +29,7 @@ STOPPED = {"state": "interrupted", "reason": "SIGTERM in epoch 2"}
 RAN_OUT = {"state": "interrupted", "reason": "SIGUSR2 in epoch 2"}
 FAILED = {"state": "failed", "reason": "ZeroDivisionError: by zero"}
 RUNNING = {"state": "running"}
+PAUSED = {"state": "paused", "reason": "after epoch 1 of 3"}
 
 
 @pytest.fixture
@@ -97,6 +99,10 @@ LOST_LINE = "the last line of its output"
         (STOPPED, 75, Fate.INTERRUPTED, "SIGTERM in epoch 2"),
         (RAN_OUT, 75, Fate.TIMED_OUT, "SIGUSR2 in epoch 2"),
         ({"state": "interrupted", "reason": "time limit of 30 min in epoch 2"}, 75, Fate.TIMED_OUT, None),
+        (PAUSED, 0, Fate.PAUSED, "after epoch 1 of 3"),
+        (PAUSED, None, Fate.PAUSED, "after epoch 1 of 3"),  # goes on, and its process has not begun
+        (PAUSED, 1, Fate.FAILED, LOST_LINE),
+        (PAUSED, 75, Fate.INTERRUPTED, None),
         (NO_RUN, 75, Fate.INTERRUPTED, ""),  # before it had a run directory
         (FAILED, 75, Fate.INTERRUPTED, None),  # failed once; stopped before it began again
         (NO_RUN, 2, Fate.FAILED, LOST_LINE),
@@ -120,7 +126,13 @@ def test_fates_of_local_processes_that_ended(
 
 @pytest.mark.parametrize(
     ("run", "fate"),
-    [(NO_RUN, Fate.NOT_STARTED), (STOPPED, Fate.INTERRUPTED), (FAILED, Fate.FAILED), (RUNNING, Fate.LOST)],
+    [
+        (NO_RUN, Fate.NOT_STARTED),
+        (STOPPED, Fate.INTERRUPTED),
+        (FAILED, Fate.FAILED),
+        (RUNNING, Fate.LOST),
+        (PAUSED, Fate.PAUSED),
+    ],
 )
 def test_fates_of_points_that_were_never_submitted(sweep: Sweep, run: dict[str, str], fate: Fate) -> None:
     """Their runs, if they have one, were begun by a plain menvae-train."""
@@ -325,7 +337,7 @@ def test_where_there_is_no_slurm_its_jobs_are_lost(
 
 @pytest.mark.parametrize("fate", Fate)
 def test_every_fate_is_one_of_four_kinds(fate: Fate) -> None:
-    kinds = [fate.is_final, fate.is_active, fate.has_failed, fate == Fate.NOT_STARTED]
+    kinds = [fate.is_final, fate.is_active, fate.has_failed, fate in (Fate.NOT_STARTED, Fate.PAUSED)]
     assert sum(kinds) == 1
     assert fate.is_final is (fate in {"finished", "collapsed", "pruned"})
     assert fate.is_active is (fate in {"running", "pending", "unknown"})
@@ -505,13 +517,17 @@ def test_refused_points_are_shown_until_they_run(sweep: Sweep) -> None:
         {"update": {"max_epochs": 9}, "trainer": {"resume": "auto"}},
     ],
 )
-def test_the_length_of_a_run_stands_in_its_job_file(sweep: Sweep, config: dict[str, Any], indent: int | None) -> None:
+@pytest.mark.parametrize("pause_after", [None, 3])
+def test_the_length_of_a_run_stands_in_its_job_file(
+    sweep: Sweep, config: dict[str, Any], indent: int | None, pause_after: int | None
+) -> None:
     """Files of earlier versions have several lines."""
     point = Point(0, RUN, ("seed=1",))
-    path = sweep.prepare(point, config)
+    path = sweep.prepare(point, config, Trial('"pause_after": 8', "study", 0, "", "none", 5, 3, pause_after))
     path.write_text(json.dumps(json.loads(path.read_text()), indent=indent) + "\n")
     (status,) = sweep_status(sweep)
     assert status.max_epochs == config["trainer"].get("max_epochs")
+    assert (status.pause_after, status.last_epoch) == (pause_after, pause_after or status.max_epochs)
     assert status.reason == ""
 
 

@@ -125,12 +125,13 @@ def test_runs_that_have_not_ended_are_sent_as_they_are_and_those_in_progress_are
     write_run(output_dir, "b", state="interrupted", num_epochs=2)
     write_run(output_dir, "c", state="running", num_epochs=2)
     busy = write_run(output_dir, "d")
+    write_run(output_dir, "e", state="paused", num_epochs=2)
     lock = FolderLock(busy)
-    assert sync(output_dir, Destination()) == {Outcome.SENT: 3, Outcome.ACTIVE: 1}
-    assert statuses(output_dir) == [("a", "FAILED"), ("b", "KILLED"), ("c", "KILLED")]
-    assert state_in_tags(output_dir) == {"a": "failed", "b": "interrupted", "c": "interrupted"}
+    assert sync(output_dir, Destination()) == {Outcome.SENT: 4, Outcome.ACTIVE: 1}
+    assert statuses(output_dir) == [("a", "FAILED"), ("b", "KILLED"), ("c", "KILLED"), ("e", "FINISHED")]
+    assert state_in_tags(output_dir) == {"a": "failed", "b": "interrupted", "c": "interrupted", "e": "paused"}
     lock.release()
-    assert sync(output_dir, Destination()) == {Outcome.SENT: 1, Outcome.COMPLETE: 3}
+    assert sync(output_dir, Destination()) == {Outcome.SENT: 1, Outcome.COMPLETE: 4}
     assert {len(points) for name, points in stored(output_dir).items() if name != "d"} == {5}
     assert json.loads((output_dir / "runs" / "a" / "status.json").read_text())["reason"] == "made up"
 

@@ -18,6 +18,7 @@ from browser import PROGRAM, Browser
 from rich.console import Console
 
 from menvae.files import FolderLock
+from menvae.studies import Trial
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.sweep import Point, Submission, Sweep
 from menvae.sweeps.trials import journal
@@ -59,12 +60,16 @@ class Made:
         objectives: Mapping[str, str] | None = None,
         environment: Mapping[str, Any] | None = None,
         submissions: tuple[Submission, ...] = (),
+        constraints: Sequence[str] = (),
+        pause_after: int | None = None,
         **status: Any,
     ) -> Path:
         """Write a point whose epochs took some seconds, a sixth of them for validation; return its run directory."""
         point = Point(number, f"run_{number}", (f"seed={number}",), submissions)
         trainer = {"max_epochs": EPOCHS, "resume": "auto"}
-        self.sweep.prepare(point, {"trainer": trainer, "sweep": {"objectives": dict(objectives or {})}})
+        aims = {"objectives": dict(objectives or {}), "constraints": list(constraints)}
+        trial = None if pause_after is None else Trial("journal.log", "study", number, "", "none", 5, 3, pause_after)
+        self.sweep.prepare(point, {"trainer": trainer, "sweep": aims}, trial)
         run_dir = self.sweep.runs / point.run
         if not state:
             return run_dir
@@ -83,15 +88,28 @@ class Made:
         self.write(run_dir / "status.json", {"state": state, **kept}, ended_ago)
         if "vol_r2" in status:
             gates = [
-                {"name": "vol_r2", "value": status["vol_r2"], "comparison": ">", "passed": status["vol_r2"] > 0.8},
-                {"name": "max_dcor", "value": status["dcor"], "comparison": "<", "passed": status["dcor"] < 0.3},
+                {"name": "vol_r2", "value": status["vol_r2"], "comparison": ">", "target": 0.8},
+                {"name": "max_dcor", "value": status["dcor"], "comparison": "<", "target": 0.3},
+            ]
+            gates = [
+                {
+                    **gate,
+                    "passed": gate["value"] > gate["target"]
+                    if gate["comparison"] == ">"
+                    else gate["value"] < gate["target"],
+                }
+                for gate in gates
             ]
             (run_dir / "gates.json").write_text(json.dumps({"gates": gates, "passed": False}))
         return run_dir
 
-    def finished(self, number: int, vol_r2: float, dcor: float, objectives: Mapping[str, str] | None = None) -> None:
+    def finished(
+        self, number: int, vol_r2: float, dcor: float, objectives: Mapping[str, str] | None = None, *constraints: str
+    ) -> None:
         results = {"vol_r2": vol_r2, "dcor": dcor, "best_epoch": 1}
-        self.point(number, "finished", seconds=[6.0] * EPOCHS, objectives=objectives, **results)
+        self.point(
+            number, "finished", seconds=[6.0] * EPOCHS, objectives=objectives, constraints=constraints, **results
+        )
 
     def write(self, path: Path, content: Mapping[str, Any], ago: float) -> None:
         path.write_text(json.dumps(content))
@@ -160,7 +178,7 @@ def test_a_point_that_waits_for_nobody_is_not_to_come(sweep: Sweep, made: Made) 
 
 def test_a_search_says_that_its_next_points_do_not_count(sweep: Sweep, made: Made) -> None:
     journal(sweep).parent.mkdir()
-    words = "points that the search has yet to choose are not counted"
+    words = "what the search has yet to choose is not counted"
     with held(made.point(0, "running", seconds=[8.0] * 4), journal(sweep).parent):
         assert words in shown(Watcher(sweep).look())
     assert words not in shown(Watcher(sweep).look()), "nothing searches any more"
@@ -254,6 +272,35 @@ def test_the_front_of_several_objectives(sweep: Sweep, made: Made) -> None:
     assert best.title == "Pareto front so far: 3 of 4 finished points"
     assert [one.status.point.number for one in best.rows] == [0, 1, 3]
     assert best.rows[0].values == ("0.900", "0.500")
+
+
+def test_the_front_of_what_passes_its_constraints(sweep: Sweep, made: Made) -> None:
+    """Points 0 and 2 miss the gate; without it, 0 would be on the front."""
+    for number, values in enumerate(((0.9, 0.5), (0.5, 0.1), (0.4, 0.4), (0.7, 0.2))):
+        made.finished(number, *values, FRONT, "max_dcor")
+    best = Watcher(sweep).look().best
+    assert best is not None
+    assert best.title == "Pareto front so far of what passes max_dcor: 2 of 2 finished points"
+    assert [one.status.point.number for one in best.rows] == [1, 3]
+
+
+def test_a_paused_point_has_nothing_left_until_its_search_lets_it_go_on(sweep: Sweep, made: Made) -> None:
+    """Of ten epochs of 8 s, points pause after 2 and 6: 1 has yet to begin its third, 2 is in its fourth for 3 s."""
+    journal(sweep).parent.mkdir()
+    paused = {"seconds": [8.0] * 2, "last_ago": 100, "reason": "after epoch 2 of 10"}
+    made.point(0, "paused", pause_after=2, **paused)
+    made.point(1, "paused", pause_after=6, **paused)
+    running = made.point(2, "running", seconds=[8.0] * 3, last_ago=3, began_ago=11, pause_after=6)
+    with held(running, sweep.path):
+        snapshot = Watcher(sweep).look()
+    assert [point.left_s for point in snapshot.points] == [None, 32.0, near(3 * 8 - 3)]
+    assert snapshot.left_s == near(3 * 8 - 3 + 32)
+    assert snapshot.epochs == (7, 2 + 6 + 6)
+    assert snapshot.to_come_h == {"CPU": near((3 * 8 - 3 + 32) * 2 / 3600, 0.01)}
+    assert "2 points are paused" not in shown(snapshot), "the search decides"
+    ended = Watcher(sweep).look()
+    assert "2 points are paused: the search chose others, or goes on with them when its command" in shown(ended)
+    assert not ended.failures or all(one.newest.status.point.number == 2 for one in ended.failures)
 
 
 def test_without_objectives_the_gates_decide(sweep: Sweep, made: Made) -> None:

@@ -199,6 +199,21 @@ def test_fp16_and_updates_resume_exactly(tmp_path: Path, update: dict[str, Any],
         assert torch.equal(second.model.state_dict()[name], value), name
 
 
+def test_a_run_with_pauses_ends_as_one_without(tmp_path: Path) -> None:
+    whole, whole_rows = make(tmp_path / "whole")[0], Rows()
+    whole.fit(whole_rows)
+    rows, folder = Rows(), tmp_path / "parts"
+    for pause_after, epochs in ((1, 1), (1, 1), (2, 2), (None, 3)):
+        trainer, _ = make(folder)
+        if epochs > 1 or rows.metrics:
+            trainer.restore(folder / "last.ckpt")
+        state = trainer.fit(rows, pause_after)
+        assert (state.epoch, trainer.has_ended) == (epochs, epochs == 3)
+    assert rows.metrics == whole_rows.metrics
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(trainer.model.state_dict()[name], value), name
+
+
 def test_a_run_in_fp32_goes_on_in_fp16(tmp_path: Path) -> None:
     make(tmp_path / "first", max_epochs=1)[0].fit(None)
     trainer, _ = make(tmp_path / "second", precision="fp16")

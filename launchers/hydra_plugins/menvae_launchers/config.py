@@ -19,9 +19,11 @@ class OptunaConf:
         n_trials: total number of trials, including those of earlier launches.
         batch: number of trials that are launched together.
         sampler: ``tpe``, ``random``, ``grid``, ``cmaes`` or ``nsga2``.
-        pruner: ``none``, or ``median`` for a single objective.
-        startup_trials: number of finished trials before any trial may be pruned.
-        warmup_epochs: number of epochs before a trial may be pruned.
+        pruner: ``none``, or for a single objective ``median``, ``halving`` (successive halving) or ``hyperband``.
+        startup_trials: number of finished trials before ``median`` may prune any.
+        warmup_epochs: number of epochs before ``median`` may prune a trial.
+        min_epochs: number of epochs after which trials of ``halving`` and ``hyperband`` pause first.
+        reduction_factor: one in so many of these trials goes on, to so many times as many epochs.
         seed: seed of the sampler.
         storage: URL of a database; None: a journal file in the sweep's folder.
     """
@@ -33,6 +35,8 @@ class OptunaConf:
     pruner: str = "none"
     startup_trials: int = 5
     warmup_epochs: int = 3
+    min_epochs: int = 1
+    reduction_factor: int = 3
     seed: int = 0
     storage: str | None = None
 

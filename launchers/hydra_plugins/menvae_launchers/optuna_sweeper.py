@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from hydra_plugins.menvae_launchers.sweep_launcher import SweepLauncher
 
     from menvae.composition.settings import SweepSettings
+    from menvae.studies import Trial
+    from menvae.sweeps.halving import Halving
     from menvae.sweeps.launch import Identifier
+    from menvae.sweeps.status import PointStatus
 
 _SAMPLERS = ("tpe", "random", "grid", "cmaes", "nsga2")
-_PRUNERS = ("none", "median")
+_PRUNERS = ("none", "median", "halving", "hyperband")
 _MOST_DRAWS = 200
 """How often a trial that does not meet the condition of the sweep is drawn again."""
 
@@ -82,14 +85,16 @@ class OptunaSweeper(Sweeper):
         }
         plain = self.launcher.composed(fixed, 0)
         sweep = sweep_of(plain, self.launcher.typed())
+        halving = self._halving(plain, settings)
+        self._check_constraints(plain, settings)
         if settings.action == "plan":
-            self._show(settings)
+            self._show(settings, halving)
             return
         with locked(sweep):
             storage = self.settings["storage"] or str(journal(sweep))
             study = self.make_study(storage, sweep.name, settings, distributions)
-            self._search(study, storage, fixed, settings, space)
-        show(study, settings.objectives)
+            self._search(study, storage, fixed, settings, space, halving)
+        show(study)
         if has_failed(study):
             outcome.ended_elsewhere.append(1)
 
@@ -100,11 +105,15 @@ class OptunaSweeper(Sweeper):
         fixed: Sequence[str],
         settings: SweepSettings,
         space: Mapping[str, Dimension],
+        halving: Halving | None,
     ) -> None:
-        """Run trials that have begun, then those that failed in earlier launches, then new ones."""
+        """Run trials that have begun, then those that failed in earlier launches, then new ones.
+
+        Trials that pause are judged beside all that came as far with them: until each has ended, no other begins.
+        """
         import optuna
 
-        from menvae.sweeps.trials import OVERRIDES, begin_again, failed_trials, trials_of
+        from menvae.sweeps.trials import OVERRIDES, PASSED, begin_again, failed_trials, trials_of
 
         state = optuna.trial.TrialState
         distributions = {key: values.distribution for key, values in space.items()}
@@ -117,15 +126,17 @@ class OptunaSweeper(Sweeper):
                 if OVERRIDES not in trial.user_attrs:  # killed between asking for the trial and storing its overrides
                     study.tell(trial.number, state=state.FAIL)
             trials = trials_of(study)
-            batch = [(each.number, each.user_attrs[OVERRIDES]) for each in trials if each.state == state.RUNNING]
-            while failed and len(batch) < self.settings["batch"]:
-                trial = failed.pop(0)
-                batch.append((begin_again(study, trial), trial.user_attrs[OVERRIDES]))
-            num_new = min(self.settings["batch"] - len(batch), most - len(trials))
+            running = [each for each in trials if each.state == state.RUNNING]
+            batch = [(each.number, each.user_attrs[OVERRIDES]) for each in running]
+            is_under_way = halving is not None and any(PASSED in each.user_attrs for each in running)
+            room = 0 if is_under_way else max(0, self.settings["batch"] - len(batch))
+            again, failed = failed[:room], failed[room:]
+            batch += [(begin_again(study, trial), trial.user_attrs[OVERRIDES]) for trial in again]
+            num_new = min(room - len(again), most - len(trials))
             batch += [self._ask(study, fixed, settings, space) for _ in range(num_new)]
             if not batch:
                 return
-            self._run(study, storage, batch, fixed, settings)
+            self._run(study, storage, batch, fixed, settings, halving)
 
     def _ask(
         self, study: optuna.Study, fixed: Sequence[str], settings: SweepSettings, space: Mapping[str, Dimension]
@@ -182,6 +193,7 @@ class OptunaSweeper(Sweeper):
         batch: Sequence[tuple[int, list[str]]],
         fixed: Sequence[str],
         settings: SweepSettings,
+        halving: Halving | None,
     ) -> None:
         """Run trials, and tell the study their results.
 
@@ -190,27 +202,77 @@ class OptunaSweeper(Sweeper):
                 others would end the same way.
         """
         from menvae.errors import UserError
-        from menvae.studies import Trial
-        from menvae.sweeps.trials import tell
 
         assert isinstance(self.launcher, _launcher_class())
-        options = (self.settings["pruner"], self.settings["startup_trials"], self.settings["warmup_epochs"])
-        metric = next(iter(settings.objectives)) if len(settings.objectives) == 1 else ""
-        self.launcher.trials = [Trial(storage, study.study_name, number, metric, *options) for number, _ in batch]
+        self.launcher.trials = self._trials(study, storage, [number for number, _ in batch], settings, halving)
         jobs = [[*fixed, *overrides] for _, overrides in batch]
         answers = self.launcher.launch(jobs, initial_job_idx=batch[0][0])
         cannot_run = [answer.return_value.problem for answer in answers if answer.return_value.problem]
-        lacking: list[str] = []
-        for (number, _), answer in zip(batch, answers, strict=True):
-            try:
-                tell(study, number, answer.return_value.status, list(settings.objectives))
-            except UserError as error:
-                lacking.append(str(error))
+        statuses = {number: answer.return_value.status for (number, _), answer in zip(batch, answers, strict=True)}
+        lacking = self._tell(study, statuses, settings, halving)
         states = {trial.state.name for trial in study.get_trials(deepcopy=False)}
         if lacking and "COMPLETE" not in states:
             raise UserError(lacking[0])
         if len(cannot_run) == len(batch) and not states & {"COMPLETE", "PRUNED"}:
             raise UserError(f"the search ends, because its first trials cannot run: {cannot_run[0]}")
+
+    def _trials(
+        self,
+        study: optuna.Study,
+        storage: str,
+        numbers: Sequence[int],
+        settings: SweepSettings,
+        halving: Halving | None,
+    ) -> list[Trial]:
+        """Return trials as their jobs see them; those that pause have nothing to report themselves."""
+        from menvae.studies import Trial
+
+        options = self.settings["startup_trials"], self.settings["warmup_epochs"]
+        if halving is None:
+            metric = next(iter(settings.objectives)) if len(settings.objectives) == 1 else ""
+            pruner = self.settings["pruner"]
+            return [Trial(storage, study.study_name, number, metric, pruner, *options) for number in numbers]
+        known = study.get_trials(deepcopy=False)
+        pauses = {number: halving.next_rung(known[number]) for number in numbers}
+        return [Trial(storage, study.study_name, number, "", "none", *options, pauses[number]) for number in numbers]
+
+    @staticmethod
+    def _tell(
+        study: optuna.Study,
+        statuses: Mapping[int, PointStatus | None],
+        settings: SweepSettings,
+        halving: Halving | None,
+    ) -> list[str]:
+        """Tell a study how its trials ended, and settle which of those that are paused go on.
+
+        Args:
+            study: the study.
+            statuses: {number of a trial: status of its point; None if it cannot run}.
+            settings: settings of the sweep.
+            halving: the rules for trials that pause, or None.
+
+        Returns:
+            A sentence for each trial that lacks an objective, if no trial of the study has it.
+        """
+        from menvae.errors import UserError
+        from menvae.sweeps.runners import Fate
+        from menvae.sweeps.trials import tell
+
+        lacking: list[str] = []
+        paused: dict[int, PointStatus] = {}
+        for number, status in statuses.items():
+            try:
+                if halving is not None:
+                    halving.report(study, number, status)
+                tell(study, number, status, list(settings.objectives), settings.constraints)
+            except UserError as error:
+                lacking.append(str(error))
+                continue
+            if status is not None and status.fate == Fate.PAUSED:
+                paused[number] = status
+        if halving is not None and paused:
+            halving.settle(study, paused, others_ended=len(paused) < len(statuses))
+        return lacking
 
     def make_study(
         self,
@@ -231,7 +293,11 @@ class OptunaSweeper(Sweeper):
             directions=list(settings.objectives.values()),
             load_if_exists=True,
         )
-        about = {"objectives": dict(settings.objectives), "space": {k: _describe(d) for k, d in distributions.items()}}
+        about = {
+            "objectives": dict(settings.objectives),
+            "constraints": list(settings.constraints),
+            "space": {k: _describe(d) for k, d in distributions.items()},
+        }
         for what, now in about.items():
             before = study.user_attrs.get(what, now)
             if before != now:
@@ -333,8 +399,47 @@ class OptunaSweeper(Sweeper):
             grid(space)
         if own["sampler"] == "cmaes" and len(settings.objectives) > 1:
             raise UserError("hydra.sweeper.sampler=cmaes supports a single objective; use tpe or nsga2 for several")
+        if own["sampler"] == "cmaes" and settings.constraints:
+            raise UserError("hydra.sweeper.sampler=cmaes does not support sweep.constraints; use tpe or nsga2")
 
-    def _show(self, settings: SweepSettings) -> None:
+    def _halving(self, plain: Mapping[str, Any], settings: SweepSettings) -> Halving | None:
+        """Return the rules of a search whose trials pause, or None; raises `UserError`."""
+        from menvae.errors import UserError
+        from menvae.registry import validated
+        from menvae.sweeps.halving import PRUNERS, Halving
+        from menvae.training.settings import TrainerSettings
+
+        own = self.settings
+        if own["pruner"] not in PRUNERS:
+            return None
+        assert isinstance(self.launcher, _launcher_class())
+        for key in ("trainer.max_epochs", "trainer.validate_every_epochs"):
+            if key in (self.launcher.swept or {}):
+                raise UserError(
+                    f"{key}: not allowed in a search with hydra.sweeper.pruner={own['pruner']}, which compares trials "
+                    "after equally many epochs"
+                )
+        return Halving(
+            pruner=own["pruner"],
+            min_epochs=own["min_epochs"],
+            reduction_factor=own["reduction_factor"],
+            metric=next(iter(settings.objectives)),
+            trainer=validated(TrainerSettings, plain["trainer"], "trainer"),
+        )
+
+    @staticmethod
+    def _check_constraints(plain: Mapping[str, Any], settings: SweepSettings) -> None:
+        """Check that the constraints of a search are gates; raises `UserError`."""
+        from menvae.errors import UserError, nearest
+        from menvae.gates import GateSettings
+        from menvae.studies import ALL_GATES
+
+        gates = [*GateSettings.from_config(plain["gates"]).targets, ALL_GATES]
+        for name in settings.constraints:
+            if name not in gates:
+                raise UserError(f"sweep.constraints: '{name}' is not a gate; {nearest(name, gates)}")
+
+    def _show(self, settings: SweepSettings, halving: Halving | None) -> None:
         from rich.table import Table
 
         from menvae.console import logs
@@ -354,6 +459,14 @@ class OptunaSweeper(Sweeper):
         logs.show(
             f"{own['n_trials']} trials in batches of {own['batch']}, sampler {own['sampler']}, pruner {own['pruner']}"
         )
+        if halving is not None:
+            rungs = ", ".join(map(str, halving.rungs))
+            logs.show(
+                f"trials of {halving.trainer.max_epochs} epochs pause after {rungs}, and one in "
+                f"{halving.reduction_factor} goes on"
+            )
+        if settings.constraints:
+            logs.show(f"constraints: passes {', '.join(settings.constraints)}")
 
 
 def _grid_sampler(space: dict[str, optuna.distributions.BaseDistribution], seed: int) -> optuna.samplers.GridSampler:

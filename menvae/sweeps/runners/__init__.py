@@ -28,6 +28,7 @@ class Fate(StrEnum):
     PENDING = "pending"
     UNKNOWN = "unknown"
     NOT_STARTED = "not started"
+    PAUSED = "paused"
     INTERRUPTED = "interrupted"
     TIMED_OUT = "timed out"
     PREEMPTED = "preempted"
@@ -44,9 +45,14 @@ class Fate(StrEnum):
         return self in (Fate.FINISHED, Fate.COLLAPSED, Fate.PRUNED)
 
     @property
+    def rests(self) -> bool:
+        """Whether no work is left, unless a search lets a paused point go on."""
+        return self.is_final or self == Fate.PAUSED
+
+    @property
     def has_failed(self) -> bool:
-        """Whether the point ended without finishing, or cannot run."""
-        return not (self.is_final or self.is_active or self == Fate.NOT_STARTED)
+        """Whether the point ended without finishing, or cannot run; one that a search has paused did not fail."""
+        return not (self.is_final or self.is_active or self in (Fate.NOT_STARTED, Fate.PAUSED))
 
     @property
     def is_active(self) -> bool:

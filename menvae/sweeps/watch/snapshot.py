@@ -121,11 +121,14 @@ class Snapshot:
 
     @property
     def epochs(self) -> tuple[int, int]:
-        """Number of finished epochs and of all, without those of points that others stand for or that cannot run."""
+        """Number of finished epochs and of all, without those of points that others stand for or that cannot run.
+
+        Of a point that pauses, the epochs after that do not count: nobody knows whether it goes on.
+        """
         counted = [status for status in self.statuses if status.stand_in is None]
         done = sum(status.epochs for status in counted)
         return done, sum(
-            status.epochs if status.fate.is_final else max(status.max_epochs or 0, status.epochs) for status in counted
+            status.epochs if status.fate.is_final else max(status.last_epoch or 0, status.epochs) for status in counted
         )
 
 
@@ -188,9 +191,10 @@ class Watcher:
         views = []
         for status, one in zip(statuses, timed, strict=True):
             left = None
-            if not (status.fate.is_final or status.fate.has_failed):
+            if is_to_come(status):
                 since_s = _since_s(one, now) if status.fate == Fate.RUNNING else 0.0
-                left = left_s(one.clock, status.max_epochs, typical_s, closing_s, since_s)
+                ends_s = closing_s if status.last_epoch == status.max_epochs else 0.0
+                left = left_s(one.clock, status.last_epoch, typical_s, ends_s, since_s)
             views.append(PointView(status, one.clock.epoch_s, left, self._failure(status)))
         return views
 
@@ -271,7 +275,12 @@ def _since_s(timed: _Timed, now: float) -> float:
 def _waiting(views: Sequence[PointView], *, is_launched: bool) -> list[PointView]:
     """Return the points that will run without further action."""
     fates = {Fate.PENDING, Fate.NOT_STARTED} if is_launched else {Fate.PENDING}
-    return [view for view in views if view.status.fate in fates]
+    return [view for view in views if view.status.fate in fates or (is_launched and view.status.goes_on)]
+
+
+def is_to_come(status: PointStatus) -> bool:
+    """Return whether a point has work left, as far as known."""
+    return status.goes_on or not (status.fate.rests or status.fate.has_failed)
 
 
 def _failures(views: Sequence[PointView]) -> tuple[Failures, ...]:

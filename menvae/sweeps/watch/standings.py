@@ -12,7 +12,7 @@ from menvae.errors import UserError
 from menvae.files import DamagedFileError, read_json
 from menvae.presentation.text import significant
 from menvae.runs.reading import value_at
-from menvae.studies import objective_values
+from menvae.studies import objective_values, violations, words_of
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.status import PointStatus
 from menvae.sweeps.sweep import Sweep
@@ -52,7 +52,7 @@ class Standings:
 
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
-        self._objectives: Mapping[str, str] | None = None
+        self._aims: tuple[Mapping[str, str], tuple[str, ...]] | None = None
         self._values: dict[str, list[float] | None] = {}
         self._gates: dict[str, Mapping[str, _Gate]] = {}
         self._last: tuple[list[str], Best | None] = ([], None)
@@ -66,28 +66,31 @@ class Standings:
         return self._last[1]
 
     def _best(self, finished: Sequence[PointStatus]) -> Best | None:
-        if self._objectives is None:
-            self._objectives = _objectives(self._sweep.job_file(finished[0].point))
-        if self._objectives:
-            return self._by_objectives(finished, self._objectives)
+        if self._aims is None:
+            self._aims = _aims(self._sweep.job_file(finished[0].point))
+        if self._aims[0]:
+            return self._by_objectives(finished, *self._aims)
         return self._by_gates(finished)
 
-    def _by_objectives(self, finished: Sequence[PointStatus], objectives: Mapping[str, str]) -> Best | None:
+    def _by_objectives(
+        self, finished: Sequence[PointStatus], objectives: Mapping[str, str], constraints: Sequence[str]
+    ) -> Best | None:
         metrics = list(objectives)
         for status in finished:
             if status.point.run not in self._values:
-                self._values[status.point.run] = _values(status.run_dir, metrics)
+                self._values[status.point.run] = _values(status.run_dir, metrics, constraints)
         known = [(status, values) for status in finished if (values := self._values[status.point.run]) is not None]
         if not known:
             return None
+        passed = words_of(constraints)
         points = [values for _, values in known]
         larger = [objectives[metric] == _LARGER for metric in metrics]
         if len(metrics) == 1:
             order = sorted(range(len(known)), key=lambda index: points[index][0], reverse=larger[0])
-            title = f"best points so far: {metrics[0]}, {objectives[metrics[0]]}"
+            title = f"best points so far{passed}: {metrics[0]}, {objectives[metrics[0]]}"
         else:
             order = [index for index, is_best in enumerate(_front(points, larger)) if is_best]
-            title = f"Pareto front so far: {len(order)} of {len(known)} finished points"
+            title = f"Pareto front so far{passed}: {len(order)} of {len(known)} finished points"
         rows = (Standing(known[index][0], tuple(map(significant, points[index]))) for index in order)
         return Best(title, tuple(metrics), tuple(rows))
 
@@ -117,22 +120,25 @@ class _Gate:
     passed: bool
 
 
-def _objectives(job_file: Path) -> Mapping[str, str]:
-    """Return the objectives of the sweep of a job; empty if it has none or nobody knows."""
+def _aims(job_file: Path) -> tuple[Mapping[str, str], tuple[str, ...]]:
+    """Return the objectives and constraints of the sweep of a job; empty if it has none or nobody knows."""
     try:
         found = value_at(read_json(job_file, {"config": dict}).get("config", {}), "sweep")
     except DamagedFileError:
-        return {}
+        return {}, ()
     objectives = found.get("objectives") if isinstance(found, Mapping) else None
     if not isinstance(objectives, Mapping):
-        return {}
-    return {str(metric): str(way) for metric, way in objectives.items() if way in (_LARGER, _SMALLER)}
+        return {}, ()
+    known = {str(metric): str(way) for metric, way in objectives.items() if way in (_LARGER, _SMALLER)}
+    return known, tuple(map(str, found.get("constraints", ())))
 
 
-def _values(run_dir: Path | None, metrics: Sequence[str]) -> list[float] | None:
-    """Return the objectives of a finished run; None if it lacks one."""
+def _values(run_dir: Path | None, metrics: Sequence[str], constraints: Sequence[str]) -> list[float] | None:
+    """Return the objectives of a finished run; None if it lacks one, or misses a constraint."""
     try:
-        return None if run_dir is None else objective_values(run_dir, metrics)
+        if run_dir is None or any(missed > 0 for missed in violations(run_dir, constraints).values()):
+            return None
+        return objective_values(run_dir, metrics)
     except (UserError, KeyError):  # no such metric, or a damaged or missing file
         return None
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from menvae.presentation.text import counted, duration
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.status import PointStatus
-from menvae.sweeps.watch.snapshot import Kind, PointView, Snapshot
+from menvae.sweeps.watch.snapshot import Kind, PointView, Snapshot, is_to_come
 
 GOOD, RUNS, BAD, WAITS = KINDS_OF_STATES = ("good", "run", "bad", "wait")
 REPLACED = "replaced"
@@ -88,7 +88,7 @@ def epoch_words(point: PointView) -> str:
 
 def left_of(point: PointView) -> str:
     """Return how long a point still takes; for one that waits, once it runs."""
-    if point.status.fate.is_final or point.status.fate.has_failed:
+    if not is_to_come(point.status):
         return ""
     return UNKNOWN if point.left_s is None else duration(point.left_s)
 
@@ -96,10 +96,16 @@ def left_of(point: PointView) -> str:
 def notes(snapshot: Snapshot) -> list[str]:
     """Return what the reader may have to know, or to do."""
     if snapshot.launched_by:
-        return ["points that the search has yet to choose are not counted"] if snapshot.searches else []
+        return ["what the search has yet to choose is not counted"] if snapshot.searches else []
     waiting = sum(status.fate == Fate.NOT_STARTED for status in snapshot.statuses)
-    if not waiting:
-        return []
-    verb, them = ("has", "it") if waiting == 1 else ("have", "them")
-    started = f"{counted(waiting, 'point')} {verb} not started, and no process launches {them}"
-    return [f"{started}: repeat the sweep's command"]
+    paused = sum(status.fate == Fate.PAUSED for status in snapshot.statuses)
+    words = []
+    if waiting:
+        verb, them = ("has", "it") if waiting == 1 else ("have", "them")
+        started = f"{counted(waiting, 'point')} {verb} not started, and no process launches {them}"
+        words.append(f"{started}: repeat the sweep's command")
+    if paused:
+        verb, them = ("is", "it") if paused == 1 else ("are", "them")
+        chose = f"the search chose others, or goes on with {them} when its command is repeated"
+        words.append(f"{counted(paused, 'point')} {verb} paused: {chose}")
+    return words
