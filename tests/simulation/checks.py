@@ -43,12 +43,12 @@ def checks(settings: Settings, sweep: Sweep, statuses: Sequence[PointStatus], le
         statuses: what menvae says of its points.
         ledger: what the cluster saw.
     """
-    yield from _of_ends(settings, statuses, ledger)
-    yield from _of_work(settings, sweep, ledger)
-    yield from _of_store(settings, sweep, statuses)
+    yield from of_ends(settings, statuses, ledger)
+    yield from of_work(settings, sweep, ledger)
+    yield from of_store(settings, sweep, statuses)
 
 
-def _of_ends(settings: Settings, statuses: Sequence[PointStatus], ledger: Ledger) -> Iterator[Check]:
+def of_ends(settings: Settings, statuses: Sequence[PointStatus], ledger: Ledger) -> Iterator[Check]:
     """Every point has ended as it should: finished, or with the cause that was drawn for it."""
     hopeless = {run: f"ValueError: made up for {run}" for run, one in ledger.fortunes.items() if one.is_hopeless}
     yield "points", settings.num_points, len(statuses)
@@ -67,14 +67,14 @@ def _of_ends(settings: Settings, statuses: Sequence[PointStatus], ledger: Ledger
     ends = Counter(first.values())
     drawn = Counter(one.mishap for one in ledger.fortunes.values())
     for mishap in (EXCEPTION, OUT_OF_MEMORY, TIMED_OUT, NODE_FAILED, PREEMPTED):
-        yield f"first jobs that end by {mishap}", drawn[mishap], ends[mishap]
+        yield f"first jobs that end by: {mishap}", drawn[mishap], ends[mishap]
     retried = {run for run, end in first.items() if end != "finished"} - hopeless.keys()
     yield "points that finish after another end", len(retried), len(retried & finished)
     yield "jobs in the queue, at most", True, ledger.most_queued <= settings.most_jobs
     yield "jobs at once, at most", True, ledger.most_running <= settings.num_nodes
 
 
-def _of_work(settings: Settings, sweep: Sweep, ledger: Ledger) -> Iterator[Check]:
+def of_work(settings: Settings, sweep: Sweep, ledger: Ledger) -> Iterator[Check]:
     """No run is trained twice at once, and nothing is computed twice but what no checkpoint had kept."""
     attempts: dict[str, list[Attempt]] = {}
     for attempt in ledger.attempts:
@@ -100,7 +100,7 @@ def _of_work(settings: Settings, sweep: Sweep, ledger: Ledger) -> Iterator[Check
     yield "run directories", len(ledger.fortunes), sum(path.is_dir() for path in sweep.runs.iterdir())
 
 
-def _of_store(settings: Settings, sweep: Sweep, statuses: Sequence[PointStatus]) -> Iterator[Check]:
+def of_store(settings: Settings, sweep: Sweep, statuses: Sequence[PointStatus]) -> Iterator[Check]:
     """The store has one run for each point and one for the sweep, and each value once."""
     runs, rows = read_store(settings.output_dir / "mlflow.db")
     names = Counter(name for name, _ in runs)

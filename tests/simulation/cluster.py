@@ -41,9 +41,9 @@ START = 1_800_000_000.0
 EXCEPTION, OUT_OF_MEMORY, TIMED_OUT, NODE_FAILED, PREEMPTED = (
     "exception",
     "out of memory",
-    "timed out",
-    "node",
-    "preempt",
+    "time limit",
+    "node failure",
+    "preemption",
 )
 SHARES = {EXCEPTION: 0.4, OUT_OF_MEMORY: 0.2, TIMED_OUT: 0.2, NODE_FAILED: 0.2}
 """Of the failures."""
@@ -75,8 +75,8 @@ class Settings:
     num_nodes: int = 14
     most_jobs: int = 500
     num_epochs: int = 3
-    kills: Sequence[float] = (0.15, 0.45, 0.55, 0.8)
-    killed_submissions: Sequence[int] = (1, 3)
+    kills: Sequence[float] = ()
+    killed_submissions: Sequence[int] = ()
     seed: int = 0
     fault: str = ""
 
