@@ -34,7 +34,7 @@ def test_every_point_ends_and_nothing_happens_twice() -> None:
     assert "FAILS" not in output
     assert output.count("  holds") == 27
     assert re.search(r"[1-9]\d* runs ended while the store was away", output), output
-    assert re.search(r"[1-9]\d* jobs found their run trained by another", output), output
+    assert re.search(r"[1-9]\d* found it finished", output), output
     assert "3 launches were killed" in output
 
 
