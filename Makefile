@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles menvae
 
-.PHONY: train test lint bench bench-data bench-encode bench-losses bench-metrics bench-search bench-statistics bench-sweep bench-train controls soak wrong-lines mutants clean
+.PHONY: train test lint bench bench-data bench-encode bench-losses bench-metrics bench-search bench-statistics bench-sweep bench-train controls simulate soak wrong-lines mutants clean
 
 train: $(VENV)/.installed
 	$(BIN)/menvae-train
@@ -66,6 +66,10 @@ controls: $(VENV)/.installed-test
 # overrides, kills and damaged files at random, half an hour; SEED=1 make soak: others
 soak: $(VENV)/.installed-test
 	$(BIN)/python tests/soak $(if $(SEED),--seed $(SEED))
+
+# a month of a cluster with 1,000 points and everything that fails, some minutes; POINTS=10000 make simulate: half an hour
+simulate: $(VENV)/.installed-test
+	$(BIN)/python tests/simulation/month.py --points $(or $(POINTS),1000)
 
 wrong-lines: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/wrong_lines.py
