@@ -22,7 +22,7 @@ from menvae.models import Model
 from menvae.objective import Objective
 from menvae.registry import register, unregister
 from menvae.runs.start import check_start, identify
-from menvae.sweeps.launch import Identifier
+from menvae.sweeps.identifier import Identifier
 from menvae.training.place import Place
 
 Compose = Callable[..., DictConfig]

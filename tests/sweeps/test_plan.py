@@ -16,7 +16,8 @@ from menvae.composition.experiment import Experiment
 from menvae.composition.settings import SweepSettings
 from menvae.errors import UserError
 from menvae.runs.identity import run_hash
-from menvae.sweeps.launch import Identifier, loss_effect
+from menvae.sweeps.identifier import Identifier
+from menvae.sweeps.launch import loss_effect
 from menvae.sweeps.plan import LossEffect, PlannedPoint, ProvisionalName, dead_knobs, plan_points, plan_table
 from menvae.sweeps.sweep import Point, Sweep
 

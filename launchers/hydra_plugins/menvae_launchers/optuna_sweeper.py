@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from menvae.composition.settings import SweepSettings
     from menvae.studies import Trial
     from menvae.sweeps.halving import Halving
-    from menvae.sweeps.launch import Identifier
+    from menvae.sweeps.identifier import Identifier
     from menvae.sweeps.status import PointStatus
 
 _SAMPLERS = ("tpe", "random", "grid", "cmaes", "nsga2")
@@ -338,7 +338,7 @@ class OptunaSweeper(Sweeper):
     def _check_whole_numbers(self, fixed: Sequence[str], space: Mapping[str, Dimension]) -> None:
         """Check that a key that takes only whole numbers is not searched over fractions, which would all fail."""
         from menvae.errors import UserError
-        from menvae.sweeps.launch import Identifier
+        from menvae.sweeps.identifier import Identifier
 
         identifier = Identifier(None, prepares=False)
         for key, values in space.items():
