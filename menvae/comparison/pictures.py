@@ -66,9 +66,8 @@ def draw_trade_offs(cohort: Cohort, pairs: Sequence[tuple[Objective, Objective]]
     """
     columns = min(3, len(pairs))
     layout = Layout(panel=(2.75, 2.25), gap=(0.75, 0.85), left=0.75, right=max(0.25, 7.0 - 3.5 * columns), top=0.75)
-    note = (
-        "Bars: 95 % interval (one run: over patients); filled: on the front; line: front of the two; green: targets met"
-    )
+    bars = "Bars: 95 % interval (one run: over patients); " * (len(cohort.configurations) <= MOST_BARS)
+    note = f"{bars}filled: on the front; line: front of the two; green: targets met"
     figure, all_axes = panel_grid(len(pairs), columns, layout, "Trade-offs between gates", note)
     for (across, up), axes in zip(pairs, all_axes, strict=True):
         style_axes(axes, "", f"{across.name} ({wanted(across)})", f"{up.name} ({wanted(up)})")
@@ -290,8 +289,15 @@ def _effect_panel(
     axes.plot(xs, ys, color=COLOURS[0], linewidth=1.5, zorder=3)
     for place, interval in enumerate(intervals):
         if interval is not None:
-            xs = [place, place]
-            axes.plot(xs, interval, color=COLOURS[0], linewidth=8, alpha=BAND_ALPHA, solid_capstyle="butt", zorder=1.5)
+            axes.plot(
+                [place] * 2,
+                interval,
+                color=COLOURS[0],
+                linewidth=8,
+                alpha=BAND_ALPHA,
+                solid_capstyle="butt",
+                zorder=1.5,
+            )
     for x, y in line:
         met = meets(gate, y)
         axes.plot(x, y, "o", color=COLOURS[0] if met else "white", markeredgecolor=COLOURS[0], markersize=5, zorder=4)
