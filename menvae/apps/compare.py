@@ -47,6 +47,7 @@ def _compare(tracking: TrackingSettings, settings: ComparisonSettings, output_di
     from menvae.comparison.page import write_page
     from menvae.comparison.table import answers
     from menvae.comparison.tracked_runs import RunStore
+    from menvae.comparison.typeset import write_latex, write_markdown
     from menvae.console import logs
 
     store = RunStore.open(tracking, output_dir)
@@ -60,6 +61,10 @@ def _compare(tracking: TrackingSettings, settings: ComparisonSettings, output_di
         html.parent.mkdir(parents=True, exist_ok=True)
         runs_file = write_runs(comparison, html.with_suffix(".csv"))
         configurations_file = write_configurations(comparison, html.with_name(f"{html.stem}_configurations.csv"))
+        tables = [
+            write_markdown(comparison, configurations_file.with_suffix(".md")),
+            write_latex(comparison, configurations_file.with_suffix(".tex")),
+        ]
         page = write_page(comparison, notes, store, html)
     except OSError as error:
         raise UserError(f"html: cannot write to '{html}': {error.strerror}") from error
@@ -67,6 +72,7 @@ def _compare(tracking: TrackingSettings, settings: ComparisonSettings, output_di
         logs.show(answer)
     _log.info("runs: %s", runs_file)
     _log.info("configurations: %s", configurations_file)
+    _log.info("tables: %s", ", ".join(map(str, tables)))
     _log.info("page: %s", page)
 
 

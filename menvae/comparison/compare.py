@@ -24,6 +24,7 @@ import numpy as np
 from scipy import stats
 
 from menvae.comparison.differences import with_baselines
+from menvae.comparison.effects import effect_intervals
 from menvae.comparison.grouping import cohorts_of, without_repetitions
 from menvae.comparison.judged import GateValue
 from menvae.comparison.pareto import Front, Objective, find_front
@@ -234,12 +235,16 @@ def _effect(
         value: {gate.name: _mean([_value(run.gates, gate.name) for run in group]) for gate in gates}
         for value, group in by_value.items()
     }
+    balanced = all(one == settings[0] for one in settings)
+    over, intervals = effect_intervals(by_value, others, [gate.name for gate in gates], replicates, balanced)
     return Effect(
         key=key,
         num_runs={value: len(group) for value, group in by_value.items()},
         means=means,
         ranges={gate.name: _range([row[gate.name] for row in means.values()]) for gate in gates},
-        balanced=all(one == settings[0] for one in settings),
+        balanced=balanced,
+        intervals=intervals,
+        intervals_over=over,
     )
 
 

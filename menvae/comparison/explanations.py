@@ -38,7 +38,21 @@ READING: Final = (
         "The same volume, measured from a tenth of the range beyond the worst value of every gate, as a fraction of "
         "the box up to the best. It depends on the set of configurations.",
     ),
-    ("Effect of a key", "Mean over all runs with that value; the range is the largest minus the smallest mean."),
+    (
+        "Effect of a key",
+        "Mean over all runs with that value, \N{PLUS-MINUS SIGN} half-width of its 95 % interval by Student's t: over "
+        "the seeds and folds if every value was run with the same settings of the other keys, else over the "
+        "configurations with that value. The range is the largest minus the smallest mean.",
+    ),
+    (
+        "Importance of a key",
+        "Share of a gate's variance between configurations that the key explains alone (functional ANOVA of a random "
+        "forest, by Optuna), every swept value weighing the same. What is left is explained by keys together.",
+    ),
+    (
+        "Bars in pictures of trade-offs",
+        "95 % interval of the mean over the runs; of a single run, the interval over patients.",
+    ),
     (
         "Differences",
         "Paired by seed and fold with the baseline; 95 % confidence interval of the mean by Student's t. The variance "

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from matplotlib.figure import Figure
-
 from menvae.comparison.explanations import LEAKS, READING
+from menvae.comparison.gallery import Gallery, best_run, pictures_of_run, reconstructions
+from menvae.comparison.importance import importance_of, importance_words
 from menvae.comparison.judged import GateValue
+from menvae.comparison.parallel_coordinates import draw_parallel_coordinates, parallel_words
 from menvae.comparison.pareto import Objective
-from menvae.comparison.pictures import draw_effect, draw_trade_offs, trade_offs
+from menvae.comparison.pictures import draw_effect, draw_importance, draw_trade_offs, trade_offs
 from menvae.comparison.replicates import label
 from menvae.comparison.results import (
     FALSE_DISCOVERY_RATE,
@@ -47,6 +47,7 @@ from menvae.comparison.words import (
     shortened,
     shortened_words,
     shown_difference,
+    shown_mean,
     shown_passed,
     shown_pooled,
     shown_summary,
@@ -58,9 +59,7 @@ from menvae.comparison.words import (
     wanted,
 )
 from menvae.files import write_text
-from menvae.pictures import registered_pictures
-from menvae.presentation.figures import save_figure
-from menvae.presentation.page import Album, Picture, render
+from menvae.presentation.page import Album, render
 from menvae.presentation.sortable import Cell, Column, Table, number_cell, sorting_script
 from menvae.presentation.text import broken
 from menvae.runs.directory import RUNS
@@ -95,7 +94,7 @@ def _content(
     comparison: Comparison, notes: Sequence[str], store: RunStore, place: Path, pictures: Path
 ) -> dict[str, Any]:
     shown = shortened(comparison)
-    album = _Gallery(Album(), pictures)
+    gallery = Gallery(Album(), pictures)
     return {
         "title": f"Comparison of runs: {store.experiment}",
         "subtitle": f"Tracking store {store.place}",
@@ -109,7 +108,7 @@ def _content(
             *shortened_words(comparison),
         ],
         "configurations": _configurations(shown),
-        "cohorts": [_cohort(comparison, cohort, store, place, album) for cohort in comparison.cohorts],
+        "cohorts": [_cohort(comparison, cohort, store, place, gallery) for cohort in comparison.cohorts],
         "has_folds": comparison.replicates.has_folds,
         "replicates": comparison.replicates.words,
         "seeds": _seeds(shown),
@@ -336,21 +335,7 @@ def _report_link(run: TrackedRun, store: RunStore, place: Path) -> str:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Gallery:
-    """Saves figures into a folder and embeds them."""
-
-    album: Album
-    folder: Path
-    count: int = 0
-
-    def embed(self, figure: Figure, alt: str) -> Picture | None:
-        """Save a figure and return it as an embedded picture."""
-        self.count += 1
-        return self.album.embed(save_figure(figure, self.folder / f"{self.count}.png"), alt, always=True)
-
-
-def _cohort(comparison: Comparison, cohort: Cohort, store: RunStore, place: Path, gallery: _Gallery) -> dict[str, Any]:
+def _cohort(comparison: Comparison, cohort: Cohort, store: RunStore, place: Path, gallery: Gallery) -> dict[str, Any]:
     pairs = trade_offs(cohort, comparison.gates)
     picture = None
     if pairs and len(cohort.configurations) > 1:
@@ -360,6 +345,7 @@ def _cohort(comparison: Comparison, cohort: Cohort, store: RunStore, place: Path
         "heading": f"Data {cohort.label}" if len(comparison.cohorts) > 1 else "",
         "front": front_words(cohort),
         "trade_offs": picture,
+        "keys": _keys(comparison, cohort, gallery),
         "effect_words": effect_words(comparison, cohort),
         "effects": [_effect(effect, comparison, cohort, gallery) for effect in cohort.effects],
         "difference_words": difference_words(comparison, cohort),
@@ -367,15 +353,33 @@ def _cohort(comparison: Comparison, cohort: Cohort, store: RunStore, place: Path
         "out_of_fold_words": out_of_fold_words(comparison, cohort),
         "out_of_fold": _out_of_fold(comparison, cohort) if cohort.out_of_fold else None,
         "best": _best(comparison, cohort, store, place, gallery.album),
+        "reconstructions": reconstructions(comparison, cohort, store, gallery.album),
     }
 
 
-def _effect(effect: Effect, comparison: Comparison, cohort: Cohort, gallery: _Gallery) -> dict[str, Any]:
+def _keys(comparison: Comparison, cohort: Cohort, gallery: Gallery) -> dict[str, Any]:
+    """Draw all keys together: parallel coordinates, and the importance of each."""
+    if not cohort.varying(comparison.keys):
+        return {"words": [], "pictures": []}
+    gates = [gate for gate in comparison.gates if gate.name in cohort.front.objectives] or comparison.gates
+    importance = importance_of(cohort, comparison.keys, gates)
+    figure = draw_parallel_coordinates(cohort, comparison.keys, comparison.gates)
+    pictures = [gallery.embed(figure, "One line per configuration across its keys and gates")]
+    if importance.shares:
+        pictures.append(gallery.embed(draw_importance(importance), "Importance of every key for every gate"))
+    words = [*parallel_words(cohort, comparison.keys, comparison.gates), *importance_words(importance, cohort)]
+    return {"words": words, "pictures": [picture for picture in pictures if picture is not None]}
+
+
+def _effect(effect: Effect, comparison: Comparison, cohort: Cohort, gallery: Gallery) -> dict[str, Any]:
     rows = []
     for value, means in effect.means.items():
         runs = str(effect.num_runs[value])
-        kinds = ["met" * meets(gate, means[gate.name]) for gate in comparison.gates]
-        numbers = [number_cell(means[gate.name], kind=kind) for gate, kind in zip(comparison.gates, kinds, strict=True)]
+        numbers = []
+        for gate in comparison.gates:
+            mean, interval = means[gate.name], effect.intervals[value][gate.name]
+            cell = number_cell(mean, shown_mean(mean, interval), "met" * meets(gate, mean))
+            numbers.append(_with_title(cell, interval))
         rows.append([Cell(shown_value(value), value, ""), Cell(runs, runs), *numbers])
     ranges = [number_cell(effect.ranges[gate.name]) for gate in comparison.gates]
     rows.append([Cell("range", "", ""), Cell("", ""), *ranges])
@@ -455,7 +459,7 @@ def _out_of_fold(comparison: Comparison, cohort: Cohort) -> Table:
 def _best(comparison: Comparison, cohort: Cohort, store: RunStore, place: Path, album: Album) -> dict[str, Any]:
     """Show the run of the best configuration that passes the most gates."""
     one = cohort.configurations[0]
-    run = max(one.runs, key=lambda run: sum(gate.passed for gate in run.gates.values()))
+    run = best_run(one)
     passed = sum(gate.passed for gate in run.gates.values())
     judged = sum(gate.value is not None for gate in run.gates.values())
     words = (
@@ -463,20 +467,5 @@ def _best(comparison: Comparison, cohort: Cohort, store: RunStore, place: Path, 
         f"{judged} gates{' with a value' * (judged < len(comparison.gates))}."
     )
     folder = store.artifact(run, "pictures")
-    pictures = [] if folder is None else _pictures_of(folder, album)
+    pictures = [] if folder is None else pictures_of_run(folder, album)
     return {"words": words, "link": _report_link(run, store, place), "pictures": pictures}
-
-
-def _pictures_of(folder: Path, album: Album) -> list[Picture]:
-    """Embed the pictures of a run: those drawn after training, and one subject of the last reconstructions."""
-    epochs: Mapping[int, Path] = {
-        int(found.group(1)): path
-        for path in folder.glob("epoch_*")
-        if (found := re.fullmatch(r"epoch_(\d+)", path.name)) and path.is_dir()
-    }
-    last = epochs[max(epochs)] if epochs else folder / "epoch_0"
-    kinds = [kind for kind in registered_pictures().values() if kind.when == "after_training"]
-    wanted_files = [(folder / kind.file, kind.caption or kind.alt) for kind in kinds]
-    wanted_files += [(path, f"One subject, {last.name.replace('_', ' ')}.") for path in sorted(last.glob("*.png"))[:1]]
-    shown = [album.embed(path, path.stem.replace("_", " "), caption) for path, caption in wanted_files]
-    return [picture for picture in shown if picture is not None]

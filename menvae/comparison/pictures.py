@@ -1,22 +1,22 @@
-"""Pictures of a comparison: trade-offs between gates, and the effect of each swept key."""
+"""Pictures of a comparison: trade-offs between gates, and effect and importance of each swept key."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import combinations, product
 from typing import Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from menvae.comparison.importance import Importance
 from menvae.comparison.pareto import Objective
 from menvae.comparison.results import Cohort, Configuration, Effect
 from menvae.comparison.words import meets, shown_value, wanted
 from menvae.presentation.figures import (
     COLOURS,
     DPI,
-    FAINT,
     INK,
     MUTED,
     Layout,
@@ -38,6 +38,11 @@ _PIXELS: Final = DPI / 72
 """Pixels per typographic point."""
 TARGET_STRETCH: Final = 1.5
 """A target may extend an axis by this many ranges of the values; a target farther away is not drawn."""
+INTERVAL_STRETCH: Final = 0.75
+"""So may intervals; longer ones, such as those of two seeds, leave the panel."""
+MOST_BARS_OF_KEYS: Final = 12
+BAND_ALPHA: Final = 0.18
+_BAR: Final = "#aab4be"
 
 
 def trade_offs(cohort: Cohort, gates: Sequence[Objective]) -> list[tuple[Objective, Objective]]:
@@ -53,7 +58,7 @@ def trade_offs(cohort: Cohort, gates: Sequence[Objective]) -> list[tuple[Objecti
 
 
 def draw_trade_offs(cohort: Cohort, pairs: Sequence[tuple[Objective, Objective]]) -> Figure:
-    """Draw the mean of every configuration in pairs of gates, with the targets.
+    """Draw the mean of every configuration with its interval in pairs of gates, with the targets.
 
     Args:
         cohort: cohort with the configurations.
@@ -61,7 +66,8 @@ def draw_trade_offs(cohort: Cohort, pairs: Sequence[tuple[Objective, Objective]]
     """
     columns = min(3, len(pairs))
     layout = Layout(panel=(2.75, 2.25), gap=(0.75, 0.85), left=0.75, right=max(0.25, 7.0 - 3.5 * columns), top=0.75)
-    note = "Bars: SD over the runs; filled: on the front; line: front of these two gates; green: both targets met"
+    bars = "Bars: 95 % interval (one run: over patients); " * (len(cohort.configurations) <= MOST_BARS)
+    note = f"{bars}filled: on the front; line: front of the two; green: targets met"
     figure, all_axes = panel_grid(len(pairs), columns, layout, "Trade-offs between gates", note)
     for (across, up), axes in zip(pairs, all_axes, strict=True):
         style_axes(axes, "", f"{across.name} ({wanted(across)})", f"{up.name} ({wanted(up)})")
@@ -78,8 +84,8 @@ def _trade_off_panel(axes: Axes, cohort: Cohort, across: Objective, up: Objectiv
     if not points:
         empty_panel(axes, "no configuration has both values")
         return
-    x_limits = _limits([x for _, x, _ in points], across)
-    y_limits = _limits([y for _, _, y in points], up)
+    x_limits = _limits([x for _, x, _ in points], across, [interval_of(one, across) for one, *_ in points])
+    y_limits = _limits([y for _, _, y in points], up, [interval_of(one, up) for one, *_ in points])
     axes.set(xlim=x_limits, ylim=y_limits)
     axes.xaxis.set_major_locator(tick_locator(5))
     axes.yaxis.set_major_locator(tick_locator(5))
@@ -94,10 +100,10 @@ def _trade_off_panel(axes: Axes, cohort: Cohort, across: Objective, up: Objectiv
         axes.errorbar(
             x,
             y,
-            xerr=one.gates[across.name].deviation,
-            yerr=one.gates[up.name].deviation,
+            xerr=_bar(x, interval_of(one, across)),
+            yerr=_bar(y, interval_of(one, up)),
             color=colour,
-            ecolor=FAINT,
+            ecolor=_BAR,
             elinewidth=0.9,
             marker="o",
             markersize=4.5,
@@ -117,6 +123,19 @@ def _draw_many(axes: Axes, points: Sequence[tuple[Configuration, float, float]],
             colour = COLOURS[0] if on_front else MUTED
             xs, ys = zip(*places, strict=True)
             axes.scatter(xs, ys, s=size, color=colour, linewidth=0, zorder=3 + on_front)
+
+
+def interval_of(one: Configuration, gate: Objective) -> tuple[float, float] | None:
+    """Return the 95 % interval of a gate: over the runs or, of a single run, over patients; None without one."""
+    (first, *others), summary = one.runs, one.gates[gate.name]
+    if others or gate.name not in first.gates:
+        return summary.interval
+    return first.gates[gate.name].interval
+
+
+def _bar(value: float, interval: tuple[float, float] | None) -> list[list[float]] | None:
+    """Return the lengths below and above a value; a bootstrap interval need not contain it."""
+    return None if interval is None else [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]
 
 
 def _number_points(axes: Axes, points: Sequence[tuple[Configuration, float, float]], front: Sequence[int]) -> None:
@@ -149,13 +168,18 @@ def _number_points(axes: Axes, points: Sequence[tuple[Configuration, float, floa
         )
 
 
-def _limits(values: Sequence[float], gate: Objective) -> tuple[float, float]:
-    """Return the limits of an axis, including the target unless that would squeeze the values together.
+def _limits(
+    values: Sequence[float], gate: Objective, intervals: Iterable[tuple[float, float] | None] = ()
+) -> tuple[float, float]:
+    """Return the limits of an axis, including target and intervals unless that would squeeze the values together.
 
     Differences far below a hundredth are not magnified to the size of the panel.
     """
     low, high = min(values), max(values)
     span = max(high - low, 0.02 * max(abs(low), abs(high))) or 1.0
+    ends = [end for interval in intervals if interval is not None for end in interval]
+    ends = [min(max(end, low - INTERVAL_STRETCH * span), high + INTERVAL_STRETCH * span) for end in ends]
+    low, high = min([low, *ends]), max([high, *ends])
     if max(low - gate.target, gate.target - high) <= TARGET_STRETCH * span:
         low, high = min(low, gate.target), max(high, gate.target)
     pad = 0.12 * max(high - low, span)
@@ -189,7 +213,7 @@ def _draw_staircase(axes: Axes, points: Sequence[tuple[float, float]], across: O
 
 
 def draw_effect(effect: Effect, cohort: Cohort, gates: Sequence[Objective]) -> Figure:
-    """Draw every gate against the values of a swept key: one dot per run, a line through the means.
+    """Draw every gate against the values of a swept key: a dot per run, a line through the means, their intervals.
 
     Values are spaced evenly, because swept values seldom share one scale.
 
@@ -209,12 +233,17 @@ def draw_effect(effect: Effect, cohort: Cohort, gates: Sequence[Objective]) -> F
         top=0.98,
         bottom=0.75 if slanted else 0.5,
     )
-    note = "Dots: runs; line: mean, filled if it meets the target (dashed)" + "; unbalanced" * (not effect.balanced)
+    known = any(interval is not None for row in effect.intervals.values() for interval in row.values())
+    bars = f", band: 95 % interval over {effect.intervals_over}" * known
+    note = f"Dots: runs; line: mean{bars}; filled if it meets the target (dashed)" + "; unbalanced" * (
+        not effect.balanced
+    )
     figure, all_axes = panel_grid(len(gates), columns, layout, f"Effect of {effect.key.name}", note)
     dots = _dots(effect, cohort, gates)
     for gate, axes in zip(gates, all_axes, strict=True):
         style_axes(axes, f"{gate.name} {wanted(gate)}")
-        _effect_panel(axes, gate, [effect.means[value][gate.name] for value in values], dots[gate.name])
+        means = [effect.means[value][gate.name] for value in values]
+        _effect_panel(axes, gate, means, [effect.intervals[value][gate.name] for value in values], dots[gate.name])
         axes.set_xlim(-0.5, len(values) - 0.5)
         labels = [literal(shown_value(value)) for value in values]
         axes.set_xticks(
@@ -242,21 +271,86 @@ def _dots(effect: Effect, cohort: Cohort, gates: Sequence[Objective]) -> Mapping
 
 
 def _effect_panel(
-    axes: Axes, gate: Objective, means: Sequence[float | None], dots: Sequence[tuple[int, float]]
+    axes: Axes,
+    gate: Objective,
+    means: Sequence[float | None],
+    intervals: Sequence[tuple[float, float] | None],
+    dots: Sequence[tuple[int, float]],
 ) -> None:
     if not dots:
         empty_panel(axes, "no run has a value")
         return
-    limits = _limits([value for _, value in dots], gate)
+    limits = _limits([value for _, value in dots], gate, intervals)
     axes.axhline(gate.target, color=MUTED, linestyle=(0, (4, 2.5)), linewidth=0.9, zorder=1)
     places, values = zip(*dots, strict=True)
     axes.scatter(places, values, s=11, color=MUTED, alpha=0.45, linewidth=0, zorder=2)
     line = [(place, mean) for place, mean in enumerate(means) if mean is not None]
     xs, ys = zip(*line, strict=True)
     axes.plot(xs, ys, color=COLOURS[0], linewidth=1.5, zorder=3)
+    for place, interval in enumerate(intervals):
+        if interval is not None:
+            axes.plot(
+                [place] * 2,
+                interval,
+                color=COLOURS[0],
+                linewidth=8,
+                alpha=BAND_ALPHA,
+                solid_capstyle="butt",
+                zorder=1.5,
+            )
     for x, y in line:
         met = meets(gate, y)
         axes.plot(x, y, "o", color=COLOURS[0] if met else "white", markeredgecolor=COLOURS[0], markersize=5, zorder=4)
     axes.set_ylim(*limits)
     axes.yaxis.set_major_locator(tick_locator(4))
     axes.tick_params(axis="x", labelcolor=INK)
+
+
+def draw_importance(importance: Importance) -> Figure:
+    """Draw the share of the variance of every gate that each key explains alone, and what is left for interactions.
+
+    Args:
+        importance: importance for at least one gate.
+    """
+    shares = importance.shares
+    names = sorted(next(iter(shares.values())), key=lambda name: -sum(row[name] for row in shares.values()))
+    shown = names[:MOST_BARS_OF_KEYS]
+    heads = [*shown, *["other keys"] * (len(names) > len(shown)), "together"]
+    columns = min(4, len(shares))
+    left = 0.35 + 0.075 * max(len(_ending(head)) for head in heads)
+    layout = Layout(
+        panel=(1.75, 0.2 + 0.2 * len(heads)),
+        gap=(0.35, 0.75),
+        left=left,
+        right=max(0.3, 7.0 - left - 2.1 * columns),
+        top=0.98,
+    )
+    note = "Share of the variance that a key explains alone; grey: only together with others"
+    figure, all_axes = panel_grid(len(shares), columns, layout, "Importance of the keys", note)
+    for place, ((gate, row), axes) in enumerate(zip(shares.items(), all_axes, strict=True)):
+        style_axes(axes, gate)
+        rest = [sum(row[name] for name in names[len(shown) :])] * (len(names) > len(shown))
+        values = [*(row[name] for name in shown), *rest, max(0.0, 1.0 - sum(row.values()))]
+        colours = [COLOURS[0]] * (len(values) - 1) + [_BAR]
+        axes.barh(range(len(values)), values, height=0.68, color=colours, zorder=2)
+        for y, value in enumerate(values):
+            is_long = value > 0.75
+            axes.text(
+                value + (-0.02 if is_long else 0.02),
+                y,
+                f"{100 * value:.0f} %",
+                ha="right" if is_long else "left",
+                va="center",
+                size=7.5,
+                color="white" if is_long and y < len(values) - 1 else INK,
+                zorder=3,
+            )
+        axes.set(xlim=(0, 1), ylim=(len(values) - 0.5, -0.5))
+        axes.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+        axes.set_yticks(range(len(heads)), [literal(_ending(head)) for head in heads] if place % columns == 0 else [])
+    return figure
+
+
+def _ending(name: str, most: int = 26) -> str:
+    """Return the end of a long key, which says most."""
+    return name if len(name) <= most else f"\N{HORIZONTAL ELLIPSIS}{name[1 - most :]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -134,6 +134,9 @@ class Effect:
         ranges: gate -> largest mean minus smallest mean.
         balanced: whether every value was run with the same settings of all other swept keys and the same replicates,
             equally often.
+        intervals: value of the key -> gate -> 95 % interval of the mean, None without one (see
+            `menvae.comparison.effects`).
+        intervals_over: what the intervals are over, such as ``seeds``.
     """
 
     key: SweptKey
@@ -141,6 +144,8 @@ class Effect:
     means: Mapping[str, Mapping[str, float | None]]
     ranges: Mapping[str, float | None]
     balanced: bool
+    intervals: Mapping[str, Mapping[str, tuple[float, float] | None]]
+    intervals_over: str
 
 
 @dataclass(frozen=True)
@@ -210,6 +215,17 @@ class Cohort:
             least, most = (frozenset(number for number, mean in means.items() if mean == end) for end in ends)
             found[gate] = (least, most)
         return found
+
+    def sample(self, most: int) -> tuple[Configuration, ...]:
+        """Return at most ``most`` (at least 2) configurations, spread evenly over the order of merit, with its ends."""
+        count = len(self.configurations)
+        if count <= most:
+            return self.configurations
+        return tuple(self.configurations[place * (count - 1) // (most - 1)] for place in range(most))
+
+    def varying(self, keys: Sequence[SweptKey]) -> list[SweptKey]:
+        """Return the keys that differ between the configurations."""
+        return [key for key in keys if len({one.values[key.name] for one in self.configurations}) > 1]
 
 
 @dataclass(frozen=True)

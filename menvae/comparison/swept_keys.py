@@ -13,6 +13,8 @@ from menvae.runs.identity import OUTSIDE, as_typed, is_outside, outside_keys
 
 ABSENT = ""
 """Value of a key that a run does not have."""
+MOST_TYPED = 10
+"""A key with more values is taken for one that a search has drawn."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,10 @@ def swept_keys(
         replicates: keys besides the seed in which the runs of one configuration differ.
     """
     columns = _varying_columns(runs, [*ignore, *replicates])
-    groups: dict[tuple[int, ...], list[str]] = {}
+    groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[str]] = {}
     for name in columns:
         leader = columns[_part_that_explains(name, columns) or name]
-        groups.setdefault(_pattern(leader), []).append(name)
+        groups.setdefault((_pattern(leader), _order(leader)), []).append(name)
     firsts = [first for first, *_ in groups.values()]
     taken = {"seed", "seeds", "runs", "data", "passed", "rank", "front", *reserved}
     return tuple(
@@ -103,6 +105,24 @@ def _pattern(column: Sequence[str]) -> tuple[int, ...]:
     """
     first: dict[str, int] = {}
     return tuple(first.setdefault(value, place) for place, value in enumerate(column))
+
+
+def _order(column: Sequence[str]) -> tuple[int, ...]:
+    """Return the order of a column of many numbers, up to its direction; empty for others.
+
+    The numbers of a random search are all different, so that equal values alone would call any two keys of it the same.
+
+    >>> _order([str(0.1 * number) for number in range(12)]) == _order([str(9 - number) for number in range(12)])
+    True
+    >>> _order(["3", "1", "2"])
+    ()
+    """
+    distinct = sorted(set(column), key=natural)
+    if len(distinct) <= MOST_TYPED or any(natural(value)[0] for value in distinct):
+        return ()
+    place = {value: number for number, value in enumerate(distinct)}
+    order = tuple(place[value] for value in column)
+    return min(order, tuple(len(distinct) - 1 - number for number in order))
 
 
 def _part_that_explains(key: str, columns: Mapping[str, Sequence[str]]) -> str | None:

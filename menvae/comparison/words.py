@@ -82,6 +82,17 @@ def shown_difference(one: Difference) -> str:
     return sign + with_spread(one.mean, (one.interval[1] - one.interval[0]) / 2) + "*" * one.is_clear
 
 
+def shown_mean(mean: float | None, interval: tuple[float, float] | None) -> str:
+    """Format a mean with the half-width of its interval, if it has one.
+
+    >>> shown_mean(0.9, (0.85, 0.95)), shown_mean(0.9, None)
+    ('0.900 \u00b10.050', '0.900')
+    """
+    if mean is None or interval is None:
+        return significant(mean)
+    return with_spread(mean, (interval[1] - interval[0]) / 2)
+
+
 def shown_passed(one: Configuration) -> str:
     """Format the number of gates that a configuration passes, of those with a value, averaged over its runs."""
     return f"{one.gates_passed:.3g}/{one.gates_judged:.3g}"

@@ -68,6 +68,7 @@ def test_the_real_command_prints_a_table_and_writes_page_and_csv(sweep_dir: Path
     assert [line[9:] for line in done.stderr.splitlines()] == [
         f"runs: {page.with_suffix('.csv')}",
         f"configurations: {configurations}",
+        f"tables: {configurations.with_suffix('.md')}, {configurations.with_suffix('.tex')}",
         f"page: {page}",
     ]
     with page.with_suffix(".csv").open(newline="") as file:

@@ -188,6 +188,7 @@ def test_answers_in_the_order_a_reader_asks(swept: tuple[Comparison, Page, Path]
         "What effect does each key have?",
         "Are the differences larger than chance?",
         "paired t",
+        "How do the best, the baseline and the front reconstruct?",
         "What does the best run look like?",
         "The name of a run links to its report",
         "How to read this page",
@@ -202,7 +203,9 @@ def test_is_self_contained(swept: tuple[Comparison, Page, Path]) -> None:
     assert len(page.named("script")) == 1
     assert not page.named("link")
     images = page.named("img")
-    assert len(images) == 1 + 2 + 2, "trade-offs, two effects, two pictures of the best run"
+    sheets = [image for image in images if "Reconstruction of subject" in (image["alt"] or "")]
+    assert len(sheets) == 5, "the best, which is the baseline, and four more of the front"
+    assert len(images) == 1 + 2 + 2 + 5 + 2, "trade-offs, all keys, two effects, reconstructions, two of the best run"
     assert all((image["src"] or "").startswith("data:image/") for image in images)
     assert all(image["alt"] for image in images)
     assert not re.search(r"url\(|@import|https?://", path.read_text(encoding="utf-8"))
@@ -304,6 +307,27 @@ def test_best_run_is_that_of_the_best_configuration_which_passes_most(output_dir
     _, page, _ = write(output_dir)
     assert "better (configuration #1, seed 1) passes 7 of 7 gates." in page.text
     assert [image["alt"] for image in page.named("img")] == ["traversals"]
+
+
+def test_reconstructions_are_of_one_subject_and_what_is_missing_is_said(output_dir: Path, tmp_path: Path) -> None:
+    drawn = {"best": ("early", "late"), "baseline": ("late", "other"), "on the front": ("other",)}
+    runs = []
+    for place, (name, subjects) in enumerate(drawn.items()):
+        for subject in subjects:
+            write_picture(tmp_path / name / "epoch_2" / f"{subject}.png")
+        write_picture(tmp_path / name / "epoch_1" / "early.png")
+        values = {**dict.fromkeys(TARGETS, 2.0), "max_dcor": 0.1 + 0.1 * place, "vol_r2": 2.0 + place}
+        runs.append(MadeRun({"loss.lambda_dcor": place}, values, name=f"run {place}", pictures=tmp_path / name))
+    fill(output_dir, runs)
+    comparison, page, _ = write(output_dir, baseline={"loss.lambda_dcor": 1}, front=("vol_r2", "max_dcor"))
+    of = {row.values["loss.lambda_dcor"]: row.number for row in comparison.rows}
+    sheets = [alt for image in page.named("img") if (alt := image["alt"] or "").startswith("Reconstruction")]
+    assert sorted(sheets) == sorted(f"Reconstruction of late by configuration {of[weight]}" for weight in "01")
+    text = re.sub(r"\s+", " ", page.text)
+    assert "Subject late. Each sheet has its own scale of differences." in text
+    assert f"Missing: #{of['2']} (it has not drawn it)." in text
+    assert f"#{of['0']}, on the front: run 0" in text or f"#{of['0']}, best: run 0" in text
+    assert "epoch 2." in text
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------

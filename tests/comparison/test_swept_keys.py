@@ -103,3 +103,17 @@ def test_one_run() -> None:
 def test_comparing_needs_no_torch() -> None:
     asked = "import sys, menvae.comparison.swept_keys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0
+
+
+def test_numbers_that_a_search_has_drawn_are_keys_of_their_own_and_those_that_follow_are_not() -> None:
+    rates = [0.3, 0.1, 0.2, 0.5, 0.4, 0.9, 0.8, 0.7, 0.6, 1.0, 1.1]
+    drawn = [
+        {"loss.lambda_dcor": place, "trainer.learning_rate": rate, "trainer.weight_decay": 2 - rate}
+        for place, rate in enumerate(rates)
+    ]
+    found = keys(*drawn)
+    assert {name: one.followers for name, one in found.items()} == {
+        "loss.lambda_dcor": (),
+        "trainer.learning_rate": ("trainer.weight_decay",),
+    }
+    assert list(keys(*drawn[:10])) == ["loss.lambda_dcor"], "as few may have been typed, to advance together"
