@@ -45,7 +45,7 @@ menvae-sweep retry [sweep.name=NAME] [output_dir=./outputs] [hydra.launcher.KEY=
                    [--cause CAUSE [KEY=VALUE ...]]
     Run the failed points of a sweep again with the same configuration. The launcher is the same too, unless overridden
     (hydra/launcher=NAME or site=NAME replaces it). --cause: only points that failed so (out_of_memory, timed_out,
-    failed, lost, ..., or the name of an exception), with other values of keys if you give some: a point whose result
+    failed, stopped, ..., or the name of an exception), with other values of keys if you give some: a point whose result
     that changes is a new point, which stands for the one that failed.
 
 menvae-sweep promote POINT --config-dir FOLDER [--name NAME] [sweep.name=NAME] [output_dir=./outputs] [overwrite=true]

@@ -117,7 +117,9 @@ class Standings:
             title = f"best {grouped.noun}s so far{passed}: {metrics[0]}, {objectives[metrics[0]]}{grouped.words}"
         else:
             order = [index for index, is_best in enumerate(_front(points, larger)) if is_best]
-            title = f"Pareto front so far{passed}: {len(order)} of {len(groups)} finished {grouped.noun}s{grouped.words}"
+            title = (
+                f"Pareto front so far{passed}: {len(order)} of {len(groups)} finished {grouped.noun}s{grouped.words}"
+            )
         rows = (grouped.standing(list(groups[index]), map(significant, points[index])) for index in order)
         return Best(title, (*metrics, *grouped.columns), tuple(rows), grouped.are_means)
 
