@@ -45,7 +45,7 @@ menvae-sweep retry [sweep.name=NAME] [output_dir=./outputs] [hydra.launcher.KEY=
                    [--cause CAUSE [KEY=VALUE ...]]
     Run the failed points of a sweep again with the same configuration. The launcher is the same too, unless overridden
     (hydra/launcher=NAME or site=NAME replaces it). --cause: only points that failed so (out_of_memory, timed_out,
-    failed, lost, ..., or the name of an exception), with other values of keys if you give some: a point whose result
+    failed, stopped, ..., or the name of an exception), with other values of keys if you give some: a point whose result
     that changes is a new point, which stands for the one that failed.
 
 menvae-sweep promote POINT --config-dir FOLDER [--name NAME] [sweep.name=NAME] [output_dir=./outputs] [overwrite=true]
@@ -100,10 +100,10 @@ def status(arguments: list[str]) -> None:
 def _show_status(config: DictConfig) -> int:
     from menvae.configuration import check_present, path_of, plain_values, section_of
     from menvae.console import logs
-    from menvae.sweeps.campaign import fate_counts, status_table
     from menvae.sweeps.status import refused_status, sweep_status
     from menvae.sweeps.sweep import find_sweep
     from menvae.sweeps.trials import show, study_of
+    from menvae.sweeps.words import fate_counts, status_table, stopped_words
 
     keys = plain_values(config, ("output_dir", "sweep"))
     check_present(keys, ("output_dir",))
@@ -112,7 +112,7 @@ def _show_status(config: DictConfig) -> int:
     statuses = [*sweep_status(sweep), *refused_status(sweep)]
     logs.show(f"sweep {sweep.path}")
     logs.show(status_table(statuses))
-    logs.show(fate_counts(statuses))
+    logs.show("\n".join([fate_counts(statuses), *stopped_words(statuses)]))
     if (study := study_of(sweep)) is not None:
         show(study)
     return _exit_code(sweep, statuses)
@@ -219,10 +219,10 @@ def _sync(config: DictConfig) -> int:
     from menvae.configuration import check_present, path_of, plain_values, section_of
     from menvae.console import logs
     from menvae.registry import validated
-    from menvae.sweeps.campaign import counted
     from menvae.sweeps.sweep import find_sweep
     from menvae.sweeps.sync import Destination, Outcome
     from menvae.sweeps.sync import sync as send
+    from menvae.sweeps.words import counts_in_words
 
     keys = plain_values(config, ("output_dir", "sweep", "tracking"))
     check_present(keys, ("output_dir",))
@@ -233,7 +233,7 @@ def _sync(config: DictConfig) -> int:
         counts = send(output_dir, destination, None if name is None else find_sweep(output_dir, name))
     finally:
         logs.release()
-    logs.show(counted(counts) or "nothing to send")
+    logs.show(counts_in_words(counts) or "nothing to send")
     return int(any(counts[outcome] for outcome in (Outcome.UNANSWERED, Outcome.IMPOSSIBLE)))
 
 

@@ -25,7 +25,7 @@ from scipy import stats
 
 from menvae.comparison.differences import with_baselines
 from menvae.comparison.effects import effect_intervals
-from menvae.comparison.grouping import cohorts_of, without_repetitions
+from menvae.comparison.grouping import cohorts_of, configurations_of, without_repetitions
 from menvae.comparison.judged import GateValue
 from menvae.comparison.pareto import Front, Objective, find_front
 from menvae.comparison.replicates import FOLD, Replicates, overlap
@@ -74,7 +74,7 @@ def compare(runs: Sequence[TrackedRun], settings: ComparisonSettings) -> Compari
     """
     check_keys("ignore", settings.ignore, runs, sections=True)
     check_keys("replicates", [key for key in settings.replicates if key not in ("seed", FOLD)], runs)
-    gates, gate_notes = _gates(runs)
+    gates, gate_notes = gates_of(runs)
     keys = swept_keys(runs, settings.ignore, [gate.name for gate in gates], settings.replicates)
     replicates = Replicates.of([key for key in settings.replicates if key != "seed"], runs)
     runs, repetition_notes = without_repetitions(runs, keys, replicates)
@@ -94,7 +94,7 @@ def compare(runs: Sequence[TrackedRun], settings: ComparisonSettings) -> Compari
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def _gates(runs: Sequence[TrackedRun]) -> tuple[tuple[Objective, ...], list[str]]:
+def gates_of(runs: Sequence[TrackedRun]) -> tuple[tuple[Objective, ...], list[str]]:
     """Return the gates of all runs, and a note for each gate whose target or metric differs between runs."""
     found: dict[str, list[GateValue]] = {}
     for run in runs:
@@ -134,13 +134,7 @@ def _cohort(
     front: Sequence[str] | None,
     replicates: Replicates,
 ) -> Cohort:
-    groups: dict[tuple[str, ...], list[TrackedRun]] = {}
-    for run in runs:
-        groups.setdefault(tuple(values_of(run, keys).values()), []).append(run)
-    unranked = [_configuration(group, label, keys, gates, replicates) for group in groups.values()]
-    ranks = _mean_ranks([configuration.gates for configuration in unranked], gates)
-    ranked = [replace(one, mean_rank=rank) for one, rank in zip(unranked, ranks, strict=True)]
-    ranked.sort(key=lambda one: (-one.gates_passed, one.mean_rank, [natural(value) for value in one.values.values()]))
+    ranked = ranked_configurations(runs, label, keys, gates, replicates)
     configurations = tuple(replace(one, number=first_number + place) for place, one in enumerate(ranked))
     return Cohort(
         label=label,
@@ -154,6 +148,21 @@ def _cohort(
     )
 
 
+def ranked_configurations(
+    runs: Sequence[TrackedRun],
+    label: str,
+    keys: Sequence[SweptKey],
+    gates: Sequence[Objective],
+    replicates: Replicates,
+) -> list[Configuration]:
+    """Return the configurations of a cohort, the best first: by gates passed, then by mean rank over the gates."""
+    unranked = [_configuration(group, label, keys, gates, replicates) for group in configurations_of(runs, keys)]
+    ranks = _mean_ranks([configuration.gates for configuration in unranked], gates)
+    ranked = [replace(one, mean_rank=rank) for one, rank in zip(unranked, ranks, strict=True)]
+    ranked.sort(key=lambda one: (-one.gates_passed, one.mean_rank, [natural(value) for value in one.values.values()]))
+    return ranked
+
+
 def _configuration(
     runs: Sequence[TrackedRun],
     cohort: str,
@@ -164,8 +173,8 @@ def _configuration(
     ordered = sorted(runs, key=lambda run: [natural(value) for value in (run.seed, *replicates.values(run))])
     names, shared = [replicates.name(run) for run in ordered], overlap(runs)
 
-    def over(gates_of: Callable[[TrackedRun], Mapping[str, GateValue]], name: str) -> Summary:
-        values = [_value(gates_of(run), name) for run in ordered]
+    def over(found: Callable[[TrackedRun], Mapping[str, GateValue]], name: str) -> Summary:
+        values = [_value(found(run), name) for run in ordered]
         return summarise(dict(zip(names, values, strict=True)), shared)
 
     return Configuration(

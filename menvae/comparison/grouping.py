@@ -28,6 +28,14 @@ def without_repetitions(
     return list(last.values()), [note] * bool(repeated)
 
 
+def configurations_of(runs: Sequence[TrackedRun], keys: Sequence[SweptKey]) -> list[list[TrackedRun]]:
+    """Return the runs of each configuration: they have the same values of the swept keys, and are its replicates."""
+    groups: dict[tuple[str, ...], list[TrackedRun]] = {}
+    for run in runs:
+        groups.setdefault(tuple(values_of(run, keys).values()), []).append(run)
+    return list(groups.values())
+
+
 def cohorts_of(runs: Sequence[TrackedRun], keys: Sequence[SweptKey], replicates: Replicates) -> list[list[TrackedRun]]:
     """Return the runs of each cohort, the largest first.
 

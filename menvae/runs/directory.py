@@ -6,6 +6,7 @@ import glob
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +39,8 @@ _STATUS: Types = {
     "code": str,
     "trackers": list,
     "tracked": bool,
+    "began_at": float,
+    "ended_at": float,
 }
 
 
@@ -59,6 +62,7 @@ class RunDirectory:
             UserError: another process still holds the lock.
         """
         self.path = path
+        self._began_at: float | None = None
         path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock = FolderLock(path, patience_s)
@@ -125,6 +129,20 @@ class RunDirectory:
         """Write ``status.json``; raises `UserError` as `check_kept`."""
         self.check_kept()
         write_json(self.path / "status.json", {"state": state, **details})
+
+    def begin(self, **details: str | float | bool) -> None:
+        """Write that this process trains the run from now on; raises `UserError` as `check_kept`."""
+        self._began_at = time.time()
+        self.set_status("running", **details, began_at=self._began_at)
+
+    def end(self, state: State, **details: str | float | bool) -> None:
+        """Write how the run has ended, and that it was now: the time of a file changes when it is copied or sent.
+
+        Raises:
+            UserError: as `check_kept`.
+        """
+        began = {} if self._began_at is None else {"began_at": self._began_at}
+        self.set_status(state, **details, **began, ended_at=time.time())
 
 
 def read_status(run_dir: Path) -> dict[str, Any]:

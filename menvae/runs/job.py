@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,7 +92,8 @@ class Job:
             stopped_by: what interrupted it, such as ``SIGUSR2``, or empty.
         """
         if self.point is not None:
-            content = {"exit_code": exit_code, "stopped_by": stopped_by, **describe_process()}
+            process = {**describe_process(), "ended_at": time.time()}
+            content = {"exit_code": exit_code, "stopped_by": stopped_by, **process}
             write_json(self.point / "outcome.json", content)
 
     def outcome(self) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def _explained(experiment: Experiment, here: Place) -> OutOfMemoryError:
 def _set_status(directory: RunDirectory | None, state: Literal["failed", "interrupted"], reason: str) -> None:
     """Record that a running run ended early, and why."""
     if directory is not None and directory.status()["state"] == "running":
-        directory.set_status(state, reason=reason, **describe_process())
+        directory.end(state, reason=reason, **describe_process())
 
 
 def _open_directory(experiment: Experiment, identity: str, job: Job | None) -> RunDirectory:
@@ -185,7 +185,7 @@ def _main_rank_run(
     """Train with all records; report the outcome to ``status.json`` and trackers, also after an error."""
     logs.configure(directory.path)
     _log.info("run %s", directory.path)
-    directory.set_status("running", **describe_process())
+    directory.begin(**describe_process())
     trackers, local = run_trackers(experiment, directory, job), LocalLog(directory.path)
 
     begin_extension(experiment, directory)  # other ranks wait for this one before they look for a checkpoint
@@ -227,7 +227,7 @@ def _main_rank_run(
     if status["state"] == "paused":
         _log.info("paused %s: its search decides whether it goes on", status["reason"])
         trackers.finish("FINISHED", {"menvae.state": "paused"})
-        directory.set_status(**status)
+        directory.end(**status)
         return status
     tracking: TrackingSettings = experiment.settings["tracking"]
     if tracking.active:
@@ -235,7 +235,7 @@ def _main_rank_run(
     elif tracking.enabled and tracking.offline:
         _log.info("tracking is offline: menvae-sweep sync sends this run to its trackers")
     hand_over(trackers, tracking, directory, status)
-    directory.set_status(**status)  # last: a run killed before this line is resumed and ends the same way
+    directory.end(**status)  # last: a run killed before this line is resumed and ends the same way
     _prune(experiment, directory)
     return status
 

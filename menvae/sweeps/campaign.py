@@ -9,10 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import RenderableType
-
 from menvae.console import logs
-from menvae.console.listing import listing
 from menvae.errors import RunInterruptedError, UserError
 from menvae.files import FolderIsLockedError, FolderLock, in_parallel
 from menvae.interruption import StopRequest
@@ -20,6 +17,7 @@ from menvae.sweeps.plan import PlannedPoint
 from menvae.sweeps.runners import Fate, Runner
 from menvae.sweeps.status import PointStatus, StatusReader, refused
 from menvae.sweeps.sweep import Point, Submission, Sweep, label_of
+from menvae.sweeps.words import fate_counts, status_table
 from menvae.tracking.local import LocalLog
 from menvae.tracking.tracker import ParentRun, Status, TrackerContext, TrackingSettings
 from menvae.tracking.trackers import Trackers
@@ -247,51 +245,3 @@ def _log_end(statuses: Sequence[PointStatus]) -> None:
     _log.info("%s", fate_counts(statuses))
     if others := [status for status in statuses if status.fate not in (Fate.FINISHED, Fate.PAUSED)]:
         logs.show(status_table(others))
-
-
-def fate_counts(statuses: Sequence[PointStatus]) -> str:
-    """Return the number of points in each state, such as ``1 failed, 2 finished``."""
-    return counted(Counter(map(state_of, statuses)))
-
-
-def counted(counts: Mapping[Any, int]) -> str:
-    """Return counts as words.
-
-    >>> counted({"failed": 1, "finished": 2})
-    '1 failed, 2 finished'
-    """
-    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-
-
-def state_of(status: PointStatus) -> str:
-    """Return the fate of a point; ``replaced`` if another point runs in its place."""
-    return str(status.fate) if status.stand_in is None else "replaced"
-
-
-def label_with_stand_ins(status: PointStatus) -> str:
-    """Return the overrides of a point, and which failed points it stands for."""
-    numbers = " and ".join(map(str, status.stands_for))
-    return status.point.label + (f" (stands for {numbers})" if numbers else "")
-
-
-def reason_with_stand_in(status: PointStatus) -> str:
-    """Return the reason of a status, and which point runs in place of this one."""
-    replaced = "" if status.stand_in is None else f"point {status.stand_in} stands for it"
-    return "; ".join(filter(None, (replaced, status.reason)))
-
-
-def status_table(statuses: Sequence[PointStatus]) -> RenderableType:
-    """Return a table with one row per point: number, overrides, fate, epochs, job, reason."""
-    return listing(("", "point", "fate", "epochs", "job", "reason"), [_row(status) for status in statuses])
-
-
-def _row(status: PointStatus) -> tuple[str, ...]:
-    submissions = status.point.submissions
-    return (
-        str(status.point.number),
-        label_with_stand_ins(status),
-        state_of(status),
-        f"{status.epochs}/{status.max_epochs or '?'}" if status.point.run else "",
-        f"{submissions[-1].launcher} {submissions[-1].job}" if submissions else "",
-        reason_with_stand_in(status),
-    )

@@ -11,6 +11,8 @@ from menvae.sweeps.status import PointStatus
 
 _EXCEPTION = re.compile(r"(?:\w+\.)*(\w*(?:Error|Exception))(?::|$)")
 """How a run names the exception that ended it."""
+_STOPPED = "stopped"
+"""What ``menvae-sweep`` calls points that were interrupted or cancelled."""
 
 
 def cause_of(status: PointStatus) -> str:
@@ -29,15 +31,18 @@ def of_cause(failed: Sequence[PointStatus], cause: str) -> list[PointStatus]:
 
     Args:
         failed: all points that have failed.
-        cause: as `cause_of`; ``failed`` includes those that an exception has ended.
+        cause: as `cause_of`; ``failed`` includes those that an exception has ended, and ``stopped`` is interrupted or
+            cancelled.
 
     Raises:
         UserError: there is no such cause.
     """
     wanted = cause.strip().replace(" ", "_")
     known = {_word(fate) for fate in Fate if fate.has_failed and fate != Fate.REFUSED} | set(map(cause_of, failed))
+    if wanted == _STOPPED:
+        return [status for status in failed if status.fate.is_stopped]
     if wanted not in known:
-        raise UserError(f"--cause: '{cause}' is no cause of a failure; {nearest(wanted, known)}")
+        raise UserError(f"--cause: '{cause}' is no cause of a failure; {nearest(wanted, known | {_STOPPED})}")
     return [status for status in failed if wanted in (_word(status.fate), cause_of(status))]
 
 

@@ -182,7 +182,8 @@ class _Launch:
             planned = [replace(point, trial=trial) for point, trial in zip(planned, trials, strict=True)]
         self._prepare(planned)
         swept = [f"{key}={values}" for key, values in self.typed.swept.items()]
-        self.sweep.describe([*self.typed.fixed, *swept], self.typed.launcher)
+        sharing = f"hydra.launcher.points_per_gpu={self.runner.points_per_gpu}"
+        self.sweep.describe([*self.typed.fixed, *swept], self.typed.launcher, [sharing])
         before = self._refused_before(planned) if goes_on else {}
         self.sweep.refuse(before | {point.overrides: point.problem for point in planned if point.problem})
         return self._carry_out(planned, tracking, stop)

@@ -67,6 +67,26 @@ class PointStatus:
         """Whether it ended without finishing or cannot run, and no other point runs in its place."""
         return self.fate.has_failed and self.stand_in is None
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether somebody asked it to end, and no other point runs in its place."""
+        return self.fate.is_stopped and self.stand_in is None
+
+
+@dataclass(frozen=True)
+class ProcessTimes:
+    """What the last process of a point wrote of its times, in seconds since 1970; None if it did not.
+
+    Attributes:
+        began_at: when it began to train, if it has not ended its run since.
+        ended_at: when it ended its run, from ``status.json``.
+        left_at: when it ended, from ``outcome.json``.
+    """
+
+    began_at: float | None = None
+    ended_at: float | None = None
+    left_at: float | None = None
+
 
 class StatusReader:
     """Reads the status of the points of a sweep again and again.
@@ -82,7 +102,7 @@ class StatusReader:
         self._sweep, self._ask_every_s = sweep, ask_every_s
         self._point = Remembered(read_point)
         self._run = Remembered(lambda path: read_status(path.parent))
-        self._outcome = Remembered(lambda path: read_json(path, {"exit_code": int}))
+        self._outcome = Remembered(lambda path: read_json(path, {"exit_code": int}, {"ended_at": float}))
         self._lengths = Remembered(_lengths)
         self._epochs = Appended(0, lambda total, lines: total + len(lines))
         self._last_line = Remembered(_last_line)
@@ -142,6 +162,13 @@ class StatusReader:
         if fate.is_final and not damaged:
             self._ended[point.run] = (stamp, status)
         return status
+
+    def times(self, point: Point) -> ProcessTimes:
+        """Return what the last process of a point wrote of its times; nothing of what is damaged."""
+        run = _unless_damaged(lambda: self._run(self._run_file(point)), [])
+        outcome = _unless_damaged(lambda: self._outcome(self._sweep.folder(point) / "outcome.json"), [])
+        began_at = run.get("began_at") if run.get("state") == "running" else None
+        return ProcessTimes(began_at, run.get("ended_at"), outcome.get("ended_at"))
 
     def _run_file(self, point: Point) -> Path:
         return self._sweep.runs / point.run / "status.json"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from menvae.runs.directory import RUNS
 from menvae.runs.job import Job
 from menvae.runs.reading import value_at
 from menvae.studies import Trial
+from menvae.sweeps.rereading import stamp_of
 
 SWEEPS = "sweeps"
 """Folder of sweeps in an output directory."""
@@ -74,6 +76,12 @@ class Point:
         """The overrides on one line."""
         return self.run if self.damage else label_of(self.overrides)
 
+    @property
+    def values(self) -> dict[str, str]:
+        """{key: value as text} of its overrides."""
+        pairs = (text.lstrip("+~").partition("=") for text in self.overrides)
+        return {key: value for key, _, value in pairs}
+
 
 class Sweep:
     """A sweep on disk.
@@ -122,21 +130,28 @@ class Sweep:
         """Return the path of ``job.json`` of a point."""
         return self.folder(point) / "job.json"
 
-    def describe(self, overrides: Sequence[str], launcher: Sequence[str]) -> None:
-        """Write ``sweep.json``: overrides of the last command, and separately those of its launcher; no passwords."""
+    def describe(self, overrides: Sequence[str], launcher: Sequence[str], resolved: Sequence[str] = ()) -> None:
+        """Write ``sweep.json``, without passwords.
+
+        Args:
+            overrides: overrides of the last command.
+            launcher: those of its launcher.
+            resolved: what keys of the launcher were in the end, also those that a file sets.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "sweep.json", masked({"overrides": list(overrides), "launcher": list(launcher)}))
+        content = {"overrides": list(overrides), "launcher": list(launcher), "resolved": list(resolved)}
+        write_json(self.path / "sweep.json", masked(content))
 
     def description(self) -> dict[str, Any]:
         """Return the content of ``sweep.json``."""
         path = self.path / "sweep.json"
         try:
-            content = read_json(path, {"overrides": list, "launcher": list})
+            content = read_json(path, {"overrides": list, "launcher": list}, {"resolved": list})
             if not all(isinstance(text, str) for texts in content.values() for text in texts):
                 raise DamagedFileError(f"'{path}' is damaged: it contains something else than text")
         except DamagedFileError as error:
             raise UserError(f"{error}; the command that launched the sweep writes it again") from None
-        return content or {"overrides": [], "launcher": []}
+        return {"overrides": [], "launcher": [], "resolved": [], **content}
 
     def refuse(self, problems: Mapping[tuple[str, ...], str]) -> None:
         """Write ``refused.json``, which replaces that of an earlier launch.
@@ -145,7 +160,7 @@ class Sweep:
             problems: overrides of each point that cannot run -> why; without passwords when written.
         """
         points = [{"overrides": list(overrides), "problem": problem} for overrides, problem in problems.items()]
-        write_json(self.path / "refused.json", masked({"points": points}))
+        write_json(self.path / "refused.json", masked({"points": points, "refused_at": time.time()}))
 
     def refused(self) -> dict[tuple[str, ...], str]:
         """Return the overrides of each point that cannot run -> why; raises `DamagedFileError`."""
@@ -155,6 +170,13 @@ class Sweep:
             return {tuple(map(str, point["overrides"])): str(point["problem"]) for point in points}
         except (KeyError, TypeError) as error:
             raise DamagedFileError(f"'{path}' is damaged: {error}") from None
+
+    def refused_at(self) -> float | None:
+        """Return when points were refused, in seconds since 1970; None if nobody knows."""
+        try:
+            return read_json(self.path / "refused.json", {}, {"refused_at": float}).get("refused_at")
+        except DamagedFileError:
+            return None
 
     def tracked(self) -> dict[str, Any]:
         """Return what trackers have received of the sweep's own run; empty if that is nothing, or is not known."""
@@ -274,10 +296,9 @@ def find_sweep(output_dir: Path, name: object) -> Sweep:
     """
     if not isinstance(name, str | None):
         raise UserError(f"sweep.name: {name!r} is not allowed; it should be a valid string")
-    described = sorted(
-        (output_dir / SWEEPS).glob("*/sweep.json"), key=lambda path: (path.stat().st_mtime_ns, path.parent.name)
-    )
-    names = [path.parent.name for path in described]
+    stamps = {path.parent.name: stamp_of(path) for path in (output_dir / SWEEPS).glob("*/sweep.json")}
+    changed_at = {name: stamp[2] for name, stamp in stamps.items() if stamp is not None}  # others are gone meanwhile
+    names = sorted(changed_at, key=lambda name: (changed_at[name], name))
     if not names:
         raise UserError(f"output_dir: '{output_dir}' has no sweep; launch one with menvae-train -m key=value,value")
     if name is not None and name not in names:

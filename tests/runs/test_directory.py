@@ -54,6 +54,18 @@ def test_the_run_begun_last_goes_on(tmp_path: Path) -> None:
     assert newest_name(tmp_path, "semivae_0b") == "semivae_0b"
 
 
+def test_a_run_writes_when_it_began_and_ended(tmp_path: Path) -> None:
+    directory, before = RunDirectory(tmp_path / "run"), time.time()
+    directory.begin(host="here")
+    begun = directory.status()
+    directory.end("finished", epochs=3)
+    ended, after = directory.status(), time.time()
+    directory.release()
+    assert (begun["state"], begun["host"], "ended_at" in begun) == ("running", "here", False)
+    assert (ended["state"], ended["epochs"], ended["began_at"]) == ("finished", 3, begun["began_at"])
+    assert before <= begun["began_at"] <= ended["ended_at"] <= after
+
+
 @pytest.mark.parametrize("content", [b"", b'{"state": "fini', b"[]", b'{"state": 1}', b'{"epochs": 3}'])
 def test_a_run_with_a_damaged_status_goes_on_from_its_checkpoint(
     content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture

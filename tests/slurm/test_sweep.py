@@ -120,7 +120,7 @@ def test_a_sweep_with_every_fate(here: Cluster, tmp_path: Path) -> None:
     assert len(statuses) == 4
     told = here.sweep("status", code=1)
     assert "1 finished" in told
-    for fate in ("failed", "timed out", "cancelled"):
+    for fate in ("failed", "timed out", "stopped"):
         assert f"1 {fate}" in told
     assert "ZeroDivisionError: a fault of the trouble term" in told
 

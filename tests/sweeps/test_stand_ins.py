@@ -16,7 +16,6 @@ from menvae.composition.settings import SweepSettings
 from menvae.errors import UserError
 from menvae.runs.job import Job
 from menvae.studies import Trial, open_storage
-from menvae.sweeps.campaign import fate_counts, status_table
 from menvae.sweeps.causes import cause_of, of_cause
 from menvae.sweeps.changes import overrides_with, with_changes
 from menvae.sweeps.plan import PlannedPoint, plan_points, plan_table
@@ -24,6 +23,7 @@ from menvae.sweeps.runners import Fate
 from menvae.sweeps.status import PointStatus, sweep_status
 from menvae.sweeps.sweep import Point, Submission, Sweep
 from menvae.sweeps.trials import OVERRIDES, RetriedTrials, journal, trials_of
+from menvae.sweeps.words import fate_counts, status_table
 
 CONFIG: dict[str, Any] = {
     "trainer": {"batch_size": 8, "max_epochs": 3, "resume": "auto", "gradient_clip": None},

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from menvae.composition.settings import SweepSettings
 from menvae.errors import UserError
 from menvae.registry import register, unregister
 from menvae.studies import Trial
+from menvae.sweeps.causes import of_cause
 from menvae.sweeps.plan import plan_points
 from menvae.sweeps.runners import Fate, JobState
 from menvae.sweeps.status import PointStatus, refused_status, sweep_status
@@ -363,6 +365,29 @@ def test_finding_a_sweep(tmp_path: Path) -> None:
     assert find_sweep(tmp_path, "first").name == "first"
     with pytest.raises(UserError, match="did you mean 'first'"):
         find_sweep(tmp_path, "frist")
+
+
+def test_a_sweep_that_vanishes_while_others_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("gone", "here"):
+        Sweep(tmp_path / "sweeps" / name).describe([], [])
+    find = Path.glob
+
+    def find_and_remove(self: Path, pattern: str) -> Iterator[Path]:
+        found = list(find(self, pattern))
+        shutil.rmtree(tmp_path / "sweeps" / "gone", ignore_errors=True)
+        return iter(found)
+
+    monkeypatch.setattr(Path, "glob", find_and_remove)
+    assert find_sweep(tmp_path, None).name == "here"
+
+
+def test_stopped_points_are_a_cause_of_their_own(sweep: Sweep) -> None:
+    failed = [
+        PointStatus(Point(number, f"run_{number}", ()), fate, "", None, 0, None)
+        for number, fate in enumerate((Fate.INTERRUPTED, Fate.LOST, Fate.CANCELLED))
+    ]
+    assert [status.point.number for status in of_cause(failed, "stopped")] == [0, 2]
+    assert [status.point.number for status in of_cause(failed, "cancelled")] == [2]
 
 
 def test_a_runner_that_is_not_installed_may_still_have_its_jobs(sweep: Sweep, start: Start) -> None:

@@ -54,7 +54,8 @@ def test_a_stopped_point_resumes_and_one_without_memory_gets_a_stand_in(machine:
     assert machine.num_submissions() == {"1": 1, "2": 1, "3": 1, stand_in: 1}
     shown = menvae_sweep(machine.output_dir, "status", code=1, site=machine.site)
     assert "point 3 stands for it" in shown
-    assert "1 interrupted, 1 replaced, 2 finished" in shown
+    assert "1 stopped, 1 replaced, 2 finished" in shown
+    assert "1 point was stopped: menvae-sweep retry resumes it" in shown
 
     assert "1 points: 1 interrupted; 1 to run" in menvae_sweep(machine.output_dir, "retry", site=machine.site)
     assert "3 finished, 1 replaced" in menvae_sweep(machine.output_dir, "status", site=machine.site)

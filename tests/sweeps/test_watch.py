@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from menvae.sweeps.watch.loop import watch
 from menvae.sweeps.watch.page import RenewedPage
 from menvae.sweeps.watch.snapshot import Snapshot, Watcher
 from menvae.sweeps.watch.standings import Standings
-from menvae.sweeps.watch.terminal import view
+from menvae.sweeps.watch.terminal import bar, view
 from menvae.sweeps.watch.words import left_words
 
 EPOCHS = 10
@@ -54,9 +55,10 @@ class Made:
         state: str = "",
         *,
         seconds: Sequence[float] = (),
+        overrides: tuple[str, ...] = (),
         last_ago: float = 0.0,
-        began_ago: float = 0.0,
-        ended_ago: float = 0.0,
+        began_ago: float | None = 0.0,
+        ended_ago: float | None = 0.0,
         objectives: Mapping[str, str] | None = None,
         environment: Mapping[str, Any] | None = None,
         submissions: tuple[Submission, ...] = (),
@@ -65,7 +67,7 @@ class Made:
         **status: Any,
     ) -> Path:
         """Write a point whose epochs took some seconds, a sixth of them for validation; return its run directory."""
-        point = Point(number, f"run_{number}", (f"seed={number}",), submissions)
+        point = Point(number, f"run_{number}", overrides or (f"seed={number}",), submissions)
         trainer = {"max_epochs": EPOCHS, "resume": "auto"}
         aims = {"objectives": dict(objectives or {}), "constraints": list(constraints)}
         trial = None if pause_after is None else Trial("journal.log", "study", number, "", "none", 5, 3, pause_after)
@@ -75,7 +77,7 @@ class Made:
             return run_dir
         run_dir.mkdir(parents=True)
         about = {"device": "cpu", "num_ranks": 1, "num_threads": 2, **(environment or {})}
-        self.write(run_dir / "environment.json", about, began_ago)
+        self.write(run_dir / "environment.json", about)
         timings, metrics = [], []
         for epoch, each in enumerate(seconds, start=1):
             at = self.now - last_ago - sum(seconds[epoch:])
@@ -85,35 +87,36 @@ class Made:
         (run_dir / "timings.jsonl").write_text("".join(timings))
         (run_dir / "metrics.jsonl").write_text("".join(metrics))
         kept = {key: value for key, value in status.items() if key in ("reason", "best_epoch")}
-        self.write(run_dir / "status.json", {"state": state, **kept}, ended_ago)
+        kept |= {} if began_ago is None else {"began_at": self.now - began_ago}
+        kept |= {} if state == "running" or ended_ago is None else {"ended_at": self.now - ended_ago}
+        self.write(run_dir / "status.json", {"state": state, **kept})
         if "vol_r2" in status:
             gates = [
                 {"name": "vol_r2", "value": status["vol_r2"], "comparison": ">", "target": 0.8},
                 {"name": "max_dcor", "value": status["dcor"], "comparison": "<", "target": 0.3},
             ]
-            gates = [
-                {
-                    **gate,
-                    "passed": gate["value"] > gate["target"]
-                    if gate["comparison"] == ">"
-                    else gate["value"] < gate["target"],
-                }
-                for gate in gates
-            ]
+            gates[0]["passed"], gates[1]["passed"] = status["vol_r2"] > 0.8, status["dcor"] < 0.3
             (run_dir / "gates.json").write_text(json.dumps({"gates": gates, "passed": False}))
         return run_dir
 
     def finished(
-        self, number: int, vol_r2: float, dcor: float, objectives: Mapping[str, str] | None = None, *constraints: str
+        self,
+        number: int,
+        vol_r2: float,
+        dcor: float,
+        objectives: Mapping[str, str] | None = None,
+        *constraints: str,
+        overrides: tuple[str, ...] = (),
     ) -> None:
         results = {"vol_r2": vol_r2, "dcor": dcor, "best_epoch": 1}
-        self.point(
-            number, "finished", seconds=[6.0] * EPOCHS, objectives=objectives, constraints=constraints, **results
-        )
+        overrides = overrides or (f"loss.lambda_dcor={number}",)
+        aims = {"objectives": objectives, "constraints": constraints}
+        self.point(number, "finished", seconds=[6.0] * EPOCHS, overrides=overrides, **aims, **results)
 
-    def write(self, path: Path, content: Mapping[str, Any], ago: float) -> None:
+    def write(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Write a file that seems to be of long ago, as one may that was copied."""
         path.write_text(json.dumps(content))
-        os.utime(path, (self.now - ago, self.now - ago))
+        os.utime(path, (1.0, 1.0))
 
 
 @pytest.fixture
@@ -166,6 +169,15 @@ def test_hours_so_far_and_to_come(typical: Snapshot) -> None:
     assert typical.to_come_h == {"CPU": near(2 * (65 + 90) / 3600, 0.003)}
 
 
+def test_files_of_earlier_versions_tell_no_times(sweep: Sweep, made: Made) -> None:
+    """Ten epochs of 6 s have ended 100 s ago, and 4 of 8 s; when the runs began and ended is not written."""
+    made.point(0, "finished", seconds=[6.0] * EPOCHS, last_ago=100.0, began_ago=None, ended_ago=None)
+    with held(made.point(1, "running", seconds=[8.0] * 4, last_ago=3.0, began_ago=None), sweep.path):
+        snapshot = Watcher(sweep).look()
+    assert snapshot.spent_h == {"CPU": pytest.approx(2 * (60 + 32) / 3600)}
+    assert snapshot.left_s == 6 * 8
+
+
 def test_a_point_that_waits_for_nobody_is_not_to_come(sweep: Sweep, made: Made) -> None:
     made.point(0, "finished", seconds=[6.0] * EPOCHS)
     made.point(1)
@@ -194,14 +206,21 @@ def test_nobody_knows_how_long_the_first_epoch_takes(sweep: Sweep, made: Made) -
 
 def test_gpus_that_points_share_and_epochs_of_a_parent(sweep: Sweep, made: Made) -> None:
     """Four ranks on GPUs of which each serves two points; 3 of 5 epochs are copies of the parent's."""
-    sweep.describe([], ["hydra.launcher.points_per_gpu=8", "++hydra.launcher.points_per_gpu=2"])
+    sweep.describe([], ["site=mine", "hydra.launcher.points_per_gpu=8"], ["hydra.launcher.points_per_gpu=2"])
     parent = made.point(0, "finished", seconds=[60.0] * 3)
-    of_parent = {"run": parent.name, "path": str(parent)}
+    of_parent = {"run": parent.name, "path": f"/before/it/was/moved/runs/{parent.name}"}
     about = {"device": "cuda:0", "num_ranks": 4, "extends": of_parent}
     made.point(1, "interrupted", seconds=[60.0] * 5, environment=about)
     snapshot = Watcher(sweep).look()
     assert snapshot.spent_h["GPU"] == pytest.approx(2 * 60 * 4 / 2 / 3600)
     assert snapshot.spent_h["CPU"] == near(2 * 180 / 3600, 0.002)
+
+
+def test_what_a_sweep_of_an_earlier_version_shares_is_what_was_typed(sweep: Sweep, made: Made) -> None:
+    typed = ["hydra.launcher.points_per_gpu=8", "++hydra.launcher.points_per_gpu=4"]
+    (sweep.path / "sweep.json").write_text(json.dumps({"overrides": [], "launcher": typed}))
+    made.point(0, "interrupted", seconds=[60.0], environment={"device": "cuda:0"})
+    assert Watcher(sweep).look().spent_h == {"GPU": pytest.approx(60 / 4 / 3600)}
 
 
 def test_an_interruption_does_not_count(sweep: Sweep, made: Made) -> None:
@@ -229,7 +248,9 @@ def test_failures_by_cause_the_newest_first(sweep: Sweep, made: Made) -> None:
         made.point(number, "failed", reason=reason, ended_ago=ago)
     made.point(3, submissions=(gone,))
     sweep.refuse({("seed=-1",): "seed: -1 is not allowed"})
-    os.utime(sweep.path / "refused.json", (made.now - 25, made.now - 25))
+    refused = json.loads((sweep.path / "refused.json").read_text())
+    assert refused["refused_at"] == near(made.now)
+    made.write(sweep.path / "refused.json", {**refused, "refused_at": made.now - 25})
     found = Watcher(sweep).look().failures
     assert [(one.cause, one.count, one.newest.status.point.number) for one in found] == [
         ("KeyError", 2, 2),
@@ -240,6 +261,46 @@ def test_failures_by_cause_the_newest_first(sweep: Sweep, made: Made) -> None:
     assert found[0].newest.failed_at == near(made.now - 10)
     output = shown(Watcher(sweep).look())
     assert re.search(r"KeyError +2 .* seed=2 +KeyError: b", output)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "began_ago", "log_ago", "expected"),
+    [
+        ([8.0] * 4, 400.0, 5.0, 60.0),  # after its fourth epoch
+        ([], 400.0, 5.0, 400.0),  # when it had begun
+        ([], None, 5.0, 5.0),  # only the log may know
+        ([], None, None, 1000.0),  # nothing but that it was submitted
+    ],
+)
+def test_when_a_killed_point_was_last_known_to_be_at_work(
+    sweep: Sweep, made: Made, seconds: Sequence[float], began_ago: float | None, log_ago: float | None, expected: float
+) -> None:
+    log = sweep.path / "points" / "run_0" / "output.log"
+    submitted = datetime.fromtimestamp(made.now - 1000, UTC).isoformat(timespec="seconds")
+    gone = Submission("local", "999999999", str(log), submitted)
+    made.point(0, "running", seconds=seconds, last_ago=60.0, began_ago=began_ago, submissions=(gone,))
+    if log_ago is not None:
+        log.write_text("ended by signal 9\n")
+        os.utime(log, (made.now - log_ago, made.now - log_ago))
+    (found,) = Watcher(sweep).look().failures
+    assert found.cause == "lost"
+    assert found.newest.failed_at == near(made.now - expected)
+
+
+def test_a_stopped_point_has_not_failed(sweep: Sweep, made: Made, tmp_path: Path) -> None:
+    made.point(0, "interrupted", seconds=[8.0], reason="SIGTERM in epoch 2")
+    made.point(1, "failed", reason="out of memory")
+    snapshot = Watcher(sweep).look()
+    assert [(one.cause, one.count) for one in snapshot.failures] == [("out_of_memory", 1)]
+    output = shown(snapshot)
+    assert "1 stopped, 1 out of memory" in output
+    assert "1 point was stopped: menvae-sweep retry resumes it" in output
+    spans = {str(span.style): span.end - span.start for span in bar(snapshot.statuses).spans}
+    assert {style: width for style, width in spans.items() if width} == {"red": 30, "yellow": 30}
+    RenewedPage(tmp_path / "watch.html").renew(snapshot, is_last=True)
+    page = (tmp_path / "watch.html").read_text()
+    assert re.search(r'class="state-stopped"[^>]*>stopped<', page)
+    assert "1 point was stopped: menvae-sweep retry resumes it." in page
 
 
 def test_a_point_that_another_stands_for_has_not_failed(sweep: Sweep, made: Made) -> None:
@@ -257,11 +318,7 @@ def test_the_best_points_of_one_objective(sweep: Sweep, made: Made) -> None:
     best = Watcher(sweep).look().best
     assert best is not None
     assert best.title == "best points so far: sem/vol_r2, maximize"
-    assert [(one.status.point.number, one.values) for one in best.rows] == [
-        (1, ("0.900",)),
-        (2, ("0.700",)),
-        (0, ("0.500",)),
-    ]
+    assert [(one.numbers, one.values) for one in best.rows] == [("1", ("0.900",)), ("2", ("0.700",)), ("0", ("0.500",))]
 
 
 def test_the_front_of_several_objectives(sweep: Sweep, made: Made) -> None:
@@ -270,7 +327,7 @@ def test_the_front_of_several_objectives(sweep: Sweep, made: Made) -> None:
     best = Watcher(sweep).look().best
     assert best is not None
     assert best.title == "Pareto front so far: 3 of 4 finished points"
-    assert [one.status.point.number for one in best.rows] == [0, 1, 3]
+    assert [one.numbers for one in best.rows] == ["0", "1", "3"]
     assert best.rows[0].values == ("0.900", "0.500")
 
 
@@ -281,7 +338,7 @@ def test_the_front_of_what_passes_its_constraints(sweep: Sweep, made: Made) -> N
     best = Watcher(sweep).look().best
     assert best is not None
     assert best.title == "Pareto front so far of what passes max_dcor: 2 of 2 finished points"
-    assert [one.status.point.number for one in best.rows] == [1, 3]
+    assert [one.numbers for one in best.rows] == ["1", "3"]
 
 
 def test_a_paused_point_has_nothing_left_until_its_search_lets_it_go_on(sweep: Sweep, made: Made) -> None:
@@ -311,7 +368,51 @@ def test_without_objectives_the_gates_decide(sweep: Sweep, made: Made) -> None:
     assert best is not None
     ranks = [("2/2", "2.0"), ("1/2", "2.5"), ("1/2", "2.5"), ("1/2", "3.0")]
     assert [one.values for one in best.rows] == ranks
-    assert [one.status.point.number for one in best.rows] == [1, 0, 2, 3]
+    assert [one.numbers for one in best.rows] == ["1", "0", "2", "3"]
+
+
+FOLDS = {"2": (0.9, 0.3, 0.3), "5": (0.7, 0.85, 0.82)}
+"""Weight -> a value of each fold; means by hand: 0.5 and 0.79, although the best fold has weight 2."""
+
+
+@pytest.mark.parametrize("objectives", [OBJECTIVE, None])
+def test_a_lucky_fold_is_not_the_best(sweep: Sweep, made: Made, objectives: Mapping[str, str] | None) -> None:
+    points = [(weight, fold, value) for weight, values in FOLDS.items() for fold, value in enumerate(values)]
+    for number, (weight, fold, value) in enumerate(points):
+        overrides = (f"loss.lambda_dcor={weight}", f"data.fold={fold}")
+        made.finished(number, value, 0.1, objectives, overrides=overrides)
+    made.point(6, "running", overrides=("loss.lambda_dcor=5", "data.fold=3"))
+    best = Watcher(sweep).look().best
+    assert best is not None
+    assert [(one.label, one.numbers) for one in best.rows] == [
+        ("loss.lambda_dcor=5", "3, 4, 5"),
+        ("loss.lambda_dcor=2", "0, 1, 2"),
+    ]
+    expected = [("0.790", "3"), ("0.500", "3")]
+    if objectives is None:  # passed: vol_r2 > 0.8 in two folds of three, and in one; max_dcor always, so its ranks tie
+        expected = [("1.7/2", "1.2", "3"), ("1.3/2", "1.8", "3")]
+    assert [one.values for one in best.rows] == expected
+    assert "folds" in best.title
+
+
+def test_a_configuration_does_not_pass_by_its_lucky_folds(sweep: Sweep, made: Made) -> None:
+    """With weight 2, the second fold misses the gate, and the first alone would be the best."""
+    for number, (weight, fold, vol_r2, dcor) in enumerate(
+        [(2, 0, 0.9, 0.1), (2, 1, 0.9, 0.5), (5, 0, 0.6, 0.1), (5, 1, 0.4, 0.2)]
+    ):
+        overrides = (f"loss.lambda_dcor={weight}", f"data.fold={fold}")
+        made.finished(number, vol_r2, dcor, OBJECTIVE, "max_dcor", overrides=overrides)
+    best = Watcher(sweep).look().best
+    assert best is not None
+    assert [(one.label, one.values) for one in best.rows] == [("loss.lambda_dcor=5", ("0.500", "2"))]
+
+
+def test_the_best_that_are_not_shown_are_counted(sweep: Sweep, made: Made) -> None:
+    for number in range(9):
+        made.finished(number, 0.1 * number, 0.1, OBJECTIVE)
+        made.point(10 + number, "failed", reason=f"Error{number}Error: no")
+    output = shown(Watcher(sweep).look())
+    assert len(re.findall(r"and 3 more", output)) == 2
 
 
 def test_a_result_that_nobody_can_read_leaves_one_point_out(sweep: Sweep, made: Made) -> None:
@@ -320,7 +421,7 @@ def test_a_result_that_nobody_can_read_leaves_one_point_out(sweep: Sweep, made: 
     statuses = [point.status for point in Watcher(sweep).look().points]
     best = Standings(sweep)(statuses)
     assert best is not None
-    assert [one.status.point.number for one in best.rows] == [0]
+    assert [one.numbers for one in best.rows] == ["0"]
 
 
 _opened: list[str] | None = None
@@ -401,7 +502,7 @@ def test_a_log_gets_a_line_for_each_change(
         nonlocal looks
         looks += 1
         if looks == 3:
-            made.write(run_dir / "status.json", {"state": "finished"}, 0)
+            made.write(run_dir / "status.json", {"state": "finished"})
             lock.release()
 
     monkeypatch.setattr("menvae.sweeps.watch.loop.time.sleep", end_after_three)

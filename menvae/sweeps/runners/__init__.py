@@ -59,6 +59,11 @@ class Fate(StrEnum):
         """Whether the point is running, or will run without further action."""
         return self in (Fate.RUNNING, Fate.PENDING, Fate.UNKNOWN)
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether somebody asked the point to end, which goes on from its checkpoint."""
+        return self in (Fate.INTERRUPTED, Fate.CANCELLED)
+
 
 class JobState(NamedTuple):
     """State of a job, as its runner knows it.
@@ -86,11 +91,13 @@ class Runner(ABC):
         lag_s: seconds after which a job that is gone and left no outcome counts as lost; network file systems may be
             this slow.
         wait: whether the launching process waits for the end of the jobs.
+        points_per_gpu: number of runs that share a GPU.
     """
 
     poll_s: float = 1.0
     lag_s: float = 90.0
     wait: bool = True
+    points_per_gpu: int = 1
 
     @property
     def num_ranks(self) -> int | None:

@@ -53,7 +53,7 @@ class LocalRunner(Runner):
             points_per_gpu: number of concurrent runs that share a GPU, or the cores without one; more than 1 forks them
                 from a process that has imported everything and opened the cohort.
         """
-        self._num_parallel, self._gpus_per_run, self._points_per_gpu = num_parallel, gpus_per_run, points_per_gpu
+        self._num_parallel, self._gpus_per_run, self.points_per_gpu = num_parallel, gpus_per_run, points_per_gpu
         self._slots: list[list[str]] = []  # GPUs of each slot
         self._waiting: list[tuple[str, Path]] = []
         self._running: dict[int, tuple[Process, Path]] = {}  # by slot
@@ -65,7 +65,7 @@ class LocalRunner(Runner):
     def prepare(self, folder: Path, config: Mapping[str, Any]) -> None:
         """Assign GPUs to slots; raises `UserError` if there are too few."""
         super().prepare(folder, config)
-        points = self._points_per_gpu
+        points = self.points_per_gpu
         if points > 1 and sys.platform != "linux":
             raise UserError(
                 f"hydra.launcher.points_per_gpu={points} needs Linux; use 1 and hydra.launcher.num_parallel"
@@ -162,7 +162,7 @@ class LocalRunner(Runner):
         self._shown = log.stat().st_size if log.exists() else 0
         self._decoder.reset()
         self._starting[slot] = (run, job)
-        if self._points_per_gpu == 1:
+        if self.points_per_gpu == 1:
             self._running[slot] = (self._start_alone(job, log, environment), log)
             return
         if tuple(gpus) not in self._warmed:

@@ -15,7 +15,6 @@ from menvae.errors import UserError
 from menvae.files import write_text
 from menvae.presentation.page import render
 from menvae.presentation.sortable import Cell, Column, Table, sorting_script
-from menvae.sweeps.campaign import fate_counts, label_with_stand_ins, reason_with_stand_in, state_of
 from menvae.sweeps.status import PointStatus
 from menvae.sweeps.watch.snapshot import Failures, PointView, Snapshot
 from menvae.sweeps.watch.standings import Best
@@ -25,6 +24,7 @@ from menvae.sweeps.watch.words import (
     KINDS_OF_STATES,
     REPLACED,
     RUNS,
+    STOPPED,
     WAITS,
     epoch_words,
     epochs_words,
@@ -34,12 +34,13 @@ from menvae.sweeps.watch.words import (
     left_words,
     notes,
 )
+from menvae.sweeps.words import fate_counts, label_with_stand_ins, reason_with_stand_in, state_of, stopped_words
 
 _SECONDS_BETWEEN_PAGES = 10
 _SHARE_OF_WRITING = 0.1
 """Largest share of the time that goes into writing pages: one of ten thousand points takes seconds."""
 _TEMPLATES = Path(__file__).with_name("templates")
-_ORDER = (RUNS, BAD, WAITS, GOOD, REPLACED)
+_ORDER = (RUNS, BAD, STOPPED, WAITS, GOOD, REPLACED)
 
 
 class RenewedPage:
@@ -87,6 +88,7 @@ def page_content(snapshot: Snapshot, place: Path, every_s: int | None) -> dict[s
     num_counted = max(1, sum(counts[kind] for kind in KINDS_OF_STATES))
     written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(snapshot.at))
     is_renewed = "renewed" if every_s else "last written"
+    sentences = [left_words(snapshot), *notes(snapshot), *stopped_words(snapshot.statuses)]
     launched = [("Launched by", snapshot.launched_by)] if snapshot.launched_by else []
     return {
         "title": f"Sweep {snapshot.sweep.name}",
@@ -94,8 +96,8 @@ def page_content(snapshot: Snapshot, place: Path, every_s: int | None) -> dict[s
         "time": written,
         "written": int(snapshot.at),
         "every_s": every_s,
-        "banner": ("odd" if counts[BAD] else "good", fate_counts(snapshot.statuses) or "no points"),
-        "sentences": [f"{sentence[0].upper()}{sentence[1:]}." for sentence in (left_words(snapshot), *notes(snapshot))],
+        "banner": ("odd" if counts[BAD] or counts[STOPPED] else "good", fate_counts(snapshot.statuses) or "no points"),
+        "sentences": [f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences],
         "shares": [(kind, f"{100 * counts[kind] / num_counted:.2f}") for kind in KINDS_OF_STATES],
         "summary": [("Epochs", epochs_words(snapshot)), *_hours(snapshot), *launched],
         "failures": _failures(snapshot.failures) if snapshot.failures else None,
@@ -134,12 +136,14 @@ def _failures(failures: Sequence[Failures]) -> Table:
 
 
 def _best(best: Best, snapshot: Snapshot, place: Path) -> Table:
-    columns = [Column("#"), _words("point"), *map(Column, best.columns)]
+    columns = [Column("#"), _words("configuration" if best.are_means else "point"), *map(Column, best.columns)]
     rows = []
     for one in best.rows:
-        number = str(one.status.point.number)
         values = [Cell(value, value.replace(",", "").partition("/")[0]) for value in one.values]
-        rows.append([Cell(number, number), _label(one.status, _report(one.status, snapshot, place)), *values])
+        link = _report(one.statuses[0], snapshot, place) if len(one.statuses) == 1 else ""
+        runs = ", ".join(status.point.run for status in one.statuses)
+        label = Cell(one.label, one.label, "label", runs, link)
+        rows.append([Cell(one.numbers, str(one.statuses[0].point.number)), label, *values])
     return Table("best-table", columns, rows, f"{best.title[0].upper()}{best.title[1:]}.")
 
 

@@ -40,13 +40,11 @@ class Equipment:
     Attributes:
         kind: ``GPU`` or ``CPU``; None before it has begun.
         units: number of GPUs, or of threads.
-        since: when its last process began, in seconds since 1970.
         parent: directory of the run that it trains on, whose epochs its logs begin with; or None.
     """
 
     kind: Kind | None = None
     units: float = 0.0
-    since: float = 0.0
     parent: Path | None = None
 
 
@@ -87,7 +85,7 @@ class Snapshot:
         left_s: seconds until all that runs or waits is done; None if nobody knows.
         spent_h: hours of training and evaluation so far, by kind of equipment.
         to_come_h: hours that are left, likewise; None if nobody knows.
-        failures: by cause, that of the newest failure first.
+        failures: by cause, that of the newest failure first; without points that were stopped.
         best: the best finished points; None if none has a result.
         launched_by: the process that launches points now, or empty.
         searches: whether its points are trials of a study, of which nobody knows those to come.
@@ -138,6 +136,7 @@ class _Timed:
 
     clock: Clock = field(default_factory=Clock)
     equipment: Equipment = field(default_factory=Equipment)
+    began_at: float | None = None  # its process that trains now
     before_s: float = 0.0  # in its clock, of the run that it trains on
     closing_s: float | None = None  # between its last epoch and its end
 
@@ -208,30 +207,42 @@ class Watcher:
         clock = self._clock(status.run_dir / "timings.jsonl")
         equipment = self._equipment(status.run_dir / "environment.json")
         before_s = self._clock(equipment.parent / "timings.jsonl").seconds if equipment.parent is not None else 0.0
-        ended = stamp_of(status.run_dir / "status.json") if status.fate == Fate.FINISHED else None
+        times = self._read.times(status.point)
         closing_s = None
-        if ended is not None and clock.last_at is not None:
-            closing_s = max(0.0, ended[2] / 1e9 - clock.last_at)
-        timed = _Timed(clock, equipment, before_s, closing_s)
+        if status.fate == Fate.FINISHED and times.ended_at is not None and clock.last_at is not None:
+            closing_s = max(0.0, times.ended_at - clock.last_at)
+        timed = _Timed(clock, equipment, times.began_at, before_s, closing_s)
         if status.fate.is_final:
             self._timed[status.point.run] = status, timed
         return timed
 
     def _failure(self, status: PointStatus) -> float | None:
-        """Return when a point failed; None if it has not."""
+        """Return when a point failed, or was last known to be at work; None if it has not failed."""
         if not status.has_failed:
             return None
         known = self._failed_at.get(status.point.run)
         if status.point.run and known is not None and known[0] == status:
             return known[1]
-        folder, run_dir = self._sweep.folder(status.point), self._sweep.runs / status.point.run
-        files = [folder / "outcome.json", run_dir / "status.json"]
-        if not status.point.run:  # it cannot run
-            files = [self._sweep.path / "refused.json"]
-        times = [stamp[2] / 1e9 for path in files if (stamp := stamp_of(path)) is not None]
-        times += [_seconds(submission.time) for submission in status.point.submissions[-1:]]
-        self._failed_at[status.point.run] = status, max(times, default=0.0)
+        self._failed_at[status.point.run] = status, self._last_known(status)
         return self._failed_at[status.point.run][1]
+
+    def _last_known(self, status: PointStatus) -> float:
+        """Return the newest time that is known of a point; 0 without one.
+
+        A process that was killed has left none of its end. Only if it has left none at all, the time of the file of its
+        log counts, which a copy may have changed.
+        """
+        point = status.point
+        if not point.run:  # it cannot run
+            return self._sweep.refused_at() or 0.0
+        times = self._read.times(point)
+        last_at = self._clock(self._sweep.runs / point.run / "timings.jsonl").last_at
+        known = [at for at in (times.began_at, times.ended_at, times.left_at, last_at) if at is not None]
+        if point.submissions:
+            submitted = _seconds(point.submissions[-1].time)
+            log = stamp_of(self._sweep.log(point.submissions[-1])) if max(known, default=0.0) < submitted else None
+            known += [submitted, *([] if log is None else [log[2] / 1e9])]
+        return max(known, default=0.0)
 
     def _spent_h(self, statuses: Sequence[PointStatus], timed: Sequence[_Timed], now: float) -> dict[Kind, float]:
         hours: dict[Kind, float] = {}
@@ -267,9 +278,8 @@ class Watcher:
 
 
 def _since_s(timed: _Timed, now: float) -> float:
-    """Return the seconds since the last epoch of a running point ended, or since its process began."""
-    since = max(timed.clock.last_at or 0.0, timed.equipment.since)
-    return max(0.0, now - since) if since else 0.0
+    """Return the seconds since the last epoch of a running point ended, or since its process began; 0 if unknown."""
+    return 0.0 if timed.began_at is None else max(0.0, now - max(timed.clock.last_at or 0.0, timed.began_at))
 
 
 def _waiting(views: Sequence[PointView], *, is_launched: bool) -> list[PointView]:
@@ -286,7 +296,7 @@ def is_to_come(status: PointStatus) -> bool:
 def _failures(views: Sequence[PointView]) -> tuple[Failures, ...]:
     by_cause: dict[str, list[PointView]] = {}
     for view in views:
-        if view.status.has_failed:
+        if view.status.has_failed and not view.status.is_stopped:
             by_cause.setdefault(cause_of(view.status), []).append(view)
     found = [Failures(cause, len(failed), max(failed, key=_when)) for cause, failed in by_cause.items()]
     return tuple(sorted(found, key=lambda one: _when(one.newest), reverse=True))
@@ -300,24 +310,32 @@ def _equipment(path: Path) -> Equipment:
     """Return what ``environment.json`` says; nothing if it is damaged or missing."""
     try:
         content: dict[str, Any] = read_json(path, {})
-        since = path.stat().st_mtime
     except (DamagedFileError, OSError):
         return Equipment()
-    device, parent = content.get("device"), value_at(content, "extends.path")
+    device = content.get("device")
     if not isinstance(device, str):
         return Equipment()
     is_gpu = device.startswith("cuda")
     keys = ("num_ranks",) if is_gpu else ("num_ranks", "num_threads")
     units = math.prod(count for key in keys if isinstance(count := content.get(key), int))
-    return Equipment("GPU" if is_gpu else "CPU", float(units), since, Path(parent) if isinstance(parent, str) else None)
+    return Equipment("GPU" if is_gpu else "CPU", float(units), _parent(value_at(content, "extends.path"), path.parent))
+
+
+def _parent(written: object, run_dir: Path) -> Path | None:
+    """Return the run that another one trains on; beside it, if both were moved since."""
+    if not isinstance(written, str):
+        return None
+    parent = Path(written)
+    return parent if parent.is_dir() else run_dir.parent / parent.name
 
 
 def _num_sharing(sweep: Sweep) -> int:
-    """Return how many points share a GPU."""
+    """Return how many points share a GPU: as resolved, or in files of earlier versions as typed."""
     try:
-        texts = sweep.description()["launcher"]
+        about = sweep.description()
     except UserError:  # it is damaged
         return 1
+    texts = [*about["launcher"], *about["resolved"]]
     numbers = [int(found[1]) for text in texts if (found := _SHARED.fullmatch(text))]
     return max(1, numbers[-1]) if numbers else 1
 

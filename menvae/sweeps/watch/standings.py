@@ -1,12 +1,12 @@
-"""The best finished points of a sweep: by its objectives, or by the gates that they pass."""
+"""The best finished points of a sweep, or configurations: by its objectives, or by the gates that they pass."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 from menvae.errors import UserError
 from menvae.files import DamagedFileError, read_json
@@ -15,32 +15,55 @@ from menvae.runs.reading import value_at
 from menvae.studies import objective_values, violations, words_of
 from menvae.sweeps.runners import Fate
 from menvae.sweeps.status import PointStatus
-from menvae.sweeps.sweep import Sweep
+from menvae.sweeps.sweep import Sweep, label_of
+from menvae.sweeps.words import label_with_stand_ins
+
+if TYPE_CHECKING:
+    from menvae.comparison.judged import GateValue
+    from menvae.comparison.replicates import Replicates
+    from menvae.comparison.swept_keys import SweptKey
+    from menvae.comparison.tracked_runs import TrackedRun
 
 _LARGER, _SMALLER = "maximize", "minimize"
+_MOST_NUMBERS = 3
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A point among the best, with the values that put it there, as text."""
+    """A configuration among the best.
 
-    status: PointStatus
+    Attributes:
+        statuses: its finished points, which differ in seed and fold only.
+        label: its overrides.
+        values: what puts it there, as text.
+    """
+
+    statuses: tuple[PointStatus, ...]
+    label: str
     values: tuple[str, ...]
+
+    @property
+    def numbers(self) -> str:
+        """The numbers of its points, the first ones if they are many."""
+        numbers = [str(status.point.number) for status in self.statuses]
+        return ", ".join([*numbers[:_MOST_NUMBERS], *["..."] * (len(numbers) > _MOST_NUMBERS)])
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best points of a sweep.
+    """The best points of a sweep, or configurations.
 
     Attributes:
         title: what makes them the best.
         columns: names of their values.
         rows: the best first; in the order of the sweep if they form a front.
+        are_means: whether values are means over seeds or folds: a lucky fold is not the best configuration.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[Standing, ...]
+    are_means: bool = False
 
 
 class Standings:
@@ -54,7 +77,7 @@ class Standings:
         self._sweep = sweep
         self._aims: tuple[Mapping[str, str], tuple[str, ...]] | None = None
         self._values: dict[str, list[float] | None] = {}
-        self._gates: dict[str, Mapping[str, _Gate]] = {}
+        self._gates: dict[str, Mapping[str, GateValue]] = {}
         self._last: tuple[list[str], Best | None] = ([], None)
 
     def __call__(self, statuses: Sequence[PointStatus]) -> Best | None:
@@ -79,45 +102,133 @@ class Standings:
         for status in finished:
             if status.point.run not in self._values:
                 self._values[status.point.run] = _values(status.run_dir, metrics, constraints)
-        known = [(status, values) for status in finished if (values := self._values[status.point.run]) is not None]
-        if not known:
+        grouped = _Grouped.of({status.point.run: status for status in finished}, {})
+        # a mean over some of the runs would favour a configuration whose bad runs have no value, or miss a constraint
+        rows_of_runs = [[(run.name, self._values[run.name]) for run in group] for group in grouped.configurations()]
+        known = [{run: values for run, values in rows if values is not None} for rows in rows_of_runs]
+        groups = [found for found, rows in zip(known, rows_of_runs, strict=True) if len(found) == len(rows)]
+        if not groups:
             return None
         passed = words_of(constraints)
-        points = [values for _, values in known]
+        points = [[fmean(column) for column in zip(*group.values(), strict=True)] for group in groups]
         larger = [objectives[metric] == _LARGER for metric in metrics]
         if len(metrics) == 1:
-            order = sorted(range(len(known)), key=lambda index: points[index][0], reverse=larger[0])
-            title = f"best points so far{passed}: {metrics[0]}, {objectives[metrics[0]]}"
+            order = sorted(range(len(groups)), key=lambda index: points[index][0], reverse=larger[0])
+            title = f"best {grouped.noun}s so far{passed}: {metrics[0]}, {objectives[metrics[0]]}{grouped.words}"
         else:
             order = [index for index, is_best in enumerate(_front(points, larger)) if is_best]
-            title = f"Pareto front so far{passed}: {len(order)} of {len(known)} finished points"
-        rows = (Standing(known[index][0], tuple(map(significant, points[index]))) for index in order)
-        return Best(title, tuple(metrics), tuple(rows))
+            title = (
+                f"Pareto front so far{passed}: {len(order)} of {len(groups)} finished {grouped.noun}s{grouped.words}"
+            )
+        rows = (grouped.standing(list(groups[index]), map(significant, points[index])) for index in order)
+        return Best(title, (*metrics, *grouped.columns), tuple(rows), grouped.are_means)
 
     def _by_gates(self, finished: Sequence[PointStatus]) -> Best | None:
+        from menvae.comparison.compare import gates_of, ranked_configurations
+        from menvae.comparison.judged import read_gates
+
         for status in finished:
             if status.point.run not in self._gates:
-                self._gates[status.point.run] = _gates(self._sweep.runs / status.point.run / "gates.json")
-        known = [(status, gates) for status in finished if (gates := self._gates[status.point.run])]
+                self._gates[status.point.run] = read_gates(self._sweep.runs / status.point.run / "gates.json").gates
+        known = {status.point.run: status for status in finished if self._gates[status.point.run]}
         if not known:
             return None
-        ranks = _mean_ranks([gates for _, gates in known])
-        passed = [sum(gate.passed for gate in gates.values()) for _, gates in known]
-        judged = [sum(gate.value is not None for gate in gates.values()) for _, gates in known]
-        order = sorted(range(len(known)), key=lambda index: (-passed[index], ranks[index]))
+        grouped = _Grouped.of(known, self._gates)
+        gates, _ = gates_of(grouped.runs)
+        ranked = ranked_configurations(grouped.runs, "", grouped.keys, gates, grouped.replicates)
         rows = (
-            Standing(known[index][0], (f"{passed[index]}/{judged[index]}", f"{ranks[index]:.1f}")) for index in order
+            grouped.standing(
+                [run.name for run in one.runs],
+                (f"{_short(one.gates_passed)}/{_short(one.gates_judged)}", f"{one.mean_rank:.1f}"),
+            )
+            for one in ranked
         )
         return Best(
-            "best points so far: gates passed, then mean rank over the gates", ("passed", "mean rank"), tuple(rows)
+            f"best {grouped.noun}s so far: gates passed, then mean rank over the gates{grouped.words}",
+            ("passed", "mean rank", *grouped.columns),
+            tuple(rows),
+            grouped.are_means,
         )
 
 
 @dataclass(frozen=True)
-class _Gate:
-    value: float | None
-    larger_is_better: bool
-    passed: bool
+class _Grouped:
+    """Finished points as menvae-compare takes runs: those that differ only in seed and fold are replicates.
+
+    Attributes:
+        statuses: {run: status}.
+        runs: the runs, without repetitions.
+        keys: the keys that tell configurations apart.
+        replicates: the keys that tell the runs of one configuration apart.
+        are_means: whether a configuration has several runs.
+    """
+
+    statuses: Mapping[str, PointStatus]
+    runs: Sequence[TrackedRun]
+    keys: Sequence[SweptKey]
+    replicates: Replicates
+    are_means: bool
+
+    @classmethod
+    def of(cls, statuses: Mapping[str, PointStatus], gates: Mapping[str, Mapping[str, GateValue]]) -> _Grouped:
+        """Group points by their overrides; everything else is the same for all points of a sweep.
+
+        Args:
+            statuses: {run: status}.
+            gates: {run: its gates}; empty if they do not matter.
+        """
+        from menvae.comparison.grouping import configurations_of, without_repetitions
+        from menvae.comparison.replicates import FOLD, Replicates
+        from menvae.comparison.swept_keys import swept_keys
+        from menvae.comparison.tracked_runs import TrackedRun
+
+        all_runs = [
+            TrackedRun(run_id=run, name=run, params=status.point.values, gates=gates.get(run, {}))
+            for run, status in statuses.items()
+        ]
+        keys, replicates = swept_keys(all_runs, replicates=(FOLD,)), Replicates.of((FOLD,), all_runs)
+        runs, _ = without_repetitions(all_runs, keys, replicates)
+        return cls(statuses, runs, keys, replicates, len(configurations_of(runs, keys)) < len(runs))
+
+    @property
+    def noun(self) -> str:
+        """What is ranked."""
+        return "configuration" if self.are_means else "point"
+
+    @property
+    def words(self) -> str:
+        """What values are means over, for a title; empty if they are none."""
+        return f" (means over {self.replicates.words})" if self.are_means else ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The further columns of `standing`."""
+        return ("runs",) if self.are_means else ()
+
+    def configurations(self) -> list[list[TrackedRun]]:
+        """Return the runs of each configuration."""
+        from menvae.comparison.grouping import configurations_of
+
+        return configurations_of(self.runs, self.keys)
+
+    def standing(self, names: Sequence[str], values: Iterable[str]) -> Standing:
+        """Return a row: values of a configuration, given by the names of its runs."""
+        from menvae.comparison.replicates import FOLD
+
+        statuses = sorted((self.statuses[name] for name in names), key=lambda status: status.point.number)
+        if not self.are_means:
+            return Standing(tuple(statuses), label_with_stand_ins(statuses[0]), tuple(values))
+        own = [f"{key}={value}" for key, value in statuses[0].point.values.items() if key not in ("seed", FOLD)]
+        return Standing(tuple(statuses), label_of(own), (*values, str(len(statuses))))
+
+
+def _short(number: float) -> str:
+    """Format a mean of counts.
+
+    >>> _short(2.0), _short(5 / 3)
+    ('2', '1.7')
+    """
+    return f"{number:.0f}" if number.is_integer() else f"{number:.1f}"
 
 
 def _aims(job_file: Path) -> tuple[Mapping[str, str], tuple[str, ...]]:
@@ -141,38 +252,6 @@ def _values(run_dir: Path | None, metrics: Sequence[str], constraints: Sequence[
         return objective_values(run_dir, metrics)
     except (UserError, KeyError):  # no such metric, or a damaged or missing file
         return None
-
-
-def _gates(path: Path) -> dict[str, _Gate]:
-    """Return the gates of a finished run; empty if its ``gates.json`` is damaged or missing."""
-    try:
-        table = read_json(path, {"gates": list, "passed": bool})
-    except DamagedFileError:
-        return {}
-    found = {}
-    for gate in table.get("gates", []):
-        if isinstance(gate, Mapping) and isinstance(gate.get("name"), str):
-            value: Any = gate.get("value")
-            number = float(value) if isinstance(value, int | float) else None
-            found[gate["name"]] = _Gate(number, gate.get("comparison") != "<", gate.get("passed") is True)
-    return found
-
-
-def _mean_ranks(rows: Sequence[Mapping[str, _Gate]]) -> list[float]:
-    """Return the rank of each row, averaged over the gates, as menvae-compare does; a gate without a value is last."""
-    import numpy as np
-    from scipy import stats
-
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = [stats.rankdata([_badness(row.get(name)) for row in rows]) for name in names]
-    return [float(rank) for rank in np.mean(columns, axis=0)]
-
-
-def _badness(gate: _Gate | None) -> float:
-    """Return the value of a gate such that smaller is better; infinity without one."""
-    if gate is None or gate.value is None:
-        return math.inf
-    return -gate.value if gate.larger_is_better else gate.value
 
 
 def _front(points: Sequence[Sequence[float]], larger_is_better: Sequence[bool]) -> list[bool]:

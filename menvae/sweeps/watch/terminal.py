@@ -9,7 +9,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from menvae.sweeps.campaign import fate_counts, label_with_stand_ins
 from menvae.sweeps.status import PointStatus
 from menvae.sweeps.watch.snapshot import Failures, PointView, Snapshot
 from menvae.sweeps.watch.standings import Best
@@ -24,13 +23,14 @@ from menvae.sweeps.watch.words import (
     left_words,
     notes,
 )
+from menvae.sweeps.words import fate_counts, label_with_stand_ins, stopped_words
 
 _MOST_FAILURES = 6
 _MOST_BEST = 6
 _FEWEST_RUNNING = 3
 _LINES_OF_A_TABLE = 3  # an empty one, its title and its header
 _BAR_WIDTH = 60
-_STYLES = dict(zip(KINDS_OF_STATES, ("green", "cyan", "red", "bright_black"), strict=True))
+_STYLES = dict(zip(KINDS_OF_STATES, ("green", "cyan", "red", "yellow", "bright_black"), strict=True))
 
 
 def view(snapshot: Snapshot, height: int | None = None) -> Group:
@@ -45,7 +45,7 @@ def view(snapshot: Snapshot, height: int | None = None) -> Group:
         Text(fate_counts(snapshot.statuses)),
         bar(snapshot.statuses),
         Text("; ".join([epochs_words(snapshot), left_words(snapshot), *hours_words(snapshot)])),
-        *(Text(note, style="yellow") for note in notes(snapshot)),
+        *(Text(note, style="yellow") for note in (*notes(snapshot), *stopped_words(snapshot.statuses))),
     ]
     failed = [("failed", failures_table(snapshot.failures))] if snapshot.failures else []
     best = [] if snapshot.best is None else [(snapshot.best.title, best_table(snapshot.best))]
@@ -65,7 +65,7 @@ def change_line(snapshot: Snapshot) -> str:
 
 
 def bar(statuses: Sequence[PointStatus]) -> Text:
-    """Return a bar with a share for the points that are done, run, have failed, and wait."""
+    """Return a bar with a share for the points that are done, run, have failed, were stopped, and wait."""
     kinds = [kind for kind in map(kind_of, statuses) if kind in _STYLES]
     counts = [kinds.count(kind) for kind in _STYLES]
     ends = [round(sum(counts[: index + 1]) * _BAR_WIDTH / max(1, len(kinds))) for index in range(len(counts))]
@@ -95,14 +95,18 @@ def failures_table(failures: Sequence[Failures]) -> Table:
         at = "" if one.newest.failed_at is None else clock_time(one.newest.failed_at)
         status = one.newest.status
         _add(table, (one.cause, str(one.count), at, status.point.label, status.reason))
+    if (rest := len(failures) - _MOST_FAILURES) > 0:
+        _add(table, (f"and {rest} more", "", "", "", ""))
     return table
 
 
 def best_table(best: Best) -> Table:
-    """Return a table of the best points."""
-    table = _table(("", "point", *best.columns))
+    """Return a table of the best points, or configurations."""
+    table = _table(("", "configuration" if best.are_means else "point", *best.columns))
     for one in best.rows[:_MOST_BEST]:
-        _add(table, (str(one.status.point.number), label_with_stand_ins(one.status), *one.values))
+        _add(table, (one.numbers, one.label, *one.values))
+    if (rest := len(best.rows) - _MOST_BEST) > 0:
+        _add(table, ("", f"and {rest} more", *("" for _ in best.columns)))
     return table
 
 

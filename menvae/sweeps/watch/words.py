@@ -10,7 +10,7 @@ from menvae.sweeps.runners import Fate
 from menvae.sweeps.status import PointStatus
 from menvae.sweeps.watch.snapshot import Kind, PointView, Snapshot, is_to_come
 
-GOOD, RUNS, BAD, WAITS = KINDS_OF_STATES = ("good", "run", "bad", "wait")
+GOOD, RUNS, BAD, STOPPED, WAITS = KINDS_OF_STATES = ("good", "run", "bad", "stopped", "wait")
 REPLACED = "replaced"
 UNKNOWN = "?"
 _KINDS: tuple[Kind, ...] = ("GPU", "CPU")
@@ -25,6 +25,8 @@ def kind_of(status: PointStatus) -> str:
         return GOOD
     if status.fate == Fate.RUNNING:
         return RUNS
+    if status.is_stopped:
+        return STOPPED
     return BAD if status.fate.has_failed else WAITS
 
 
