@@ -9,6 +9,7 @@ from enum import IntEnum
 
 _MOST_LISTED = 25  # names in a hint that can say which command lists them all
 _CLOSEST = 5
+_ALIKE = 0.5  # of all letters; below, names have little in common
 
 
 class ExitCode(IntEnum):
@@ -86,12 +87,15 @@ def nearest(word: str, known: Iterable[str], listed_by: str = "") -> str:
     >>> nearest("zzz", [])
     'known: none'
     >>> nearest("sem/ed_r2", ["sem/vol_ed_r2", *"abcdefghijklmnopqrstuvwxyz"], "menvae-parts metric")
-    "did you mean 'sem/vol_ed_r2'? the closest of 27: sem/vol_ed_r2, s, r, m, e; menvae-parts metric lists all"
+    "did you mean 'sem/vol_ed_r2'? the closest of 27: sem/vol_ed_r2; menvae-parts metric lists all"
+    >>> nearest("ed_r2", ["sem/ed_r2", "sem/vol_ed_r2", *"abcdefghijklmnopqrstuvwxyz"], "menvae-parts metric")
+    "did you mean 'sem/ed_r2'? the closest of 28: sem/ed_r2, sem/vol_ed_r2; menvae-parts metric lists all"
     """
     names = sorted(known)
     listing = f"known: {', '.join(names) or 'none'}"
     if listed_by and len(names) > _MOST_LISTED:
-        few = difflib.get_close_matches(word, names, n=_CLOSEST, cutoff=0.0)
-        listing = f"the closest of {len(names)}: {', '.join(few)}; {listed_by} lists all"
+        few = difflib.get_close_matches(word, names, n=_CLOSEST, cutoff=_ALIKE)
+        all_of = f"the closest of {len(names)}: {', '.join(few)}; {listed_by} lists all"
+        listing = all_of if few else f"{listed_by} lists all {len(names)}"
     close = difflib.get_close_matches(word, names, n=1)
     return f"did you mean '{close[0]}'? {listing}" if close else listing

@@ -25,7 +25,8 @@ menvae-sweep plan [group=option ...] [key=value,value ...]
     without effect. Nothing is trained or prepared; sweep.cost=true prepares data that the cache lacks, and estimates
     the cost from measured steps. Axes: key=1,2; key=1..5; 'key=zip(1,2)', for keys that advance together;
     sweep.points=FILE.csv, whose columns are keys; data.fold=0..4; 'sweep.where=CONDITION', for the points to keep;
-    'sweep.until=interval(METRIC)<WIDTH', which adds seeds.
+    'sweep.until=interval(METRIC)<WIDTH', which adds seeds up to sweep.max_seeds; intervals that are not reached by
+    then are named, and the exit code is still 0.
 
 menvae-sweep status [sweep.name=NAME] [output_dir=./outputs]
     Show the state of every point of a sweep (default: the latest): finished, running, pending, failed, timed out, ...

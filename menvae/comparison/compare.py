@@ -28,12 +28,13 @@ from menvae.comparison.effects import effect_intervals
 from menvae.comparison.grouping import cohorts_of, configurations_of, without_repetitions
 from menvae.comparison.judged import GateValue
 from menvae.comparison.pareto import Front, Objective, find_front
-from menvae.comparison.replicates import FOLD, Replicates, overlap
+from menvae.comparison.replicates import FOLD, Replicates, overlap, overlap_notes
 from menvae.comparison.results import Cohort, Comparison, Configuration, Effect, Summary
 from menvae.comparison.summaries import summarise
 from menvae.comparison.swept_keys import SweptKey, check_keys, natural, setting, swept_keys, values_of
 from menvae.comparison.tracked_runs import TrackedRun, listed
 from menvae.errors import UserError, nearest
+from menvae.presentation.text import counted
 
 MOST_VALUES = 100
 """The effect of a key with more values than this is not shown: few runs share one."""
@@ -86,6 +87,7 @@ def compare(runs: Sequence[TrackedRun], settings: ComparisonSettings) -> Compari
     cohorts = with_baselines(cohorts, settings.baseline, keys, gates)
     rows = _sorted_rows(cohorts, settings.sort, keys, gates)
     notes = [*repetition_notes, *_cohort_notes(cohorts), *gate_notes, *_run_notes(runs), *_key_notes(keys)]
+    notes += overlap_notes([one.runs for one in rows])
     return Comparison(gates, keys, tuple(cohorts), rows, tuple(notes), replicates)
 
 
@@ -308,7 +310,7 @@ def _cohort_notes(cohorts: Sequence[Cohort]) -> list[str]:
     if len(cohorts) < 2:
         return []
     listing = "; ".join(
-        f"{cohort.label}: {_count(len(cohort.runs), 'run')}, data {cohort.data_hash[:8] or 'unknown'}, "
+        f"{cohort.label}: {counted(len(cohort.runs), 'run')}, data {cohort.data_hash[:8] or 'unknown'}, "
         f"targets {cohort.targets_words}"
         for cohort in cohorts
     )
@@ -333,7 +335,3 @@ def _key_notes(keys: Sequence[SweptKey]) -> list[str]:
     """Name the keys without a table of effects."""
     many = [f"{key.name} ({len(key.values)} values)" for key in keys if len(key.values) > MOST_VALUES]
     return [f"The effect of a key with more than {MOST_VALUES} values is not shown: {listed(many)}."] * bool(many)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

@@ -56,9 +56,10 @@ READING: Final = (
     (
         "Differences",
         "Paired by seed and fold with the baseline; 95 % confidence interval of the mean by Student's t. The variance "
-        "of folds is corrected for the training subjects that they share (Nadeau and Bengio 2003). Coloured and "
-        "starred if the p-value, adjusted for all tests of the table (false discovery rate of Benjamini and Hochberg), "
-        f"is below {FALSE_DISCOVERY_RATE}.",
+        "of folds is corrected for the training subjects that they share (Nadeau and Bengio 2003), by the number of "
+        "subjects that a fold tests for each that it trains on, without those that validate. Coloured and starred if "
+        "the p-value, adjusted for all tests of the table (false discovery rate of Benjamini and Hochberg), is below "
+        f"{FALSE_DISCOVERY_RATE}.",
     ),
     (
         "Out of fold",

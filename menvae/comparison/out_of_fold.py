@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 
 from menvae.comparison.differences import with_false_discovery_rate
 from menvae.comparison.pareto import Objective
-from menvae.comparison.replicates import Replicates, is_fold
+from menvae.comparison.replicates import FOLD, NUM_FOLDS, Replicates, is_fold
 from menvae.comparison.results import Cohort, Comparison, Configuration, Difference, OutOfFold, Summary
-from menvae.comparison.tracked_runs import RunStore, listed
+from menvae.comparison.swept_keys import ABSENT, natural, setting
+from menvae.comparison.tracked_runs import RunStore, TrackedRun, listed
 from menvae.latent import LatentLayout
 from menvae.metrics import Floats, Means, Metric, MetricContext, SplitRecord, build_metrics
 from menvae.metrics.means import at_all_rows
@@ -63,17 +64,20 @@ def with_out_of_fold(comparison: Comparison, store: RunStore) -> Comparison:
 
 
 def _with_pooled(cohort: Cohort, comparison: Comparison, store: RunStore, notes: list[str]) -> Cohort:
-    baseline = _read(cohort.baseline, comparison.replicates, store, notes)
+    in_cohort = {setting(run, FOLD) for run in cohort.runs if is_fold(run)}
+    baseline = _read(cohort.baseline, in_cohort, comparison.replicates, store, notes)
+    known = set(baseline.judged)
     found: dict[int, OutOfFold] = {}
     for one in cohort.configurations:
         is_baseline = one.number == cohort.baseline.number
-        repetitions = baseline if is_baseline else _read(one, comparison.replicates, store, notes)
-        if not repetitions:
+        folds = baseline if is_baseline else _read(one, in_cohort, comparison.replicates, store, notes)
+        known |= folds.judged
+        if not folds.repetitions:
             continue
-        differences = {} if is_baseline else _differences(repetitions, baseline, comparison.gates)
-        found[one.number] = replace(_pooled(repetitions), differences=differences)
+        differences = {} if is_baseline else _differences(folds.repetitions, baseline.repetitions, comparison.gates)
+        found[one.number] = replace(_pooled(folds.repetitions), differences=differences, missing=folds.missing)
     adjusted = with_false_discovery_rate({number: one.differences for number, one in found.items()})
-    pooled = {number: replace(one, differences=adjusted[number]) for number, one in found.items()}
+    pooled = {number: replace(one, differences=adjusted[number], num_known=len(known)) for number, one in found.items()}
     return replace(cohort, out_of_fold=pooled)
 
 
@@ -123,23 +127,58 @@ def read_fold(path: Path) -> JudgedFold | None:
     return JudgedFold(subjects, patients, columns) if rows else None
 
 
-def _read(one: Configuration, replicates: Replicates, store: RunStore, notes: list[str]) -> dict[str, _Repetition]:
-    """Return the repetitions of a configuration, all of the same subjects; empty if no run can be read."""
+@dataclass(frozen=True)
+class _Folds:
+    """What the folds of a configuration have judged.
+
+    Attributes:
+        repetitions: repetition -> its subjects, the same for all; empty if they have none in common.
+        judged: subjects that any of its runs has judged.
+        missing: repetition -> the folds that it lacks; without those that lack none.
+    """
+
+    repetitions: Mapping[str, _Repetition]
+    judged: frozenset[str]
+    missing: Mapping[str, tuple[str, ...]]
+
+
+def _read(
+    one: Configuration, in_cohort: Collection[str], replicates: Replicates, store: RunStore, notes: list[str]
+) -> _Folds:
+    """Read the folds of a configuration; ``in_cohort`` are those of all runs with the same data."""
     folds: dict[str, list[JudgedFold]] = {}
+    places: dict[str, set[str]] = {}
     unread = []
-    for run in filter(is_fold, one.runs):
+    runs = list(filter(is_fold, one.runs))
+    for run in runs:
         path = store.artifact(run, PER_SUBJECT)
         fold = None if path is None else read_fold(path)
         if fold is None:
             unread.append(run.name)
         else:
             folds.setdefault(replicates.repetition(run), []).append(fold)
+            places.setdefault(replicates.repetition(run), set()).add(setting(run, FOLD))
     if unread:
         notes.append(f"Not pooled over folds, without a readable test split in {PER_SUBJECT}: {listed(unread)}.")
     found = {name: _joined(of_repetition) for name, of_repetition in folds.items()}
     everyone = [set(repetition.record.subject_id) for repetition in found.values()]
     common: set[str] = set.intersection(*everyone) if everyone else set()
-    return {name: _of_subjects(repetition, common) for name, repetition in found.items()} if common else {}
+    if everyone and not common:
+        notes.append(f"Not pooled over folds: no subject is tested by every repetition of #{one.number}.")
+    expected = _expected(runs, in_cohort)
+    missing = {name: tuple(fold for fold in expected if fold not in of) for name, of in places.items()}
+    return _Folds(
+        {name: _of_subjects(repetition, common) for name, repetition in found.items()} if common else {},
+        frozenset().union(*everyone),
+        {name: lacking for name, lacking in missing.items() if lacking},
+    )
+
+
+def _expected(runs: Sequence[TrackedRun], in_cohort: Collection[str]) -> list[str]:
+    """Return all folds: as many as configured or, with one for each patient, those of any run."""
+    configured = setting(runs[0], NUM_FOLDS) if runs else ABSENT
+    every = {str(fold) for fold in range(int(configured))} if configured.isdigit() else set(in_cohort)
+    return sorted(every, key=natural)
 
 
 def _joined(folds: Sequence[JudgedFold]) -> _Repetition:

@@ -50,6 +50,7 @@ from menvae.comparison.words import (
     shown_mean,
     shown_passed,
     shown_pooled,
+    shown_subjects,
     shown_summary,
     shown_test_passed,
     shown_value,
@@ -143,9 +144,12 @@ def _banner(comparison: Comparison) -> _Banner:
 
 def _best_words(best: Configuration) -> str:
     settings = ", ".join(f"{key} = {shown_value(value)}" for key, value in best.values.items() if value != ABSENT)
-    gates = "gates" + " with a value" * (best.gates_judged < len(best.gates))
-    passed = f"{best.gates_passed:.3g} of {best.gates_judged:.3g} {gates}" + " on average" * (best.gates_passed % 1 > 0)
-    return f"Best is #{best.number}" + f" ({settings})" * bool(settings) + f": it passes {passed}."
+    values = [gate for run in best.runs for gate in run.gates.values()]
+    judged = sum(gate.value is not None for gate in values)
+    gates = "gates" + " with a value" * (judged < len(best.gates) * len(best.runs))
+    runs = "it passes" if len(best.runs) == 1 else f"its {len(best.runs)} runs together pass"
+    passed = f"{sum(gate.passed for gate in values)} of {judged} {gates}"
+    return f"Best is #{best.number}" + f" ({settings})" * bool(settings) + f": {runs} {passed}."
 
 
 def _summary(comparison: Comparison) -> list[tuple[str, str]]:
@@ -415,12 +419,9 @@ def _differences(comparison: Comparison, cohort: Cohort) -> Table:
 
 def _difference_cell(gate: Objective, found: Difference) -> Cell:
     """Return a difference, with the exact value, its interval and its p-values as tooltip."""
-    low_high = "" if found.interval is None else f"[{found.interval[0]!r}, {found.interval[1]!r}]"
     tests = "" if found.p_value is None else f"p = {found.p_value:.2g}"
     tests += "" if found.q_value is None else f", adjusted {found.q_value:.2g}"
-    value = "" if found.mean is None else repr(found.mean)
-    title = " ".join(filter(None, (value, low_high, tests)))
-    return Cell(shown_difference(found), value, f"number {tells(gate, found)}".strip(), title)
+    return _with_title(number_cell(found.mean, shown_difference(found), tells(gate, found)), found.interval, tests)
 
 
 def _out_of_fold(comparison: Comparison, cohort: Cohort) -> Table:
@@ -428,9 +429,11 @@ def _out_of_fold(comparison: Comparison, cohort: Cohort) -> Table:
     gates = pooled_gates(comparison)
     columns = [Column("#"), *(Column(broken(key.label), title=key.name) for key in comparison.keys)]
     columns.append(Column("subjects", first="descending"))
+    has_differences = any(one.differences for one in cohort.out_of_fold.values())
+    of_baseline = f"difference from #{cohort.baseline.number}"
     for gate in gates:
         columns += _gate_columns([gate])
-        columns.append(Column("difference", title=f"{gate.name}: difference from #{cohort.baseline.number}"))
+        columns += [Column("difference", title=f"{gate.name}: {of_baseline}")] * has_differences
     rows = []
     for one in cohort.configurations:
         if one.number not in cohort.out_of_fold:
@@ -439,15 +442,16 @@ def _out_of_fold(comparison: Comparison, cohort: Cohort) -> Table:
         cells = [Cell(str(one.number), str(one.number))]
         cells += [Cell(shown_value(one.values[key.name]), one.values[key.name]) for key in comparison.keys]
         title = f"{found.num_subjects} subjects of {found.num_patients} patients"
-        cells.append(Cell(str(found.num_subjects), str(found.num_subjects), title=title))
+        cells.append(Cell(shown_subjects(found), str(found.num_subjects), title=title))
         for gate in gates:
-            summary, of_baseline = found.metrics.get(gate.metric), found.differences.get(gate.name)
+            summary, difference = found.metrics.get(gate.metric), found.differences.get(gate.name)
             if summary is None:
                 cells.append(number_cell(None))
             else:
                 shown = number_cell(summary.mean, shown_pooled(summary), "met" * meets(gate, summary.mean))
                 cells.append(_with_title(shown, summary.interval))
-            cells.append(number_cell(None, "") if of_baseline is None else _difference_cell(gate, of_baseline))
+            if has_differences:
+                cells.append(number_cell(None, "") if difference is None else _difference_cell(gate, difference))
         rows.append(cells)
     caption = (
         "Green: the value meets the target, or is better than the baseline; red: worse. Tooltips hold exact values and "

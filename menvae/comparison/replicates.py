@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from menvae.comparison.swept_keys import ABSENT, setting
-from menvae.comparison.tracked_runs import TrackedRun
+from menvae.comparison.tracked_runs import TrackedRun, listed
 
 FOLD = "data.fold"
 NUM_FOLDS = "data.num_folds"
+VAL_FRACTION = "data.val_fraction"
 _NONE = (ABSENT, "null")
 
 
@@ -80,23 +81,63 @@ def is_fold(run: TrackedRun) -> bool:
 
 
 def overlap(runs: Sequence[TrackedRun]) -> float:
-    """Return how many subjects a fold tests for each that it trains on, 1 / (k - 1); 0 for runs that are not folds.
+    """Return how many subjects a fold tests for each that it trains on; 0 for runs that are not folds.
 
     The training subjects of folds overlap, so that their results are not independent: the variance of a mean over n
     folds is not s^2 / n, but about s^2 (1 / n + this number) (Nadeau & Bengio 2003, Inference for the generalization
     error, Machine Learning 52:239; for repeated cross-validation Bouckaert & Frank 2004).
     """
-    return shared_by_folds(len({setting(run, FOLD) for run in runs if is_fold(run)}), setting(runs[0], NUM_FOLDS))
+    return shared_by_folds(_num_folds(runs), setting(runs[0], NUM_FOLDS), validation_share(runs[0].params))
 
 
-def shared_by_folds(num: int, configured: str) -> float:
+def overlap_notes(configurations: Iterable[Sequence[TrackedRun]]) -> list[str]:
+    """Say of which runs `overlap` counts too few: those that do not record how many subjects validation takes."""
+    unknown = [
+        runs[0].name for runs in configurations if _num_folds(runs) > 1 and validation_share(runs[0].params) is None
+    ]
+    return [
+        f"Intervals and tests over folds may be too narrow: runs without {VAL_FRACTION} ({listed(unknown)}) do not say "
+        "how many subjects validate instead of training; none are assumed to."
+    ] * bool(unknown)
+
+
+def validation_share(params: Mapping[str, object]) -> float | None:
+    """Return ``data.val_fraction`` of dotted keys; None if a run has none, as with data of some plugins.
+
+    >>> validation_share({"data.val_fraction": "0.1"}), validation_share({})
+    (0.1, None)
+    """
+    try:
+        return float(str(params[VAL_FRACTION]))
+    except (KeyError, ValueError):
+        return None
+
+
+def shared_by_folds(num: int, configured: str, validation: float | None) -> float:
     """Return `overlap` of some folds.
+
+    Of k folds, one tests and k - 1 train, less the share of all subjects that validates.
 
     Args:
         num: number of different folds; seeds of a single one are independent of each other.
         configured: ``data.num_folds``; a text for as many as there are patients.
+        validation: share of all subjects that validates; None if unknown: as if none did.
 
-    >>> shared_by_folds(2, "5"), shared_by_folds(21, "patients"), shared_by_folds(1, "5")
+    >>> shared_by_folds(2, "5", None), shared_by_folds(21, "patients", None), shared_by_folds(1, "5", 0.1)
     (0.25, 0.05, 0.0)
+    >>> round(shared_by_folds(3, "3", 0.1), 4)  # of 300 subjects, 100 test, 30 validate, 170 train
+    0.5882
     """
-    return 1.0 / (max(int(configured) if configured.isdigit() else 0, num) - 1) if num > 1 else 0.0
+    if num < 2:
+        return 0.0
+    is_number = configured.isdigit()
+    count = max(int(configured) if is_number else 0, num)
+    validating = count * (validation or 0.0)  # in folds
+    if validation is not None and not is_number:  # whole patients, at least one
+        validating = max(1, round(validating))
+    training = count - 1 - validating
+    return 1.0 / (training if training > 0 else count - 1)
+
+
+def _num_folds(runs: Sequence[TrackedRun]) -> int:
+    return len({setting(run, FOLD) for run in runs if is_fold(run)})

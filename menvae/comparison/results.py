@@ -155,6 +155,8 @@ class OutOfFold:
     Attributes:
         num_subjects: number of subjects that every repetition has judged.
         num_patients: number of their patients.
+        num_known: number of subjects that any repetition of any configuration of the cohort has judged.
+        missing: repetition -> the folds that it lacks; without those that lack none.
         metrics: key of a metric -> its summary over the repetitions, with the interval over patients.
         differences: gate -> difference from the baseline, over the same subjects and repetitions.
     """
@@ -163,6 +165,8 @@ class OutOfFold:
     num_patients: int
     metrics: Mapping[str, Summary]
     differences: Mapping[str, Difference] = field(default_factory=dict)
+    num_known: int = 0
+    missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from menvae.comparison.words import (
     shown_difference,
     shown_passed,
     shown_pooled,
+    shown_subjects,
     shown_summary,
     shown_test_passed,
     shown_value,
@@ -218,7 +219,7 @@ def out_of_fold_table(comparison: Comparison, cohort: Cohort) -> RenderableType:
     found = [cohort.out_of_fold[number] for number in numbers]
     columns = [
         _Column("#", [str(number) for number in numbers]),
-        _Column("subjects", [str(one.num_subjects) for one in found]),
+        _Column("subjects", [shown_subjects(one) for one in found]),
     ]
     for gate in gates:
         summaries = [one.metrics.get(gate.metric) for one in found]

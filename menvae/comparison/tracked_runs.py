@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING
 from menvae.comparison.judged import GateValue, Judged, JudgedSplit, LeakValue, read_evaluation, read_gates
 from menvae.errors import UserError, nearest
 from menvae.gates import METRIC_PREFIX
+from menvae.presentation.text import counted
+from menvae.runs.delivery import not_sent
 from menvae.runs.directory import RUNS
 from menvae.runs.job import STANDS_FOR
 from menvae.runs.reading import EVALUATION
-from menvae.tracking.mlflow.reading import experiment_id, local_path, name_of, open_store, runs_of
+from menvae.tracking.mlflow.reading import NoStoreError, experiment_id, local_path, name_of, open_store, runs_of
 from menvae.tracking.mlflow.run import valid_key
 from menvae.tracking.tracker import TrackingSettings
 
@@ -94,16 +96,21 @@ class RunStore:
     Attributes:
         client: MLflow client of the store.
         place: address of the store without passwords, for messages.
-        experiment: name of the experiment.
-        experiment_id: its MLflow id.
+        tracking: its settings.
+        experiment_id: MLflow id of the experiment.
         output_dir: contains ``runs/``, which may still have the original artifacts.
     """
 
     client: MlflowClient
     place: str
-    experiment: str
+    tracking: TrackingSettings
     experiment_id: str
     output_dir: Path
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment."""
+        return self.tracking.experiment
 
     @classmethod
     def open(cls, tracking: TrackingSettings, output_dir: Path) -> RunStore:
@@ -112,9 +119,16 @@ class RunStore:
         Raises:
             UserError: the store or the experiment does not exist or cannot be read.
         """
-        client, place = open_store(tracking, output_dir)
-        found = experiment_id(client, tracking.experiment, place)
-        return cls(client, place, tracking.experiment, found, output_dir.resolve())
+        output_dir = output_dir.resolve()
+        try:
+            client, place = open_store(tracking, output_dir)
+            found = experiment_id(client, tracking.experiment, place)
+        except UserError as error:
+            words = _not_sent_words(not_sent(output_dir, tracking, (), None), output_dir)
+            if not words:
+                raise
+            raise UserError(words if isinstance(error, NoStoreError) else f"{error}; {words}") from None
+        return cls(client, place, tracking, found, output_dir)
 
     def runs(self, sweep: str | None = None) -> tuple[list[TrackedRun], list[str]]:
         """Return the finished runs, the oldest first, and notes on skipped runs and on disagreements.
@@ -128,9 +142,10 @@ class RunStore:
         runs: list[TrackedRun] = []
         left_out: dict[str, list[str]] = {}
         disagreements: list[str] = []
-        sweeps: set[str] = set()
+        sweeps, sent = set[str](), set[str]()
         for run in runs_of(self.client, self.experiment_id, self.place):  # MLflow's own objects are large
             sweeps.add(run.data.tags.get("menvae.sweep", ""))
+            sent.add(name_of(run))
             if sweep is not None and run.data.tags.get("menvae.sweep") != sweep:
                 continue
             why, judged = self._judged(run)
@@ -139,12 +154,16 @@ class RunStore:
                 continue
             runs.append(_tracked(run, judged))
             disagreements += _disagreements(run, judged.gates)
+        words = _not_sent_words(not_sent(self.output_dir, self.tracking, sent, sweep), self.output_dir)
         if sweep is not None and sweep not in sweeps:
-            raise UserError(f"sweep.name: '{sweep}' has no run in {self.place}; {nearest(sweep, sweeps - {''})}")
+            hint = words or nearest(sweep, sweeps - {""})
+            raise UserError(f"sweep.name: '{sweep}' has no run in {self.place}; {hint}")
         notes = [f"Not compared: {_listing(left_out)}."] if left_out else []
         if not runs:
             there = f"it has {_listing(left_out)}" if left_out else "it is empty"
-            raise UserError(f"experiment '{self.experiment}' in {self.place} has no finished run to compare: {there}")
+            none = f"experiment '{self.experiment}' in {self.place} has no finished run to compare: {there}"
+            raise UserError(f"{none}; {words}" if words else none)
+        notes += [f"Not compared: {words}."] * bool(words)
         return runs, notes + disagreements
 
     def artifact(self, run: TrackedRun, name: str) -> Path | None:
@@ -211,6 +230,17 @@ def listed(names: Sequence[str], most: int = 6) -> str:
     """
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _not_sent_words(names: Sequence[str], output_dir: Path) -> str:
+    """Say that the tracking store lacks runs of the output directory; empty if it has all."""
+    if not names:
+        return ""
+    verb = "is" if len(names) == 1 else "are"
+    return (
+        f"{counted(len(names), 'run')} in '{output_dir}' ({listed(names)}) {verb} not sent yet: "
+        f"menvae-sweep sync output_dir={output_dir}"
+    )
 
 
 def _listing(left_out: Mapping[str, Sequence[str]]) -> str:

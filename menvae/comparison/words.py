@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from menvae.comparison.judged import JudgedSplit
@@ -14,11 +14,12 @@ from menvae.comparison.results import (
     Comparison,
     Configuration,
     Difference,
+    OutOfFold,
     Summary,
 )
 from menvae.comparison.swept_keys import ABSENT
 from menvae.comparison.tracked_runs import TrackedRun, listed
-from menvae.presentation.text import significant, with_spread
+from menvae.presentation.text import counted, significant, with_interval, with_spread
 
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
@@ -59,17 +60,21 @@ def shown_summary(summary: Summary) -> str:
     text = significant(summary.mean)
     if summary.mean is not None and summary.deviation is not None:
         text = with_spread(summary.mean, summary.deviation)
-    if summary.missing and summary.mean is not None:
-        text += f" ({len(summary.values) - summary.missing} of {len(summary.values)})"
-    return text
+    return text + _missing_words(summary)
 
 
 def shown_pooled(summary: Summary) -> str:
     """Format a metric of pooled predictions with its deviation over the repetitions and its interval over patients."""
-    text = shown_summary(summary)
-    if summary.interval is None:
-        return text
-    return f"{text} [{significant(summary.interval[0])}, {significant(summary.interval[1])}]"
+    if summary.mean is None or summary.interval is None:
+        return shown_summary(summary)
+    return with_interval(summary.mean, summary.deviation, summary.interval) + _missing_words(summary)
+
+
+def _missing_words(summary: Summary) -> str:
+    """Return the number of values if some are missing."""
+    if not summary.missing or summary.mean is None:
+        return ""
+    return f" ({len(summary.values) - summary.missing} of {len(summary.values)})"
 
 
 def shown_difference(one: Difference) -> str:
@@ -214,7 +219,7 @@ def front_words(cohort: Cohort) -> list[str]:
         return [*sentences, *unplaced, f"There is no Pareto front: {_why_no_front(cohort)}."]
     members = f"{len(front.members)} of {count} configurations ({listed([f'#{one}' for one in front.members], 12)})"
     share = "every configuration" if len(front.members) == count else members
-    sentences.append(f"Pareto front of the means over {_count(len(front.objectives), 'gate')}: {share}.")
+    sentences.append(f"Pareto front of the means over {counted(len(front.objectives), 'gate')}: {share}.")
     if len(front.members) > count / 2 > 1 and len(front.objectives) > 3:
         sentences.append("With this many gates, few configurations are dominated: choose fewer with front=[gate,gate].")
     sentences += unplaced
@@ -293,15 +298,12 @@ def out_of_fold_words(comparison: Comparison, cohort: Cohort) -> list[str]:
     """Explain how predictions were pooled, and which gates they do not judge; nothing without folds."""
     if not cohort.out_of_fold:
         return []
-    most = max(one.num_subjects for one in cohort.out_of_fold.values())
     sentences = [
         "Out of fold: the test splits of all folds pooled, so that each subject is judged by the model that has not "
         f"seen it; [95 % interval over patients]{f', {PLUS_MINUS} over seeds' * comparison.replicates.has_seeds}. "
         "Like every test split, it chooses nothing."
     ]
-    fewer = [f"#{number} ({one.num_subjects})" for number, one in cohort.out_of_fold.items() if one.num_subjects < most]
-    if fewer:
-        sentences.append(f"Fewer than {most} subjects, because folds are missing: {listed(fewer)}.")
+    sentences += _missing_folds_words(cohort)
     pooled = {gate.name for gate in pooled_gates(comparison)}
     if others := [gate.name for gate in comparison.gates if gate.name not in pooled]:
         sentences.append(
@@ -318,6 +320,45 @@ def out_of_fold_words(comparison: Comparison, cohort: Cohort) -> list[str]:
     return sentences
 
 
+def _missing_folds_words(cohort: Cohort) -> list[str]:
+    """Say which folds are missing, and how many subjects are therefore not pooled."""
+    found: dict[str, list[int]] = {}
+    for number, one in cohort.out_of_fold.items():
+        words, lost = _lacking_words(one.missing), one.num_known - one.num_subjects
+        if lost:
+            end = f"{lost} of {one.num_known} subjects are not pooled"
+            found.setdefault(f"{words}: {end}" if words else end, []).append(number)
+        elif words:
+            found.setdefault(f"{words}, so that not all subjects are pooled", []).append(number)
+    sentences = [
+        f"{listed([f'#{number}' for number in numbers], MOST_SENTENCES)}: {words}." for words, numbers in found.items()
+    ]
+    return sentences[:MOST_SENTENCES] + [
+        f"Folds are missing for {len(sentences) - MOST_SENTENCES} other groups of configurations too."
+    ] * (len(sentences) > MOST_SENTENCES)
+
+
+def _lacking_words(missing: Mapping[str, Sequence[str]]) -> str:
+    """Say which folds are missing for which repetitions.
+
+    >>> _lacking_words({"seed 1": ("2",), "seed 2": ("0", "1"), "seed 3": ("2",)})
+    'fold 2 is missing for seed 1, seed 3; folds 0, 1 are missing for seed 2'
+    """
+    names: dict[tuple[str, ...], list[str]] = {}
+    for name, folds in missing.items():
+        names.setdefault(tuple(folds), []).append(name)
+    return "; ".join(
+        f"{'folds' if len(folds) > 1 else 'fold'} {listed(folds)} {'are' if len(folds) > 1 else 'is'} missing for "
+        f"{listed(of)}"
+        for folds, of in names.items()
+    )
+
+
+def shown_subjects(one: OutOfFold) -> str:
+    """Format the number of pooled subjects, of all that are known if some are missing."""
+    return f"{one.num_subjects}" + f" of {one.num_known}" * (one.num_subjects < one.num_known)
+
+
 def pooled_gates(comparison: Comparison) -> list[Objective]:
     """Return the gates whose metric is a mean over subjects, or a function of such means, in any configuration."""
     known = {key for cohort in comparison.cohorts for one in cohort.out_of_fold.values() for key in one.metrics}
@@ -328,7 +369,7 @@ def _tests_words(found: Sequence[Difference]) -> str:
     """Explain the stars of differences that are one family of tests."""
     count = sum(one.p_value is not None for one in found)
     return (
-        f"* marks p-values below {FALSE_DISCOVERY_RATE} after adjustment for {_count(count, 'test')} (false discovery "
+        f"* marks p-values below {FALSE_DISCOVERY_RATE} after adjustment for {counted(count, 'test')} (false discovery "
         "rate, Benjamini and Hochberg)."
     )
 
@@ -341,7 +382,3 @@ def front_mark(cohort: Cohort, one: Configuration) -> str:
 def of_data(comparison: Comparison, cohort: Cohort) -> str:
     """Return the cohort of a table as a suffix of its title, if there are several cohorts."""
     return f", data {cohort.label}" if len(comparison.cohorts) > 1 else ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

@@ -63,11 +63,35 @@ def with_spread(value: float, spread: float) -> str:
     >>> with_spread(0.0471234, 0.00041)
     '0.0471 ±0.0004'
     """
-    places = 3
-    if spread > 0:
-        first = -math.floor(math.log10(spread))
-        places = first if spread < 0.0005 else max(0, min(3, first + 1))
+    places = _decimals(spread)
     return f"{value:.{places}f} ±{spread:.{places}f}"
+
+
+def with_interval(value: float, spread: float | None, interval: tuple[float, float]) -> str:
+    """Format a value with its uncertainty, if there is one, and its interval, all to the same decimals.
+
+    So a value in the interval is also shown in it.
+
+    Args:
+        value: the value.
+        spread: its uncertainty, which decides on the decimals as in `with_spread`; None: half of the interval does.
+        interval: the interval.
+
+    >>> with_interval(1.002, 0.001, (1.0008, 1.0031)), with_interval(25.61, None, (24.2, 26.8))
+    ('1.002 ±0.001 [1.001, 1.003]', '25.6 [24.2, 26.8]')
+    """
+    low, high = interval
+    places = _decimals((high - low) / 2 if spread is None else spread)
+    shown = f"{value:.{places}f}" if spread is None else with_spread(value, spread)
+    return f"{shown} [{low:.{places}f}, {high:.{places}f}]"
+
+
+def _decimals(spread: float) -> int:
+    """Return the decimals of numbers with this uncertainty; see `with_spread`."""
+    if spread <= 0:
+        return 3
+    first = -math.floor(math.log10(spread))
+    return first if spread < 0.0005 else max(0, min(3, first + 1))
 
 
 def broken(name: str, width: int = 12) -> str:

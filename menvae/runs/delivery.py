@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
+from menvae.files import DamagedFileError
 from menvae.gates import gate_values
-from menvae.runs.directory import RunDirectory, trackers_of
+from menvae.masking import masked
+from menvae.runs.directory import ENDED, RUNS, RunDirectory, read_status, trackers_of
 from menvae.runs.reading import EVALUATION, PER_SUBJECT, final_values, read_mapping
+from menvae.tracking.facts import Facts
+from menvae.tracking.mlflow.store import configured_uri
 from menvae.tracking.tracker import TrackingSettings
 from menvae.tracking.trackers import Trackers
 
@@ -46,3 +52,28 @@ def hand_over(
     status["trackers"] = sorted(have_all)
     status["tracked"] = bool(settings.active) and settings.active <= have_all
     return finished
+
+
+def not_sent(output_dir: Path, settings: TrackingSettings, sent: Collection[str], sweep: str | None) -> list[str]:
+    """Return the names of runs that have ended and that the tracking store of some settings lacks.
+
+    Args:
+        output_dir: absolute path of the output directory.
+        settings: tracking URI and experiment; runs with others do not count.
+        sent: names of the runs that the store has.
+        sweep: only the points of this sweep; None for all runs.
+    """
+    runs = output_dir / RUNS
+    folders = sorted(path for path in runs.iterdir() if path.name not in sent) if runs.is_dir() else []
+    return [folder.name for folder in folders if _is_lacked(folder, settings, sweep)]
+
+
+def _is_lacked(folder: Path, settings: TrackingSettings, sweep: str | None) -> bool:
+    try:
+        facts, status = Facts.read(folder), read_status(folder)
+    except DamagedFileError:
+        return False
+    if facts is None or status.get("state") not in ENDED or sweep not in (None, facts.sweep):
+        return False
+    here = (masked(configured_uri(settings)), settings.experiment)
+    return (facts.uri, facts.experiment) == here and not facts.trackers.keys() <= trackers_of(status)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from menvae.comparison.judged import read_evaluation, read_gates
-from menvae.comparison.replicates import FOLD, shared_by_folds
+from menvae.comparison.replicates import FOLD, VAL_FRACTION, shared_by_folds, validation_share
 from menvae.comparison.summaries import mean_interval
+from menvae.composition.structure import Checker
 from menvae.composition.until import Until
 from menvae.errors import UserError, nearest
+from menvae.presentation.text import counted
 from menvae.runs.reading import EVALUATION, FINAL_PREFIX
 from menvae.sweeps.status import PointStatus
 from menvae.sweeps.sweep import label_of
@@ -31,9 +33,10 @@ class _Configuration:
         overrides: overrides of all its points, without seed and fold.
         points: overrides of a point of each fold, without the seed.
         num_folds: the configured number of folds, as text.
+        validation: share of all subjects that validates; None if unknown.
         folds: folds of its points.
         seeds: seeds of its points.
-        asked: the seed that was added last; None before the first.
+        left_out: the seed that was not added, because the condition of the sweep leaves it out; None without one.
         values: (overrides without the seed, seed) -> value of the metric, of finished runs that have one.
         has_failed: whether a run has not finished.
     """
@@ -41,21 +44,17 @@ class _Configuration:
     overrides: tuple[str, ...]
     points: dict[tuple[str, ...], None] = field(default_factory=dict)
     num_folds: str = ""
+    validation: float | None = None
     folds: set[int] = field(default_factory=set)
     seeds: set[int] = field(default_factory=set)
-    asked: int | None = None
+    left_out: int | None = None
     values: dict[tuple[tuple[str, ...], int], float] = field(default_factory=dict)
     has_failed: bool = False
 
     @property
-    def is_left_out(self) -> bool:
-        """Whether the added seed did not become a point, because it does not meet the condition of the sweep."""
-        return self.asked is not None and self.asked not in self.seeds
-
-    @property
     def width(self) -> float | None:
         """Width of the interval over its runs, that of ``menvae-compare``; None for fewer than two values."""
-        shared = shared_by_folds(len(self.folds), self.num_folds)
+        shared = shared_by_folds(len(self.folds), self.num_folds, self.validation)
         interval = mean_interval(list(self.values.values()), shared)
         return None if interval is None else interval[1] - interval[0]
 
@@ -66,10 +65,11 @@ class AddedSeeds:
     Args:
         until: the wanted interval.
         most: number of seeds of a configuration at most, those of the command line included.
+        is_kept: whether the point with some overrides meets the condition of the sweep.
     """
 
-    def __init__(self, until: Until, most: int) -> None:
-        self._until, self._most = until, most
+    def __init__(self, until: Until, most: int, is_kept: Callable[[Sequence[str]], bool]) -> None:
+        self._until, self._most, self._is_kept = until, most, is_kept
         self._configurations: dict[tuple[str, ...], _Configuration] = {}
         self._known: set[str] = set()
 
@@ -90,6 +90,7 @@ class AddedSeeds:
         if data.get("fold") is not None:
             one.folds.add(data["fold"])
             one.num_folds = str(data["num_folds"])
+            one.validation = validation_share({f"data.{key}": value for key, value in data.items()})
         if status is None or status.run_dir is None or not status.fate.is_final:
             one.has_failed = True
             return
@@ -111,16 +112,26 @@ class AddedSeeds:
             raise UserError(f"sweep.until: no run has a gate or metric '{metric}'; {near}")
         points, shared = [], self._shared()
         for one in self._configurations.values():
-            if one.has_failed or one.is_left_out or self._is_known(one) or len(one.seeds) >= self._most:
+            is_out = one.left_out is not None
+            if one.has_failed or is_out or self._is_known(one) or len(one.seeds) >= self._most:
                 continue
             seed = max(one.seeds) + 1
-            _log.info("%s; adding seed %d", self._words(one, shared), seed)
-            one.asked = seed
-            points += [[*own, f"{_SEED}={seed}"] for own in one.points]
+            kept = [point for own in one.points if self._is_kept(point := [*own, f"{_SEED}={seed}"])]
+            if kept:
+                _log.info("%s; adding seed %d", self._words(one, shared), seed)
+            else:
+                one.left_out = seed
+            points += kept
         return points
 
     def log_end(self) -> None:
-        """Log for which configurations the interval is narrow enough."""
+        """Log for which configurations the interval is narrow enough, and what the intervals do not know."""
+        if any(len(one.folds) > 1 and one.validation is None for one in self._configurations.values()):
+            _log.warning(
+                "sweep.until: intervals over folds may be too narrow: without %s it is unknown how many subjects "
+                "validate instead of training; none are assumed to",
+                VAL_FRACTION,
+            )
         open_ones = [one for one in self._configurations.values() if not self._is_known(one)]
         num = len(self._configurations)
         if not open_ones:
@@ -132,8 +143,8 @@ class AddedSeeds:
             why = f"sweep.max_seeds={self._most} is reached"
             if one.has_failed:
                 why = "not all runs have finished"
-            elif one.is_left_out:
-                why = f"sweep.where leaves out seed {one.asked}"
+            elif one.left_out is not None:
+                why = f"sweep.where leaves out seed {one.left_out}"
             _log.warning("%s; %s", self._words(one, shared), why)
 
     def _is_known(self, one: _Configuration) -> bool:
@@ -147,8 +158,45 @@ class AddedSeeds:
         """Return what distinguishes a configuration, and what is known of it."""
         own = [text for text in one.overrides if text not in shared]
         found = "no interval" if one.width is None else f"an interval of {one.width:.3g}"
-        runs = f"{len(one.values)} run{'s' * (len(one.values) != 1)}"
+        runs = counted(len(one.values), "run")
         return f"{f'{label_of(own)}: ' * bool(own)}{self._until.metric} has {found} over {runs}"
+
+
+def check_number(points: Iterable[Sequence[str]], most: int) -> None:
+    """Check that no configuration begins with more seeds than it may have; raises `UserError`."""
+    seeds: dict[tuple[str, ...], set[str]] = {}
+    for overrides in points:
+        others = tuple(text for text in overrides if _key(text) not in (_SEED, FOLD))
+        of_seed = [text.partition("=")[2] for text in overrides if _key(text) == _SEED]
+        seeds.setdefault(others, set()).update(of_seed[-1:])
+    num = max(map(len, seeds.values()), default=0)
+    if num > most:
+        raise UserError(f"sweep.max_seeds: {most} is not allowed; the sweep begins with {num} seeds of a configuration")
+
+
+def check_metric(until: Until, configs: Iterable[Mapping[str, Any]]) -> None:
+    """Check that a configuration has the gate or metric of ``sweep.until``, as far as that is known before training.
+
+    Args:
+        until: the wanted interval.
+        configs: composed configurations of the points; one that is invalid is reported when it is launched.
+
+    Raises:
+        UserError: no configuration has it.
+    """
+    check, known = Checker(), set[str]()
+    for config in configs:
+        try:
+            experiment = check(config)
+        except UserError:
+            return
+        keys = {key for metric in experiment.build_metrics() for key in metric.names()}
+        known |= keys | {name for name, gate in experiment.settings["gates"].targets.items() if gate.metric in keys}
+        if until.metric in known:
+            return
+    if known:
+        near = nearest(until.metric, known, "menvae-parts metric")
+        raise UserError(f"sweep.until: no point of the sweep has a gate or metric '{until.metric}'; {near}")
 
 
 def _figures(run_dir: Path) -> dict[str, float | None]:

@@ -29,6 +29,7 @@ from menvae.comparison.results import Comparison, Difference
 from menvae.comparison.summaries import mean_interval, p_value
 from menvae.comparison.table import answers
 from menvae.comparison.tracked_runs import RunStore, TrackedRun
+from menvae.comparison.words import out_of_fold_words
 from menvae.errors import UserError
 from menvae.metrics import Floats
 from menvae.tracking.tracker import TrackingSettings
@@ -141,6 +142,24 @@ def test_seeds_of_one_fold_are_independent_and_a_missing_fold_does_not_count_as_
     assert overlap([fold_run(0), fold_run(3)]) == 1 / 4
     alone = [fold_run(fold, params={"data.num_folds": "patients"}) for fold in range(21)]
     assert overlap(alone) == 1 / 20
+
+
+def test_subjects_that_validate_do_not_train() -> None:
+    """Three folds of 300 subjects, of which 30 validate: 100 test and 170 train; the t quantile is tabulated."""
+    params = {"data.num_folds": 3, "data.val_fraction": 0.1}
+    values = [0.90, 0.93, 0.96]
+    (one,) = compared(*(fold_run(fold, r2=value, params=params) for fold, value in enumerate(values))).rows
+    half = 4.302652730 * 0.03 * math.sqrt(1 / 3 + 100 / 170)
+    assert one.gates["r2"].interval == pytest.approx((0.93 - half, 0.93 + half))
+    patients = {"data.num_folds": "patients", "data.val_fraction": 0.1}
+    alone = [fold_run(fold, params=patients) for fold in range(21)]
+    assert overlap(alone) == 1 / 18, "1 tests, 2 validate"
+
+
+def test_folds_that_do_not_say_how_many_validate_are_named() -> None:
+    (note,) = compared(*(fold_run(fold, name=f"fold_{fold}") for fold in range(3))).notes
+    assert note.startswith("Intervals and tests over folds may be too narrow: runs without data.val_fraction (fold_0)")
+    assert compared(*(fold_run(fold, params={"data.val_fraction": 0.1}) for fold in range(3))).notes == ()
 
 
 def test_false_discovery_rate_is_the_step_up_procedure() -> None:
@@ -324,7 +343,10 @@ def test_a_damaged_file_is_not_pooled(output_dir: Path, tmp_path: Path, text: st
     ]
     comparison, _ = pooled(output_dir, runs)
     (cohort,) = comparison.cohorts
-    assert cohort.out_of_fold[1].num_subjects == 48
+    assert (cohort.out_of_fold[1].num_subjects, cohort.out_of_fold[1].missing) == (48, {"seed 0": ("1",)})
+    assert "#1: fold 1 is missing for seed 0, so that not all subjects are pooled." in out_of_fold_words(
+        comparison, cohort
+    )
     assert comparison.notes[-1].endswith("without a readable test split in per_subject.csv: damaged.")
 
 
@@ -343,6 +365,23 @@ def test_only_subjects_that_all_seeds_have_judged_are_averaged(output_dir: Path)
     assert cohort.out_of_fold[1].metrics["sem/vol_r2"].mean == pytest.approx(made.r2(0, np.arange(60)))
     difference = cohort.out_of_fold[2].differences["vol_r2"]
     assert difference.mean == pytest.approx(made.r2(5, kept) - made.r2(0, kept))
+
+
+def test_a_fold_that_one_seed_lacks_is_named_though_no_configuration_has_more(output_dir: Path) -> None:
+    """60 subjects in 3 folds: without fold 2 of one of two seeds, 20 of them are judged by one seed only."""
+    made = Cohort(num_folds=3)
+    comparison, store = pooled(
+        output_dir, [made.run(0, seed, fold) for seed in (0, 1) for fold in range(3) if (seed, fold) != (1, 2)]
+    )
+    (cohort,) = comparison.cohorts
+    assert cohort.out_of_fold[1].num_subjects == 40
+    said = "#1: fold 2 is missing for seed 1: 20 of 60 subjects are not pooled."
+    assert said in out_of_fold_words(comparison, cohort)
+    page = write_page(comparison, [], store, output_dir / "index.html").read_text()
+    assert said in page
+    assert "40 of 60" in page
+    folds = page.split('id="folds"')[1].split("</section>")[0]
+    assert ">difference<" not in folds, "there is nothing to differ from"
 
 
 def test_one_patient_at_a_time_has_an_r2_only_when_pooled(output_dir: Path) -> None:

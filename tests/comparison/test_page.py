@@ -265,6 +265,15 @@ def test_one_configuration(output_dir: Path, count: int) -> None:
     assert "The run has no readable pictures." in page.text
 
 
+def test_what_the_best_passes_is_said_in_counts(output_dir: Path) -> None:
+    """Three runs of 7 gates, of which one passes one: not 0.333 of 7 on average."""
+    values = [dict.fromkeys(TARGETS, 0.0) | {"max_dcor": 0.9} for _ in range(3)]
+    values[1]["vol_r2"] = 0.9
+    fill(output_dir, [MadeRun({"seed": seed}, of_seed) for seed, of_seed in enumerate(values)])
+    _, page, _ = write(output_dir)
+    assert "Best is #1: its 3 runs together pass 1 of 21 gates." in page.text
+
+
 def test_every_cohort_has_its_sections(output_dir: Path) -> None:
     runs = [
         MadeRun(
@@ -358,6 +367,13 @@ def test_sorts_by_every_column_without_a_complaint(browser: Browser, swept: tupl
             marks = "[...document.querySelectorAll('#configurations-table th')].map(h => h.getAttribute('aria-sort'))"
             assert browser.evaluate(marks) == [direction if place == column else None for place in range(len(heads))]
     assert browser.complaints == []
+
+
+def test_only_tables_scroll_sideways(browser: Browser, swept: tuple[Comparison, Page, Path]) -> None:
+    browser.open(swept[2].as_uri())
+    assert browser.evaluate("[...document.querySelectorAll('.wide')].some(one => one.scrollWidth > one.clientWidth)")
+    page = "document.documentElement"
+    assert browser.evaluate(f"{page}.scrollWidth - {page}.clientWidth") == 0
 
 
 def test_sorts_words_and_keeps_what_has_no_value_last(browser: Browser, output_dir: Path) -> None:

@@ -138,6 +138,33 @@ def test_no_store(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "nothing is created"
 
 
+def test_runs_that_are_not_sent_yet_are_named(output_dir: Path, tmp_path: Path) -> None:
+    """Of runs trained offline, those that ended and that this store would get count; the others are left alone."""
+    facts = {"uri": None, "sweep": "mine", "trackers": {"mlflow": {"name": "mlflow"}}}
+    for name, state, experiment in (
+        ("ended", "finished", "other"),
+        ("elsewhere", "finished", "another"),
+        ("running", "running", "other"),
+        ("here", "finished", "other"),
+    ):
+        for folder in (tmp_path / "offline" / "runs" / name, output_dir / "runs" / name):
+            folder.mkdir(parents=True)
+            content = {**facts, "params": {}, "tags": {}, "datasets": [], "experiment": experiment}
+            (folder / "tracking.json").write_text(json.dumps(content))
+            (folder / "status.json").write_text(json.dumps({"state": state, "tracked": False, "trackers": []}))
+    offline = tmp_path / "offline"
+    with pytest.raises(UserError) as raised:
+        read(offline, experiment="other")
+    assert str(raised.value) == (
+        f"2 runs in '{offline}' (ended, here) are not sent yet: menvae-sweep sync output_dir={offline}"
+    )
+    fill(output_dir, [MadeRun({}, dict.fromkeys(TARGETS, 1.0), name="here")], "other")
+    found, notes = read(output_dir, experiment="other")
+    assert [run.name for run in found] == ["here"]
+    (note,) = notes
+    assert note.startswith(f"Not compared: 1 run in '{output_dir}' (ended) is not sent yet: menvae-sweep sync")
+
+
 @pytest.mark.parametrize("content", [b"", b"no database" * 100], ids=["empty", "garbage"])
 def test_something_else_than_a_store(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mlflow.db").write_bytes(content)

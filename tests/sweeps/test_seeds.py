@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -58,7 +58,7 @@ class Study:
 
     def __init__(self, folder: Path, until: str, most: int = 10) -> None:
         self.folder, self.number = folder, 0
-        self.seeds = AddedSeeds(Until.parse(until, "sweep.until"), most)
+        self.seeds = AddedSeeds(Until.parse(until, "sweep.until"), most, self.is_kept)
 
     def run(self, *overrides: str, value: float | None, fate: Fate = Fate.FINISHED) -> None:
         """Add a point."""
@@ -76,8 +76,14 @@ class Study:
         self.seeds.add(overrides, config, PointStatus(point, fate, "", run_dir, 1, 1))
 
     @staticmethod
-    def data(keys: Mapping[str, str]) -> dict[str, int | None]:
-        return {"fold": int(keys["data.fold"]), "num_folds": 2} if "data.fold" in keys else {"fold": None}
+    def is_kept(overrides: Sequence[str]) -> bool:
+        """The condition of the sweep, ``not (a == 3 and seed == 8)``."""
+        return not {"a=3", "seed=8"} <= set(overrides)
+
+    @staticmethod
+    def data(keys: Mapping[str, str]) -> dict[str, float | None]:
+        share = {"val_fraction": float(keys["data.val_fraction"])} if "data.val_fraction" in keys else {}
+        return {"fold": int(keys["data.fold"]), "num_folds": 2, **share} if "data.fold" in keys else {"fold": None}
 
 
 def test_a_seed_is_added_to_each_configuration_until_its_interval_is_narrow(tmp_path: Path) -> None:
@@ -118,19 +124,37 @@ def test_seeds_end_at_the_most_and_at_a_failure(tmp_path: Path, caplog: pytest.L
     study.run("a=2", "seed=7", value=0.1)
     study.run("a=2", "seed=8", value=0.9, fate=Fate.OUT_OF_MEMORY)
     study.run("a=3", "seed=7", value=None)
-    assert study.seeds.next_points() == [["a=1", "seed=9"], ["a=3", "seed=8"]]
+    study.run("a=4", "seed=7", value=None)
+    with caplog.at_level(logging.INFO, logger="menvae"):
+        assert study.seeds.next_points() == [["a=1", "seed=9"], ["a=4", "seed=8"]]
+    assert [text.partition(":")[0] for text in caplog.messages] == ["a=1", "a=4"], "a=3 is left out, and not announced"
     study.run("a=1", "seed=9", value=0.5)
-    study.run("a=3", "seed=8", value=None)
-    assert study.seeds.next_points() == [["a=3", "seed=9"]]
-    assert study.seeds.next_points() == [], "a point that the condition of the sweep leaves out has no result"
+    study.run("a=4", "seed=8", value=None)
+    assert study.seeds.next_points() == [["a=4", "seed=9"]]
+    study.run("a=4", "seed=9", value=None)
+    assert study.seeds.next_points() == []
     caplog.clear()
     with caplog.at_level(logging.INFO, logger="menvae"):
         study.seeds.log_end()
     first, *rest = caplog.messages
-    assert first == "sweep.until: not all intervals are narrow enough (0 of 3 are)"
+    assert first == "sweep.until: not all intervals are narrow enough (0 of 4 are)"
     assert rest[0].startswith("a=1: vol_r2 has an interval of 1.99 over 3 runs; sweep.max_seeds=3 is reached")
     assert rest[1] == "a=2: vol_r2 has no interval over 1 run; not all runs have finished"
-    assert rest[2] == "a=3: vol_r2 has no interval over 0 runs; sweep.where leaves out seed 9"
+    assert rest[2] == "a=3: vol_r2 has no interval over 0 runs; sweep.where leaves out seed 8"
+
+
+def test_folds_that_train_on_fewer_than_all_others_have_a_wider_interval(tmp_path: Path) -> None:
+    """Of 2 folds with a fifth for validation: 50 of 100 test, 30 train, and not 50."""
+    study = Study(tmp_path, "interval(vol_r2)<0.4")
+    values = [0.90, 0.92, 0.91, 0.93]
+    for value, (seed, fold) in zip(values, [(1, 0), (1, 1), (2, 0), (2, 1)], strict=True):
+        study.run(f"seed={seed}", f"data.fold={fold}", "data.val_fraction=0.2", value=value)
+    widths = [
+        2.0 * stats.t.ppf(0.975, 3) * statistics.stdev(values) * math.sqrt(1 / 4 + 50 / trained) for trained in (50, 30)
+    ]
+    for wanted, adds in ((widths[1] * 1.001, False), (widths[1] * 0.999, True), (widths[0] * 1.001, True)):
+        study.seeds._until = Until("vol_r2", wanted)
+        assert bool(study.seeds.next_points()) is adds, wanted
 
 
 def test_a_metric_that_no_run_has_is_refused(tmp_path: Path) -> None:
@@ -168,5 +192,12 @@ def test_what_cannot_be_repeated_is_one_sentence(tmp_path: Path) -> None:
     assert zipped.startswith("menvae-sweep: sweep.until: seed advances together with loss.lambda_dcor")
     searched = menvae_sweep(tmp_path, "plan", *TINY, "hydra/sweeper=optuna", "sweep=volumes", until, code=2)
     assert searched.startswith("menvae-sweep: sweep.until: a search repeats no trial")
+    many = menvae_sweep(tmp_path, "plan", *TINY, "seed=1..3", "sweep.max_seeds=2", until, code=2)
+    assert many == (
+        "menvae-sweep: sweep.max_seeds: 2 is not allowed; the sweep begins with 3 seeds of a configuration\n"
+    )
+    nope = menvae_sweep(tmp_path, "plan", *TINY, "seed=1,2", "sweep.until=interval(vol_r)<0.05", code=2)
+    assert nope.startswith("menvae-sweep: sweep.until: no point of the sweep has a gate or metric 'vol_r'; did you")
+    assert not (tmp_path / "runs").exists()
     planned = menvae_sweep(tmp_path, "plan", *TINY, "seed=1,2", until)
     assert "sweep.until: a run adds seeds to these, up to 10 of a configuration" in planned

@@ -68,21 +68,23 @@ class PointsSweeper(Sweeper):
         if not isinstance(self.launcher, SweepLauncher):
             raise UserError("hydra/sweeper=points needs a launcher of menvae, such as hydra/launcher=local or slurm")
         launcher, settings = self.launcher, settings_of(self.config)
+        launcher.condition = None if settings.action == "retry" else settings.condition
         if settings.until is not None and settings.action == "run":
             self._check_wait()
         overrides = overrides_of_sweep(self.hydra_context.config_loader, arguments, settings, self.params)
         check_ranges(overrides)
         points = points_of(in_order_of_effect(overrides, settings))
+        check_columns(overrides, settings, lambda point: launcher.composed(point, 0))
         if settings.until is not None:
             _check_seeds(overrides)
-        check_columns(overrides, settings, lambda point: launcher.composed(point, 0))
+            if settings.action != "retry":
+                self._check_until(settings, points)
         self._write_configuration()
         of_files = {f"{key}={values}" for key, values in (self.params or {}).items()}  # which never named a sweep
         swept = [one for one in overrides if one.is_sweep_override() and one.input_line not in of_files]
         launcher.swept = {override.get_key_element(): override.get_value_string() for override in swept}
         if settings.until is not None and "seed" not in launcher.swept:
             launcher.swept = {**launcher.swept, "seed": str(launcher.composed(points[0], 0)["seed"])}
-        launcher.condition = None if settings.action == "retry" else settings.condition
         answers = self._launched(points, 0)
         if not answers:
             raise UserError(f"sweep.where: no point of {len(points)} meets '{settings.where}'")
@@ -105,7 +107,7 @@ class PointsSweeper(Sweeper):
 
         wanted = settings.wanted_interval
         assert wanted is not None
-        seeds = AddedSeeds(wanted, settings.max_seeds)
+        seeds = AddedSeeds(wanted, settings.max_seeds, self._is_kept)
         while answers:
             for answer in answers:
                 config = self.launcher.composed(answer.overrides, 0)
@@ -114,6 +116,25 @@ class PointsSweeper(Sweeper):
             answers = self._launched(points, num)
             num += len(points)
         seeds.log_end()
+
+    def _is_kept(self, point: Sequence[str]) -> bool:
+        """Return whether a point meets ``sweep.where``; raises `UserError` if that cannot be computed."""
+        condition = self.launcher.condition
+        return condition is None or condition.holds(self.launcher.composed(point, 0))
+
+    def _check_until(self, settings: SweepSettings, points: Sequence[Sequence[str]]) -> None:
+        """Check what is known of ``sweep.until`` before a point runs: its metric, and the number of seeds.
+
+        Raises:
+            UserError: no point has the gate or metric, or a configuration has more seeds than ``sweep.max_seeds``.
+        """
+        from menvae.sweeps.seeds import check_metric, check_number
+
+        wanted = settings.wanted_interval
+        assert wanted is not None
+        kept = [point for point in points if self._is_kept(point)]
+        check_number(kept, settings.max_seeds)
+        check_metric(wanted, (self.launcher.composed(point, 0) for point in kept))
 
     def _check_wait(self) -> None:
         """Check that the launcher waits for results; raises `UserError`."""

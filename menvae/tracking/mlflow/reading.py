@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
+
+class NoStoreError(UserError):
+    """The tracking store does not exist."""
+
+
 _T = TypeVar("_T")
 _PAGE_SIZE = 200
 
@@ -39,7 +44,8 @@ def open_store(tracking: TrackingSettings, output_dir: Path) -> tuple[MlflowClie
         output_dir: output directory of the runs.
 
     Raises:
-        UserError: the store does not exist.
+        NoStoreError: the store does not exist.
+        UserError: it is something else.
     """
     uri = tracking_uri(tracking, output_dir)
     place = without_passwords(uri)
@@ -136,7 +142,7 @@ def answer(question: Callable[[], _T], place: str) -> _T:
 def _check_database(database: Path, key: str) -> None:
     """Refuse anything but an MLflow database: MLflow would create a missing one, and its tables in a foreign one."""
     if not database.is_file():
-        raise UserError(f"{key}: tracking store '{database}' does not exist; train first, or give another store")
+        raise NoStoreError(f"{key}: tracking store '{database}' does not exist; train first, or give another store")
     try:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
             tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
