@@ -29,7 +29,7 @@ from menvae.comparison.pareto import Objective
 from menvae.comparison.replicates import Replicates, is_fold
 from menvae.comparison.results import Cohort, Comparison, Configuration, Difference, OutOfFold, Summary
 from menvae.comparison.tracked_runs import RunStore, listed
-from menvae.comparison.words import MOST_ROWS, shortened
+from menvae.comparison.words import shortened
 from menvae.latent import LatentLayout
 from menvae.metrics import Floats, Means, Metric, MetricContext, SplitRecord, build_metrics
 from menvae.metrics.means import at_all_rows
@@ -62,15 +62,19 @@ def with_out_of_fold(comparison: Comparison, store: RunStore) -> Comparison:
         comparison: the comparison.
         store: store with the files of the runs.
     """
-    num, notes = len(comparison.rows), list[str]()
-    if num > MOST_ROWS:
-        notes.append(f"Predictions are pooled over folds only of the {MOST_ROWS} of {num:,} configurations in tables.")
-    cohorts = tuple(_with_pooled(cohort, comparison, store, notes) for cohort in comparison.cohorts)
+    notes: list[str] = []
+    shown, num = frozenset(one.number for one in shortened(comparison).rows), len(comparison.rows)
+    if len(shown) < num:
+        notes.append(f"Predictions are pooled over folds only of the {len(shown)} of {num:,} configurations in tables.")
+    cohorts = tuple(_with_pooled(cohort, comparison, shown, store, notes) for cohort in comparison.cohorts)
     return replace(comparison, cohorts=cohorts, notes=(*comparison.notes, *notes))
 
 
-def _with_pooled(cohort: Cohort, comparison: Comparison, store: RunStore, notes: list[str]) -> Cohort:
-    shown = {one.number for one in shortened(comparison).rows}
+def _with_pooled(
+    cohort: Cohort, comparison: Comparison, shown: Collection[int], store: RunStore, notes: list[str]
+) -> Cohort:
+    if not any(one.number in shown for one in cohort.configurations):
+        return cohort
     baseline = _read(cohort.baseline, comparison.replicates, store, notes)
     found: dict[int, OutOfFold] = {}
     for one in cohort.configurations:
