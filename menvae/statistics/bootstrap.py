@@ -36,8 +36,8 @@ MOST_GROUPS = 100
 """Largest number of groups of the jackknife."""
 MIN_PATIENTS = 10
 """With fewer patients there is no interval: too few for quantiles in the tails to mean anything."""
-_MOST_MEANS = 1 << 22
-"""Means of resamples in memory at once: 32 MiB."""
+_MOST_MEANS = 1 << 21
+"""Means of resamples in memory at once: 16 MiB, and several times as much for what is computed from them."""
 MOST_UNDEFINED = 0.05
 """Largest share of undefined replicates; the others are then no longer a sample of all."""
 
@@ -347,9 +347,11 @@ def _normal(value: float, without_G: Floats, shares_G: Floats, n: int, confidenc
 @lru_cache(maxsize=4)  # many statistics of the same patients have the same resamples
 def _counts(num_patients: int, num_replicates: int, seed: int) -> Floats:
     """Return how often each resample [R, P] draws each patient; not to be changed."""
-    draws_RP = _draws(num_patients, num_replicates, seed)
-    places_RP = draws_RP + num_patients * np.arange(num_replicates)[:, None]
-    counts_RP = np.bincount(places_RP.ravel(), minlength=draws_RP.size).reshape(draws_RP.shape).astype(np.float64)
+    places_RP = _draws(num_patients, num_replicates, seed)
+    places_RP += num_patients * np.arange(num_replicates)[:, None]  # in place: there may be millions
+    whole_RP = np.bincount(places_RP.ravel(), minlength=places_RP.size).reshape(places_RP.shape)
+    del places_RP
+    counts_RP = whole_RP.astype(np.float64)
     counts_RP.setflags(write=False)
     return counts_RP
 
