@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import fnmatch
 import glob
 import io
 import itertools
@@ -203,11 +204,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
             temporary.replace(path)  # before the lock is released
-    except OSError as error:
-        error.filename = error.filename or str(path)  # errors of writing name no file
-        raise
-    finally:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)  # errors of writing name no file
+        raise
     sync_directory(path.parent)
 
 
@@ -247,7 +248,12 @@ def remove_leftovers(folder: Path, pattern: str) -> None:
         folder: the folder; it may not exist.
         pattern: their names, with wildcards; files that a process still writes are kept.
     """
-    for path in folder.glob(pattern):
+    try:
+        with os.scandir(folder) as entries:  # `Path.glob` takes several times as long
+            names = fnmatch.filter((entry.name for entry in entries), pattern)
+    except OSError:
+        return
+    for path in map(folder.joinpath, names):
         with suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()

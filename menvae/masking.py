@@ -23,6 +23,10 @@ _IN_VARIABLE = re.compile(rf"(\b{_SECRET}(?:=|: ?))(?:'[^']*'|\"[^\"]*\"|[^\s,}}
 """Environment variables, such as ``MLFLOW_TRACKING_PASSWORD=...`` or, in a mapping, with a colon."""
 
 
+_MAY_BE_SECRET = re.compile(r"://|[?&;][A-Za-z_]+=|PASSWORD|PASSWD|TOKEN|SECRET|KEY")
+"""What every text and every name of a variable contains in which something is masked."""
+
+
 @lru_cache(maxsize=4096)
 def without_passwords(text: str) -> str:
     """Return a text in which the passwords of all addresses and of environment variables are masked.
@@ -50,6 +54,16 @@ def masked(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [masked(item) for item in value]
     return without_passwords(value) if isinstance(value, str) else value
+
+
+def holds_password(value: Mapping[str, Any], text: str) -> bool:
+    """Return whether `masked` changes a nested container.
+
+    Args:
+        value: the container.
+        text: the same as JSON; in most there is nothing to look for, which this says many times faster.
+    """
+    return _MAY_BE_SECRET.search(text) is not None and masked(value) != value
 
 
 def _is_secret(key: object, value: object) -> bool:

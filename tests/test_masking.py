@@ -1,8 +1,10 @@
 """Passwords are masked wherever an address stands, and nothing else is."""
 
+import json
+
 import pytest
 
-from menvae.masking import masked, without_passwords
+from menvae.masking import holds_password, masked, without_passwords
 
 
 @pytest.mark.parametrize(
@@ -58,3 +60,16 @@ def test_a_configuration_is_masked_in_depth_and_not_changed() -> None:
     assert config["tracking"]["uri"] == "http://me:secret@host"
     variables = {"env_set": {"AWS_SECRET_ACCESS_KEY": "secret", "MLFLOW_TRACKING_URI": "http://host"}}
     assert masked(variables) == {"env_set": {"AWS_SECRET_ACCESS_KEY": "***", "MLFLOW_TRACKING_URI": "http://host"}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("me:secret@db", "postgresql://me:secret@db", "https://token@host", "http://host", "a?b=1", "a?password=1"),
+        *("A;PWD=1", "HF_TOKEN=a", "HF_TOKEN: a", "HF_TOKEN", "class_token=a", "SECRET='a b'", "S3_KEY=a", "a&sig=b"),
+    ],
+)
+@pytest.mark.parametrize("key", ["uri", "WANDB_API_KEY"])
+def test_a_password_is_found_where_one_is_masked(key: str, text: str) -> None:
+    content = {"tracking": {key: text, "seed": 1, "names": [text]}}
+    assert holds_password(content, json.dumps(content)) is (masked(content) != content)

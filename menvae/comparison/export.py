@@ -32,7 +32,12 @@ def write_runs(comparison: Comparison, path: Path) -> Path:
     keys = [name for key in comparison.keys for name in (key.name, *key.followers)]
     names = [gate.name for gate in comparison.gates]
     has_leaks = any(run.leaks for one in comparison.rows for run in one.runs)
-    rows = (_run_row(comparison, one, run, keys, names, has_leaks) for one in comparison.rows for run in one.runs)
+    has_stand_ins = any(run.stands_for for one in comparison.rows for run in one.runs)
+    rows = (
+        _run_row(comparison, one, run, keys, names, has_leaks=has_leaks, has_stand_ins=has_stand_ins)
+        for one in comparison.rows
+        for run in one.runs
+    )
     figures = sorted({name for one in comparison.rows for run in one.runs for name in run.figures})
     return _write(path, rows, figures)
 
@@ -59,7 +64,9 @@ def _run_row(
     run: TrackedRun,
     keys: Sequence[str],
     names: Sequence[str],
+    *,
     has_leaks: bool,
+    has_stand_ins: bool,
 ) -> Row:
     row: Row = {"configuration": one.number, "data": one.cohort}
     row |= {key: run.params.get(key, ABSENT) for key in (*keys, *comparison.replicates.keys)} | {"seed": run.seed}
@@ -80,7 +87,7 @@ def _run_row(
             row |= {f"test/{name}": None if gate is None else gate.value, **_about(f"test/{name}", gate)}
     if has_leaks:
         row |= {"largest_leaks": largest_leaks(run, "val"), "test/largest_leaks": largest_leaks(run, "test")}
-    if any(other.stands_for for configuration in comparison.rows for other in configuration.runs):
+    if has_stand_ins:
         row["stands_for"] = " ".join(run.stands_for)
     return row | dict(run.figures)
 

@@ -141,5 +141,7 @@ def _leaks(rows: Sequence[Mapping[str, Any]]) -> tuple[LeakValue, ...]:
 
 
 def _number(value: object) -> float | None:
+    if type(value) is float:  # nearly all are
+        return value if math.isfinite(value) else None
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if is_number else None  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ import csv
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,7 @@ from menvae.comparison.replicates import FOLD, NUM_FOLDS, Replicates, is_fold
 from menvae.comparison.results import Cohort, Comparison, Configuration, Difference, OutOfFold, Summary
 from menvae.comparison.swept_keys import ABSENT, natural, setting
 from menvae.comparison.tracked_runs import RunStore, TrackedRun, listed
+from menvae.comparison.words import shortened
 from menvae.latent import LatentLayout
 from menvae.metrics import Floats, Means, Metric, MetricContext, SplitRecord, build_metrics
 from menvae.metrics.means import at_all_rows
@@ -54,22 +56,34 @@ _WITHOUT: Final = "without_"
 def with_out_of_fold(comparison: Comparison, store: RunStore) -> Comparison:
     """Return a comparison with the pooled predictions of configurations whose runs are folds.
 
+    Only the configurations that tables show, and the baselines, are pooled: reading the files of each and resampling
+    its patients takes about as long as everything else.
+
     Args:
         comparison: the comparison.
         store: store with the files of the runs.
     """
     notes: list[str] = []
-    cohorts = tuple(_with_pooled(cohort, comparison, store, notes) for cohort in comparison.cohorts)
+    shown, num = frozenset(one.number for one in shortened(comparison).rows), len(comparison.rows)
+    if len(shown) < num:
+        notes.append(f"Predictions are pooled over folds only of the {len(shown)} of {num:,} configurations in tables.")
+    cohorts = tuple(_with_pooled(cohort, comparison, shown, store, notes) for cohort in comparison.cohorts)
     return replace(comparison, cohorts=cohorts, notes=(*comparison.notes, *notes))
 
 
-def _with_pooled(cohort: Cohort, comparison: Comparison, store: RunStore, notes: list[str]) -> Cohort:
+def _with_pooled(
+    cohort: Cohort, comparison: Comparison, shown: Collection[int], store: RunStore, notes: list[str]
+) -> Cohort:
+    if not any(one.number in shown for one in cohort.configurations):
+        return cohort
     in_cohort = {setting(run, FOLD) for run in cohort.runs if is_fold(run)}
     baseline = _read(cohort.baseline, in_cohort, comparison.replicates, store, notes)
     known = set(baseline.judged)
     found: dict[int, OutOfFold] = {}
     for one in cohort.configurations:
         is_baseline = one.number == cohort.baseline.number
+        if not is_baseline and one.number not in shown:
+            continue
         folds = baseline if is_baseline else _read(one, in_cohort, comparison.replicates, store, notes)
         known |= folds.judged
         if not folds.repetitions:
@@ -116,9 +130,10 @@ def read_fold(path: Path) -> JudgedFold | None:
             reader = csv.reader(file)
             places = {name: place for place, name in enumerate(next(reader, []))}
             rows = [row for row in reader if row[places["split"]] == "test"]
-        subjects, patients = (tuple(row[places[name]] for row in rows) for name in ("subject_id", "patient_id"))
+        cells = list(zip(*rows, strict=True))
+        subjects, patients = (cells[places[name]] for name in ("subject_id", "patient_id"))
         columns = {
-            name: np.array([float(row[place] or "nan") for row in rows], dtype=np.float64)
+            name: np.array([float(cell or "nan") for cell in cells[place]], dtype=np.float64)
             for name, place in places.items()
             if name in _CLASSES or name.partition(".")[0] in (*_ERRORS, *_LEARNT)
         }
@@ -195,7 +210,8 @@ def _joined(folds: Sequence[JudgedFold]) -> _Repetition:
     subjects = tuple(name for fold in folds for name in fold.subjects)
     patients = tuple(name for fold in folds for name in fold.patients)
     record = SplitRecord.joined([SplitRecord(subjects, arrays, patients)])
-    return _Repetition(record, _metrics(record, supervision))
+    of_partition = tuple((partition, tuple(targets)) for partition, targets in supervision.items())
+    return _Repetition(record, _metrics(tuple(record.arrays), of_partition))
 
 
 def _supervision(columns: Sequence[str]) -> dict[str, list[str]]:
@@ -223,22 +239,30 @@ def _on_one_scale(partition: str, true: Floats, predicted: Floats) -> dict[str, 
     }
 
 
-def _metrics(record: SplitRecord, supervision: Mapping[str, Sequence[str]]) -> list[Metric]:
-    """Return the metrics that can be computed from a record without latents and images."""
-    errors = [name for name in record.by_partition("final_errors") if name.startswith(_WITHOUT)]
-    partitions = dict.fromkeys([*(name.removeprefix(_WITHOUT) for name in errors), *supervision])
+@lru_cache(maxsize=64)  # the runs of a sweep share a few
+def _metrics(arrays: tuple[str, ...], supervision: tuple[tuple[str, tuple[str, ...]], ...]) -> tuple[Metric, ...]:
+    """Return the metrics that can be computed without latents and images.
+
+    Args:
+        arrays: names of the arrays of a record.
+        supervision: partitions with the names of their targets.
+    """
+    named = [name.split(".", 1) for name in arrays]
+    gives = frozenset(kind for kind, *_ in named)
+    errors = [rest[0] for kind, *rest in named if kind == "final_errors" and rest[0].startswith(_WITHOUT)]
+    partitions = dict.fromkeys([*(name.removeprefix(_WITHOUT) for name in errors), *dict(supervision)])
     context = MetricContext(
         layout=LatentLayout(dict.fromkeys(partitions or ["z"], 1)),
         channels=(),
-        size=(1, 1, 1) if record.by_partition("tumour_errors") else (),
-        supervision=supervision,
-        labelled="classes" in record.arrays,
+        size=(1, 1, 1) if "tumour_errors" in gives else (),
+        supervision=dict(supervision),
+        labelled="classes" in arrays,
     )
-    return [
+    return tuple(
         metric
         for metric in build_metrics({}, context)
-        if metric.needs and metric.needs <= record.gives and type(metric).observe is Metric.observe
-    ]
+        if metric.needs and metric.needs <= gives and type(metric).observe is Metric.observe
+    )
 
 
 def _of_subjects(repetition: _Repetition, subjects: Collection[str], keys: Collection[str] = ()) -> _Repetition:
@@ -246,7 +270,7 @@ def _of_subjects(repetition: _Repetition, subjects: Collection[str], keys: Colle
     record = repetition.record
     index = np.array([row for row, name in enumerate(record.subject_id) if name in subjects], dtype=np.intp)
     metrics = [metric for metric in repetition.metrics if not keys or set(metric.names()) & set(keys)]
-    return _Repetition(record.rows(index), metrics)
+    return _Repetition(record if len(index) == len(record.subject_id) else record.rows(index), metrics)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import moocore
 import numpy as np
@@ -78,6 +79,11 @@ class Front:
     range_share: float | None
     constant: tuple[str, ...]
     range_reference: Mapping[str, float]
+
+    @cached_property
+    def on_front(self) -> frozenset[int]:
+        """The members, to look one up among thousands."""
+        return frozenset(self.members)
 
 
 def find_front(values: Mapping[int, Mapping[str, float | None]], objectives: Sequence[Objective]) -> Front:

@@ -376,7 +376,7 @@ def _tests_words(found: Sequence[Difference]) -> str:
 
 def front_mark(cohort: Cohort, one: Configuration) -> str:
     """Return ``yes`` for a configuration on the front, ``n/a`` for one that cannot be placed."""
-    return "yes" if one.number in cohort.front.members else "n/a" if one.number in cohort.front.excluded else ""
+    return "yes" if one.number in cohort.front.on_front else "n/a" if one.number in cohort.front.excluded else ""
 
 
 def of_data(comparison: Comparison, cohort: Cohort) -> str:

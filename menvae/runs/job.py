@@ -14,7 +14,7 @@ from typing import Any
 
 from menvae.errors import UserError
 from menvae.files import DamagedFileError, Types, read_json, write_json, write_text
-from menvae.masking import masked
+from menvae.masking import holds_password
 from menvae.runs.directory import RUNS, read_status
 from menvae.runs.environment import describe_process
 from menvae.studies import Trial
@@ -73,7 +73,8 @@ class Job:
         content |= {"trial": asdict(self.trial) if self.trial else None}
         content |= {"stands_for": list(self.stands_for)} if self.stands_for else {}
         # on one line, which Python writes many times faster than indented ones: a sweep may have ten thousand
-        write_text(path, json.dumps(content) + "\n", private=masked(content) != content)
+        text = json.dumps(content) + "\n"
+        write_text(path, text, private=holds_password(content, text))
 
     def reason(self, since: float) -> str:
         """Return the reason in ``status.json`` if it was written at or after ``since`` (`time.time`), else nothing."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +36,8 @@ MOST_GROUPS = 100
 """Largest number of groups of the jackknife."""
 MIN_PATIENTS = 10
 """With fewer patients there is no interval: too few for quantiles in the tails to mean anything."""
+_MOST_MEANS = 1 << 21
+"""Means of resamples in memory at once: 16 MiB, and several times as much for what is computed from them."""
 MOST_UNDEFINED = 0.05
 """Largest share of undefined replicates; the others are then no longer a sample of all."""
 
@@ -203,10 +206,11 @@ def _resampled(
     values = {name: float(array[0]) for name, array in of(np.ones((1, len(rows)))).items()}
     if len(rows) < MIN_PATIENTS:
         return _Resampled(values, {}, {}, len(rows))
-    draws_RP = _draws(len(rows), num_replicates, seed)
-    places_RP = draws_RP + len(rows) * np.arange(num_replicates)[:, None]
-    counts_RP = np.bincount(places_RP.ravel(), minlength=draws_RP.size).reshape(draws_RP.shape).astype(np.float64)
-    return _Resampled(values, of(counts_RP), of(1.0 - np.eye(len(rows))), len(rows))
+    counts_RP = _counts(len(rows), num_replicates, seed)
+    num_at_once = max(1, _MOST_MEANS // sums_PM.shape[1])
+    blocks = [of(counts_RP[first : first + num_at_once]) for first in range(0, num_replicates, num_at_once)]
+    replicates = {name: np.concatenate([block[name] for block in blocks]) for name in values}
+    return _Resampled(values, replicates, of(1.0 - np.eye(len(rows))), len(rows))
 
 
 def _estimates(found: _Resampled, confidence: float) -> dict[str, Estimate]:
@@ -338,6 +342,18 @@ def _normal(value: float, without_G: Floats, shares_G: Floats, n: int, confidenc
     error = math.sqrt(np.mean((pseudo_G - pseudo_G.mean()) ** 2 / (shares_G - 1.0)))
     reach = float(ndtri(0.5 + 0.5 * confidence)) * error
     return Estimate(value, value - reach, value + reach, n)
+
+
+@lru_cache(maxsize=4)  # many statistics of the same patients have the same resamples
+def _counts(num_patients: int, num_replicates: int, seed: int) -> Floats:
+    """Return how often each resample [R, P] draws each patient; not to be changed."""
+    places_RP = _draws(num_patients, num_replicates, seed)
+    places_RP += num_patients * np.arange(num_replicates)[:, None]  # in place: there may be millions
+    whole_RP = np.bincount(places_RP.ravel(), minlength=places_RP.size).reshape(places_RP.shape)
+    del places_RP
+    counts_RP = whole_RP.astype(np.float64)
+    counts_RP.setflags(write=False)
+    return counts_RP
 
 
 def _draws(num_patients: int, num_replicates: int, seed: int) -> NDArray[np.int64]:

@@ -128,9 +128,8 @@ class Campaign:
         paths = in_parallel(lambda point: self.sweep.prepare(_point(point), point.config, point.trial), todo.values())
         jobs = dict(zip(todo, paths, strict=True))
         points = {run: status.point for run, status in statuses.items()}
-        known = {point.run: point for point in self.sweep.points()}
         others = [points[run] for run in points.keys() - todo.keys()]  # finished points belong to the sweep too
-        in_parallel(self.sweep.keep, [point for point in others if known.get(point.run) != point])
+        in_parallel(self.sweep.keep, [point for point in others if not self.sweep.has(point)])
         self._keep(points, self.runner.submit(jobs) if jobs else {})
         if not self.wait:
             _log.info("submitted; menvae-sweep status shows their state, the same command waits for them")

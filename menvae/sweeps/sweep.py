@@ -219,6 +219,13 @@ class Sweep:
         except FileNotFoundError:
             return []
 
+    def has(self, point: Point) -> bool:
+        """Return whether its ``point.json`` says just this."""
+        try:
+            return read_point(self.folder(point) / "point.json") == point
+        except DamagedFileError:
+            return False
+
     def keep(self, point: Point) -> None:
         """Write ``point.json``."""
         self.folder(point).mkdir(parents=True, exist_ok=True)

@@ -170,6 +170,7 @@ def install_finishing_runner(trained: Path, report: Path) -> None:
 
     times: dict[str, float] = {}
     kept = {name: (trained / name).read_bytes() for name in ("config.yaml", "metrics.jsonl", "evaluation.json")}
+    judged = (trained / "per_subject.csv").read_text()
     table = json.loads((trained / "gates.json").read_text())
     status = json.loads((trained / "status.json").read_text())
     clock = time.perf_counter
@@ -191,6 +192,8 @@ def install_finishing_runner(trained: Path, report: Path) -> None:
                 for name, content in kept.items():
                     (directory.path / name).write_bytes(content)
                 (directory.path / "gates.json").write_text(json.dumps(gates_of(run, table)))
+                fold = json.loads(job.read_text())["config"]["data"]["fold"]  # each tests other subjects
+                (directory.path / "per_subject.csv").write_text(judged.replace("row-", f"fold{fold}-row-"))
                 directory.set_status(**status)
                 directory.release()
             times["submitted"] = clock()

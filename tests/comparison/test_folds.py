@@ -321,6 +321,16 @@ def test_differences_of_pooled_predictions_are_of_the_same_subjects(whole: tuple
     assert r2.is_clear
 
 
+def test_only_configurations_in_tables_are_pooled(
+    whole: tuple[Comparison, RunStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison, store = whole
+    monkeypatch.setattr("menvae.comparison.words.MOST_ROWS", 1)
+    again = with_out_of_fold(comparison, store)
+    assert again.cohorts[0].out_of_fold == {1: comparison.cohorts[0].out_of_fold[1]}
+    assert again.notes[-1] == "Predictions are pooled over folds only of the 1 of 2 configurations in tables."
+
+
 def test_another_scale_of_a_fold_would_show(whole: tuple[Comparison, RunStore], tmp_path: Path) -> None:
     """Targets are pooled as they are, not by the z-score of each fold, which would hide that folds differ."""
     path = tmp_path / "per_subject.csv"

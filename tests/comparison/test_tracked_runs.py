@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import traceback
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,23 @@ def test_a_run_is_read_as_it_was_logged(output_dir: Path) -> None:
         0.85,
         False,
     )
+
+
+def test_the_collector_is_off_only_while_mlflow_makes_a_page(output_dir: Path) -> None:
+    fill(output_dir, [MadeRun({"seed": seed}, VALUES, name=f"run {seed}") for seed in range(3)])
+    store = RunStore.open(TrackingSettings(), output_dir)
+    found: list[str] = []
+    gc.callbacks.append(lambda phase, _: found.append(phase + "".join(traceback.format_stack())))
+    before, was_on = gc.get_threshold(), gc.isenabled()
+    gc.set_threshold(50, *before[1:])
+    try:
+        assert len(store.runs()[0]) == 3
+        assert gc.isenabled() is was_on
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.pop()
+    assert found, "it runs between pages"
+    assert not [stack for stack in found if "search_runs" in stack]
 
 
 def test_only_finished_runs_and_no_parents(output_dir: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 import torch
 
+from menvae.statistics import bootstrap
 from menvae.statistics.bootstrap import (
     Floats,
     Statistics,
@@ -55,8 +56,10 @@ def test_other_confidence_agrees_with_scipy() -> None:
     assert (found.low, found.high) == pytest.approx(expected, rel=1e-12)
 
 
-def test_functions_of_means_agree_with_the_loop() -> None:
+@pytest.mark.parametrize("most", [1, 35, 1 << 22], ids=["single", "blocks_of_7", "all_at_once"])
+def test_functions_of_means_agree_with_the_loop(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """For patients with 1 to 4 visits; the R2 of each resample comes from its definition."""
+    monkeypatch.setattr(bootstrap, "_MOST_MEANS", most)
     random = np.random.default_rng(0)
     patients = [patient for patient in range(30) for _ in range(1 + patient % 4)]
     x, y = random.normal(size=(2, len(patients)))

@@ -61,7 +61,7 @@ def test_a_point_that_raises_costs_no_other(machine: Machine) -> None:
     assert told[-1] == "1 failed, 2 finished"
 
     (machine.flags / "1").unlink()
-    assert "1 points: 1 failed; 1 to run" in menvae_sweep(machine.output_dir, "retry", site=machine.site)
+    assert "1 point: 1 failed; 1 to run" in menvae_sweep(machine.output_dir, "retry", site=machine.site)
     assert set(machine.fates().values()) == {Fate.FINISHED}
     assert machine.num_submissions() == {"1": 2, "2": 1, "3": 1}
     plain = train(machine.output_dir, *machine.trouble, "loss.lambda_dcor=2", "trainer.max_epochs=1", site=machine.site)

@@ -36,7 +36,7 @@ def test_a_sweep_goes_on_where_it_was_moved(machine: Machine, tmp_path: Path) ->
     assert machine.statuses()["1"].reason == "ZeroDivisionError: a fault of the trouble term"
 
     (machine.flags / "1").unlink()
-    assert "1 points: 1 failed; 1 to run" in menvae_sweep(moved, "retry", site=machine.site)
+    assert "1 point: 1 failed; 1 to run" in menvae_sweep(moved, "retry", site=machine.site)
     assert not before.exists(), "nothing goes where it was"
     children = finished_sweep_in_mlflow(moved, 2)
     for child in children:

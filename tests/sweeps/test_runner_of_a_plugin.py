@@ -54,7 +54,7 @@ def test_jobs_of_a_queue_of_somebody_else(site: Path, prepared_cache: Path, tmp_
     work(site, output_dir)
     assert "1 failed, 1 finished" in menvae_sweep(output_dir, "status", code=1, site=site)
     flag.unlink()
-    assert "1 points: 1 failed; 1 to run" in menvae_sweep(output_dir, "retry", site=site)
+    assert "1 point: 1 failed; 1 to run" in menvae_sweep(output_dir, "retry", site=site)
     work(site, output_dir)
     assert "2 finished" in menvae_sweep(output_dir, "status", site=site)
     assert num_submissions(output_dir) == {"loss.lambda_dcor=1": 2, "loss.lambda_dcor=2": 1}

@@ -57,7 +57,7 @@ def test_a_stopped_point_resumes_and_one_without_memory_gets_a_stand_in(machine:
     assert "1 stopped, 1 replaced, 2 finished" in shown
     assert "1 point was stopped: menvae-sweep retry resumes it" in shown
 
-    assert "1 points: 1 interrupted; 1 to run" in menvae_sweep(machine.output_dir, "retry", site=machine.site)
+    assert "1 point: 1 interrupted; 1 to run" in menvae_sweep(machine.output_dir, "retry", site=machine.site)
     assert "3 finished, 1 replaced" in menvae_sweep(machine.output_dir, "status", site=machine.site)
     assert "0 to run" in machine.launch(*sweep), "the stand-in is what the point is now"
     assert len(list((machine.output_dir / "runs").iterdir())) == 4

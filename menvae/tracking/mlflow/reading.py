@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -90,11 +91,28 @@ def runs_of(client: MlflowClient, experiment: str, place: str) -> Iterator[Run]:
             order_by=["attributes.start_time ASC"],
             page_token=token,
         )
-        page = answer(ask, place)
+        with _no_search_for_cycles():
+            page = answer(ask, place)
         yield from (run for run in page if run.data.tags.get("menvae.kind") != "sweep")
         token = page.token
         if not token:
             return
+
+
+@contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Keep Python's cyclic garbage collector off while MLflow makes the hundreds of objects of each run of a page.
+
+    All of them live until the page is complete. Their number makes the collector look through everything in memory
+    again and again, which takes more than half of the time; after the page it finds what MLflow leaves behind.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def name_of(run: Run) -> str:
