@@ -272,8 +272,8 @@ def _tracking(jobs: Sequence[Composed]) -> TrackingSettings:
 
 
 def _refuse_what_all_share(planned: Sequence[PlannedPoint]) -> None:
-    """Raise `UserError` if no point can run, for one reason: what is wrong is the command, not one of its points."""
-    problems = {point.problem for point in planned}
+    """Raise `UserError` if all points are invalid for one reason: what is wrong is the command, not one of them."""
+    problems = {point.problem if point.is_invalid else "" for point in planned}
     if len(problems) == 1 and (problem := problems.pop()):
         raise UserError(problem)
 

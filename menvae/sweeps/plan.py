@@ -39,6 +39,7 @@ class PlannedPoint:
         config: composed configuration, plain values.
         status: status of its point; None for points that cannot run, duplicates, and points that await data.
         problem: why the point cannot run, or empty.
+        is_invalid: whether that is a fault of its configuration or data.
         duplicate_of: index of an earlier job with the same run, or None.
         other_code: whether a different version of the code finished the run.
         trial: trial of a study that the job carries out, or None.
@@ -49,6 +50,7 @@ class PlannedPoint:
     config: Mapping[str, Any]
     status: PointStatus | None = None
     problem: str = ""
+    is_invalid: bool = False
     duplicate_of: int | None = None
     other_code: bool = False
     trial: Trial | None = None
@@ -101,7 +103,7 @@ def plan_points(
         except FoldError:
             raise
         except UserError as error:
-            planned[index] = replace(planned[index], problem=str(error))
+            planned[index] = replace(planned[index], problem=str(error), is_invalid=True)
             continue
         if identity in taken and config["trainer"].get("resume") != "never":
             planned[index] = replace(planned[index], duplicate_of=taken[identity])

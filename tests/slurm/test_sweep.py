@@ -298,7 +298,7 @@ def test_what_cannot_be_is_refused(here: Cluster) -> None:
     overrides = ("loss.lambda_dcor=0,5", "hydra.launcher.timeout_min=1")
     assert "signal_delay_s=120 must be shorter" in here.launch(*overrides, code=2)
     assert "the launcher starts 2 processes" in here.launch(
-        "loss.lambda_dcor=0,5", TWO_TASKS, "trainer.devices=3", code=1
+        "loss.lambda_dcor=0,5", TWO_TASKS, "trainer.devices=3", code=2
     )
     assert "nodes, tasks_per_node and gpus_per_node to 1" in here.launch(
         "loss.lambda_dcor=0,5", TWO_TASKS, "hydra.launcher.points_per_gpu=2", code=2
