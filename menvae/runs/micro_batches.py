@@ -105,15 +105,16 @@ def step_fits(trainer: Trainer, batch: Batch, num_rows: int) -> bool:
 def estimated_rows(experiment: Experiment, trainer: Trainer, available: int) -> int:
     """Return how many rows of a step fit into ``available`` bytes; 0 if not even one.
 
-    The memory of a step grows linearly with its rows, so two traced steps tell it for all.
+    The memory of a step grows linearly with its rows, so two traced steps tell it for all; not that of one row, whose
+    convolutions keep more on a CPU (`menvae.layers.Conv3d`).
     """
     whole = trainer.settings.batch_size
-    one, two = (cost_of_step(experiment, trainer, num_rows) for num_rows in (1, 2))
-    per_row = two.peak_bytes - one.peak_bytes
-    room = _SHARE_OF_AVAILABLE * available - (one.peak_bytes - per_row - one.constant_bytes)
+    two, three = (cost_of_step(experiment, trainer, num_rows) for num_rows in (2, 3))
+    per_row = three.peak_bytes - two.peak_bytes
+    room = _SHARE_OF_AVAILABLE * available - (two.peak_bytes - 2 * per_row - two.constant_bytes)
     if whole * per_row <= room:
         return whole
-    room -= _COPIES_OF_OUTPUTS * whole * one.output_bytes
+    room -= _COPIES_OF_OUTPUTS * whole * two.output_bytes / 2
     return max(0, min(whole, int(room / per_row)))
 
 
