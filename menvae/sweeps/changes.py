@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from menvae.composition.settings import SHARED_BY_POINTS
 from menvae.errors import UserError, nearest
 from menvae.runs.reading import flat, value_at
+from menvae.sweeps.sweep import key_of
 
 
 def with_changes(config: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
@@ -43,14 +44,10 @@ def overrides_with(overrides: Sequence[str], changes: Sequence[str]) -> tuple[st
     >>> overrides_with(("trainer.batch_size=8", "seed=1"), ["trainer.batch_size=4", "trainer.precision=bf16"])
     ('trainer.batch_size=4', 'seed=1', 'trainer.precision=bf16')
     """
-    by_key = {_key(text): text for text in changes}
-    replaced = {_key(text) for text in overrides} & by_key.keys()
-    kept = [by_key.get(_key(text), text) for text in overrides]
+    by_key = {key_of(text): text for text in changes}
+    replaced = {key_of(text) for text in overrides} & by_key.keys()
+    kept = [by_key.get(key_of(text), text) for text in overrides]
     return (*kept, *(text for key, text in by_key.items() if key not in replaced))
-
-
-def _key(text: str) -> str:
-    return text.partition("=")[0].lstrip("+~")
 
 
 def _check(override: Override, config: Mapping[str, Any]) -> None:

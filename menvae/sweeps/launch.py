@@ -28,7 +28,7 @@ from menvae.sweeps.identifier import Identifier
 from menvae.sweeps.plan import LossEffect, PlannedPoint, dead_knobs, plan_points, plan_table
 from menvae.sweeps.runners import Fate, Runner
 from menvae.sweeps.status import PointStatus, refused_status, sweep_status
-from menvae.sweeps.sweep import SWEEPS, Point, Sweep, label_of, sweep_name
+from menvae.sweeps.sweep import SWEEPS, Point, Sweep, key_of, label_of, sweep_name
 from menvae.sweeps.trials import RetriedTrials, has_study, locked
 from menvae.tracking.tracker import TrackingSettings
 from menvae.tracking.trackers import bind_trackers
@@ -103,7 +103,7 @@ def _key_of(override: str) -> str:
     >>> _key_of("+tracker@tracking.trackers.files=files"), _key_of("seed=1")
     ('tracking.trackers.files', 'seed')
     """
-    return override.partition("=")[0].lstrip("+~").rpartition("@")[2]
+    return key_of(override).rpartition("@")[2]
 
 
 def launch_points(

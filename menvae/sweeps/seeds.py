@@ -17,7 +17,7 @@ from menvae.errors import UserError, nearest
 from menvae.presentation.text import counted
 from menvae.runs.reading import EVALUATION, FINAL_PREFIX
 from menvae.sweeps.status import PointStatus
-from menvae.sweeps.sweep import label_of
+from menvae.sweeps.sweep import key_of, label_of
 
 _log = logging.getLogger(__name__)
 
@@ -81,8 +81,8 @@ class AddedSeeds:
             config: its composed configuration.
             status: its status; None if it cannot run.
         """
-        own = tuple(text for text in overrides if _key(text) != _SEED)
-        shared = tuple(text for text in own if _key(text) != FOLD)
+        own = tuple(text for text in overrides if key_of(text) != _SEED)
+        shared = tuple(text for text in own if key_of(text) != FOLD)
         one = self._configurations.setdefault(shared, _Configuration(shared))
         one.points[own] = None
         one.seeds.add(config[_SEED])
@@ -166,8 +166,8 @@ def check_number(points: Iterable[Sequence[str]], most: int) -> None:
     """Check that no configuration begins with more seeds than it may have; raises `UserError`."""
     seeds: dict[tuple[str, ...], set[str]] = {}
     for overrides in points:
-        others = tuple(text for text in overrides if _key(text) not in (_SEED, FOLD))
-        of_seed = [text.partition("=")[2] for text in overrides if _key(text) == _SEED]
+        others = tuple(text for text in overrides if key_of(text) not in (_SEED, FOLD))
+        of_seed = [text.partition("=")[2] for text in overrides if key_of(text) == _SEED]
         seeds.setdefault(others, set()).update(of_seed[-1:])
     num = max(map(len, seeds.values()), default=0)
     if num > most:
@@ -208,12 +208,3 @@ def _figures(run_dir: Path) -> dict[str, float | None]:
         if key.startswith(_OF_VALIDATION) and not key.endswith(("/low", "/high"))
     }
     return {**figures, **{name: gate.value for name, gate in judged.gates.items()}}
-
-
-def _key(override: str) -> str:
-    """Return the key that an override sets.
-
-    >>> _key("++seed=1")
-    'seed'
-    """
-    return override.partition("=")[0].lstrip("+~")

@@ -279,6 +279,15 @@ def point_called(sweep: Sweep, called: str) -> Point:
     raise UserError(f"'{called}' is no point of sweep '{sweep.name}'; {nearest(called, known, 'menvae-sweep status')}")
 
 
+def key_of(override: str) -> str:
+    """Return the key that an override sets.
+
+    >>> key_of("++seed=1"), key_of("~loss")
+    ('seed', 'loss')
+    """
+    return override.partition("=")[0].lstrip("+~")
+
+
 def label_of(overrides: Sequence[str]) -> str:
     """Return the overrides of a point on one line."""
     return " ".join(overrides) or "(nothing swept)"
