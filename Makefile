@@ -67,7 +67,7 @@ controls: $(VENV)/.installed-test
 soak: $(VENV)/.installed-test
 	$(BIN)/python tests/soak $(if $(SEED),--seed $(SEED))
 
-# a month of a cluster with 1,000 points and everything that fails, some minutes; POINTS=10000 make simulate: half an hour
+# a month of a cluster with 1,000 points and everything that fails; POINTS=200 make simulate: a minute
 simulate: $(VENV)/.installed-test
 	$(BIN)/python tests/simulation/month.py --points $(or $(POINTS),1000)
 

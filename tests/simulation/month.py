@@ -13,8 +13,8 @@ the clock; time passes while the launching process waits (`cluster.WaitingClock`
 in `menvae.sweeps.campaign`). Jobs do not train: they last, and leave the files of a run with menvae's own functions;
 what they log goes to the store when they end, at no cost of time, and nothing of a job whose node dies.
 
-    python tests/simulation/month.py                  # 10,000 points, 14 nodes, 30 days: half an hour or more
-    python tests/simulation/month.py --points 1000    # some minutes
+    python tests/simulation/month.py                  # 10,000 points, 14 nodes, 30 days
+    python tests/simulation/month.py --points 200     # a minute
     python tests/simulation/month.py --points 100 --fault lock    # must fail; so must each other fault
 """
 
