@@ -9,8 +9,9 @@ of whole ``menvae-train -m`` commands from their start to their end, launching i
 - image: 16 points (before: 8) of the default experiment, whose box is 32^3, with one epoch of a prepared cohort of 120
   subjects, where starting counts most;
 - memory: of eight points that share a machine together with the process that forks them, at their peak, beside that of
-  one run alone: the sum of their proportional sets of anonymous pages (``/proc/PID/smaps_rollup``), which counts a page
-  that forked processes share once, and the file-backed pages of the largest, which neighbours map too.
+  one run alone with its workers: the sum of their proportional sets of anonymous pages (``/proc/PID/smaps_rollup``),
+  which counts a page that forked processes share once, and the file-backed pages of the largest, which neighbours map
+  too.
 
     python tests/benchmarks/packing.py --beside ../of-last-month --json packing.json
     CUDA_VISIBLE_DEVICES= taskset -c 0,1 python tests/benchmarks/packing.py --beside ... --only tabular  # two cores
@@ -67,7 +68,7 @@ def run(checkout: Path, arguments: Sequence[str], looks: bool = False) -> Measur
         peak = 0.0
         while process.poll() is None:
             if looks:
-                peak = max(peak, megabytes(process.pid))
+                peak = max(peak, megabytes(process.pid, launches="-m" in arguments))
             time.sleep(SECONDS_BETWEEN_LOOKS)
         seconds = time.perf_counter() - start
         if process.returncode:
@@ -76,8 +77,8 @@ def run(checkout: Path, arguments: Sequence[str], looks: bool = False) -> Measur
     return Measured(seconds, peak)
 
 
-def megabytes(process: int) -> float:
-    """Return the memory of the descendants of a process, or the peak of its own if there are none."""
+def megabytes(process: int, launches: bool) -> float:
+    """Return the memory of a process and its descendants, without the process itself if it only launches them."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -85,16 +86,15 @@ def megabytes(process: int) -> float:
         except OSError:  # it has ended
             continue
         children.setdefault(parent, []).append(int(path.parent.name))
-    found, todo = [], list(children.get(process, []))
+    found, todo = [] if launches else [process], list(children.get(process, []))
     while todo:
         found.append(todo.pop())
         todo += children.get(found[-1], [])
-    if not found:
-        return _sets(process, "status").get("VmHWM", 0.0)
     sets = [_sets(one) for one in found]
-    return sum(one.get("Pss_Anon", 0.0) for one in sets) + max(
-        one.get("Rss", 0.0) - one.get("Anonymous", 0.0) for one in sets
+    together = sum(one.get("Pss_Anon", 0.0) for one in sets) + max(
+        (one.get("Rss", 0.0) - one.get("Anonymous", 0.0) for one in sets), default=0.0
     )
+    return together if launches else max(together, _sets(process, "status").get("VmHWM", 0.0))
 
 
 def _sets(process: int, file: str = "smaps_rollup") -> dict[str, float]:

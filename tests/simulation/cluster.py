@@ -8,6 +8,7 @@ done. What the cluster knows of its jobs goes into a `Ledger`, which the checks 
 
 from __future__ import annotations
 
+import fcntl
 import heapq
 import json
 import math
@@ -290,7 +291,7 @@ class Cluster:
             self._leave(queued.number, job, ExitCode.WRONG_INPUT)
             return
         if self.settings.fault == "lock":
-            directory.release()
+            fcntl.flock(directory._lock._file, fcntl.LOCK_UN)
         status = directory.status()
         if status["state"] in ENDED:
             self.book.num_idle += 1
