@@ -79,7 +79,7 @@ class PointsSweeper(Sweeper):
             _check_seeds(overrides)
             if settings.action != "retry":
                 self._check_until(settings, points)
-        if settings.action != "retry":
+        if settings.action != "retry" and (settings.objectives or settings.constraints):
             self._check_aims(settings, points)
         self._write_configuration()
         of_files = {f"{key}={values}" for key, values in (self.params or {}).items()}  # which never named a sweep
