@@ -106,7 +106,8 @@ def values_of(known: Mapping[str, float | None], metrics: Sequence[str], run: st
     """
     for metric in metrics:
         if metric not in known:
-            raise UserError(f"sweep.objectives: '{metric}' is not a metric of run {run}; {nearest(metric, known)}")
+            near = nearest(metric, known, "metrics.jsonl of the run")
+            raise UserError(f"sweep.objectives: '{metric}' is not a metric of run {run}; {near}")
     return [known[metric] for metric in metrics]
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from menvae.sweeps.status import PointStatus
     from menvae.sweeps.sweep import Sweep
 
-_USAGE = """\
+_USAGE = {
+    "plan": """\
 menvae-sweep plan [group=option ...] [key=value,value ...]
     Show what menvae-train -m would do with the same arguments: every job with its run, duplicates, and swept keys
     without effect. Nothing is trained or prepared; sweep.cost=true prepares data that the cache lacks, and estimates
@@ -27,38 +28,46 @@ menvae-sweep plan [group=option ...] [key=value,value ...]
     sweep.points=FILE.csv, whose columns are keys; data.fold=0..4; 'sweep.where=CONDITION', for the points to keep;
     'sweep.until=interval(METRIC)<WIDTH', which adds seeds up to sweep.max_seeds; intervals that are not reached by
     then are named, and the exit code is still 0.
-
+""",
+    "status": """\
 menvae-sweep status [sweep.name=NAME] [output_dir=./outputs]
     Show the state of every point of a sweep (default: the latest): finished, running, pending, failed, timed out, ...
     The exit code is 1 if a point has failed, has collapsed (except in a search) or cannot run, else 0. Of a search, the
     best trial or the Pareto front so far follows.
-
+""",
+    "watch": """\
 menvae-sweep watch [--html FILE] [--every SECONDS] [--once] [sweep.name=NAME] [output_dir=./outputs]
     Show a sweep while it runs: points by state, epochs, time left of each and of all, GPU or CPU hours, failures by
     cause, the best points. --html writes a page that a browser loads again by itself, --once ends after one look. Ends
     with the sweep, with the exit code of status; Ctrl-C leaves it (exit code 0).
-
+""",
+    "stop": """\
 menvae-sweep stop POINT ... | --all [sweep.name=NAME] [output_dir=./outputs]
     Let points (numbers, or names of runs) write their checkpoints and end: local ones by a signal, SLURM's by scancel.
     --all also ends the process that launches the sweep. The same command as before, or retry, resumes them.
-
+""",
+    "retry": """\
 menvae-sweep retry [sweep.name=NAME] [output_dir=./outputs] [hydra.launcher.KEY=VALUE ...]
                    [--cause CAUSE [KEY=VALUE ...]]
     Run the failed points of a sweep again with the same configuration. The launcher is the same too, unless overridden
     (hydra/launcher=NAME or site=NAME replaces it). --cause: only points that failed so (out_of_memory, timed_out,
     failed, stopped, ..., or the name of an exception), with other values of keys if you give some: a point whose result
     that changes is a new point, which stands for the one that failed.
-
+""",
+    "promote": """\
 menvae-sweep promote POINT --config-dir FOLDER [--name NAME] [sweep.name=NAME] [output_dir=./outputs] [overwrite=true]
     Write FOLDER/experiment/NAME.yaml with the whole configuration of a point (its number, or the name of its run, which
     is also the default NAME): menvae-train --config-dir FOLDER experiment=NAME has the same run, and trains nothing if
     it is finished. Without --config-dir, the folder that the sweep was launched with.
-
+""",
+    "sync": """\
 menvae-sweep sync [sweep.name=NAME] [output_dir=./outputs] [tracking.uri=URI] [tracking.experiment=NAME]
     Send every run and sweep of the output directory (or one sweep) to trackers that lack it: trained with
     tracking.offline=true, or while the tracking server was away. Each value arrives once, however often this runs. Runs
     in progress are left alone. The exit code is 1 if something could not be sent, else 0.
-"""
+""",
+}
+"""Help of each verb."""
 
 _SHORTEST_S, _LONGEST_S = 0.5, 3600.0
 """Between two looks at a sweep."""
@@ -76,12 +85,15 @@ def main() -> None:
         "promote": promote,
         "sync": sync,
     }
-    if verb in ("", "-h", "--help") or {"-h", "--help"} & set(arguments):
-        sys.stdout.write(_USAGE)
+    if verb in ("", "-h", "--help"):
+        sys.stdout.write("\n".join(_USAGE.values()))
         sys.exit(ExitCode.DONE if verb else ExitCode.WRONG_INPUT)
     if verb not in verbs:
         sys.stderr.write(f"menvae-sweep: unknown command '{verb}'; {nearest(verb, verbs)}\n")
         sys.exit(ExitCode.WRONG_INPUT)
+    if {"-h", "--help"} & set(arguments):
+        sys.stdout.write(_USAGE[verb])
+        sys.exit(ExitCode.DONE)
     verbs[verb](arguments)
 
 
@@ -94,6 +106,7 @@ def status(arguments: list[str]) -> None:
     """Show the points of a sweep."""
     from menvae.apps import hydra_application
 
+    _carry_out(lambda: _check_words("status", arguments))
     sys.argv = ["menvae-sweep status", *arguments]
     hydra_application.run("sweep", _show_status)
 
@@ -139,13 +152,20 @@ def _watch(arguments: Sequence[str]) -> int:
     from menvae.sweeps.watch.snapshot import Watcher
 
     words, given = typed("watch", arguments, ["--html", "--every"], ["--once"])
-    if words:
-        raise UserError(f"watch: '{words[0]}' is no key; a sweep is chosen with sweep.name=NAME")
+    _check_words("watch", words)
     every_s = _seconds(given.get("--every", "2"))
     html = path_of(given["--html"], "--html") if "--html" in given else None
     sweep = _sweep_of(given)
     last, is_left = watch_sweep(Watcher(sweep), html, every_s, once="--once" in given)
     return ExitCode.DONE if is_left else _exit_code(sweep, last.statuses)
+
+
+def _check_words(verb: str, arguments: Sequence[str]) -> int:
+    """Return 0; raise `UserError` for an argument that is neither a key with its value nor a flag."""
+    for argument in parted(arguments)[1]:
+        if "=" not in argument and not argument.startswith("~"):
+            raise UserError(f"{verb}: '{argument}' is no key; a sweep is chosen with sweep.name=NAME")
+    return ExitCode.DONE
 
 
 def _seconds(text: str) -> float:
@@ -212,6 +232,7 @@ def sync(arguments: list[str]) -> None:
     """Send runs to trackers that lack them."""
     from menvae.apps import hydra_application
 
+    _carry_out(lambda: _check_words("sync", arguments))
     sys.argv = ["menvae-sweep sync", *arguments]
     hydra_application.run("sync", _sync, "sweep")
 

@@ -32,6 +32,8 @@ _LOG_RATIO: Final = 100.0
 """Positive numbers whose largest is this many times the smallest lie on a logarithmic scale."""
 _FAN: Final = 0.05
 """Height over which the lines through one value of a key fan out, so that they do not hide each other."""
+_LEAST_SPAN: Final = 1e-4
+"""Relative to the values; means of a gate that differ by less count as equal: ticks could not tell them apart."""
 _AXIS_INCHES: Final = 1.35
 
 Floats = NDArray[np.float64]
@@ -199,7 +201,7 @@ def _gate_axis(gate: Objective, lines: Sequence[Configuration]) -> CoordinateAxi
     if np.isnan(values).all():
         return CoordinateAxis(head, values, [])
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    if low == high:
+    if high - low <= _LEAST_SPAN * max(abs(low), abs(high)):
         return CoordinateAxis(head, np.where(np.isnan(values), values, 0.5), [(0.5, short_number(low))])
 
     def height(value: float) -> float:

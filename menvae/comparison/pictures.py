@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import combinations, product
-from typing import Final
+from typing import Final, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -39,7 +39,9 @@ _PIXELS: Final = DPI / 72
 TARGET_STRETCH: Final = 1.5
 """A target may extend an axis by this many ranges of the values; a target farther away is not drawn."""
 INTERVAL_STRETCH: Final = 0.75
-"""So may intervals; longer ones, such as those of two seeds, leave the panel."""
+"""So may intervals; an arrow marks the end of a longer one, such as that of two seeds."""
+MOST_CHARACTERS: Final = 24
+"""Of the title of a panel of `draw_effect` on one line; its next panel begins after some more."""
 MOST_BARS_OF_KEYS: Final = 12
 BAND_ALPHA: Final = 0.18
 _BAR: Final = "#aab4be"
@@ -66,7 +68,8 @@ def draw_trade_offs(cohort: Cohort, pairs: Sequence[tuple[Objective, Objective]]
     """
     columns = min(3, len(pairs))
     layout = Layout(panel=(2.75, 2.25), gap=(0.75, 0.85), left=0.75, right=max(0.25, 7.0 - 3.5 * columns), top=0.75)
-    bars = "Bars: 95 % interval (one run: over patients); " * (len(cohort.configurations) <= MOST_BARS)
+    bars = "Bars: 95 % interval (one run: over patients; arrow: it goes on); "
+    bars *= len(cohort.configurations) <= MOST_BARS
     note = f"{bars}filled: on the front; line: front of the two; green: targets met"
     figure, all_axes = panel_grid(len(pairs), columns, layout, "Trade-offs between gates", note)
     for (across, up), axes in zip(pairs, all_axes, strict=True):
@@ -111,6 +114,8 @@ def _trade_off_panel(axes: Axes, cohort: Cohort, across: Objective, up: Objectiv
             markeredgewidth=0.9,
             zorder=3,
         )
+        _mark_cut_ends(axes, x, interval_of(one, up), "y", _BAR)
+        _mark_cut_ends(axes, y, interval_of(one, across), "x", _BAR)
     if len(points) <= MOST_LABELS:
         _number_points(axes, points, cohort.front.members)
 
@@ -136,6 +141,28 @@ def interval_of(one: Configuration, gate: Objective) -> tuple[float, float] | No
 def _bar(value: float, interval: tuple[float, float] | None) -> list[list[float]] | None:
     """Return the lengths below and above a value; a bootstrap interval need not contain it."""
     return None if interval is None else [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]
+
+
+def _mark_cut_ends(
+    axes: Axes, place: float, interval: tuple[float, float] | None, along: Literal["x", "y"], colour: str
+) -> None:
+    """Draw an arrow wherever an interval leaves a panel, whose limits are set.
+
+    Args:
+        axes: the panel.
+        place: of the interval, along the other axis.
+        interval: the interval, or None.
+        along: the axis that it runs along.
+        colour: of the arrow.
+    """
+    if interval is None:
+        return
+    low, high = axes.get_ylim() if along == "y" else axes.get_xlim()
+    below, above = ("v", "^") if along == "y" else ("<", ">")
+    cut = [(low, below, interval[0] < low), (high, above, interval[1] > high)]
+    for end, marker in ((end, marker) for end, marker, is_cut in cut if is_cut):
+        x, y = (place, end) if along == "y" else (end, place)
+        axes.plot(x, y, marker=marker, color=colour, markersize=5, markeredgewidth=0, clip_on=False, zorder=2)
 
 
 def _number_points(axes: Axes, points: Sequence[tuple[Configuration, float, float]], front: Sequence[int]) -> None:
@@ -225,23 +252,26 @@ def draw_effect(effect: Effect, cohort: Cohort, gates: Sequence[Objective]) -> F
     columns = min(4, len(gates))
     values = list(effect.means)
     slanted = max(len(value) for value in values) * len(values) > 24
+    titles = [f"{gate.name} {wanted(gate)}" for gate in gates]
+    is_broken = max(map(len, titles)) > MOST_CHARACTERS
+    line = 0.16 * is_broken
     layout = Layout(
         panel=(2.0, 1.5),
-        gap=(0.6, 0.95 if slanted else 0.72),
+        gap=(0.6, line + (0.95 if slanted else 0.72)),
         left=0.65,
         right=max(0.2, 4.6 - 2.5 * columns),
-        top=0.98,
+        top=0.98 + line,
         bottom=0.75 if slanted else 0.5,
     )
     known = any(interval is not None for row in effect.intervals.values() for interval in row.values())
-    bars = f", band: 95 % interval over {effect.intervals_over}" * known
+    bars = f", band: 95 % interval over {effect.intervals_over} (arrow: it goes on)" * known
     note = f"Dots: runs; line: mean{bars}; filled if it meets the target (dashed)" + "; unbalanced" * (
         not effect.balanced
     )
     figure, all_axes = panel_grid(len(gates), columns, layout, f"Effect of {effect.key.name}", note)
     dots = _dots(effect, cohort, gates)
-    for gate, axes in zip(gates, all_axes, strict=True):
-        style_axes(axes, f"{gate.name} {wanted(gate)}")
+    for gate, title, axes in zip(gates, titles, all_axes, strict=True):
+        style_axes(axes, f"{gate.name}\n{wanted(gate)}" if is_broken else title)
         means = [effect.means[value][gate.name] for value in values]
         _effect_panel(axes, gate, means, [effect.intervals[value][gate.name] for value in values], dots[gate.name])
         axes.set_xlim(-0.5, len(values) - 0.5)
@@ -302,6 +332,8 @@ def _effect_panel(
         met = meets(gate, y)
         axes.plot(x, y, "o", color=COLOURS[0] if met else "white", markeredgecolor=COLOURS[0], markersize=5, zorder=4)
     axes.set_ylim(*limits)
+    for place, interval in enumerate(intervals):
+        _mark_cut_ends(axes, place, interval, "y", COLOURS[0])
     axes.yaxis.set_major_locator(tick_locator(4))
     axes.tick_params(axis="x", labelcolor=INK)
 

@@ -15,6 +15,8 @@ ABSENT = ""
 """Value of a key that a run does not have."""
 MOST_TYPED = 10
 """A key with more values is taken for one that a search has drawn."""
+_MOST_DIGITS = 8
+"""And so is one with a number of more digits than this."""
 
 
 @dataclass(frozen=True)
@@ -108,21 +110,31 @@ def _pattern(column: Sequence[str]) -> tuple[int, ...]:
 
 
 def _order(column: Sequence[str]) -> tuple[int, ...]:
-    """Return the order of a column of many numbers, up to its direction; empty for others.
+    """Return the order of a column of numbers that a search has drawn, up to its direction; empty for others.
 
     The numbers of a random search are all different, so that equal values alone would call any two keys of it the same.
 
     >>> _order([str(0.1 * number) for number in range(12)]) == _order([str(9 - number) for number in range(12)])
     True
-    >>> _order(["3", "1", "2"])
-    ()
+    >>> _order(["3", "1", "2"]), _order(["0.3182761", "0.1", "0.7213847123"])
+    ((), (1, 0, 2))
     """
     distinct = sorted(set(column), key=natural)
-    if len(distinct) <= MOST_TYPED or any(natural(value)[0] for value in distinct):
+    are_typed = len(distinct) <= MOST_TYPED and max(map(_num_digits, distinct)) <= _MOST_DIGITS
+    if are_typed or any(natural(value)[0] for value in distinct):
         return ()
     place = {value: number for number, value in enumerate(distinct)}
     order = tuple(place[value] for value in column)
     return min(order, tuple(len(distinct) - 1 - number for number in order))
+
+
+def _num_digits(value: str) -> int:
+    """Return the number of significant digits of a number.
+
+    >>> _num_digits("0.0026938830192854116"), _num_digits("1.5e-05"), _num_digits("1000")
+    (17, 2, 4)
+    """
+    return len(value.lower().partition("e")[0].lstrip("+-0.").replace(".", ""))
 
 
 def _part_that_explains(key: str, columns: Mapping[str, Sequence[str]]) -> str | None:

@@ -233,7 +233,13 @@ class Experiment:
             num_ranks=here.num_ranks,
             show=progress_bar if here.is_main else unseen,
             prepared=prepared,
+            learns_classes=self.learns_classes,
         )
+
+    @property
+    def learns_classes(self) -> bool:
+        """Whether the subjects may have labels, and a term of the loss reads what a classifier makes of them."""
+        return "labels" in self.source.gives and "logits" in self.build_objective(num_training_subjects=1).requires
 
     def build_objective(self, num_training_subjects: int) -> Objective:
         """Build the objective; raises `UserError` for a term that does not fit this latent space."""
@@ -246,9 +252,8 @@ class Experiment:
         source, config = self.source, self.config.get("metrics", {})
         if not isinstance(config, Mapping):
             raise UserError(f"metrics: {config!r} is not allowed; add one with +metric@metrics.<name>=<name>")
-        labelled = "labels" in source.gives and "logits" in self.build_objective(num_training_subjects=1).requires
         channels, size, factors = tuple(source.channels), tuple(source.size), source.factor_groups
-        context = MetricContext(self.layout, channels, size, self.supervision, labelled, factors)
+        context = MetricContext(self.layout, channels, size, self.supervision, self.learns_classes, factors)
         return build_metrics(config, context)
 
     def positions(self, num: int) -> list[Progress]:

@@ -49,6 +49,7 @@ class DataRequest:
         normalizer: that of the targets of an earlier call, to neither fit it nor warn of its targets again.
         in_order: for inspection instead of training: keep every split in ``splits.csv`` order, without augmentation.
         independently: draw training subjects independently of each other, even with ``data.pairs=true``.
+        learns_classes: whether the run learns the labels of subjects, where they have any.
     """
 
     cache: Path
@@ -66,6 +67,7 @@ class DataRequest:
     normalizer: TargetNormalizer | None = None
     in_order: bool = False
     independently: bool = False
+    learns_classes: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,7 +134,7 @@ class Campaign:
         if not self.wait:
             _log.info("submitted; menvae-sweep status shows their state, the same command waits for them")
             return []
-        statuses_at_end = self._watch(points, statuses, stop)
+        statuses_at_end = self._wait(points, statuses, stop)
         _log_end([*statuses_at_end, *_refused(planned)])
         return statuses_at_end
 
@@ -142,7 +142,7 @@ class Campaign:
         kept = in_parallel(lambda run: self.sweep.submitted(points[run], submitted[run]), submitted)
         points.update({point.run: point for point in kept})
 
-    def _watch(
+    def _wait(
         self, points: dict[str, Point], planned: Mapping[str, PointStatus], stop: StopRequest
     ) -> list[PointStatus]:
         """Wait until no point is active, log every change of state, and return the last states.

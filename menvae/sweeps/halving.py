@@ -80,6 +80,18 @@ class Halving:
                 "from their checkpoints"
             )
 
+    def __str__(self) -> str:
+        """Describe when trials pause.
+
+        >>> trainer = TrainerSettings(max_epochs=9)
+        >>> str(Halving(pruner="halving", min_epochs=1, reduction_factor=3, metric="val_epoch/loss", trainer=trainer))
+        'halving, after 1, 3 of 9 epochs one in 3 goes on'
+        """
+        rungs = ", ".join(map(str, self.rungs))
+        return (
+            f"{self.pruner}, after {rungs} of {self.trainer.max_epochs} epochs one in {self.reduction_factor} goes on"
+        )
+
     @property
     def rungs(self) -> list[int]:
         """Numbers of epochs after which trials pause.

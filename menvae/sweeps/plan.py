@@ -89,51 +89,103 @@ def plan_points(
     Raises:
         FoldError: a point is a fold that does not exist.
     """
-    known = {point.run: point for point in sweep.points()}
-    next_number = max((point.number for point in known.values()), default=-1) + 1
-    newest = newest_names(sweep.runs)
-    stand_ins = {} if runs else {run: point for point in known.values() for run in point.stands_for}
-    taken: dict[str, int] = {}
+    planning = _Planning(sweep, identify, settings, code_hash, runs, searching)
     planned: list[PlannedPoint] = []
     points: dict[int, Point] = {}
-    for index, (overrides, config) in enumerate(jobs):
-        planned.append(PlannedPoint(tuple(overrides), config))
-        try:
-            identity = identify(config)
-        except FoldError:
-            raise
-        except UserError as error:
-            planned[index] = replace(planned[index], problem=str(error), is_invalid=True)
-            continue
-        if identity in taken and config["trainer"].get("resume") != "never":
-            planned[index] = replace(planned[index], duplicate_of=taken[identity])
-            continue
-        if isinstance(identity, ProvisionalName):
-            taken[identity] = index
-            planned[index] = replace(planned[index], awaits_data=True)
-            continue
-        if runs and runs[index].startswith(identity):
-            run, other_code = runs[index], False
-        else:
-            run, other_code = _run_of(sweep, identity, config, settings, code_hash, taken, newest, searching)
-        if (stand_in := _stand_in(sweep, run, stand_ins)) is not None:
-            run, other_code = stand_in.run, False
-            planned[index] = _in_place(planned[index], sweep, stand_in, taken)
-            if planned[index].problem or planned[index].duplicate_of is not None:
-                continue
-        taken[identity] = taken[run] = index
-        planned[index] = replace(planned[index], other_code=other_code)
-        if run not in known or known[run].damage:
-            number = known[run].number if run in known else next_number
-            known[run] = Point(number, run, tuple(overrides))
-            next_number = max(next_number, number + 1)
-        points[index] = known[run]
+    for overrides, config in jobs:
+        one, point = planning.next(PlannedPoint(tuple(overrides), config))
+        if point is not None:
+            points[len(planned)] = point
+        planned.append(one)
     if settings.changes:
-        _replace_failed(runs, planned, points, known)
+        _replace_failed(runs, planned, points, planning.known)
     for index, status in zip(points, sweep_status(sweep, points.values()), strict=True):
         missing = status.fate == Fate.UNKNOWN and _missing_runner(status.point)
         planned[index] = replace(planned[index], **({"problem": missing} if missing else {"status": status}))
     return planned
+
+
+class _Planning:
+    """Finds the points of jobs, one after another; `plan_points` documents the arguments.
+
+    Attributes:
+        known: run -> point, of the whole sweep and of the jobs so far.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        identify: Identify,
+        settings: SweepSettings,
+        code_hash: Callable[[], str],
+        runs: Sequence[str],
+        searching: bool,
+    ) -> None:
+        self._sweep, self._identify, self._settings, self._code_hash = sweep, identify, settings, code_hash
+        self._runs, self._searching = runs, searching
+        self.known = {point.run: point for point in sweep.points()}
+        self._next_number = max((point.number for point in self.known.values()), default=-1) + 1
+        self._newest = newest_names(sweep.runs)
+        self._stand_ins = {} if runs else {run: point for point in self.known.values() for run in point.stands_for}
+        self._num_jobs = 0
+        self._taken: dict[str, int] = {}  # identity or run -> index of its first job
+
+    def next(self, job: PlannedPoint) -> tuple[PlannedPoint, Point | None]:
+        """Return the plan of the next job, and its point; None if it cannot run, is a duplicate or awaits data.
+
+        Raises:
+            FoldError: it is a fold that does not exist.
+        """
+        index = self._num_jobs
+        self._num_jobs += 1
+        try:
+            identity = self._identify(job.config)
+        except FoldError:
+            raise
+        except UserError as error:
+            return replace(job, problem=str(error), is_invalid=True), None
+        if identity in self._taken and job.config["trainer"].get("resume") != "never":
+            return replace(job, duplicate_of=self._taken[identity]), None
+        if isinstance(identity, ProvisionalName):
+            self._taken[identity] = index
+            return replace(job, awaits_data=True), None
+        run, other_code = self._run_of(index, identity, job.config)
+        if (stand_in := _stand_in(self._sweep, run, self._stand_ins)) is not None:
+            run, other_code = stand_in.run, False
+            job = _in_place(job, self._sweep, stand_in, self._taken)
+            if job.problem or job.duplicate_of is not None:
+                return job, None
+        self._taken[identity] = self._taken[run] = index
+        return replace(job, other_code=other_code), self._point(run, job.overrides)
+
+    def _run_of(self, index: int, identity: str, config: Mapping[str, Any]) -> tuple[str, bool]:
+        """Return the run of a job, and whether a different version of the code finished it."""
+        if self._runs and self._runs[index].startswith(identity):
+            return self._runs[index], False
+        runs = self._sweep.runs
+        if config["trainer"].get("resume") == "never":
+            return free_name(runs, identity, self._taken), False
+        newest = self._newest(identity)
+        try:
+            status = read_status(runs / newest)
+        except DamagedFileError:  # the run itself reports it, and goes on from its checkpoint
+            status = {}
+        made_with = status.get("code") if status.get("state") == Fate.FINISHED else None
+        other_code = made_with is not None and made_with != self._code_hash()
+        if status.get("state") == "pruned" and not self._searching:
+            return free_name(runs, identity, self._taken), False
+        if other_code and self._settings.on_code_change == "rerun":
+            return free_name(runs, identity, self._taken), False
+        return newest, other_code
+
+    def _point(self, run: str, overrides: tuple[str, ...]) -> Point:
+        """Return the point of a run, a new one if the sweep has none or its file is damaged."""
+        known = self.known.get(run)
+        if known is None or known.damage:
+            number = self._next_number if known is None else known.number
+            self._next_number = max(self._next_number, number + 1)
+            self.known[run] = known = Point(number, run, overrides)
+        return known
 
 
 def _stand_in(sweep: Sweep, run: str, stand_ins: Mapping[str, Point]) -> Point | None:
@@ -204,33 +256,6 @@ def _missing_runner(point: Point) -> str:
     if launcher in known_parts("runner"):
         return ""
     return f"runner '{launcher}', which may still run it, is not installed; install its package to continue"
-
-
-def _run_of(
-    sweep: Sweep,
-    identity: str,
-    config: Mapping[str, Any],
-    settings: SweepSettings,
-    code_hash: Callable[[], str],
-    taken: Mapping[str, int],
-    newest_of: Callable[[str], str],
-    searching: bool,
-) -> tuple[str, bool]:
-    """Return the name of the run directory for an identity, and whether a different version of the code finished it."""
-    if config["trainer"].get("resume") == "never":
-        return free_name(sweep.runs, identity, taken), False
-    newest = newest_of(identity)
-    try:
-        status = read_status(sweep.runs / newest)
-    except DamagedFileError:  # the run itself reports it, and goes on from its checkpoint
-        status = {}
-    made_with = status.get("code") if status.get("state") == Fate.FINISHED else None
-    other_code = made_with is not None and made_with != code_hash()
-    if status.get("state") == "pruned" and not searching:
-        return free_name(sweep.runs, identity, taken), False
-    if other_code and settings.on_code_change == "rerun":
-        return free_name(sweep.runs, identity, taken), False
-    return newest, other_code
 
 
 @dataclass(frozen=True)

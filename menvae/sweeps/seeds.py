@@ -16,6 +16,7 @@ from menvae.composition.until import Until
 from menvae.errors import UserError, nearest
 from menvae.presentation.text import counted
 from menvae.runs.reading import EVALUATION, FINAL_PREFIX
+from menvae.sweeps.aims import gates_of
 from menvae.sweeps.status import PointStatus
 from menvae.sweeps.sweep import key_of, label_of
 
@@ -191,7 +192,7 @@ def check_metric(until: Until, configs: Iterable[Mapping[str, Any]]) -> None:
         except UserError:
             return
         keys = {key for metric in experiment.build_metrics() for key in metric.names()}
-        known |= keys | {name for name, gate in experiment.settings["gates"].targets.items() if gate.metric in keys}
+        known |= {*keys, *gates_of(experiment, keys)}
         if until.metric in known:
             return
     if known:

@@ -11,24 +11,46 @@ from runs import TINY, menvae_sweep
 
 from menvae.apps import sweep
 
+VERBS = ("plan", "status", "watch", "stop", "retry", "promote", "sync")
+
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [([], 2), (["--help"], 0), (["plan", "--help"], 0), (["status", "-h"], 0)]
+    ("arguments", "code", "shown"),
+    [
+        ([], 2, VERBS),
+        (["--help"], 0, VERBS),
+        (["plan", "--help"], 0, ("plan",)),
+        (["retry", "--cause", "lost", "-h"], 0, ("retry",)),
+    ],
 )
 def test_usage(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    shown: tuple[str, ...],
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["menvae-sweep", *arguments])
     with pytest.raises(SystemExit) as ended:
         sweep.main()
     assert ended.value.code == code
     told = capsys.readouterr().out
-    verbs = ("plan", "status", "watch", "stop", "retry", "promote", "sync")
-    assert all(f"menvae-sweep {verb}" in told for verb in verbs)
+    assert tuple(re.findall(r"^menvae-sweep (\w+)", told, re.MULTILINE)) == shown
 
 
-def test_unknown_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["menvae-sweep", "stauts"])
+@pytest.mark.parametrize("verb", ["status", "watch", "sync"])
+def test_a_word_that_is_no_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["menvae-sweep", verb, "mine"])
+    with pytest.raises(SystemExit) as ended:
+        sweep.main()
+    assert ended.value.code == 2
+    expected = f"menvae-sweep: {verb}: 'mine' is no key; a sweep is chosen with sweep.name=NAME\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("more", [[], ["--help"]])
+def test_unknown_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: list[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["menvae-sweep", "stauts", *more])
     with pytest.raises(SystemExit) as ended:
         sweep.main()
     assert ended.value.code == 2

@@ -12,6 +12,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.container import ErrorbarContainer
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from scipy import stats
 from stores import tracked
 
@@ -108,7 +109,7 @@ def test_effect(tmp_path: Path) -> None:
             np.testing.assert_allclose(bar, [[place, interval.low], [place, interval.high]])
         np.testing.assert_allclose(points(line), np.stack([np.arange(3), means], axis=1))
         assert [[0.0, target], [1.0, target]] in [points(line).tolist() for line in axes.lines]
-        marks = [line for line in axes.lines if len(points(line)) == 1]
+        marks = [line for line in axes.lines if line.get_marker() == "o"]
         met = [value > target if gate == 0 else value < target for value in means]
         assert [mark.get_markerfacecolor() == COLOURS[0] for mark in marks] == met
         assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "5", "10"]
@@ -120,6 +121,38 @@ def test_effect(tmp_path: Path) -> None:
     band = BAND_ALPHA * np.array(to_rgb(COLOURS[0])) + 1 - BAND_ALPHA
     paper.check(shown["dcor < 0.4"], 0.0, 0.56, band)
     paper.check(shown["dcor < 0.4"], 0.0, 0.60, 0.45 * np.array(to_rgb(MUTED)) + 0.55 * band)
+
+
+def test_arrows_mark_where_an_interval_leaves_its_panel() -> None:
+    """Of two seeds, a 95 % interval is 25 times as long as its standard error."""
+    found = comparison()
+    (cohort,) = found.cohorts
+    axes = panels(draw_effect(cohort.effects[0], cohort, found.gates))["r2 > 0.5"]
+    low, high = axes.get_ylim()
+    expected = set()
+    for place, seeds in enumerate(MEASURED.values()):
+        interval = stats.ttest_1samp([pair[0] for pair in seeds], 0.0).confidence_interval(0.95)
+        expected |= {(place, low, "v")} if interval.low < low else set()
+        expected |= {(place, high, "^")} if interval.high > high else set()
+    assert len(expected) == 2, "the other ends are in view"
+    arrows = [line for line in axes.lines if line.get_marker() in ("v", "^")]
+    assert {(*points(line)[0].tolist(), line.get_marker()) for line in arrows} == expected
+    (axes,) = draw_trade_offs(cohort, trade_offs(cohort, found.gates)).axes
+    assert {line.get_marker() for line in axes.lines} >= {"<", ">", "v", "^"}
+
+
+def test_titles_of_an_effect_stay_on_the_paper() -> None:
+    name = "decoder_reads_residual"
+    gates = dict.fromkeys(("a", "b", "c", name), (">", 1.05))
+    runs = [
+        tracked({"loss.lambda_dcor": weight, "seed": 0}, dict.fromkeys(gates, 1.0 + weight), gates) for weight in (1, 2)
+    ]
+    found = compare(runs, ComparisonSettings())
+    (cohort,) = found.cohorts
+    figure = draw_effect(cohort.effects[0], cohort, found.gates)
+    last = panels(figure)[f"{name}\n> 1.05"]
+    (title,) = [text for text in last.findobj(Text) if text.get_text().startswith(name)]
+    assert title.get_window_extent().x1 < figure.bbox.x1
 
 
 def test_a_gate_without_values_says_so() -> None:
@@ -210,6 +243,18 @@ def test_a_configuration_without_a_value_breaks_its_line() -> None:
     (r2,) = [axis for axis in gates if axis.head.startswith("r2")]
     np.testing.assert_allclose(np.sort(r2.places), [0.0, 1.0, np.nan])
     draw_parallel_coordinates(found.cohorts[0], found.keys, found.gates)
+
+
+def test_parallel_coordinates_do_not_magnify_rounding() -> None:
+    runs = [
+        tracked({"loss.lambda_dcor": weight, "seed": 0}, {"r2": 0.7 + 1e-7 * weight, "dcor": 0.1 * weight}, FEW)
+        for weight in (1, 2)
+    ]
+    found = compare(runs, ComparisonSettings())
+    _, r2, dcor = coordinates(found.cohorts[0], found.keys, found.gates)
+    assert r2.ticks == [(0.5, "0.700")]
+    np.testing.assert_allclose(r2.places, [0.5, 0.5])
+    np.testing.assert_allclose(sorted(dcor.places), [0.0, 1.0])
 
 
 def test_importance_as_drawn() -> None:

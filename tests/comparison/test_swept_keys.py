@@ -117,3 +117,5 @@ def test_numbers_that_a_search_has_drawn_are_keys_of_their_own_and_those_that_fo
         "trainer.learning_rate": ("trainer.weight_decay",),
     }
     assert list(keys(*drawn[:10])) == ["loss.lambda_dcor"], "as few may have been typed, to advance together"
+    few = [{**one, "trainer.learning_rate": one["trainer.learning_rate"] / 3} for one in drawn[:8]]
+    assert list(keys(*few)) == ["loss.lambda_dcor", "trainer.learning_rate"], "nobody types so many digits"

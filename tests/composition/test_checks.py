@@ -95,3 +95,10 @@ def test_only_weights_lack_numbers() -> None:
     assert layer.weight.is_meta
     assert grid.tolist() == [0.0, 0.5, 1.0]
     assert not torch.nn.Linear(2, 3).weight.is_meta
+
+
+@pytest.mark.parametrize(
+    ("name", "learns"), [("lithology_semisup", True), ("table_semivae", False), ("exp1_baseline", False)]
+)
+def test_classes_are_learnt_if_a_term_reads_them(compose_train: Compose, name: str, learns: bool) -> None:
+    assert Experiment.from_config(compose_train(f"experiment={name}")).learns_classes == learns

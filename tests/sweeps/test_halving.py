@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import re
 import signal
 import warnings
 import zlib
@@ -16,9 +17,12 @@ from typing import Any
 import optuna
 import pytest
 import torch
+from hydra_plugins.menvae_launchers.optuna_sweeper import OptunaSweeper
+from optuna.distributions import FloatDistribution
 from plugins import trouble, write_trouble
 from runs import menvae_sweep, only_run, start, train
 
+from menvae.composition.settings import SweepSettings
 from menvae.errors import UserError
 from menvae.interruption import stop_requests
 from menvae.registry import register, unregister
@@ -277,7 +281,23 @@ def test_a_plan_says_where_trials_pause(output_dir: Path) -> None:
     overrides = [text.replace("pruner=halving", "pruner=hyperband") for text in SEARCH]
     done = train(output_dir, *overrides, *FOUR, "sweep.action=plan")
     assert "pruner hyperband" in done.stdout
-    assert "trials of 4 epochs pause after 1, 2, and one in 2 goes on" in done.stdout
+    assert "trials pause: hyperband, after 1, 2 of 4 epochs one in 2 goes on" in done.stdout
+
+
+def test_a_study_has_one_set_of_rungs(tmp_path: Path) -> None:
+    sweeper = OptunaSweeper(sampler="random", seed=0)
+    settings, space = SweepSettings(objectives={LOSS: "minimize"}), {"x": FloatDistribution(0.0, 1.0)}
+
+    def make(rules: Halving | None) -> None:
+        sweeper.make_study(str(tmp_path / "journal.log"), "mine", settings, space, rules)
+
+    first = halving()
+    make(first)
+    make(first)
+    sentence = "study 'mine' has different pauses (halving, after 2, 6, 18 of 30 epochs one in 3 goes on) than this"
+    for other in (halving(reduction_factor=4), halving(min_epochs=1), halving("hyperband"), None):
+        with pytest.raises(UserError, match=re.escape(sentence)):
+            make(other)
 
 
 class _LateQueue(Runner):

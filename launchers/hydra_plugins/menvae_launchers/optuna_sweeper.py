@@ -86,13 +86,13 @@ class OptunaSweeper(Sweeper):
         plain = self.launcher.composed(fixed, 0)
         sweep = sweep_of(plain, self.launcher.typed())
         halving = self._halving(plain, settings)
-        self._check_constraints(plain, settings)
+        self._check_aims(settings, fixed, space)
         if settings.action == "plan":
             self._show(settings, halving)
             return
         with locked(sweep):
             storage = self.settings["storage"] or str(journal(sweep))
-            study = self.make_study(storage, sweep.name, settings, distributions)
+            study = self.make_study(storage, sweep.name, settings, distributions, halving)
             self._search(study, storage, fixed, settings, space, halving)
         show(study)
         if has_failed(study):
@@ -280,6 +280,7 @@ class OptunaSweeper(Sweeper):
         name: str,
         settings: SweepSettings,
         distributions: dict[str, optuna.distributions.BaseDistribution],
+        halving: Halving | None = None,
     ) -> optuna.Study:
         """Create or resume the study, and set its sampler; raises `UserError` if it belongs to another search."""
         import optuna
@@ -297,6 +298,7 @@ class OptunaSweeper(Sweeper):
             "objectives": dict(settings.objectives),
             "constraints": list(settings.constraints),
             "space": {k: _describe(d) for k, d in distributions.items()},
+            "pauses": "none" if halving is None else str(halving),
         }
         for what, now in about.items():
             before = study.user_attrs.get(what, now)
@@ -427,17 +429,20 @@ class OptunaSweeper(Sweeper):
             trainer=validated(TrainerSettings, plain["trainer"], "trainer"),
         )
 
-    @staticmethod
-    def _check_constraints(plain: Mapping[str, Any], settings: SweepSettings) -> None:
-        """Check that the constraints of a search are gates; raises `UserError`."""
-        from menvae.errors import UserError, nearest
-        from menvae.gates import GateSettings
-        from menvae.studies import ALL_GATES
+    def _check_aims(self, settings: SweepSettings, fixed: Sequence[str], space: Mapping[str, Dimension]) -> None:
+        """Check that trials have the objectives and constraints; raises `UserError`."""
+        import optuna
 
-        gates = [*GateSettings.from_config(plain["gates"]).targets, ALL_GATES]
-        for name in settings.constraints:
-            if name not in gates:
-                raise UserError(f"sweep.constraints: '{name}' is not a gate; {nearest(name, gates)}")
+        from menvae.sweeps.aims import check_aims
+
+        options = (
+            values.overrides(name, choice)
+            for name, values in space.items()
+            if isinstance(values.distribution, optuna.distributions.CategoricalDistribution)
+            for choice in values.distribution.choices
+        )
+        points = itertools.chain([list(fixed)], ([*fixed, *texts] for texts in options))
+        check_aims(settings, (self.launcher.composed(point, 0) for point in points))
 
     def _show(self, settings: SweepSettings, halving: Halving | None) -> None:
         from rich.table import Table
@@ -460,11 +465,7 @@ class OptunaSweeper(Sweeper):
             f"{own['n_trials']} trials in batches of {own['batch']}, sampler {own['sampler']}, pruner {own['pruner']}"
         )
         if halving is not None:
-            rungs = ", ".join(map(str, halving.rungs))
-            logs.show(
-                f"trials of {halving.trainer.max_epochs} epochs pause after {rungs}, and one in "
-                f"{halving.reduction_factor} goes on"
-            )
+            logs.show(f"trials pause: {halving}")
         if settings.constraints:
             logs.show(f"constraints: passes {', '.join(settings.constraints)}")
 

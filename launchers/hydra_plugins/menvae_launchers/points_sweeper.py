@@ -79,6 +79,8 @@ class PointsSweeper(Sweeper):
             _check_seeds(overrides)
             if settings.action != "retry":
                 self._check_until(settings, points)
+        if settings.action != "retry" and (settings.objectives or settings.constraints):
+            self._check_aims(settings, points)
         self._write_configuration()
         of_files = {f"{key}={values}" for key, values in (self.params or {}).items()}  # which never named a sweep
         swept = [one for one in overrides if one.is_sweep_override() and one.input_line not in of_files]
@@ -135,6 +137,12 @@ class PointsSweeper(Sweeper):
         kept = [point for point in points if self._is_kept(point)]
         check_number(kept, settings.max_seeds)
         check_metric(wanted, (self.launcher.composed(point, 0) for point in kept))
+
+    def _check_aims(self, settings: SweepSettings, points: Sequence[Sequence[str]]) -> None:
+        """Check that a point has the objectives and constraints, by which ``watch`` ranks; raises `UserError`."""
+        from menvae.sweeps.aims import check_aims
+
+        check_aims(settings, (self.launcher.composed(point, 0) for point in points if self._is_kept(point)))
 
     def _check_wait(self) -> None:
         """Check that the launcher waits for results; raises `UserError`."""

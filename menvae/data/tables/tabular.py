@@ -164,7 +164,7 @@ class TabularSource(DataSource):
         inputs = scaler.scaled(table.values).astype(np.float32)
         subject_id = row_names(len(table))
         split_of = dict(zip(subject_id.tolist(), splits.tolist(), strict=True))
-        learnt = self._labels_to_learn(table, training)
+        learnt = self._labels_to_learn(table, training, warns=request.learns_classes)
         fitted = self._fit_targets(table, training, subject_id, request)
         z_scores = {} if fitted is None else _z_scores(fitted, request.supervision)
         loaders = {}
@@ -251,14 +251,20 @@ class TabularSource(DataSource):
         for row in zip(*columns, strict=True):
             yield dict(zip(table.targets, row, strict=True))
 
-    def _labels_to_learn(self, table: Table, training: NDArray[np.intp]) -> NDArray[np.int64]:
-        """Return the labels, hidden (-1) in a share of the training rows; warn about classes left without labels."""
+    def _labels_to_learn(self, table: Table, training: NDArray[np.intp], *, warns: bool) -> NDArray[np.int64]:
+        """Return the labels, hidden (-1) in a share of the training rows.
+
+        Args:
+            table: all rows.
+            training: positions of the training rows.
+            warns: whether to warn about classes that are left without labels.
+        """
         labels = table.labels.copy()
         labelled = training[labels[training] >= 0]
         order = np.random.default_rng([self.split_seed, 1]).permutation(labelled)
         labels[order[max(1, round(self.labelled_fraction * len(order))) :]] = -1
         unseen = sorted(set(table.labels[table.labels >= 0].tolist()) - set(labels[training].tolist()))
-        if unseen:
+        if unseen and warns:
             _log.warning(
                 "%d of %d classes have no labelled training row and cannot be learnt, such as '%s'; change "
                 "data.split_seed or data.labelled_fraction, or merge rare classes",

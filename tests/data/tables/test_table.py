@@ -308,6 +308,10 @@ def test_a_class_that_cannot_be_learnt_is_told(tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         load(source(saved(content, tmp_path / "a.csv")))
     assert "1 of 4 classes have no labelled training row and cannot be learnt, such as 'amber'" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        load(source(saved(content, tmp_path / "a.csv")), learns_classes=False)
+    assert "amber" not in caplog.text
 
 
 @pytest.mark.parametrize(("num_rows", "sizes"), [(16, [8, 8]), (17, [8, 9]), (18, [8, 8, 2]), (7, [7]), (9, [9])])

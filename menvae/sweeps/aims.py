@@ -1,0 +1,66 @@
+"""What a sweep aims at, checked before its first point: metrics that it optimises, and gates that it demands."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from menvae.composition.experiment import Experiment
+from menvae.composition.settings import SweepSettings
+from menvae.composition.structure import Checker
+from menvae.errors import UserError, nearest
+from menvae.studies import ALL_GATES
+
+_OPEN = ("train_epoch", "val_epoch", "sched", "diag", "epoch")
+"""Families of ``metrics.jsonl`` to which terms, the trainer and the collapse watch add what nobody declares."""
+_GATE = "gate"
+
+
+def check_aims(settings: SweepSettings, configs: Iterable[Mapping[str, Any]]) -> None:
+    """Check that a configuration has the objectives and constraints of a sweep, as far as known before training.
+
+    Args:
+        settings: settings of the sweep.
+        configs: composed configurations of its points; one that is invalid is reported when it is launched.
+
+    Raises:
+        UserError: no configuration has all of them.
+    """
+    check, problem = Checker(), ""
+    for config in configs if settings.objectives or settings.constraints else ():
+        try:
+            found = _problem(settings, check(config))
+        except UserError:
+            return
+        if not found:
+            return
+        problem = problem or found
+    if problem:
+        raise UserError(problem)
+
+
+def gates_of(experiment: Experiment, metrics: Collection[str]) -> list[str]:
+    """Return the names of the gates of an experiment that bound one of these metrics, which are all that it has."""
+    return [name for name, gate in experiment.settings["gates"].targets.items() if gate.metric in metrics]
+
+
+def _problem(settings: SweepSettings, experiment: Experiment) -> str:
+    """Return a sentence about the first objective or constraint that an experiment lacks; empty if it has all."""
+    metrics = experiment.build_metrics()
+    of_epochs = {key for metric in metrics if metric.when == "epoch" for key in metric.names()}
+    at_end = {key for metric in metrics if metric.when == "final" for key in metric.names()}
+    gates = [*gates_of(experiment, of_epochs | at_end), ALL_GATES]
+    known = of_epochs | {f"{_GATE}/{name}" for name in gates}
+    for name in settings.constraints:
+        if name not in gates:
+            return f"sweep.constraints: '{name}' is not a gate of these runs; {nearest(name, gates)}"
+    has_others = any(bound.part.origin != "menvae" for bound in experiment.observers.values())  # they add metrics
+    for metric in settings.objectives:
+        if metric in at_end:
+            gate = f"'+gates.NAME={{metric: {metric}, above: 0}}'"
+            return f"sweep.objectives: '{metric}' is computed only at the end; add {gate}, and aim at gate/NAME"
+        family = metric.partition("/")[0]
+        if metric not in known and family not in _OPEN and not (has_others and family != _GATE):
+            near = nearest(metric, known, "menvae-parts metric")
+            return f"sweep.objectives: '{metric}' is not a metric of these runs; {near}"
+    return ""
