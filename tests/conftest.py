@@ -5,8 +5,9 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tiny tensors, shared cores
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is imported: its kernels run on any machine
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -41,6 +42,15 @@ def prepared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     prepare(PhantomSource(num_subjects=13, roi_size=(16, 16, 16), spacing_mm=(10.0, 10.0, 10.0)), path)
     return path
+
+
+@pytest.fixture(scope="module")
+def forked_jobs() -> Iterator[None]:
+    """The jobs of sweeps fork as their commands do: for tests to which it does not matter how their processes start."""
+    import runs
+
+    with mock.patch.object(runs, "jobs_fork", new=True):
+        yield
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from forking import fork_jobs
 
 from menvae.console import logs
 
@@ -77,6 +78,8 @@ _IMPORTED_ONCE = [
 _SERVER = forkserver.ForkServer()
 """Beside the one of this process, which has the modules of menvae that prepare data as soon as a test prepares some."""
 _SERVER.set_forkserver_preload(_IMPORTED_ONCE)
+jobs_fork = False
+"""Whether the jobs of sweeps fork as their commands do; see the fixture ``forked_jobs``."""
 
 
 def command(output_dir: Path, *overrides: str) -> list[str]:
@@ -134,7 +137,7 @@ class Started:
 
     Importing that takes longer than a tiny run; what those modules read when they are imported is the server's. Plugins
     it imports itself. Its signals and its exit code are those of any process. Commands that import everything
-    themselves are those of `command`, and the jobs of sweeps.
+    themselves are those of `command`, and the jobs of sweeps without the fixture ``forked_jobs``.
 
     Attributes:
         output: what it writes to stderr, and to stdout if both were asked for.
@@ -232,7 +235,7 @@ def _forked(
     group: bool = False,
 ) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=_be, args=(name, [*arguments], dict(environ), stdout, stderr, group))
+    process = context.Process(target=_be, args=(name, [*arguments], dict(environ), stdout, stderr, group, jobs_fork))
     paths = [*filter(None, [os.environ.get("PYTHONPATH")]), str(Path(__file__).parent)]  # the server imports `warm`
     with (
         mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(paths)),
@@ -249,6 +252,7 @@ def _be(
     stdout: Path | Connection | None,
     stderr: Path | Connection | None,
     group: bool,
+    with_jobs: bool,
 ) -> None:
     """Become the command: its streams, its environment, its arguments."""
     if group:
@@ -258,6 +262,9 @@ def _be(
             os.dup2(stream.fileno(), number)
         else:
             os.dup2(os.open(stream or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    for stream in (stdout, stderr):
+        if isinstance(stream, Connection):  # whose other end waits until no process has it
+            stream.close()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environ)
@@ -266,6 +273,8 @@ def _be(
     if "COLUMNS" in environ:  # which rich reads when a console is made
         logs.console.width = int(environ["COLUMNS"])
     sys.argv = [f"menvae-{name}", *arguments]
+    if with_jobs:
+        fork_jobs()
     importlib.import_module(f"menvae.apps.{name}").main()
 
 

@@ -41,7 +41,11 @@ def unseen(items: Iterator[Result], description: str, total: int) -> Iterator[Re
 
 
 def run_tasks(
-    function: Callable[[Task], Result], tasks: Iterable[Task], *, num_workers: int | None = None
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    *,
+    num_workers: int | None = None,
+    modules: Iterable[str] = (),
 ) -> Iterator[Result]:
     """Yield ``function(task)`` for all tasks from worker processes, in order of completion.
 
@@ -52,12 +56,13 @@ def run_tasks(
         function: importable function.
         tasks: picklable arguments.
         num_workers: worker processes; None uses one per available core.
+        modules: what the server imports too, if it starts now: modules of plugins, which may import torch.
 
     Raises:
         UserError: if memory runs out, or workers are killed or cannot start.
     """
     tasks = list(tasks)
-    with _pool(num_workers, len(tasks)) as pool:
+    with _pool(num_workers, len(tasks), modules) as pool:
         futures = [pool.submit(function, task) for task in tasks]
         try:
             for future in as_completed(futures):
@@ -68,7 +73,11 @@ def run_tasks(
 
 
 def run_in_order(
-    function: Callable[[Task], Result], tasks: Iterable[Task], *, num_workers: int | None = None
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    *,
+    num_workers: int | None = None,
+    modules: Iterable[str] = (),
 ) -> Iterator[Result]:
     """Yield ``function(task)`` for all tasks like `run_tasks`, but in the order of the tasks.
 
@@ -78,12 +87,13 @@ def run_in_order(
         function: importable function.
         tasks: picklable arguments.
         num_workers: worker processes; None uses one per available core.
+        modules: as for `run_tasks`.
 
     Raises:
         UserError: as for `run_tasks`.
     """
     tasks = list(tasks)
-    with _pool(num_workers, len(tasks)) as pool:
+    with _pool(num_workers, len(tasks), modules) as pool:
         ahead = _TASKS_AHEAD + (num_workers or num_cores())
         futures = deque(pool.submit(function, task) for task in tasks[:ahead])
         try:
@@ -98,10 +108,10 @@ def run_in_order(
 
 
 @contextmanager
-def _pool(num_workers: int | None, num_tasks: int) -> Iterator[ProcessPoolExecutor]:
+def _pool(num_workers: int | None, num_tasks: int, modules: Iterable[str]) -> Iterator[ProcessPoolExecutor]:
     """Provide worker processes, and say in one sentence what ended them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_IMPORTED_ONCE)
+    context.set_forkserver_preload([*_IMPORTED_ONCE, *modules])
     workers = max(1, min(num_workers or num_cores(), num_tasks))
     has_started = context.Event()
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(has_started,)) as pool:

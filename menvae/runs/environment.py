@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
@@ -36,6 +37,8 @@ _ASIDE = frozenset(
 )
 """Subpackages that no loss, metric or weight of a run depends on."""
 
+_DIGEST = re.compile("[0-9a-f]{64}")
+
 
 def describe_environment(device: str, num_ranks: int, num_threads: int) -> dict[str, Any]:
     """Return versions, git commit (None outside a checkout), code hash, machine, device, threads and command."""
@@ -56,22 +59,33 @@ def describe_environment(device: str, num_ranks: int, num_threads: int) -> dict[
 
 @lru_cache
 def code_hash() -> str:
-    """Return a hash of the code that the results of a run depend on; see `hash_of_code`.
+    """Return a hash of the code that the results of a run depend on; see `hash_of_code`."""
+    return _kept_hash_of_code(Path(__file__).resolve().parents[1])
 
-    Parsing all modules takes seconds. The hash is therefore kept in the user's cache for as long as no file changes.
+
+def _kept_hash_of_code(menvae: Path) -> str:
+    """Return `hash_of_code`, without parsing the packages that have not changed since the last call.
+
+    Parsing all modules takes seconds. What each package means is therefore kept in the user's cache.
     """
-    menvae = Path(__file__).resolve().parents[1]
-    state, place = state_of_code(), hashlib.sha256(os.fsencode(menvae)).hexdigest()[:16]
+    place = hashlib.sha256(os.fsencode(menvae)).hexdigest()[:16]
+    kept: dict[str, Any] = {}  # state of a package: digest of its modules
     with suppress(OSError, UserError, RuntimeError):  # it may be damaged, and a user may have no home
-        memo = user_cache() / f"code_{place}.json"
-        known = read_json(memo, {"state": str, "hash": str})
-        if known.get("state") == state:
-            return str(known["hash"])
-    found = hash_of_code(menvae)
-    with suppress(OSError, RuntimeError):
-        memo = user_cache() / f"code_{place}.json"
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        write_json(memo, {"state": state, "hash": found})
+        kept = read_json(user_cache() / f"code_{place}.json", {})
+    used: dict[str, str] = {}
+
+    def meaning_of(package: Path, aside: Collection[str] = ()) -> bytes:
+        state = f"{platform.python_version()} {state_of([package], '.py')}"
+        known = str(kept.get(state))
+        used[state] = known if _DIGEST.fullmatch(known) else meaning_of_code(package, aside).hex()
+        return bytes.fromhex(used[state])
+
+    found = hash_of_code(menvae, meaning_of)
+    if used != kept:
+        with suppress(OSError, RuntimeError):
+            memo = user_cache() / f"code_{place}.json"
+            memo.parent.mkdir(parents=True, exist_ok=True)
+            write_json(memo, used)
     return found
 
 
@@ -84,7 +98,7 @@ def state_of_code() -> str:
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
-def hash_of_code(menvae: Path) -> str:
+def hash_of_code(menvae: Path, meaning_of: Callable[..., bytes] | None = None) -> str:
     """Return a hash of menvae, its plugins, and the versions of Python and the packages that it computes with.
 
     Modules are hashed as syntax trees: comments, docstrings and formatting do not matter. The syntax tree of a module
@@ -93,18 +107,20 @@ def hash_of_code(menvae: Path) -> str:
 
     Args:
         menvae: folder of the package, without the subpackages that only launch, compare, draw or track.
+        meaning_of: returns what `meaning_of_code` does; None: that itself.
 
     Returns:
         16 hexadecimal digits.
     """
+    meaning_of = meaning_of or meaning_of_code
     versions: dict[str, str | None] = {name: _version(name) for name in _COMPUTING}
     versions["python"] = ".".join(platform.python_version_tuple()[:2])
-    digest = hashlib.sha256(meaning_of_code(menvae, _ASIDE))
+    digest = hashlib.sha256(meaning_of(menvae, _ASIDE))
     plugins = {_package_and_distribution(point) for point in entry_points(group=ENTRY_POINT_GROUP)}
     for package, distribution in sorted(plugins):
         digest.update(f"{package}\0{distribution}\0".encode())
         for place in places_of(package):
-            digest.update(meaning_of_code(place))
+            digest.update(meaning_of(place))
     digest.update(json.dumps(versions, sort_keys=True).encode())
     return digest.hexdigest()[:16]
 

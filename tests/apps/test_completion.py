@@ -92,6 +92,16 @@ def both(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Both]:
     return Both()
 
 
+@pytest.fixture(scope="module")
+def remembered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    """Both, after one completion of an empty line; only to be asked."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("remembered")))
+        both = Both()
+        both.remember("")
+        yield both
+
+
 @pytest.mark.parametrize("before", ["", "-m seed=1,2 experiment=semivae_run6 +term@loss.terms.mine=kl "])
 def test_every_section_group_and_value_is_completed_as_by_hydra(
     both: Both, before: str, monkeypatch: pytest.MonkeyPatch
@@ -129,16 +139,14 @@ def test_every_section_group_and_value_is_completed_as_by_hydra(
         *("schedule@loss.schedules.vol=", "model.partitions=3 lo", "hydra.run.dir=a lo", "+seed=2 lo"),
     ],
 )
-def test_what_is_not_known_is_left_to_hydra(both: Both, text: str) -> None:
-    both.remember("")
-    assert both.without_hydra(text) is None
+def test_what_is_not_known_is_left_to_hydra(remembered: Both, text: str) -> None:
+    assert remembered.without_hydra(text) is None
 
 
 @pytest.mark.parametrize("word", ["loss.lam", "model.", "see", "trainer.max_epochs=", "encoder=", ""])
-def test_values_typed_before_a_word_change_no_keys(both: Both, word: str) -> None:
+def test_values_typed_before_a_word_change_no_keys(remembered: Both, word: str) -> None:
     before = "seed=3 loss.lambda_dcor=null model.z_dim=1e-3 "
-    both.remember("")
-    assert both.without_hydra(before + word) == both.of_hydra(before + word) != []
+    assert remembered.without_hydra(before + word) == remembered.of_hydra(before + word) != []
 
 
 def test_as_many_compositions_as_a_user_types_are_kept(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,6 +191,7 @@ def test_digits_in_files(
     assert _told(monkeypatch, capfd, *shown, code=0).strip() == read
 
 
+@pytest.mark.usefixtures("forked_jobs")
 def test_points_have_the_variables_of_env_set(prepared_cache: Path, tmp_path: Path) -> None:
     """Seen by the store that MLflow uses: without ``tracking.uri``, MLFLOW_TRACKING_URI chooses it."""
     (tmp_path / "cache").symlink_to(prepared_cache)

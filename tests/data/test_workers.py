@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import menvae
 from menvae.cores import num_cores
 from menvae.data.workers import run_in_order, run_tasks
 from menvae.errors import UserError
@@ -88,3 +89,19 @@ def test_tasks_of_a_preparation_need_no_torch() -> None:
     program = "\n".join([*tasks, "import sys", "print('torch' in sys.modules)"])
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_the_module_of_a_plugin_is_imported_once_for_all_workers(tmp_path: Path) -> None:
+    imports = tmp_path / "imports"
+    (tmp_path / "mine.py").write_text(f"open({str(imports)!r}, 'a').write('x')\n\ndef negative(n):\n    return -n\n")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import mine\nfrom menvae.data.workers import run_tasks\n\nif __name__ == '__main__':\n"
+        "    for _ in range(2):\n"
+        "        print(sorted(run_tasks(mine.negative, range(4), num_workers=2, modules=['mine'])))\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(menvae.__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == 2 * "[-3, -2, -1, 0]\n"
+    assert imports.read_text() == "xx", "here and in the server"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import shutil
 import sys
 from functools import cache
@@ -180,3 +181,26 @@ def test_the_minor_version_of_python_counts(package: Path, monkeypatch: pytest.M
         monkeypatch.setattr("platform.python_version_tuple", lambda version=version: version)
         found.append(hash_of_code(package))
     assert found[0] == found[1] != found[2]
+
+
+def test_what_is_kept_of_a_package_is_what_its_files_mean(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    kept = environment._kept_hash_of_code
+    before = hash_of_code(package)
+    assert [kept(package), kept(package)] == [before, before]
+    (memo,) = (tmp_path / "cache" / "menvae").iterdir()
+    _append(package / TERM, "B = 1\n")
+    assert kept(package) == hash_of_code(package) != before
+    ((state, digest),) = json.loads(memo.read_text()).items()
+    for damaged in ("{", "{}", json.dumps({state: digest[1:]}), json.dumps({state: None})):
+        memo.write_text(damaged)
+        assert kept(package) == hash_of_code(package)
+    parsed: list[str] = []
+    monkeypatch.setattr(environment, "_meaning_of_module", lambda source: parsed.append(source.decode()) or source)
+    kept(package)
+    assert not parsed
+    monkeypatch.syspath_prepend(write_package(tmp_path / "site", "someplugin", "parts", {"parts.py": "A = 1\n"}))
+    kept(package)
+    assert parsed == ["", "A = 1\n"], "of all modules only those of the plugin"

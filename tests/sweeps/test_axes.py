@@ -242,6 +242,7 @@ def test_a_plan_of_all_axes_leaves_out_what_the_condition_excludes(tmp_path: Pat
     assert searched == unknown
 
 
+@pytest.mark.usefixtures("forked_jobs")
 def test_runs_of_all_folds_test_every_subject_once(prepared_cache: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").symlink_to(prepared_cache)
     folds = ("data.num_folds=3", "data.fold=0..2", "trainer.max_epochs=1", "hydra.launcher.points_per_gpu=2")

@@ -37,6 +37,8 @@ from menvae.sweeps.trials import OVERRIDES, PASSED, begin_again, reporting
 from menvae.tracking.tracker import TrackingSettings
 from menvae.training.settings import TrainerSettings
 
+pytestmark = pytest.mark.usefixtures("forked_jobs")
+
 LOSS = "val_epoch/loss"
 
 

@@ -17,6 +17,8 @@ from runs import menvae_sweep, start, train
 from menvae.composition.settings import SweepSettings
 from menvae.studies import open_storage
 
+pytestmark = pytest.mark.usefixtures("forked_jobs")
+
 SEARCH = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.batch=2", "hydra.launcher.num_parallel=2")
 HALVING = "hydra.sweeper.pruner=halving"
 SPACE = ("loss.lambda_vol=tag(log,interval(1,16))", "model.partitions.vol=choice(2,3,4)")
@@ -44,7 +46,9 @@ def test_a_study_that_prunes_is_interrupted_and_goes_on_to_its_number_of_trials(
     overrides = (*SEARCH, *options, *SPACE, "hydra.sweeper.n_trials=4", "+sweep.objectives={sem/vol_r2: maximize}")
     process = start(output_dir, *overrides)
     process.read_until("2 finished")
-    time.sleep(4)  # the second batch has begun
+    while len(list((output_dir / "runs").iterdir())) < 4:  # until the second batch has begun
+        assert process.poll() is None
+        time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.output.read()
     assert states(output_dir)["RUNNING"] == 2
@@ -94,7 +98,8 @@ def test_failed_trials_are_run_again_by_retry(output_dir: Path, tmp_path: Path) 
     flag = tmp_path / "flag"
     flag.write_text("raise")
     site = write_trouble(tmp_path / "site")
-    overrides = (*SEARCH, *SPACE, "hydra.sweeper.n_trials=2", "+sweep.objectives={sem/vol_r2: maximize}")
+    search = (*SEARCH, *SPACE, "hydra.sweeper.n_trials=2", "trainer.max_epochs=1")
+    overrides = (*search, "+sweep.objectives={sem/vol_r2: maximize}")
     train(output_dir, *overrides, *trouble(flag), code=1, site=site)
     assert states(output_dir) == {"FAIL": 2}
     flag.unlink()
@@ -114,7 +119,8 @@ def test_failed_trials_are_run_again_by_the_same_command(output_dir: Path, tmp_p
     flag = tmp_path / "flag"
     flag.write_text("die")
     site = write_trouble(tmp_path / "site")
-    overrides = (*SEARCH, *SPACE, "+sweep.objectives={sem/vol_r2: maximize}", "sweep.name=mine", *trouble(flag))
+    search = (*SEARCH, *SPACE, "sweep.name=mine", "trainer.max_epochs=1", *trouble(flag))
+    overrides = (*search, "+sweep.objectives={sem/vol_r2: maximize}")
     first = train(output_dir, *overrides, "hydra.sweeper.n_trials=1", code=1, site=site)
     assert "lost" in first.stderr
     assert "ended by signal 9" in first.stderr

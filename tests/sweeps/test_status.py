@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ import pytest
 
 from menvae.composition.settings import SweepSettings
 from menvae.errors import UserError
+from menvae.interruption import call_process
 from menvae.registry import register, unregister
 from menvae.studies import Trial
 from menvae.sweeps.causes import of_cause
@@ -210,6 +212,25 @@ def test_a_process_is_running_until_it_ends(sweep: Sweep, start: Start) -> None:
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     _write_run(sweep, RUNNING)
     assert _status(sweep).fate == Fate.LOST, "a process that ended is none, also before its parent has noticed"
+
+
+def test_a_process_that_was_forked_for_a_run_is_running_until_it_ends(sweep: Sweep) -> None:
+    reader, writer = os.pipe()
+    process = os.fork()
+    if process == 0:
+        call_process(RUN)
+        os.write(writer, b"named")
+        signal.pause()
+    os.read(reader, 5)
+    _write_point(sweep, "local", str(process))
+    _write_run(sweep, RUNNING)
+    try:
+        assert _fate(sweep) == (Fate.RUNNING, "")
+    finally:
+        os.kill(process, signal.SIGKILL)
+    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+    assert _status(sweep).fate == Fate.LOST, "a process that ended is none, also before its parent has noticed"
+    os.waitpid(process, 0)
 
 
 @pytest.mark.parametrize("arguments", [[], ["-m", "menvae.apps.job", "/elsewhere/points/semivae_9876543210/job.json"]])

@@ -18,6 +18,8 @@ from menvae.tracking.local import LocalLog
 from menvae.tracking.tracker import DatasetInput, Status, Tracker, TrackerContext, TrackingSettings
 from menvae.tracking.trackers import Trackers, bind_trackers
 
+pytestmark = pytest.mark.usefixtures("forked_jobs")
+
 NO_MLFLOW = "~tracker@tracking.trackers.mlflow"
 
 

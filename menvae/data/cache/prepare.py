@@ -33,7 +33,7 @@ from menvae.data.cache.storage import CacheFormat, check_sizes, read_subject, st
 from menvae.data.digests import digest_of, file_digest, remembered_digest
 from menvae.data.files.findings import Finding
 from menvae.data.files.screening import check_files, is_checked, note_missing, without_faulty
-from menvae.data.files.subjects import REGION_CODES, Region, SubjectFiles
+from menvae.data.files.subjects import REGION_CODES, Region, SubjectFiles, modules_of_readers
 from menvae.data.geometry.box import BoxReport, KeptShares, judge_box
 from menvae.data.geometry.transforms import Geometry, PreparedArrays, load_and_resample
 from menvae.data.masks.features import mask_features
@@ -150,7 +150,8 @@ def prepare(
         _log.info("preparing %d of %d subjects into %s", len(tasks), len(subjects), cache)
         (cache / "prepared").mkdir(exist_ok=True)
         _remove_unfinished(cache)
-        for _ in show(run_tasks(_prepare_entry, tasks, num_workers=num_workers), "preparing", len(tasks)):
+        prepared = run_tasks(_prepare_entry, tasks, num_workers=num_workers, modules=modules_of_readers(subjects))
+        for _ in show(prepared, "preparing", len(tasks)):
             pass
     entries |= {task.subject.subject_id: _read_entry(task) for task in lacking}
     return _cohort(subjects, entries, findings, source)

@@ -18,7 +18,7 @@ from menvae.data.files.checks import Unreadable, Volume, check_subject, describe
 from menvae.data.files.findings import Finding, merged
 from menvae.data.files.readers import UnreadableError, not_readable
 from menvae.data.files.stored_volume import StoredVolume
-from menvae.data.files.subjects import Region, SubjectFiles
+from menvae.data.files.subjects import Region, SubjectFiles, modules_of_readers
 from menvae.data.geometry.box import BoxReport, KeptShares, judge_box
 from menvae.data.geometry.transforms import Geometry, resample
 from menvae.data.masks.features import FEATURES, mask_features
@@ -68,7 +68,8 @@ def stream_subjects(
         checks=source.checks_files,
     )
     lacking = [(subject, recipe) for subject in subjects if entries[subject.subject_id] is None]
-    prepared = run_in_order(_prepare, lacking, num_workers=num_workers)
+    modules = modules_of_readers(subjects)
+    prepared = run_in_order(_prepare, lacking, num_workers=num_workers, modules=modules)
     log = _FindingLog(leave_out=source.on_error == "skip")
     for subject in subjects:
         entry = entries[subject.subject_id]

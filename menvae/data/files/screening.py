@@ -18,7 +18,7 @@ from menvae.data.digests import digest_of, file_digest, remembered_digest, write
 from menvae.data.files.checks import CHECKS_VERSION, Unreadable, Volume, check_cohort, check_subject, inspect_file
 from menvae.data.files.findings import Finding, merged
 from menvae.data.files.readers import Reader, not_readable
-from menvae.data.files.subjects import SubjectFiles
+from menvae.data.files.subjects import SubjectFiles, modules_of_readers
 from menvae.data.workers import ShowProgress, run_tasks, unseen
 from menvae.errors import UserError
 
@@ -53,7 +53,8 @@ def check_files(
     described = {subject.subject_id: _remembered_files(subject, cache) for subject in subjects}
     tasks = [(subject, cache) for subject in subjects if described[subject.subject_id] is None]
     if tasks:
-        described.update(show(run_tasks(_inspect, tasks, num_workers=num_workers), "checking", len(tasks)))
+        inspected = run_tasks(_inspect, tasks, num_workers=num_workers, modules=modules_of_readers(subjects))
+        described.update(show(inspected, "checking", len(tasks)))
     is_mixed = has_others or any((described[one.subject_id] or {}).keys() >= one.files.keys() for one in subjects)
     findings = [
         finding

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -204,3 +204,8 @@ def subject_files(
         if len(there) > 1:
             doubles.append(tuple(there))
     return SubjectFiles(folder.name, {name: files[name] for name in modalities}, files["seg"], tuple(doubles))
+
+
+def modules_of_readers(subjects: Iterable[SubjectFiles]) -> list[str]:
+    """Return the names of the modules that processes import to read the files of subjects."""
+    return sorted({type(subject.reader).__module__ for subject in subjects})

@@ -180,9 +180,14 @@ def warmed_process(environment: Mapping[str, str], log: Path) -> WarmedHandle:
 
 
 def is_named(process: int, run: str) -> bool:
-    """Return whether a process is that of a run, after which a warmed process has named it."""
+    """Return whether a process is that of a run, after which a warmed process has named it, and has not ended.
+
+    One that has ended keeps its name, without a command line, until its parent looks at it; the first process of a
+    container, to which it falls when its parent has ended, may never do so.
+    """
+    folder = Path(f"/proc/{process}")
     try:
-        name = Path(f"/proc/{process}/comm").read_bytes().removesuffix(b"\n")
-    except OSError:  # it has ended
+        name, arguments = ((folder / file).read_bytes() for file in ("comm", "cmdline"))
+    except OSError:
         return False
-    return name == os.fsencode(run)[-PROCESS_NAME_BYTES:]
+    return name.removesuffix(b"\n") == os.fsencode(run)[-PROCESS_NAME_BYTES:] and bool(arguments)
