@@ -23,7 +23,7 @@ from menvae.tracking.mlflow.tracker import MLflowTracker
 from menvae.tracking.tracker import DatasetInput, TrackerContext, TrackingSettings
 
 VICTIM = Path(__file__).with_name("victim.py")
-NUM_POINTS = 40
+NUM_POINTS = 64
 
 
 def logged(run_dir: Path) -> list[tuple[str, int, float]]:
@@ -59,7 +59,7 @@ def active_runs(server: TrackingServer, experiment: str) -> list[tuple[str, str,
     )
 
 
-def test_40_points_at_once_while_the_server_is_killed_and_started_again(
+def test_64_points_at_once_while_the_server_is_killed_and_started_again(
     tracking_server: TrackingServer, tmp_path: Path
 ) -> None:
     output_dir, log = tmp_path / "outputs", tmp_path / "points.log"
