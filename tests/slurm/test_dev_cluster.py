@@ -71,7 +71,8 @@ def test_up_with_other_settings_is_refused(cluster: Environment, dev_cluster: De
 
 
 def test_a_job_gives_its_output(cluster: Environment, tmp_path: Path) -> None:
-    _submit(cluster, "echo the answer is $((6 * 7))", tmp_path / "job.txt", "--wait")
+    _submit(cluster, "echo the answer is $((6 * 7))", tmp_path / "job.txt")
+    _wait_for_text(tmp_path / "job.txt", "\n")  # sbatch --wait looks every ten seconds
     assert (tmp_path / "job.txt").read_text() == "the answer is 42\n"
 
 
@@ -97,7 +98,8 @@ def test_a_job_in_debug_takes_the_place_of_a_preemptible_one(cluster: Environmen
     warn = ("--partition=preemptible", "--signal=B:USR2@30")
     job = _submit(cluster, script, output, *warn, "--requeue", "--exclusive", "--mem=100")
     _wait_for_text(output, "start")
-    _submit(cluster, "true", tmp_path / "urgent.txt", "--partition=debug", "--mem=100", "--wait")
+    _submit(cluster, "echo urgent", tmp_path / "urgent.txt", "--partition=debug", "--mem=100")
+    _wait_for_text(tmp_path / "urgent.txt", "urgent")
     assert "warned" in output.read_text()
     assert _run(cluster, "squeue", "-h", "-j", job, "-o", "%T") == "PENDING"
     _run(cluster, "scancel", job)

@@ -20,6 +20,7 @@ from menvae.sweeps.runners import Fate
 from menvae.sweeps.runners.local import LocalRunner
 
 ONE_RANK = {"trainer": {"devices": None}}
+pytestmark = pytest.mark.usefixtures("forked_jobs")
 
 
 @pytest.fixture
@@ -36,9 +37,11 @@ def _num_jobs(launching: Started) -> int:
     return int(found.stdout)
 
 
-def test_a_point_that_raises_costs_no_other(machine: Machine) -> None:
+def test_a_point_that_raises_costs_no_other(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     (machine.flags / "1").write_text("raise")
-    launching = machine.start("loss.lambda_dcor=1,2,3", "trainer.max_epochs=1", TRACKED)
+    with monkeypatch.context() as patch:
+        patch.setattr("runs.jobs_fork", False)  # these import everything themselves, as those of users do
+        launching = machine.start("loss.lambda_dcor=1,2,3", "trainer.max_epochs=1", TRACKED)
     num_jobs = {0}
     while launching.poll() is None:
         num_jobs.add(_num_jobs(launching))

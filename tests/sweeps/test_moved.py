@@ -16,6 +16,8 @@ from menvae.tracking.files import FilesTracker
 from menvae.tracking.local import LocalLog
 from menvae.tracking.tracker import TrackerContext, TrackingSettings
 
+pytestmark = pytest.mark.usefixtures("forked_jobs")
+
 
 @pytest.fixture
 def machine(prepared_cache: Path, tmp_path: Path) -> Iterator[Machine]:

@@ -17,6 +17,7 @@ from menvae.runs.start import run_name
 from menvae.sweeps import promotion
 from menvae.sweeps.sweep import Point, Sweep
 
+pytestmark = pytest.mark.usefixtures("forked_jobs")
 POINT = Point(3, "semivae_0123456789", ("loss.lambda_dcor=5",))
 
 CONFIGURATIONS: dict[str, tuple[str, ...]] = {

@@ -166,29 +166,6 @@ def test_what_is_known_beside_the_fate(sweep: Sweep, process_that_ended: str) ->
 Start = Callable[..., subprocess.Popen[bytes]]
 
 
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Yield a function: program, arguments -> a Python process that has begun it, and is ended after the test."""
-    processes = []
-
-    def started(program: str, *arguments: str) -> subprocess.Popen[bytes]:
-        ready = "import sys; sys.stdout.write('x'); sys.stdout.flush(); import time; time.sleep(60)"
-        process = subprocess.Popen(
-            [sys.executable, "-c", f"{program}; {ready}", *arguments], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
-        )
-        processes.append(process)
-        assert process.stdout is not None
-        assert process.stdout.read(1) == b"x"
-        return process
-
-    yield started
-    for process in processes:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-
-
 @pytest.mark.parametrize("run", [RUNNING, STOPPED, FAILED])
 def test_a_run_whose_lock_another_process_holds_is_running(sweep: Sweep, start: Start, run: dict[str, str]) -> None:
     _write_point(sweep, exit_code=1)

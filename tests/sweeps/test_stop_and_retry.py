@@ -14,6 +14,8 @@ from runs import TRACKED, Started, environment, menvae_sweep
 
 from menvae.sweeps.runners import Fate
 
+pytestmark = pytest.mark.usefixtures("forked_jobs")
+
 
 @pytest.fixture
 def machine(prepared_cache: Path, tmp_path: Path) -> Iterator[Machine]:

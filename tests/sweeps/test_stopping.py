@@ -9,8 +9,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,6 @@ from menvae.sweeps.stopping import launching, stop_all, stop_points
 from menvae.sweeps.sweep import Point, Submission, Sweep
 from menvae.sweeps.trials import journal
 
-WAIT = "import sys, time; sys.stdout.write('x'); sys.stdout.flush(); time.sleep(60)"
 HOLD = (
     "import sys; from pathlib import Path; from menvae.files import FolderLock; lock = FolderLock(Path(sys.argv[1])); "
 )
@@ -35,26 +33,6 @@ def sweep(tmp_path: Path) -> Sweep:
     sweep = Sweep(tmp_path / "outputs" / "sweeps" / "a_sweep")
     sweep.describe([], [])
     return sweep
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Yield a function: program, arguments -> a Python process that has run it and waits, ended after the test."""
-    processes = []
-
-    def started(program: str, *arguments: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen([sys.executable, "-c", program + WAIT, *arguments], stdout=subprocess.PIPE)
-        processes.append(process)
-        assert process.stdout is not None
-        assert process.stdout.read(1) == b"x"
-        return process
-
-    yield started
-    for process in processes:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from menvae.tracking.mlflow import tracker as mlflow_tracker
 from menvae.tracking.mlflow.store import open_experiment, tracking_uri
 from menvae.tracking.tracker import TrackingSettings
 
+pytestmark = pytest.mark.usefixtures("forked_jobs")
 SENDER = Path(__file__).parents[1] / "tracking" / "sender.py"
 
 
