@@ -11,10 +11,8 @@ from unittest import mock
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-
-from menvae.registry import configuration_folder
+from shrunk import composed
 
 # A package with tests of its own, which tests/apps/test_plugin.py installs and runs.
 collect_ignore = ["plugin_example"]
@@ -56,11 +54,6 @@ def forked_jobs() -> Iterator[None]:
 @pytest.fixture
 def compose_train() -> Callable[..., DictConfig]:
     """Return a function: overrides -> composed configuration of ``menvae-train``."""
-
-    def composed(*overrides: str) -> DictConfig:
-        with initialize_config_dir(str(configuration_folder("menvae")), version_base="1.3"):
-            return compose("train", list(overrides))
-
     return composed
 
 

@@ -28,7 +28,7 @@ from menvae.terms import Term
 class Trouble(Term):
     """Fails in a training step, on one rank, as long as a flag file exists; what the file says is the fault.
 
-    A step that hangs, or waits until the file is gone, says so with a file beside it.
+    A step with a fault, be it to wait until the file is gone, says so with a file beside it.
     """
 
     scalars = ("trouble",)
@@ -42,12 +42,12 @@ class Trouble(Term):
         self.num_steps += self.training
         due = self.training and self.num_steps >= self.step and collectives.rank() == self.rank
         fault = self.flag.read_text() if due and self.flag.is_file() else "none"
+        if fault != "none":
+            self.flag.with_suffix(".waiting").touch()
         if fault == "raise":
             raise ZeroDivisionError("a fault of the trouble term")
         if fault == "die":
             os.kill(os.getpid(), 9)
-        if fault in ("hang", "wait"):
-            self.flag.with_suffix(".waiting").touch()
         if fault == "hang":
             time.sleep(3600)
         if fault == "memory":

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -108,9 +108,9 @@ def train(
     return _run("train", command(output_dir, *overrides)[3:], environment(site=site), code)
 
 
-def interrupt(output_dir: Path, *overrides: str, after: str, number: signal.Signals) -> str:
+def interrupt(output_dir: Path, *overrides: str, after: str, number: signal.Signals, site: Path | None = None) -> str:
     """Start a run, send a signal once its log has a text, check the exit code, and return what it logs afterwards."""
-    process = start(output_dir, *overrides)
+    process = start(output_dir, *overrides, site=site)
     process.read_until(after)
     process.send_signal(number)
     rest = process.output.read()
@@ -234,8 +234,12 @@ def _forked(
     stderr: Path | Connection | None,
     group: bool = False,
 ) -> BaseProcess:
-    context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=_be, args=(name, [*arguments], dict(environ), stdout, stderr, group, jobs_fork))
+    return fork(_be, name, [*arguments], dict(environ), stdout, stderr, group, jobs_fork)
+
+
+def fork(function: Callable[..., None], *arguments: object) -> BaseProcess:
+    """Start a function in a process that forks from the server; arguments are pickled."""
+    process = multiprocessing.get_context("forkserver").Process(target=function, args=arguments)
     paths = [*filter(None, [os.environ.get("PYTHONPATH")]), str(Path(__file__).parent)]  # the server imports `warm`
     with (
         mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(paths)),
@@ -257,6 +261,17 @@ def _be(
     """Become the command: its streams, its environment, its arguments."""
     if group:
         os.setsid()
+    become(environ, stdout, stderr)
+    if "COLUMNS" in environ:  # which rich reads when a console is made
+        logs.console.width = int(environ["COLUMNS"])
+    sys.argv = [f"menvae-{name}", *arguments]
+    if with_jobs:
+        fork_jobs()
+    importlib.import_module(f"menvae.apps.{name}").main()
+
+
+def become(environ: Mapping[str, str], stdout: Path | Connection | None, stderr: Path | Connection | None) -> None:
+    """Give this process the streams and the environment of one that has started by itself."""
     for number, stream in ((1, stdout), (2, stderr)):
         if isinstance(stream, Connection):
             os.dup2(stream.fileno(), number)
@@ -270,12 +285,6 @@ def _be(
     os.environ.update(environ)
     torch.set_num_threads(int(environ["OMP_NUM_THREADS"]))  # the server has read its own
     sys.path[:0] = [path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    if "COLUMNS" in environ:  # which rich reads when a console is made
-        logs.console.width = int(environ["COLUMNS"])
-    sys.argv = [f"menvae-{name}", *arguments]
-    if with_jobs:
-        fork_jobs()
-    importlib.import_module(f"menvae.apps.{name}").main()
 
 
 def only_run(output_dir: Path) -> Path:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal import defaults_list
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 
+from menvae.apps import light_hydra
+from menvae.apps.configuration_files import DecimalFiles
 from menvae.composition.experiment import Experiment
 from menvae.registry import configuration_folder
 from menvae.training.place import Place
@@ -39,8 +46,22 @@ TINY_FEATURES = ("data.num_rows=100", "data.columns=['feature_{0..19}']", *TINY_
 
 def composed(*overrides: str, config: str = "train") -> DictConfig:
     """Compose a configuration as the command of its name does."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with _as_commands_compose(), initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(config, list(overrides))
+
+
+@contextmanager
+def _as_commands_compose() -> Iterator[None]:
+    """Read and collect files as menvae makes Hydra do it, which takes half the time; Hydra is itself again afterwards.
+
+    That the result is that of Hydra, is the subject of the tests of `light_hydra`, which compare the two.
+    """
+    Plugins.instance()  # registers Hydra's own sources first
+    with (
+        mock.patch.object(defaults_list, "_create_interpolation_map", light_hydra._choices_if_needed),
+        mock.patch.dict(SourcesRegistry.instance().types, file=DecimalFiles),
+    ):
+        yield
 
 
 def names(folder: str) -> list[str]:

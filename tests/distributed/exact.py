@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from menvae import collectives
 from menvae.apps.outcome import leave
 from menvae.composition.experiment import Experiment  # noqa: F401 - imports every part, so that the registry has them
-from menvae.conformance.suite import Case
 from menvae.data.batches.order import EpochBatches
 from menvae.latent import LatentLayout
 from menvae.layers import BatchNorm1d
@@ -118,8 +117,7 @@ def trained(name: str, here: Place) -> dict[str, Tensor]:
     """Return weights, buffers and metrics after 20 steps with a reconstruction and one more term."""
     torch.manual_seed(0)
     context = TermContext(LAYOUT, 16, NUM)
-    part = next(part for part in parts_of("term") if part.name == name)
-    term: Term = build("term", Case(part, SETTINGS.get(name, {})).config(), context)
+    term: Term = build("term", {"name": name, **SETTINGS.get(name, {})}, context)
     terms = {"recon": build("term", {"name": "mse"}, context)} if "recon" not in term.scalars else {}
     terms["own"] = term
     for need in term.requires:

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import run_script
 
 SCRIPT = Path(__file__).with_name("batch_norm.py")
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what one process finds and what two ranks find."""
     folder = tmp_path_factory.mktemp("batch_norm")
-    for launcher, name in (([sys.executable], "alone"), (TORCHRUN, "together")):
-        command = [*launcher, str(SCRIPT), str(folder / name)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
-        assert result.returncode == 0, result.stderr[-4000:]
+    for num_ranks, name in ((1, "alone"), (2, "together")):
+        run_script(SCRIPT, str(folder / name), num_ranks=num_ranks)
     return folder
 
 

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import run_script
 from torch import Tensor
 
 from menvae.registry import parts_of
 
 SCRIPT = Path(__file__).with_name("exact.py")
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 Results = dict[str, dict[str, Tensor]]
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Results]:
     folder = tmp_path_factory.mktemp("exact")
-    found = []
-    for launcher, name in (([sys.executable], "alone"), (TORCHRUN, "together")):
-        command = [*launcher, str(SCRIPT), str(folder / name)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
-        assert result.returncode == 0, result.stderr[-4000:]
-        found.append(torch.load(folder / name))
-    return found[0], found[1]
+    for num_ranks in (1, 2):
+        run_script(SCRIPT, str(folder / str(num_ranks)), num_ranks=num_ranks)
+    return torch.load(folder / "1"), torch.load(folder / "2")
 
 
 @pytest.mark.parametrize("term", sorted(part.name for part in parts_of("term") if part.origin == "menvae"))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from plugins import trouble, wait_until_held, write_trouble
 from runs import Started, command, environment, interrupt, only_run, start, train
 
 TWO = ("data.num_subjects=13", "trainer.batch_size=2", "trainer.max_epochs=2", "trainer.devices=2")
+FAULTS = ("raise", "die", "hang")
 
 
 def rows(run: Path) -> list[dict[str, float]]:
@@ -22,19 +24,33 @@ def rows(run: Path) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the term that makes trouble is."""
+    return write_trouble(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="module")
+def two(site: Path) -> list[str]:
+    """Overrides of a run of two ranks, which fails while there is a flag file."""
+    return [*TWO, *trouble(site / "flag", rank=1, step=2)]
+
+
+@pytest.fixture(scope="module")
+def finished(site: Path, two: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     output_dir = tmp_path_factory.mktemp("ranks")  # without a cache: rank 0 prepares, and the other waits
-    train(output_dir, *TWO)
+    train(output_dir, *two, site=site)
     return output_dir
 
 
-def test_own_ranks_give_what_torchrun_gives(finished: Path, tmp_path: Path) -> None:
+def test_own_ranks_give_what_torchrun_gives(finished: Path, site: Path, two: list[str], tmp_path: Path) -> None:
     (tmp_path / "cache").symlink_to(finished / "cache")
     program = tmp_path / "train.py"
     program.write_text("from menvae.apps.train import main\n\nif __name__ == '__main__':\n    main()\n")
-    overrides = [argument for argument in command(tmp_path, *TWO)[3:] if argument != "trainer.devices=2"]
+    overrides = [argument for argument in command(tmp_path, *two)[3:] if argument != "trainer.devices=2"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
-    ended = subprocess.run([*torchrun, *overrides], env=environment(), check=True, capture_output=True, text=True)
+    ended = subprocess.run(
+        [*torchrun, *overrides], env=environment(site=site), check=True, capture_output=True, text=True
+    )
     assert "Grad strides do not match" not in ended.stderr
     mine, theirs = only_run(finished), only_run(tmp_path)
     assert mine.name == theirs.name
@@ -56,54 +72,75 @@ def test_wrong_input_is_told_once(tmp_path: Path) -> None:
 
 def test_wrong_data_are_told_once(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    overrides = [override for override in TWO if not override.startswith("data.")]
-    brats = ["data=brats", f"data.root={tmp_path / 'empty'}", "trainer.devices=2", "trainer.max_epochs=2"]
-    program = command(tmp_path)[:3]
-    refused = subprocess.run(
-        [*program, *overrides[:2], *brats[:2], "trainer.devices=2", f"output_dir={tmp_path}"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert refused.returncode == 2, refused.stderr
-    assert refused.stderr.count("menvae-train:") == 1, refused.stderr
-    assert "Traceback" not in refused.stderr
+    brats = ["data=brats", f"data.root={tmp_path / 'empty'}", "trainer.devices=2", f"output_dir={tmp_path}"]
+    errors = Started("train", brats, environment()).ended(2)
+    assert errors.count("menvae-train:") == 1, errors
+    assert "Traceback" not in errors
 
 
-def test_a_stopped_run_of_two_ranks_ends_like_an_uninterrupted_one(finished: Path, tmp_path: Path) -> None:
-    (tmp_path / "cache").symlink_to(finished / "cache")
+@dataclass(frozen=True)
+class Failed:
+    """A run of two ranks of which one has failed.
+
+    Attributes:
+        output_dir: of the run.
+        ranks: their process ids.
+        errors: what it has told.
+        seconds: from the fault to its end.
+    """
+
+    output_dir: Path
+    ranks: list[int]
+    errors: str
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def failed(finished: Path, site: Path, two: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Failed]:
+    """One run for each fault; they fail side by side, because the grace of the ranks beside them is mostly waiting.
+
+    A rank that hangs is no failure by itself: what ends it here is a signal to the rank beside it.
+    """
+    folders = {fault: tmp_path_factory.mktemp(fault) for fault in FAULTS}
+    flags = {fault: site / "flag" if fault == "raise" else folder / "flag" for fault, folder in folders.items()}
+    processes = {}
+    for fault, folder in folders.items():
+        (folder / "cache").symlink_to(finished / "cache")
+        flags[fault].write_text(fault)
+        own = two if fault == "raise" else [*TWO, *trouble(flags[fault], rank=1, step=2)]
+        processes[fault] = start(folder, *own, site=site)
+    ranks = {fault: _ranks_of(process) for fault, process in processes.items()}
+    wait_until_held(flags["hang"], processes["hang"])
+    os.kill(ranks["hang"][0], signal.SIGKILL)
+    found = {}
+    for fault, process in processes.items():
+        errors = process.ended(1, timeout=120)
+        seconds = time.time() - flags[fault].with_suffix(".waiting").stat().st_mtime
+        found[fault] = Failed(folders[fault], ranks[fault], errors, seconds)
+    flags["raise"].unlink()
+    return found
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_rank_that_fails_ends_the_other_within_a_minute(failed: dict[str, Failed], fault: str) -> None:
+    run = failed[fault]
+    assert run.seconds < 60
+    assert not any(Path(f"/proc/{rank}").exists() for rank in run.ranks)
+    if fault == "raise":
+        assert "ZeroDivisionError: a fault of the trouble term" in run.errors
+        assert "rank 1 of 2" in (only_run(run.output_dir) / "error.txt").read_text()
+
+
+def test_a_run_of_two_ranks_that_failed_and_was_stopped_ends_like_an_uninterrupted_one(
+    finished: Path, failed: dict[str, Failed], site: Path, two: list[str]
+) -> None:
+    output_dir = failed["raise"].output_dir
     for number in (signal.SIGTERM, signal.SIGINT):
-        rest = interrupt(tmp_path, *TWO, after=" run ", number=number)
+        rest = interrupt(output_dir, *two, after=" run ", number=number, site=site)
         assert rest.count("run the same command again to resume") == 1, rest
-    train(tmp_path, *TWO)
-    assert only_run(tmp_path).name == only_run(finished).name
-    assert (only_run(tmp_path) / "metrics.jsonl").read_bytes() == (only_run(finished) / "metrics.jsonl").read_bytes()
-
-
-@pytest.mark.parametrize("fault", ["raise", "die", "hang"])
-def test_a_rank_that_fails_ends_the_other_within_a_minute(finished: Path, tmp_path: Path, fault: str) -> None:
-    """A rank that hangs is no failure by itself: what ends it here is a signal to the rank beside it."""
-    (tmp_path / "cache").symlink_to(finished / "cache")
-    flag = tmp_path / "flag"
-    flag.write_text(fault)
-    site = write_trouble(tmp_path / "site")
-    overrides = [*TWO, *trouble(flag, rank=1, step=2)]
-    process = start(tmp_path, *overrides, site=site)
-    ranks = _ranks_of(process)
-    if fault == "hang":
-        wait_until_held(flag, process)
-        os.kill(ranks[0], signal.SIGKILL)
-    started = time.monotonic()
-    errors = process.ended(1, timeout=120)
-    assert time.monotonic() - started < 60
-    if fault == "raise":
-        assert "ZeroDivisionError: a fault of the trouble term" in errors
-        assert "rank 1 of 2" in (only_run(tmp_path) / "error.txt").read_text()
-    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
-    if fault == "raise":
-        flag.unlink()
-        train(tmp_path, *overrides, site=site)
+    train(output_dir, *two, site=site)
+    assert only_run(output_dir).name == only_run(finished).name
+    assert (only_run(output_dir) / "metrics.jsonl").read_bytes() == (only_run(finished) / "metrics.jsonl").read_bytes()
 
 
 def _ranks_of(process: Started) -> list[int]:
