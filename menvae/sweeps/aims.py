@@ -21,17 +21,17 @@ def check_aims(settings: SweepSettings, configs: Iterable[Mapping[str, Any]]) ->
 
     Args:
         settings: settings of the sweep.
-        configs: composed configurations of its points; one that is invalid is reported when it is launched.
+        configs: composed configurations of its points; invalid ones, which a launch reports, do not count.
 
     Raises:
-        UserError: no configuration has all of them.
+        UserError: no valid configuration has all of them.
     """
     check, problem = Checker(), ""
     for config in configs if settings.objectives or settings.constraints else ():
         try:
             found = _problem(settings, check(config))
         except UserError:
-            return
+            continue
         if not found:
             return
         problem = problem or found
