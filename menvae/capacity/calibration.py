@@ -186,8 +186,9 @@ def _measured(
         with _recording(training, Path(folder)):
             if split is not None:
                 _end_epoch(trainer, *split)
-            steps = trainer.timed_steps(seconds)
-            passes = [_validation_seconds(trainer) for _ in range(2)]
+            trainer.timed_steps(0.0)
+        steps = trainer.timed_steps(seconds)  # trackers, which take seconds to start, have ended
+        passes = [_validation_seconds(trainer) for _ in range(2)]
     return Needs(peak_bytes(device), min(steps), min(passes))
 
 
