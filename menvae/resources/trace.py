@@ -116,7 +116,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records every operation while it is active, and the storages that are alive.
 
     Attributes:
-        operations: what ran, without views and allocations.
+        operations: what ran, without views, allocations and questions.
         memory: bytes that are alive.
     """
 
@@ -136,7 +136,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs = _tensors(result)
         for tensor in outputs:
             self.memory.add(tensor)
-        if not _is_view_or_allocation(func):
+        if not _moves_nothing(func):
             operation = _operation(func, args, kwargs, result, outputs)
             if "conv" in operation.name:
                 self.memory.work(round(WORKSPACE * operation.num_bytes))
@@ -166,7 +166,10 @@ def _bytes_touched(tensor: Tensor) -> int:
     return math.prod(sides) * tensor.itemsize if tensor.numel() else 0
 
 
-def _is_view_or_allocation(func: Any) -> bool:
+def _moves_nothing(func: Any) -> bool:
+    """Return whether a function is a view, an allocation, or a question such as ``prim::device``."""
+    if func.namespace == "prim":
+        return True
     schema = func._schema
     returns_alias = any(one.alias_info is not None and not one.alias_info.is_write for one in schema.returns)
     return returns_alias or func._overloadpacket.__name__.startswith(("empty", "new_empty", "_local_scalar", "detach"))

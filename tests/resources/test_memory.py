@@ -39,6 +39,15 @@ def test_counts_flops_bytes_and_peak_of_a_product() -> None:
     assert tracer.memory.now == 0
 
 
+def test_questions_of_a_backward_pass_are_no_operations() -> None:
+    tracer = Tracer()
+    with FakeTensorMode():
+        values = torch.ones(64, 64, requires_grad=True)
+        with tracer:
+            (2.0 * values).sum().backward()  # asks tensors without values for their device
+    assert {operation.name for operation in tracer.operations} <= {"mul", "sum", "ones_like"}
+
+
 @pytest.mark.parametrize(
     ("make", "share"), [(torch.optim.AdamW, 2.0), (torch.optim.SGD, 0.0), (torch.optim.Adagrad, 1.0)]
 )
