@@ -19,10 +19,6 @@ TWO = ("data.num_subjects=13", "trainer.batch_size=2", "trainer.max_epochs=2", "
 FAULTS = ("raise", "die", "hang")
 
 
-def rows(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the term that makes trouble is."""
