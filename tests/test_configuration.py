@@ -4,13 +4,14 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import MISSING, fields
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from shrunk import CONF, TINY, TINY_FEATURES, TINY_TABLE, TINY_VISITS, Losses, names, trainer_of
+from shrunk import CONF, TINY, TINY_VISITS, Losses, composed, names, of_rows, tiny_rows, trainer_of
 
 from menvae.composition.experiment import _PARTS, _SETTINGS, Experiment
 from menvae.composition.settings import SweepSettings
@@ -27,23 +28,17 @@ OWN = {"targets", "experiment", "hydra", "loss", "site", "sweep"}
 """Folders that are no registry groups."""
 
 
-TINY_ROWS = {"lithology": TINY_TABLE, "table": TINY_TABLE, "sdp": TINY_FEATURES}
-"""How experiments and losses of rows begin, which have no box, and what shrinks them.
-
-Composing one to learn that would take as long as its test.
-"""
-
-
-def is_of_rows(name: str | None) -> bool:
-    """Return whether an experiment or a loss is one of rows."""
-    return name is not None and name.startswith(tuple(TINY_ROWS))
+@cache
+def as_it_is(*overrides: str) -> DictConfig:
+    """Return a configuration that several tests only read."""
+    return composed(*overrides)
 
 
-def tiny(name: str | None) -> tuple[str, ...]:
+def tiny(configuration: DictConfig) -> tuple[str, ...]:
     """Return what shrinks an experiment."""
-    if name is not None and is_of_rows(name):
-        return next(overrides for start, overrides in TINY_ROWS.items() if name.startswith(start))
-    return TINY_VISITS if name is not None and name.startswith("contrastive") else TINY
+    if of_rows(configuration):
+        return tiny_rows(configuration)
+    return TINY_VISITS if configuration.data.pairs else TINY
 
 
 def test_every_folder_is_a_group_and_every_file_a_part() -> None:
@@ -57,7 +52,7 @@ def test_every_folder_is_a_group_and_every_file_a_part() -> None:
 def test_every_loss_composes_and_fits_the_model(compose_train: Compose, name: str) -> None:
     """The model of the experiment of its name, if there is one, or else the default model."""
     overrides = [f"experiment={name}" if name in names("experiment") else f"loss={name}"]
-    experiment = Experiment.from_config(compose_train(*overrides, *(() if is_of_rows(name) else SHRUNK)))
+    experiment = Experiment.from_config(compose_train(*overrides, *(() if of_rows(as_it_is(*overrides)) else SHRUNK)))
     assert experiment.loss.weights
 
 
@@ -68,7 +63,9 @@ def test_every_experiment_takes_two_real_steps(
     """The first at the start of the curriculum, the second in the middle of it, and a checkpoint that is read again."""
     (tmp_path / "cache").symlink_to(prepared_cache)
     overrides = [] if name is None else [f"experiment={name}"]
-    experiment = Experiment.from_config(compose_train(*overrides, *tiny(name), f"output_dir={tmp_path}"))
+    experiment = Experiment.from_config(
+        compose_train(*overrides, *tiny(as_it_is(*overrides)), f"output_dir={tmp_path}")
+    )
     trainer = trainer_of(experiment, tmp_path)
     before = {key: parameter.detach().clone() for key, parameter in trainer.model.named_parameters()}
     losses = Losses()
@@ -91,7 +88,7 @@ def test_every_experiment_takes_two_real_steps(
 @pytest.mark.parametrize("name", names("experiment"))
 def test_every_experiment_composes_with_real_data(compose_train: Compose, name: str, tmp_path: Path) -> None:
     overrides = [f"experiment={name}"]
-    if is_of_rows(name):
+    if of_rows(as_it_is(*overrides)):
         real, channels = ("data=table", f"data.path={tmp_path}/a.csv", "data.columns=[a,b]", "data.label=c"), ("a", "b")
     else:
         real, channels = (
