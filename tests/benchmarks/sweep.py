@@ -284,7 +284,7 @@ def _set(store: sqlite3.Connection, table: str, run_id: str, values: Any) -> Non
 def train_one(output_dir: Path) -> Path:
     """Train and track a point of all sweeps; return its directory."""
     fixed = ["seed=1", *(f"{key}={values[0]}" for key, values in VALUES.items())]
-    run(TRAIN, *TABLE, *SHORT, *fixed, f"output_dir={output_dir}")
+    run(TRAIN, "-m", *TABLE, *SHORT, *fixed, f"output_dir={output_dir}")
     (directory,) = (output_dir / "runs").iterdir()
     return directory
 
@@ -348,6 +348,12 @@ def submissions(num: int) -> Iterator[tuple[str, float]]:
         yield how, 1000 * (many.seconds - one.seconds) / num
 
 
+def slurm_answers() -> bool:
+    if shutil.which("sinfo") is None:
+        return False
+    return subprocess.run(["sinfo"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
 def growth(figures: Mapping[int, Mapping[str, float]], name: str) -> Iterator[tuple[str, float]]:
     """Yield by how much the time of one more point grows from each number of points to the next."""
     steps = list(pairwise(sorted(figures)))
@@ -397,8 +403,8 @@ def main() -> int:
     if options.only in (None, "hydra"):
         noted("Hydra's basic launcher, ms per job that does nothing", 1000 * basic_launcher(50))
     if options.only in (None, "slurm"):
-        if shutil.which("sbatch") is None:
-            print("no sbatch: submissions are not measured; launchers/dev_cluster/up starts a SLURM")
+        if not slurm_answers():
+            print("no SLURM answers: submissions are not measured; launchers/dev_cluster/up starts one")
         else:
             for how, seconds in submissions(1000):
                 noted(f"submission by {how}, s per 1,000 jobs", seconds)
