@@ -99,6 +99,17 @@ class LatentLayout:
             raise UserError(f"partitions {names} are not allowed; choose {needed}different ones")
         return names
 
+    def of(self, partitions: Iterable[str]) -> LatentLayout:
+        """Return the layout of what `join` makes of these partitions.
+
+        Raises:
+            UserError: a partition does not exist.
+
+        >>> LatentLayout({"vol": 2, "loc": 1, "residual": 3}).of(["loc", "vol"]).sizes
+        {'loc': 1, 'vol': 2}
+        """
+        return LatentLayout({name: self.bounds(name)[1] - self.bounds(name)[0] for name in partitions})
+
     def select(self, z: Tensor, partition: str) -> Tensor:
         """Return the columns of ``partition``: z [..., Z] -> [..., size]."""
         start, stop = self.bounds(partition)

@@ -28,12 +28,12 @@ class DecoderConformance(VolumeConformance):
     def build(self, case: Case, size: Size | None = None) -> Decoder:
         """Return a seeded decoder."""
         torch.manual_seed(0)
-        decoder: Decoder = case.bound()(self.z_dim, self.num_channels, size or self.size)
+        decoder: Decoder = case.bound()(self.layout, self.num_channels, size or self.size)
         return decoder
 
     def latents(self) -> Tensor:
         """Return a batch of z."""
-        return torch.randn(self.batch_size, self.z_dim, generator=seeded())
+        return torch.randn(self.batch_size, self.layout.z_dim, generator=seeded())
 
     def check_shapes(self, module: nn.Module, size: Size) -> None:
         """Check that the output has the size that the decoder declares."""
@@ -49,7 +49,7 @@ class DecoderConformance(VolumeConformance):
         assert isinstance(decoder, Decoder)
         assert isinstance(decoder.output_size, tuple)
         if any(isinstance(module, Decoder) and module.draws_from_coordinates for module in decoder.modules()):
-            drawn = decoder.eval()(torch.zeros(1, self.z_dim))
+            drawn = decoder.eval()(torch.zeros(1, self.layout.z_dim))
             assert (drawn.flatten(2).std(dim=2) > 0.0).all(), "the image at z = 0 must not be uniform"
 
     def test_every_parameter_gets_a_gradient(self, case: Case) -> None:

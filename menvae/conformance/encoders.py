@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,19 +18,13 @@ from menvae.conformance.suite import (
     seeded,
 )
 from menvae.encoders import Encoder, detached
-from menvae.latent import LatentLayout
 from menvae.layers import set_memory_format
 
 
 class EncoderConformance(VolumeConformance):
-    """Inputs [B, C, D, H, W] -> mean [B, Z], logvar [B, Z].
-
-    Attributes:
-        layout: partitions of z.
-    """
+    """Inputs [B, C, D, H, W] -> mean [B, Z], logvar [B, Z]."""
 
     group = "encoder"
-    layout: ClassVar[LatentLayout] = LatentLayout({"vol": 1, "shape": 2, "residual": 3})
 
     def build(self, case: Case, size: Size | None = None) -> Encoder:
         """Return a seeded encoder."""

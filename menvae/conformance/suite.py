@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from menvae.errors import UserError
+from menvae.latent import LatentLayout
 from menvae.registry import Bound, Part, bind, configuration_folder, folder_of, parts
 
 
@@ -116,7 +117,7 @@ class VolumeConformance(PartConformance):
         other_sizes: further valid boxes.
         refused_sizes: boxes that a part must either accept or reject with a UserError when it is built.
         num_channels: C.
-        z_dim: Z.
+        layout: partitions of z.
         batch_size: B.
     """
 
@@ -124,7 +125,7 @@ class VolumeConformance(PartConformance):
     other_sizes: ClassVar[tuple[Size, ...]] = ((16, 32, 16), (16, 16, 48))
     refused_sizes: ClassVar[tuple[Size, ...]] = ((24, 16, 16), (16, 8, 16), (16, 16, 17))
     num_channels: ClassVar[int] = 2
-    z_dim: ClassVar[int] = 6
+    layout: ClassVar[LatentLayout] = LatentLayout({"vol": 1, "loc": 1, "shape": 2, "residual": 2})
     batch_size: ClassVar[int] = 3
 
     def build(self, case: Case, size: Size | None = None) -> nn.Module:

@@ -1,6 +1,6 @@
 """Decoders: z [B, Z] -> reconstruction [B, C, D, H, W].
 
-Code passes (z_dim, out_channels, size) to the constructor; the configuration passes the tunables.
+Code passes (layout, out_channels, size) to the constructor; the configuration passes the tunables.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from menvae.decoders import Decoder
+from menvae.latent import LatentLayout
 from menvae.layers import Activation, OutputActivation, Upsampling, conv, only_volumes, up_blocks
 from menvae.registry import Field, register
 
@@ -31,7 +32,7 @@ class AuxiliaryDecoder(Decoder):
 
     def __init__(
         self,
-        z_dim: int,
+        layout: LatentLayout,
         out_channels: int,
         size: tuple[int, int, int],
         *,
@@ -43,7 +44,7 @@ class AuxiliaryDecoder(Decoder):
         """Build the decoder.
 
         Args:
-            z_dim: size of the decoded partition.
+            layout: the decoded partition.
             out_channels: C, number of modalities.
             size: (D, H, W) of the full box in voxels; the output is t^3, see `auxiliary_side`.
             base_filters: b; b / 2 must hold the 8 groups of the last GroupNorm.
@@ -62,7 +63,7 @@ class AuxiliaryDecoder(Decoder):
         num_blocks = int(math.log2(side // _START))
         widths = [4 * base_filters, 2 * base_filters, base_filters, base_filters // 2, base_filters // 2]
         widths = widths[: num_blocks + 1]
-        self.project = nn.Linear(z_dim, widths[0] * _START**3)
+        self.project = nn.Linear(layout.z_dim, widths[0] * _START**3)
         self.up = up_blocks(widths, upsampling=upsampling, spectral=spectral_norm)
         self.output = conv(widths[-1], out_channels, 3, spectral=spectral_norm)
         self.activation = OutputActivation(activation)

@@ -8,6 +8,7 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from menvae.decoders import Decoder
+from menvae.latent import LatentLayout
 from menvae.layers import perceptron, refuse_volumes
 from menvae.registry import Field, register
 
@@ -18,7 +19,7 @@ class MLPDecoder(Decoder):
 
     def __init__(
         self,
-        z_dim: int,
+        layout: LatentLayout,
         out_channels: int,
         size: tuple[int, ...],
         *,
@@ -27,7 +28,7 @@ class MLPDecoder(Decoder):
         """Build the decoder.
 
         Args:
-            z_dim: Z.
+            layout: partitions of z.
             out_channels: F, number of columns.
             size: must be empty.
             widths: widths of the hidden layers.
@@ -38,8 +39,9 @@ class MLPDecoder(Decoder):
         super().__init__()
         refuse_volumes(size, "decoder=mlp")
         self.output_size = size
-        self.layers = perceptron([z_dim, *widths])
-        self.output = nn.Linear([z_dim, *widths][-1], out_channels)
+        sizes = [layout.z_dim, *widths]
+        self.layers = perceptron(sizes)
+        self.output = nn.Linear(sizes[-1], out_channels)
 
     def forward(self, z: Tensor) -> Tensor:
         """Z [B, Z] -> standardised values [B, F]."""

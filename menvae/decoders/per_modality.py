@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from menvae.decoders import Decoder
 from menvae.errors import UserError
+from menvae.latent import LatentLayout
 from menvae.registry import bind, register
 
 EACH: Mapping[str, Any] = {
@@ -32,12 +33,12 @@ class PerModalityDecoder(Decoder):
     """
 
     def __init__(
-        self, z_dim: int, out_channels: int, size: tuple[int, int, int], *, each: Mapping[str, Any] = EACH
+        self, layout: LatentLayout, out_channels: int, size: tuple[int, int, int], *, each: Mapping[str, Any] = EACH
     ) -> None:
         """Build the decoders.
 
         Args:
-            z_dim: Z.
+            layout: partitions of z.
             out_channels: C, number of modalities.
             size: (D, H, W) in voxels.
             each: configuration of each decoder; ``decoder@decoder.each=<name>`` chooses another.
@@ -51,7 +52,7 @@ class PerModalityDecoder(Decoder):
             raise UserError(
                 "decoder.each.name: 'per_modality' is not allowed; choose a decoder of a single modality, such as sbd"
             )
-        self.decoders = nn.ModuleList(bound(z_dim, 1, size) for _ in range(out_channels))
+        self.decoders = nn.ModuleList(bound(layout, 1, size) for _ in range(out_channels))
         self.output_size: tuple[int, int, int] = self.decoders[0].output_size  # type: ignore[assignment]
 
     def forward(self, z: Tensor) -> Tensor:

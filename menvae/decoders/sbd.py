@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from menvae.decoders import Decoder
+from menvae.latent import LatentLayout
 from menvae.layers import Activation, OutputActivation, Upsampling, coarse_grid, conv, norm, stored_weight, up_blocks
 from menvae.registry import Field, register
 
@@ -33,7 +34,7 @@ class SpatialBroadcastDecoder(Decoder):
 
     def __init__(
         self,
-        z_dim: int,
+        layout: LatentLayout,
         out_channels: int,
         size: tuple[int, int, int],
         *,
@@ -48,7 +49,7 @@ class SpatialBroadcastDecoder(Decoder):
         """Build the decoder.
 
         Args:
-            z_dim: Z.
+            layout: partitions of z.
             out_channels: C, number of modalities.
             size: (D, H, W) in voxels, multiples of 16.
             base_filters: b; b / 2 must hold the 8 groups of the last GroupNorm.
@@ -71,14 +72,14 @@ class SpatialBroadcastDecoder(Decoder):
         self.register_buffer("coordinates", coordinate_grid(coarse_grid(size, "decoder=sbd")), persistent=False)
         widths = [8 * base_filters, 4 * base_filters, 2 * base_filters, base_filters, base_filters // 2]
         mixing: list[nn.Module] = []
-        width_in = z_dim + 3
+        width_in = layout.z_dim + 3
         for _ in range(mixing_layers - 1):
             mixing += [conv(width_in, widths[0], 1, spectral=spectral_norm), nn.ReLU(inplace=True)]
             width_in = widths[0]
         mixing += [conv(width_in, widths[0], 1, bias=False, spectral=spectral_norm), norm(widths[0])]
         self.mixing = nn.Sequential(*mixing, nn.ReLU(inplace=True))
         with torch.no_grad():
-            stored_weight(self.mixing[0])[:, :z_dim] *= latent_gain
+            stored_weight(self.mixing[0])[:, : layout.z_dim] *= latent_gain
         self.up = up_blocks(widths, upsampling=upsampling, spectral=spectral_norm, final_norm=final_norm)
         self.output = conv(widths[-1], out_channels, 3, spectral=spectral_norm)
         self.activation = OutputActivation(activation)

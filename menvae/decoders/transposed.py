@@ -7,6 +7,7 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from menvae.decoders import Decoder
+from menvae.latent import LatentLayout
 from menvae.layers import Activation, OutputActivation, coarse_grid, conv, up_blocks
 from menvae.registry import Field, register
 
@@ -17,7 +18,7 @@ class TransposedDecoder(Decoder):
 
     def __init__(
         self,
-        z_dim: int,
+        layout: LatentLayout,
         out_channels: int,
         size: tuple[int, int, int],
         *,
@@ -28,7 +29,7 @@ class TransposedDecoder(Decoder):
         """Build the decoder.
 
         Args:
-            z_dim: Z.
+            layout: partitions of z.
             out_channels: C, number of modalities.
             size: (D, H, W) in voxels, multiples of 16.
             base_filters: b; b / 2 must hold the 8 groups of the last GroupNorm.
@@ -42,7 +43,7 @@ class TransposedDecoder(Decoder):
         self.output_size = size
         self.grid = coarse_grid(size, "decoder=transposed")
         widths = [8 * base_filters, 4 * base_filters, 2 * base_filters, base_filters, base_filters // 2]
-        self.project = nn.Linear(z_dim, widths[0] * self.grid[0] * self.grid[1] * self.grid[2])
+        self.project = nn.Linear(layout.z_dim, widths[0] * self.grid[0] * self.grid[1] * self.grid[2])
         self.up = up_blocks(widths, upsampling="transposed", spectral=spectral_norm)
         self.output = conv(widths[-1], out_channels, 3, spectral=spectral_norm)
         self.activation = OutputActivation(activation)

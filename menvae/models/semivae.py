@@ -101,7 +101,7 @@ class SemiVAE(Model):
                 f"encoder.hierarchical=true; those of encoder={parts['encoder'].part.name} are already isolated, "
                 "so use model.isolation=none"
             )
-        self.decoder = parts["decoder"](z_dim, channels, size)
+        self.decoder = parts["decoder"](self.layout, channels, size)
         if self.decoder.output_size != size:
             raise UserError(
                 f"decoder={parts['decoder'].part.name} outputs {list(self.decoder.output_size)}, but data.roi_size is "
@@ -117,8 +117,8 @@ class SemiVAE(Model):
         self.auxiliary_decoder: nn.Module | None = None
         if "auxiliary_reconstruction" in blueprint.needs:
             with about("model.auxiliary_partition"):
-                start, stop = self.layout.bounds(auxiliary_partition)
-            self.auxiliary_decoder = parts["auxiliary_decoder"](stop - start, channels, size)
+                own = self.layout.of([auxiliary_partition])
+            self.auxiliary_decoder = parts["auxiliary_decoder"](own, channels, size)
         self.inverse_heads = self._inverse_heads(bound_inverse_heads, blueprint.needs)
 
     def _inverse_heads(self, bound: Mapping[str, Bound], needs: frozenset[str]) -> nn.ModuleDict:

@@ -55,7 +55,7 @@ class TabularVAE(Model):
         self.supervision: Mapping[str, Sequence[str]] = {}
         channels, size, parts = blueprint.in_channels, blueprint.size, blueprint.parts
         self.encoder: Encoder = parts["encoder"](channels, size, self.layout)
-        self.decoder = parts["decoder"](z_dim, channels, size)
+        self.decoder = parts["decoder"](self.layout, channels, size)
         self.hides = "hidden" in blueprint.needs
         if self.hides and not input_mask:
             raise UserError("model.input_mask: 0 is not allowed with a loss of hidden values; it must be above 0")

@@ -13,6 +13,10 @@ from menvae.errors import UserError
 from menvae.latent import LatentLayout
 
 
+def of_size(z_dim: int) -> LatentLayout:
+    return LatentLayout({"all": z_dim})
+
+
 def test_coordinates_are_in_the_order_depth_height_width() -> None:
     grid = coordinate_grid((3, 2, 5))
     assert grid.shape == (1, 3, 3, 2, 5)
@@ -23,7 +27,7 @@ def test_coordinates_are_in_the_order_depth_height_width() -> None:
 
 def test_sbd_parameters_by_hand() -> None:
     decoder = SpatialBroadcastDecoder(
-        128, 4, (160, 160, 160), base_filters=32, mixing_layers=1, final_norm=True, upsampling="resize_conv"
+        of_size(128), 4, (160, 160, 160), base_filters=32, mixing_layers=1, final_norm=True, upsampling="resize_conv"
     )
     widths = (256, 128, 64, 32, 16)
     expected = (128 + 3) * 256 + 2 * 256
@@ -39,7 +43,7 @@ def test_latent_gain_keeps_z_out_at_first_and_coordinates_in(spectral_norm: bool
     for gain in (1.0, 1e-3):
         torch.manual_seed(0)
         decoder = SpatialBroadcastDecoder(
-            6, 2, (16, 16, 32), latent_gain=gain, mixing_layers=mixing_layers, spectral_norm=spectral_norm
+            of_size(6), 2, (16, 16, 32), latent_gain=gain, mixing_layers=mixing_layers, spectral_norm=spectral_norm
         ).eval()
         mixed = [decoder.mixing[0](torch.cat([z, torch.ones(1, 3, 1, 1, 1)], 1)) for z in torch.randn(2, 1, 6, 1, 1, 1)]
         changes[gain] = (mixed[0] - mixed[1]).norm() / mixed[0].norm()
@@ -48,14 +52,16 @@ def test_latent_gain_keeps_z_out_at_first_and_coordinates_in(spectral_norm: bool
 
 
 def test_final_norm_is_the_one_of_the_last_up_block() -> None:
-    with_norm, without = (SpatialBroadcastDecoder(6, 2, (16, 16, 16), final_norm=norm) for norm in (True, False))
+    with_norm, without = (
+        SpatialBroadcastDecoder(of_size(6), 2, (16, 16, 16), final_norm=norm) for norm in (True, False)
+    )
     assert [type(m).__name__ for m in with_norm.up[-1].layers] == ["ConvTranspose3d", "GroupNorm", "ReLU"]
     assert [type(m).__name__ for m in without.up[-1].layers] == ["ConvTranspose3d", "ReLU"]
     assert all(type(block.layers[1]).__name__ == "GroupNorm" for block in without.up[:-1])
 
 
 def test_auxiliary_parameters_by_hand() -> None:
-    decoder = AuxiliaryDecoder(84, 4, (160, 160, 160), base_filters=32, upsampling="resize_conv")
+    decoder = AuxiliaryDecoder(of_size(84), 4, (160, 160, 160), base_filters=32, upsampling="resize_conv")
     widths = (128, 64, 32, 16, 16)
     expected = (84 + 1) * 128 * 64
     expected += sum(a * b * 27 + 2 * b for a, b in pairwise(widths)) + 16 * 4 * 27 + 4
@@ -77,16 +83,16 @@ def test_auxiliary_parameters_by_hand() -> None:
 )
 def test_auxiliary_side(size: tuple[int, int, int], side: int) -> None:
     assert auxiliary_side(size) == side
-    assert AuxiliaryDecoder(3, 1, size).output_size == (side, side, side)
+    assert AuxiliaryDecoder(of_size(3), 1, size).output_size == (side, side, side)
 
 
 def test_coordinates_are_no_part_of_checkpoints() -> None:
-    assert "coordinates" not in SpatialBroadcastDecoder(3, 1, (16, 16, 16)).state_dict()
+    assert "coordinates" not in SpatialBroadcastDecoder(of_size(3), 1, (16, 16, 16)).state_dict()
 
 
 @torch.no_grad()
 def test_every_voxel_of_the_coarse_grid_gets_z_and_its_own_coordinates() -> None:
-    decoder = SpatialBroadcastDecoder(3, 1, (32, 16, 48))
+    decoder = SpatialBroadcastDecoder(of_size(3), 1, (32, 16, 48))
     seen: list[torch.Tensor] = []
     decoder.mixing.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     z = torch.randn(2, 3)
@@ -99,18 +105,21 @@ def test_every_voxel_of_the_coarse_grid_gets_z_and_its_own_coordinates() -> None
 @pytest.mark.parametrize("decoder", [SpatialBroadcastDecoder, TransposedDecoder])
 def test_sides_that_cannot_be_doubled_four_times_are_refused(decoder: type) -> None:
     with pytest.raises(UserError, match="every side must be a multiple of 16"):
-        decoder(3, 1, (16, 40, 16))
+        decoder(of_size(3), 1, (16, 40, 16))
 
 
 def test_output_is_linear_and_reaches_any_z_score() -> None:
-    for decoder in (SpatialBroadcastDecoder(3, 1, (16, 16, 16)), TransposedDecoder(3, 1, (16, 16, 16))):
+    for decoder in (
+        SpatialBroadcastDecoder(of_size(3), 1, (16, 16, 16)),
+        TransposedDecoder(of_size(3), 1, (16, 16, 16)),
+    ):
         with torch.no_grad():
             decoder.output.bias.fill_(12.0)
             assert decoder(torch.zeros(1, 3)).max() > 10.0
 
 
 def test_every_modality_has_a_decoder_of_its_own() -> None:
-    decoder = PerModalityDecoder(3, 2, (16, 32, 16), each={"name": "transposed"})
+    decoder = PerModalityDecoder(of_size(3), 2, (16, 32, 16), each={"name": "transposed"})
     z = torch.randn(2, 3)
     drawn = decoder(z)
     assert drawn.shape == (2, 2, 16, 32, 16)
@@ -126,13 +135,15 @@ def test_a_decoder_for_each_modality_is_refused_in_words() -> None:
         ({"name": "sbd", "filters": 3}, r"decoder\.each\.filters: no such key of 'sbd'"),
     ):
         with pytest.raises(UserError, match=words):
-            PerModalityDecoder(3, 2, (16, 16, 16), each=each)
+            PerModalityDecoder(of_size(3), 2, (16, 16, 16), each=each)
 
 
 def test_sbd_at_128_as_documented() -> None:
     """Exp2b: 131 -> 256 (1x1x1) -> 128 -> 64 -> 32 -> 16 -> 4 on 8^3, four transposed convolutions of stride 2."""
     with torch.device("meta"):
-        decoder = SpatialBroadcastDecoder(128, 4, (128, 128, 128), base_filters=32, mixing_layers=1, final_norm=True)
+        decoder = SpatialBroadcastDecoder(
+            of_size(128), 4, (128, 128, 128), base_filters=32, mixing_layers=1, final_norm=True
+        )
     layers = [m for m in decoder.modules() if isinstance(m, nn.Conv3d | nn.ConvTranspose3d)]
     shapes = [(type(m).__name__, m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0]) for m in layers]
     assert shapes == [
@@ -150,7 +161,7 @@ def test_sbd_at_128_as_documented() -> None:
 
 
 def test_each_coordinate_varies_along_its_own_axis_only() -> None:
-    grid = SpatialBroadcastDecoder(3, 1, (128, 128, 128)).coordinates
+    grid = SpatialBroadcastDecoder(of_size(3), 1, (128, 128, 128)).coordinates
     assert grid.shape == (1, 3, 8, 8, 8)
     assert grid.min() == -1.0
     assert grid.max() == 1.0
@@ -164,7 +175,7 @@ def test_each_coordinate_varies_along_its_own_axis_only() -> None:
 def test_transposed_decoder_at_128_is_symmetric_to_the_encoder() -> None:
     with torch.device("meta"):
         encoder = ResNetEncoder(4, (128, 128, 128), LatentLayout({"all": 128}), base_filters=32, block_means=None)
-        decoder = TransposedDecoder(128, 4, (128, 128, 128), base_filters=32)
+        decoder = TransposedDecoder(of_size(128), 4, (128, 128, 128), base_filters=32)
     widths, sides = [], []
     grid = encoder.trunk.stem(torch.empty(2, 4, 128, 128, 128, device="meta"))
     for block in [None, *encoder.trunk.layers]:
