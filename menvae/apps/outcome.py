@@ -99,6 +99,14 @@ def report(command: str, text: str, code: int, *, on_all_ranks: bool = False) ->
     return code
 
 
+def _of_parent(error: OmegaConfBaseException) -> str:
+    """Return what to add about a key of another option of a group, which the run of ``trainer.extend`` may have."""
+    group, _, key = (error.full_key or "").partition(".")
+    if not key or not any(argument.startswith("trainer.extend=") for argument in sys.argv):
+        return ""
+    return f"; give the options of the run that trainer.extend names too, such as {group}=<name>"
+
+
 def sentence(error: Exception) -> str:
     """Return a one-line message that says what is wrong with the input."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
@@ -128,7 +136,7 @@ def sentence(error: Exception) -> str:
             known = [str(name) for name in cause.parent_node if name not in ("hydra", "_target_")]
             where = re.match(r"In '.*?': ", str(error))  # the file of a group's option
             allowed = nearest(str(cause.key), known) if known else "the section is empty; put + before a key to add it"
-            return f"{where.group() if where else ''}{cause.full_key}: no such key; {allowed}"
+            return f"{where.group() if where else ''}{cause.full_key}: no such key; {allowed}{_of_parent(cause)}"
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {str(error).splitlines()[0]}"

@@ -22,6 +22,10 @@ WRONG = [
     (["encoder=resnt"], "encoder: 'resnt' is not an option; did you mean 'resnet'?"),
     (["experiment=semivae_run5"], "experiment: 'semivae_run5' is not an option; did you mean 'semivae_run6'?"),
     (["schedule@loss.schedules.vol=linea"], "schedule: 'linea' is not an option; did you mean 'linear'?"),
+    (
+        ["trainer.extend=lithology_vae_0123456789", "data.num_rows=700"],
+        "data.num_rows: no such key; did you mean 'num_folds'? known: ",
+    ),
     (["modell=semivae"], "modell: no such key; did you mean 'model'?"),
     (
         ["trainer.max_epochs=[1"],

@@ -8,7 +8,7 @@ rocks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -81,7 +81,7 @@ class LithologySource(TabularSource):
         whole = draw_holes(self.num_rows, self.num_classes, self.num_holes, self.seed)
         chosen = [COLUMNS.index(name) for name in self.columns]
         targets = {name: whole.values[:, COLUMNS.index(name)] for name in self.target_columns}
-        return Table(self.columns, whole.values[:, chosen], whole.labels, whole.classes, whole.groups, targets)
+        return replace(whole, columns=self.columns, values=whole.values[:, chosen], targets=targets)
 
 
 def draw_holes(num_rows: int, num_classes: int, num_holes: int, seed: int) -> Table:
@@ -109,7 +109,9 @@ def draw_holes(num_rows: int, num_classes: int, num_holes: int, seed: int) -> Ta
     levels = centres[labels] + spreads[labels] * random.normal(size=(num_rows, len(COLUMNS)))
     digits = len(str(num_classes))
     classes = tuple(f"L{number:0{digits}d}" for number in range(1, num_classes + 1))
-    return Table(COLUMNS, _measured(levels), labels.astype(np.int64), classes, groups.astype(np.int64))
+    names = tuple(f"hole-{number:0{len(str(num_holes))}d}" for number in range(1, num_holes + 1))
+    numbered = labels.astype(np.int64), classes, groups.astype(np.int64)
+    return Table(COLUMNS, _measured(levels), *numbered, group_names=names)
 
 
 def _intervals(num_rows: int, frequency: np.ndarray, random: np.random.Generator) -> np.ndarray:

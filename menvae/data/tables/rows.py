@@ -31,6 +31,7 @@ class RowLoader:
         batch_size: int,
         *,
         targets: Mapping[str, NDArray[np.float32]] | None = None,
+        patient_id: NDArray[np.str_] | None = None,
         seed: int | None = None,
         rank: int = 0,
         num_ranks: int = 1,
@@ -43,6 +44,7 @@ class RowLoader:
             subject_id: name of each row [N].
             batch_size: rows per rank and step.
             targets: partition -> z-scored targets [N, P], NaN where not observed. None: no partition is supervised.
+            patient_id: unit that each row belongs to [N], such as a patient or a drill hole; None: each to its own.
             seed: seed of the order, reshuffled every epoch; None keeps the original order.
             rank: rank of this process.
             num_ranks: number of ranks.
@@ -53,6 +55,7 @@ class RowLoader:
         self._observed = {name: from_numpy(~np.isnan(values)) for name, values in known.items()}
         self._targets = {name: from_numpy(np.nan_to_num(values, nan=0.0)) for name, values in known.items()}
         self._subject_id = subject_id.astype(object)
+        self._patient_id = None if patient_id is None else patient_id.astype(object)
         self._seed, self._rank, self._num_ranks = seed, rank, num_ranks
         per_rank = -(-len(inputs) // num_ranks)
         full, rest = divmod(per_rank, batch_size)
@@ -66,6 +69,7 @@ class RowLoader:
             bounds = self._bounds[first : first + _BATCHES_AT_ONCE + 1]
             chosen = order[bounds[0] : bounds[-1]]
             rows, subjects = from_numpy(chosen), self._subject_id[chosen].tolist()
+            patients = [] if self._patient_id is None else self._patient_id[chosen].tolist()
             inputs, labels = self._inputs[rows], None if self._labels is None else self._labels[rows]
             targets = {name: values[rows] for name, values in self._targets.items()}
             observed = {name: values[rows] for name, values in self._observed.items()}
@@ -77,4 +81,5 @@ class RowLoader:
                     targets={name: values[some] for name, values in targets.items()},
                     observed={name: values[some] for name, values in observed.items()},
                     labels=None if labels is None else labels[some],
+                    patient_id=tuple(patients[some]),
                 )

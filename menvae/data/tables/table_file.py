@@ -40,6 +40,7 @@ class Table:
         groups: group number of each row [N]; a split keeps groups, such as drill holes, whole.
         targets: column -> values [N], NaN where missing.
         place: where a row stands in its file.
+        group_names: name of each group; empty if each row is a group of its own.
     """
 
     columns: tuple[str, ...]
@@ -49,9 +50,15 @@ class Table:
     groups: NDArray[np.int64]
     targets: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     place: RowPlace = field(default=number_of_row, compare=False, repr=False)
+    group_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def group_of_row(self) -> NDArray[np.str_] | None:
+        """Name of the group of each row [N]; None if each row is a group of its own."""
+        return np.array(self.group_names)[self.groups] if self.group_names else None
 
     @cached_property
     def hash(self) -> str:
@@ -108,18 +115,19 @@ def read_table(
     values = np.stack([numbers[name] for name in columns], axis=1)
     kept = _without_gaps(values, columns, gaps, place)
     rows = np.flatnonzero(kept)  # dropped rows leave neither classes nor groups behind
-    groups = np.arange(len(rows))
+    groups, group_names = np.arange(len(rows)), tuple[str, ...]()
     if group is not None:
         words = _words(frame[group][kept], nulls)
         if (words == "").any():
             raise UserError(f"data.group: {place(int(rows[np.argmax(words == '')]))} has no value in column '{group}'")
-        groups = np.unique(words, return_inverse=True)[1]
+        names, groups = np.unique(words, return_inverse=True)
+        group_names = tuple(names.tolist())
     labels, classes = np.full(len(rows), -1), tuple[str, ...]()
     if label is not None:
         labels, classes = _classes(_words(frame[label][kept], nulls), label)
     known = {name: numbers[name][kept] for name in targets}
     numbered = labels.astype(np.int64), classes, groups.astype(np.int64)
-    return Table(tuple(columns), values[kept], *numbered, known, partial(_place_of_kept, place, rows))
+    return Table(tuple(columns), values[kept], *numbered, known, partial(_place_of_kept, place, rows), group_names)
 
 
 def _place_of_kept(place: RowPlace, rows: NDArray[np.int64], row: int) -> str:

@@ -7,6 +7,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
@@ -164,6 +165,7 @@ class TabularSource(DataSource):
         inputs = scaler.scaled(table.values).astype(np.float32)
         subject_id = row_names(len(table))
         split_of = dict(zip(subject_id.tolist(), splits.tolist(), strict=True))
+        units = table.group_of_row
         learnt = self._labels_to_learn(table, training, warns=request.learns_classes)
         fitted = self._fit_targets(table, training, subject_id, request)
         z_scores = {} if fitted is None else _z_scores(fitted, request.supervision)
@@ -176,6 +178,7 @@ class TabularSource(DataSource):
                 subject_id[rows],
                 request.batch_size if split == "train" else max(_INFERENCE_BATCH_SIZE, request.batch_size),
                 targets={partition: values[rows] for partition, values in z_scores.items()},
+                patient_id=None if units is None else units[rows],
                 # shuffles validation too: neighbours come from the same hole and have a similar z
                 seed=None if request.in_order else request.seed,
                 rank=request.rank,
@@ -218,8 +221,9 @@ class TabularSource(DataSource):
     def _stream(self, table: Table, loader: RowLoader) -> Iterator[tuple[Batch, Sequence[Visit]]]:
         raw = self._raw_targets(table)
         labels = (table.classes[label] if label >= 0 else "" for label in table.labels.tolist())
+        units = repeat("") if table.group_of_row is None else iter(table.group_of_row.tolist())
         for batch in loader.epoch(0):
-            yield batch, [Visit(name, "", None, next(raw), next(labels)) for name in batch.subject_id]
+            yield batch, [Visit(name, next(units), None, next(raw), next(labels)) for name in batch.subject_id]
 
     def find(self, request: DataRequest) -> Data:
         """Load the data; tables need no preparation."""

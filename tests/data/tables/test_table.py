@@ -290,6 +290,21 @@ def test_splits_are_made_of_whole_groups() -> None:
     assert (split_groups(groups, 0.1, 0.2, seed=4) != splits).any()
 
 
+def test_rows_of_a_group_are_of_one_patient(tmp_path: Path) -> None:
+    content = frame()
+    path = saved(content, tmp_path / "a.csv")
+    hole_of = dict(zip(row_names(len(content)).tolist(), content["hole"], strict=True))
+    data = load(source(path, group="hole"))
+    for loader in (data.train, data.val, data.test):
+        assert loader is not None
+        for batch in loader.epoch(1):
+            assert batch.patient_id == tuple(hole_of[name] for name in batch.subject_id)
+    assert all(batch.patient_id == () for batch in load(source(path)).train.epoch(0))
+    holes = LithologySource(num_rows=60, num_holes=12).table()
+    assert holes.group_of_row is not None
+    assert holes.group_of_row[[0, 4, 5, 59]].tolist() == ["hole-01", "hole-01", "hole-02", "hole-12"]
+
+
 def test_labels_are_hidden_in_training_alone(caplog: pytest.LogCaptureFixture) -> None:
     few = LithologySource(num_rows=400, num_holes=20, num_classes=5, labelled_fraction=0.1)
     data = load(few)
