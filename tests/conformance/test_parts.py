@@ -44,7 +44,12 @@ class TestEncoders(EncoderConformance):
             {"attention": "channel", "multi_scale": ["shape"], "pool": "average", "stem": "per_modality"},
             {"attention": "spatial", "base_filters": 8, "spectral_norm": True, "multi_scale": ["vol", "residual"]},
             {"hierarchical": True, "base_filters": 8, "initial_logvar": None},
-            {"hierarchical": True, "order": ["residual", "vol", "shape", "loc"], "base_filters": 8, "block_means": None},
+            {
+                "hierarchical": True,
+                "order": ["residual", "vol", "shape", "loc"],
+                "base_filters": 8,
+                "block_means": None,
+            },
         ],
         "product_of_experts": [
             {"expert": {"name": "resnet", "base_filters": 8}},
