@@ -46,17 +46,17 @@ def show(found: Mapping[str, Sequence[float]], reference: str) -> dict[str, floa
 
 def at_least(name: str, ratio: float, goal: float) -> Claim:
     """Return the claim that a ratio reaches its goal."""
-    return f"{name}: {ratio:.3g} (goal at least {goal:g})", ratio >= goal
+    return f"{name}: {ratio:.4g} (goal at least {goal:g})", ratio >= goal
 
 
 def at_most(name: str, ratio: float, goal: float) -> Claim:
     """Return the claim that a ratio does not exceed its goal."""
-    return f"{name}: {ratio:.3g} (goal at most {goal:g})", ratio <= goal
+    return f"{name}: {ratio:.4g} (goal at most {goal:g})", ratio <= goal
 
 
 def noted(name: str, ratio: float) -> None:
     """Print a ratio that has no goal, in the form of `judged`."""
-    print(f"{'noted':<6} {name}: {ratio:.3g} (no goal)", flush=True)
+    print(f"{'noted':<6} {name}: {ratio:.4g} (no goal)", flush=True)
 
 
 def judged(claims: Sequence[Claim]) -> int:
