@@ -17,6 +17,10 @@ DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """``trainer.precision`` -> data type of autocast; fp32 has none."""
 
 
+REGIONS: Final = ("ncr", "ed", "et")
+"""Regions of a tumour: labels 1, 2 and 3 of `Batch.mask`."""
+
+
 @dataclass(frozen=True)
 class Intensities:
     """Normalisation of stored intensities; a stored 0 is background, and stays 0.
@@ -54,7 +58,7 @@ class Batch:
         subject_id: one identifier per row.
         targets: {partition: z-scored targets [B, F]}; unobserved values are 0.
         observed: {partition: bool [B, F]}; this mask is the semi-supervision.
-        mask: label volume [B, 1, D, H, W], or None.
+        mask: labels [B, 1, D, H, W], 0 for background and then as in `REGIONS`, or None.
         labels: class index [B], -1 where unobserved, or None.
         time: time of the visit in days [B], or None.
         intensities: normalisation that `to` applies to the inputs, or None.

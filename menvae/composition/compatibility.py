@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 from menvae.data.source import DataSource
+from menvae.decoders import Decoder
+from menvae.encoders import Encoder
 from menvae.errors import UserError
 from menvae.layers import OutputActivation
 from menvae.models import Model
@@ -30,7 +32,7 @@ def check_needs(
 
     Args:
         objective: objective of the run.
-        parts: configuration key -> part; only ``model`` and ``data`` are used.
+        parts: configuration key -> part; ``model``, ``data`` and, if present, ``encoder`` and ``decoder`` are used.
         supervision: partition -> names of its targets.
         partitions: names of the partitions of z.
         gives: batch fields of these data besides the inputs (see `menvae.data.source.DataSource.gives`).
@@ -40,10 +42,14 @@ def check_needs(
     """
     model, data = parts["model"].part, parts["data"].part
     provides = cast(type[Model], model.factory).provides
+    offered = _offered(parts)
+    for name, (part, override) in offered.items():
+        if name not in objective.requires:
+            raise UserError(f"{part}: no term of the loss trains its output '{name}'; add {override}")
     for key, term in objective.active_terms.items():
         path = f"loss.terms.{key}"
         off = " ".join(f"loss.{WEIGHT_PREFIX}{name}=0" for name in term.scalars if objective.weights[name])
-        for need in sorted(term.requires - provides(supervision)):
+        for need in sorted(term.requires - provides(supervision) - offered.keys()):
             missing = [name for name in partitions if need in provides({**supervision, name: ("a target",)})]
             supervise = "".join(f", or supervise the partition with model.supervision.{name}" for name in missing[:1])
             raise UserError(
@@ -55,6 +61,17 @@ def check_needs(
                 f"{path} requires '{need}' of every subject, which data={data.name} does not provide as configured: "
                 f"set {term.remedy(need, path) or off}, or the key of data that provides it (see menvae-parts data)"
             )
+
+
+def _offered(parts: Mapping[str, Bound]) -> dict[str, tuple[str, str]]:
+    """Return {output of encoder or decoder: (that part, overrides that add a term which trains it)}."""
+    found: dict[str, tuple[str, str]] = {}
+    for key in ("encoder", "decoder"):
+        if key in parts:
+            part = parts[key].part
+            offers = cast(type[Encoder] | type[Decoder], part.factory).offers
+            found |= {name: (f"{key}={part.name}", override) for name, override in offers.items()}
+    return found
 
 
 def check_supervision(objective: Objective, model: Bound, supervision: Mapping[str, Sequence[str]]) -> None:

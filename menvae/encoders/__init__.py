@@ -7,6 +7,7 @@ features. Code passes (in_channels, size, layout) to the constructor; the config
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -19,9 +20,12 @@ class Encoder(nn.Module):
 
     Attributes:
         hierarchical: whether the posterior of a partition also depends on those of other partitions.
+        offers: names of features that a term of the loss must train, because q(z|x) does not, each with the overrides
+            that add such a term. They are outputs of the model.
     """
 
     hierarchical: bool = False
+    offers: Mapping[str, str] = MappingProxyType({})
 
     def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
         """Return the features that the partitions share; this step has most of the cost and of the parameters.
@@ -41,6 +45,15 @@ class Encoder(nn.Module):
             isolated: stop gradients from one partition to the branch of another; the values do not change.
         """
         raise NotImplementedError
+
+    def commit(self, inputs: Tensor, available: Tensor | None, offered: Features) -> None:
+        """Update buffers from a training batch; called once per optimiser step, never in validation.
+
+        Args:
+            inputs: [B, C, D, H, W].
+            available: available modalities, bool [B, C]; None: all.
+            offered: those features of the batch that are named in ``offers``.
+        """
 
     def forward(self, inputs: Tensor, available: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Inputs [B, C, D, H, W] -> mean [B, Z], logvar [B, Z]."""

@@ -177,7 +177,14 @@ class SemiVAE(Model):
         if self.auxiliary_decoder is not None:
             residual = self.layout.select(z, self.auxiliary_partition)
             extras["auxiliary_reconstruction"] = self.auxiliary_decoder(residual).float()
-        return ModelOutput(posterior, z, self.decode(z), predictions, extras)
+        reconstruction, drawn = self.decoder.draw(z)
+        extras |= {name: features[name] for name in self.encoder.offers} | dict(drawn)
+        return ModelOutput(posterior, z, reconstruction.float(), predictions, extras)
+
+    def commit(self, batch: Batch, output: ModelOutput) -> None:
+        """Let the encoder update its buffers."""
+        offered = {name: output.extras[name] for name in self.encoder.offers}
+        self.encoder.commit(batch.inputs, batch.available, offered)
 
     def _seen(self, batch: Batch) -> Tensor | None:
         """Return the modalities that the encoder sees, bool [B, C] or None for all, after dropout in training."""

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 
-from menvae.data.files.subjects import REGION_CODES
 from menvae.data.masks.features import FEATURES, mask_features
 from menvae.encoders import only_available
 from menvae.layers import set_memory_format
@@ -20,14 +19,15 @@ from menvae.references.cohort import ReferenceCohort
 from menvae.references.fitting import SEED, fit, in_chunks, seeded
 from menvae.references.readings import Readings, by_subject
 from menvae.references.unet import UNet
-from menvae.types import Batch
+from menvae.statistics.segmentation import dice, overlaps
+from menvae.types import REGIONS, Batch
 
 Labels = NDArray[np.uint8]
 
 LEARNING_RATE = 2e-3
 LEAST_FALL = 0.05
 """The last voxels change the features little."""
-NUM_LABELS = 1 + max(REGION_CODES.values())
+NUM_LABELS = 1 + len(REGIONS)
 SMALLEST_CROP = 8
 """Smallest side of a training crop, whose sides are half of those of the image."""
 SMALLEST_PART = 0.1
@@ -79,11 +79,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor
         weights: of each label in the cross-entropy [K].
     """
     logits = logits.float()
-    shares = logits.softmax(dim=1)[:, 1:]
-    wanted = one_hot(labels, logits.shape[1]).movedim(-1, 1)[:, 1:].to(shares.dtype)
-    both, either = ((a * b).sum(dim=(0, 2, 3, 4)) for a, b in ((shares, wanted), (1.0, shares + wanted)))
-    dice = (2.0 * both + 1.0) / (either + 1.0)
-    return cross_entropy(logits, labels, weights) + 1.0 - dice.mean()
+    return cross_entropy(logits, labels, weights) + 1.0 - dice(*overlaps(logits, labels)).mean()
 
 
 @torch.no_grad()

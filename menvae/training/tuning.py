@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from menvae import collectives
 from menvae.cores import num_cores
 from menvae.errors import UserError
 from menvae.files import DamagedFileError, read_json, write_json
 from menvae.layers import fold_upsampling, set_memory_format
+from menvae.models import Model
 from menvae.objective import Objective
 from menvae.training.graphs import ReplayedModel
 from menvae.training.precision import autocast
@@ -166,7 +166,7 @@ class UnusableChoiceError(Exception):
 class StepTimer:
     """Times steps of copies of a model and an objective: those of the run are not touched."""
 
-    def __init__(self, model: nn.Module, objective: Objective, batch: Batch, progress: Progress) -> None:
+    def __init__(self, model: Model, objective: Objective, batch: Batch, progress: Progress) -> None:
         """Remember what to time.
 
         Args:
@@ -208,6 +208,7 @@ class StepTimer:
                 output = parallel(batch)
             objective(batch, output, self.progress).total.backward()
             objective.commit(output)
+            model.commit(batch, output)
             model.zero_grad(set_to_none=True)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)

@@ -25,7 +25,7 @@ from scipy.spatial import ConvexHull
 from skimage.measure import marching_cubes, regionprops
 
 from menvae.data.masks.features import ED, ET, NCR, bounding_box, mask_features
-from menvae.data.masks.mesh import mesh_hull_volume, mesh_volume_and_area
+from menvae.statistics.mesh import mesh_hull_volume, mesh_volume_and_area
 
 Spacing = tuple[float, float, float]
 

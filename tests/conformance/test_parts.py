@@ -51,6 +51,10 @@ class TestEncoders(EncoderConformance):
                 "block_means": None,
             },
         ],
+        "segmenting": [
+            {},
+            {"others_stride": 1, "measured": {"vol": "volume"}, "others": {"name": "branched", "base_filters": 8}},
+        ],
         "product_of_experts": [
             {"expert": {"name": "resnet", "base_filters": 8}},
             {"expert": {"name": "branched", "base_filters": 8, "hierarchical": True}, "shared_weights": True},
@@ -125,6 +129,7 @@ class TestRowModels(RowModelConformance):
 
 class TestTerms(TermConformance):
     variants: ClassVar = {
+        "segmentation": [{}, {"output": "drawn_segmentation"}],
         "semantic": [{"partition": "vol"}, {"partition": "shape"}],
         "kl": [
             {},

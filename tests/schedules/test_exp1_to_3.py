@@ -8,6 +8,7 @@ from figures import assert_figures
 from omegaconf import DictConfig
 
 from menvae.composition.experiment import Experiment
+from menvae.latent import LatentLayout
 from menvae.models.semivae import SemiVAE
 from menvae.types import Progress
 
@@ -206,7 +207,7 @@ def test_broadcast_decoder_has_the_channels_of_the_report(compose_train: Compose
     """131 -> 256 -> 128 -> 64 -> 32 -> 16 -> 4, the first of kernel 1, on a grid 16 times coarser."""
     decoder = Experiment.from_config(
         compose_train("experiment=exp2_tcvae_sbd", "data.roi_size=[16,16,16]", "encoder.base_filters=8")
-    ).parts["decoder"](128, 4, (128, 128, 128))
+    ).parts["decoder"](LatentLayout({"all": 128}), 4, (128, 128, 128))
     assert decoder.coordinates.shape == (1, 3, 8, 8, 8)
     channels = [(p.shape[0], p.shape[1]) for name, p in decoder.named_parameters() if p.ndim == 5]
     assert channels == [(256, 131), (256, 128), (128, 64), (64, 32), (32, 16), (4, 16)]  # transposed ones: in, out

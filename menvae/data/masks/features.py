@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from menvae.data.masks.mesh import mesh_hull_volume, mesh_volume_and_area
+from menvae.statistics.mesh import mesh_hull_volume, mesh_volume_and_area
 
 NCR: Final = 1
 ED: Final = 2

@@ -26,7 +26,7 @@ from menvae.data.masks.features import (
     bounding_box,
     mask_features,
 )
-from menvae.data.masks.mesh import mesh_hull_volume, mesh_volume_and_area
+from menvae.statistics.mesh import mesh_hull_volume, mesh_volume_and_area
 
 Spacing = tuple[float, float, float]
 

@@ -41,7 +41,7 @@ def mesh_volume_and_area(region: NDArray[np.bool_], spacing_mm: tuple[float, flo
     (0.166667, 1.732051)
     """
     counts = _count_configurations(region)
-    return float(counts @ _cell_volumes()) * math.prod(spacing_mm), float(counts @ _cell_areas_mm2(spacing_mm))
+    return float(counts @ cell_volumes()) * math.prod(spacing_mm), float(counts @ cell_areas(spacing_mm))
 
 
 def _count_configurations(region: NDArray[np.bool_]) -> NDArray[np.intp]:
@@ -62,17 +62,20 @@ def _count_configurations(region: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 
 @lru_cache(maxsize=64)
-def _cell_areas_mm2(spacing_mm: tuple[float, float, float]) -> NDArray[np.float64]:
-    """Area of the triangles in a cell of each configuration [256] in mm^2."""
+def cell_areas(spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> NDArray[np.float64]:
+    """Return the area of the triangles in a cell of each configuration [256], in squares of the unit of ``spacing``.
+
+    Corner (i, j, k) of a cell is bit 4 i + 2 j + k of the configuration.
+    """
     configurations, _, area_vectors = _cell_triangles()
-    area_vectors = area_vectors * (math.prod(spacing_mm) / np.asarray(spacing_mm))
-    areas_mm2 = np.sqrt(np.einsum("ti,ti->t", area_vectors, area_vectors))
-    return _sum_by_configuration(configurations, areas_mm2)
+    area_vectors = area_vectors * (math.prod(spacing) / np.asarray(spacing))
+    areas = np.sqrt(np.einsum("ti,ti->t", area_vectors, area_vectors))
+    return _sum_by_configuration(configurations, areas)
 
 
 @lru_cache(maxsize=1)
-def _cell_volumes() -> NDArray[np.float64]:
-    """Part of a cell inside the mesh for each configuration [256], in voxels.
+def cell_volumes() -> NDArray[np.float64]:
+    """Return the part of a cell inside the mesh for each configuration [256], in voxels.
 
     By the divergence theorem for the position relative to the cell centre: a third of the flux through the triangles
     and through the inside part of the cell's six faces, each half a voxel from the centre. The inside parts of

@@ -1,0 +1,199 @@
+"""An encoder that segments: partitions of measures of the tumour, and a residual that cannot know it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool3d, max_pool3d, pad
+
+from menvae.collectives import mean_over_ranks
+from menvae.encoders import Encoder, Features, only_available
+from menvae.encoders.resnet import DEFAULTS
+from menvae.encoders.unet import LightUNet
+from menvae.errors import UserError, about
+from menvae.latent import LatentLayout
+from menvae.layers import STRIDE, coarse_grid
+from menvae.registry import Field, bind, register
+from menvae.statistics.regions import NUM_SHAPE_MEASURES, RegionMeter
+from menvae.types import REGIONS
+
+Measure = Literal["volume", "location", "shape"]
+
+NUM_LABELS = 1 + len(REGIONS)
+MEASURED: Mapping[str, Measure] = {"vol": "volume", "loc": "location", "shape": "shape"}
+NUM_MEASURES: Mapping[str, int] = {"volume": NUM_LABELS, "location": 3, "shape": NUM_SHAPE_MEASURES}
+
+_OTHERS = "others."
+_SLOWEST = 0.02
+"""Smallest weight of a batch in the average head: about the last 50 batches count."""
+
+
+@register("encoder", "segmenting", reference="Ronneberger, Fischer & Brox 2015; menvae")
+class SegmentingEncoder(Encoder):
+    """A U-Net labels the voxels; some partitions are functions of what is measured on its labels, the rest of the head.
+
+    The label shares, trained by the term ``segmentation``, are measured without gradient (`RegionMeter`), and each
+    measured partition is a linear function of its measures plus a small perceptron. Images alone are enough to encode.
+
+    The other partitions come from an encoder that cannot see the tumour. Its image is the deviation of the head from
+    the average head of the training subjects, both normalised by the tissue outside the tumour; the tumour and a margin
+    show the mirror image of the other hemisphere, and 0 where there is tumour too. So the box must have the midsagittal
+    plane in its middle.
+
+    Attributes:
+        average: sum over heads of normalised voxels outside tumours [C, D', H', W'], and of their weights.
+    """
+
+    offers = MappingProxyType(
+        {"segmentation": "+term@loss.terms.segmentation=segmentation +loss.lambda_segmentation=1"}
+    )
+    average: Tensor
+    average_weight: Tensor
+    num_batches: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        size: tuple[int, int, int],
+        layout: LatentLayout,
+        *,
+        measured: Mapping[str, Measure] = MEASURED,
+        others: Mapping[str, Any] = DEFAULTS,
+        others_stride: Annotated[int, Field(ge=1, le=4)] = 2,
+        base_filters: Annotated[int, Field(ge=8, multiple_of=8)] = 8,
+        hidden: Annotated[int, Field(ge=1)] = 64,
+        initial_logvar: float = -4.0,
+    ) -> None:
+        """Build the encoder.
+
+        Args:
+            in_channels: C, number of modalities.
+            size: (D, H, W) in voxels, multiples of 16.
+            layout: partitions of z.
+            measured: partition -> what it is a function of.
+            others: configuration of the encoder of the other partitions.
+            others_stride: voxels per side of the boxes whose means the other partitions see; their grid is padded to
+                multiples of 16 with 0, the average.
+            base_filters: channels of the U-Net at full resolution.
+            hidden: width of the perceptrons.
+            initial_logvar: log variance of the measured partitions before training, the same for all subjects.
+
+        Raises:
+            UserError: a side of ``size`` does not fit, a partition does not exist, or none is left to ``others``.
+        """
+        super().__init__()
+        coarse_grid(size, "encoder=segmenting")
+        with about("encoder.measured"):
+            layout.chosen(list(measured), at_least=0)
+        rest = [name for name in layout if name not in measured]
+        if not rest:
+            raise UserError(f"encoder.measured: {sorted(measured)} are all partitions; leave one, such as residual")
+        self.layout, self.measured, self.stride = layout, dict(measured), others_stride
+        self.segment = LightUNet(in_channels, NUM_LABELS, base_filters)
+        self.meter = RegionMeter()
+        self.partitions = nn.ModuleDict(
+            {
+                name: MeasuredPartition(NUM_MEASURES[what], layout.sizes[name], hidden, initial_logvar)
+                for name, what in measured.items()
+            }
+        )
+        self.seen_by_others = layout.of(rest)
+        coarse = tuple(side // others_stride for side in size)
+        whole = tuple(-(-side // STRIDE) * STRIDE for side in coarse)
+        self.missing = [amount for had, side in zip(coarse, whole, strict=True) for amount in (side - had, 0)][::-1]
+        self.others: Encoder = bind("encoder", others, "encoder.others")(in_channels, whole, self.seen_by_others)
+        self.hierarchical = self.others.hierarchical
+        for name in ("average", "average_weight"):
+            self.register_buffer(name, torch.zeros(in_channels, *coarse, device="cpu"))
+        self.register_buffer("num_batches", torch.zeros((), device="cpu"))
+
+    def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
+        """Inputs [B, C, D, H, W] -> ``segmentation`` [B, K, D, H, W], logits, measures, and features of the others."""
+        inputs = only_available(inputs, available)
+        logits = self.segment(inputs)
+        with torch.no_grad():
+            shares = logits.float().softmax(dim=1)
+            measures = self.meter(shares)._asdict()
+            normal, weight, hidden = without_tumour(inputs, shares, self.stride)
+            usual = self.average / self.average_weight.clamp(min=1e-3)
+            deviation = (normal - usual) * weight
+            seen = deviation + hidden * deviation.flip(2)
+        others = self.others.features(pad(seen, self.missing).to(inputs.dtype), available)
+        return {"segmentation": logits, **measures, **{f"{_OTHERS}{name}": value for name, value in others.items()}}
+
+    def posterior(self, features: Features, *, isolated: bool = False) -> tuple[Tensor, Tensor]:
+        """Features -> mean [B, Z], logvar [B, Z]."""
+        own = {name.removeprefix(_OTHERS): value for name, value in features.items() if name.startswith(_OTHERS)}
+        mean, logvar = self.others.posterior(own, isolated=isolated)
+        means, logvars = self.seen_by_others.split(mean), self.seen_by_others.split(logvar)
+        for name, what in self.measured.items():
+            means[name], logvars[name] = self.partitions[name](features[what])
+        mean, logvar = (torch.cat([found[name] for name in self.layout], dim=1) for found in (means, logvars))
+        return mean, logvar
+
+    @torch.no_grad()
+    def commit(self, inputs: Tensor, available: Tensor | None, features: Features) -> None:
+        """Move the average head towards the heads of a training batch.
+
+        Args:
+            inputs: [B, C, D, H, W].
+            available: bool [B, C], or None for all.
+            features: ``segmentation``, as `features` has returned it.
+        """
+        shares = features["segmentation"].float().softmax(dim=1)
+        normal, weight, _ = without_tumour(only_available(inputs, available), shares, self.stride)
+        if available is not None:
+            weight = weight * available.reshape(*available.shape, 1, 1, 1)
+        self.num_batches += 1
+        share = (1.0 / self.num_batches).clamp(min=_SLOWEST)
+        for name, values in (("average", normal * weight), ("average_weight", weight.expand_as(normal))):
+            before = self.get_buffer(name)
+            before += share * (mean_over_ranks(values.mean(dim=0)) - before)
+
+
+class MeasuredPartition(nn.Module):
+    """Measures [B, F] -> mean [B, P] and log variance [B, P]; at first the first coordinates are the measures."""
+
+    def __init__(self, num_measures: int, num_latents: int, hidden: int, initial_logvar: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(num_measures, num_latents)
+        last = nn.Linear(hidden, num_latents)
+        self.nonlinear = nn.Sequential(nn.Linear(num_measures, hidden), nn.ReLU(), last)
+        self.logvar = nn.Parameter(torch.full((num_latents,), initial_logvar, device="cpu"))
+        with torch.no_grad():
+            nn.init.eye_(self.linear.weight)
+            nn.init.zeros_(self.linear.bias)
+            last.weight.mul_(0.1)
+
+    def forward(self, measures: Tensor) -> tuple[Tensor, Tensor]:
+        """Measures [B, F] -> mean [B, P], log variance [B, P]."""
+        mean: Tensor = self.linear(measures) + self.nonlinear(measures)
+        return mean, self.logvar.expand_as(mean)
+
+
+def without_tumour(inputs: Tensor, shares: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalise a head by its tissue outside the tumour, at a coarser resolution.
+
+    Args:
+        inputs: normalised images [B, C, D, H, W]; 0 in all channels outside the head.
+        shares: of the labels [B, K, D, H, W]; the first is the background.
+        stride: voxels per side of a coarse voxel.
+
+    Returns:
+        z-scores [B, C, D', H', W'], the weight of each coarse voxel, 0 in the tumour and outside the head
+        [B, 1, D', H', W'], and how much of it the tumour, with a margin of a coarse voxel, hides.
+    """
+    head = (inputs != 0).any(dim=1, keepdim=True).float()
+    part = avg_pool3d(head, stride)
+    coarse = avg_pool3d(inputs.float(), stride) / part.clamp(min=1e-3)
+    tumour = max_pool3d(max_pool3d(1.0 - shares[:, :1], stride), 3, stride=1, padding=1)
+    hidden = ((tumour - 0.1) / 0.4).clamp(0.0, 1.0)
+    weight = (part > 0.3).float() * (1.0 - hidden)
+    total = weight.sum(dim=(2, 3, 4), keepdim=True).clamp(min=1.0)
+    mean = (coarse * weight).sum(dim=(2, 3, 4), keepdim=True) / total
+    spread = ((coarse - mean).square() * weight).sum(dim=(2, 3, 4), keepdim=True) / total
+    return (coarse - mean) / (spread.sqrt() + 1e-3), weight, hidden

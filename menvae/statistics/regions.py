@@ -1,0 +1,184 @@
+"""Volume, place and shape of the regions of a soft label map, as tensors on any device, without gradient.
+
+They describe the same properties as `menvae.data.masks.features`, in units of the box and without its missing values,
+so that a small network can read the targets off them.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from menvae.statistics.mesh import cell_areas, cell_volumes
+
+NUM_SHAPE_MEASURES: Final = 34
+NUM_WIDTHS: Final = 13
+CORE: Final = 1
+"""Label whose shape is measured beside that of the whole tumour."""
+
+_SMALLEST_SHARE = 2e-5
+"""Share of the box that is added to volumes before their logarithm: two thirds of a voxel at 32^3."""
+_LARGEST = 5.0
+
+
+class RegionMeasures(NamedTuple):
+    """Measures of a batch, shifted and scaled by constants so that they are of order 1, and cut at -5 and 5.
+
+    Attributes:
+        volume: logarithm of the share of the box that the tumour and each of its labels fill [B, K].
+        location: centroid of the tumour along D, H, W [B, 3].
+        shape: of the tumour and of its core, relative to their size, and what corrects these for the size [B, 34]:
+            sphericity, area, share of the hull, extents along D and H, sphericity and area of the core; second moments
+            (6); widths along axes and diagonals (13); soft extents (3); soft area of the core; logarithms of both
+            volumes; largest share of each of three labels.
+    """
+
+    volume: Tensor
+    location: Tensor
+    shape: Tensor
+
+
+class RegionMeter(torch.nn.Module):
+    """Label shares [B, K, D, H, W], which sum to 1 over K = 4 labels -> `RegionMeasures`; the first is the background.
+
+    Surfaces are those of the marching-cubes mesh of the likeliest labels (`menvae.statistics.mesh`), and soft ones the
+    total variation of the shares.
+    """
+
+    areas: Tensor
+    volumes: Tensor
+
+    def __init__(self) -> None:
+        """Prepare the tables of the mesh."""
+        super().__init__()
+        for name, table in (("areas", cell_areas()), ("volumes", cell_volumes())):
+            self.register_buffer(name, torch.as_tensor(table, dtype=torch.float32, device="cpu"), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, shares: Tensor) -> RegionMeasures:
+        """Measure a batch in float32."""
+        shares = shares.float()
+        tumour, core = 1.0 - shares[:, 0], shares[:, CORE]
+        voxels = torch.cat([tumour.unsqueeze(1), shares[:, 1:]], dim=1).flatten(2).sum(dim=2)
+        volume = (torch.log(voxels / tumour[0].numel() + _SMALLEST_SHARE) + 6.0) / 1.5
+        centre, moments = _moments(tumour, voxels[:, 0])
+        labels = shares.argmax(dim=1)
+        is_tumour, is_core = labels > 0, labels == CORE
+        side = voxels[:, :1].clamp(min=1.0).log() / 3.0  # logarithm of the side of a cube of this volume
+        side_of_core = voxels[:, CORE].clamp(min=1.0).log() / 3.0
+        spheric, size = self._sphericity(is_tumour)
+        spheric_core, size_of_core = self._sphericity(is_core)
+        widths, extents = _widths(is_tumour), _soft_extents(tumour)
+        slender = (widths.log() - side - 0.3) / 0.25
+        shape = [
+            (spheric - 0.8) / 0.06,
+            (_soft_area(tumour).log() - 2.0 * side[:, 0] - 1.9) / 0.1,
+            (size.log() - widths.log().mean(dim=1) * 3.0 + 1.0) / 0.15,
+            (widths[:, 0] / widths[:, 1]).log() / 0.3,
+            (spheric_core - 0.8) / 0.06,
+            (size_of_core.log() - 1.0) / 1.5,
+            *((moments - moments.new_tensor([0.08, 0.0, 0.0, 0.08, 0.0, 0.08])) / 0.04).unbind(1),
+            *slender.unbind(1),
+            *((extents.log() - side - 0.3) / 0.25).unbind(1),
+            (_soft_area(core).log() - 2.0 * side_of_core - 1.5) / 0.3,
+            *volume[:, [0, CORE]].unbind(1),
+            *((shares.flatten(2).amax(dim=2)[:, 1:] - 0.7) / 0.3).unbind(1),
+        ]
+        return RegionMeasures(
+            volume.clamp(-_LARGEST, _LARGEST),
+            ((centre - 0.5) / 0.15).clamp(-_LARGEST, _LARGEST),
+            torch.stack(shape, dim=1).clamp(-_LARGEST, _LARGEST),
+        )
+
+    def _sphericity(self, region: Tensor) -> tuple[Tensor, Tensor]:
+        """Region, bool [B, D, H, W] -> sphericity [B] and volume [B] of its mesh, in voxels; those of one at least."""
+        cells = pad(region.int(), (1, 1, 1, 1, 1, 1))
+        for axis, num_bits in ((3, 1), (2, 2), (1, 4)):
+            length = cells.shape[axis] - 1
+            cells = cells.narrow(axis, 0, length) | (cells.narrow(axis, 1, length) << num_bits)
+        cells = cells.flatten(1)
+        volume = self.volumes[cells].sum(dim=1).clamp(min=1.0 / 6.0)
+        area = self.areas[cells].sum(dim=1).clamp(min=math.sqrt(3.0))
+        return (36.0 * math.pi * volume.square()).pow(1.0 / 3.0) / area, volume
+
+
+def _moments(region: Tensor, voxels: Tensor) -> tuple[Tensor, Tensor]:
+    """Region [B, D, H, W] and its sum [B] -> centroid [B, 3] in shares of the box, and second moments [B, 6].
+
+    The latter are D D, D H, D W, H H, H W, W W about the centroid, in voxels, over the volume to the power 2 / 3; they
+    are 0.077 for a ball and 0 off the diagonal.
+    """
+    sides = region.shape[1:]
+    planes = [region.sum(dim=[other for other in (1, 2, 3) if other != axis + 1]) for axis in range(3)]
+    points = [torch.arange(side, device=region.device) + 0.5 for side in sides]
+    total = (voxels + 1e-3).unsqueeze(1)
+    centre = torch.stack(
+        [(plane @ point + 5e-4 * side) / total[:, 0] for plane, point, side in zip(planes, points, sides, strict=True)],
+        1,
+    )
+    second = []
+    for first, other in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)):
+        if first == other:
+            mean = planes[first] @ points[first].square()
+        else:
+            flat = region.sum(dim=4 - first - other)  # the axis that is neither, plus 1
+            mean = torch.einsum("bxy,x,y->b", flat, points[first], points[other])
+        second.append(mean / total[:, 0] - centre[:, first] * centre[:, other])
+    scale = voxels.clamp(min=1.0).pow(2.0 / 3.0).unsqueeze(1)
+    return centre / centre.new_tensor(sides), torch.stack(second, dim=1) / scale
+
+
+def _soft_area(region: Tensor) -> Tensor:
+    """Region [B, D, H, W] -> total variation [B] in faces of voxels, 1 at least."""
+    padded = pad(region, (0, 1, 0, 1, 0, 1))
+    sides = region.shape[1:]
+    steps = [padded.narrow(axis, 1, sides[axis - 1]).sub(padded.narrow(axis, 0, sides[axis - 1])) for axis in (1, 2, 3)]
+    inner = [
+        step[tuple(slice(None) if axis == own else slice(0, sides[axis - 1]) for axis in range(4))]
+        for own, step in enumerate(steps, start=1)
+    ]
+    return torch.stack(inner).square().sum(dim=0).sqrt().flatten(1).sum(dim=1).clamp(min=1.0)
+
+
+def _soft_extents(region: Tensor) -> Tensor:
+    """Region [B, D, H, W] -> sum of its largest value in each plane, along D, H, W [B, 3], 1 at least."""
+    along = [region.amax(dim=[other for other in (1, 2, 3) if other != axis]).sum(dim=1) for axis in (1, 2, 3)]
+    return torch.stack(along, dim=1).clamp(min=1.0)
+
+
+def _widths(region: Tensor) -> Tensor:
+    """Region, bool [B, D, H, W] -> width in voxels along 3 axes, 6 diagonals of planes and 4 of space [B, 13].
+
+    That of a single voxel is 1 along every direction; that of an empty region is 1 too.
+    """
+    steps = [torch.arange(side, device=region.device, dtype=torch.float32) for side in region.shape[1:]]
+    found = []
+    seen = [region.flatten(2).any(dim=2), region.transpose(1, 2).flatten(2).any(dim=2)]
+    seen.append(region.transpose(1, 3).flatten(2).any(dim=2))
+    found += [_span(step, step, occupied) for step, occupied in zip(steps, seen, strict=True)]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        occupied = region.any(dim=4 - first - second)
+        for sign in (1.0, -1.0):
+            place = steps[first][:, None] + sign * steps[second]
+            found.append(_span(place, place, occupied) / math.sqrt(2.0))
+    occupied = region.any(dim=3)
+    places = torch.where(region, steps[2], math.inf)
+    lowest = places.amin(dim=3).masked_fill(~occupied, 0.0)
+    highest = torch.where(region, steps[2], -math.inf).amax(dim=3).masked_fill(~occupied, 0.0)
+    for sign, along in product((1.0, -1.0), (1.0, -1.0)):
+        place = steps[0][:, None] + sign * steps[1]
+        high, low = (highest, lowest) if along > 0 else (-lowest, -highest)
+        found.append(_span(place + high, place + low, occupied) / math.sqrt(3.0))
+    return torch.stack(found, dim=1) + 1.0
+
+
+def _span(high: Tensor, low: Tensor, occupied: Tensor) -> Tensor:
+    """Return the largest of ``high`` minus the smallest of ``low`` where ``occupied`` [B, ...], 0 if nowhere: [B]."""
+    top = torch.where(occupied, high, -math.inf).flatten(1).amax(dim=1)
+    bottom = torch.where(occupied, low, math.inf).flatten(1).amin(dim=1)
+    return torch.where(occupied.flatten(1).any(dim=1), top - bottom, torch.zeros_like(top))

@@ -1,0 +1,38 @@
+"""Cross-entropy and Dice of label maps, by hand and beside MONAI."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from monai.losses.dice import DiceLoss
+
+from menvae.registry import build
+from menvae.terms import TermContext
+from menvae.types import Batch, ModelOutput
+
+
+@pytest.mark.parametrize("name", ["segmentation", "drawn_segmentation"])
+def test_as_in_monai(
+    name: str, context: TermContext, output_of: Callable[..., ModelOutput], batch_of: Callable[..., Batch]
+) -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 4, 5, 6, 7), torch.randint(0, 4, (2, 1, 5, 6, 7), dtype=torch.uint8)
+    term = build("term", {"name": "segmentation", "output": name}, context)
+    found = term(replace(batch_of(), mask=labels), output_of(**{name: logits}))
+    dice = DiceLoss(include_background=False, to_onehot_y=True, softmax=True, batch=True, smooth_nr=1.0, smooth_dr=1.0)(
+        logits, labels
+    )
+    entropy = torch.nn.functional.cross_entropy(logits, labels[:, 0].long())
+    assert found[name].item() == pytest.approx((dice + entropy).item(), rel=1e-5)
+    assert found[f"{name}_dice"].item() == pytest.approx(1.0 - dice.item(), rel=1e-5)
+
+
+def test_the_true_labels_have_no_loss(
+    context: TermContext, output_of: Callable[..., ModelOutput], batch_of: Callable[..., Batch]
+) -> None:
+    labels = torch.randint(0, 3, (2, 1, 4, 4, 4))  # one label is nowhere
+    certain = 50.0 * torch.nn.functional.one_hot(labels[:, 0], 4).movedim(-1, 1).float()
+    term = build("term", {"name": "segmentation"}, context)
+    found = term(replace(batch_of(), mask=labels.to(torch.uint8)), output_of(segmentation=certain))
+    assert found["segmentation"].item() == pytest.approx(0.0, abs=1e-6)
