@@ -80,6 +80,12 @@ class Part:
         """First line of the part's docstring."""
         return (inspect.getdoc(self.factory) or "").split("\n", 1)[0]
 
+    @property
+    def offers(self) -> Mapping[str, str]:
+        """Outputs of an encoder or decoder that a term must train, each with the overrides that add such a term."""
+        offers: Mapping[str, str] = getattr(self.factory, "offers", {})
+        return offers
+
 
 @dataclass(frozen=True)
 class Bound:
@@ -226,6 +232,18 @@ def bind(group: str, config: Mapping[str, Any], path: str | None = None) -> Boun
     part = lookup(group, name, path)
     settings = {key: value for key, value in config.items() if key != "name"}
     return Bound(part, _checked(_schema(part.factory), settings, path, f"'{name}'"))
+
+
+def bind_inside(group: str, config: Mapping[str, Any], path: str) -> Bound:
+    """Return `bind` of a part inside another one, where its `Part.offers` would stay untrained.
+
+    Raises:
+        UserError: as `bind`, or the part has such outputs.
+    """
+    bound = bind(group, config, path)
+    if bound.part.offers:
+        raise UserError(f"{path}.name: '{bound.part.name}' is not allowed inside another part; use it as {group}")
+    return bound
 
 
 def own_keys(group: str, config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 from menvae.data.source import DataSource
-from menvae.decoders import Decoder
-from menvae.encoders import Encoder
 from menvae.errors import UserError
 from menvae.layers import OutputActivation
 from menvae.models import Model
@@ -45,7 +43,8 @@ def check_needs(
     offered = _offered(parts)
     for name, (part, override) in offered.items():
         if name not in objective.requires:
-            raise UserError(f"{part}: no term of the loss trains its output '{name}'; add {override}")
+            remedy = "set the weight of its term above 0" if name in objective.could_require else f"add {override}"
+            raise UserError(f"{part}: no term of the loss trains its output '{name}'; {remedy}")
     for key, term in objective.active_terms.items():
         path = f"loss.terms.{key}"
         off = " ".join(f"loss.{WEIGHT_PREFIX}{name}=0" for name in term.scalars if objective.weights[name])
@@ -69,8 +68,7 @@ def _offered(parts: Mapping[str, Bound]) -> dict[str, tuple[str, str]]:
     for key in ("encoder", "decoder"):
         if key in parts:
             part = parts[key].part
-            offers = cast(type[Encoder] | type[Decoder], part.factory).offers
-            found |= {name: (f"{key}={part.name}", override) for name, override in offers.items()}
+            found |= {name: (f"{key}={part.name}", override) for name, override in part.offers.items()}
     return found
 
 

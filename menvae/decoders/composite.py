@@ -6,31 +6,19 @@ import math
 from collections.abc import Mapping
 from itertools import combinations_with_replacement
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d, interpolate, silu
 
 from menvae.decoders import Decoder
-from menvae.decoders.sbd import coordinate_grid
+from menvae.decoders.sbd import DEFAULTS, coordinate_grid
 from menvae.errors import UserError, about
 from menvae.latent import LatentLayout
 from menvae.layers import Conv3d, conv, only_volumes
-from menvae.registry import Field, bind, register
+from menvae.registry import Field, bind_inside, register
 from menvae.types import REGIONS
-
-HEAD: Mapping[str, Any] = {
-    "name": "sbd",
-    "base_filters": 16,
-    "mixing_layers": 2,
-    "latent_gain": 0.01,
-    "final_norm": False,
-    "upsampling": "transposed",
-    "activation": "linear",
-    "spectral_norm": False,
-}
-"""Content of ``conf/decoder/sbd.yaml``."""
 
 NUM_LABELS = 1 + len(REGIONS)
 
@@ -66,10 +54,10 @@ class CompositeDecoder(Decoder):
         out_channels: int,
         size: tuple[int, int, int],
         *,
-        head: Mapping[str, Any] = HEAD,
+        head: Mapping[str, Any] = DEFAULTS,
         head_partitions: tuple[str, ...] = ("residual",),
         base_filters: Annotated[int, Field(ge=8, multiple_of=8)] = 32,
-        stride: Annotated[int, Field(ge=1, le=4)] = 2,
+        stride: Literal[1, 2, 4] = 2,
     ) -> None:
         """Build the decoder.
 
@@ -94,7 +82,7 @@ class CompositeDecoder(Decoder):
             raise UserError(f"decoder.head_partitions: {self.head_partitions} are all; leave one for the tumour")
         self.layout, self.output_size, self.stride = layout, size, stride
         with about("decoder.head"):
-            self.head: Decoder = bind("decoder", head, "decoder.head")(
+            self.head: Decoder = bind_inside("decoder", head, "decoder.head")(
                 layout.of(self.head_partitions), out_channels, size
             )
         num_latents = layout.of(self.tumour_partitions).z_dim
@@ -138,7 +126,8 @@ class CompositeDecoder(Decoder):
         centre, radius, stretch = place[:, :3], math.log(0.3) + place[:, 3:4], place[:, 4:].reshape(-1, 3, 3)
         absolute = self.coordinates.expand(len(code), -1, -1, -1, -1)
         frame = (torch.eye(3, device=place.device) + stretch) * torch.exp(-radius.clamp(-4.0, 1.0)).unsqueeze(2)
-        own = torch.einsum("bij,bjdhw->bidhw", frame, absolute - _broadcast(centre)).clamp(-_FARTHEST, _FARTHEST)
+        with torch.autocast(frame.device.type, enabled=False):
+            own = torch.einsum("bij,bjdhw->bidhw", frame, absolute - _broadcast(centre)).clamp(-_FARTHEST, _FARTHEST)
         products = [own[:, i] * own[:, j] / 3.0 for i, j in combinations_with_replacement(range(3), 2)]
         norm = own.square().sum(dim=1).clamp(min=1e-6).sqrt()
         return torch.cat([own, torch.stack([*products, norm], dim=1), absolute], dim=1)

@@ -9,20 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from menvae.decoders import Decoder
+from menvae.decoders.sbd import DEFAULTS
 from menvae.errors import UserError
 from menvae.latent import LatentLayout
-from menvae.registry import bind, register
-
-EACH: Mapping[str, Any] = {
-    "name": "sbd",
-    "base_filters": 16,
-    "mixing_layers": 2,
-    "latent_gain": 0.01,
-    "final_norm": False,
-    "upsampling": "transposed",
-    "activation": "linear",
-    "spectral_norm": False,
-}
+from menvae.registry import bind_inside, register
 
 
 @register("decoder", "per_modality", reference="recommendations of the design reports")
@@ -33,7 +23,7 @@ class PerModalityDecoder(Decoder):
     """
 
     def __init__(
-        self, layout: LatentLayout, out_channels: int, size: tuple[int, int, int], *, each: Mapping[str, Any] = EACH
+        self, layout: LatentLayout, out_channels: int, size: tuple[int, int, int], *, each: Mapping[str, Any] = DEFAULTS
     ) -> None:
         """Build the decoders.
 
@@ -47,7 +37,7 @@ class PerModalityDecoder(Decoder):
             UserError: ``each`` is not a decoder, or is ``per_modality`` itself.
         """
         super().__init__()
-        bound = bind("decoder", each, "decoder.each")
+        bound = bind_inside("decoder", each, "decoder.each")
         if bound.part.factory is PerModalityDecoder:
             raise UserError(
                 "decoder.each.name: 'per_modality' is not allowed; choose a decoder of a single modality, such as sbd"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,18 @@ from menvae.decoders import Decoder
 from menvae.latent import LatentLayout
 from menvae.layers import Activation, OutputActivation, Upsampling, coarse_grid, conv, norm, stored_weight, up_blocks
 from menvae.registry import Field, register
+
+DEFAULTS: Mapping[str, Any] = {
+    "name": "sbd",
+    "base_filters": 16,
+    "mixing_layers": 2,
+    "latent_gain": 0.01,
+    "final_norm": False,
+    "upsampling": "transposed",
+    "activation": "linear",
+    "spectral_norm": False,
+}
+"""Content of ``conf/decoder/sbd.yaml``, the default of decoders that contain another decoder."""
 
 
 def coordinate_grid(grid: tuple[int, int, int]) -> Tensor:

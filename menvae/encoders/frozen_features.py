@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from menvae.encoders import Encoder, Features
 from menvae.errors import UserError
 from menvae.latent import LatentLayout
-from menvae.registry import bind
+from menvae.registry import bind_inside
 
 
 class FrozenProjection(Encoder):
@@ -56,7 +56,7 @@ class FrozenProjection(Encoder):
                 "least two"
             )
         self.others = LatentLayout(others)
-        self.trained: Encoder = bind("encoder", trained, "encoder.trained")(in_channels, size, self.others)
+        self.trained: Encoder = bind_inside("encoder", trained, "encoder.trained")(in_channels, size, self.others)
         self.hierarchical = self.trained.hierarchical
 
     def frozen_features(self, inputs: Tensor, available: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from menvae.encoders import Encoder, Features, only_available
 from menvae.encoders.resnet import DEFAULTS
 from menvae.latent import LatentLayout
-from menvae.registry import bind, register
+from menvae.registry import bind_inside, register
 from menvae.statistics.gaussian import product_with_prior
 
 
@@ -43,7 +43,7 @@ class ProductOfExperts(Encoder):
         """
         super().__init__()
         self.num_modalities = in_channels
-        bound = bind("encoder", expert, "encoder.expert")
+        bound = bind_inside("encoder", expert, "encoder.expert")
         self.experts = nn.ModuleList(bound(1, size, layout) for _ in range(1 if shared_weights else in_channels))
         self.hierarchical = all(expert.hierarchical for expert in self._encoders())
 

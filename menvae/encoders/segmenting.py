@@ -1,4 +1,4 @@
-"""An encoder that segments: partitions of measures of the tumour, and a residual that cannot know it."""
+"""An encoder that segments: partitions of measures of the tumour, and a residual to which the tumour is hidden."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from menvae.encoders.unet import LightUNet
 from menvae.errors import UserError, about
 from menvae.latent import LatentLayout
 from menvae.layers import STRIDE, coarse_grid
-from menvae.registry import Field, bind, register
+from menvae.registry import Field, bind_inside, register
 from menvae.statistics.regions import NUM_SHAPE_MEASURES, RegionMeter
 from menvae.types import REGIONS
 
@@ -39,10 +39,10 @@ class SegmentingEncoder(Encoder):
     The label shares, trained by the term ``segmentation``, are measured without gradient (`RegionMeter`), and each
     measured partition is a linear function of its measures plus a small perceptron. Images alone are enough to encode.
 
-    The other partitions come from an encoder that cannot see the tumour. Its image is the deviation of the head from
-    the average head of the training subjects, both normalised by the tissue outside the tumour; the tumour and a margin
-    show the mirror image of the other hemisphere, and 0 where there is tumour too. So the box must have the midsagittal
-    plane in its middle.
+    The other partitions come from an encoder that does not see the voxels labelled as tumour. Its image is the
+    deviation of the head from the average head of the training subjects, both normalised by the tissue outside the
+    tumour; the tumour and a margin show the mirror image of the other hemisphere, and 0 where there is tumour too. So
+    the box must have the midsagittal plane in its middle.
 
     Attributes:
         average: sum over heads of normalised voxels outside tumours [C, D', H', W'], and of their weights.
@@ -63,7 +63,7 @@ class SegmentingEncoder(Encoder):
         *,
         measured: Mapping[str, Measure] = MEASURED,
         others: Mapping[str, Any] = DEFAULTS,
-        others_stride: Annotated[int, Field(ge=1, le=4)] = 2,
+        others_stride: Literal[1, 2, 4] = 2,
         base_filters: Annotated[int, Field(ge=8, multiple_of=8)] = 8,
         hidden: Annotated[int, Field(ge=1)] = 64,
         initial_logvar: float = -4.0,
@@ -80,7 +80,7 @@ class SegmentingEncoder(Encoder):
                 multiples of 16 with 0, the average.
             base_filters: channels of the U-Net at full resolution.
             hidden: width of the perceptrons.
-            initial_logvar: log variance of the measured partitions before training, the same for all subjects.
+            initial_logvar: log variance of the measured partitions before training; it is the same for all subjects.
 
         Raises:
             UserError: a side of ``size`` does not fit, a partition does not exist, or none is left to ``others``.
@@ -105,11 +105,12 @@ class SegmentingEncoder(Encoder):
         coarse = tuple(side // others_stride for side in size)
         whole = tuple(-(-side // STRIDE) * STRIDE for side in coarse)
         self.missing = [amount for had, side in zip(coarse, whole, strict=True) for amount in (side - had, 0)][::-1]
-        self.others: Encoder = bind("encoder", others, "encoder.others")(in_channels, whole, self.seen_by_others)
+        bound = bind_inside("encoder", others, "encoder.others")
+        self.others: Encoder = bound(in_channels, whole, self.seen_by_others)
         self.hierarchical = self.others.hierarchical
         for name in ("average", "average_weight"):
-            self.register_buffer(name, torch.zeros(in_channels, *coarse, device="cpu"))
-        self.register_buffer("num_batches", torch.zeros((), device="cpu"))
+            self.register_buffer(name, torch.zeros(in_channels, *coarse))
+        self.register_buffer("num_batches", torch.zeros(()))
 
     def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
         """Inputs [B, C, D, H, W] -> ``segmentation`` [B, K, D, H, W], logits, measures, and features of the others."""
@@ -163,7 +164,7 @@ class MeasuredPartition(nn.Module):
         self.linear = nn.Linear(num_measures, num_latents)
         last = nn.Linear(hidden, num_latents)
         self.nonlinear = nn.Sequential(nn.Linear(num_measures, hidden), nn.ReLU(), last)
-        self.logvar = nn.Parameter(torch.full((num_latents,), initial_logvar, device="cpu"))
+        self.logvar = nn.Parameter(torch.full((num_latents,), initial_logvar))
         with torch.no_grad():
             nn.init.eye_(self.linear.weight)
             nn.init.zeros_(self.linear.bias)

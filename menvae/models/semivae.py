@@ -178,7 +178,8 @@ class SemiVAE(Model):
             residual = self.layout.select(z, self.auxiliary_partition)
             extras["auxiliary_reconstruction"] = self.auxiliary_decoder(residual).float()
         reconstruction, drawn = self.decoder.draw(z)
-        extras |= {name: features[name] for name in self.encoder.offers} | dict(drawn)
+        offered = {**{name: features[name] for name in self.encoder.offers}, **drawn}
+        extras |= {name: values.float() for name, values in offered.items()}
         return ModelOutput(posterior, z, reconstruction.float(), predictions, extras)
 
     def commit(self, batch: Batch, output: ModelOutput) -> None:

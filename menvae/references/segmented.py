@@ -90,7 +90,7 @@ def _measure(
 
     A feature of a region that the predicted mask does not have is read as the training mean.
     """
-    rows, subjects, overlaps = [], [], []
+    rows, subjects, agreements = [], [], []
     for batch in cohort.batches(split):
         images, labels = _images_and_labels(batch)
         predicted = in_chunks(network, cohort.chunk_size, images).argmax(dim=1).to(torch.uint8).cpu().numpy()
@@ -100,10 +100,10 @@ def _measure(
             scores = [cohort.normalizer.normalise(found, name) for name in targets]
             rows.append([np.nan if score is None else score for score in scores])
             subjects.append(subject)
-            overlaps.append(2.0 * np.sum((mask > 0) & (truth > 0)) / max(1, np.sum(mask > 0) + np.sum(truth > 0)))
+            agreements.append(2.0 * np.sum((mask > 0) & (truth > 0)) / max(1, np.sum(mask > 0) + np.sum(truth > 0)))
     read = np.array(rows, dtype=np.float64).reshape(len(rows), len(targets))
     missing = {name: int(count) for name, count in zip(targets, np.isnan(read).sum(axis=0), strict=True) if count}
-    facts = {"dice_of_whole_tumour": float(np.mean(overlaps)), "not_measured": missing}
+    facts = {"dice_of_whole_tumour": float(np.mean(agreements)), "not_measured": missing}
     return by_subject(subjects, np.nan_to_num(read, nan=0.0)), facts
 
 

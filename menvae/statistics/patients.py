@@ -49,7 +49,8 @@ def previous_of_another(patients: Sequence[Hashable]) -> list[int | None]:
     ([3, 0, 0, 2], [None, None])
     """
     num = len(patients)
-    return [
-        next((other for step in range(1, num) if patients[other := (row - step) % num] != patients[row]), None)
-        for row in range(num)
-    ]
+    found: list[int | None] = [None] * num
+    for row in (*range(num), *range(num)):  # the second time, the first rows know the last ones
+        before = row - 1 if row else num - 1
+        found[row] = before if patients[before] != patients[row] else found[before]
+    return found

@@ -22,7 +22,7 @@ CORE: Final = 1
 """Label whose shape is measured beside that of the whole tumour."""
 
 _SMALLEST_SHARE = 2e-5
-"""Share of the box that is added to volumes before their logarithm: two thirds of a voxel at 32^3."""
+"""Share of the box that is added to volumes before their logarithm: 160 mm^3 of (200 mm)^3."""
 _LARGEST = 5.0
 
 
@@ -33,9 +33,9 @@ class RegionMeasures(NamedTuple):
         volume: logarithm of the share of the box that the tumour and each of its labels fill [B, K].
         location: centroid of the tumour along D, H, W [B, 3].
         shape: of the tumour and of its core, relative to their size, and what corrects these for the size [B, 34]:
-            sphericity, area, share of the hull, extents along D and H, sphericity and area of the core; second moments
-            (6); widths along axes and diagonals (13); soft extents (3); soft area of the core; logarithms of both
-            volumes; largest share of each of three labels.
+            sphericity, soft area, volume over the cube of the mean width, ratio of the extents along D and H,
+            sphericity and volume of the core; second moments (6); widths along axes and diagonals (13); soft extents
+            (3); soft area of the core; logarithms of both volumes; largest share of each of three labels.
     """
 
     volume: Tensor
@@ -52,17 +52,22 @@ class RegionMeter(torch.nn.Module):
 
     areas: Tensor
     volumes: Tensor
+    ball: Tensor
 
     def __init__(self) -> None:
         """Prepare the tables of the mesh."""
         super().__init__()
-        for name, table in (("areas", cell_areas()), ("volumes", cell_volumes())):
-            self.register_buffer(name, torch.as_tensor(table, dtype=torch.float32, device="cpu"), persistent=False)
+        ball = (0.08, 0.0, 0.0, 0.08, 0.0, 0.08)
+        for name, table in (("areas", cell_areas()), ("volumes", cell_volumes()), ("ball", ball)):
+            self.register_buffer(name, torch.as_tensor(table, dtype=torch.float32), persistent=False)
 
     @torch.no_grad()
     def forward(self, shares: Tensor) -> RegionMeasures:
-        """Measure a batch in float32."""
-        shares = shares.float()
+        """Measure a batch in float32, also under autocast: sums over voxels overflow float16."""
+        with torch.autocast(shares.device.type, enabled=False):
+            return self._measured(shares.float())
+
+    def _measured(self, shares: Tensor) -> RegionMeasures:
         tumour, core = 1.0 - shares[:, 0], shares[:, CORE]
         voxels = torch.cat([tumour.unsqueeze(1), shares[:, 1:]], dim=1).flatten(2).sum(dim=2)
         volume = (torch.log(voxels / tumour[0].numel() + _SMALLEST_SHARE) + 6.0) / 1.5
@@ -81,12 +86,13 @@ class RegionMeter(torch.nn.Module):
             (size.log() - widths.log().mean(dim=1) * 3.0 + 1.0) / 0.15,
             (widths[:, 0] / widths[:, 1]).log() / 0.3,
             (spheric_core - 0.8) / 0.06,
-            (size_of_core.log() - 1.0) / 1.5,
-            *((moments - moments.new_tensor([0.08, 0.0, 0.0, 0.08, 0.0, 0.08])) / 0.04).unbind(1),
+            ((size_of_core / tumour[0].numel() + _SMALLEST_SHARE).log() + 9.4) / 1.5,
+            *((moments - self.ball) / 0.04).unbind(1),
             *slender.unbind(1),
             *((extents.log() - side - 0.3) / 0.25).unbind(1),
             (_soft_area(core).log() - 2.0 * side_of_core - 1.5) / 0.3,
-            *volume[:, [0, CORE]].unbind(1),
+            volume[:, 0],
+            volume[:, CORE],
             *((shares.flatten(2).amax(dim=2)[:, 1:] - 0.7) / 0.3).unbind(1),
         ]
         return RegionMeasures(
@@ -130,18 +136,16 @@ def _moments(region: Tensor, voxels: Tensor) -> tuple[Tensor, Tensor]:
             mean = torch.einsum("bxy,x,y->b", flat, points[first], points[other])
         second.append(mean / total[:, 0] - centre[:, first] * centre[:, other])
     scale = voxels.clamp(min=1.0).pow(2.0 / 3.0).unsqueeze(1)
-    return centre / centre.new_tensor(sides), torch.stack(second, dim=1) / scale
+    shares = torch.stack([centre[:, axis] / side for axis, side in enumerate(sides)], dim=1)
+    return shares, torch.stack(second, dim=1) / scale
 
 
 def _soft_area(region: Tensor) -> Tensor:
     """Region [B, D, H, W] -> total variation [B] in faces of voxels, 1 at least."""
-    padded = pad(region, (0, 1, 0, 1, 0, 1))
-    sides = region.shape[1:]
-    steps = [padded.narrow(axis, 1, sides[axis - 1]).sub(padded.narrow(axis, 0, sides[axis - 1])) for axis in (1, 2, 3)]
-    inner = [
-        step[tuple(slice(None) if axis == own else slice(0, sides[axis - 1]) for axis in range(4))]
-        for own, step in enumerate(steps, start=1)
-    ]
+    padded = pad(region, (1, 1, 1, 1, 1, 1))
+    steps = [padded.diff(dim=axis) for axis in (1, 2, 3)]
+    whole = [side + 1 for side in region.shape[1:]]
+    inner = [step[:, : whole[0], : whole[1], : whole[2]] for step in steps]
     return torch.stack(inner).square().sum(dim=0).sqrt().flatten(1).sum(dim=1).clamp(min=1.0)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 
 def overlaps(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -18,9 +18,10 @@ def overlaps(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         float32.
     """
     shares = logits.float().softmax(dim=1)[:, 1:]
-    wanted = one_hot(labels, logits.shape[1]).movedim(-1, 1)[:, 1:].to(shares.dtype)
+    numbers = torch.arange(1, logits.shape[1], device=logits.device).reshape(1, -1, *(1,) * (logits.ndim - 2))
+    wanted = labels.unsqueeze(1) == numbers
     every = (0, *range(2, logits.ndim))
-    return (shares * wanted).sum(dim=every), (shares + wanted).sum(dim=every)
+    return (shares * wanted).sum(dim=every), shares.sum(dim=every) + wanted.sum(dim=every)
 
 
 def dice(both: Tensor, either: Tensor) -> Tensor:

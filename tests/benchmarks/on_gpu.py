@@ -89,6 +89,7 @@ class Step:
             output, losses = stepper.evaluate()
             norm = stepper.descend(losses.total)
             self.objective.commit(output)
+            shared.model.commit(batch, output)
             return stepper.logged(losses)["loss"], norm
 
         return step

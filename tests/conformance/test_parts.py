@@ -53,6 +53,7 @@ class TestEncoders(EncoderConformance):
         ],
         "segmenting": [
             {},
+            {"others_stride": 4},
             {"others_stride": 1, "measured": {"vol": "volume"}, "others": {"name": "branched", "base_filters": 8}},
         ],
         "product_of_experts": [
@@ -81,6 +82,11 @@ class TestDecoders(DecoderConformance):
         ],
         "transposed": [{}, {"spectral_norm": True, "activation": "tanh"}],
         "per_modality": [{}, {"each": {"name": "transposed"}}],
+        "composite": [
+            {},
+            {"stride": 4},
+            {"stride": 1, "head": {"name": "transposed"}, "head_partitions": ["loc", "residual"]},
+        ],
         "auxiliary": [{}, {"upsampling": "resize_conv", "spectral_norm": True}],
     }
 

@@ -22,6 +22,8 @@ def test_labels_change_with_the_head_but_do_not_train_it() -> None:
     module, z = decoder(), torch.randn(2, 9)
     _, drawn = module.draw(z)
     assert drawn["drawn_segmentation"].shape == (2, 4, *SIZE)
+    _, of_other_head = module.draw(torch.cat([z[:, :3], torch.randn(2, 4), z[:, 7:]], dim=1))
+    assert not torch.allclose(of_other_head["drawn_segmentation"], drawn["drawn_segmentation"], rtol=1e-4)
     drawn["drawn_segmentation"].sum().backward()
     assert all(parameter.grad is None for parameter in module.head.parameters())
     assert module.place.weight.grad is not None
@@ -33,11 +35,13 @@ def test_where_there_is_no_tumour_the_head_is_drawn() -> None:
     module.last.bias[0] += 100.0
     module.levels.weight.zero_()
     torch.testing.assert_close(module(z), module.head(LAYOUT.select(z, "residual")))
-    module.last.bias[0] -= 200.0
+    module.last.bias[0] -= 200.0  # tumour everywhere, which is not painted over what is beneath
+    module.first.weight[:, -2:] = 0.0
     other = z.clone()
     other[:, 3:7] = torch.randn(2, 4)
-    alone = module.head(LAYOUT.select(z, "residual"))
-    assert not torch.allclose(module(z), alone, atol=0.1)
+    torch.testing.assert_close(module(other), module(z))
+    other[:, :3] = torch.randn(2, 3)
+    assert not torch.allclose(module(other), module(z), atol=1e-3)
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ class TinyModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = build("encoder", {"name": "mlp", "widths": [8, 5]}, 6, (), LatentLayout({"z": Z}))
-        self.decoder = build("decoder", {"name": "mlp", "widths": [5, 8]}, Z, 6, ())
+        self.decoder = build("decoder", {"name": "mlp", "widths": [5, 8]}, LatentLayout({"z": Z}), 6, ())
         self.classifier = build("head", {"name": "classifier", "width": 8, "dropout": 0.0}, Z, 3)
 
     def forward(self, batch: Batch) -> ModelOutput:

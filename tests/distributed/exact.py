@@ -51,7 +51,7 @@ class NoiselessModel(Model):
         self.layout, self.supervision, size = LAYOUT, {}, LAYOUT.z_dim
         self.encoder = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), BatchNorm1d(8), nn.Linear(8, 2 * size))
         self.decoder = nn.Sequential(nn.Linear(size, 8), nn.ReLU(), BatchNorm1d(8), nn.Linear(8, 16))
-        outputs = {"auxiliary_reconstruction": (2, 2), "logits": (size, 3)}
+        outputs = {"auxiliary_reconstruction": (2, 2), "logits": (size, 3), "segmentation": (size, 4 * 8)}
         outputs |= {f"predictions_{name}": (2, 3) for name in LAYOUT} | {f"cycle_{name}": (3, 2) for name in LAYOUT}
         wanted = {name.replace(".", "_") for name in needs}
         wanted |= {name.replace("cycle", "predictions") for name in wanted}
@@ -70,6 +70,8 @@ class NoiselessModel(Model):
                 extras[f"cycle.{name}"] = part(predictions[name].detach())
             elif what == "logits":
                 extras[key] = part(mean)
+            elif what == "segmentation":
+                extras[key] = part(mean).reshape(-1, 4, 2, 2, 2)
             else:
                 extras[key] = part(LAYOUT.select(mean, "residual")).reshape(-1, 2, 1, 1, 1)
         return ModelOutput(Posterior(mean, logvar), z, self.decoder(z).reshape(batch.inputs.shape), predictions, extras)

@@ -76,3 +76,22 @@ def test_no_tumour_is_measured_too_and_nothing_has_a_gradient() -> None:
     assert all(torch.isfinite(one).all() and not one.requires_grad for one in measures)
     assert measures.shape.shape == (2, NUM_SHAPE_MEASURES)
     assert measures.location.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_does_not_matter(masks: Tensor, dtype: torch.dtype) -> None:
+    large = torch.nn.functional.interpolate(shares_of(masks[:2]), scale_factor=3) * 0.9 + 0.025  # a little everywhere
+    meter = RegionMeter()
+    expected = meter(large)
+    with torch.autocast("cpu", dtype):
+        found = meter(large)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_place_does_not_matter_to_the_soft_area() -> None:
+    corner = torch.zeros(1, 9, 9, 9)
+    corner[:, :3, :3, :3] = 3.0
+    middle = corner.roll((3, 3, 3), dims=(1, 2, 3))
+    areas = [RegionMeter()(shares_of(region)).shape[0, 1].item() for region in (corner, middle)]
+    assert areas[0] == pytest.approx(areas[1], rel=1e-5)

@@ -179,7 +179,7 @@ class TabularSource(DataSource):
                 request.batch_size if split == "train" else max(_INFERENCE_BATCH_SIZE, request.batch_size),
                 targets={partition: values[rows] for partition, values in z_scores.items()},
                 patient_id=None if units is None else units[rows],
-                # shuffles validation too: neighbours come from the same hole and have a similar z
+                # shuffles validation too: neighbours in a file are alike
                 seed=None if request.in_order else request.seed,
                 rank=request.rank,
                 num_ranks=request.num_ranks,
@@ -221,7 +221,8 @@ class TabularSource(DataSource):
     def _stream(self, table: Table, loader: RowLoader) -> Iterator[tuple[Batch, Sequence[Visit]]]:
         raw = self._raw_targets(table)
         labels = (table.classes[label] if label >= 0 else "" for label in table.labels.tolist())
-        units = repeat("") if table.group_of_row is None else iter(table.group_of_row.tolist())
+        groups = table.group_of_row
+        units = repeat("") if groups is None else iter(groups.tolist())
         for batch in loader.epoch(0):
             yield batch, [Visit(name, next(units), None, next(raw), next(labels)) for name in batch.subject_id]
 
