@@ -332,9 +332,13 @@ def test_rows_of_a_table(tmp_path: Path) -> None:
     run = menvae.load_run(only_run(output_dir), overrides=[f"data.path={path}"])
     own = menvae.encode(run)
     assert set(own["split"]) == {"train", "val"}
-    assert own["patient"].isna().all()
-    assert own["visit"].isna().all()
     lines = path.read_text().splitlines()
+    place = lines[0].split(",").index("hole")
+    holes = [line.split(",")[place] for line in lines[1:]]
+    assert own.sort_values("subject")["patient"].tolist() == holes
+    assert own.sort_values("subject")["visit"].tolist() == [
+        1 + holes[:row].count(hole) for row, hole in enumerate(holes)
+    ]
     other = tmp_path / "other.csv"
     other.write_text("\n".join([lines[0], *lines[5:8]]) + "\n")
     new = menvae.encode(run, data={"path": str(other)})
