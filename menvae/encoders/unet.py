@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from menvae.layers import Conv3d, conv, norm
+from menvae.layers import Conv3d, Recomputable, conv, norm
 
 BACKGROUND = 5.0
 """Logit of the background before training, when every voxel has about this chance to be none of a tumour: 98 %."""
@@ -31,12 +31,12 @@ class LightUNet(nn.Module):
         super().__init__()
         widths = [base_filters * factor for factor in (1, 2, 4, 4)]
         steps = list(reversed(list(pairwise(widths))))
-        self.first = _block(in_channels, widths[0], normed=False)
+        self.first = Block(in_channels, widths[0], normed=False)
         self.down = nn.ModuleList(
-            nn.Sequential(_block(fine, coarse, stride=2), _block(coarse, coarse)) for fine, coarse in pairwise(widths)
+            nn.Sequential(Block(fine, coarse, stride=2), Block(coarse, coarse)) for fine, coarse in pairwise(widths)
         )
         self.up = nn.ModuleList(nn.ConvTranspose3d(coarse, fine, 2, stride=2) for fine, coarse in steps)
-        self.join = nn.ModuleList(_block(fine, fine, normed=fine != widths[0]) for fine, _ in steps)
+        self.join = nn.ModuleList(Block(fine, fine, normed=fine != widths[0]) for fine, _ in steps)
         self.last = Conv3d(widths[0], num_labels, 1)
         assert self.last.bias is not None
         with torch.no_grad():
@@ -54,8 +54,16 @@ class LightUNet(nn.Module):
         return logits
 
 
-def _block(in_channels: int, out_channels: int, *, stride: int = 1, normed: bool = True) -> nn.Module:
-    layers = [conv(in_channels, out_channels, 3, stride=stride, bias=not normed)]
-    if normed:
-        layers.append(norm(out_channels))
-    return nn.Sequential(*layers, nn.ReLU(inplace=True))
+class Block(Recomputable):
+    """3x3x3 convolution, GroupNorm (unless ``normed`` is off), ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, normed: bool = True) -> None:
+        super().__init__()
+        convolution = conv(in_channels, out_channels, 3, stride=stride, bias=not normed)
+        normalise = [norm(out_channels)] if normed else []
+        self.layers = nn.Sequential(convolution, *normalise, nn.ReLU(inplace=True))
+
+    def compute(self, x: Tensor) -> Tensor:
+        """X [B, C, D, H, W] -> [B, C', D / stride, H / stride, W / stride]."""
+        out: Tensor = self.layers(x)
+        return out
