@@ -20,6 +20,9 @@ DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 REGIONS: Final = ("ncr", "ed", "et")
 """Regions of a tumour: labels 1, 2 and 3 of `Batch.mask`."""
 
+NUM_LABELS: Final = 1 + len(REGIONS)
+"""Labels of a mask, with the background."""
+
 
 @dataclass(frozen=True)
 class Intensities:

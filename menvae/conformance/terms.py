@@ -17,7 +17,7 @@ from menvae.conformance.suite import Case, PartConformance, seeded
 from menvae.latent import LatentLayout
 from menvae.registry import configuration_folder
 from menvae.terms import UNITS, Term, TermContext
-from menvae.types import REGIONS, Batch, ModelOutput, Posterior
+from menvae.types import NUM_LABELS, Batch, ModelOutput, Posterior
 
 FIELDS = frozenset(field.name for field in fields(Batch))
 NO_GRADIENT = 1e-5
@@ -59,7 +59,7 @@ class Example:
                 **{f"cycle.{name}": noise(size) for name, size in layout.sizes.items()},
                 "logits": noise(3),
                 "hidden": (noise(2, 4, 4, 4) > 0.0).float(),
-                **{name: noise(1 + len(REGIONS), 4, 4, 4) for name in ("segmentation", "drawn_segmentation")},
+                **{name: noise(NUM_LABELS, 4, 4, 4) for name in ("segmentation", "drawn_segmentation")},
             },
         )
         return cls(batch, output).mapped(lambda tensor: tensor.requires_grad_())

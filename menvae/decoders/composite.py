@@ -18,9 +18,7 @@ from menvae.errors import UserError, about
 from menvae.latent import LatentLayout
 from menvae.layers import Conv3d, conv, only_volumes
 from menvae.registry import Field, bind_inside, register
-from menvae.types import REGIONS
-
-NUM_LABELS = 1 + len(REGIONS)
+from menvae.types import NUM_LABELS
 
 _BACKGROUND = 3.0
 """Logit of no tumour before training."""
@@ -71,7 +69,8 @@ class CompositeDecoder(Decoder):
             stride: voxels per side of the grid on which the tumour is drawn, before trilinear interpolation.
 
         Raises:
-            UserError: the inputs are rows of a table, a partition does not exist, or none is left to the tumour.
+            UserError: the inputs are rows of a table, a partition does not exist, none is left to the tumour, or
+                ``head`` draws another box.
         """
         super().__init__()
         only_volumes(size, "decoder=composite")
@@ -81,9 +80,12 @@ class CompositeDecoder(Decoder):
         if not self.tumour_partitions:
             raise UserError(f"decoder.head_partitions: {self.head_partitions} are all; leave one for the tumour")
         self.layout, self.output_size, self.stride = layout, size, stride
-        with about("decoder.head"):
-            self.head: Decoder = bind_inside("decoder", head, "decoder.head")(
-                layout.of(self.head_partitions), out_channels, size
+        bound = bind_inside("decoder", head, "decoder.head")
+        self.head: Decoder = bound(layout.of(self.head_partitions), out_channels, size)
+        if self.head.output_size != size:
+            raise UserError(
+                f"decoder.head.name: '{bound.part.name}' is not allowed; it outputs {list(self.head.output_size)}, not "
+                f"data.roi_size={list(size)}"
             )
         num_latents = layout.of(self.tumour_partitions).z_dim
         coarse = (size[0] // stride, size[1] // stride, size[2] // stride)

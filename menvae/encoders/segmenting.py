@@ -19,11 +19,10 @@ from menvae.latent import LatentLayout
 from menvae.layers import STRIDE, coarse_grid
 from menvae.registry import Field, bind_inside, register
 from menvae.statistics.regions import NUM_SHAPE_MEASURES, RegionMeter
-from menvae.types import REGIONS
+from menvae.types import NUM_LABELS
 
 Measure = Literal["volume", "location", "shape"]
 
-NUM_LABELS = 1 + len(REGIONS)
 MEASURED: Mapping[str, Measure] = {"vol": "volume", "loc": "location", "shape": "shape"}
 NUM_MEASURES: Mapping[str, int] = {"volume": NUM_LABELS, "location": 3, "shape": NUM_SHAPE_MEASURES}
 
@@ -45,7 +44,9 @@ class SegmentingEncoder(Encoder):
     the box must have the midsagittal plane in its middle.
 
     Attributes:
-        average: sum over heads of normalised voxels outside tumours [C, D', H', W'], and of their weights.
+        average: mean over heads of normalised voxels times `average_weight` [C, D', H', W'].
+        average_weight: mean over heads of 1 for tissue outside the tumour, and 0 elsewhere.
+        num_batches: batches that both have seen.
     """
 
     offers = MappingProxyType(

@@ -20,14 +20,13 @@ from menvae.references.fitting import SEED, fit, in_chunks, seeded
 from menvae.references.readings import Readings, by_subject
 from menvae.references.unet import UNet
 from menvae.statistics.segmentation import dice, overlaps
-from menvae.types import REGIONS, Batch
+from menvae.types import NUM_LABELS, Batch
 
 Labels = NDArray[np.uint8]
 
 LEARNING_RATE = 2e-3
 LEAST_FALL = 0.05
 """The last voxels change the features little."""
-NUM_LABELS = 1 + len(REGIONS)
 SMALLEST_CROP = 8
 """Smallest side of a training crop, whose sides are half of those of the image."""
 SMALLEST_PART = 0.1

@@ -17,7 +17,6 @@ from torch.nn.functional import pad
 from menvae.statistics.mesh import cell_areas, cell_volumes
 
 NUM_SHAPE_MEASURES: Final = 34
-NUM_WIDTHS: Final = 13
 CORE: Final = 1
 """Label whose shape is measured beside that of the whole tumour."""
 

@@ -22,10 +22,6 @@ WRONG = [
     (["encoder=resnt"], "encoder: 'resnt' is not an option; did you mean 'resnet'?"),
     (["experiment=semivae_run5"], "experiment: 'semivae_run5' is not an option; did you mean 'semivae_run6'?"),
     (["schedule@loss.schedules.vol=linea"], "schedule: 'linea' is not an option; did you mean 'linear'?"),
-    (
-        ["trainer.extend=lithology_vae_0123456789", "data.num_rows=700"],
-        "data.num_rows: no such key; did you mean 'num_folds'? known: ",
-    ),
     (["modell=semivae"], "modell: no such key; did you mean 'model'?"),
     (
         ["trainer.max_epochs=[1"],
@@ -177,6 +173,22 @@ def test_one_sentence(
     assert captured.out == ""
     assert not (tmp_path / "outputs" / "runs").exists()
     assert not (tmp_path / "outputs" / "cache" / "phantom").exists()
+
+
+def test_a_key_of_another_option_may_be_one_of_the_run_to_extend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    hint = "; give the options of the run that trainer.extend names too, such as data=<name>"
+    for extending in (["trainer.extend=lithology_vae_0123456789"], []):
+        monkeypatch.setattr(sys, "argv", ["menvae-train", *extending, "data.num_rows=700"])
+        with pytest.raises(SystemExit) as ended:
+            train.main()
+        assert ended.value.code == 2
+        told = capfd.readouterr().err
+        assert_one_sentence(told, "data.num_rows: no such key; did you mean 'num_folds'? known: ")
+        assert told.rstrip().endswith(hint) == bool(extending)
 
 
 @pytest.mark.parametrize(

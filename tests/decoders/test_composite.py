@@ -62,7 +62,12 @@ def test_the_tumour_moves_with_its_centre() -> None:
     [
         ({"head_partitions": ["rest"]}, r"decoder\.head_partitions: partition 'rest' does not exist"),
         ({"head_partitions": list(LAYOUT)}, r"decoder\.head_partitions: .* are all; leave one for the tumour"),
-        ({"head": {"name": "sbd", "base": 3}}, r"decoder\.head\.base: no such key"),
+        ({"head": {"name": "sbd", "base": 3}}, r"^decoder\.head\.base: no such key"),
+        (
+            {"head": {"name": "auxiliary"}},
+            r"^decoder\.head\.name: 'auxiliary' is not allowed; it outputs \[16, 16",
+        ),
+        ({"head": {"name": "composite"}}, r"^decoder\.head\.name: 'composite' is not allowed inside another part"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], words: str) -> None:

@@ -10,9 +10,9 @@ from torch.nn.functional import one_hot
 
 from menvae.data.masks.features import mask_features
 from menvae.data.phantom.head import phantom_subject
-from menvae.statistics.regions import NUM_SHAPE_MEASURES, NUM_WIDTHS, RegionMeter
+from menvae.statistics.regions import NUM_SHAPE_MEASURES, RegionMeter
 
-FIRST_WIDTH = 12
+WIDTHS = slice(12, 25)
 
 
 def shares_of(labels: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def test_certain_labels_are_measured_as_masks_are(masks: Tensor) -> None:
 
 def test_widths_are_those_of_the_voxels_one_by_one() -> None:
     region = torch.rand(3, 6, 7, 5, generator=torch.Generator().manual_seed(0)) > 0.9
-    found = RegionMeter()(shares_of(region)).shape[:, FIRST_WIDTH : FIRST_WIDTH + NUM_WIDTHS]
+    found = RegionMeter()(shares_of(region)).shape[:, WIDTHS]
     axes = [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
     planes = [(1, 1, 0), (1, -1, 0), (1, 0, 1), (1, 0, -1), (0, 1, 1), (0, 1, -1)]
     space = [(1, 1, 1), (1, 1, -1), (1, -1, 1), (1, -1, -1)]
