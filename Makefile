@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles menvae
 
-.PHONY: train test lint bench bench-data bench-encode bench-losses bench-metrics bench-search bench-statistics bench-sweep bench-train controls simulate soak wrong-lines mutants clean
+.PHONY: train test lint bench bench-data bench-encode bench-losses bench-metrics bench-search bench-statistics bench-sweep bench-train controls gates simulate soak wrong-lines mutants clean
 
 train: $(VENV)/.installed
 	$(BIN)/menvae-train
@@ -54,6 +54,10 @@ bench-statistics: $(VENV)/.installed-test
 # an hour on a machine that does nothing else; POINTS="100 1000" make bench-sweep: some minutes
 bench-sweep: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/sweep.py $(if $(POINTS),--points $(POINTS))
+
+# an hour and a half: the recipe and Run 6 on three unseen cohorts; GATES_SEEDS=1 make gates: one, half an hour
+gates: $(VENV)/.installed-test
+	$(BIN)/python tests/benchmarks/gates.py $(if $(GATES_SEEDS),--cohorts $(GATES_SEEDS))
 
 # what public packages say of codes with known disentanglement scores
 bench-metrics: $(VENV)/.installed-test

@@ -172,6 +172,7 @@ class ModelOutput:
         reconstruction: same shape as the inputs.
         predictions: {partition: predicted z-scored targets [B, F]}.
         extras: {name: tensor}, further outputs that some terms require, such as ``auxiliary_reconstruction``.
+        to_commit: {name: tensor}, what `menvae.models.Model.commit` reads, without gradient; in training only.
     """
 
     posterior: Posterior
@@ -179,6 +180,7 @@ class ModelOutput:
     reconstruction: Tensor
     predictions: Mapping[str, Tensor] = field(default_factory=dict)
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    to_commit: Mapping[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return {name: tensor}; tensors that are one object appear once."""
@@ -189,6 +191,7 @@ class ModelOutput:
             "reconstruction": self.reconstruction,
             **{f"predictions.{name}": value for name, value in self.predictions.items()},
             **{f"extras.{name}": value for name, value in self.extras.items()},
+            **{f"to_commit.{name}": value for name, value in self.to_commit.items()},
         }
         first = {id(tensor): name for name, tensor in reversed(named.items())}
         return {name: tensor for name, tensor in named.items() if first[id(tensor)] == name}
@@ -204,6 +207,7 @@ class ModelOutput:
             reconstruction=by_id[id(self.reconstruction)],
             predictions={name: by_id[id(value)] for name, value in self.predictions.items()},
             extras={name: by_id[id(value)] for name, value in self.extras.items()},
+            to_commit={name: by_id[id(value)] for name, value in self.to_commit.items()},
         )
 
 

@@ -10,13 +10,14 @@ from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool3d, interpolate, silu
+from torch.nn.functional import avg_pool3d, silu
 
 from menvae.decoders import Decoder
 from menvae.decoders.sbd import DEFAULTS, coordinate_grid
 from menvae.errors import UserError, about
+from menvae.kernels.resizing import trilinear
 from menvae.latent import LatentLayout
-from menvae.layers import Conv3d, conv, only_volumes
+from menvae.layers import Conv3d, coarser_box, conv, only_volumes
 from menvae.registry import Field, bind_inside, register
 from menvae.types import NUM_LABELS
 
@@ -54,6 +55,7 @@ class CompositeDecoder(Decoder):
         *,
         head: Mapping[str, Any] = DEFAULTS,
         head_partitions: tuple[str, ...] = ("residual",),
+        head_stride: Literal[1, 2, 4] = 2,
         base_filters: Annotated[int, Field(ge=8, multiple_of=8)] = 32,
         stride: Literal[1, 2, 4] = 2,
     ) -> None:
@@ -65,6 +67,8 @@ class CompositeDecoder(Decoder):
             size: (D, H, W) in voxels, multiples of 16.
             head: configuration of the decoder of the head.
             head_partitions: partitions that the head is drawn from; the others draw the tumour.
+            head_stride: voxels per side of the grid on which the deviation of the head from the average head is drawn,
+                before trilinear interpolation; its sides are rounded up to multiples of 16.
             base_filters: channels of the layers of the tumour.
             stride: voxels per side of the grid on which the tumour is drawn, before trilinear interpolation.
 
@@ -81,12 +85,14 @@ class CompositeDecoder(Decoder):
             raise UserError(f"decoder.head_partitions: {self.head_partitions} are all; leave one for the tumour")
         self.layout, self.output_size, self.stride = layout, size, stride
         bound = bind_inside("decoder", head, "decoder.head")
-        self.head: Decoder = bound(layout.of(self.head_partitions), out_channels, size)
-        if self.head.output_size != size:
+        grid = coarser_box(size, head_stride)
+        self.head: Decoder = bound(layout.of(self.head_partitions), out_channels, grid)
+        if self.head.output_size != grid:
             raise UserError(
                 f"decoder.head.name: '{bound.part.name}' is not allowed; it outputs {list(self.head.output_size)}, not "
-                f"data.roi_size={list(size)}"
+                f"the box of {list(grid)}"
             )
+        self.average = nn.Parameter(torch.zeros(1, out_channels, *size))
         num_latents = layout.of(self.tumour_partitions).z_dim
         coarse = (size[0] // stride, size[1] // stride, size[2] // stride)
         self.register_buffer("coordinates", coordinate_grid(coarse), persistent=False)
@@ -105,14 +111,14 @@ class CompositeDecoder(Decoder):
 
     def draw(self, z: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Z [B, Z] -> reconstruction [B, C, D, H, W] and ``drawn_segmentation`` [B, K, D, H, W], logits."""
-        head = self.head(self.layout.join(z, self.head_partitions))
+        head = self._head(z)
         code = self.layout.join(z, self.tumour_partitions)
         beneath = avg_pool3d(head.detach(), self.stride)
         x = torch.cat([self._relative_coordinates(code).to(head.dtype), beneath], dim=1)
         x = silu(self.first(x) + _broadcast(self.codes[0](code)))
         x = self.last(silu(self.second(x) + _broadcast(self.codes[1](code))))
         if self.stride > 1:
-            x = interpolate(x, scale_factor=self.stride, mode="trilinear", align_corners=False)
+            x = trilinear(x, self.output_size)
         logits, tumour = x[:, :NUM_LABELS], x[:, NUM_LABELS:]
         share = 1.0 - logits.float().softmax(dim=1)[:, :1]
         gain, offset = (_broadcast(values) for values in self.levels(code).chunk(2, dim=1))
@@ -121,6 +127,13 @@ class CompositeDecoder(Decoder):
     def forward(self, z: Tensor) -> Tensor:
         """Z [B, Z] -> reconstruction [B, C, D, H, W]."""
         return self.draw(z)[0]
+
+    def _head(self, z: Tensor) -> Tensor:
+        """Z [B, Z] -> head without tumour [B, C, D, H, W]."""
+        deviation: Tensor = self.head(self.layout.join(z, self.head_partitions))
+        if self.head.output_size != self.output_size:
+            deviation = trilinear(deviation, self.output_size)
+        return self.average + deviation
 
     def _relative_coordinates(self, code: Tensor) -> Tensor:
         """Code [B, P] -> coordinates in the tumour's frame, their products and norm, and absolute ones [B, 13, ...]."""

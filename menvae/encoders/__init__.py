@@ -22,10 +22,12 @@ class Encoder(nn.Module):
         hierarchical: whether the posterior of a partition also depends on those of other partitions.
         offers: names of features that a term of the loss must train, because q(z|x) does not, each with the overrides
             that add such a term. They are outputs of the model.
+        commits: names of features that `commit` reads; they need no gradient.
     """
 
     hierarchical: bool = False
     offers: Mapping[str, str] = MappingProxyType({})
+    commits: tuple[str, ...] = ()
 
     def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
         """Return the features that the partitions share; this step has most of the cost and of the parameters.
@@ -46,13 +48,11 @@ class Encoder(nn.Module):
         """
         raise NotImplementedError
 
-    def commit(self, inputs: Tensor, available: Tensor | None, offered: Features) -> None:
+    def commit(self, features: Features) -> None:
         """Update buffers from a training batch; called once per optimiser step, never in validation.
 
         Args:
-            inputs: [B, C, D, H, W].
-            available: available modalities, bool [B, C]; None: all.
-            offered: those features of the batch that are named in ``offers``.
+            features: those of the batch that are named in ``commits``.
         """
 
     def forward(self, inputs: Tensor, available: Tensor | None = None) -> tuple[Tensor, Tensor]:

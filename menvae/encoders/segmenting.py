@@ -13,12 +13,13 @@ from torch.nn.functional import avg_pool3d, max_pool3d, pad
 from menvae.collectives import mean_over_ranks
 from menvae.encoders import Encoder, Features, only_available
 from menvae.encoders.resnet import DEFAULTS
-from menvae.encoders.unet import LightUNet
+from menvae.encoders.unet import CascadedUNet
 from menvae.errors import UserError, about
 from menvae.latent import LatentLayout
-from menvae.layers import STRIDE, coarse_grid
+from menvae.layers import coarse_grid, coarser_box
 from menvae.registry import Field, bind_inside, register
-from menvae.statistics.regions import NUM_SHAPE_MEASURES, RegionMeter
+from menvae.statistics.regions import NUM_SHAPE_MEASURES, RegionMeasures, RegionMeter
+from menvae.statistics.regression import RunningRegression
 from menvae.types import NUM_LABELS
 
 Measure = Literal["volume", "location", "shape"]
@@ -29,6 +30,8 @@ NUM_MEASURES: Mapping[str, int] = {"volume": NUM_LABELS, "location": 3, "shape":
 _OTHERS = "others."
 _SLOWEST = 0.02
 """Smallest weight of a batch in the average head: about the last 50 batches count."""
+_SLOWEST_SHAPE = 0.005
+"""That in the regression of the shape, which has more to learn: about the last 200."""
 
 
 @register("encoder", "segmenting", reference="Ronneberger, Fischer & Brox 2015; menvae")
@@ -36,7 +39,8 @@ class SegmentingEncoder(Encoder):
     """A U-Net labels the voxels; some partitions are functions of what is measured on its labels, the rest of the head.
 
     The label shares, trained by the term ``segmentation``, are measured without gradient (`RegionMeter`), and each
-    measured partition is a linear function of its measures plus a small perceptron. Images alone are enough to encode.
+    measured partition is a linear function of its measures; those of the shape are first made independent of volumes
+    and location by a linear regression on powers of these. Images alone are enough to encode.
 
     The other partitions come from an encoder that does not see the voxels labelled as tumour. Its image is the
     deviation of the head from the average head of the training subjects, both normalised by the tissue outside the
@@ -47,11 +51,13 @@ class SegmentingEncoder(Encoder):
         average: mean over heads of normalised voxels times `average_weight` [C, D', H', W'].
         average_weight: mean over heads of 1 for tissue outside the tumour, and 0 elsewhere.
         num_batches: batches that both have seen.
+        expected_shape: regression of the measures of the shape on those of volume and location.
     """
 
     offers = MappingProxyType(
         {"segmentation": "+term@loss.terms.segmentation=segmentation +loss.lambda_segmentation=1"}
     )
+    commits = ("average", "average_weight", "known", "measured_shape")
     average: Tensor
     average_weight: Tensor
     num_batches: Tensor
@@ -65,8 +71,10 @@ class SegmentingEncoder(Encoder):
         measured: Mapping[str, Measure] = MEASURED,
         others: Mapping[str, Any] = DEFAULTS,
         others_stride: Literal[1, 2, 4] = 2,
-        base_filters: Annotated[int, Field(ge=8, multiple_of=8)] = 8,
-        hidden: Annotated[int, Field(ge=1)] = 64,
+        base_filters: Annotated[int, Field(ge=8, multiple_of=8)] = 16,
+        fine_filters: Annotated[int, Field(ge=8, multiple_of=8)] = 8,
+        fine_layers: Annotated[int, Field(ge=1)] = 3,
+        crop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75,
         initial_logvar: float = -4.0,
     ) -> None:
         """Build the encoder.
@@ -79,8 +87,10 @@ class SegmentingEncoder(Encoder):
             others: configuration of the encoder of the other partitions.
             others_stride: voxels per side of the boxes whose means the other partitions see; their grid is padded to
                 multiples of 16 with 0, the average.
-            base_filters: channels of the U-Net at full resolution.
-            hidden: width of the perceptrons.
+            base_filters: channels of the U-Net, which labels the voxels at half of the resolution.
+            fine_filters: channels of the convolutions at full resolution, which correct these labels.
+            fine_layers: number of them.
+            crop: share of each side of the box in which they do.
             initial_logvar: log variance of the measured partitions before training; it is the same for all subjects.
 
         Raises:
@@ -94,17 +104,23 @@ class SegmentingEncoder(Encoder):
         if not rest:
             raise UserError(f"encoder.measured: {sorted(measured)} are all partitions; leave one, such as residual")
         self.layout, self.measured, self.stride = layout, dict(measured), others_stride
-        self.segment = LightUNet(in_channels, NUM_LABELS, base_filters)
+        self.segment = CascadedUNet(
+            *(in_channels, NUM_LABELS, size),
+            base_filters=base_filters,
+            fine_filters=fine_filters,
+            fine_layers=fine_layers,
+            crop=crop,
+        )
         self.meter = RegionMeter()
         self.partitions = nn.ModuleDict(
             {
-                name: MeasuredPartition(NUM_MEASURES[what], layout.sizes[name], hidden, initial_logvar)
+                name: MeasuredPartition(NUM_MEASURES[what], layout.sizes[name], initial_logvar)
                 for name, what in measured.items()
             }
         )
         self.seen_by_others = layout.of(rest)
         coarse = tuple(side // others_stride for side in size)
-        whole = tuple(-(-side // STRIDE) * STRIDE for side in coarse)
+        whole = coarser_box(size, others_stride)
         self.missing = [amount for had, side in zip(coarse, whole, strict=True) for amount in (side - had, 0)][::-1]
         bound = bind_inside("encoder", others, "encoder.others")
         self.others: Encoder = bound(in_channels, whole, self.seen_by_others)
@@ -112,6 +128,8 @@ class SegmentingEncoder(Encoder):
         for name in ("average", "average_weight"):
             self.register_buffer(name, torch.zeros(in_channels, *coarse))
         self.register_buffer("num_batches", torch.zeros(()))
+        num_known = 3 * NUM_MEASURES["volume"] + 2 * NUM_MEASURES["location"]
+        self.expected_shape = RunningRegression(num_known, NUM_SHAPE_MEASURES, slowest=_SLOWEST_SHAPE)
 
     def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
         """Inputs [B, C, D, H, W] -> ``segmentation`` [B, K, D, H, W], logits, measures, and features of the others."""
@@ -119,13 +137,23 @@ class SegmentingEncoder(Encoder):
         logits = self.segment(inputs)
         with torch.no_grad():
             shares = logits.float().softmax(dim=1)
-            measures = self.meter(shares)._asdict()
+            measures = self.meter(shares)
+            known = _known(measures)
+            own_shape = self.expected_shape.residuals(known, measures.shape)
             normal, weight, hidden = without_tumour(inputs, shares, self.stride)
             usual = self.average / self.average_weight.clamp(min=1e-3)
             deviation = (normal - usual) * weight
             seen = deviation + hidden * deviation.flip(2)
+            weight = weight.expand_as(normal)
+            if available is not None:
+                weight = weight * available.reshape(*available.shape, 1, 1, 1)
         others = self.others.features(pad(seen, self.missing).to(inputs.dtype), available)
-        return {"segmentation": logits, **measures, **{f"{_OTHERS}{name}": value for name, value in others.items()}}
+        return {
+            "segmentation": logits,
+            **measures._replace(shape=own_shape)._asdict(),
+            **{f"{_OTHERS}{name}": value for name, value in others.items()},
+            **dict(zip(self.commits, (normal * weight, weight, known, measures.shape), strict=True)),
+        }
 
     def posterior(self, features: Features, *, isolated: bool = False) -> tuple[Tensor, Tensor]:
         """Features -> mean [B, Z], logvar [B, Z]."""
@@ -138,43 +166,37 @@ class SegmentingEncoder(Encoder):
         return mean, logvar
 
     @torch.no_grad()
-    def commit(self, inputs: Tensor, available: Tensor | None, features: Features) -> None:
-        """Move the average head towards the heads of a training batch.
-
-        Args:
-            inputs: [B, C, D, H, W].
-            available: bool [B, C], or None for all.
-            features: ``segmentation``, as `features` has returned it.
-        """
-        shares = features["segmentation"].float().softmax(dim=1)
-        normal, weight, _ = without_tumour(only_available(inputs, available), shares, self.stride)
-        if available is not None:
-            weight = weight * available.reshape(*available.shape, 1, 1, 1)
+    def commit(self, features: Features) -> None:
+        """Move the average head and the regression of the shape towards a training batch."""
         self.num_batches += 1
         share = (1.0 / self.num_batches).clamp(min=_SLOWEST)
-        for name, values in (("average", normal * weight), ("average_weight", weight.expand_as(normal))):
+        for name in ("average", "average_weight"):
             before = self.get_buffer(name)
-            before += share * (mean_over_ranks(values.mean(dim=0)) - before)
+            before += share * (mean_over_ranks(features[name].mean(dim=0)) - before)
+        self.expected_shape.commit(features["known"], features["measured_shape"])
 
 
 class MeasuredPartition(nn.Module):
     """Measures [B, F] -> mean [B, P] and log variance [B, P]; at first the first coordinates are the measures."""
 
-    def __init__(self, num_measures: int, num_latents: int, hidden: int, initial_logvar: float) -> None:
+    def __init__(self, num_measures: int, num_latents: int, initial_logvar: float) -> None:
         super().__init__()
         self.linear = nn.Linear(num_measures, num_latents)
-        last = nn.Linear(hidden, num_latents)
-        self.nonlinear = nn.Sequential(nn.Linear(num_measures, hidden), nn.ReLU(), last)
         self.logvar = nn.Parameter(torch.full((num_latents,), initial_logvar))
         with torch.no_grad():
             nn.init.eye_(self.linear.weight)
             nn.init.zeros_(self.linear.bias)
-            last.weight.mul_(0.1)
 
     def forward(self, measures: Tensor) -> tuple[Tensor, Tensor]:
         """Measures [B, F] -> mean [B, P], log variance [B, P]."""
-        mean: Tensor = self.linear(measures) + self.nonlinear(measures)
+        mean: Tensor = self.linear(measures)
         return mean, self.logvar.expand_as(mean)
+
+
+def _known(measures: RegionMeasures) -> Tensor:
+    """Return what the shape must not say again: powers of volumes and location [B, P]."""
+    volume, location = measures.volume, measures.location
+    return torch.cat([volume, location, volume.square(), location.square(), volume.pow(3) / 5.0], dim=1)
 
 
 def without_tumour(inputs: Tensor, shares: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:

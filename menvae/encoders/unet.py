@@ -1,69 +1,174 @@
-"""A light U-Net that labels every voxel of an image."""
+"""A light U-Net that labels every voxel of an image: half of the resolution first, then all of it around the tumour."""
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool3d, interpolate
 
+from menvae.kernels.resizing import trilinear
 from menvae.layers import Conv3d, Recomputable, conv, norm
 
 BACKGROUND = 5.0
 """Logit of the background before training, when every voxel has about this chance to be none of a tumour: 98 %."""
 
+Sides = tuple[int, int, int]
 
-class LightUNet(nn.Module):
+
+class CascadedUNet(nn.Module):
     """Image -> logits of the labels of each voxel, in as little time as a VAE can spare.
 
-    As the U-Net of Ronneberger, Fischer & Brox 2015 (MICCAI), with sums in place of concatenations, one convolution at
-    full resolution on either way, and no normalisation there: together a third of the time.
+    A U-Net labels the image at half of its resolution. Convolutions at full resolution, which see the image and the
+    features of the U-Net, correct its logits in a crop about the centroid of what it takes for the tumour. As the
+    cascade of nnU-Net (Isensee et al. 2021), but for the crop, and that both stages are trained together.
     """
 
-    def __init__(self, in_channels: int, num_labels: int, base_filters: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_labels: int,
+        size: Sides,
+        *,
+        base_filters: int,
+        fine_filters: int,
+        fine_layers: int,
+        crop: float,
+    ) -> None:
         """Build the network.
 
         Args:
             in_channels: C, number of modalities.
             num_labels: K, with the background.
-            base_filters: channels at full resolution, b; 2b, 4b and 4b at the coarser ones.
+            size: (D, H, W) in voxels, multiples of 16.
+            base_filters: channels of the U-Net at half resolution.
+            fine_filters: channels at full resolution.
+            fine_layers: 3x3x3 convolutions at full resolution.
+            crop: share of each side of the box that the crop has.
+        """
+        super().__init__()
+        self.size = size
+        self.coarse_sides = _rounded(size, crop)
+        self.sides = _twice(self.coarse_sides)
+        self.coarse = LightUNet(in_channels, base_filters)
+        self.label = Conv3d(base_filters, num_labels, 1)
+        self.context = Conv3d(base_filters, fine_filters, 1)
+        widths = [in_channels + fine_filters, *[fine_filters] * fine_layers]
+        self.fine = nn.Sequential(*(Block(before, after) for before, after in pairwise(widths)))
+        self.correct = Conv3d(fine_filters, num_labels, 1)
+        assert self.label.bias is not None
+        with torch.no_grad():
+            self.label.bias[0] += BACKGROUND
+            self.correct.weight *= 0.1
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, C, D, H, W] -> logits [B, K, D, H, W]."""
+        features = self.coarse(avg_pool3d(images, 2))
+        coarse = self.label(features)
+        corner = _corner_of_crop(coarse, self.coarse_sides)
+        small = _voxels(corner, self.coarse_sides, tuple(coarse.shape[2:]))
+        voxels = _voxels(2 * corner, self.sides, self.size)
+        context = _repeated(self.context(_cut(features, small, self.coarse_sides)))
+        seen = torch.cat([_cut(images, voxels, self.sides).to(context.dtype), context], dim=1)
+        corrections = self.correct(self.fine(seen)).flatten(2)
+        logits = trilinear(coarse, self.size).flatten(2)
+        index = voxels.unsqueeze(1).expand_as(corrections)
+        return logits.scatter_add(2, index, corrections.to(logits.dtype)).reshape(-1, logits.shape[1], *self.size)
+
+
+class LightUNet(nn.Module):
+    """Image [B, C, D, H, W], sides multiples of 8 -> features [B, b, D, H, W].
+
+    As the U-Net of Ronneberger, Fischer & Brox 2015 (MICCAI), with sums in place of concatenations and one convolution
+    at the finest resolution on either way.
+    """
+
+    def __init__(self, in_channels: int, base_filters: int) -> None:
+        """Build the network.
+
+        Args:
+            in_channels: C, number of modalities.
+            base_filters: channels at the finest resolution, b; 2b, 4b and 4b at the coarser ones.
         """
         super().__init__()
         widths = [base_filters * factor for factor in (1, 2, 4, 4)]
         steps = list(reversed(list(pairwise(widths))))
-        self.first = Block(in_channels, widths[0], normed=False)
+        self.first = Block(in_channels, widths[0])
         self.down = nn.ModuleList(
             nn.Sequential(Block(fine, coarse, stride=2), Block(coarse, coarse)) for fine, coarse in pairwise(widths)
         )
         self.up = nn.ModuleList(nn.ConvTranspose3d(coarse, fine, 2, stride=2) for fine, coarse in steps)
-        self.join = nn.ModuleList(Block(fine, fine, normed=fine != widths[0]) for fine, _ in steps)
-        self.last = Conv3d(widths[0], num_labels, 1)
-        assert self.last.bias is not None
-        with torch.no_grad():
-            self.last.bias[0] += BACKGROUND
+        self.join = nn.ModuleList(Block(fine, fine) for fine, _ in steps)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, C, D, H, W], sides multiples of 8 -> logits [B, K, D, H, W]."""
+        """Images [B, C, D, H, W] -> features [B, b, D, H, W]."""
         features = [self.first(images)]
         for down in self.down:
             features.append(down(features[-1]))
-        x = features.pop()
+        x: Tensor = features.pop()
         for up, join in zip(self.up, self.join, strict=True):
             x = join(up(x) + features.pop())
-        logits: Tensor = self.last(x)
-        return logits
+        return x
 
 
 class Block(Recomputable):
-    """3x3x3 convolution, GroupNorm (unless ``normed`` is off), ReLU."""
+    """3x3x3 convolution, GroupNorm, ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, normed: bool = True) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
         super().__init__()
-        convolution = conv(in_channels, out_channels, 3, stride=stride, bias=not normed)
-        normalise = [norm(out_channels)] if normed else []
-        self.layers = nn.Sequential(convolution, *normalise, nn.ReLU(inplace=True))
+        convolution = conv(in_channels, out_channels, 3, stride=stride, bias=False)
+        self.layers = nn.Sequential(convolution, norm(out_channels), nn.ReLU(inplace=True))
 
     def compute(self, x: Tensor) -> Tensor:
         """X [B, C, D, H, W] -> [B, C', D / stride, H / stride, W / stride]."""
         out: Tensor = self.layers(x)
         return out
+
+
+@torch.no_grad()
+def _corner_of_crop(logits: Tensor, sides: Sides) -> Tensor:
+    """Return the first voxels [B, 3] of crops about the centroid of the tumour, inside the box.
+
+    Args:
+        logits: [B, K, D, H, W]; the first label is the background.
+        sides: of the crop.
+    """
+    tumour = 1.0 - logits.float().softmax(dim=1)[:, 0]
+    corners = []
+    for axis, side in enumerate(sides):
+        plane = tumour.sum(dim=[other for other in (1, 2, 3) if other != axis + 1])
+        length = plane.shape[1]
+        points = torch.arange(length, device=plane.device) + 0.5
+        centre = (plane @ points + 5e-4 * length) / (plane.sum(dim=1) + 1e-3)
+        corners.append((centre - 0.5 * side).round().clamp(0, length - side).long())
+    return torch.stack(corners, dim=1)
+
+
+def _voxels(corner: Tensor, sides: Sides, box: tuple[int, ...]) -> Tensor:
+    """Return the places [B, N] of the voxels of crops among those of a box, both in row-major order."""
+    axes = [corner[:, axis, None] + torch.arange(side, device=corner.device) for axis, side in enumerate(sides)]
+    first, second, third = axes[0][:, :, None, None], axes[1][:, None, :, None], axes[2][:, None, None, :]
+    return ((first * box[1] + second) * box[2] + third).flatten(1)
+
+
+def _cut(x: Tensor, voxels: Tensor, sides: Sides) -> Tensor:
+    """X [B, C, D, H, W] -> crops [B, C, *sides]."""
+    index = voxels.unsqueeze(1).expand(-1, x.shape[1], -1)
+    return x.flatten(2).gather(2, index).reshape(*x.shape[:2], *sides)
+
+
+def _repeated(x: Tensor) -> Tensor:
+    """X [B, C, D, H, W] -> every voxel twice along each axis."""
+    return interpolate(x, scale_factor=2, mode="nearest")
+
+
+def _rounded(size: Sides, crop: float) -> Sides:
+    """Return the sides of a crop at half resolution."""
+    first, second, third = (min(side // 2, max(1, math.ceil(crop * side / 2))) for side in size)
+    return (first, second, third)
+
+
+def _twice(sides: Sides) -> Sides:
+    return (2 * sides[0], 2 * sides[1], 2 * sides[2])

@@ -1,4 +1,6 @@
-"""Up-sampling by 2 and a same-padded 3x3x3 convolution, computed as one transposed convolution on the coarse grid.
+"""Up-sampling by 2 and a same-padded 3x3x3 convolution as one transposed convolution; and trilinear interpolation.
+
+The two are computed as one on the coarse grid.
 
 Nearest up-sampling repeats every voxel, so that two of three taps along an axis fall on the same coarse voxel and can
 be added first: kernel 4, stride 2, 64 instead of 216 products for the 8 voxels of a coarse one.
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.functional import conv2d, conv_transpose3d
+from torch.nn.functional import conv2d, conv_transpose3d, interpolate
 
 from menvae.differentiation import first_order
 
@@ -65,6 +67,22 @@ def trilinear_conv3d(x: Tensor, weight: Tensor) -> Tensor:
         nearest = conv_transpose3d(padded, _nearest_weight(weight, scale), stride=2, padding=2)
     smoothed: Tensor = _Smoothed.apply(nearest, is_half, *_padding_faces(planes, weight))  # type: ignore[no-untyped-call]
     return smoothed
+
+
+def trilinear(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Trilinear interpolation (``align_corners=False``) by a matrix product along each axis.
+
+    Args:
+        x: [B, C, D, H, W].
+        size: (D', H', W').
+
+    Returns:
+        [B, C, *size], equal to `torch.nn.functional.interpolate` up to rounding, in a fraction of its time on a CPU.
+        The gradient is deterministic on a GPU.
+    """
+    first, second, third = (_constant(_linear, x, wanted, side) for wanted, side in zip(size, x.shape[2:], strict=True))
+    x = second @ (x.contiguous() @ third.T)
+    return (first @ x.flatten(3)).reshape(*x.shape[:2], *size)
 
 
 def _padded_again(padded: Tensor, x: Tensor) -> tuple[Callable[[Tensor], Tensor | None], Callable[[Any], Tensor]]:
@@ -134,6 +152,12 @@ def _padding_faces(planes: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
         taps_before, _, taps_after = weight.unbind(axis)
         faces += [conv2d(before, taps_before), conv2d(after, taps_after)]
     return faces
+
+
+def _linear(wanted: int, side: int) -> Tensor:
+    """Matrix [m, n] of linear interpolation from n to m voxels."""
+    identity = torch.eye(side, dtype=torch.float64).unsqueeze(1)
+    return interpolate(identity, size=wanted, mode="linear", align_corners=False).squeeze(1).T
 
 
 def _doubling(side: int, continues: bool) -> Tensor:

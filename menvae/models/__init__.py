@@ -76,8 +76,8 @@ class Model(nn.Module):
         """
         return {}
 
-    def commit(self, batch: Batch, output: ModelOutput) -> None:
-        """Update buffers from a training batch and its output; called once per optimiser step, never in validation."""
+    def commit(self, output: ModelOutput) -> None:
+        """Update buffers from the output of a training batch; called once per optimiser step, never in validation."""
 
     def forward(self, batch: Batch) -> ModelOutput:
         """Encode, sample in training or take the mean in evaluation, decode, predict."""

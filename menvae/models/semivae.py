@@ -180,12 +180,12 @@ class SemiVAE(Model):
         reconstruction, drawn = self.decoder.draw(z)
         offered = {**{name: features[name] for name in self.encoder.offers}, **drawn}
         extras |= {name: values.float() for name, values in offered.items()}
-        return ModelOutput(posterior, z, reconstruction.float(), predictions, extras)
+        to_commit = {name: features[name].detach() for name in self.encoder.commits} if self.training else {}
+        return ModelOutput(posterior, z, reconstruction.float(), predictions, extras, to_commit)
 
-    def commit(self, batch: Batch, output: ModelOutput) -> None:
+    def commit(self, output: ModelOutput) -> None:
         """Let the encoder update its buffers."""
-        offered = {name: output.extras[name] for name in self.encoder.offers}
-        self.encoder.commit(batch.inputs, batch.available, offered)
+        self.encoder.commit(output.to_commit)
 
     def _seen(self, batch: Batch) -> Tensor | None:
         """Return the modalities that the encoder sees, bool [B, C] or None for all, after dropout in training."""

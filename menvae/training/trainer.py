@@ -250,7 +250,7 @@ class Trainer:
         output, report, gradient_norm = self.ingredients.update(stepper)
         logged = stepper.logged(report)
         self.objective.commit(output)  # also for a step that fp16 skips, as its outputs are finite
-        self.model.commit(batch, output)
+        self.model.commit(output)
         # a rank alone looks again before its next step, so that no step follows a request
         stop_asked = stepper.stop_asked if self.place.num_ranks > 1 else None
         return StepTaken(output, report, logged, gradient_norm, stop_asked)

@@ -208,7 +208,7 @@ class StepTimer:
                 output = parallel(batch)
             objective(batch, output, self.progress).total.backward()
             objective.commit(output)
-            model.commit(batch, output)
+            model.commit(output)
             model.zero_grad(set_to_none=True)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)

@@ -16,7 +16,7 @@ SIZE = (32, 32, 32)
 
 def encoder(**settings: Any) -> SegmentingEncoder:
     torch.manual_seed(0)
-    return SegmentingEncoder(2, SIZE, LAYOUT, **{"hidden": 8, **settings}).eval()
+    return SegmentingEncoder(2, SIZE, LAYOUT, **settings).eval()
 
 
 def heads(rows: int = 2) -> Tensor:
@@ -92,15 +92,43 @@ def test_the_other_hemisphere_takes_the_place_of_the_tumour() -> None:
 @torch.no_grad()
 def test_the_average_head_is_that_of_the_batches() -> None:
     module, images, region = encoder(others_stride=1), heads(6), tumour_at(18, 8, 10)
+    with_labels(module, labelled(region))
     for first in (0, 2, 4):
-        batch = images[first : first + 2]
-        module.commit(batch, None, {"segmentation": labelled(region)})
+        module.commit(module.features(images[first : first + 2]))
     shares = labelled(region).softmax(dim=1)
     pieces = [without_tumour(images[first : first + 2], shares, 1) for first in (0, 2, 4)]
     weights = torch.cat([weight for _, weight, _ in pieces])
     expected = (torch.cat([normal for normal, _, _ in pieces]) * weights).mean(dim=0)
     torch.testing.assert_close(module.average, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(module.average_weight[0], weights.mean(dim=0)[0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_shape_does_not_repeat_volume_and_location() -> None:
+    torch.manual_seed(0)
+    module, sides = encoder(), torch.arange(4, 14)
+    regions = torch.zeros(60, *SIZE, dtype=torch.bool)
+    for row in range(60):
+        side, other = int(sides[row % 10]), int(sides[(3 * row) % 10])
+        first, second, third = torch.randint(0, 18, (3,)).tolist()
+        regions[row, first : first + side, second : second + side, third : third + other] = True
+    images = heads(60)
+    with_labels(module, labelled(regions))
+    features = module.features(images)
+    for _ in range(3):
+        module.commit(features)
+    found = module.features(images)
+    known = torch.cat([torch.ones(60, 1), features["known"]], dim=1).double()
+
+    def explained(values: Tensor) -> Tensor:
+        varies = values.std(dim=0) > 1e-3
+        values = (values - values.mean(dim=0))[:, varies].double()
+        fitted = known @ torch.linalg.lstsq(known, values, driver="gelsd").solution
+        return fitted.square().sum(dim=0) / values.square().sum(dim=0)
+
+    assert explained(features["measured_shape"]).max() > 0.9
+    assert explained(found["shape"]).max() < 0.2
+    torch.testing.assert_close(found["volume"], features["volume"])
 
 
 @pytest.mark.parametrize(

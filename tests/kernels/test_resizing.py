@@ -5,12 +5,24 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv3d, interpolate
 
-from menvae.kernels.resizing import trilinear_conv3d
+from menvae.kernels.resizing import trilinear, trilinear_conv3d
 from menvae.layers import UpBlock
 
 FORMATS = (torch.contiguous_format, torch.channels_last_3d)
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 GRIDS = [(1, 1, 1), (1, 2, 3), (2, 5, 1), (4, 3, 7), (33, 40, 3)]
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("size", [(8, 6, 14), (4, 3, 7), (5, 9, 10), (2, 1, 3)])
+def test_interpolation_is_that_of_torch(size: tuple[int, int, int], memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4, 3, 7).contiguous(memory_format=memory_format).requires_grad_()
+    expected, found = interpolate(x, size=size, mode="trilinear", align_corners=False), trilinear(x, size)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn_like(expected)
+    gradients = [torch.autograd.grad((each * weight).sum(), x)[0] for each in (found, expected)]
+    torch.testing.assert_close(*gradients)
 
 
 def two_steps(x: Tensor, weight: Tensor) -> Tensor:

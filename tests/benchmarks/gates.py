@@ -1,0 +1,155 @@
+"""Does the recipe pass every gate on cohorts that nobody has seen, and what does Run 6 reach on them?
+
+Draws the seeds of some cohorts and prints them. For each cohort, trains ``experiment=semivae`` and, at the same size,
+with the same epochs, batches and optimiser, ``experiment=semivae_run6``, by real ``menvae-train`` commands; judges both
+on test splits of at least 256 subjects, with intervals; and prints the gates of both, and the R2 of every feature
+beside its references (floor, ceiling, segment then measure). The recipe is judged once more with noise in place of its
+label maps. Claims: the recipe fails no gate on any cohort, and passes those of `DECIDED`; with noise, the R2 of the
+volume is not above its floor. The exit status is 1 where one does not hold.
+
+    python tests/benchmarks/gates.py                          # three cohorts of 32^3: about an hour on two cores
+    python tests/benchmarks/gates.py --cohorts 1
+    python tests/benchmarks/gates.py --size 64 --device cuda  # on a GPU
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from menvae.presentation.text import significant
+from menvae.runs.evaluate import evaluate_run
+from menvae.runs.gates_table import gates_table, judged_gates
+from menvae.runs.loading import load_named
+from menvae.runs.references_table import reference_rows
+
+HERE = Path(__file__).resolve().parents[2]
+SPLITS = ("val", "test")
+PARTITIONS = ("vol", "loc", "shape")
+DECIDED = ("vol_r2", "loc_r2", "residual_active_units", "mean_z_ratio", "shuffled_ratio", "mean_image_ratio")
+"""Gates whose whole interval must lie beyond the target."""
+NUM_TRAIN, NUM_JUDGED = 576, 256
+AS_THE_RECIPE = (
+    *("schedule@learning_rate=cosine", "optimizer.learning_rate=3e-3", "optimizer.weight_decay=1e-5"),
+    *("trainer.precision=fp32", "data.spacing_mm=null", "augmentation.flip=0.5"),
+)
+MODELS: Mapping[str, Sequence[str]] = {"semivae": (), "semivae_run6": AS_THE_RECIPE}
+
+
+def command(program: str, *arguments: str) -> None:
+    """Run a command of menvae, its progress visible, and stop where it fails."""
+    paths = os.pathsep.join([str(HERE), str(HERE / "launchers"), os.environ.get("PYTHONPATH", "")])
+    call = [sys.executable, "-c", f"from menvae.apps.{program} import main; main()", *arguments]
+    done = subprocess.run(call, env={**os.environ, "PYTHONPATH": paths}, cwd=tempfile.gettempdir(), check=False)
+    if done.returncode:
+        sys.exit(f"menvae-{program} {' '.join(arguments)} ended with exit code {done.returncode}")
+
+
+def trained(model: str, seed: int, folder: Path, options: argparse.Namespace) -> Path:
+    """Train and judge a model on a cohort; return its run directory."""
+    subjects = NUM_TRAIN + 2 * NUM_JUDGED
+    share = NUM_JUDGED / subjects
+    command(
+        "train",
+        *(f"experiment={model}", f"name={model}_{seed}", f"output_dir={folder}", "data=phantom", f"data.seed={seed}"),
+        *(f"data.num_subjects={subjects}", f"data.val_fraction={share}", f"data.test_fraction={share}"),
+        *(f"data.roi_size=[{options.size},{options.size},{options.size}]", f"trainer.max_epochs={options.epochs}"),
+        *(f"trainer.batch_size={options.batch_size}", "pictures.num_subjects=0"),
+        *MODELS[model],
+        *options.overrides,
+    )
+    (run,) = (folder / "runs").glob(f"{model}_{seed}_*")
+    return run
+
+
+def features_table(described: Mapping[str, Any], title: str) -> Table:
+    """Return the R2 of each partition and feature with its interval, beside the references."""
+    found = reference_rows(described, PARTITIONS)
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("R²", "split", found.columns[0], "95 % interval", *found.columns[1:]):
+        table.add_column(name, justify="left" if name in ("R²", "split") else "right")
+    for name, split, (own, *others) in found.rows:
+        interval = f"{significant(own.get('low'))} to {significant(own.get('high'))}"
+        cells = (significant(own.get("value")), interval, *(significant(one.get("value")) for one in others))
+        table.add_row(name, split, *cells)
+    return table
+
+
+def judged_on_noise(run: Path) -> tuple[float, float]:
+    """Return the R2 of the volume on validation of a run whose label maps are noise, and the floor of it."""
+    (finished,) = load_named(str(run), "best", torch.device("cpu"), str(run), {})
+    segment = finished.model.encoder.get_submodule("segment")
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(images: Tensor) -> Tensor:
+        return torch.randn(len(images), 4, *images.shape[2:], generator=generator)
+
+    segment.forward = noise  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder:
+        _, described = evaluate_run(finished, ["val"], Path(folder))
+    own = described["splits"]["val"]["metrics"]["sem/vol_r2"]["value"]
+    return own, described["references"]["val"]["vol"]["floor"]["value"]
+
+
+def main() -> int:
+    """Train, judge and print; 0 where the claim holds, 1 where it does not."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="of both models, such as loss.lambda_dcor=50")
+    parser.add_argument("--cohorts", type=int, default=3, help="number of cohorts")
+    parser.add_argument("--seeds", type=int, nargs="+", help="of the cohorts; default: drawn")
+    parser.add_argument("--size", type=int, default=32, help="voxels per side")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    options = parser.parse_args()
+    seeds = options.seeds or [secrets.randbelow(2**31) for _ in range(options.cohorts)]
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(f"cohorts: {' '.join(map(str, seeds))}")
+    broken: list[str] = []
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            for model in options.models:
+                started = time.monotonic()
+                run = trained(model, seed, Path(folder), options)
+                seconds = time.monotonic() - started
+                command("evaluate", f"run={run}", "references=true", "overwrite=true", f"output_dir={folder}")
+                (evaluation,) = run.glob("evaluations/*/evaluation.json")
+                judged = judged_gates(json.loads((run / "gates.json").read_text()))
+                console.rule(f"{model}, cohort {seed}, {options.size}^3, {seconds:.0f} s")
+                console.print(gates_table(judged))
+                console.print(features_table(json.loads(evaluation.read_text()), f"{model}, cohort {seed}"))
+                if model == "semivae":
+                    broken += [f"{gate} of cohort {seed}" for gate in not_met(judged)]
+                    on_noise, floor = judged_on_noise(run)
+                    console.print(f"with noise as label maps: R² of vol {on_noise:.2f}, its floor {floor:.2f}")
+                    broken += [f"noise of cohort {seed}"] if on_noise > max(0.0, floor) else []
+    console.print(f"FAILS  {', '.join(broken)}" if broken else f"holds  the recipe on {len(seeds)} cohorts")
+    return int(bool(broken))
+
+
+def not_met(judged: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Return the gates of either split that fail, and those of `DECIDED` that are undecided."""
+    return [
+        f"{gate['name']} ({split}: {gate['verdict']})"
+        for split, gates in judged.items()
+        for gate in gates
+        if gate["verdict"] != "pass" and not (gate["verdict"] == "undecided" and gate["name"] not in DECIDED)
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

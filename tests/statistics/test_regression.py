@@ -1,0 +1,44 @@
+"""`RunningRegression` against least squares on all rows."""
+
+import numpy as np
+import torch
+
+from menvae.statistics.regression import RunningRegression
+
+
+def rows(num: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(num, 3, generator=generator) + torch.tensor([0.0, 1.0, -2.0])
+    noise = torch.randn(num, 2, generator=generator)
+    return x, x @ torch.tensor([[1.0, 0.0], [0.5, -2.0], [0.0, 3.0]]) + 4.0 + 0.3 * noise
+
+
+def test_the_residuals_are_those_of_least_squares() -> None:
+    regression = RunningRegression(3, 2, slowest=0.001, ridge=0.0)
+    x, y = rows(400)
+    torch.testing.assert_close(regression.residuals(x, y), y)  # without data
+    for first in range(0, 400, 8):
+        regression.commit(x[first : first + 8], y[first : first + 8])
+    design = np.column_stack([np.ones(400), x.numpy()])
+    slopes = np.linalg.lstsq(design, y.numpy().astype(np.float64), rcond=None)[0]
+    np.testing.assert_allclose(regression.residuals(x, y), y.numpy() - design @ slopes, atol=1e-3)
+
+
+def test_what_was_long_ago_does_not_count() -> None:
+    regression = RunningRegression(3, 2, slowest=0.1)
+    x, y = rows(8)
+    for _ in range(20):
+        regression.commit(x, 5.0 - 7.0 * y)
+    for seed in range(100):
+        regression.commit(*rows(8, seed))
+    x, y = rows(400, 1000)
+    assert regression.residuals(x, y).std() < 0.5
+
+
+def test_the_same_under_autocast() -> None:
+    regression = RunningRegression(3, 2, slowest=0.1)
+    regression.commit(*rows(100))
+    x, y = rows(8, 1)
+    plain = regression.residuals(x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(regression.residuals(x, y), plain)
