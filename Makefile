@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles men
 .PHONY: train test lint bench bench-data bench-encode bench-losses bench-metrics bench-search bench-statistics bench-sweep bench-train controls gates simulate soak wrong-lines mutants clean
 
 train: $(VENV)/.installed
-	$(BIN)/menvae-train
+	$(BIN)/menvae-train experiment=semivae
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 20

@@ -21,6 +21,7 @@ from menvae.layers import Conv3d, coarser_box, conv, only_volumes
 from menvae.registry import Field, bind_inside, register
 from menvae.types import NUM_LABELS
 
+HEAD: Mapping[str, Any] = {**DEFAULTS, "base_filters": 32}
 _BACKGROUND = 3.0
 """Logit of no tumour before training."""
 _FARTHEST = 6.0
@@ -53,7 +54,7 @@ class CompositeDecoder(Decoder):
         out_channels: int,
         size: tuple[int, int, int],
         *,
-        head: Mapping[str, Any] = DEFAULTS,
+        head: Mapping[str, Any] = HEAD,
         head_partitions: tuple[str, ...] = ("residual",),
         head_stride: Literal[1, 2, 4] = 2,
         base_filters: Annotated[int, Field(ge=8, multiple_of=8)] = 32,
@@ -67,8 +68,9 @@ class CompositeDecoder(Decoder):
             size: (D, H, W) in voxels, multiples of 16.
             head: configuration of the decoder of the head.
             head_partitions: partitions that the head is drawn from; the others draw the tumour.
-            head_stride: voxels per side of the grid on which the deviation of the head from the average head is drawn,
-                before trilinear interpolation; its sides are rounded up to multiples of 16.
+            head_stride: the deviation of the head from the average head is drawn on a grid as many times coarser, with
+                a channel for each voxel of a coarse one (Shi et al. 2016, sub-pixel convolution). Its sides are rounded
+                up to multiples of 16, and what is beyond the box is cut off.
             base_filters: channels of the layers of the tumour.
             stride: voxels per side of the grid on which the tumour is drawn, before trilinear interpolation.
 
@@ -83,10 +85,10 @@ class CompositeDecoder(Decoder):
         self.tumour_partitions = [name for name in layout if name not in self.head_partitions]
         if not self.tumour_partitions:
             raise UserError(f"decoder.head_partitions: {self.head_partitions} are all; leave one for the tumour")
-        self.layout, self.output_size, self.stride = layout, size, stride
+        self.layout, self.output_size, self.stride, self.head_stride = layout, size, stride, head_stride
         bound = bind_inside("decoder", head, "decoder.head")
         grid = coarser_box(size, head_stride)
-        self.head: Decoder = bound(layout.of(self.head_partitions), out_channels, grid)
+        self.head: Decoder = bound(layout.of(self.head_partitions), out_channels * head_stride**3, grid)
         if self.head.output_size != grid:
             raise UserError(
                 f"decoder.head.name: '{bound.part.name}' is not allowed; it outputs {list(self.head.output_size)}, not "
@@ -131,9 +133,9 @@ class CompositeDecoder(Decoder):
     def _head(self, z: Tensor) -> Tensor:
         """Z [B, Z] -> head without tumour [B, C, D, H, W]."""
         deviation: Tensor = self.head(self.layout.join(z, self.head_partitions))
-        if self.head.output_size != self.output_size:
-            deviation = trilinear(deviation, self.output_size)
-        return self.average + deviation
+        deviation = pixel_shuffle(deviation, self.head_stride)
+        depth, height, width = self.output_size
+        return self.average + deviation[:, :, :depth, :height, :width]
 
     def _relative_coordinates(self, code: Tensor) -> Tensor:
         """Code [B, P] -> coordinates in the tumour's frame, their products and norm, and absolute ones [B, 13, ...]."""
@@ -146,6 +148,18 @@ class CompositeDecoder(Decoder):
         products = [own[:, i] * own[:, j] / 3.0 for i, j in combinations_with_replacement(range(3), 2)]
         norm = own.square().sum(dim=1).clamp(min=1e-6).sqrt()
         return torch.cat([own, torch.stack([*products, norm], dim=1), absolute], dim=1)
+
+
+def pixel_shuffle(x: Tensor, stride: int) -> Tensor:
+    """X [B, C s^3, D, H, W] -> [B, C, s D, s H, s W]: `torch.pixel_shuffle` of volumes.
+
+    >>> pixel_shuffle(torch.arange(8.0).reshape(1, 8, 1, 1, 1), 2)[0, 0, 1]
+    tensor([[4., 5.],
+            [6., 7.]])
+    """
+    rows, channels, depth, height, width = x.shape
+    x = x.reshape(rows, channels // stride**3, stride, stride, stride, depth, height, width)
+    return x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(rows, -1, stride * depth, stride * height, stride * width)
 
 
 def _broadcast(values: Tensor) -> Tensor:

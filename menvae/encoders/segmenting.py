@@ -18,8 +18,8 @@ from menvae.errors import UserError, about
 from menvae.latent import LatentLayout
 from menvae.layers import coarse_grid, coarser_box
 from menvae.registry import Field, bind_inside, register
-from menvae.statistics.regions import NUM_SHAPE_MEASURES, RegionMeasures, RegionMeter
-from menvae.statistics.regression import RunningRegression
+from menvae.statistics.regions import NUM_SHAPE_MEASURES, RegionMeter
+from menvae.statistics.shape import ShapeWithoutVolume
 from menvae.types import NUM_LABELS
 
 Measure = Literal["volume", "location", "shape"]
@@ -28,10 +28,9 @@ MEASURED: Mapping[str, Measure] = {"vol": "volume", "loc": "location", "shape": 
 NUM_MEASURES: Mapping[str, int] = {"volume": NUM_LABELS, "location": 3, "shape": NUM_SHAPE_MEASURES}
 
 _OTHERS = "others."
+_SMALL = 1e-3
 _SLOWEST = 0.02
 """Smallest weight of a batch in the average head: about the last 50 batches count."""
-_SLOWEST_SHAPE = 0.005
-"""That in the regression of the shape, which has more to learn: about the last 200."""
 
 
 @register("encoder", "segmenting", reference="Ronneberger, Fischer & Brox 2015; menvae")
@@ -39,25 +38,25 @@ class SegmentingEncoder(Encoder):
     """A U-Net labels the voxels; some partitions are functions of what is measured on its labels, the rest of the head.
 
     The label shares, trained by the term ``segmentation``, are measured without gradient (`RegionMeter`), and each
-    measured partition is a linear function of its measures; those of the shape are first made independent of volumes
-    and location by a linear regression on powers of these. Images alone are enough to encode.
+    measured partition is a linear function of its measures, those of the shape without what the volumes say about them
+    (`ShapeWithoutVolume`). Images alone are enough to encode.
 
     The other partitions come from an encoder that does not see the voxels labelled as tumour. Its image is the
-    deviation of the head from the average head of the training subjects, both normalised by the tissue outside the
-    tumour; the tumour and a margin show the mirror image of the other hemisphere, and 0 where there is tumour too. So
-    the box must have the midsagittal plane in its middle.
+    deviation of the head from the average head of the training subjects (`deviation_from`); the tumour shows the mirror
+    image of the other hemisphere, and 0 where there is tumour too. So the box must have the midsagittal plane in its
+    middle.
 
     Attributes:
         average: mean over heads of normalised voxels times `average_weight` [C, D', H', W'].
         average_weight: mean over heads of 1 for tissue outside the tumour, and 0 elsewhere.
         num_batches: batches that both have seen.
-        expected_shape: regression of the measures of the shape on those of volume and location.
+        without_volume: removes what the volumes say about the measures of the shape.
     """
 
     offers = MappingProxyType(
         {"segmentation": "+term@loss.terms.segmentation=segmentation +loss.lambda_segmentation=1"}
     )
-    commits = ("average", "average_weight", "known", "measured_shape")
+    commits = ("average", "average_weight", "measured_volume", "measured_shape")
     average: Tensor
     average_weight: Tensor
     num_batches: Tensor
@@ -128,8 +127,7 @@ class SegmentingEncoder(Encoder):
         for name in ("average", "average_weight"):
             self.register_buffer(name, torch.zeros(in_channels, *coarse))
         self.register_buffer("num_batches", torch.zeros(()))
-        num_known = 3 * NUM_MEASURES["volume"] + 2 * NUM_MEASURES["location"]
-        self.expected_shape = RunningRegression(num_known, NUM_SHAPE_MEASURES, slowest=_SLOWEST_SHAPE)
+        self.without_volume = ShapeWithoutVolume()
 
     def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
         """Inputs [B, C, D, H, W] -> ``segmentation`` [B, K, D, H, W], logits, measures, and features of the others."""
@@ -138,11 +136,9 @@ class SegmentingEncoder(Encoder):
         with torch.no_grad():
             shares = logits.float().softmax(dim=1)
             measures = self.meter(shares)
-            known = _known(measures)
-            own_shape = self.expected_shape.residuals(known, measures.shape)
+            own_shape = self.without_volume(measures.volume, measures.shape)
             normal, weight, hidden = without_tumour(inputs, shares, self.stride)
-            usual = self.average / self.average_weight.clamp(min=1e-3)
-            deviation = (normal - usual) * weight
+            deviation = deviation_from(self.average / self.average_weight.clamp(min=1e-3), normal, weight)
             seen = deviation + hidden * deviation.flip(2)
             weight = weight.expand_as(normal)
             if available is not None:
@@ -152,7 +148,7 @@ class SegmentingEncoder(Encoder):
             "segmentation": logits,
             **measures._replace(shape=own_shape)._asdict(),
             **{f"{_OTHERS}{name}": value for name, value in others.items()},
-            **dict(zip(self.commits, (normal * weight, weight, known, measures.shape), strict=True)),
+            **dict(zip(self.commits, (normal * weight, weight, measures.volume, measures.shape), strict=True)),
         }
 
     def posterior(self, features: Features, *, isolated: bool = False) -> tuple[Tensor, Tensor]:
@@ -173,7 +169,7 @@ class SegmentingEncoder(Encoder):
         for name in ("average", "average_weight"):
             before = self.get_buffer(name)
             before += share * (mean_over_ranks(features[name].mean(dim=0)) - before)
-        self.expected_shape.commit(features["known"], features["measured_shape"])
+        self.without_volume.commit(features["measured_volume"], features["measured_shape"])
 
 
 class MeasuredPartition(nn.Module):
@@ -193,12 +189,6 @@ class MeasuredPartition(nn.Module):
         return mean, self.logvar.expand_as(mean)
 
 
-def _known(measures: RegionMeasures) -> Tensor:
-    """Return what the shape must not say again: powers of volumes and location [B, P]."""
-    volume, location = measures.volume, measures.location
-    return torch.cat([volume, location, volume.square(), location.square(), volume.pow(3) / 5.0], dim=1)
-
-
 def without_tumour(inputs: Tensor, shares: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor]:
     """Normalise a head by its tissue outside the tumour, at a coarser resolution.
 
@@ -209,15 +199,38 @@ def without_tumour(inputs: Tensor, shares: Tensor, stride: int) -> tuple[Tensor,
 
     Returns:
         z-scores [B, C, D', H', W'], the weight of each coarse voxel, 0 in the tumour and outside the head
-        [B, 1, D', H', W'], and how much of it the tumour, with a margin of a coarse voxel, hides.
+        [B, 1, D', H', W'], and how much of it the tumour hides.
     """
     head = (inputs != 0).any(dim=1, keepdim=True).float()
     part = avg_pool3d(head, stride)
     coarse = avg_pool3d(inputs.float(), stride) / part.clamp(min=1e-3)
-    tumour = max_pool3d(max_pool3d(1.0 - shares[:, :1], stride), 3, stride=1, padding=1)
+    tumour = max_pool3d(1.0 - shares[:, :1], stride)
     hidden = ((tumour - 0.1) / 0.4).clamp(0.0, 1.0)
     weight = (part > 0.3).float() * (1.0 - hidden)
     total = weight.sum(dim=(2, 3, 4), keepdim=True).clamp(min=1.0)
     mean = (coarse * weight).sum(dim=(2, 3, 4), keepdim=True) / total
     spread = ((coarse - mean).square() * weight).sum(dim=(2, 3, 4), keepdim=True) / total
     return (coarse - mean) / (spread.sqrt() + 1e-3), weight, hidden
+
+
+def deviation_from(usual: Tensor, normal: Tensor, weight: Tensor) -> Tensor:
+    """Return how heads deviate from the average head, 0 where they have no weight [B, C, D', H', W'].
+
+    Gain and offset of each channel are those of a regression on the average head at the voxels with weight. A mean and
+    a standard deviation over these voxels would depend on which tissue the tumour hides, and so tell its volume.
+
+    Args:
+        usual: average head [C, D', H', W']; 0 before training, when the gain is 1.
+        normal: z-scores [B, C, D', H', W'].
+        weight: of each voxel [B, 1, D', H', W'].
+    """
+    axes = (2, 3, 4)
+    total = weight.sum(dim=axes, keepdim=True).clamp(min=1.0)
+    usual = usual.unsqueeze(0)
+    offset_usual = (usual * weight).sum(dim=axes, keepdim=True) / total
+    offset = (normal * weight).sum(dim=axes, keepdim=True) / total
+    usual, normal = usual - offset_usual, normal - offset
+    variance = (usual.square() * weight).sum(dim=axes, keepdim=True) / total
+    covariance = (usual * normal * weight).sum(dim=axes, keepdim=True) / total
+    gain = ((covariance + _SMALL) / (variance + _SMALL)).clamp(min=0.1)
+    return (normal / gain - usual) * weight

@@ -55,8 +55,9 @@ class CascadedUNet(nn.Module):
         self.coarse = LightUNet(in_channels, base_filters)
         self.label = Conv3d(base_filters, num_labels, 1)
         self.context = Conv3d(base_filters, fine_filters, 1)
-        widths = [in_channels + fine_filters, *[fine_filters] * fine_layers]
-        self.fine = nn.Sequential(*(Block(before, after) for before, after in pairwise(widths)))
+        self.look = conv(in_channels, fine_filters, 3, bias=False)
+        self.joined = nn.Sequential(norm(fine_filters), nn.ReLU(inplace=True))
+        self.fine = nn.Sequential(*(Block(fine_filters, fine_filters) for _ in range(fine_layers - 1)))
         self.correct = Conv3d(fine_filters, num_labels, 1)
         assert self.label.bias is not None
         with torch.no_grad():
@@ -71,7 +72,7 @@ class CascadedUNet(nn.Module):
         small = _voxels(corner, self.coarse_sides, tuple(coarse.shape[2:]))
         voxels = _voxels(2 * corner, self.sides, self.size)
         context = _repeated(self.context(_cut(features, small, self.coarse_sides)))
-        seen = torch.cat([_cut(images, voxels, self.sides).to(context.dtype), context], dim=1)
+        seen = self.joined(self.look(_cut(images, voxels, self.sides)) + context)
         corrections = self.correct(self.fine(seen)).flatten(2)
         logits = trilinear(coarse, self.size).flatten(2)
         index = voxels.unsqueeze(1).expand_as(corrections)

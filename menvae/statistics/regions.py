@@ -18,6 +18,10 @@ from torch.nn.functional import pad
 from menvae.statistics.mesh import cell_areas, cell_volumes
 
 NUM_SHAPE_MEASURES: Final = 32
+OF_TUMOUR: Final = slice(0, 26)
+OF_CORE: Final = slice(26, 29)
+OF_LABELS: Final = slice(29, 32)
+"""Measures of the shape by what they describe."""
 CORE: Final = 1
 """Label whose shape is measured beside that of the whole tumour."""
 
@@ -32,10 +36,9 @@ class RegionMeasures(NamedTuple):
     Attributes:
         volume: logarithm of the share of the box that the tumour and each of its labels fill [B, K].
         location: centroid of the tumour along D, H, W [B, 3].
-        shape: of the tumour and of its core, relative to their size [B, 32]: sphericity, soft area, volume over the
-            cube of the mean width, ratio of the extents along D and H, sphericity and volume of the core; second
-            moments (6); widths along axes and diagonals (13); soft extents (3); soft area of the core; largest share of
-            each of three labels.
+        shape: relative to the size [B, 32]. Of the tumour: sphericity, soft area, volume over the cube of the mean
+            width, ratio of the extents along D and H; second moments (6); widths along axes and diagonals (13); soft
+            extents (3). Of its core: sphericity, volume, soft area. Of the labels: largest share of each of three.
     """
 
     volume: Tensor
@@ -84,11 +87,11 @@ class RegionMeter(torch.nn.Module):
             (_soft_area(tumour).log() - 2.0 * side[:, 0] - 1.9) / 0.1,
             (size.log() - widths.log().mean(dim=1) * 3.0 + 1.0) / 0.15,
             (widths[:, 0] / widths[:, 1]).log() / 0.3,
-            (spheric_core - 0.8) / 0.06,
-            ((size_of_core / tumour[0].numel() + _SMALLEST_SHARE).log() + 9.4) / 1.5,
             *((moments - self.ball) / 0.04).unbind(1),
             *slender.unbind(1),
             *((extents.log() - side - 0.3) / 0.25).unbind(1),
+            (spheric_core - 0.8) / 0.06,
+            ((size_of_core / tumour[0].numel() + _SMALLEST_SHARE).log() + 9.4) / 1.5,
             (_soft_area(core).log() - 2.0 * side_of_core - 1.5) / 0.3,
             *((shares.flatten(2).amax(dim=2)[:, 1:] - 0.7) / 0.3).unbind(1),
         ]

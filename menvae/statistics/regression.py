@@ -36,10 +36,10 @@ class RunningRegression(nn.Module):
         self.register_buffer("slopes", torch.zeros(1 + num_inputs, num_outputs))
         self.register_buffer("num_batches", torch.zeros(()))
 
-    def residuals(self, x: Tensor, y: Tensor) -> Tensor:
-        """X [B, P], y [B, F] -> y minus its prediction [B, F], in float32, also under autocast."""
+    def forward(self, x: Tensor) -> Tensor:
+        """X [B, P] -> prediction of y [B, F], in float32, also under autocast."""
         with torch.autocast(x.device.type, enabled=False):
-            return y.float() - self.slopes[0] - x.float() @ self.slopes[1:]
+            return self.slopes[0] + x.float() @ self.slopes[1:]
 
     @torch.no_grad()
     def commit(self, x: Tensor, y: Tensor) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from menvae.encoders.segmenting import NUM_LABELS, SegmentingEncoder, without_tumour
+from menvae.encoders.segmenting import NUM_LABELS, SegmentingEncoder, deviation_from, without_tumour
 from menvae.errors import UserError
 from menvae.latent import LatentLayout
 
@@ -44,6 +44,10 @@ def tumour_at(*corner: int, side: int = 6) -> Tensor:
     return region
 
 
+def commit(module: SegmentingEncoder, images: Tensor) -> None:
+    module.commit(module.features(images))
+
+
 @torch.no_grad()
 def test_the_residual_does_not_know_what_is_inside_the_tumour() -> None:
     module, images, region = encoder(), heads(), tumour_at(18, 8, 10)
@@ -70,7 +74,7 @@ def test_measured_partitions_know_the_labels_alone() -> None:
     moved = module(images)[0]
     assert not torch.allclose(LAYOUT.select(moved, "loc"), LAYOUT.select(first, "loc"), rtol=1e-2)
     for name in ("vol", "shape"):
-        torch.testing.assert_close(LAYOUT.select(moved, name), LAYOUT.select(first, name), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(LAYOUT.select(moved, name), LAYOUT.select(first, name), rtol=1e-4, atol=1e-3)
 
 
 @torch.no_grad()
@@ -89,46 +93,33 @@ def test_the_other_hemisphere_takes_the_place_of_the_tumour() -> None:
     assert seen[1][:, :, 18:24, 8:14, 10:16].abs().max() == 0.0
 
 
+def test_a_head_like_the_average_does_not_deviate_wherever_its_tumour_is() -> None:
+    torch.manual_seed(0)
+    usual = torch.randn(2, 8, 8, 8) + torch.linspace(-2.0, 2.0, 8)  # tissues with places of their own
+    for corner in ((0, 0, 0), (2, 2, 5)):
+        weight = torch.ones(1, 1, 8, 8, 8)
+        weight[:, :, corner[0] : corner[0] + 3, corner[1] : corner[1] + 3, corner[2] : corner[2] + 3] = 0.0
+        inside = usual[:, weight[0, 0] > 0]
+        scanner = 1.7 * usual - 0.4
+        normal = (scanner - inside.mean(dim=1)[:, None, None, None]) / inside.std(dim=1)[:, None, None, None]
+        found = deviation_from(usual, normal.unsqueeze(0), weight)
+        torch.testing.assert_close(found, torch.zeros_like(found), rtol=0.0, atol=5e-3)
+    other = normal.unsqueeze(0) + 0.3 * torch.randn(1, 2, 8, 8, 8)
+    assert deviation_from(usual, other, weight).std() > 0.1
+
+
 @torch.no_grad()
 def test_the_average_head_is_that_of_the_batches() -> None:
     module, images, region = encoder(others_stride=1), heads(6), tumour_at(18, 8, 10)
     with_labels(module, labelled(region))
     for first in (0, 2, 4):
-        module.commit(module.features(images[first : first + 2]))
+        commit(module, images[first : first + 2])
     shares = labelled(region).softmax(dim=1)
     pieces = [without_tumour(images[first : first + 2], shares, 1) for first in (0, 2, 4)]
     weights = torch.cat([weight for _, weight, _ in pieces])
     expected = (torch.cat([normal for normal, _, _ in pieces]) * weights).mean(dim=0)
     torch.testing.assert_close(module.average, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(module.average_weight[0], weights.mean(dim=0)[0], rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
-def test_the_shape_does_not_repeat_volume_and_location() -> None:
-    torch.manual_seed(0)
-    module, sides = encoder(), torch.arange(4, 14)
-    regions = torch.zeros(60, *SIZE, dtype=torch.bool)
-    for row in range(60):
-        side, other = int(sides[row % 10]), int(sides[(3 * row) % 10])
-        first, second, third = torch.randint(0, 18, (3,)).tolist()
-        regions[row, first : first + side, second : second + side, third : third + other] = True
-    images = heads(60)
-    with_labels(module, labelled(regions))
-    features = module.features(images)
-    for _ in range(3):
-        module.commit(features)
-    found = module.features(images)
-    known = torch.cat([torch.ones(60, 1), features["known"]], dim=1).double()
-
-    def explained(values: Tensor) -> Tensor:
-        varies = values.std(dim=0) > 1e-3
-        values = (values - values.mean(dim=0))[:, varies].double()
-        fitted = known @ torch.linalg.lstsq(known, values, driver="gelsd").solution
-        return fitted.square().sum(dim=0) / values.square().sum(dim=0)
-
-    assert explained(features["measured_shape"]).max() > 0.9
-    assert explained(found["shape"]).max() < 0.2
-    torch.testing.assert_close(found["volume"], features["volume"])
 
 
 @pytest.mark.parametrize(

@@ -96,9 +96,13 @@ class PhantomSource(ProceduralSource):
 
     Attributes:
         num_subjects: number of subjects.
+        val_fraction: share of the subjects for validation.
+        test_fraction: share of the subjects for test.
     """
 
-    num_subjects: Annotated[int, Field(ge=2)] = 720
+    num_subjects: Annotated[int, Field(ge=2)] = 960
+    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    test_fraction: Fraction = 0.2
 
     def subjects(self, cache: Path, show: ShowProgress, num_workers: int | None = None) -> list[SubjectFiles]:
         """Generate missing files in ``<cache>/phantom/<version>.../``; return all subjects."""
