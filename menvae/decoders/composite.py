@@ -17,11 +17,10 @@ from menvae.decoders.sbd import DEFAULTS, coordinate_grid
 from menvae.errors import UserError, about
 from menvae.kernels.resizing import trilinear
 from menvae.latent import LatentLayout
-from menvae.layers import Conv3d, coarser_box, conv, only_volumes
+from menvae.layers import Conv3d, conv, only_volumes
 from menvae.registry import Field, bind_inside, register
 from menvae.types import NUM_LABELS
 
-HEAD: Mapping[str, Any] = {**DEFAULTS, "base_filters": 32}
 _BACKGROUND = 3.0
 """Logit of no tumour before training."""
 _FARTHEST = 6.0
@@ -35,8 +34,8 @@ class CompositeDecoder(Decoder):
 
     The tumour is drawn voxel by voxel from coordinates relative to a centre, radius and stretch that are linear in z,
     and from the head beneath it. Its label shares are the output ``drawn_segmentation``, which the term of this name
-    trains. Gain and offset of the head, which a normalisation over the whole image makes depend on the tumour, are
-    linear in the partitions of the tumour.
+    trains. The head is a trained average head plus what is drawn from z; its gain and offset, which a normalisation
+    over the whole image makes depend on the tumour, are linear in the partitions of the tumour.
     """
 
     offers = MappingProxyType(
@@ -54,9 +53,8 @@ class CompositeDecoder(Decoder):
         out_channels: int,
         size: tuple[int, int, int],
         *,
-        head: Mapping[str, Any] = HEAD,
+        head: Mapping[str, Any] = DEFAULTS,
         head_partitions: tuple[str, ...] = ("residual",),
-        head_stride: Literal[1, 2, 4] = 2,
         base_filters: Annotated[int, Field(ge=8, multiple_of=8)] = 32,
         stride: Literal[1, 2, 4] = 2,
     ) -> None:
@@ -68,9 +66,6 @@ class CompositeDecoder(Decoder):
             size: (D, H, W) in voxels, multiples of 16.
             head: configuration of the decoder of the head.
             head_partitions: partitions that the head is drawn from; the others draw the tumour.
-            head_stride: the deviation of the head from the average head is drawn on a grid as many times coarser, with
-                a channel for each voxel of a coarse one (Shi et al. 2016, sub-pixel convolution). Its sides are rounded
-                up to multiples of 16, and what is beyond the box is cut off.
             base_filters: channels of the layers of the tumour.
             stride: voxels per side of the grid on which the tumour is drawn, before trilinear interpolation.
 
@@ -85,14 +80,13 @@ class CompositeDecoder(Decoder):
         self.tumour_partitions = [name for name in layout if name not in self.head_partitions]
         if not self.tumour_partitions:
             raise UserError(f"decoder.head_partitions: {self.head_partitions} are all; leave one for the tumour")
-        self.layout, self.output_size, self.stride, self.head_stride = layout, size, stride, head_stride
+        self.layout, self.output_size, self.stride = layout, size, stride
         bound = bind_inside("decoder", head, "decoder.head")
-        grid = coarser_box(size, head_stride)
-        self.head: Decoder = bound(layout.of(self.head_partitions), out_channels * head_stride**3, grid)
-        if self.head.output_size != grid:
+        self.head: Decoder = bound(layout.of(self.head_partitions), out_channels, size)
+        if self.head.output_size != size:
             raise UserError(
                 f"decoder.head.name: '{bound.part.name}' is not allowed; it outputs {list(self.head.output_size)}, not "
-                f"the box of {list(grid)}"
+                f"data.roi_size={list(size)}"
             )
         self.average = nn.Parameter(torch.zeros(1, out_channels, *size))
         num_latents = layout.of(self.tumour_partitions).z_dim
@@ -113,7 +107,7 @@ class CompositeDecoder(Decoder):
 
     def draw(self, z: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Z [B, Z] -> reconstruction [B, C, D, H, W] and ``drawn_segmentation`` [B, K, D, H, W], logits."""
-        head = self._head(z)
+        head = self.average + self.head(self.layout.join(z, self.head_partitions))
         code = self.layout.join(z, self.tumour_partitions)
         beneath = avg_pool3d(head.detach(), self.stride)
         x = torch.cat([self._relative_coordinates(code).to(head.dtype), beneath], dim=1)
@@ -130,13 +124,6 @@ class CompositeDecoder(Decoder):
         """Z [B, Z] -> reconstruction [B, C, D, H, W]."""
         return self.draw(z)[0]
 
-    def _head(self, z: Tensor) -> Tensor:
-        """Z [B, Z] -> head without tumour [B, C, D, H, W]."""
-        deviation: Tensor = self.head(self.layout.join(z, self.head_partitions))
-        deviation = pixel_shuffle(deviation, self.head_stride)
-        depth, height, width = self.output_size
-        return self.average + deviation[:, :, :depth, :height, :width]
-
     def _relative_coordinates(self, code: Tensor) -> Tensor:
         """Code [B, P] -> coordinates in the tumour's frame, their products and norm, and absolute ones [B, 13, ...]."""
         place = self.place(code).float()
@@ -148,18 +135,6 @@ class CompositeDecoder(Decoder):
         products = [own[:, i] * own[:, j] / 3.0 for i, j in combinations_with_replacement(range(3), 2)]
         norm = own.square().sum(dim=1).clamp(min=1e-6).sqrt()
         return torch.cat([own, torch.stack([*products, norm], dim=1), absolute], dim=1)
-
-
-def pixel_shuffle(x: Tensor, stride: int) -> Tensor:
-    """X [B, C s^3, D, H, W] -> [B, C, s D, s H, s W]: `torch.pixel_shuffle` of volumes.
-
-    >>> pixel_shuffle(torch.arange(8.0).reshape(1, 8, 1, 1, 1), 2)[0, 0, 1]
-    tensor([[4., 5.],
-            [6., 7.]])
-    """
-    rows, channels, depth, height, width = x.shape
-    x = x.reshape(rows, channels // stride**3, stride, stride, stride, depth, height, width)
-    return x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(rows, -1, stride * depth, stride * height, stride * width)
 
 
 def _broadcast(values: Tensor) -> Tensor:

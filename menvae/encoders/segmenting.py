@@ -19,7 +19,7 @@ from menvae.latent import LatentLayout
 from menvae.layers import coarse_grid, coarser_box
 from menvae.registry import Field, bind_inside, register
 from menvae.statistics.regions import NUM_SHAPE_MEASURES, RegionMeter
-from menvae.statistics.shape import ShapeWithoutVolume
+from menvae.statistics.shape import ShapeAlone
 from menvae.types import NUM_LABELS
 
 Measure = Literal["volume", "location", "shape"]
@@ -38,8 +38,8 @@ class SegmentingEncoder(Encoder):
     """A U-Net labels the voxels; some partitions are functions of what is measured on its labels, the rest of the head.
 
     The label shares, trained by the term ``segmentation``, are measured without gradient (`RegionMeter`), and each
-    measured partition is a linear function of its measures, those of the shape without what the volumes say about them
-    (`ShapeWithoutVolume`). Images alone are enough to encode.
+    measured partition is a linear function of its measures, those of the shape without what volume and location say
+    about them (`ShapeAlone`). Images alone are enough to encode.
 
     The other partitions come from an encoder that does not see the voxels labelled as tumour. Its image is the
     deviation of the head from the average head of the training subjects (`deviation_from`); the tumour shows the mirror
@@ -50,13 +50,13 @@ class SegmentingEncoder(Encoder):
         average: mean over heads of normalised voxels times `average_weight` [C, D', H', W'].
         average_weight: mean over heads of 1 for tissue outside the tumour, and 0 elsewhere.
         num_batches: batches that both have seen.
-        without_volume: removes what the volumes say about the measures of the shape.
+        shape_alone: removes what volume and location say about the measures of the shape.
     """
 
     offers = MappingProxyType(
         {"segmentation": "+term@loss.terms.segmentation=segmentation +loss.lambda_segmentation=1"}
     )
-    commits = ("average", "average_weight", "measured_volume", "measured_shape")
+    commits = ("average", "average_weight", "measured_volume", "measured_location", "measured_shape")
     average: Tensor
     average_weight: Tensor
     num_batches: Tensor
@@ -127,7 +127,7 @@ class SegmentingEncoder(Encoder):
         for name in ("average", "average_weight"):
             self.register_buffer(name, torch.zeros(in_channels, *coarse))
         self.register_buffer("num_batches", torch.zeros(()))
-        self.without_volume = ShapeWithoutVolume()
+        self.shape_alone = ShapeAlone()
 
     def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
         """Inputs [B, C, D, H, W] -> ``segmentation`` [B, K, D, H, W], logits, measures, and features of the others."""
@@ -136,7 +136,7 @@ class SegmentingEncoder(Encoder):
         with torch.no_grad():
             shares = logits.float().softmax(dim=1)
             measures = self.meter(shares)
-            own_shape = self.without_volume(measures.volume, measures.shape)
+            own_shape = self.shape_alone(*measures)
             normal, weight, hidden = without_tumour(inputs, shares, self.stride)
             deviation = deviation_from(self.average / self.average_weight.clamp(min=1e-3), normal, weight)
             seen = deviation + hidden * deviation.flip(2)
@@ -148,7 +148,7 @@ class SegmentingEncoder(Encoder):
             "segmentation": logits,
             **measures._replace(shape=own_shape)._asdict(),
             **{f"{_OTHERS}{name}": value for name, value in others.items()},
-            **dict(zip(self.commits, (normal * weight, weight, measures.volume, measures.shape), strict=True)),
+            **dict(zip(self.commits, (normal * weight, weight, *measures), strict=True)),
         }
 
     def posterior(self, features: Features, *, isolated: bool = False) -> tuple[Tensor, Tensor]:
@@ -169,7 +169,7 @@ class SegmentingEncoder(Encoder):
         for name in ("average", "average_weight"):
             before = self.get_buffer(name)
             before += share * (mean_over_ranks(features[name].mean(dim=0)) - before)
-        self.without_volume.commit(features["measured_volume"], features["measured_shape"])
+        self.shape_alone.commit(*(features[f"measured_{name}"] for name in NUM_MEASURES))
 
 
 class MeasuredPartition(nn.Module):

@@ -17,10 +17,9 @@ from torch.nn.functional import pad
 
 from menvae.statistics.mesh import cell_areas, cell_volumes
 
-NUM_SHAPE_MEASURES: Final = 32
+NUM_SHAPE_MEASURES: Final = 29
 OF_TUMOUR: Final = slice(0, 26)
 OF_CORE: Final = slice(26, 29)
-OF_LABELS: Final = slice(29, 32)
 """Measures of the shape by what they describe."""
 CORE: Final = 1
 """Label whose shape is measured beside that of the whole tumour."""
@@ -36,9 +35,9 @@ class RegionMeasures(NamedTuple):
     Attributes:
         volume: logarithm of the share of the box that the tumour and each of its labels fill [B, K].
         location: centroid of the tumour along D, H, W [B, 3].
-        shape: relative to the size [B, 32]. Of the tumour: sphericity, soft area, volume over the cube of the mean
+        shape: relative to the size [B, 29]. Of the tumour: sphericity, soft area, volume over the cube of the mean
             width, ratio of the extents along D and H; second moments (6); widths along axes and diagonals (13); soft
-            extents (3). Of its core: sphericity, volume, soft area. Of the labels: largest share of each of three.
+            extents (3). Of its core: sphericity, volume, soft area.
     """
 
     volume: Tensor
@@ -93,7 +92,6 @@ class RegionMeter(torch.nn.Module):
             (spheric_core - 0.8) / 0.06,
             ((size_of_core / tumour[0].numel() + _SMALLEST_SHARE).log() + 9.4) / 1.5,
             (_soft_area(core).log() - 2.0 * side_of_core - 1.5) / 0.3,
-            *((shares.flatten(2).amax(dim=2)[:, 1:] - 0.7) / 0.3).unbind(1),
         ]
         return RegionMeasures(
             volume.clamp(-_LARGEST, _LARGEST),

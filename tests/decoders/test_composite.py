@@ -1,6 +1,5 @@
 """What the layers of `CompositeDecoder` read."""
 
-from itertools import product
 from typing import Any
 
 import pytest
@@ -32,7 +31,7 @@ def test_labels_change_with_the_head_but_do_not_train_it() -> None:
 
 @torch.no_grad()
 def test_where_there_is_no_tumour_the_head_is_drawn() -> None:
-    module, z = decoder(head_stride=1), torch.randn(2, 9)
+    module, z = decoder(), torch.randn(2, 9)
     module.last.bias[0] += 100.0
     module.levels.weight.zero_()
     module.average.normal_()
@@ -44,22 +43,6 @@ def test_where_there_is_no_tumour_the_head_is_drawn() -> None:
     torch.testing.assert_close(module(other), module(z))
     other[:, :3] = torch.randn(2, 3)
     assert not torch.allclose(module(other), module(z), atol=1e-3)
-
-
-@torch.no_grad()
-def test_the_head_is_drawn_at_a_lower_resolution() -> None:
-    size, z = (32, 64, 32), torch.randn(2, 9)
-    module = CompositeDecoder(LAYOUT, 2, size, base_filters=8)
-    module.last.bias[0] += 100.0
-    module.levels.weight.zero_()
-    drawn = module(z)
-    assert module.head.output_size == (16, 32, 16)
-    assert drawn.shape == (2, 2, *size)
-    channels = module.head(LAYOUT.select(z, "residual"))  # 8 for each of 2 modalities, those of a 2x2x2 block
-    blocks = channels.reshape(2, 2, 2, 2, 2, 16, 32, 16)
-    for place in product(range(2), repeat=3):
-        first, second, third = place
-        torch.testing.assert_close(drawn[:, :, first::2, second::2, third::2], blocks[:, :, first, second, third])
 
 
 @torch.no_grad()
@@ -82,7 +65,7 @@ def test_the_tumour_moves_with_its_centre() -> None:
         ({"head_partitions": list(LAYOUT)}, r"decoder\.head_partitions: .* are all; leave one for the tumour"),
         ({"head": {"name": "sbd", "base": 3}}, r"^decoder\.head\.base: no such key"),
         (
-            {"head": {"name": "auxiliary"}, "head_stride": 1},
+            {"head": {"name": "auxiliary"}},
             r"^decoder\.head\.name: 'auxiliary' is not allowed; it outputs \[16, 16",
         ),
         ({"head": {"name": "composite"}}, r"^decoder\.head\.name: 'composite' is not allowed inside another part"),
