@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from menvae.composition.experiment import Experiment
 from menvae.composition.settings import SweepSettings
@@ -39,17 +39,34 @@ def check_aims(settings: SweepSettings, configs: Iterable[Mapping[str, Any]]) ->
         raise UserError(problem)
 
 
-def gates_of(experiment: Experiment, metrics: Collection[str]) -> list[str]:
-    """Return the names of the gates of an experiment that bound one of these metrics, which are all that it has."""
-    return [name for name, gate in experiment.settings["gates"].targets.items() if gate.metric in metrics]
+class Known(NamedTuple):
+    """What the runs of an experiment are known to have before training.
+
+    Attributes:
+        of_epochs: keys of the metrics of an epoch.
+        at_end: keys of those computed at the end.
+        gates: names of the gates that bound one of them, which are all that it has.
+    """
+
+    of_epochs: frozenset[str]
+    at_end: frozenset[str]
+    gates: tuple[str, ...]
+
+
+def known_of(experiment: Experiment) -> Known:
+    """Return the metrics and gates of an experiment."""
+    metrics = experiment.build_metrics()
+    of_epochs = frozenset(key for metric in metrics if metric.when == "epoch" for key in metric.names())
+    at_end = frozenset(key for metric in metrics if metric.when == "final" for key in metric.names())
+    targets = experiment.settings["gates"].targets
+    gates = tuple(name for name, gate in targets.items() if gate.metric in of_epochs | at_end)
+    return Known(of_epochs, at_end, gates)
 
 
 def _problem(settings: SweepSettings, experiment: Experiment) -> str:
     """Return a sentence about the first objective or constraint that an experiment lacks; empty if it has all."""
-    metrics = experiment.build_metrics()
-    of_epochs = {key for metric in metrics if metric.when == "epoch" for key in metric.names()}
-    at_end = {key for metric in metrics if metric.when == "final" for key in metric.names()}
-    gates = [*gates_of(experiment, of_epochs | at_end), ALL_GATES]
+    of_epochs, at_end, own_gates = known_of(experiment)
+    gates = [*own_gates, ALL_GATES]
     known = of_epochs | {f"{_GATE}/{name}" for name in gates}
     for name in settings.constraints:
         if name not in gates:

@@ -16,7 +16,7 @@ from menvae.composition.until import Until
 from menvae.errors import UserError, nearest
 from menvae.presentation.text import counted
 from menvae.runs.reading import EVALUATION, FINAL_PREFIX
-from menvae.sweeps.aims import gates_of
+from menvae.sweeps.aims import known_of
 from menvae.sweeps.status import PointStatus
 from menvae.sweeps.sweep import key_of, label_of
 
@@ -191,8 +191,8 @@ def check_metric(until: Until, configs: Iterable[Mapping[str, Any]]) -> None:
             experiment = check(config)
         except UserError:
             return
-        keys = {key for metric in experiment.build_metrics() for key in metric.names()}
-        known |= {*keys, *gates_of(experiment, keys)}
+        found = known_of(experiment)
+        known |= {*found.of_epochs, *found.at_end, *found.gates}
         if until.metric in known:
             return
     if known:

@@ -153,6 +153,8 @@ class StatusReader:
         reason = "; ".join(filter(None, (reason, *damaged)))
         if not reason and fate in (Fate.FAILED, Fate.LOST) and point.submissions:
             reason = self._last_line(sweep.log(point.submissions[-1]))
+            if not reason and fate == Fate.LOST:
+                reason = "its job is gone and wrote nothing: cancelled before it started, or its node has failed"
         epochs = run["epochs"] if has_ended and "epochs" in run else self._epochs(run_dir / "metrics.jsonl")
         directory = run_dir if run or run_dir.is_dir() else None
         status = PointStatus(
