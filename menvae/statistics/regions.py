@@ -18,8 +18,8 @@ from torch.nn.functional import pad
 from menvae.statistics.mesh import cell_areas, cell_volumes
 
 NUM_SHAPE_MEASURES: Final = 29
-OF_TUMOUR: Final = slice(0, 26)
-OF_CORE: Final = slice(26, 29)
+OF_CORE: Final = slice(0, 3)
+OF_TUMOUR: Final = slice(3, 29)
 """Measures of the shape by what they describe."""
 CORE: Final = 1
 """Label whose shape is measured beside that of the whole tumour."""
@@ -35,9 +35,9 @@ class RegionMeasures(NamedTuple):
     Attributes:
         volume: logarithm of the share of the box that the tumour and each of its labels fill [B, K].
         location: centroid of the tumour along D, H, W [B, 3].
-        shape: relative to the size [B, 29]. Of the tumour: sphericity, soft area, volume over the cube of the mean
-            width, ratio of the extents along D and H; second moments (6); widths along axes and diagonals (13); soft
-            extents (3). Of its core: sphericity, volume, soft area.
+        shape: relative to the size [B, 29]. Of the core: sphericity, volume, soft area. Of the tumour: sphericity, soft
+            area, volume over the cube of the mean width, ratio of the extents along D and H; second moments (6); widths
+            along axes and diagonals (13); soft extents (3).
     """
 
     volume: Tensor
@@ -82,6 +82,9 @@ class RegionMeter(torch.nn.Module):
         widths, extents = _widths(is_tumour), _soft_extents(tumour)
         slender = (widths.log() - side - 0.3) / 0.25
         shape = [
+            (spheric_core - 0.8) / 0.06,
+            ((size_of_core / tumour[0].numel() + _SMALLEST_SHARE).log() + 9.4) / 1.5,
+            (_soft_area(core).log() - 2.0 * side_of_core - 1.5) / 0.3,
             (spheric - 0.8) / 0.06,
             (_soft_area(tumour).log() - 2.0 * side[:, 0] - 1.9) / 0.1,
             (size.log() - widths.log().mean(dim=1) * 3.0 + 1.0) / 0.15,
@@ -89,9 +92,6 @@ class RegionMeter(torch.nn.Module):
             *((moments - self.ball) / 0.04).unbind(1),
             *slender.unbind(1),
             *((extents.log() - side - 0.3) / 0.25).unbind(1),
-            (spheric_core - 0.8) / 0.06,
-            ((size_of_core / tumour[0].numel() + _SMALLEST_SHARE).log() + 9.4) / 1.5,
-            (_soft_area(core).log() - 2.0 * side_of_core - 1.5) / 0.3,
         ]
         return RegionMeasures(
             volume.clamp(-_LARGEST, _LARGEST),

@@ -36,7 +36,7 @@ class ShapeAlone(nn.Module):
         """Volume [B, 4], location [B, 3], shape [B, 29], all of `RegionMeasures` -> [B, 29]."""
         size, place, core = _known(volume, location)
         tumour = (shape[:, OF_TUMOUR] - self.tumour(place)) * torch.exp(-0.5 * self.spread(size))
-        return torch.cat([tumour, shape[:, OF_CORE] - self.core(core)], dim=1)
+        return torch.cat([shape[:, OF_CORE] - self.core(core), tumour], dim=1)
 
     @torch.no_grad()
     def commit(self, volume: Tensor, location: Tensor, shape: Tensor) -> None:

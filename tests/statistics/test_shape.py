@@ -38,7 +38,7 @@ def test_volume_and_location_are_removed_and_the_rest_stays() -> None:
         module.commit(volume[rows], location[rows], shape[rows])
     volume, location, shape = subjects(4000, 2)
     own = module(volume, location, shape)
-    tumour, core, has_core = 0, OF_CORE.start, volume[:, 1] > -3.0
+    tumour, core, has_core = OF_TUMOUR.start, OF_CORE.start, volume[:, 1] > -3.0
     everyone = torch.ones_like(has_core)
     for column, seen, by in ((tumour, everyone, volume[:, 0]), (core, has_core, volume[:, 1])):
         assert explained(shape[seen, column], by[seen]) > 0.4
