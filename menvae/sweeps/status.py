@@ -18,6 +18,7 @@ from menvae.sweeps.rereading import Appended, Remembered, Stamp, stamp_of
 from menvae.sweeps.runners import Fate, JobState, Runner
 from menvae.sweeps.sweep import Point, Submission, Sweep, read_point
 
+NO_TRACE = "its job is gone and wrote nothing: cancelled before it started, or its node has failed"
 _MAX_EPOCHS = re.compile(rb'"trainer": \{[^{}]*?"max_epochs": (\d+)')
 """The key in the text of a job file; its section has no sections."""
 _PAUSE_AFTER = re.compile(rb'"pause_after": (\d+|null)')
@@ -153,8 +154,8 @@ class StatusReader:
         reason = "; ".join(filter(None, (reason, *damaged)))
         if not reason and fate in (Fate.FAILED, Fate.LOST) and point.submissions:
             reason = self._last_line(sweep.log(point.submissions[-1]))
-            if not reason and fate == Fate.LOST:
-                reason = "its job is gone and wrote nothing: cancelled before it started, or its node has failed"
+            if not reason and fate == Fate.LOST and not run:
+                reason = NO_TRACE
         epochs = run["epochs"] if has_ended and "epochs" in run else self._epochs(run_dir / "metrics.jsonl")
         directory = run_dir if run or run_dir.is_dir() else None
         status = PointStatus(

@@ -25,7 +25,7 @@ from menvae.studies import Trial
 from menvae.sweeps.causes import of_cause
 from menvae.sweeps.plan import plan_points
 from menvae.sweeps.runners import Fate, JobState
-from menvae.sweeps.status import PointStatus, refused_status, sweep_status
+from menvae.sweeps.status import NO_TRACE, PointStatus, refused_status, sweep_status
 from menvae.sweeps.sweep import Point, Submission, Sweep, find_sweep
 
 RUN = "semivae_0123456789"
@@ -435,7 +435,7 @@ def registered() -> Iterator[None]:
         ("unknown: it does not answer", STOPPED, Fate.UNKNOWN, "it does not answer"),
         ("away", STOPPED, Fate.UNKNOWN, "runner 'register' does not answer: ConnectionError: no route to host"),
         ("forgotten", STOPPED, Fate.INTERRUPTED, "SIGTERM in epoch 2"),
-        ("forgotten", NO_RUN, Fate.LOST, ""),
+        ("forgotten", NO_RUN, Fate.LOST, NO_TRACE),
         ("finished", RUNNING, Fate.LOST, ""),  # which only its run directory can say
         ("running", {"state": "finished"}, Fate.FINISHED, ""),
     ],
@@ -450,7 +450,7 @@ def test_a_runner_says_how_its_jobs_are(sweep: Sweep, job: str, run: dict[str, s
 def test_status_needs_no_torch_for_a_runner_of_menvae(sweep: Sweep, process_that_ended: str) -> None:
     _write_point(sweep, "local", process_that_ended)
     program = (
-        "import sys\nfrom pathlib import Path\nfrom menvae.sweeps.status import sweep_status\n"
+        "import sys\nfrom pathlib import Path\nfrom menvae.sweeps.status import NO_TRACE, sweep_status\n"
         "from menvae.sweeps.sweep import Sweep\n(status,) = sweep_status(Sweep(Path(sys.argv[1])))\n"
         "print(status.fate, 'torch' in sys.modules)"
     )
