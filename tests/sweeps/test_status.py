@@ -450,7 +450,7 @@ def test_a_runner_says_how_its_jobs_are(sweep: Sweep, job: str, run: dict[str, s
 def test_status_needs_no_torch_for_a_runner_of_menvae(sweep: Sweep, process_that_ended: str) -> None:
     _write_point(sweep, "local", process_that_ended)
     program = (
-        "import sys\nfrom pathlib import Path\nfrom menvae.sweeps.status import NO_TRACE, sweep_status\n"
+        "import sys\nfrom pathlib import Path\nfrom menvae.sweeps.status import sweep_status\n"
         "from menvae.sweeps.sweep import Sweep\n(status,) = sweep_status(Sweep(Path(sys.argv[1])))\n"
         "print(status.fate, 'torch' in sys.modules)"
     )
