@@ -86,6 +86,12 @@ class Part:
         offers: Mapping[str, str] = getattr(self.factory, "offers", {})
         return offers
 
+    @property
+    def commits(self) -> tuple[str, ...]:
+        """Names of features from which it updates buffers; see `menvae.encoders.Encoder`."""
+        commits: tuple[str, ...] = getattr(self.factory, "commits", ())
+        return commits
+
 
 @dataclass(frozen=True)
 class Bound:
@@ -235,13 +241,13 @@ def bind(group: str, config: Mapping[str, Any], path: str | None = None) -> Boun
 
 
 def bind_inside(group: str, config: Mapping[str, Any], path: str) -> Bound:
-    """Return `bind` of a part inside another one, where its `Part.offers` would stay untrained.
+    """Return `bind` of a part inside another one, where nothing would train what it offers, or call its ``commit``.
 
     Raises:
-        UserError: as `bind`, or the part has such outputs.
+        UserError: as `bind`, or the part offers or commits something.
     """
     bound = bind(group, config, path)
-    if bound.part.offers:
+    if bound.part.offers or bound.part.commits:
         raise UserError(f"{path}.name: '{bound.part.name}' is not allowed inside another part; use it as {group}")
     return bound
 

@@ -57,6 +57,15 @@ class EncoderConformance(VolumeConformance):
         assert isinstance(self.build(case), Encoder)
 
     @torch.no_grad()
+    def test_a_step_updates_buffers_from_features_of_its_rows(self, case: Case) -> None:
+        encoder = self.build(case)
+        features = encoder.features(self.inputs())
+        read = {name: features[name] for name in encoder.commits}
+        assert all(len(values) == self.batch_size for values in read.values())  # of micro-batches, they are joined
+        encoder.commit(read)
+        assert all(torch.isfinite(values).all() for values in self.outputs(encoder, self.inputs()))
+
+    @torch.no_grad()
     def test_isolation_changes_no_value(self, case: Case) -> None:
         encoder = self.build(case).eval()
         features = encoder.features(self.inputs())

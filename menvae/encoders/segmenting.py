@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d, max_pool3d, pad
 
-from menvae.collectives import mean_over_ranks
 from menvae.encoders import Encoder, Features, only_available
 from menvae.encoders.resnet import DEFAULTS
 from menvae.encoders.unet import CascadedUNet
@@ -19,7 +18,8 @@ from menvae.latent import LatentLayout
 from menvae.layers import coarse_grid, coarser_box
 from menvae.registry import Field, bind_inside, register
 from menvae.statistics.regions import NUM_SHAPE_MEASURES, RegionMeter
-from menvae.statistics.shape import ShapeAlone
+from menvae.statistics.residualised_shape import ResidualisedShape
+from menvae.statistics.running import RunningMean
 from menvae.types import NUM_LABELS
 
 Measure = Literal["volume", "location", "shape"]
@@ -28,9 +28,10 @@ MEASURED: Mapping[str, Measure] = {"vol": "volume", "loc": "location", "shape": 
 NUM_MEASURES: Mapping[str, int] = {"volume": NUM_LABELS, "location": 3, "shape": NUM_SHAPE_MEASURES}
 
 _OTHERS = "others."
-_SMALL = 1e-3
-_SLOWEST = 0.02
+_MOMENTUM = 0.02
 """Smallest weight of a batch in the average head: about the last 50 batches count."""
+_SMALL = 1e-3
+"""Keeps divisions by weights and variances of 0 finite."""
 
 
 @register("encoder", "segmenting", reference="Ronneberger, Fischer & Brox 2015; menvae")
@@ -39,7 +40,7 @@ class SegmentingEncoder(Encoder):
 
     The label shares, trained by the term ``segmentation``, are measured without gradient (`RegionMeter`), and each
     measured partition is a linear function of its measures, those of the shape without what volume and location say
-    about them (`ShapeAlone`). Images alone are enough to encode.
+    about them (`ResidualisedShape`). Images alone are enough to encode.
 
     The other partitions come from an encoder that does not see the voxels labelled as tumour. Its image is the
     deviation of the head from the average head of the training subjects (`deviation_from`); the tumour shows the mirror
@@ -47,19 +48,15 @@ class SegmentingEncoder(Encoder):
     middle.
 
     Attributes:
-        average: mean over heads of normalised voxels times `average_weight` [C, D', H', W'].
+        average: mean over heads of normalised voxels times their weight [C, D', H', W'].
         average_weight: mean over heads of 1 for tissue outside the tumour, and 0 elsewhere.
-        num_batches: batches that both have seen.
-        shape_alone: removes what volume and location say about the measures of the shape.
+        residualised_shape: removes what volume and location say about the measures of the shape.
     """
 
     offers = MappingProxyType(
         {"segmentation": "+term@loss.terms.segmentation=segmentation +loss.lambda_segmentation=1"}
     )
     commits = ("average", "average_weight", "measured_volume", "measured_location", "measured_shape")
-    average: Tensor
-    average_weight: Tensor
-    num_batches: Tensor
 
     def __init__(
         self,
@@ -124,10 +121,9 @@ class SegmentingEncoder(Encoder):
         bound = bind_inside("encoder", others, "encoder.others")
         self.others: Encoder = bound(in_channels, whole, self.seen_by_others)
         self.hierarchical = self.others.hierarchical
-        for name in ("average", "average_weight"):
-            self.register_buffer(name, torch.zeros(in_channels, *coarse))
-        self.register_buffer("num_batches", torch.zeros(()))
-        self.shape_alone = ShapeAlone()
+        self.average = RunningMean(in_channels, *coarse, momentum=_MOMENTUM)
+        self.average_weight = RunningMean(in_channels, *coarse, momentum=_MOMENTUM)
+        self.residualised_shape = ResidualisedShape()
 
     def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
         """Inputs [B, C, D, H, W] -> ``segmentation`` [B, K, D, H, W], logits, measures, and features of the others."""
@@ -136,9 +132,10 @@ class SegmentingEncoder(Encoder):
         with torch.no_grad():
             shares = logits.float().softmax(dim=1)
             measures = self.meter(shares)
-            own_shape = self.shape_alone(*measures)
+            own_shape = self.residualised_shape(*measures)
             normal, weight, hidden = without_tumour(inputs, shares, self.stride)
-            deviation = deviation_from(self.average / self.average_weight.clamp(min=1e-3), normal, weight)
+            mean_head = self.average.value / self.average_weight.value.clamp(min=_SMALL)
+            deviation = deviation_from(mean_head, normal, weight)
             seen = deviation + hidden * deviation.flip(2)
             weight = weight.expand_as(normal)
             if available is not None:
@@ -164,12 +161,9 @@ class SegmentingEncoder(Encoder):
     @torch.no_grad()
     def commit(self, features: Features) -> None:
         """Move the average head and the regression of the shape towards a training batch."""
-        self.num_batches += 1
-        share = (1.0 / self.num_batches).clamp(min=_SLOWEST)
-        for name in ("average", "average_weight"):
-            before = self.get_buffer(name)
-            before += share * (mean_over_ranks(features[name].mean(dim=0)) - before)
-        self.shape_alone.commit(*(features[f"measured_{name}"] for name in NUM_MEASURES))
+        self.average.update(features["average"].mean(dim=0))
+        self.average_weight.update(features["average_weight"].mean(dim=0))
+        self.residualised_shape.update(*(features[f"measured_{name}"] for name in NUM_MEASURES))
 
 
 class MeasuredPartition(nn.Module):
@@ -203,34 +197,34 @@ def without_tumour(inputs: Tensor, shares: Tensor, stride: int) -> tuple[Tensor,
     """
     head = (inputs != 0).any(dim=1, keepdim=True).float()
     part = avg_pool3d(head, stride)
-    coarse = avg_pool3d(inputs.float(), stride) / part.clamp(min=1e-3)
+    coarse = avg_pool3d(inputs.float(), stride) / part.clamp(min=_SMALL)
     tumour = max_pool3d(1.0 - shares[:, :1], stride)
     hidden = ((tumour - 0.1) / 0.4).clamp(0.0, 1.0)
     weight = (part > 0.3).float() * (1.0 - hidden)
     total = weight.sum(dim=(2, 3, 4), keepdim=True).clamp(min=1.0)
     mean = (coarse * weight).sum(dim=(2, 3, 4), keepdim=True) / total
     spread = ((coarse - mean).square() * weight).sum(dim=(2, 3, 4), keepdim=True) / total
-    return (coarse - mean) / (spread.sqrt() + 1e-3), weight, hidden
+    return (coarse - mean) / (spread.sqrt() + _SMALL), weight, hidden
 
 
-def deviation_from(usual: Tensor, normal: Tensor, weight: Tensor) -> Tensor:
+def deviation_from(mean_head: Tensor, normal: Tensor, weight: Tensor) -> Tensor:
     """Return how heads deviate from the average head, 0 where they have no weight [B, C, D', H', W'].
 
     Gain and offset of each channel are those of a regression on the average head at the voxels with weight. A mean and
     a standard deviation over these voxels would depend on which tissue the tumour hides, and so tell its volume.
 
     Args:
-        usual: average head [C, D', H', W']; 0 before training, when the gain is 1.
+        mean_head: average head [C, D', H', W']; 0 before training, when the gain is 1.
         normal: z-scores [B, C, D', H', W'].
         weight: of each voxel [B, 1, D', H', W'].
     """
     axes = (2, 3, 4)
     total = weight.sum(dim=axes, keepdim=True).clamp(min=1.0)
-    usual = usual.unsqueeze(0)
-    offset_usual = (usual * weight).sum(dim=axes, keepdim=True) / total
+    mean_head = mean_head.unsqueeze(0)
+    offset_of_mean = (mean_head * weight).sum(dim=axes, keepdim=True) / total
     offset = (normal * weight).sum(dim=axes, keepdim=True) / total
-    usual, normal = usual - offset_usual, normal - offset
-    variance = (usual.square() * weight).sum(dim=axes, keepdim=True) / total
-    covariance = (usual * normal * weight).sum(dim=axes, keepdim=True) / total
+    mean_head, normal = mean_head - offset_of_mean, normal - offset
+    variance = (mean_head.square() * weight).sum(dim=axes, keepdim=True) / total
+    covariance = (mean_head * normal * weight).sum(dim=axes, keepdim=True) / total
     gain = ((covariance + _SMALL) / (variance + _SMALL)).clamp(min=0.1)
-    return (normal / gain - usual) * weight
+    return (normal / gain - mean_head) * weight

@@ -50,12 +50,12 @@ class CascadedUNet(nn.Module):
         """
         super().__init__()
         self.size = size
-        self.coarse_sides = _rounded(size, crop)
+        self.coarse_sides = _crop_sides(size, crop)
         self.sides = _twice(self.coarse_sides)
         self.coarse = LightUNet(in_channels, base_filters)
         self.label = Conv3d(base_filters, num_labels, 1)
         self.context = Conv3d(base_filters, fine_filters, 1)
-        self.look = conv(in_channels, fine_filters, 3, bias=False)
+        self.stem = conv(in_channels, fine_filters, 3, bias=False)
         self.joined = nn.Sequential(norm(fine_filters), nn.ReLU(inplace=True))
         self.fine = nn.Sequential(*(Block(fine_filters, fine_filters) for _ in range(fine_layers - 1)))
         self.correct = Conv3d(fine_filters, num_labels, 1)
@@ -72,7 +72,7 @@ class CascadedUNet(nn.Module):
         small = _voxels(corner, self.coarse_sides, tuple(coarse.shape[2:]))
         voxels = _voxels(2 * corner, self.sides, self.size)
         context = _repeated(self.context(_cut(features, small, self.coarse_sides)))
-        seen = self.joined(self.look(_cut(images, voxels, self.sides)) + context)
+        seen = self.joined(self.stem(_cut(images, voxels, self.sides)) + context)
         corrections = self.correct(self.fine(seen)).flatten(2)
         logits = trilinear(coarse, self.size).flatten(2)
         index = voxels.unsqueeze(1).expand_as(corrections)
@@ -130,20 +130,24 @@ class Block(Recomputable):
 
 @torch.no_grad()
 def _corner_of_crop(logits: Tensor, sides: Sides) -> Tensor:
-    """Return the first voxels [B, 3] of crops about the centroid of the tumour, inside the box.
+    """Return the first voxels [B, 3] of crops inside the box, about the centroid of the voxels that are likely tumour.
+
+    Without any, or if logits are not finite, which the objective reports, the crop is in the middle.
 
     Args:
         logits: [B, K, D, H, W]; the first label is the background.
         sides: of the crop.
     """
-    tumour = 1.0 - logits.float().softmax(dim=1)[:, 0]
-    corners = []
-    for axis, side in enumerate(sides):
-        plane = tumour.sum(dim=[other for other in (1, 2, 3) if other != axis + 1])
-        length = plane.shape[1]
-        points = torch.arange(length, device=plane.device) + 0.5
-        centre = (plane @ points + 5e-4 * length) / (plane.sum(dim=1) + 1e-3)
-        corners.append((centre - 0.5 * side).round().clamp(0, length - side).long())
+    with torch.autocast(logits.device.type, enabled=False):  # sums over voxels overflow float16
+        tumour = (0.5 - logits.float().softmax(dim=1)[:, 0]).clamp(min=0.0)
+        corners = []
+        for axis, side in enumerate(sides):
+            plane = tumour.sum(dim=[other for other in (1, 2, 3) if other != axis + 1])
+            length = plane.shape[1]
+            points = torch.arange(length, device=plane.device) + 0.5
+            centre = (plane @ points + 5e-4 * length) / (plane.sum(dim=1) + 1e-3)
+            centre = centre.nan_to_num(nan=0.5 * length)
+            corners.append((centre - 0.5 * side).round().clamp(0, length - side).long())
     return torch.stack(corners, dim=1)
 
 
@@ -165,9 +169,9 @@ def _repeated(x: Tensor) -> Tensor:
     return interpolate(x, scale_factor=2, mode="nearest")
 
 
-def _rounded(size: Sides, crop: float) -> Sides:
+def _crop_sides(size: Sides, crop: float) -> Sides:
     """Return the sides of a crop at half resolution."""
-    first, second, third = (min(side // 2, max(1, math.ceil(crop * side / 2))) for side in size)
+    first, second, third = (math.ceil(crop * side / 2) for side in size)
     return (first, second, third)
 
 

@@ -1,6 +1,4 @@
-"""Up-sampling by 2 and a same-padded 3x3x3 convolution as one transposed convolution; and trilinear interpolation.
-
-The two are computed as one on the coarse grid.
+"""Up-sampling by 2 and a same-padded 3x3x3 convolution, computed as one transposed convolution on the coarse grid.
 
 Nearest up-sampling repeats every voxel, so that two of three taps along an axis fall on the same coarse voxel and can
 be added first: kernel 4, stride 2, 64 instead of 216 products for the 8 voxels of a coarse one.

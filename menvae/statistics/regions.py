@@ -35,9 +35,9 @@ class RegionMeasures(NamedTuple):
     Attributes:
         volume: logarithm of the share of the box that the tumour and each of its labels fill [B, K].
         location: centroid of the tumour along D, H, W [B, 3].
-        shape: relative to the size [B, 29]. Of the core: sphericity, volume, soft area. Of the tumour: sphericity, soft
-            area, volume over the cube of the mean width, ratio of the extents along D and H; second moments (6); widths
-            along axes and diagonals (13); soft extents (3).
+        shape: relative to the size, but for the volume of the core [B, 29]. Of the core: sphericity, volume, soft area.
+            Of the tumour: sphericity, soft area, volume over the cube of the mean width, ratio of the extents along D
+            and H; second moments (6); widths along axes and diagonals (13); soft extents (3).
     """
 
     volume: Tensor

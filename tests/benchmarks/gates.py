@@ -4,12 +4,12 @@ Draws the seeds of some cohorts and prints them. For each cohort, trains ``exper
 with the same epochs, batches and optimiser, ``experiment=semivae_run6``, by real ``menvae-train`` commands; judges both
 on test splits of at least 256 subjects, with intervals; and prints the gates of both, and the R2 of every feature
 beside its references (floor, ceiling, segment then measure). The recipe is judged once more with noise in place of its
-label maps. Claims: the recipe fails no gate on any cohort, and passes those of `DECIDED`; with noise, the R2 of the
-volume is not above its floor. The exit status is 1 where one does not hold.
+label maps. Claims: the recipe fails no gate on any cohort, and passes those of `DECIDED`; with noise, no probe reads a
+volume from its partition. The exit status is 1 where one does not hold, or where a run fails.
 
-    python tests/benchmarks/gates.py                          # three cohorts of 32^3: about an hour on two cores
+    python tests/benchmarks/gates.py             # three cohorts of 32^3: an hour and a half on two cores
     python tests/benchmarks/gates.py --cohorts 1
-    python tests/benchmarks/gates.py --size 64 --device cuda  # on a GPU
+    python tests/benchmarks/gates.py --size 64   # on a GPU, if there is one
 """
 
 from __future__ import annotations
@@ -38,25 +38,23 @@ from menvae.runs.loading import load_named
 from menvae.runs.references_table import reference_rows
 
 HERE = Path(__file__).resolve().parents[2]
-SPLITS = ("val", "test")
 PARTITIONS = ("vol", "loc", "shape")
 DECIDED = ("vol_r2", "loc_r2", "residual_active_units", "mean_z_ratio", "shuffled_ratio", "mean_image_ratio")
 """Gates whose whole interval must lie beyond the target."""
+MOST_FROM_NOISE = 0.05
 NUM_TRAIN, NUM_JUDGED = 576, 256
 AS_THE_RECIPE = (
-    *("schedule@learning_rate=cosine", "optimizer.learning_rate=3e-3", "optimizer.weight_decay=1e-5"),
+    *("schedule@learning_rate=cosine", "optimizer.learning_rate=3e-3", "optimizer.betas=[0.9,0.99]"),
     *("trainer.precision=fp32", "data.spacing_mm=null", "augmentation.flip=0.5"),
 )
 MODELS: Mapping[str, Sequence[str]] = {"semivae": (), "semivae_run6": AS_THE_RECIPE}
 
 
 def command(program: str, *arguments: str) -> None:
-    """Run a command of menvae, its progress visible, and stop where it fails."""
+    """Run a command of menvae, its progress visible; raises `subprocess.CalledProcessError` where it fails."""
     paths = os.pathsep.join([str(HERE), str(HERE / "launchers"), os.environ.get("PYTHONPATH", "")])
     call = [sys.executable, "-c", f"from menvae.apps.{program} import main; main()", *arguments]
-    done = subprocess.run(call, env={**os.environ, "PYTHONPATH": paths}, cwd=tempfile.gettempdir(), check=False)
-    if done.returncode:
-        sys.exit(f"menvae-{program} {' '.join(arguments)} ended with exit code {done.returncode}")
+    subprocess.run(call, env={**os.environ, "PYTHONPATH": paths}, cwd=tempfile.gettempdir(), check=True)
 
 
 def trained(model: str, seed: int, folder: Path, options: argparse.Namespace) -> Path:
@@ -89,8 +87,8 @@ def features_table(described: Mapping[str, Any], title: str) -> Table:
     return table
 
 
-def judged_on_noise(run: Path) -> tuple[float, float]:
-    """Return the R2 of the volume on validation of a run whose label maps are noise, and the floor of it."""
+def read_from_noise(run: Path) -> float:
+    """Return the largest R2 of a volume that a ridge probe reads from the vol of a run whose label maps are noise."""
     (finished,) = load_named(str(run), "best", torch.device("cpu"), str(run), {})
     segment = finished.model.encoder.get_submodule("segment")
     generator = torch.Generator().manual_seed(0)
@@ -101,8 +99,9 @@ def judged_on_noise(run: Path) -> tuple[float, float]:
     segment.forward = noise  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         _, described = evaluate_run(finished, ["val"], Path(folder))
-    own = described["splits"]["val"]["metrics"]["sem/vol_r2"]["value"]
-    return own, described["references"]["val"]["vol"]["floor"]["value"]
+    leaks = described["splits"]["val"]["leaks"]
+    own = [leak["r2"] for leak in leaks if leak["partition"] == leak["source"] == "vol" and leak["probe"] == "ridge"]
+    return max(own)
 
 
 def main() -> int:
@@ -112,7 +111,7 @@ def main() -> int:
     parser.add_argument("--cohorts", type=int, default=3, help="number of cohorts")
     parser.add_argument("--seeds", type=int, nargs="+", help="of the cohorts; default: drawn")
     parser.add_argument("--size", type=int, default=32, help="voxels per side")
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     options = parser.parse_args()
@@ -124,7 +123,12 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             for model in options.models:
                 started = time.monotonic()
-                run = trained(model, seed, Path(folder), options)
+                try:
+                    run = trained(model, seed, Path(folder), options)
+                except subprocess.CalledProcessError as error:
+                    console.print(f"{model}, cohort {seed}: no run, exit code {error.returncode}")
+                    broken.append(f"{model} of cohort {seed}")
+                    continue
                 seconds = time.monotonic() - started
                 command("evaluate", f"run={run}", "references=true", "overwrite=true", f"output_dir={folder}")
                 (evaluation,) = run.glob("evaluations/*/evaluation.json")
@@ -134,10 +138,14 @@ def main() -> int:
                 console.print(features_table(json.loads(evaluation.read_text()), f"{model}, cohort {seed}"))
                 if model == "semivae":
                     broken += [f"{gate} of cohort {seed}" for gate in not_met(judged)]
-                    on_noise, floor = judged_on_noise(run)
-                    console.print(f"with noise as label maps: R² of vol {on_noise:.2f}, its floor {floor:.2f}")
-                    broken += [f"noise of cohort {seed}"] if on_noise > max(0.0, floor) else []
-    console.print(f"FAILS  {', '.join(broken)}" if broken else f"holds  the recipe on {len(seeds)} cohorts")
+                    on_noise = read_from_noise(run)
+                    console.print(
+                        f"with noise as label maps, a probe reads a volume from vol with an R² of {on_noise:.2f}"
+                    )
+                    broken += [f"noise of cohort {seed}"] if on_noise > MOST_FROM_NOISE else []
+    console.print(
+        f"FAILS  {', '.join(broken)}" if broken else f"holds  {' and '.join(options.models)} on {len(seeds)} cohorts"
+    )
     return int(bool(broken))
 
 

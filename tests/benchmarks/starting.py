@@ -7,7 +7,7 @@ cohort. Printed are medians of the time on the clock, on a machine that does not
 Importing Hydra and torch alone is printed too: the first help is at least the former, and a first step the latter.
 
     python tests/benchmarks/starting.py --beside ../of-last-month
-    python tests/benchmarks/starting.py --subjects 720        # the default cohort
+    python tests/benchmarks/starting.py --subjects 960        # the default cohort
 """
 
 from __future__ import annotations

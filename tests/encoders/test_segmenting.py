@@ -118,8 +118,8 @@ def test_the_average_head_is_that_of_the_batches() -> None:
     pieces = [without_tumour(images[first : first + 2], shares, 1) for first in (0, 2, 4)]
     weights = torch.cat([weight for _, weight, _ in pieces])
     expected = (torch.cat([normal for normal, _, _ in pieces]) * weights).mean(dim=0)
-    torch.testing.assert_close(module.average, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(module.average_weight[0], weights.mean(dim=0)[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(module.average.value, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(module.average_weight.value[0], weights.mean(dim=0)[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from menvae.encoders.unet import CascadedUNet
+from menvae.encoders.unet import CascadedUNet, _corner_of_crop
 
 SIZE = (32, 16, 48)
 
@@ -74,10 +74,28 @@ def test_the_fine_layers_see_the_voxels_that_they_correct() -> None:
     other = images.clone()
     other[:, :, 10, 6, 14] += 5.0
     change = (module(other) - module(images)).abs().amax(dim=1)[0]
-    assert change[9:12, 5:8, 13:16].min() > 0.0
+    seen = change[9:12, 5:8, 13:16].clone()
+    change[9:12, 5:8, 13:16] = 0.0
+    assert seen.max() > 20.0 * change[8:24, 4:12, 12:36].max()
 
 
 @torch.no_grad()
 def test_the_whole_box_may_be_the_crop() -> None:
     module = network(crop=1.0)
     assert (module(torch.randn(2, 2, *SIZE))[:, 2] == 1.0).all()
+
+
+@torch.no_grad()
+def test_half_precision_sees_the_same_crop_of_a_large_box_and_nan_crops_the_middle() -> None:
+    logits = torch.zeros(1, 4, 80, 80, 80)
+    logits[:, 0] = 10.0
+    logits[:, :2, 60:76, 60:76, 60:76] = torch.tensor([-10.0, 10.0])[None, :, None, None, None]
+    with torch.autocast("cpu", torch.float16):
+        found = _corner_of_crop(logits.half(), (40, 40, 40))
+    assert found.tolist() == [[40, 40, 40]] == _corner_of_crop(logits, (40, 40, 40)).tolist()
+    logits[:, :2, 60:76, 60:76, 60:76] = torch.tensor([10.0, 0.0])[None, :, None, None, None]
+    logits[:, :2, 30:50, 20:40, 40:60] = torch.tensor([-10.0, 10.0])[None, :, None, None, None]
+    with torch.autocast("cpu", torch.float16):
+        found = _corner_of_crop(logits.half(), (40, 40, 40))
+    assert found.tolist() == [[20, 10, 30]]
+    assert _corner_of_crop(torch.full_like(logits, torch.nan), (40, 40, 40)).tolist() == [[20, 20, 20]]

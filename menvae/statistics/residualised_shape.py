@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from menvae.statistics.regions import CORE, OF_CORE, OF_TUMOUR
-from menvae.statistics.regression import RunningRegression
+from menvae.statistics.running import RunningRegression
 
-_SLOWEST = 0.005
+_MOMENTUM = 0.005
 """Smallest weight of a batch in the regressions: about the last 200 batches count."""
 _ABSENT = -2.6
 """Measured volume of about one voxel of 32^3."""
 _SMALLEST_SQUARE = 0.05
+"""Added to squared residuals before their logarithm."""
+_LARGEST = 5.0
+"""Results are cut there, as measures are."""
 
 
-class ShapeAlone(nn.Module):
+class ResidualisedShape(nn.Module):
     """Measures of the shape, of which probes cannot read volume or location.
 
     Those of the tumour are the residuals of a regression on its location and on powers of its volume, divided by their
@@ -28,24 +33,25 @@ class ShapeAlone(nn.Module):
         """Start without data, when nothing is removed."""
         super().__init__()
         num_tumour, num_core = (of.stop - of.start for of in (OF_TUMOUR, OF_CORE))
-        self.tumour = RunningRegression(6, num_tumour, slowest=_SLOWEST)
-        self.spread = RunningRegression(3, num_tumour, slowest=_SLOWEST)
-        self.core = RunningRegression(4, num_core, slowest=_SLOWEST)
+        self.tumour = RunningRegression(6, num_tumour, momentum=_MOMENTUM)
+        self.spread = RunningRegression(3, num_tumour, momentum=_MOMENTUM)
+        self.core = RunningRegression(4, num_core, momentum=_MOMENTUM)
 
     def forward(self, volume: Tensor, location: Tensor, shape: Tensor) -> Tensor:
         """Volume [B, 4], location [B, 3], shape [B, 29], all of `RegionMeasures` -> [B, 29]."""
         size, place, core = _known(volume, location)
-        tumour = (shape[:, OF_TUMOUR] - self.tumour(place)) * torch.exp(-0.5 * self.spread(size))
-        return torch.cat([shape[:, OF_CORE] - self.core(core), tumour], dim=1)
+        spread = self.spread(size).clamp(math.log(_SMALLEST_SQUARE), 2.0 * math.log(_LARGEST))
+        tumour = (shape[:, OF_TUMOUR] - self.tumour(place)) * torch.exp(-0.5 * spread)
+        return torch.cat([shape[:, OF_CORE] - self.core(core), tumour], dim=1).clamp(-_LARGEST, _LARGEST)
 
     @torch.no_grad()
-    def commit(self, volume: Tensor, location: Tensor, shape: Tensor) -> None:
+    def update(self, volume: Tensor, location: Tensor, shape: Tensor) -> None:
         """Add a training batch."""
         size, place, core = _known(volume, location)
-        self.tumour.commit(place, shape[:, OF_TUMOUR])
+        self.tumour.update(place, shape[:, OF_TUMOUR])
         residuals = shape[:, OF_TUMOUR] - self.tumour(place)
-        self.spread.commit(size, torch.log(residuals.square() + _SMALLEST_SQUARE))
-        self.core.commit(core, shape[:, OF_CORE])
+        self.spread.update(size, torch.log(residuals.square() + _SMALLEST_SQUARE))
+        self.core.update(core, shape[:, OF_CORE])
 
 
 def _known(volume: Tensor, location: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from menvae.statistics.regression import RunningRegression
+from menvae.statistics.running import RunningRegression
 
 
 def rows(num: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -14,30 +14,30 @@ def rows(num: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_it_is_least_squares() -> None:
-    regression = RunningRegression(3, 2, slowest=0.001, ridge=0.0)
+    regression = RunningRegression(3, 2, momentum=0.001, ridge=0.0)
     x, y = rows(400)
     torch.testing.assert_close(regression(x), torch.zeros(400, 2))  # without data
     for first in range(0, 400, 8):
-        regression.commit(x[first : first + 8], y[first : first + 8])
+        regression.update(x[first : first + 8], y[first : first + 8])
     design = np.column_stack([np.ones(400), x.numpy()])
     slopes = np.linalg.lstsq(design, y.numpy().astype(np.float64), rcond=None)[0]
     np.testing.assert_allclose(regression(x), design @ slopes, atol=1e-3)
 
 
 def test_what_was_long_ago_does_not_count() -> None:
-    regression = RunningRegression(3, 2, slowest=0.1)
+    regression = RunningRegression(3, 2, momentum=0.1)
     x, y = rows(8)
     for _ in range(20):
-        regression.commit(x, 5.0 - 7.0 * y)
+        regression.update(x, 5.0 - 7.0 * y)
     for seed in range(100):
-        regression.commit(*rows(8, seed))
+        regression.update(*rows(8, seed))
     x, y = rows(400, 1000)
     assert (y - regression(x)).std() < 0.5
 
 
 def test_the_same_under_autocast() -> None:
-    regression = RunningRegression(3, 2, slowest=0.1)
-    regression.commit(*rows(100))
+    regression = RunningRegression(3, 2, momentum=0.1)
+    regression.update(*rows(100))
     x, _ = rows(8, 1)
     plain = regression(x)
     with torch.autocast("cpu", torch.bfloat16):

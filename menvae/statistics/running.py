@@ -1,0 +1,84 @@
+"""Means and linear regressions over the training batches so far, as buffers of a model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from menvae.collectives import mean_over_ranks
+
+
+class RunningMean(nn.Module):
+    """Mean over training batches: that of all at first, then an exponential average.
+
+    Attributes:
+        value: the mean; 0 without data.
+        num_batches: batches that it has seen.
+    """
+
+    value: Tensor
+    num_batches: Tensor
+
+    def __init__(self, *size: int, momentum: float) -> None:
+        """Start without data.
+
+        Args:
+            size: of the mean.
+            momentum: smallest weight of a batch: about the last ``1 / momentum`` batches count.
+        """
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("value", torch.zeros(*size))
+        self.register_buffer("num_batches", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, value: Tensor) -> None:
+        """Add the mean of a batch; that of the joint batch of all ranks counts."""
+        self.num_batches += 1
+        self.value += (1.0 / self.num_batches).clamp(min=self.momentum) * (mean_over_ranks(value) - self.value)
+
+
+class RunningRegression(nn.Module):
+    """Least squares of y on x, from running means of second moments.
+
+    Attributes:
+        moments: mean of v v^T for v = [1, x, y], float32 [1 + P + F, 1 + P + F].
+        coefficients: intercept and slopes [1 + P, F]; 0 without data.
+    """
+
+    coefficients: Tensor
+
+    def __init__(self, num_inputs: int, num_outputs: int, *, momentum: float, ridge: float = 1e-4) -> None:
+        """Start without data.
+
+        Args:
+            num_inputs: P.
+            num_outputs: F.
+            momentum: smallest weight of a batch.
+            ridge: added to the variances of x, which should be of order 1.
+        """
+        super().__init__()
+        self.num_inputs, self.ridge = num_inputs, ridge
+        num = 1 + num_inputs + num_outputs
+        self.moments = RunningMean(num, num, momentum=momentum)
+        self.register_buffer("coefficients", torch.zeros(1 + num_inputs, num_outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X [B, P] -> prediction of y [B, F], in float32, also under autocast."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.coefficients[0] + x.float() @ self.coefficients[1:]
+
+    @torch.no_grad()
+    def update(self, x: Tensor, y: Tensor) -> None:
+        """Add a training batch, x [B, P] and y [B, F]."""
+        rows = torch.cat([torch.ones_like(x[:, :1]), x, y], dim=1).float()
+        self.moments.update(rows.T @ rows / len(rows))
+        moments, first = self.moments.value, 1 + self.num_inputs
+        mean_x, mean_y = moments[0, 1:first], moments[0, first:]
+        xx = moments[1:first, 1:first] - torch.outer(mean_x, mean_x)
+        xy = moments[1:first, first:] - torch.outer(mean_x, mean_y)
+        regular = xx + self.ridge * torch.eye(len(xx), device=xx.device)
+        slopes = torch.linalg.solve_ex(regular, xy)[
+            0
+        ]  # does not wait for a GPU, as solve does to check for singularity
+        self.coefficients.copy_(torch.cat([(mean_y - mean_x @ slopes).unsqueeze(0), slopes]))
