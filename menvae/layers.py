@@ -390,18 +390,6 @@ def coarse_grid(size: tuple[int, ...], owner: str) -> tuple[int, int, int]:
     return (size[0] // STRIDE, size[1] // STRIDE, size[2] // STRIDE)
 
 
-def coarser_box(size: tuple[int, int, int], stride: int) -> tuple[int, int, int]:
-    """Return a box of about ``size / stride`` voxels, its sides rounded up to multiples of 16.
-
-    >>> coarser_box((96, 128, 160), 2)
-    (48, 64, 80)
-    >>> coarser_box((48, 48, 16), 2)
-    (32, 32, 16)
-    """
-    first, second, third = (-(-side // (stride * STRIDE)) * STRIDE for side in size)
-    return (first, second, third)
-
-
 class BatchNorm1d(nn.BatchNorm1d):
     """`torch.nn.BatchNorm1d` over the joined batch of all ranks, so that every rank has the same statistics.
 

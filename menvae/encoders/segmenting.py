@@ -15,7 +15,7 @@ from menvae.encoders.resnet import DEFAULTS
 from menvae.encoders.unet import CascadedUNet
 from menvae.errors import UserError, about
 from menvae.latent import LatentLayout
-from menvae.layers import coarse_grid, coarser_box
+from menvae.layers import STRIDE, coarse_grid
 from menvae.registry import Field, bind_inside, register
 from menvae.statistics.regions import NUM_SHAPE_MEASURES, RegionMeter
 from menvae.statistics.residualised_shape import ResidualisedShape
@@ -56,7 +56,7 @@ class SegmentingEncoder(Encoder):
     offers = MappingProxyType(
         {"segmentation": "+term@loss.terms.segmentation=segmentation +loss.lambda_segmentation=1"}
     )
-    commits = ("average", "average_weight", "measured_volume", "measured_location", "measured_shape")
+    commits = ("average", "average_weight", "volume", "location", "measured_shape")
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class SegmentingEncoder(Encoder):
         )
         self.seen_by_others = layout.of(rest)
         coarse = tuple(side // others_stride for side in size)
-        whole = coarser_box(size, others_stride)
+        whole = tuple(-(-side // STRIDE) * STRIDE for side in coarse)
         self.missing = [amount for had, side in zip(coarse, whole, strict=True) for amount in (side - had, 0)][::-1]
         bound = bind_inside("encoder", others, "encoder.others")
         self.others: Encoder = bound(in_channels, whole, self.seen_by_others)
@@ -145,7 +145,9 @@ class SegmentingEncoder(Encoder):
             "segmentation": logits,
             **measures._replace(shape=own_shape)._asdict(),
             **{f"{_OTHERS}{name}": value for name, value in others.items()},
-            **dict(zip(self.commits, (normal * weight, weight, *measures), strict=True)),
+            "average": normal * weight,
+            "average_weight": weight,
+            "measured_shape": measures.shape,
         }
 
     def posterior(self, features: Features, *, isolated: bool = False) -> tuple[Tensor, Tensor]:
@@ -163,7 +165,7 @@ class SegmentingEncoder(Encoder):
         """Move the average head and the regression of the shape towards a training batch."""
         self.average.update(features["average"].mean(dim=0))
         self.average_weight.update(features["average_weight"].mean(dim=0))
-        self.residualised_shape.update(*(features[f"measured_{name}"] for name in NUM_MEASURES))
+        self.residualised_shape.update(features["volume"], features["location"], features["measured_shape"])
 
 
 class MeasuredPartition(nn.Module):

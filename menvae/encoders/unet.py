@@ -11,6 +11,7 @@ from torch.nn.functional import avg_pool3d, interpolate
 
 from menvae.kernels.resizing import trilinear
 from menvae.layers import Conv3d, Recomputable, conv, norm
+from menvae.statistics.regions import centroids
 
 BACKGROUND = 5.0
 """Logit of the background before training, when every voxel has about this chance to be none of a tumour: 98 %."""
@@ -140,14 +141,10 @@ def _corner_of_crop(logits: Tensor, sides: Sides) -> Tensor:
     """
     with torch.autocast(logits.device.type, enabled=False):  # sums over voxels overflow float16
         tumour = (0.5 - logits.float().softmax(dim=1)[:, 0]).clamp(min=0.0)
-        corners = []
-        for axis, side in enumerate(sides):
-            plane = tumour.sum(dim=[other for other in (1, 2, 3) if other != axis + 1])
-            length = plane.shape[1]
-            points = torch.arange(length, device=plane.device) + 0.5
-            centre = (plane @ points + 5e-4 * length) / (plane.sum(dim=1) + 1e-3)
-            centre = centre.nan_to_num(nan=0.5 * length)
-            corners.append((centre - 0.5 * side).round().clamp(0, length - side).long())
+        corners = [
+            (centre.nan_to_num(nan=0.5 * length) - 0.5 * side).round().clamp(0, length - side).long()
+            for centre, length, side in zip(centroids(tumour).unbind(1), tumour.shape[1:], sides, strict=True)
+        ]
     return torch.stack(corners, dim=1)
 
 

@@ -7,6 +7,7 @@ so that a small network can read the targets off them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import reduce
 from itertools import product
 from typing import Final, NamedTuple
@@ -26,7 +27,8 @@ CORE: Final = 1
 
 _SMALLEST_SHARE = 2e-5
 """Share of the box that is added to volumes before their logarithm: 160 mm^3 of (200 mm)^3."""
-_LARGEST = 5.0
+LARGEST: Final = 5.0
+"""Measures are cut there."""
 
 
 class RegionMeasures(NamedTuple):
@@ -94,9 +96,9 @@ class RegionMeter(torch.nn.Module):
             *((extents.log() - side - 0.3) / 0.25).unbind(1),
         ]
         return RegionMeasures(
-            volume.clamp(-_LARGEST, _LARGEST),
-            ((centre - 0.5) / 0.15).clamp(-_LARGEST, _LARGEST),
-            torch.stack(shape, dim=1).clamp(-_LARGEST, _LARGEST),
+            volume.clamp(-LARGEST, LARGEST),
+            ((centre - 0.5) / 0.15).clamp(-LARGEST, LARGEST),
+            torch.stack(shape, dim=1).clamp(-LARGEST, LARGEST),
         )
 
     def _sphericity(self, region: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,6 +123,25 @@ def _likeliest(shares: Tensor) -> tuple[Tensor, Tensor]:
     return torch.maximum(core, others) > background, (core > background) & (core >= others)
 
 
+def centroids(region: Tensor) -> Tensor:
+    """Region [B, D, H, W] -> centroid in voxels from the corner of the box [B, 3]; of an empty region, the middle."""
+    planes, points = _marginals(region)
+    return _centre(planes, points, planes[0].sum(dim=1))
+
+
+def _centre(planes: Sequence[Tensor], points: Sequence[Tensor], voxels: Tensor) -> Tensor:
+    total = voxels + 1e-3
+    found = [(plane @ point + 5e-4 * len(point)) / total for plane, point in zip(planes, points, strict=True)]
+    return torch.stack(found, dim=1)
+
+
+def _marginals(region: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the sums of the planes along each axis [B, side], and the centres of their voxels [side]."""
+    planes = [region.sum(dim=[other for other in (1, 2, 3) if other != axis]) for axis in (1, 2, 3)]
+    points = [torch.arange(side, device=region.device) + 0.5 for side in region.shape[1:]]
+    return planes, points
+
+
 def _moments(region: Tensor, voxels: Tensor) -> tuple[Tensor, Tensor]:
     """Region [B, D, H, W] and its sum [B] -> centroid [B, 3] in shares of the box, and second moments [B, 6].
 
@@ -128,13 +149,9 @@ def _moments(region: Tensor, voxels: Tensor) -> tuple[Tensor, Tensor]:
     are 0.077 for a ball and 0 off the diagonal.
     """
     sides = region.shape[1:]
-    planes = [region.sum(dim=[other for other in (1, 2, 3) if other != axis + 1]) for axis in range(3)]
-    points = [torch.arange(side, device=region.device) + 0.5 for side in sides]
+    planes, points = _marginals(region)
+    centre = _centre(planes, points, voxels)
     total = (voxels + 1e-3).unsqueeze(1)
-    centre = torch.stack(
-        [(plane @ point + 5e-4 * side) / total[:, 0] for plane, point, side in zip(planes, points, sides, strict=True)],
-        1,
-    )
     second = []
     for first, other in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)):
         if first == other:

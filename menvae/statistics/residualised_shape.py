@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from menvae.statistics.regions import CORE, OF_CORE, OF_TUMOUR
+from menvae.statistics.regions import CORE, LARGEST, OF_CORE, OF_TUMOUR
 from menvae.statistics.running import RunningRegression
 
 _MOMENTUM = 0.005
@@ -16,8 +16,6 @@ _ABSENT = -2.6
 """Measured volume of about one voxel of 32^3."""
 _SMALLEST_SQUARE = 0.05
 """Added to squared residuals before their logarithm."""
-_LARGEST = 5.0
-"""Results are cut there, as measures are."""
 
 
 class ResidualisedShape(nn.Module):
@@ -40,9 +38,9 @@ class ResidualisedShape(nn.Module):
     def forward(self, volume: Tensor, location: Tensor, shape: Tensor) -> Tensor:
         """Volume [B, 4], location [B, 3], shape [B, 29], all of `RegionMeasures` -> [B, 29]."""
         size, place, core = _known(volume, location)
-        spread = self.spread(size).clamp(math.log(_SMALLEST_SQUARE), 2.0 * math.log(_LARGEST))
+        spread = self.spread(size).clamp(math.log(_SMALLEST_SQUARE), 2.0 * math.log(LARGEST))
         tumour = (shape[:, OF_TUMOUR] - self.tumour(place)) * torch.exp(-0.5 * spread)
-        return torch.cat([shape[:, OF_CORE] - self.core(core), tumour], dim=1).clamp(-_LARGEST, _LARGEST)
+        return torch.cat([shape[:, OF_CORE] - self.core(core), tumour], dim=1).clamp(-LARGEST, LARGEST)
 
     @torch.no_grad()
     def update(self, volume: Tensor, location: Tensor, shape: Tensor) -> None:

@@ -78,7 +78,6 @@ class RunningRegression(nn.Module):
         xx = moments[1:first, 1:first] - torch.outer(mean_x, mean_x)
         xy = moments[1:first, first:] - torch.outer(mean_x, mean_y)
         regular = xx + self.ridge * torch.eye(len(xx), device=xx.device)
-        slopes = torch.linalg.solve_ex(regular, xy)[
-            0
-        ]  # does not wait for a GPU, as solve does to check for singularity
+        # solve would wait for a GPU, to check whether the matrix is singular
+        slopes = torch.linalg.solve_ex(regular, xy).result
         self.coefficients.copy_(torch.cat([(mean_y - mean_x @ slopes).unsqueeze(0), slopes]))
