@@ -87,5 +87,9 @@ class Machine:
     def wait_until_held(self, label: str) -> None:
         self.wait_for((self.flags / f"{label}.waiting").exists)
 
+    def wait_until_submitted(self, *labels: str) -> None:
+        """A point runs a moment before the launching process writes down which process it is."""
+        self.wait_for(lambda: all(self.num_submissions()[label] for label in labels))
+
     def let_go(self, label: str) -> None:
         (self.flags / label).unlink()

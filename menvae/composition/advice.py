@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from menvae.decoders import Decoder
+from menvae.encoders import Encoder
 from menvae.models import Model
 from menvae.objective import Objective
 
@@ -31,6 +32,7 @@ class Circumstances:
         channels: names of the channels.
         draws_pairs: whether batches are drawn so that they contain pairs of visits of a patient.
         starts_from_weights: whether the run starts from the weights of another run.
+        lateral_shift: largest shift to the left or right of the images of training subjects, in voxels.
     """
 
     weights: Mapping[str, NDArray[np.float64]]
@@ -38,6 +40,7 @@ class Circumstances:
     channels: Sequence[str]
     draws_pairs: bool
     starts_from_weights: bool
+    lateral_shift: int
 
 
 def advice(model: Model, objective: Objective, run: Circumstances) -> list[str]:
@@ -57,6 +60,7 @@ def advice(model: Model, objective: Objective, run: Circumstances) -> list[str]:
         *_shrunk_by_batch(objective, run),
         *_nothing_to_fine_tune(objective, run),
         *_nothing_to_hide(model, run),
+        *_off_the_midline(model, run),
     ]
 
 
@@ -188,3 +192,13 @@ def _nothing_to_fine_tune(objective: Objective, run: Circumstances) -> Iterator[
 def _nothing_to_hide(model: Model, run: Circumstances) -> Iterator[str]:
     if model.modality_dropout and len(run.channels) == 1:
         yield "model.modality_dropout has no effect on a single modality, because one is always kept"
+
+
+def _off_the_midline(model: Model, run: Circumstances) -> Iterator[str]:
+    mirrors = any(isinstance(module, Encoder) and module.compares_hemispheres for module in model.modules())
+    if mirrors and run.lateral_shift:
+        yield (
+            "the encoder mirrors one hemisphere onto the other about the middle of the box, and "
+            f"augmentation.max_shift moves the head by up to {run.lateral_shift} voxels from it: set its first number "
+            "to 0"
+        )

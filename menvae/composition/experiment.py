@@ -270,6 +270,7 @@ class Experiment:
             channels=self.source.channels,
             draws_pairs=self.source.draws_pairs,
             starts_from_weights=trainer.init_from is not None,
+            lateral_shift=self.settings["augmentation"].max_shift[0],
         )
 
     def build(self, num_training_subjects: int, num_classes: int | None = None) -> tuple[Model, Objective]:

@@ -23,11 +23,13 @@ class Encoder(nn.Module):
         offers: names of features that a term of the loss must train, because q(z|x) does not, each with the overrides
             that add such a term. They are outputs of the model.
         commits: names of features that `commit` reads; they need no gradient.
+        compares_hemispheres: whether it takes the middle of the box along D for the midsagittal plane.
     """
 
     hierarchical: bool = False
     offers: Mapping[str, str] = MappingProxyType({})
     commits: tuple[str, ...] = ()
+    compares_hemispheres: bool = False
 
     def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
         """Return the features that the partitions share; this step has most of the cost and of the parameters.

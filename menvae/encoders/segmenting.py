@@ -57,6 +57,7 @@ class SegmentingEncoder(Encoder):
         {"segmentation": "+term@loss.terms.segmentation=segmentation +loss.lambda_segmentation=1"}
     )
     commits = ("average", "average_weight", "volume", "location", "measured_shape")
+    compares_hemispheres = True
 
     def __init__(
         self,

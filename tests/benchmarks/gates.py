@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,9 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=32, help="voxels per side")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument(
+        "--folder", type=Path, help="for the runs, which a second call takes from it; default: temporary"
+    )
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     options = parser.parse_args()
     seeds = options.seeds or [secrets.randbelow(2**31) for _ in range(options.cohorts)]
@@ -120,11 +124,12 @@ def main() -> int:
     console.print(f"cohorts: {' '.join(map(str, seeds))}")
     broken: list[str] = []
     for seed in seeds:
-        with tempfile.TemporaryDirectory() as folder:
+        with nullcontext(options.folder) if options.folder else tempfile.TemporaryDirectory() as opened:
+            folder = Path(opened).resolve()
             for model in options.models:
                 started = time.monotonic()
                 try:
-                    run = trained(model, seed, Path(folder), options)
+                    run = trained(model, seed, folder, options)
                 except subprocess.CalledProcessError as error:
                     console.print(f"{model}, cohort {seed}: no run, exit code {error.returncode}")
                     broken.append(f"{model} of cohort {seed}")

@@ -32,6 +32,16 @@ def test_the_default_experiment_needs_no_advice(compose_train: Compose) -> None:
     assert said(compose_train, *SHRUNK) == []
 
 
+def test_shifts_from_the_midline_beside_an_encoder_that_mirrors_hemispheres(compose_train: Compose) -> None:
+    chosen = ("experiment=semivae", "encoder.others.base_filters=8", *SHRUNK[:2])
+    assert said(compose_train, *chosen, "augmentation.max_shift=[0,2,2]") == []
+    (sentence,) = said(compose_train, *chosen, "augmentation.max_shift=[3,0,0]")
+    assert sentence.endswith(
+        "augmentation.max_shift moves the head by up to 3 voxels from it: set its first number to 0"
+    )
+    assert said(compose_train, *SHRUNK, "augmentation.max_shift=[3,0,0]") == []
+
+
 def test_a_decoder_that_can_draw_the_average_beside_a_mean_squared_error(compose_train: Compose) -> None:
     (sentence,) = said(compose_train, *RUN6)
     assert sentence.startswith(TEMPLATE)

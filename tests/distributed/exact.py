@@ -23,6 +23,7 @@ from menvae.layers import BatchNorm1d
 from menvae.models import Model
 from menvae.objective import Objective
 from menvae.registry import build, parts_of
+from menvae.statistics.running import RunningMean, RunningRegression
 from menvae.terms import Term, TermContext
 from menvae.training.curriculum import Curriculum
 from menvae.training.place import Place, place
@@ -56,6 +57,8 @@ class NoiselessModel(Model):
         wanted = {name.replace(".", "_") for name in needs}
         wanted |= {name.replace("cycle", "predictions") for name in wanted}
         self.parts = nn.ModuleDict({name: nn.Linear(*sizes) for name, sizes in outputs.items() if name in wanted})
+        self.average = RunningMean(2, 2, 2, 2, momentum=0.1)
+        self.regression = RunningRegression(2, 2, momentum=0.1)
 
     def forward(self, batch: Batch) -> ModelOutput:
         mean, logvar = self.encoder(batch.inputs.flatten(1)).chunk(2, dim=1)
@@ -74,7 +77,14 @@ class NoiselessModel(Model):
                 extras[key] = part(mean).reshape(-1, 4, 2, 2, 2)
             else:
                 extras[key] = part(LAYOUT.select(mean, "residual")).reshape(-1, 2, 1, 1, 1)
-        return ModelOutput(Posterior(mean, logvar), z, self.decoder(z).reshape(batch.inputs.shape), predictions, extras)
+        reconstruction = self.decoder(z).reshape(batch.inputs.shape)
+        to_commit = {"inputs": batch.inputs} if self.training else {}
+        return ModelOutput(Posterior(mean, logvar), z, reconstruction, predictions, extras, to_commit)
+
+    def commit(self, output: ModelOutput) -> None:
+        inputs = output.to_commit["inputs"]
+        self.average.update(inputs.mean(dim=0))
+        self.regression.update(inputs[:, :, 0, 0, 0], inputs[:, :, 1, 1, 1])
 
 
 class Loader:

@@ -100,6 +100,7 @@ def test_points_write_checkpoints_when_a_process_above_them_is_killed(machine: M
     machine.wait_until_held("1")
     machine.wait_until_held("2")
     assert machine.fates() == {"1": "running", "2": "running", "3": "not started"}
+    machine.wait_until_submitted("1", "2")
     processes = [int(machine.statuses()[label].point.submissions[-1].job) for label in ("1", "2")]
     (parent,) = {parent_of(process) for process in processes}
     assert parent != launching.pid
