@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles menvae
 
-.PHONY: train test lint bench bench-data bench-encode bench-losses bench-metrics bench-search bench-statistics bench-sweep bench-train controls gates simulate soak wrong-lines mutants clean
+.PHONY: train test lint bench bench-data bench-encode bench-losses bench-metrics bench-search bench-statistics bench-sweep bench-train controls gates simulate soak systems wrong-lines mutants clean
 
 train: $(VENV)/.installed
 	$(BIN)/menvae-train experiment=semivae
@@ -58,6 +58,10 @@ bench-sweep: $(VENV)/.installed-test
 # an hour and a half: the recipe and Run 6 on three unseen cohorts; GATES_SEEDS=1 make gates: one, half an hour
 gates: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/gates.py $(if $(GATES_SEEDS),--cohorts $(GATES_SEEDS))
+
+# why a VAE at all: six systems on one unseen cohort, half an hour or more; SEED=1 make systems: a known one
+systems: $(VENV)/.installed-test
+	$(BIN)/python tests/benchmarks/systems.py $(if $(SEED),--seed $(SEED))
 
 # what public packages say of codes with known disentanglement scores
 bench-metrics: $(VENV)/.installed-test
