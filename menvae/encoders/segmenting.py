@@ -70,8 +70,8 @@ class SegmentingEncoder(Encoder):
         others_stride: Literal[1, 2, 4] = 2,
         base_filters: Annotated[int, Field(ge=8, multiple_of=8)] = 16,
         fine_filters: Annotated[int, Field(ge=8, multiple_of=8)] = 8,
-        fine_layers: Annotated[int, Field(ge=1)] = 3,
-        crop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75,
+        fine_layers: Annotated[int, Field(ge=1)] = 2,
+        crop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.625,
         initial_logvar: float = -4.0,
     ) -> None:
         """Build the encoder.

@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from menvae.errors import UserError
 from menvae.presentation.text import significant
 from menvae.runs.evaluate import evaluate_run
 from menvae.runs.gates_table import gates_table, judged_gates
@@ -44,11 +45,17 @@ DECIDED = ("vol_r2", "loc_r2", "residual_active_units", "mean_z_ratio", "shuffle
 """Gates whose whole interval must lie beyond the target."""
 MOST_FROM_NOISE = 0.05
 NUM_TRAIN, NUM_JUDGED = 576, 256
+NUM_SUBJECTS = NUM_TRAIN + 2 * NUM_JUDGED
+SHARE_JUDGED = NUM_JUDGED / NUM_SUBJECTS
+SPLIT_SEED = 42
 AS_THE_RECIPE = (
     *("schedule@learning_rate=cosine", "optimizer.learning_rate=3e-3", "optimizer.betas=[0.9,0.99]"),
     *("trainer.precision=fp32", "data.spacing_mm=null", "augmentation.flip=0.5"),
 )
-MODELS: Mapping[str, Sequence[str]] = {"semivae": (), "semivae_run6": AS_THE_RECIPE}
+MODELS: Mapping[str, Sequence[str]] = {
+    "semivae": ("experiment=semivae",),
+    "semivae_run6": ("experiment=semivae_run6", *AS_THE_RECIPE),
+}
 
 
 def command(program: str, *arguments: str) -> None:
@@ -58,21 +65,42 @@ def command(program: str, *arguments: str) -> None:
     subprocess.run(call, env={**os.environ, "PYTHONPATH": paths}, cwd=tempfile.gettempdir(), check=True)
 
 
-def trained(model: str, seed: int, folder: Path, options: argparse.Namespace) -> Path:
-    """Train and judge a model on a cohort; return its run directory."""
-    subjects = NUM_TRAIN + 2 * NUM_JUDGED
-    share = NUM_JUDGED / subjects
+def trained(name: str, folder: Path, *overrides: str) -> Path:
+    """Train a model, unless it was, with a share of `SHARE_JUDGED` in either split that is judged; return its run."""
     command(
         "train",
-        *(f"experiment={model}", f"name={model}_{seed}", f"output_dir={folder}", "data=phantom", f"data.seed={seed}"),
-        *(f"data.num_subjects={subjects}", f"data.val_fraction={share}", f"data.test_fraction={share}"),
-        *(f"data.roi_size=[{options.size},{options.size},{options.size}]", f"trainer.max_epochs={options.epochs}"),
-        *(f"trainer.batch_size={options.batch_size}", "pictures.num_subjects=0"),
-        *MODELS[model],
-        *options.overrides,
+        *(f"name={name}", f"output_dir={folder}", "pictures.num_subjects=0", f"data.split_seed={SPLIT_SEED}"),
+        *(f"data.val_fraction={SHARE_JUDGED}", f"data.test_fraction={SHARE_JUDGED}", *overrides),
     )
-    (run,) = (folder / "runs").glob(f"{model}_{seed}_*")
-    return run
+    found = list((folder / "runs").glob(f"{name}_{'[0-9a-f]' * 10}"))
+    if len(found) != 1:
+        raise UserError(f"'{folder}' has {len(found)} runs of {name}, such as of other options; give another --folder")
+    return found[0]
+
+
+def on_phantoms(seed: int, options: argparse.Namespace) -> list[str]:
+    """Return the overrides of a model of a cohort of phantoms."""
+    return [
+        *("data=phantom", f"data.seed={seed}", f"data.num_subjects={options.subjects}"),
+        *(f"data.roi_size=[{options.size},{options.size},{options.size}]", f"trainer.max_epochs={options.epochs}"),
+        f"trainer.batch_size={options.batch_size}",
+    ]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of cohorts of phantoms and their models."""
+    parser.add_argument("--size", type=int, default=32, help="voxels per side")
+    parser.add_argument("--subjects", type=int, default=NUM_SUBJECTS, help="in all splits")
+    parser.add_argument("--epochs", type=int, default=12, help="of the models of images")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--folder", type=Path, help="keeps the runs for another call; default: a temporary one")
+
+
+def explained(error: subprocess.CalledProcessError | UserError) -> str:
+    """Return what went wrong, in a sentence."""
+    if isinstance(error, UserError):
+        return str(error)
+    return f"the command with {error.cmd[3]} ended with exit code {error.returncode}"
 
 
 def features_table(described: Mapping[str, Any], title: str) -> Table:
@@ -105,53 +133,30 @@ def read_from_noise(run: Path) -> float:
     return max(own)
 
 
-def main() -> int:
-    """Train, judge and print; 0 where the claim holds, 1 where it does not."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="of both models, such as loss.lambda_dcor=50")
-    parser.add_argument("--cohorts", type=int, default=3, help="number of cohorts")
-    parser.add_argument("--seeds", type=int, nargs="+", help="of the cohorts; default: drawn")
-    parser.add_argument("--size", type=int, default=32, help="voxels per side")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument(
-        "--folder", type=Path, help="for the runs, which a second call takes from it; default: temporary"
-    )
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    options = parser.parse_args()
-    seeds = options.seeds or [secrets.randbelow(2**31) for _ in range(options.cohorts)]
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(f"cohorts: {' '.join(map(str, seeds))}")
+def broken_claims(seed: int, folder: Path, options: argparse.Namespace, console: Console) -> list[str]:
+    """Train and judge the models on a cohort, print what they reach, and return the claims that do not hold."""
     broken: list[str] = []
-    for seed in seeds:
-        with nullcontext(options.folder) if options.folder else tempfile.TemporaryDirectory() as opened:
-            folder = Path(opened).resolve()
-            for model in options.models:
-                started = time.monotonic()
-                try:
-                    run = trained(model, seed, folder, options)
-                except subprocess.CalledProcessError as error:
-                    console.print(f"{model}, cohort {seed}: no run, exit code {error.returncode}")
-                    broken.append(f"{model} of cohort {seed}")
-                    continue
-                seconds = time.monotonic() - started
-                command("evaluate", f"run={run}", "references=true", "overwrite=true", f"output_dir={folder}")
-                (evaluation,) = run.glob("evaluations/*/evaluation.json")
-                judged = judged_gates(json.loads((run / "gates.json").read_text()))
-                console.rule(f"{model}, cohort {seed}, {options.size}^3, {seconds:.0f} s")
-                console.print(gates_table(judged))
-                console.print(features_table(json.loads(evaluation.read_text()), f"{model}, cohort {seed}"))
-                if model == "semivae":
-                    broken += [f"{gate} of cohort {seed}" for gate in not_met(judged)]
-                    on_noise = read_from_noise(run)
-                    console.print(
-                        f"with noise as label maps, a probe reads a volume from vol with an R² of {on_noise:.2f}"
-                    )
-                    broken += [f"noise of cohort {seed}"] if on_noise > MOST_FROM_NOISE else []
-    console.print(
-        f"FAILS  {', '.join(broken)}" if broken else f"holds  {' and '.join(options.models)} on {len(seeds)} cohorts"
-    )
-    return int(bool(broken))
+    for model in options.models:
+        started = time.monotonic()
+        try:
+            run = trained(model, folder, *MODELS[model], *on_phantoms(seed, options), *options.overrides)
+        except (subprocess.CalledProcessError, UserError) as error:
+            console.print(f"{model}, cohort {seed}: {explained(error)}", markup=False)
+            broken.append(f"{model} of cohort {seed}")
+            continue
+        seconds = time.monotonic() - started
+        command("evaluate", f"run={run}", "references=true", "overwrite=true", f"output_dir={folder}")
+        (evaluation,) = run.glob("evaluations/*/evaluation.json")
+        judged = judged_gates(json.loads((run / "gates.json").read_text()))
+        console.rule(f"{model}, cohort {seed}, {options.size}^3, {seconds:.0f} s")
+        console.print(gates_table(judged))
+        console.print(features_table(json.loads(evaluation.read_text()), f"{model}, cohort {seed}"))
+        if model == "semivae":
+            broken += [f"{gate} of cohort {seed}" for gate in not_met(judged)]
+            on_noise = read_from_noise(run)
+            console.print(f"with noise as label maps, a probe reads a volume from vol with an R² of {on_noise:.2f}")
+            broken += [f"noise of cohort {seed}"] if on_noise > MOST_FROM_NOISE else []
+    return broken
 
 
 def not_met(judged: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -162,6 +167,27 @@ def not_met(judged: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
         for gate in gates
         if gate["verdict"] != "pass" and not (gate["verdict"] == "undecided" and gate["name"] not in DECIDED)
     ]
+
+
+def main() -> int:
+    """Train, judge and print; 0 where the claims hold, 1 where one does not."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="of both models, such as loss.lambda_dcor=50")
+    parser.add_argument("--cohorts", type=int, default=3, help="number of cohorts")
+    parser.add_argument("--seeds", type=int, nargs="+", help="of the cohorts; default: drawn")
+    add_options(parser)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    options = parser.parse_args()
+    seeds = options.seeds or [secrets.randbelow(2**31) for _ in range(options.cohorts)]
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(f"cohorts: {' '.join(map(str, seeds))}")
+    broken: list[str] = []
+    for seed in seeds:
+        with nullcontext(options.folder) if options.folder else tempfile.TemporaryDirectory() as folder:
+            broken += broken_claims(seed, Path(folder).resolve() / f"cohort_{seed}", options, console)
+    holds = f"holds  {' and '.join(options.models)} on {len(seeds)} cohorts"
+    console.print(f"FAILS  {', '.join(broken)}" if broken else holds)
+    return int(bool(broken))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from gates import MODELS, NUM_JUDGED, NUM_TRAIN, PARTITIONS, command
+from gates import MODELS, PARTITIONS, SHARE_JUDGED, SPLIT_SEED, add_options, command, explained, on_phantoms, trained
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -63,9 +63,6 @@ from menvae.runs.loading import usable_device
 from menvae.runs.references import ceiling_reader, reference_cohort
 from menvae.types import NUM_LABELS, Batch
 
-SHARE_JUDGED = NUM_JUDGED / (NUM_TRAIN + 2 * NUM_JUDGED)
-SPLIT_SEED = 42
-BATCH_SIZE = 8
 PENALTIES = np.logspace(-2, 6, 17)
 PLAIN = (
     *("model=vae", "loss=vae", "term@loss.terms.recon=calibrated", "schedule@loss.schedules.kl=linear"),
@@ -107,33 +104,6 @@ class System:
 
 
 # --- runs and references ----------------------------------------------------------------------------------------------
-
-
-def trained(name: str, folder: Path, device: torch.device, *overrides: str) -> FinishedRun:
-    """Train a model on a cohort, unless it was, and load it."""
-    command(
-        "train",
-        *(f"name={name}", f"output_dir={folder}", "pictures.num_subjects=0", f"data.split_seed={SPLIT_SEED}"),
-        *(f"data.val_fraction={SHARE_JUDGED}", f"data.test_fraction={SHARE_JUDGED}", *overrides),
-    )
-    found = list((folder / "runs").glob(f"{name}_*"))
-    if len(found) > 1:
-        raise UserError(f"'{folder}' has runs of another version of menvae; give a new --folder")
-    return load_run(found[0], device=device)
-
-
-def trained_on_phantoms(
-    name: str, folder: Path, device: torch.device, options: argparse.Namespace, overrides: Sequence[str]
-) -> FinishedRun:
-    """Train a model of images on the cohort of all systems."""
-    return trained(
-        name,
-        folder,
-        device,
-        *("data=phantom", f"data.seed={options.seed}", f"data.num_subjects={options.subjects}"),
-        *(f"data.roi_size=[{options.size},{options.size},{options.size}]", f"trainer.max_epochs={options.epochs}"),
-        *(f"trainer.batch_size={BATCH_SIZE}", *overrides),
-    )
 
 
 def with_seconds(work: Callable[[], object], kept: Path) -> float:
@@ -276,12 +246,13 @@ def trained_on_table(path: Path, run: FinishedRun, folder: Path) -> FinishedRun:
     table, supervision = pd.read_parquet(path), run.experiment.supervision
     features = table.filter(like="feature_").to_numpy()
     by_partition = ",".join(f"{partition}:[{','.join(names)}]" for partition, names in supervision.items())
-    sdp = trained(
-        *("sdp", folder, run.device, "experiment=sdp", "data=table", f"data.path={path}"),
+    trained_on = trained(
+        *("sdp", folder, "experiment=sdp", "data=table", f"data.path={path}"),
         *(f'data.columns=["feature_{{0..{features.shape[1] - 1}}}"]', f"model.supervision={{{by_partition}}}"),
         f"data.target_columns=[{','.join(names_of_targets(run))}]",
         f"encoder.input_noise={input_noise(features, table['subject'], run):.3g}",
     )
+    sdp = load_run(trained_on, device=run.device)
     rows = zip(row_names(len(table)), table["subject"], strict=True)
     assert all(sdp.splits[row] == run.splits[subject] for row, subject in rows), "the splits of the table differ"
     return sdp
@@ -302,9 +273,11 @@ def input_noise(features_NF: Floats, subjects: Sequence[str], run: FinishedRun) 
 def systems(folder: Path, options: argparse.Namespace) -> list[System]:
     """Train and judge all systems; raises `subprocess.CalledProcessError` or `UserError` where a run fails."""
     device = usable_device(None)
-    recipe = trained_on_phantoms("recipe", folder, device, options, ["experiment=semivae", *MODELS["semivae"]])
-    run6 = trained_on_phantoms("run6", folder, device, options, ["experiment=semivae_run6", *MODELS["semivae_run6"]])
-    plain = trained_on_phantoms("plain", folder, device, options, PLAIN)
+    cohort = on_phantoms(options.seed, options)
+    recipe, run6, plain = (
+        load_run(trained(name, folder, *overrides, *cohort), device=device)
+        for name, overrides in {**MODELS, "plain_vae": PLAIN}.items()
+    )
     return [
         of_run(RECIPE, recipe),
         of_run(RUN_6, run6),
@@ -452,21 +425,11 @@ def as_markdown(cells: Cells) -> str:
     return "\n".join([header, "|---" * len(cells[0]) + "|", *rows])
 
 
-def sentence(error: subprocess.CalledProcessError | UserError) -> str:
-    """Return what went wrong, with the first key of a command."""
-    if isinstance(error, UserError):
-        return str(error)
-    return f"the command with {error.cmd[3]} ended with exit code {error.returncode}"
-
-
 def main() -> int:
     """Train, judge and print; 0 where the claims hold, 1 where one does not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, help="of the cohort; default: drawn")
-    parser.add_argument("--size", type=int, default=32, help="voxels per side")
-    parser.add_argument("--subjects", type=int, default=NUM_TRAIN + 2 * NUM_JUDGED, help="in all splits")
-    parser.add_argument("--epochs", type=int, default=12, help="of the models of images")
-    parser.add_argument("--folder", type=Path, help="keeps the runs; default: a temporary one")
+    add_options(parser)
     parser.add_argument("--markdown", action="store_true", help="print the tables as GitHub markdown")
     options = parser.parse_args()
     options.seed = secrets.randbelow(2**31) if options.seed is None else options.seed
@@ -474,12 +437,11 @@ def main() -> int:
     console.print(f"cohort: {options.seed}")
     logs.configure(None)  # shows the training of the references
     with tempfile.TemporaryDirectory() as temporary:
-        cohort = f"{options.seed}_{options.subjects}x{options.size}_{options.epochs}"
-        folder = (options.folder or Path(temporary)).resolve() / cohort
+        folder = (options.folder or Path(temporary)).resolve() / f"cohort_{options.seed}"
         try:
             found = systems(folder, options)
         except (subprocess.CalledProcessError, UserError) as error:
-            console.print(f"FAILS  {sentence(error)}", markup=False, soft_wrap=True)
+            console.print(f"FAILS  {explained(error)}", markup=False, soft_wrap=True)
             return 1
     for cells in (quality(found), cost(found)):
         console.print(as_markdown(cells) if options.markdown else as_table(cells), markup=False, soft_wrap=True)
