@@ -28,8 +28,8 @@ MEASURED: Mapping[str, Measure] = {"vol": "volume", "loc": "location", "shape": 
 NUM_MEASURES: Mapping[str, int] = {"volume": NUM_LABELS, "location": 3, "shape": NUM_SHAPE_MEASURES}
 
 _OTHERS = "others."
-_MOMENTUM = 0.02
-"""Smallest weight of a batch in the average head: about the last 50 batches count."""
+_MEMORY = 400
+"""Subjects that count in the average head."""
 _SMALL = 1e-3
 """Keeps divisions by weights and variances of 0 finite."""
 
@@ -122,8 +122,8 @@ class SegmentingEncoder(Encoder):
         bound = bind_inside("encoder", others, "encoder.others")
         self.others: Encoder = bound(in_channels, whole, self.seen_by_others)
         self.hierarchical = self.others.hierarchical
-        self.average = RunningMean(in_channels, *coarse, momentum=_MOMENTUM)
-        self.average_weight = RunningMean(in_channels, *coarse, momentum=_MOMENTUM)
+        self.average = RunningMean(in_channels, *coarse, memory=_MEMORY)
+        self.average_weight = RunningMean(in_channels, *coarse, memory=_MEMORY)
         self.residualised_shape = ResidualisedShape()
 
     def features(self, inputs: Tensor, available: Tensor | None = None) -> Features:
@@ -164,8 +164,8 @@ class SegmentingEncoder(Encoder):
     @torch.no_grad()
     def commit(self, features: Features) -> None:
         """Move the average head and the regression of the shape towards a training batch."""
-        self.average.update(features["average"].mean(dim=0))
-        self.average_weight.update(features["average_weight"].mean(dim=0))
+        self.average.update(features["average"])
+        self.average_weight.update(features["average_weight"])
         self.residualised_shape.update(features["volume"], features["location"], features["measured_shape"])
 
 

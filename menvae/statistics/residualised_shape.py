@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from menvae.statistics.regions import CORE, LARGEST, OF_CORE, OF_TUMOUR
 from menvae.statistics.running import RunningRegression
 
-_MOMENTUM = 0.005
-"""Smallest weight of a batch in the regressions: about the last 200 batches count."""
+_MEMORY = 400
+"""Rows that count in the regressions. With 1,600, these lag behind the network, and shape tells the core's volume."""
 _ABSENT = -2.6
 """Measured volume of about one voxel of 32^3."""
 _SMALLEST_SQUARE = 0.05
@@ -31,9 +31,9 @@ class ResidualisedShape(nn.Module):
         """Start without data, when nothing is removed."""
         super().__init__()
         num_tumour, num_core = (of.stop - of.start for of in (OF_TUMOUR, OF_CORE))
-        self.tumour = RunningRegression(6, num_tumour, momentum=_MOMENTUM)
-        self.spread = RunningRegression(3, num_tumour, momentum=_MOMENTUM)
-        self.core = RunningRegression(4, num_core, momentum=_MOMENTUM)
+        self.tumour = RunningRegression(6, num_tumour, memory=_MEMORY)
+        self.spread = RunningRegression(3, num_tumour, memory=_MEMORY)
+        self.core = RunningRegression(4, num_core, memory=_MEMORY)
 
     def forward(self, volume: Tensor, location: Tensor, shape: Tensor) -> Tensor:
         """Volume [B, 4], location [B, 3], shape [B, 29], all of `RegionMeasures` -> [B, 29]."""

@@ -5,37 +5,44 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from menvae.collectives import mean_over_ranks
+from menvae.collectives import mean_over_ranks, num_ranks
 
 
 class RunningMean(nn.Module):
-    """Mean over training batches: that of all at first, then an exponential average.
+    """Mean over the rows of training batches: that of all at first, then an exponential average.
 
     Attributes:
         value: the mean; 0 without data.
-        num_batches: batches that it has seen.
+        num_rows: rows that it has seen.
     """
 
     value: Tensor
-    num_batches: Tensor
+    num_rows: Tensor
 
-    def __init__(self, *size: int, momentum: float) -> None:
+    def __init__(self, *size: int, memory: int) -> None:
         """Start without data.
 
         Args:
-            size: of the mean.
-            momentum: smallest weight of a batch: about the last ``1 / momentum`` batches count.
+            size: of a row.
+            memory: about so many of the last rows count.
         """
         super().__init__()
-        self.momentum = momentum
-        self.register_buffer("value", torch.zeros(*size))
-        self.register_buffer("num_batches", torch.zeros(()))
+        self.memory = memory
+        self.register_buffer("value", torch.zeros(size))
+        self.register_buffer("num_rows", torch.zeros(()))
 
     @torch.no_grad()
-    def update(self, value: Tensor) -> None:
-        """Add the mean of a batch; that of the joint batch of all ranks counts."""
-        self.num_batches += 1
-        self.value += (1.0 / self.num_batches).clamp(min=self.momentum) * (mean_over_ranks(value) - self.value)
+    def update(self, rows: Tensor) -> None:
+        """Add a batch [B, *size], and those of the other ranks."""
+        self.add(rows.mean(dim=0), len(rows))
+
+    @torch.no_grad()
+    def add(self, mean: Tensor, num_rows: int) -> None:
+        """Add the mean of a batch of so many rows, and those of the other ranks."""
+        num_rows *= num_ranks()
+        self.num_rows += num_rows
+        weight = num_rows / self.num_rows.clamp(max=max(self.memory, num_rows))
+        self.value += weight * (mean_over_ranks(mean) - self.value)
 
 
 class RunningRegression(nn.Module):
@@ -48,19 +55,19 @@ class RunningRegression(nn.Module):
 
     coefficients: Tensor
 
-    def __init__(self, num_inputs: int, num_outputs: int, *, momentum: float, ridge: float = 1e-4) -> None:
+    def __init__(self, num_inputs: int, num_outputs: int, *, memory: int, ridge: float = 1e-4) -> None:
         """Start without data.
 
         Args:
             num_inputs: P.
             num_outputs: F.
-            momentum: smallest weight of a batch.
+            memory: about so many of the last rows count.
             ridge: added to the variances of x, which should be of order 1.
         """
         super().__init__()
         self.num_inputs, self.ridge = num_inputs, ridge
         num = 1 + num_inputs + num_outputs
-        self.moments = RunningMean(num, num, momentum=momentum)
+        self.moments = RunningMean(num, num, memory=memory)
         self.register_buffer("coefficients", torch.zeros(1 + num_inputs, num_outputs))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,7 +79,7 @@ class RunningRegression(nn.Module):
     def update(self, x: Tensor, y: Tensor) -> None:
         """Add a training batch, x [B, P] and y [B, F]."""
         rows = torch.cat([torch.ones_like(x[:, :1]), x, y], dim=1).float()
-        self.moments.update(rows.T @ rows / len(rows))
+        self.moments.add(rows.T @ rows / len(rows), len(rows))
         moments, first = self.moments.value, 1 + self.num_inputs
         mean_x, mean_y = moments[0, 1:first], moments[0, first:]
         xx = moments[1:first, 1:first] - torch.outer(mean_x, mean_x)

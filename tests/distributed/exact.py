@@ -57,8 +57,8 @@ class NoiselessModel(Model):
         wanted = {name.replace(".", "_") for name in needs}
         wanted |= {name.replace("cycle", "predictions") for name in wanted}
         self.parts = nn.ModuleDict({name: nn.Linear(*sizes) for name, sizes in outputs.items() if name in wanted})
-        self.average = RunningMean(2, 2, 2, 2, momentum=0.1)
-        self.regression = RunningRegression(2, 2, momentum=0.1)
+        self.average = RunningMean(2, 2, 2, 2, memory=100)
+        self.regression = RunningRegression(2, 2, memory=100)
 
     def forward(self, batch: Batch) -> ModelOutput:
         mean, logvar = self.encoder(batch.inputs.flatten(1)).chunk(2, dim=1)
@@ -83,7 +83,7 @@ class NoiselessModel(Model):
 
     def commit(self, output: ModelOutput) -> None:
         inputs = output.to_commit["inputs"]
-        self.average.update(inputs.mean(dim=0))
+        self.average.update(inputs)
         self.regression.update(inputs[:, :, 0, 0, 0], inputs[:, :, 1, 1, 1])
 
 
