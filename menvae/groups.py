@@ -19,6 +19,7 @@ GROUPS: Mapping[str, str] = {
     "update": "menvae.updates",
     "metric": "menvae.metrics",
     "data": "menvae.data.sources",
+    "growth": "menvae.growth",
     "runner": "menvae.sweeps.runners",
     "tracker": "menvae.tracking",
     "observer": "menvae.observers",

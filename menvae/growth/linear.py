@@ -1,0 +1,151 @@
+"""Growth models in which log volumes are Gaussian given variance parameters: fixed effects, and effects of a patient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from menvae.growth import FittedGrowth, Floats, Forecast, GrowthModel, Visits
+from menvae.growth.gaussian import Likelihood, Prior, Rows, estimate, padded, padded_arrays, padded_rows, solve
+from menvae.growth.visits import DAYS_PER_YEAR
+from menvae.registry import Field
+
+_SMALLEST_CURVATURE = 0.25
+"""Of the log posterior: no parameter is averaged over beyond a factor of e^2."""
+
+Expected = tuple[float, Annotated[float, Field(gt=0.0)]]
+"""Median of a positive number, and the standard deviation of its logarithm: 0.7 is a factor of two."""
+
+
+Unbounded = tuple[float, float]
+"""Mean and standard deviation of the normal prior of an unbounded number."""
+
+
+def positive(expected: Expected) -> Unbounded:
+    """Return the prior of the logarithm of a positive number; raises ValueError unless its median is positive."""
+    median, spread = expected
+    return math.log(median), spread
+
+
+class LinearGrowth(GrowthModel):
+    """Base class of models whose log volumes are Gaussian, with an expectation that is linear in fixed effects.
+
+    The variance parameters maximise the restricted likelihood times their priors. Forecasts average over what is not
+    known about these parameters, and contain the variance of the fixed effects: a best linear unbiased prediction with
+    parameters taken as known is too sure of itself (Kackar & Harville 1984).
+    """
+
+    fitted: type[FittedLinear]
+
+    def __init__(self, *expected: Unbounded, use_priors: bool, average: bool) -> None:
+        """Say what is expected of the variance parameters, in the order of `covariance`.
+
+        Args:
+            expected: of each.
+            use_priors: whether that is a prior, or only where the search starts.
+            average: whether forecasts average over what is not known about the parameters.
+        """
+        mean, spread = (torch.tensor(column, dtype=torch.float64) for column in zip(*expected, strict=True))
+        prior = Prior(mean, spread**-2 if use_priors else torch.zeros_like(spread))
+        self.likelihood, self.average = Likelihood(self.covariance, prior, restricted=True), average
+
+    # --- what models define -------------------------------------------------------------------------------------------
+
+    def fixed(self, years: Tensor) -> Tensor:
+        """Years [..., V] -> inputs of the fixed effects [..., V, P]."""
+        raise NotImplementedError
+
+    def random(self, years: Tensor) -> Tensor:
+        """Years [..., V] -> inputs of the random effects [..., V, Q]; none where `covariance` needs none."""
+        return years.new_zeros(*years.shape, 0)
+
+    def covariance(self, parameters: Tensor, rows: Rows) -> Tensor:
+        """Variance parameters, unbounded [L, K] -> covariance of measured log volumes [L, N, V, V]."""
+        raise NotImplementedError
+
+    # --- what they get ------------------------------------------------------------------------------------------------
+
+    def fit(self, patients: Sequence[Visits]) -> FittedGrowth:
+        """Estimate the population."""
+        rows = self.rows(patients)
+        everyone = torch.ones(1, len(patients), dtype=torch.float64)
+        (fitted,) = self._fitted(rows, self.likelihood.prior.mean.unsqueeze(0), everyone)
+        return fitted
+
+    def fit_without_each(self, patients: Sequence[Visits]) -> list[FittedGrowth]:
+        """Estimate the population without each of its patients, all at once and from the estimate with all of them."""
+        rows, num = self.rows(patients), len(patients)
+        everyone = torch.ones(1, num, dtype=torch.float64)
+        start = estimate(rows, self.likelihood, self.likelihood.prior.mean.unsqueeze(0), everyone).parameters
+        weights = 1.0 - torch.eye(num, dtype=torch.float64)
+        return list(self._fitted(rows, start.expand(num, -1), weights))
+
+    def rows(self, patients: Sequence[Visits]) -> Rows:
+        """Pad the visits of some patients."""
+        return self.with_inputs(padded_rows(patients))
+
+    def with_inputs(self, rows: Rows) -> Rows:
+        """Add the inputs of the effects."""
+        at = rows.seen.unsqueeze(-1)
+        return rows._replace(fixed=at * self.fixed(rows.years), random=at * self.random(rows.years))
+
+    def _fitted(self, rows: Rows, start: Tensor, weights: Tensor) -> Sequence[FittedLinear]:
+        found = estimate(rows, self.likelihood, start, weights)
+        fits = []
+        for parameters, hessian, chosen in zip(found.parameters, found.hessian, weights, strict=True):
+            nodes = nodes_about(parameters, hessian) if self.average else parameters.unsqueeze(0)
+            at = solve(nodes, rows, self.likelihood, chosen.expand(len(nodes), -1))
+            fits.append(self.fitted(self, nodes, at.coefficients, torch.cholesky_inverse(at.factor)))
+        return fits
+
+
+@dataclass(frozen=True)
+class FittedLinear:
+    """A population.
+
+    Attributes:
+        model: of it.
+        nodes: logarithms of the variance parameters [M, K], all as likely.
+        coefficients: fixed effects with each of them [M, P].
+        spread: their covariance [M, P, P].
+    """
+
+    model: LinearGrowth
+    nodes: Tensor
+    coefficients: Tensor
+    spread: Tensor
+
+    def predict(self, seen: Visits, days: Floats) -> Forecast:
+        """Forecast by universal kriging, averaged over the variance parameters."""
+        num, unknown = len(seen), np.zeros(len(days))
+        years = np.concatenate([seen.years, days / DAYS_PER_YEAR])
+        noise = np.concatenate([seen.variance, unknown + seen.variance.mean()])
+        both = padded_arrays([(years, np.concatenate([seen.log_volume, unknown]), noise)])
+        rows = self.model.with_inputs(both._replace(size=padded_rows([seen]).size))
+        cov = padded(self.model.covariance(self.nodes, rows), rows)[:, 0]
+        known, across, new = cov[:, :num, :num], cov[:, num:, :num], cov[:, num:, num:].diagonal(dim1=-2, dim2=-1)
+        gain = torch.linalg.solve(known, across.mT).mT
+        before, after = rows.fixed[0, :num], rows.fixed[0, num:]
+        surprise = rows.values[0, :num] - self.coefficients @ before.T
+        mean = self.coefficients @ after.T + (gain @ surprise.unsqueeze(-1)).squeeze(-1)
+        unexplained = after - gain @ before
+        variance = new - (gain * across).sum(dim=-1) + ((unexplained @ self.spread) * unexplained).sum(dim=-1)
+        total = variance.mean(dim=0) + mean.var(dim=0, correction=0)
+        return Forecast(mean.mean(dim=0).numpy(), total.numpy())
+
+
+LinearGrowth.fitted = FittedLinear
+
+
+def nodes_about(parameters: Tensor, hessian: Tensor) -> Tensor:
+    """Return 2 K points [2 K, K] with the mean and the covariance of the normal approximation of the posterior."""
+    num = len(parameters)
+    curvature, axes = torch.linalg.eigh(hessian)
+    steps = math.sqrt(num) * axes * curvature.clamp(min=_SMALLEST_CURVATURE).rsqrt()
+    return torch.cat([parameters + steps.T, parameters - steps.T])
