@@ -1,0 +1,1 @@
+"""Forecasts of held-out visits: patients from tables, runs and masks, protocols, judging, and a page."""
