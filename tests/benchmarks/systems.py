@@ -288,17 +288,19 @@ def systems(folder: Path, options: argparse.Namespace) -> list[System]:
 
 def without_images(recipe: FinishedRun, run6: FinishedRun, folder: Path) -> list[System]:
     """Train and judge the systems that draw no image."""
-    cohort, store = reference_cohort(run6.experiment, run6.data, run6.device), ReferenceStore(folder)
+    own = folder / "systems"  # so that references of other calls do not hide what they take
+    own.mkdir(exist_ok=True)
+    cohort, store = reference_cohort(run6.experiment, run6.data, run6.device), ReferenceStore(own)
     assert cohort is not None
-    of_ceiling = with_seconds(lambda: find_references(cohort, store, "all", ["ceiling"]), folder / "ceiling.json")
-    of_unet = with_seconds(lambda: find_references(cohort, store, "all", ["segmented"]), folder / "segmented.json")
-    beside = judged_with_references(run6, folder)["references"]["test"]
+    of_ceiling = with_seconds(lambda: find_references(cohort, store, "all", ["ceiling"]), own / "ceiling.json")
+    of_unet = with_seconds(lambda: find_references(cohort, store, "all", ["segmented"]), own / "segmented.json")
+    beside = judged_with_references(run6, own)["references"]["test"]
     r2 = {kind: {name: beside[name][kind] for name in PARTITIONS} for kind in ("ceiling", "segmented")}
     ceiling, batches = ceiling_reader(cohort, run6.experiment), list(cohort.batches("test"))
     assert ceiling is not None
     unet = UNet(cohort.num_channels, NUM_LABELS).to(cohort.device).eval()
     unet.load_state_dict(store.load_weights("segmented", identity_of("segmented", cohort), cohort.device))
-    if not (path := folder / "features.parquet").exists():
+    if not (path := own / "features.parquet").exists():
         write_table(path, unet, cohort, recipe)
     sdp = trained_on_table(path, recipe, folder)
     on_features = of_run("SDP on frozen features", sdp)
