@@ -16,10 +16,11 @@ def overlaps(shares: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Sums over subjects and voxels of p y and of p + y, for y the one-hot labels, [K - 1].
     """
-    numbers = torch.arange(1, shares.shape[1], device=shares.device).reshape(1, -1, *(1,) * (shares.ndim - 2))
-    shares, wanted = shares[:, 1:], labels.unsqueeze(1) == numbers
+    numbers = torch.arange(shares.shape[1], device=shares.device).reshape(1, -1, *(1,) * (shares.ndim - 2))
+    wanted = (labels.unsqueeze(1) == numbers).to(shares.dtype)
     every = (0, *range(2, shares.ndim))
-    return (shares * wanted).sum(dim=every), shares.sum(dim=every) + wanted.sum(dim=every)
+    both, either = (shares * wanted).sum(dim=every), shares.sum(dim=every) + wanted.sum(dim=every)
+    return both[1:], either[1:]
 
 
 def dice(both: Tensor, either: Tensor) -> Tensor:
