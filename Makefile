@@ -59,7 +59,7 @@ bench-sweep: $(VENV)/.installed-test
 gates: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/gates.py $(if $(GATES_SEEDS),--cohorts $(GATES_SEEDS))
 
-# why a VAE at all: six systems on one unseen cohort, half an hour or more; SEED=1 make systems: a known one
+# why a VAE at all: six systems on one unseen cohort, half an hour; SEED=1 make systems: a known one
 systems: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/systems.py $(if $(SEED),--seed $(SEED))
 

@@ -115,10 +115,13 @@ class CompositeDecoder(Decoder):
         x = self.last(silu(self.second(x) + _broadcast(self.codes[1](code))))
         if self.stride > 1:
             x = trilinear(x, self.output_size)
-        logits, tumour = x[:, :NUM_LABELS], x[:, NUM_LABELS:]
-        share = 1.0 - logits.float().softmax(dim=1)[:, :1]
+        widths = [NUM_LABELS, x.shape[1] - NUM_LABELS]
+        logits, tumour = torch.split(x, widths, dim=1)  # the gradient of a slice is a volume of zeros, filled
+        background, labels = torch.split(logits.float(), [1, NUM_LABELS - 1], dim=1)
+        share = torch.sigmoid(labels.logsumexp(dim=1, keepdim=True) - background)
         gain, offset = (_broadcast(values) for values in self.levels(code).chunk(2, dim=1))
-        return (1.0 - share) * (head * (1.0 + gain) + offset) + share * tumour, {"drawn_segmentation": logits}
+        head = (head * (1.0 + gain) + offset).float()
+        return torch.lerp(head, tumour.float(), share), {"drawn_segmentation": logits}
 
     def forward(self, z: Tensor) -> Tensor:
         """Z [B, Z] -> reconstruction [B, C, D, H, W]."""

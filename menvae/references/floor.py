@@ -27,7 +27,9 @@ def read_floor(cohort: ReferenceCohort) -> Readings:
     """Fit a ridge regression to the training subjects, and read the judged subjects.
 
     The penalty of each target minimises generalised cross-validation (`menvae.statistics.probes.RidgeProbe`). Whether a
-    subject has a channel is a regressor of its own.
+    subject has a channel is a regressor of its own. Regressors of judged subjects are clipped to the range of the
+    training subjects: a block that is empty in nearly all of these has a deviation so small that one tumour there would
+    be read as a volume many times too large.
     """
     columns, values, observed, _ = _columns(cohort, "train")
     found = {split: _columns(cohort, split) for split in cohort.judged}
@@ -38,7 +40,9 @@ def read_floor(cohort: ReferenceCohort) -> Readings:
     for index, rows in enumerate(patterns.T):
         if rows.sum() >= FEWEST_ROWS:
             own = np.flatnonzero(pattern_of == index)
-            predicted[:, own] = RidgeProbe(columns[rows], held).predict(values[np.ix_(rows, own)])
+            fitted = columns[rows]
+            within = np.clip(held, fitted.min(axis=0), fitted.max(axis=0))
+            predicted[:, own] = RidgeProbe(fitted, within).predict(values[np.ix_(rows, own)])
     ends = np.cumsum([len(found[split][0]) for split in cohort.judged])[:-1]
     parts = dict(zip(cohort.judged, np.split(predicted, ends), strict=True))
     facts = {"columns": columns.shape[1], "training_subjects": len(columns)}

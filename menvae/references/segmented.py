@@ -78,7 +78,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor
         weights: of each label in the cross-entropy [K].
     """
     logits = logits.float()
-    return cross_entropy(logits, labels, weights) + 1.0 - dice(*overlaps(logits, labels)).mean()
+    return cross_entropy(logits, labels, weights) + 1.0 - dice(*overlaps(logits.softmax(dim=1), labels)).mean()
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,8 +26,8 @@ _log = logging.getLogger(__name__)
 
 FOLDER = "references"
 """Folder of all references in the output directory."""
-VERSION = 2
-"""Part of every key; it changes with the way in which references are computed."""
+VERSIONS: Mapping[str, int] = MappingProxyType({"floor": 3, "ceiling": 2, "segmented": 2})
+"""Part of every key; it changes with the way in which references of this kind are computed."""
 
 _FILE, _WEIGHTS = "references.json", "weights.pt"
 _TYPES: Mapping[str, type] = {"targets": list, "values": dict, "facts": dict, "weights": dict, "checksum": int}
@@ -41,7 +42,7 @@ def key_of(kind: str, identity: Mapping[str, object]) -> str:
         kind: ``floor``, ``ceiling`` or ``segmented``.
         identity: everything that the reference depends on, JSON-serialisable.
     """
-    return digest_of([VERSION, kind, identity])[:16]
+    return digest_of([VERSIONS[kind], kind, identity])[:16]
 
 
 class ReferenceStore:
@@ -100,7 +101,7 @@ class ReferenceStore:
         packed = {} if weights is None else {_WEIGHTS: _packed(weights)}
         content: dict[str, Any] = {
             "kind": kind,
-            "version": VERSION,
+            "version": VERSIONS[kind],
             "identity": identity,
             "targets": list(readings.targets),
             "facts": readings.facts,

@@ -6,22 +6,21 @@ import torch
 from torch import Tensor
 
 
-def overlaps(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def overlaps(shares: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the soft overlap of each label but the background, and the two sizes together, summed over a batch.
 
     Args:
-        logits: [B, K, D, H, W].
+        shares: of the labels, p [B, K, D, H, W], which sum to 1 over K.
         labels: int64 [B, D, H, W], 0 to K - 1; 0 is the background.
 
     Returns:
-        Sums over subjects and voxels of p y and of p + y, for p = softmax(logits) and y the one-hot labels, [K - 1] in
-        float32.
+        Sums over subjects and voxels of p y and of p + y, for y the one-hot labels, [K - 1].
     """
-    shares = logits.float().softmax(dim=1)[:, 1:]
-    numbers = torch.arange(1, logits.shape[1], device=logits.device).reshape(1, -1, *(1,) * (logits.ndim - 2))
-    wanted = labels.unsqueeze(1) == numbers
-    every = (0, *range(2, logits.ndim))
-    return (shares * wanted).sum(dim=every), shares.sum(dim=every) + wanted.sum(dim=every)
+    numbers = torch.arange(shares.shape[1], device=shares.device).reshape(1, -1, *(1,) * (shares.ndim - 2))
+    wanted = (labels.unsqueeze(1) == numbers).to(shares.dtype)
+    every = (0, *range(2, shares.ndim))
+    both, either = (shares * wanted).sum(dim=every), shares.sum(dim=every) + wanted.sum(dim=every)
+    return both[1:], either[1:]
 
 
 def dice(both: Tensor, either: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import nll_loss
 
 from menvae.collectives import mean_over_ranks, sum_over_ranks
 from menvae.registry import register
@@ -48,8 +48,8 @@ class Segmentation(Term):
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Return the scalar and, as a diagnostic, the mean Dice coefficient."""
         assert batch.mask is not None, "experiments reject terms whose batch_requires the data do not provide"
-        logits, labels = output.extras[self.output].float(), batch.mask[:, 0].long()
-        both, either = (sum_over_ranks(sums) for sums in overlaps(logits, labels))
+        log_shares, labels = output.extras[self.output].float().log_softmax(dim=1), batch.mask[:, 0].long()
+        both, either = (sum_over_ranks(sums) for sums in overlaps(log_shares.exp(), labels))
         mean_dice = dice(both, either).mean()
-        loss = mean_over_ranks(cross_entropy(logits, labels)) + 1.0 - mean_dice
+        loss = mean_over_ranks(nll_loss(log_shares, labels)) + 1.0 - mean_dice
         return {self.output: loss, f"{self.output}_dice": mean_dice.detach()}

@@ -1,6 +1,7 @@
 """Time and memory of a training step on a CPU, beside plain torch and beside another checkout, A B A B.
 
-Run 6 at 64^3, batch 2, with trilinear and with nearest up-sampling, and the default model at 32^3, batch 8. A step is
+Run 6 at 64^3, batch 2, with trilinear and with nearest up-sampling, the default model at 32^3, batch 8, and the recipe
+(``experiment=semivae``) beside the default model at 64^3, batch 2. A step is
 forward, loss, backward and AdamW, in fp32 and in bf16, which `trainer.precision=auto` takes on a CPU that has
 instructions for it. ``plain`` is the same model in fp32 and contiguous memory: `torch.nn.Upsample` and
 `torch.nn.GroupNorm`, nothing folded. Each variant has a process; they take turns, so that a machine that slows down
@@ -30,10 +31,13 @@ from interleaved import Claim, at_least, at_most, judged
 HERE = Path(__file__).resolve().parents[2]
 NEAREST = ("decoder.upsampling=nearest", "auxiliary_decoder.upsampling=nearest")
 RUN_6 = ("experiment=semivae_run6", "data.roi_size=[64,64,64]", "data.spacing_mm=[3,3,3]", "trainer.precision=fp32")
+AT_64 = ("data.roi_size=[64,64,64]", "trainer.precision=fp32")
 CASES: dict[str, tuple[tuple[str, ...], int, int]] = {
     "run 6, trilinear": (RUN_6, 2, 64),
     "run 6, nearest": ((*RUN_6, *NEAREST), 2, 64),
     "default": ((), 8, 32),
+    "64^3, default": (AT_64, 2, 64),
+    "64^3, recipe": (("experiment=semivae", *AT_64), 2, 64),
 }
 GOALS = (
     ("run 6, trilinear, plain / here", "run 6, trilinear: plain", "run 6, trilinear: here", "fastest_s", 2.0),
@@ -64,6 +68,9 @@ GOALS = (
         "peak_mb",
         0.45,
     ),
+    ("64^3, default / recipe", "64^3, default: here", "64^3, recipe: here", "fastest_s", 1.0 / 1.3),
+    ("64^3, activations, recipe / run 6", "64^3, recipe: here", "run 6, trilinear: here", "activations_mb", 1.0),
+    ("64^3, resident peak, recipe / run 6", "64^3, recipe: here", "run 6, trilinear: here", "peak_mb", 1.0),
 )
 """Name, numerator, denominator, what of them, goal: a ratio of times is to be above it, of memory below it."""
 
@@ -98,6 +105,7 @@ class Step:
             subject_id=tuple(str(row) for row in range(rows)),
             targets={name: torch.randn(rows, size, generator=generator) for name, size in sizes.items()},
             observed={name: torch.ones(rows, size, dtype=torch.bool) for name, size in sizes.items()},
+            mask=torch.randint(0, 4, (rows, 1, side, side, side), generator=generator).float(),
         )
         self.batch = batch.to(torch.device("cpu"), memory_format)
         self.progress = Progress(300.0, 600.0)
@@ -193,11 +201,11 @@ def start(checkout: Path, case: str, form: str, num_threads: int) -> subprocess.
 
 
 def measured(cases: Sequence[str], beside: Path | None, repeats: int, num_threads: int) -> dict[str, dict[str, Any]]:
-    """Return {variant: losses, memory, seconds}; the variants of Run 6 take turns, and those of the default model."""
+    """Return {variant: losses, memory, seconds}; the variants of Run 6 take turns, and those of other models."""
     import torch
 
     found: dict[str, dict[str, Any]] = {}
-    for group in ("run 6", "default"):
+    for group in ("run 6", "default", "64^3"):
         variants: dict[str, tuple[Path, str, str]] = {}
         for case in (case for case in cases if case.startswith(group)):
             variants[f"{case}: plain"] = (HERE, case, "plain")

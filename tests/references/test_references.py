@@ -88,6 +88,17 @@ def test_floor_reads_targets_that_block_means_determine(of_balls: ReferenceCohor
         assert min(r2(readings, linear, split).values()) > 0.98
 
 
+def test_the_floor_survives_a_block_that_is_nearly_constant_in_training(of_balls: ReferenceCohort) -> None:
+    """Standardised, 1 in a block whose deviation over the training subjects is 1e-4 would be read as 10,000."""
+    linear = linear_cohort(of_balls)
+    rows = {name: linear.splits[name].rows for name in linear.splits}  # type: ignore[attr-defined]
+    block = (slice(None), slice(None), *(slice(SIDE // 4),) * 3)
+    rows["train"].inputs[block] *= 1e-4
+    splits = {name: Loader(batch) for name, batch in rows.items()}
+    found = r2(read_floor(replace(linear, train=splits["train"], splits=splits)), linear, "val")
+    assert min(found.values()) > 0.5
+
+
 def test_floor_reads_a_target_that_nobody_has_as_its_mean(of_balls: ReferenceCohort) -> None:
     linear = linear_cohort(of_balls)
     rows = linear.splits["train"].rows  # type: ignore[attr-defined]
