@@ -21,6 +21,7 @@ from menvae.data.tables.frame import read_frame
 from menvae.data.tables.nulls import Nulls
 from menvae.encoding.encode import encode
 from menvae.errors import UserError, about, nearest
+from menvae.forecasting.decoded import Encoded
 from menvae.forecasting.patients import SameDay, VisitRow, patients_of
 from menvae.growth import Visits
 from menvae.registry import Bound
@@ -61,10 +62,12 @@ class Part:
     Attributes:
         patients: all of them.
         held_out: numbers of those that are forecast, together; None: everyone, each without knowledge of his own.
+        encoded: what they were read from, by one encoder; None: by none or several.
     """
 
     patients: Sequence[Visits]
     held_out: tuple[int, ...] | None = None
+    encoded: Encoded | None = None
 
 
 @dataclass(frozen=True)
@@ -113,22 +116,20 @@ def volumes_of_table(source: TableSource, rules: VisitRules) -> Volumes:
         UserError: the file or a row is invalid; the sentence names the line.
     """
     path = path_of(source.path, "source.path")
-    with about("source"):
+    with about("source.path"):
         table, place = read_frame(path, [source.days, source.volume], [source.patient], Nulls())
     factor = _ML if source.unit == "ml" else 1.0
 
-    def where(row: int) -> str:
-        return f"source.path: '{path}', {place(row)}"
-
     rows = []
-    for number, (patient, days, volume) in enumerate(
-        zip(*(table[column].tolist() for column in (source.patient, source.days, source.volume)), strict=True)
-    ):
-        if patient is None or patient != patient or not str(patient).strip():
-            raise UserError(f"{where(number)}: no patient in column '{source.patient}'")
-        numbers = [_number(value, f"{where(number)}: column", name) for value, name in ((days, source.days), (volume, source.volume))]
-        rows.append(VisitRow(str(patient), numbers[0], numbers[1] * factor))
-    return Volumes("table", [Part(_patients(rows, where, rules))], digest=digest_of([list(row) for row in rows]))
+    columns = (table[column].tolist() for column in (source.patient, source.days, source.volume))
+    with about(f"source.path: '{path}'"):
+        for number, (patient, days, volume) in enumerate(zip(*columns, strict=True)):
+            if patient is None or not str(patient).strip():
+                raise UserError(f"{place(number)}: no patient in column '{source.patient}'")
+            day = _number(days, f"{place(number)}: column '{source.days}'")
+            rows.append(VisitRow(str(patient), day, factor * _number(volume, f"{place(number)}: column '{source.volume}'")))
+        patients = _patients(rows, place, rules)
+    return Volumes("table", [Part(patients)], digest=digest_of([list(row) for row in rows]))
 
 
 def volumes_of_masks(data: Bound, rules: VisitRules, cache: Path, num_workers: int | None) -> Volumes:
@@ -192,8 +193,9 @@ def volumes_of_runs(
         table = table[table["days"].notna()].reset_index(drop=True)
         if table.empty:
             raise UserError(f"run: no visit of '{members[0].name}' has a date; give data.dates")
-        predicted = _rows_of(table, rules, "predicted", members)
-        measured = _rows_of(table, rules, "measured", members) if _have_masks(table, rules) else None
+        evolving = _evolving(table, members)
+        predicted = _rows_of(table, rules, "predicted", members, evolving)
+        measured = _rows_of(table, rules, "measured", members, evolving) if _have_masks(table, rules) else None
         names = table["subject"].tolist()
         patients = _patients(predicted, lambda row, names=names: f"visit '{names[row]}'", rules)
         if measured is not None:
@@ -208,7 +210,8 @@ def volumes_of_runs(
             held_out = tuple(number for number, one in enumerate(patients) if one.patient in tested)
         forecast = range(len(patients)) if held_out is None else held_out
         leaks += [patients[number].patient for number in forecast if patients[number].patient in seen]
-        parts.append(Part(patients, held_out))
+        encoded = Encoded(members[0], data, table, rules.volume, rules.smallest_mm3, evolving)
+        parts.append(Part(patients, held_out, encoded if len(members) == 1 else None))
         digests.append(digest_of([[*row[:4]] for row in predicted]))
     of_masks = [replace(one, held_out=part.held_out) for one, part in zip(of_masks, parts, strict=False)]
     warnings = []
@@ -255,7 +258,9 @@ def _seen_by(runs: Iterable[FinishedRun], table: pd.DataFrame) -> set[str]:
     return seen
 
 
-def _rows_of(table: pd.DataFrame, rules: VisitRules, kind: str, runs: Sequence[FinishedRun]) -> list[VisitRow]:
+def _rows_of(
+    table: pd.DataFrame, rules: VisitRules, kind: str, runs: Sequence[FinishedRun], evolving: Sequence[str]
+) -> list[VisitRow]:
     """Return the rows of predicted or measured volumes, with the variance of the logarithm of the former."""
     present = [column.removeprefix("predicted.") for column in table.columns if column.startswith("predicted.")]
     _check_targets(rules.volume, [name for name in present if "." not in name], f"run '{runs[0].name}' predicts")
@@ -264,23 +269,15 @@ def _rows_of(table: pd.DataFrame, rules: VisitRules, kind: str, runs: Sequence[F
     if kind == "predicted":
         squares = np.sum([table[f"predicted.{name}.sd"].to_numpy(float) ** 2 for name in rules.volume], axis=0)
         variances = squares / np.maximum(volumes, rules.smallest_mm3) ** 2
-    latents = _evolving(table, runs) if len(runs) == 1 else None
-    days, patients = table["days"].tolist(), table["patient"].tolist()
-    return [
-        VisitRow(
-            str(patients[row]), days[row], max(float(volumes[row]), 0.0), float(variances[row]),
-            None if latents is None else latents[row].tolist(),
-        )
-        for row in range(len(table))
-    ]
+    latents = table[list(evolving)].to_numpy(float).tolist() if evolving else [None] * len(table)
+    columns = (table["patient"].astype(str), table["days"], volumes.clip(min=0.0).tolist(), variances.tolist(), latents)
+    return [VisitRow(*row) for row in zip(*columns, strict=True)]
 
 
-def _evolving(table: pd.DataFrame, runs: Sequence[FinishedRun]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    """Return the mean latents of the partitions that evolve with time [rows, Z], or None if there are none."""
-    layout = runs[0].model.layout
-    prefixes = tuple(f"mean.{name}." for name in layout if name not in _NOT_EVOLVING)
-    columns = [column for column in table.columns if column.startswith(prefixes)] if prefixes else []
-    return table[columns].to_numpy(float) if columns else None
+def _evolving(table: pd.DataFrame, runs: Sequence[FinishedRun]) -> list[str]:
+    """Return the columns of mean latents that evolve with time; none for an ensemble, whose latents differ."""
+    prefixes = tuple(f"mean.{name}." for name in runs[0].model.layout if name not in _NOT_EVOLVING)
+    return [column for column in table.columns if prefixes and column.startswith(prefixes)]
 
 
 def _have_masks(table: pd.DataFrame, rules: VisitRules) -> bool:
@@ -299,11 +296,11 @@ def _patients(rows: Sequence[VisitRow], place: Callable[[int], str], rules: Visi
     return patients_of(rows, place, smallest_mm3=rules.smallest_mm3, same_day=rules.same_day)
 
 
-def _number(value: object, where: str, column: str) -> float:
+def _number(value: object, where: str) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"{where} '{column}' has {value!r}, which is not a number")
+        raise UserError(f"{where} has {value!r}, which is not a number")
     return number
