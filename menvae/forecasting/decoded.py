@@ -59,9 +59,9 @@ class Encoded:
         total = z.new_zeros(len(z))
         for partition, names in self.run.model.supervision.items():
             for column, name in enumerate(names):
-                if name in self.volume:
-                    fitted = normalizer.statistics[name]
-                    total = total + torch.expm1(predicted[partition][:, column] * fitted.sd + (fitted.mean or 0.0))
+                fitted = normalizer.statistics[name]
+                if name in self.volume and fitted.mean is not None:
+                    total = total + torch.expm1(predicted[partition][:, column] * fitted.sd + fitted.mean)
         return total.clamp(min=self.smallest_mm3).log()
 
 

@@ -61,12 +61,12 @@ class Part:
 
     Attributes:
         patients: all of them.
-        held_out: numbers of those that are forecast, together; None: everyone, each without knowledge of his own.
+        folds: numbers of patients that are held out together and forecast; None: everyone, one at a time.
         encoded: what they were read from, by one encoder; None: by none or several.
     """
 
     patients: Sequence[Visits]
-    held_out: tuple[int, ...] | None = None
+    folds: Sequence[Sequence[int]] | None = None
     encoded: Encoded | None = None
 
 
@@ -183,10 +183,13 @@ def volumes_of_runs(
     Raises:
         UserError: runs do not fit each other, or do not predict a volume.
     """
-    folds = _folds(runs) if hold_out == "encoder" and not data else {frozenset(): list(runs)}
+    if hold_out == "encoder" and data:
+        raise UserError("hold_out: 'encoder' is not allowed with data.*, a cohort without splits; use hold_out=patient")
+    folds = _folds(runs) if hold_out == "encoder" else {frozenset(): list(runs)}
     parts: list[Part] = []
     of_masks: list[Part] = []
     leaks: list[str] = []
+    num_forecast = 0
     digests: list[str] = []
     for members in folds.values():
         table = encode(members, fusion="ensemble" if len(members) > 1 else None, data=data, show=progress_bar)
@@ -204,26 +207,26 @@ def volumes_of_runs(
                 replace(one, truth=other.log_volume) for one, other in zip(patients, masks, strict=True)
             ]
             of_masks.append(Part(masks))
-        seen, held_out = _seen_by(members, table), None
-        if hold_out == "encoder" and not data:
+        seen, held_out = _seen_by(members, table), list(range(len(patients)))
+        if hold_out == "encoder":
             tested = set(table.loc[table["split"] == "test", "patient"])
-            held_out = tuple(number for number, one in enumerate(patients) if one.patient in tested)
-        forecast = range(len(patients)) if held_out is None else held_out
-        leaks += [patients[number].patient for number in forecast if patients[number].patient in seen]
+            held_out = [number for number, one in enumerate(patients) if one.patient in tested]
+        leaks += [patients[number].patient for number in held_out if patients[number].patient in seen]
+        num_forecast += len(held_out)
         encoded = Encoded(members[0], data, table, rules.volume, rules.smallest_mm3, evolving)
-        parts.append(Part(patients, held_out, encoded if len(members) == 1 else None))
+        folds_of_part = [held_out] if hold_out == "encoder" else None
+        parts.append(Part(patients, folds_of_part, encoded if len(members) == 1 else None))
         digests.append(digest_of([[*row[:4]] for row in predicted]))
-    of_masks = [replace(one, held_out=part.held_out) for one, part in zip(of_masks, parts, strict=False)]
     warnings = []
     if leaks:
-        number = sum(len(part.patients) if part.held_out is None else len(part.held_out) for part in parts)
         warnings.append(
-            f"The encoder has seen images of {len(leaks)} of the {number} patients that are forecast, such as "
+            f"The encoder has seen images of {len(leaks)} of the {num_forecast} patients that are forecast, such as "
             f"'{leaks[0]}'; scores of new patients are worse. Runs of data.fold=0,1,... and hold_out=encoder avoid that."
         )
     name = ", ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs"
     found = [Volumes(f"predicted by {name}", parts, warnings, digest=digest_of(digests))]
     if len(of_masks) == len(parts):
+        of_masks = [replace(one, folds=part.folds) for one, part in zip(of_masks, parts, strict=True)]
         found.append(Volumes("masks", of_masks, digest=digest_of([*digests, "masks"])))
     return found
 
@@ -267,7 +270,7 @@ def _rows_of(
     volumes = np.nansum([table[f"{kind}.{name}"].to_numpy(float) for name in rules.volume], axis=0)
     variances = np.zeros(len(table))
     if kind == "predicted":
-        squares = np.sum([table[f"predicted.{name}.sd"].to_numpy(float) ** 2 for name in rules.volume], axis=0)
+        squares = np.nansum([table[f"predicted.{name}.sd"].to_numpy(float) ** 2 for name in rules.volume], axis=0)
         variances = squares / np.maximum(volumes, rules.smallest_mm3) ** 2
     latents = table[list(evolving)].to_numpy(float).tolist() if evolving else [None] * len(table)
     columns = (table["patient"].astype(str), table["days"], volumes.clip(min=0.0).tolist(), variances.tolist(), latents)
