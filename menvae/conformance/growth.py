@@ -23,6 +23,7 @@ class GrowthConformance(PartConformance):
     group = "growth"
     num_patients: ClassVar[int] = 14
     tolerance: ClassVar[float] = 1e-8
+    _fits: ClassVar[dict[str, FittedGrowth]] = {}
 
     def build(self, case: Case) -> GrowthModel:
         """Return the model."""
@@ -41,10 +42,12 @@ class GrowthConformance(PartConformance):
             found.append(Visits(f"patient-{number}", days, values, np.zeros(count)))
         return found
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def fitted(self, case: Case) -> FittedGrowth:
-        """The model, fitted to `patients`."""
-        return self.build(case).fit(self.patients())
+        """The model, fitted to `patients`; the tests of a case share it."""
+        if str(case) not in self._fits:
+            self._fits[str(case)] = self.build(case).fit(self.patients())
+        return self._fits[str(case)]
 
     def days(self, seen: Visits) -> Floats:
         """Return days from the last visit on, up to five years later."""
