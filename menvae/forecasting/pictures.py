@@ -63,6 +63,8 @@ _MULTIPLES: Final = (
     (1.0, 1.5, 2.0, 3.0, 5.0, 7.0),
     (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0),
     tuple(np.arange(10, 100, 5) / 10),
+    tuple(np.arange(10, 100) / 10),
+    tuple(np.arange(20, 200) / 20),
 )
 """Leading digits of round volumes, from few to many."""
 
@@ -81,11 +83,11 @@ def draw_courses(patients: Sequence[Visits]) -> Figure:
     note = f"{counted(len(patients), 'patient')}, {counted(num_visits, 'visit')}; coloured by first and last visit"
     figure, (axes,) = panel_grid(1, 1, layout, "Tumour volume over time", note)
     style_axes(axes, xlabel="years since the first visit", ylabel="tumour volume in mL, log axis")
-    groups: dict[str, list[Visits]] = {words: [] for words in _COURSES}
+    groups: dict[str, list[Visits]] = {words: [] for words in COURSES}
     for visits in patients:
         groups[course(visits)].append(visits)
     for words, group in groups.items():
-        colour = _COURSES[words]
+        colour = COURSES[words]
         for visits in group:
             years = visits.years - visits.years[0]
             axes.plot(
@@ -102,7 +104,7 @@ def draw_courses(patients: Sequence[Visits]) -> Figure:
     return figure
 
 
-_COURSES: Final = {
+COURSES: Final = {
     f"grew by more than {100 * (GREW - 1):.0f} %": _GREW_COLOUR,
     "changed less": "#8a949e",
     f"shrank by more than {100 * (1 - 1 / GREW):.0f} %": _SHRANK_COLOUR,
@@ -117,7 +119,7 @@ def course(visits: Visits) -> str:
     >>> course(rising), course(rising[:1])
     ('grew by more than 40 %', 'one visit')
     """
-    grew, less, shrank, single = _COURSES
+    grew, less, shrank, single = COURSES
     change = visits.log_volume[-1] - visits.log_volume[0]
     if len(visits) == 1:
         return single
@@ -264,9 +266,10 @@ def _against(axes: Axes, judged: Judged, inside: Bools) -> None:
     low, high = _limits(np.concatenate([judged.truth, judged.mean]), [judged.low, judged.high])
     bars = [millilitres(np.clip(end, low, high)) for end in (judged.low, judged.high)]
     _dots_with_bars(axes, millilitres(judged.truth), millilitres(judged.mean), bars, inside)
+    _volume_axis(axes, low, high, most=6)
+    low, high = _limits(judged.truth, [judged.truth])
     corners = millilitres(np.array([low, high]))
     axes.plot(corners, corners, color=MUTED, linewidth=0.9, zorder=1)
-    _volume_axis(axes, low, high, most=6)
     _volume_axis(axes, low, high, most=6, along="x")
 
 
@@ -433,8 +436,8 @@ def round_volumes(low: float, high: float, most: int) -> list[float]:
         every = np.outer(decades, multiples).ravel()
         inside = every[(low <= every) & (every <= high)]
         if len(inside) >= max(_FEWEST_TICKS, (most + 1) // 2):
-            return [float(f"{value:.3g}") for value in inside[:: math.ceil(len(inside) / most)]]
-    return [float(f"{value:.3g}") for value in np.geomspace(low, high, _FEWEST_TICKS + 2)[1:-1]]
+            return [float(f"{value:.6g}") for value in inside[:: math.ceil(len(inside) / most)]]
+    return [float(f"{value:.6g}") for value in np.geomspace(low, high, _FEWEST_TICKS + 2)[1:-1]]
 
 
 def _volume_axis(axes: Axes, low: float, high: float, *, most: int, along: str = "y", unit: float = 1000.0) -> None:
