@@ -174,7 +174,7 @@ FOLLOW_UP_DISTRIBUTIONS: Final[tuple[Distribution, ...]] = (
         "lognormal",
         (0.5, 0.25, 0.3, 0.75),
         "K / volume at the first visit, of a tumour that shrinks",
-        f"{_DESIGN}, so that it is seen: V falls by a ln(V/K), in the median 14 % a year at first, and always keeps 30 %",
+        f"{_DESIGN}, so that it is seen: V falls by a ln(V/K), in the median 14 % a year at first, and keeps 30 %",
     ),
     Distribution(
         "reader_boundary",

@@ -12,9 +12,9 @@ kind               what the tumour does: grow, stand_still or shrink
 volume_mm3         volume of the curve: enhancing tumour and necrotic core
 a_per_year         rate of the curve
 capacity_mm3       asymptotic volume of the curve: above its first volume, the same (stand_still), or below it (shrink)
+measured_mm3       volume of the curve with the error of another reader at each visit
 tumour_voxels_mm3  volume in the mask: enhancing tumour and necrotic core
 total_voxels_mm3   volume in the mask: all labels, including oedema
-measured_mm3       volume of the curve with the error of another reader at each visit
 ================== =================================================================================================
 
 Accuracy of the masks, over 961 visits of 300 patients with 4 mm voxels: the tumour is within 5 % of its curve at every
@@ -65,8 +65,7 @@ from menvae.files import csv_text
 from menvae.registry import Field, register
 from menvae.statistics.gompertz import Gompertz
 
-_COLUMNS = ("patient_id", "subject_id", "days", "kind", "volume_mm3", "a_per_year", "capacity_mm3")
-_READ = "measured_mm3"
+_COLUMNS = ("patient_id", "subject_id", "days", "kind", "volume_mm3", "a_per_year", "capacity_mm3", "measured_mm3")
 
 Whole = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -104,9 +103,9 @@ class _Visit:
 class PhantomGrowthSource(ProceduralSource):
     """Procedural patients with several visits, whose tumours grow, stand still or shrink along Gompertz curves.
 
-    A visit depends only on the seed, the patient's index, what the tumour does, the visit's number and
-    ``interval_days``; a first visit also not on what the tumour does. All visits of a patient share the head and every
-    property of the tumour except its size; each visit has a different scanner.
+    A first visit depends only on the seed and the patient's index; a later one also on its number, ``interval_days``
+    and what the tumour does. All visits of a patient share the head and every property of the tumour except its size;
+    each visit has a different scanner.
 
     Attributes:
         num_patients: number of patients.
@@ -196,9 +195,10 @@ def _is_made(root: Path, visits: Sequence[_Visit]) -> bool:
 
 def _truth(seed: int, visit: _Visit) -> dict[str, str | float]:
     curve, volume_mm3 = visit.curve, visit.volume_mm3
-    names, growth = (visit.patient_id, visit.subject_id), (curve.rate_per_year, curve.capacity_mm3)
-    values = dict(zip(_COLUMNS, (*names, visit.days, visit.kind, volume_mm3, *growth), strict=True))
-    return {**values, _READ: read_volume_mm3(seed, visit.index, visit.number, volume_mm3)}
+    measured_mm3 = read_volume_mm3(seed, visit.index, visit.number, volume_mm3)
+    names, volumes = (visit.patient_id, visit.subject_id), (curve.capacity_mm3, measured_mm3)
+    values = (*names, visit.days, visit.kind, volume_mm3, curve.rate_per_year, *volumes)
+    return dict(zip(_COLUMNS, values, strict=True))
 
 
 def _write_truth(path: Path, rows: list[Mapping[str, str | float]]) -> None:
@@ -206,7 +206,7 @@ def _write_truth(path: Path, rows: list[Mapping[str, str | float]]) -> None:
     descriptor, name = tempfile.mkstemp(prefix=".growth-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            columns = [*_COLUMNS, *MEASURED, _READ]
+            columns = [*_COLUMNS, *MEASURED]
             file.write(csv_text([columns, *([row[column] for column in columns] for row in rows)]))
         Path(name).chmod(0o644)
         Path(name).replace(path)
