@@ -188,8 +188,8 @@ def _warn_of_equal_days(table: Path, rows: Sequence[VisitRow], patients: Mapping
     if pairs:
         one, two = sorted(pairs[0], key=lambda row: row.line)
         _log.warning(
-            "data.dates: %d of %d visits in '%s' are on the day of another visit of the patient, such as '%s' in line %d "
-            "and '%s' in line %d; training takes them as they are, forecasts of growth need different days",
+            "data.dates: %d of %d visits in '%s' are on the day of another visit of the patient, such as '%s' in line "
+            "%d and '%s' in line %d; training takes them as they are, forecasts of growth need different days",
             *(len(pairs), len(rows), table, one.subject_id, one.line, two.subject_id, two.line),
         )
 

@@ -88,8 +88,8 @@ def test_visits_of_a_patient_on_one_day_are_told_in_one_warning(
     timed = with_times(VISITS, path)
     assert [(s.patient_id, s.days) for s in timed] == [("a", 8.0), ("a", 0.0), ("a", 8.0), ("c", 0.0)]
     assert [record.getMessage() for record in caplog.records] == [
-        f"data.dates: 1 of 4 visits in '{path}' are on the day of another visit of the patient, such as 'b-0' in line 2 "
-        "and 'a-0' in line 5; training takes them as they are, forecasts of growth need different days"
+        f"data.dates: 1 of 4 visits in '{path}' are on the day of another visit of the patient, such as 'b-0' in line "
+        "2 and 'a-0' in line 5; training takes them as they are, forecasts of growth need different days"
     ]
     caplog.clear()
     with_times(VISITS, table(tmp_path, "subject_id,days\na-0,\na-1,\nb-0,3\nc-0,3\n"))
