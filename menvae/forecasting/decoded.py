@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from menvae.forecasting.protocols import Task
-from menvae.growth import FittedGrowth, GrowthModel, Visits
+from menvae.growth import FittedGrowth, Visits
 from menvae.growth.volume_latent import VolumeLatent, volume_latent
 from menvae.metrics.ssim import ssim
 from menvae.runs.cohort import CohortRequest, open_cohort
@@ -45,6 +45,17 @@ class Encoded:
     volume: Sequence[str]
     smallest_mm3: float
     evolving: Sequence[str]
+
+    @property
+    def modality(self) -> str:
+        """Name of the first modality."""
+        return self.run.experiment.source.channels[0]
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size along D, H, W, or equal numbers where it differs between visits."""
+        cohort = self.run.experiment.source.cohort
+        return (cohort and cohort.geometry.spacing_mm) or (1.0, 1.0, 1.0)
 
     def subject(self, visits: Visits, number: int) -> str:
         """Return the identifier of a visit."""
@@ -96,26 +107,28 @@ class NextVisit:
 
 def decode_next_visits(
     encoded: Encoded,
-    model: GrowthModel,
+    fits: Mapping[int, FittedGrowth],
     patients: Sequence[Visits],
     wanted: Sequence[Task],
     kind: VolumeLatent,
 ) -> list[NextVisit]:
-    """Forecast visits by a model that has not seen the patient, and decode them.
+    """Decode forecasts of visits.
 
     The volume's partition follows from the forecast, partitions that the model evolves from its state; the others, such
     as the residual, stay as at the last known visit.
 
     Args:
         encoded: where the volumes come from.
-        model: of growth.
+        fits: number of a patient -> the model that has not seen him.
         patients: all patients.
         wanted: what to forecast.
         kind: how the partition of the volume follows from the volume.
     """
-    drawn = [_next_visit(encoded, model, patients, task, kind) for task in wanted]
+    drawn = [_next_visit(encoded, fits[task.patient], patients[task.patient], task, kind) for task in wanted]
     subjects = {
-        encoded.subject(patients[task.patient], number) for task in wanted for number in (task.num_seen - 1, task.target)
+        encoded.subject(patients[task.patient], number)
+        for task in wanted
+        for number in (task.num_seen - 1, task.target)
     }
     found = _images(encoded, subjects)
     return [
@@ -130,12 +143,9 @@ class _Drawn:
     round_trip: float
 
 
-def _next_visit(
-    encoded: Encoded, model: GrowthModel, patients: Sequence[Visits], task: Task, kind: VolumeLatent
-) -> _Drawn:
-    visits, run = patients[task.patient], encoded.run
+def _next_visit(encoded: Encoded, fitted: FittedGrowth, visits: Visits, task: Task, kind: VolumeLatent) -> _Drawn:
+    run = encoded.run
     seen, day = visits[: task.num_seen], float(visits.days[task.target])
-    fitted = model.fit([other for number, other in enumerate(patients) if number != task.patient])
     log_volume, evolved = _state(fitted, seen, day)
     layout = run.model.layout
     row = encoded.table.set_index("subject").loc[encoded.subject(visits, task.num_seen - 1)]

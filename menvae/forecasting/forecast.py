@@ -15,12 +15,21 @@ from menvae.configuration import check_folder_name, check_present, check_writabl
 from menvae.console import logs
 from menvae.console.progress import progress_bar
 from menvae.data.digests import digest_of
-from menvae.errors import ExitCode, UserError
+from menvae.errors import ExitCode, UserError, about
 from menvae.files import discard_folder, new_folder, write_text
+from menvae.forecasting.decoded import NextVisit, decode_next_visits
 from menvae.forecasting.judging import Intervals, Judged, judge, pooled
 from menvae.forecasting.patients import SameDay
-from menvae.forecasting.protocols import Protocol, tasks
-from menvae.forecasting.report import Report, write_report
+from menvae.forecasting.protocols import Protocol, patient_folds
+from menvae.forecasting.results import (
+    ORACLE,
+    PAGE,
+    TABLE,
+    Results,
+    of_curves,
+    read_metrics,
+    write_results,
+)
 from menvae.forecasting.sources import (
     Part,
     TableSource,
@@ -30,7 +39,8 @@ from menvae.forecasting.sources import (
     volumes_of_runs,
     volumes_of_table,
 )
-from menvae.growth import GrowthModel
+from menvae.growth import GrowthModel, Visits
+from menvae.growth.volume_latent import VolumeLatent
 from menvae.masking import masked
 from menvae.registry import Field, bind, parts_of, validated
 from menvae.runs.finished import CheckpointName
@@ -44,6 +54,12 @@ _log = logging.getLogger(__name__)
 
 FORECASTS = "forecasts"
 """Folder of all forecasts in the output directory."""
+BASELINE = "last_value"
+"""Model that the others are compared with."""
+PROTOCOLS: Mapping[Protocol, str] = {
+    "last_from_rest": "the last visit from all before it",
+    "all_from_first": "all visits from the first one",
+}
 _OF_MACHINE = ("output_dir", "tracking", "num_workers", "device", "overwrite")
 """Keys that change no result."""
 _SECTIONS = ("growth", "source", "data", "tracking")
@@ -67,6 +83,7 @@ class ForecastSettings:
         intervals: kinds of intervals.
         level: how often they should hold.
         decode: number of next visits that are decoded, with ``source=run``.
+        volume_latent: how the latents of the volume follow from the volume that is forecast.
         num_workers: processes that prepare masks; None: one per core.
         device: of encoders; None: the first GPU, or the CPU if there is none.
         checkpoint: of encoders.
@@ -87,6 +104,7 @@ class ForecastSettings:
     intervals: Annotated[tuple[Intervals, ...], Field(min_length=1)] = ("normal", "jackknife_plus")
     level: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
     decode: Annotated[int, Field(ge=0)] = 6
+    volume_latent: VolumeLatent = "minimum_norm"
     num_workers: Annotated[int, Field(ge=1)] | None = None
     device: str | None = None
     checkpoint: CheckpointName = "best"
@@ -119,18 +137,94 @@ def forecast(composed: DictConfig) -> ExitCode:
         folder = output_dir / FORECASTS / f"{settings.name}_{digest[:10]}"
         if settings.overwrite or not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
-            report = judged_report(models, found, settings)
+            results = judged_results(models, found, settings)
             with new_folder(folder) as unfinished:
                 write_text(unfinished / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(masked(keys))))
-                write_report(report, unfinished)
-                LocalLog(unfinished).append(1, report.metrics, {})
+                write_results(results, settings.name, unfinished)
                 discard_folder(folder)
-        _track(keys, tracking, output_dir, folder)
-        logs.show((folder / "scores.txt").read_text(encoding="utf-8"))
-        _log.info("page: %s", folder / "index.html")
+            _send(keys, tracking, output_dir, folder)
+        else:
+            _log.info("these forecasts exist; overwrite=true computes them again")
+        logs.show((folder / TABLE).read_text(encoding="utf-8"))
+        _log.info("page: %s", folder / PAGE)
     finally:
         logs.release()
     return ExitCode.DONE
+
+
+def judged_results(models: Mapping[str, GrowthModel], found: Sequence[Volumes], settings: ForecastSettings) -> Results:
+    """Judge every model on every source of volumes, and decode some next visits by the first model."""
+    work = [(volumes, name) for volumes in found for name in models]
+    judged: dict[str, Judged] = {}
+    left_out: list[str] = []
+    for volumes, name in progress_bar(iter(work), "forecasting", len(work)):
+        try:
+            judged[_label(name, volumes, found)] = pooled(
+                [
+                    judge(
+                        models[name],
+                        part.patients,
+                        part.folds,
+                        protocol=settings.protocol,
+                        level=settings.level,
+                        intervals=settings.intervals,
+                    )
+                    for part in volumes.parts
+                ]
+            )
+        except UserError as error:
+            if name == next(iter(models)):
+                raise
+            left_out.append(f"{_label(name, volumes, found)}: left out, {error}")
+    for volumes in found:
+        if volumes.curves:
+            base = judged[_label(next(iter(models)), volumes, found)]
+            judged[_label(ORACLE, volumes, found)] = of_curves(base, volumes.parts[0].patients, volumes.curves)
+    first = found[0]
+    shown = _label(next(iter(models)), first, found)
+    compared = (_label(name, volumes, found) for volumes in found for name in (BASELINE, ORACLE))
+    encoded = first.parts[0].encoded
+    drawn = {} if encoded is None else {"modality": encoded.modality, "spacing_mm": encoded.spacing_mm}
+    return Results(
+        patients=_held_out(first),
+        judged=judged,
+        shown=shown,
+        level=settings.level,
+        intervals=settings.intervals,
+        baselines=[name for name in compared if name in judged],
+        warnings=[sentence for volumes in found for sentence in volumes.warnings],
+        notes=left_out,
+        facts=[("Volumes", "; ".join(volumes.name for volumes in found)), ("Protocol", PROTOCOLS[settings.protocol])],
+        next_visits=_decoded(first, judged[shown], settings),
+        **drawn,
+    )
+
+
+def _label(model: str, volumes: Volumes, found: Sequence[Volumes]) -> str:
+    """Return the name of a model in the table, such as ``lme (masks)`` beside ``lme`` of predicted volumes."""
+    return model if volumes is found[0] else f"{model} ({volumes.name})"
+
+
+def _held_out(volumes: Volumes) -> list[Visits]:
+    """Return all patients, each as in the part in which he is held out."""
+    patients = list(volumes.parts[0].patients)
+    for part in volumes.parts[1:]:
+        for number in (number for fold in part.folds or () for number in fold):
+            patients[number] = part.patients[number]
+    return patients
+
+
+def _decoded(volumes: Volumes, judged: Judged, settings: ForecastSettings) -> list[NextVisit]:
+    """Decode the next visits that differ most from the last one."""
+    found: list[NextVisit] = []
+    change = np.abs(judged.truth - judged.last)
+    chosen = {judged.tasks[number] for number in np.argsort(-change, kind="stable")[: settings.decode]}
+    for part in volumes.parts:
+        own = range(len(part.patients)) if part.folds is None else [number for fold in part.folds for number in fold]
+        wanted = [task for task in judged.tasks if task in chosen and task.patient in own]
+        if part.encoded is not None and wanted:
+            found += decode_next_visits(part.encoded, judged.fits, part.patients, wanted, settings.volume_latent)
+    return found
 
 
 def _models(config: Mapping[str, Any], beside: Sequence[str] | Literal["all"]) -> dict[str, GrowthModel]:
@@ -164,17 +258,30 @@ def _volumes(keys: Mapping[str, Any], settings: ForecastSettings, output_dir: Pa
         found = volumes_of_runs(runs, rules, data, "encoder" if by_encoder else "patient")
     if settings.num_folds is not None:
         found = [
-            replace(one, parts=[_grouped(part, settings.num_folds, settings.seed) for part in one.parts]) for one in found
+            replace(one, parts=[_grouped(part, settings.num_folds, settings.seed) for part in one.parts])
+            for one in found
         ]
     return found
 
 
 def _grouped(part: Part, num_folds: int, seed: int) -> Part:
-    """Return a part whose patients are held out in groups, at random."""
-    num = len(part.patients)
+    """Return a part whose patients are held out in groups."""
     if part.folds is not None:
         raise UserError("num_folds: not allowed with hold_out=encoder, where the test patients of each run are held out")
-    if num_folds > num:
-        raise UserError(f"num_folds: {num_folds} is not allowed; there are {num} patients")
-    order = np.random.default_rng(seed).permutation(num)
-    return replace(part, folds=[sorted(order[first::num_folds].tolist()) for first in range(num_folds)])
+    with about("num_folds"):
+        return replace(part, folds=patient_folds(part.patients, num_folds, seed))
+
+
+def _send(keys: Mapping[str, Any], settings: TrackingSettings, output_dir: Path, folder: Path) -> None:
+    """Send scores and files to the trackers."""
+    context = TrackerContext(settings=settings, output_dir=output_dir, run_dir=folder, run_name=folder.name)
+    trackers, log = Trackers.of(context), LocalLog(folder)
+    metrics = read_metrics(folder)
+    log.append(1, metrics, {})
+    params = {key: value for key, value in flat(masked(dict(keys))) if not key.startswith("tracking.")}
+    trackers.start(params, {"menvae.run": folder.name, "menvae.kind": "forecast"}, log)
+    trackers.log(1, metrics, {})
+    trackers.log_artifacts(
+        sorted(path for path in folder.iterdir() if path.suffix in (".html", ".csv", ".yaml", ".png"))
+    )
+    trackers.finish("FINISHED")

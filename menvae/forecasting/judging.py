@@ -18,7 +18,7 @@ that, the largest error of each patient would have to count, and intervals of si
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -81,6 +81,16 @@ class Judged:
         """Number of the patient of each forecast [N]."""
         return np.array([task.patient for task in self.tasks], dtype=np.intp)
 
+    @property
+    def low(self) -> Floats:
+        """Lower ends of the first kind of intervals [N]."""
+        return next(iter(self.intervals.values())).low
+
+    @property
+    def high(self) -> Floats:
+        """Upper ends of the first kind of intervals [N]."""
+        return next(iter(self.intervals.values())).high
+
     def covered(self, kind: Intervals) -> NDArray[np.bool_]:
         """Return which intervals contain the truth [N]."""
         low, high = self.intervals[kind]
@@ -90,6 +100,29 @@ class Judged:
     def infinite(self, kind: Intervals) -> str:
         """Say why intervals of a kind are infinite; empty if they are not."""
         return "" if kind == "normal" else too_few_errors(kind, self.level, self.num_errors)
+
+
+def pooled(parts: Sequence[Judged]) -> Judged:
+    """Join forecasts of the same patients by one model, each of a part of them, such as of one fold of encoders."""
+    columns = ("truth", "last", "years", "mean", "sd")
+    first = parts[0]
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
+    tasks_of_all = [task for part in parts for task in part.tasks]
+    order = sorted(
+        range(len(tasks_of_all)), key=lambda number: (tasks_of_all[number].patient, tasks_of_all[number].target)
+    )
+    intervals = {
+        kind: Ends(*(np.concatenate([part.intervals[kind][end] for part in parts])[order] for end in (0, 1)))
+        for kind in first.intervals
+    }
+    return replace(
+        first,
+        tasks=[tasks_of_all[number] for number in order],
+        **{name: values[order] for name, values in joined.items()},
+        intervals=intervals,
+        num_errors=min(part.num_errors for part in parts),
+        fits={patient: fit for part in parts for patient, fit in part.fits.items()},
+    )
 
 
 def too_few_errors(kind: Intervals, level: float, num: int) -> str:
@@ -195,7 +228,7 @@ class _Errors:
 def _errors(model: GrowthModel, others: Sequence[Visits], to_err: Sequence[Task]) -> _Errors:
     fits = dict(enumerate(model.fit_without_each(others)))
     mean, sd = _forecasts(fits, others, to_err)
-    truth = np.array([others[task.patient].log_volume[task.target] for task in to_err])
+    truth = np.array([others[task.patient].judged_by[task.target] for task in to_err])
     owners = [task.patient for task in to_err]
     return _Errors({owner: fits[owner] for owner in owners}, owners, np.abs(truth - mean), sd)
 
@@ -258,7 +291,7 @@ def _known(patients: Sequence[Visits], task: Task) -> tuple[float, float, float]
     """Return the true log volume, the last known one, and the years between them."""
     visits, last = patients[task.patient], task.num_seen - 1
     years = visits.years[task.target] - visits.years[last]
-    return float(visits.log_volume[task.target]), float(visits.log_volume[last]), float(years)
+    return float(visits.judged_by[task.target]), float(visits.log_volume[last]), float(years)
 
 
 def _check_enough(model: GrowthModel, num: int, held_out: Sequence[Sequence[int]], num_tasks: int) -> None:

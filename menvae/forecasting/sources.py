@@ -127,7 +127,9 @@ def volumes_of_table(source: TableSource, rules: VisitRules) -> Volumes:
             if patient is None or not str(patient).strip():
                 raise UserError(f"{place(number)}: no patient in column '{source.patient}'")
             day = _number(days, f"{place(number)}: column '{source.days}'")
-            rows.append(VisitRow(str(patient), day, factor * _number(volume, f"{place(number)}: column '{source.volume}'")))
+            rows.append(
+                VisitRow(str(patient), day, factor * _number(volume, f"{place(number)}: column '{source.volume}'"))
+            )
         patients = _patients(rows, place, rules)
     return Volumes("table", [Part(patients)], digest=digest_of([list(row) for row in rows]))
 
@@ -140,12 +142,16 @@ def volumes_of_masks(data: Bound, rules: VisitRules, cache: Path, num_workers: i
     """
     built: DataSource = data()
     if built.cohort is None:
-        raise UserError(f"data: '{data.part.name}' has no masks to measure; choose phantom_growth or brats, or source=table")
+        raise UserError(
+            f"data: '{data.part.name}' has no masks to measure; choose phantom_growth or brats, or source=table"
+        )
     _check_targets(rules.volume, built.targets, "the masks of this cohort have")
     cohort = prepare(built.cohort, cache, num_workers, progress_bar)
     dated = [subject for subject in cohort.subjects if subject.days is not None]
     if len(dated) < len(cohort.subjects):
-        _log.warning("%d of %d visits have no date and are left out", len(cohort.subjects) - len(dated), len(cohort.subjects))
+        _log.warning(
+            "%d of %d visits have no date and are left out", len(cohort.subjects) - len(dated), len(cohort.subjects)
+        )
     rows = [
         VisitRow(
             subject.patient_id,
@@ -203,9 +209,7 @@ def volumes_of_runs(
         patients = _patients(predicted, lambda row, names=names: f"visit '{names[row]}'", rules)
         if measured is not None:
             masks = _patients(measured, lambda row, names=names: f"visit '{names[row]}'", rules)
-            patients = [
-                replace(one, truth=other.log_volume) for one, other in zip(patients, masks, strict=True)
-            ]
+            patients = [replace(one, truth=other.log_volume) for one, other in zip(patients, masks, strict=True)]
             of_masks.append(Part(masks))
         seen, held_out = _seen_by(members, table), list(range(len(patients)))
         if hold_out == "encoder":

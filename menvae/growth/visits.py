@@ -49,6 +49,11 @@ class Visits:
         return Visits(self.patient, self.days[chosen], self.log_volume[chosen], self.variance[chosen], latents, truth)
 
     @property
+    def judged_by(self) -> NDArray[np.float64]:
+        """Log volumes that forecasts are judged by [V]."""
+        return self.log_volume if self.truth is None else self.truth
+
+    @property
     def years(self) -> NDArray[np.float64]:
         """Years since day 0 [V]."""
         return self.days / DAYS_PER_YEAR

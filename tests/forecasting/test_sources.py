@@ -95,7 +95,9 @@ def run_of(output_dir: Path, name: str) -> FinishedRun:
 def test_masks_have_the_volumes_of_the_truth(output_dir: Path) -> None:
     (truth,) = (output_dir / "cache" / "phantom_growth").glob("*/growth.csv")
     with truth.open(newline="") as file:
-        expected = {(row["patient_id"], float(row["days"])): float(row["tumour_voxels_mm3"]) for row in csv.DictReader(file)}
+        expected = {
+            (row["patient_id"], float(row["days"])): float(row["tumour_voxels_mm3"]) for row in csv.DictReader(file)
+        }
     data = bind("data", dict(run_of(output_dir, "fold0").config["data"]), "data")
     found = volumes_of_masks(data, RULES, output_dir / "cache", 1)
     assert found.curves.keys() == {patient for patient, _ in expected}
@@ -112,7 +114,9 @@ def test_each_patient_is_read_by_the_encoder_that_has_not_seen_him(output_dir: P
     predicted, masks = volumes_of_runs(folds, RULES, {}, "encoder")
     assert not predicted.warnings
     everyone = [one.patient for one in predicted.parts[0].patients]
-    held_out = [part.patients[number].patient for part in predicted.parts for fold in part.folds or [] for number in fold]
+    held_out = [
+        part.patients[number].patient for part in predicted.parts for fold in part.folds or [] for number in fold
+    ]
     assert sorted(held_out) == sorted(everyone), "once each"
     for run, part in zip(folds, predicted.parts, strict=True):
         assert part.folds is not None
