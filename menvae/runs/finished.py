@@ -199,6 +199,7 @@ class FinishedRun:
             return self.model.predict(z)
 
     @cached_property
+    @torch.inference_mode(mode=False)  # gradients may pass through weights that are loaded under inference mode
     def _built(self) -> tuple[Model, Objective]:
         num_classes = len(self.data.classes) if "labels" in self.experiment.source.gives else 0
         num_training = sum(split == "train" for split in self.splits.values())
