@@ -151,7 +151,7 @@ class PhantomGrowthSource(ProceduralSource):
             root.mkdir(parents=True, exist_ok=True)
             tasks = [(self.seed, visit.index, self._voxel_mm, visit.as_drawn, _folder(root, visit)) for visit in visits]
             made = dict(show(run_tasks(make_visit, tasks, num_workers=num_workers), "making phantoms", len(tasks)))
-            rows = [_truth(self.seed, visit) | made[visit.subject_id] for visit in visits]
+            rows = [{**_truth(self.seed, visit), **made[visit.subject_id]} for visit in visits]
             _write_truth(root / "growth.csv", rows)
         return self._all_files(root, visits)
 
@@ -201,7 +201,7 @@ def _truth(seed: int, visit: _Visit) -> dict[str, str | float]:
     return dict(zip(_COLUMNS, values, strict=True))
 
 
-def _write_truth(path: Path, rows: list[Mapping[str, str | float]]) -> None:
+def _write_truth(path: Path, rows: Sequence[Mapping[str, str | float]]) -> None:
     """Write the table atomically."""
     descriptor, name = tempfile.mkstemp(prefix=".growth-", dir=path.parent)
     try:

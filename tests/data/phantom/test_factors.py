@@ -34,7 +34,7 @@ def test_factors_are_what_the_mask_shows(index: int) -> None:
 
 
 def test_a_visit_has_the_volume_of_its_curve_and_the_head_of_its_patient() -> None:
-    source = PhantomGrowthSource(num_patients=2, visits=(2, 2), seed=3)
+    source = PhantomGrowthSource(num_patients=2, shares={"grow": 1.0}, visits=(2, 2), seed=3)
     names = ["phantom-00001-000", "phantom-00001-001"]
     first, second = source.factors(names).values()
     growth = source.curves["phantom-00001"]
