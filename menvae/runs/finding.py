@@ -61,8 +61,8 @@ def is_run(folder: Path) -> bool:
 def _find_by_id(run_id: str, output_dir: Path, tracking_uri: str | None) -> Path:
     client, place = open_store(TrackingSettings(uri=tracking_uri), output_dir)
     run = _run(client, run_id, place)
-    if run.data.tags.get("menvae.kind") == "sweep":
-        raise UserError(f"run: '{run_id}' is a sweep; menvae.load_runs lists the runs in {place}")
+    if kind := run.data.tags.get("menvae.kind"):
+        raise UserError(f"run: '{run_id}' is a {kind}; menvae.load_runs lists the runs in {place}")
     there = Path(run.data.params.get("output_dir", output_dir))
     folders = [folder / RUNS / name_of(run) for folder in (output_dir, there)]
     # a run of the same name without this id was trained again, perhaps on another machine

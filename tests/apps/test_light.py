@@ -50,6 +50,8 @@ finally:
         ("encode", ["--help"], {}, "menvae-encode run="),
         ("evaluate", ["--help"], {}, "menvae-evaluate run="),
         ("encode", ["--cfg", "job", "run=a", "data.root=b"], {}, "root: b"),
+        ("grow", ["--help"], {}, "menvae-grow source=table source.path="),
+        ("grow", ["--cfg", "job", "source=run", "run=a", "data.root=b"], {}, "root: b"),
         ("encode", ["-sc", "query=bash"], {"COMP_LINE": "menvae-encode over", "COMP_POINT": "18"}, "overwrite="),
         ("bench", ["--help"], {}, "menvae-bench sizes=[32]"),
         ("plan_resources", ["--help"], {}, "menvae-plan-resources memory_gb=16 hours=8"),

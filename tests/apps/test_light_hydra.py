@@ -53,7 +53,7 @@ def test_one_composition_equals_the_two_of_hydra(monkeypatch: pytest.MonkeyPatch
     assert OmegaConf.to_yaml(other) == OmegaConf.to_yaml(expected)
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "prepare", "encode", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "compare", "prepare", "encode", "evaluate", "grow"])
 def test_help_is_that_of_hydra(tmp_path: Path, command: str) -> None:
     program = f"from menvae.apps.{command} import main; main()"
     composing = "hydra.verbose=false"  # with an override, Hydra composes and prints the help

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from shrunk import composed, names
 
 FILE = Path(__file__).parent / "keys.txt"
-COMMANDS = ("train", "prepare", "compare", "encode", "evaluate", "sweep", "sync")
+COMMANDS = ("train", "prepare", "compare", "encode", "grow", "evaluate", "sweep", "sync")
 EXTEND_TRAIN = ("bench", "plan_resources")
 """Commands whose configuration is that of training with keys of their own, which are listed."""
 LAUNCHERS = ("local", "slurm")

@@ -93,7 +93,7 @@ def runs_of(client: MlflowClient, experiment: str, place: str) -> Iterator[Run]:
         )
         with _no_search_for_cycles():
             page = answer(ask, place)
-        yield from (run for run in page if run.data.tags.get("menvae.kind") != "sweep")
+        yield from (run for run in page if "menvae.kind" not in run.data.tags)
         token = page.token
         if not token:
             return

@@ -1,0 +1,116 @@
+"""``menvae-grow`` as a whole, on tables."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from growth.cohorts import straight_lines
+from shrunk import composed
+
+from menvae.errors import ExitCode, UserError
+from menvae.forecasting.forecast import forecast
+from menvae.growth import Visits
+
+QUICK = ("growth=lme", "growth.average=false", "tracking.enabled=false")
+
+
+def written(path: Path, patients: list[Visits]) -> Path:
+    rows = ["patient_id,days,volume_mm3"]
+    rows += [
+        f"{one.patient},{day:g},{math.exp(value)!r}"
+        for one in patients
+        for day, value in zip(one.days, one.log_volume, strict=True)
+    ]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def grow(folder: Path, table: Path, *overrides: str) -> ExitCode:
+    keys = ("source=table", f"source.path={table}", f"output_dir={folder}", *QUICK, *overrides)
+    return forecast(composed(*keys, config="grow"))
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("grown")
+    assert grow(root, written(root / "table.csv", straight_lines(22, 0)), "beside=[last_value]") == ExitCode.DONE
+    (folder,) = (root / "forecasts").iterdir()
+    return folder
+
+
+def test_scores_follow_from_the_forecasts(folder: Path) -> None:
+    found = rows_of(folder / "forecasts.csv")
+    assert {row["model"] for row in found} == {"lme", "last_value"}
+    scores = {(row["model"], row["score"]): float(row["value"]) for row in rows_of(folder / "scores.csv")}
+    for model in ("lme", "last_value"):
+        own = [row for row in found if row["model"] == model]
+        true, forecast, low, high = (
+            np.array([float(row[name]) for row in own])
+            for name in ("true_mm3", "forecast_mm3", "normal_low_mm3", "normal_high_mm3")
+        )
+        assert scores[model, "median_error_percent"] == pytest.approx(np.median(np.abs(100.0 * (forecast / true - 1.0))))
+        assert scores[model, "coverage/normal"] == pytest.approx(np.mean((low <= true) & (true <= high)))
+
+
+def test_last_values_are_forecast_as_they_are(folder: Path) -> None:
+    table = {(row["patient_id"], float(row["days"])): float(row["volume_mm3"]) for row in rows_of(folder.parents[1] / "table.csv")}
+    for row in rows_of(folder / "forecasts.csv"):
+        assert float(row["true_mm3"]) == pytest.approx(table[row["patient"], float(row["day"])])
+        if row["model"] == "last_value" and row["known_visits"] == "1":
+            assert float(row["forecast_mm3"]) == pytest.approx(table[row["patient"], float(row["last_known_day"])])
+
+
+def test_the_folder_says_everything(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"index.html", "scores.csv", "differences.csv", "forecasts.csv", "calibration.csv", "config.yaml"}
+    assert "22 forecasts of 22 patients by models that had not seen them" in (folder / "scores.txt").read_text()
+    assert {row["minus"] for row in rows_of(folder / "differences.csv")} == {"last_value"}
+
+
+def test_the_same_command_computes_nothing_twice(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = (folder / "index.html").stat().st_mtime_ns
+    grow(folder.parents[1], folder.parents[1] / "table.csv", "beside=[last_value]")
+    assert (folder / "index.html").stat().st_mtime_ns == before
+    grow(folder.parents[1], folder.parents[1] / "table.csv", "beside=[last_value]", "overwrite=true")
+    assert (folder / "index.html").stat().st_mtime_ns != before
+    assert len(list((folder.parent).iterdir())) == 1
+
+
+def test_a_model_that_cannot_be_fitted_is_left_out_and_said(tmp_path: Path) -> None:
+    grow(tmp_path, written(tmp_path / "table.csv", straight_lines(5, 1)), "beside=[latent_ode]", "intervals=[normal]")
+    (text,) = (path.read_text() for path in tmp_path.glob("forecasts/*/scores.txt"))
+    assert "latent_ode: left out, growth=latent_ode needs latents" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (("beside=[lmee]",), r"beside\[0\]\.?(name)?: .*did you mean 'lme'"),
+        (("hold_out=encoder",), "hold_out: 'encoder' needs source=run"),
+        (("num_folds=9",), "num_folds: 9 folds need at least 9 patients, and there are 4"),
+        (("volume=[]",), "volume"),
+        (("level=0.4",), "level"),
+        (("source.unit=litre",), "source.unit: .*mm3"),
+        (("source.path=nowhere.csv",), "source.path: file '.*nowhere.csv' does not exist"),
+    ],
+)
+def test_wrong_keys_end_in_a_sentence(tmp_path: Path, overrides: tuple[str, ...], sentence: str) -> None:
+    table = written(tmp_path / "table.csv", straight_lines(4, 0))
+    with pytest.raises(UserError, match=sentence):
+        grow(tmp_path, table, *overrides)
+    assert not (tmp_path / "forecasts").exists()
+
+
+@pytest.mark.parametrize("patients", [straight_lines(1, 0), [one[:1] for one in straight_lines(6, 0)]])
+def test_one_patient_and_single_visits_are_refused(tmp_path: Path, patients: list[Visits]) -> None:
+    with pytest.raises(UserError, match=r"patients: (without those that are forecast|none has two visits)"):
+        grow(tmp_path, written(tmp_path / "table.csv", patients))
