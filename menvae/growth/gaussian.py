@@ -18,9 +18,11 @@ from torch import Tensor
 from menvae.growth import Floats, Visits
 
 _TOLERANCE = 1e-9
-"""Largest derivative of the negative log-likelihood at its minimum."""
+"""Largest derivative of the negative log-likelihood, or step of logarithms, at its minimum."""
+_ROUNDING = 1e-11
+"""Of a loss, relative to its size: log volumes are far from 0."""
 _MAX_STEPS = 200
-_MAX_HALVINGS = 40
+_MAX_HALVINGS = 20
 _FARTHEST = 2.0
 """Longest step of logarithms."""
 TYPICAL_SIZE = math.log(10_000.0)
@@ -334,21 +336,17 @@ def _minimum(rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor)
     parameters = start.detach().clone()
     at = derivatives(parameters, rows, likelihood, weights)
     for _ in range(_MAX_STEPS):
-        if at.gradient.abs().max() < _TOLERANCE:
-            break
         step = newton_step(at)
+        if torch.minimum(at.gradient.abs().amax(dim=-1), step.abs().amax(dim=-1)).max() < _TOLERANCE:
+            break
+        moved = derivatives(parameters + step, rows, likelihood, weights)
         for _ in range(_MAX_HALVINGS):
-            moved = derivatives(parameters + step, rows, likelihood, weights)
-            uphill = ~(moved.loss <= at.loss + 1e-13 * (1.0 + at.loss.abs()))
+            uphill = ~(moved.loss <= at.loss + _ROUNDING * (1.0 + at.loss.abs()))
             if not uphill.any():
                 break
             step = torch.where(uphill.unsqueeze(-1), 0.5 * step, step)
-        else:
-            step = step.masked_fill(uphill.unsqueeze(-1), 0.0)
             moved = derivatives(parameters + step, rows, likelihood, weights)
         parameters, at = parameters + step, moved
-        if not step.any():
-            break
     return Estimate(parameters, at.hessian)
 
 
