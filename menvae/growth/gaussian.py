@@ -132,7 +132,10 @@ def solve(parameters: Tensor, rows: Rows, likelihood: Likelihood, weights: Tenso
         likelihood: of them.
         weights: 1 for patients that count and 0 for others [L, N].
     """
-    return _solved([_whitened(parameters, *group, likelihood) for group in _groups(rows, weights)], likelihood)
+    groups = [
+        _whitened(likelihood.covariance(parameters, some), some, counting) for some, counting in _groups(rows, weights)
+    ]
+    return _solved(groups, likelihood)
 
 
 class _White(NamedTuple):
@@ -156,11 +159,14 @@ class _White(NamedTuple):
 
 
 def _groups(rows: Rows, weights: Tensor) -> list[tuple[Rows, Tensor]]:
-    """Separate patients with different numbers of visits, which saves their padding, where there are many sets."""
-    if len(weights) == 1:
-        return [(rows, weights)]
+    """Separate patients with few visits from others, which saves their padding, where there are many sets."""
     counts = rows.seen.sum(dim=-1)
-    return [(_part(rows, counts == count, int(count)), weights[:, counts == count]) for count in counts.unique()]
+    few = counts <= counts.median()
+    if len(weights) == 1 or few.all():
+        return [(rows, weights)]
+    return [
+        (_part(rows, some, int(counts[some].max())), weights[:, some]) for some in (few, ~few)
+    ]
 
 
 def _part(rows: Rows, chosen: Tensor, num: int) -> Rows:
@@ -170,11 +176,11 @@ def _part(rows: Rows, chosen: Tensor, num: int) -> Rows:
     return Rows(size=rows.size[chosen], **two, **three)
 
 
-def _whitened(parameters: Tensor, rows: Rows, weights: Tensor, likelihood: Likelihood) -> _White:
-    factor, singular = torch.linalg.cholesky_ex(padded(likelihood.covariance(parameters, rows), rows))
+def _whitened(covariance: Tensor, rows: Rows, weights: Tensor) -> _White:
+    factor, singular = torch.linalg.cholesky_ex(padded(covariance, rows))
     values = rows.values.unsqueeze(-1)
     inputs = torch.cat([rows.fixed.expand(*values.shape[:-1], -1), values], dim=-1)
-    inputs = inputs.expand(len(parameters), *inputs.shape[-3:])
+    inputs = inputs.expand(len(covariance), *inputs.shape[-3:])
     white = torch.linalg.solve_triangular(factor, inputs, upper=False)
     moments = (white * weights[..., None, None]).flatten(1, 2).mT @ white.flatten(1, 2)
     return _White(rows, weights, factor, (singular != 0).any(dim=-1), inputs, moments)
@@ -224,7 +230,11 @@ def derivatives(parameters: Tensor, rows: Rows, likelihood: Likelihood, weights:
     coefficients where the likelihood is restricted, the derivative is half the trace of (A - B W B') dS (Lindstrom &
     Bates 1988, JASA 83:1014).
     """
-    groups = [_whitened(parameters, *group, likelihood) for group in _groups(rows, weights)]
+    parameters = parameters.detach().requires_grad_()
+    separate = _groups(rows, weights)
+    with torch.enable_grad():  # type: ignore[no-untyped-call]
+        covariances = [likelihood.covariance(parameters, some) for some, _ in separate]
+    groups = [_whitened(cov.detach(), *group) for cov, group in zip(covariances, separate, strict=True)]
     solution = _solved(groups, likelihood)
     num, count = solution.coefficients.shape[-1], parameters.shape[-1]
     contrast = torch.cat([-solution.coefficients, torch.ones_like(solution.loss).unsqueeze(-1)], dim=-1)
@@ -235,15 +245,14 @@ def derivatives(parameters: Tensor, rows: Rows, likelihood: Likelihood, weights:
     gradient = likelihood.prior.precision * (parameters - likelihood.prior.mean)
     hessian = torch.diag(likelihood.prior.precision).expand(len(parameters), -1, -1).clone()
     between = parameters.new_zeros(len(parameters), count, num + 1, num + 1)
-    for group in groups:
+    for covariance, group in zip(covariances, groups, strict=True):
         inverse = torch.cholesky_inverse(group.factor)
         by_input = inverse @ group.inputs
         scale = group.weights[..., None, None]
         trace = scale * (inverse - by_input @ weight.unsqueeze(1) @ by_input.mT)
-        slope, bend = _of_trace(parameters, group.rows, likelihood, trace)
+        slope, bend = _of_trace(covariance, parameters, trace * _pairs(group.rows))
         gradient, hessian = gradient + 0.5 * slope, hessian + 0.5 * bend
-        _, by_parameter = slopes(lambda at, rows=group.rows: likelihood.covariance(at, rows), parameters)
-        change = torch.stack(by_parameter, dim=1) * _pairs(group.rows)
+        change = torch.stack(slopes(covariance, parameters), dim=1) * _pairs(group.rows)
         relative = inverse.unsqueeze(1) @ change
         changed = change @ by_input.unsqueeze(1)
         between += torch.einsum("lnvp,lknvq->lkpq", scale * by_input, changed)
@@ -256,30 +265,25 @@ def derivatives(parameters: Tensor, rows: Rows, likelihood: Likelihood, weights:
         of_inputs = spread.unsqueeze(1) @ between[..., :num, :num]
         hessian = hessian - 0.5 * of_inputs.flatten(2) @ of_inputs.mT.flatten(2).mT
     loss = solution.loss + likelihood.prior.penalty(parameters)
-    return Derivatives(loss, gradient, 0.5 * (hessian + hessian.mT), solution.coefficients)
+    return Derivatives(loss.detach(), gradient.detach(), 0.5 * (hessian + hessian.mT), solution.coefficients)
 
 
 @torch.enable_grad()  # type: ignore[no-untyped-call]
-def slopes(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return the value of a function at [..., K], and its derivatives by each of the K numbers, of the value's shape.
+def slopes(value: Tensor, at: Tensor) -> list[Tensor]:
+    """Differentiate values by each of the K numbers [..., K] that they were computed from; each has the value's shape.
 
     Every value must depend on one row of K numbers alone. Twice in reverse: forward derivatives of PyTorch import its
     compiler, which takes seconds.
     """
-    at = at.detach().requires_grad_()
-    value = function(at)
     probe = torch.zeros_like(value, requires_grad=True)
     (back,) = torch.autograd.grad(value, at, probe, create_graph=True)
-    found = [torch.autograd.grad(one.sum(), probe, retain_graph=True)[0] for one in back.unbind(dim=-1)]
-    return value.detach(), found
+    return [torch.autograd.grad(one.sum(), probe, retain_graph=True)[0] for one in back.unbind(dim=-1)]
 
 
 @torch.enable_grad()  # type: ignore[no-untyped-call]
-def _of_trace(parameters: Tensor, rows: Rows, likelihood: Likelihood, factor: Tensor) -> tuple[Tensor, Tensor]:
+def _of_trace(covariance: Tensor, parameters: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
     """First and second derivatives of the trace of a constant factor [L, N, V, V] times the covariance."""
-    parameters = parameters.detach().requires_grad_()
-    value = (factor * _pairs(rows) * likelihood.covariance(parameters, rows)).sum()
-    (slope,) = torch.autograd.grad(value, parameters, create_graph=True)
+    (slope,) = torch.autograd.grad(covariance, parameters, factor, create_graph=True)
     bends = [torch.autograd.grad(one.sum(), parameters, retain_graph=True)[0] for one in slope.unbind(dim=-1)]
     return slope.detach(), torch.stack(bends, dim=-1)
 

@@ -11,13 +11,31 @@ import torch
 from torch import Tensor
 
 from menvae.growth import FittedGrowth, Floats, Forecast, GrowthModel, Visits
-from menvae.growth.gaussian import Likelihood, Prior, Rows, estimate, padded, padded_arrays, padded_rows, solve
+from menvae.growth.gaussian import (
+    Likelihood,
+    Prior,
+    Rows,
+    derivatives,
+    estimate,
+    newton_step,
+    padded,
+    padded_arrays,
+    padded_rows,
+    slopes,
+    solve,
+)
 from menvae.growth.linear import Unbounded, nodes_about
 from menvae.growth.visits import DAYS_PER_YEAR
 
 _TOLERANCE = 1e-9
 """Largest change of an effect in the last iteration."""
+_NEARBY = 1e-3
+"""The same where it is only a start."""
 _MAX_ITERATIONS = 500
+_MEMORY = 6
+"""Turns that are mixed."""
+_LARGEST_SHARE = 10.0
+"""Of a turn that is mixed; beyond it, a set does without."""
 
 
 class NonlinearGrowth(GrowthModel):
@@ -74,10 +92,11 @@ class NonlinearGrowth(GrowthModel):
     def fit_without_each(self, patients: Sequence[Visits]) -> list[FittedGrowth]:
         """Estimate the population without each of its patients, all at once and from the estimate with all of them."""
         rows, num = padded_rows(patients), len(patients)
-        with_all = self._converged(rows, torch.ones(1, num, dtype=torch.float64), self._start(rows))
+        everyone = torch.ones(1, num, dtype=torch.float64)
+        with_all = self._converged(rows, everyone, self._start(rows), tolerance=_NEARBY)
         weights = 1.0 - torch.eye(num, dtype=torch.float64)
         start = _State(*(part.expand(num, *part.shape[1:]) for part in with_all))
-        return list(self._fitted(rows, self._converged(rows, weights, start), weights))
+        return list(self._fitted(rows, self._accelerated(rows, weights, start), weights))
 
     def linearised(self, rows: Rows, coefficients: Tensor) -> tuple[Rows, Tensor]:
         """Return the rows of the linear model that touches the curves, and the curves [L, N, V].
@@ -87,14 +106,11 @@ class NonlinearGrowth(GrowthModel):
             coefficients: of each patient [L, N, P].
         """
         seen = rows.seen
-        tangents = torch.eye(coefficients.shape[-1], dtype=coefficients.dtype)
-        slopes = []
-        for tangent in tangents:
-            curves, slope = torch.func.jvp(
-                lambda at: self.curve(at, rows.years), (coefficients,), (tangent.expand_as(coefficients),)
-            )
-            slopes.append(slope)
-        inputs = torch.stack(slopes, dim=-1) * seen.unsqueeze(-1)
+        at = coefficients.detach().requires_grad_()
+        with torch.enable_grad():  # type: ignore[no-untyped-call]
+            curves = self.curve(at, rows.years)
+        inputs = torch.stack(slopes(curves, at), dim=-1) * seen.unsqueeze(-1)
+        curves = curves.detach()
         values = (rows.values - curves + (inputs @ coefficients.unsqueeze(-1)).squeeze(-1)) * seen
         return rows._replace(values=values, fixed=inputs, random=inputs[..., list(self.random)]), curves
 
@@ -117,7 +133,7 @@ class NonlinearGrowth(GrowthModel):
         effects = torch.zeros(1, len(rows.seen), len(self.random), dtype=torch.float64)
         return _State(self.likelihood.of_fixed.mean.unsqueeze(0), self.likelihood.prior.mean.unsqueeze(0), effects)
 
-    def _converged(self, rows: Rows, weights: Tensor, state: _State) -> _State:
+    def _converged(self, rows: Rows, weights: Tensor, state: _State, tolerance: float = _TOLERANCE) -> _State:
         for _ in range(_MAX_ITERATIONS):
             linear, _ = self.linearised(rows, self.of_patients(state.population, state.effects))
             parameters = estimate(linear, self.likelihood, state.parameters, weights).parameters
@@ -125,22 +141,38 @@ class NonlinearGrowth(GrowthModel):
             moved = _State(population, parameters, self.modes(linear, parameters, population))
             change = max(float((new - old).abs().max()) for new, old in zip(moved, state, strict=True))
             state = moved
-            if change < _TOLERANCE:
+            if change < tolerance:
                 break
         return state
 
+    def _accelerated(self, rows: Rows, weights: Tensor, state: _State) -> _State:
+        """Find what `_converged` finds, from nearby: with one step of Newton a turn, and mixed turns.
+
+        Each set mixes its last turns by Anderson's method (Walker & Ni 2011, SIAM J Numer Anal 49:1715).
+        """
+        turns = _Mixing()
+        for _ in range(_MAX_ITERATIONS):
+            linear, _ = self.linearised(rows, self.of_patients(state.population, state.effects))
+            at = derivatives(state.parameters, linear, self.likelihood, weights)
+            parameters = state.parameters + newton_step(at)
+            moved = _State(at.coefficients, parameters, self.modes(linear, parameters, at.coefficients))
+            change = max(float((new - old).abs().max()) for new, old in zip(moved, state, strict=True))
+            if change < _TOLERANCE:
+                return moved
+            state = moved.like(turns.mixed(state.flat(), moved.flat()))
+        return self._converged(rows, weights, state)
+
     def _fitted(self, rows: Rows, state: _State, weights: Tensor) -> Sequence[FittedNonlinear]:
         linear, _ = self.linearised(rows, self.of_patients(state.population, state.effects))
-        hessians = estimate(linear, self.likelihood, state.parameters, weights).hessian
-        fits = []
-        for number, (parameters, hessian) in enumerate(zip(state.parameters, hessians, strict=True)):
-            nodes = nodes_about(parameters, hessian) if self.average else parameters.unsqueeze(0)
-            own = linear._replace(
-                **{name: getattr(linear, name)[number : number + 1] for name in ("values", "fixed", "random")}
-            )
-            at = solve(nodes, own, self.likelihood, weights[number].expand(len(nodes), -1))
-            fits.append(FittedNonlinear(self, nodes, at.coefficients, torch.cholesky_inverse(at.factor)))
-        return fits
+        hessian = derivatives(state.parameters, linear, self.likelihood, weights).hessian
+        nodes = nodes_about(state.parameters, hessian) if self.average else state.parameters.unsqueeze(1)
+        num = nodes.shape[1]
+        names = ("values", "fixed", "random")
+        linear = linear._replace(**{name: getattr(linear, name).repeat_interleave(num, dim=0) for name in names})
+        at = solve(nodes.flatten(0, 1), linear, self.likelihood, weights.repeat_interleave(num, dim=0))
+        spread = torch.cholesky_inverse(at.factor)
+        by_set = zip(nodes, at.coefficients.split(num), spread.split(num), strict=True)
+        return [FittedNonlinear(self, *population) for population in by_set]
 
 
 class _State(NamedTuple):
@@ -149,6 +181,35 @@ class _State(NamedTuple):
     population: Tensor
     parameters: Tensor
     effects: Tensor
+
+    def flat(self) -> Tensor:
+        """Return all numbers of each set [L, P + K + N Q]."""
+        return torch.cat([self.population, self.parameters, self.effects.flatten(1)], dim=1)
+
+    def like(self, flat: Tensor) -> _State:
+        """Return the state with the numbers of `flat`."""
+        sizes = [self.population.shape[1], self.parameters.shape[1], self.effects[0].numel()]
+        population, parameters, effects = flat.split(sizes, dim=1)
+        return _State(population, parameters, effects.view_as(self.effects))
+
+
+class _Mixing:
+    """Anderson's method for L fixed points at once."""
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []
+        self.ends: list[Tensor] = []
+
+    def mixed(self, before: Tensor, after: Tensor) -> Tensor:
+        """Take the last turn [L, D] -> [L, D], and return where to begin the next one."""
+        self.steps, self.ends = [*self.steps, after - before][-_MEMORY:], [*self.ends, after][-_MEMORY:]
+        if len(self.steps) == 1:
+            return after
+        steps, ends = torch.stack(self.steps, dim=-1).diff(dim=-1), torch.stack(self.ends, dim=-1).diff(dim=-1)
+        shares = torch.linalg.lstsq(steps, self.steps[-1].unsqueeze(-1)).solution
+        found = after - (ends @ shares).squeeze(-1)
+        far = shares.abs().amax(dim=1) > _LARGEST_SHARE
+        return torch.where(far, after, found)
 
 
 @dataclass(frozen=True)
