@@ -94,12 +94,14 @@ def score(judged: Judged, *, seed: int = 0) -> Scores:
     estimates["crps"] = found["crps"]
     notes = []
     for kind in judged.intervals:
-        if reason := judged.infinite(kind):
-            notes.append(reason)
-        for name in (f"{part}/{kind}" for part in ("interval_score", "coverage", "width")):
-            missing = Estimate(None, None, None, num, reason or "an interval is infinite")
-            covered = name.startswith("coverage") and not reason
-            estimates[name] = _share(means[name]) if covered else found.get(name, missing)
+        reason = judged.infinite(kind)
+        notes += [reason] * bool(reason)
+        for part in ("interval_score", "coverage", "width"):
+            name = f"{part}/{kind}"
+            if reason:
+                estimates[name] = Estimate(None, None, None, num, reason)
+            else:
+                estimates[name] = _share(means[name]) if part == "coverage" else found[name]
     if len(judged.tasks) > num:
         notes.append(
             f"{len(judged.tasks)} forecasts of {num} patients: those of a patient are averaged first, and intervals "
