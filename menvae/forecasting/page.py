@@ -26,7 +26,6 @@ from menvae.forecasting.pictures import (
     draw_fans,
     draw_forecasts,
     fan_of,
-    millilitres,
     num_patients,
 )
 from menvae.growth import FittedGrowth, Visits
@@ -430,8 +429,8 @@ def _forecast_cells(judged: Judged, place: int) -> list[Cell]:
     mean, error = float(judged.mean[place]), _error_percent(judged, place)
     width = repr(high - low) if np.isfinite(high - low) else "Infinity"
     return [
-        number_cell(float(millilitres(truth))),
-        number_cell(float(millilitres(mean))),
+        number_cell(_volume_ml(truth)),
+        number_cell(_volume_ml(mean)),
         Cell(f"{_ml(low)} to {_ml(high)}", width, "number" if low <= truth <= high else "number missed"),
         number_cell(error, _percent(judged, place)),
     ]
@@ -460,11 +459,15 @@ def _forecast_table(report: Report) -> Table:
                     Cell(name, name, "name", link=f"#patient-{number}"),
                     Cell(str(known), str(known)),
                     number_cell(float(judged.years[place]), f"{judged.years[place]:.2f}"),
-                    number_cell(float(millilitres(judged.last[place]))),
+                    number_cell(_volume_ml(float(judged.last[place]))),
                     *_forecast_cells(judged, place),
                 ]
             )
     return Table("forecasts-table", columns, rows)
+
+
+def _volume_ml(log_volume: float) -> float:
+    return float(np.exp(log_volume)) / 1000.0
 
 
 def _ml(log_volume: float) -> str:
@@ -473,7 +476,7 @@ def _ml(log_volume: float) -> str:
     >>> _ml(9.21034), _ml(float("inf")), _ml(float("-inf"))
     ('10.0', '\u221e', '0')
     """
-    volume = float(millilitres(log_volume))
+    volume = _volume_ml(log_volume)
     return "\N{INFINITY}" if volume == float("inf") else significant(volume) if volume else "0"
 
 

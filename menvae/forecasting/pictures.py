@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -422,7 +422,8 @@ def _standardised(judged: Judged) -> Floats:
 
 def millilitres(log_volume: Floats) -> Floats:
     """Return volumes in mL from ln mm^3."""
-    return np.exp(log_volume) / 1000.0
+    volume: Floats = np.exp(log_volume) / 1000.0
+    return volume
 
 
 def round_volumes(low: float, high: float, most: int) -> list[float]:
@@ -440,7 +441,9 @@ def round_volumes(low: float, high: float, most: int) -> list[float]:
     return [float(f"{value:.6g}") for value in np.geomspace(low, high, _FEWEST_TICKS + 2)[1:-1]]
 
 
-def _volume_axis(axes: Axes, low: float, high: float, *, most: int, along: str = "y", unit: float = 1000.0) -> None:
+def _volume_axis(
+    axes: Axes, low: float, high: float, *, most: int, along: Literal["x", "y"] = "y", unit: float = 1000.0
+) -> None:
     """Make an axis logarithmic, from one log volume to another in a unit of so many mm^3, with round numbers."""
     low, high = math.exp(low) / unit, math.exp(high) / unit
     axis = axes.yaxis if along == "y" else axes.xaxis
