@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from scipy import stats
-
 from menvae.comparison.pareto import Objective
 from menvae.comparison.replicates import overlap
 from menvae.comparison.results import Cohort, Configuration, Difference, Summary
 from menvae.comparison.summaries import mean_interval, p_value
 from menvae.comparison.swept_keys import SweptKey, canonical, setting
 from menvae.errors import UserError
+from menvae.statistics.discoveries import q_values
 
 Wanted = str | Mapping[str, Any] | None
 """How a baseline is named: a run, {key: value}, or not at all."""
@@ -46,14 +45,11 @@ def with_false_discovery_rate(rows: Mapping[int, Mapping[str, Difference]]) -> d
     Args:
         rows: number of a configuration -> name -> difference; one family of tests.
     """
-    places = [(number, name) for number, row in rows.items() for name, one in row.items() if one.p_value is not None]
-    found = {number: dict(row) for number, row in rows.items()}
-    if not places:
-        return found
-    adjusted = stats.false_discovery_control([found[number][name].p_value for number, name in places], method="bh")
-    for (number, name), q_value in zip(places, adjusted.tolist(), strict=True):
-        found[number][name] = replace(found[number][name], q_value=q_value)
-    return found
+    adjusted = q_values({(number, name): one.p_value for number, row in rows.items() for name, one in row.items()})
+    return {
+        number: {name: replace(one, q_value=adjusted[number, name]) for name, one in row.items()}
+        for number, row in rows.items()
+    }
 
 
 def with_baselines(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from menvae.comparison.results import FALSE_DISCOVERY_RATE
+from menvae.statistics.discoveries import FALSE_DISCOVERY_RATE
 
 READING: Final = (
     ("Configuration", "Runs that differ only in their seed and fold. Its numbers are means over them."),

@@ -19,7 +19,6 @@ from menvae.comparison.pareto import Objective
 from menvae.comparison.pictures import draw_effect, draw_importance, draw_trade_offs, trade_offs
 from menvae.comparison.replicates import label
 from menvae.comparison.results import (
-    FALSE_DISCOVERY_RATE,
     Cohort,
     Comparison,
     Configuration,
@@ -64,6 +63,7 @@ from menvae.presentation.page import Album, render
 from menvae.presentation.sortable import Cell, Column, Table, number_cell, sorting_script
 from menvae.presentation.text import broken
 from menvae.runs.directory import RUNS
+from menvae.statistics.discoveries import FALSE_DISCOVERY_RATE
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,7 @@ from menvae.comparison.pareto import Front, Objective
 from menvae.comparison.replicates import Replicates
 from menvae.comparison.swept_keys import SweptKey
 from menvae.comparison.tracked_runs import TrackedRun
-
-FALSE_DISCOVERY_RATE = 0.05
-"""Expected share of false ones among the differences that are called clear."""
+from menvae.statistics.discoveries import FALSE_DISCOVERY_RATE
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from menvae.comparison.judged import JudgedSplit
 from menvae.comparison.pareto import RANGE_MARGIN, Objective
 from menvae.comparison.replicates import label
 from menvae.comparison.results import (
-    FALSE_DISCOVERY_RATE,
     Cohort,
     Comparison,
     Configuration,
@@ -20,6 +19,7 @@ from menvae.comparison.results import (
 from menvae.comparison.swept_keys import ABSENT
 from menvae.comparison.tracked_runs import TrackedRun, listed
 from menvae.presentation.text import counted, significant, with_interval, with_spread
+from menvae.statistics.discoveries import FALSE_DISCOVERY_RATE
 
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 NOTHING = "\N{EN DASH}"

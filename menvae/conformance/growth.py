@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ class GrowthConformance(PartConformance):
     group = "growth"
     num_patients: ClassVar[int] = 14
     tolerance: ClassVar[float] = 1e-8
+    _fits: ClassVar[dict[str, FittedGrowth]] = {}
 
     def build(self, case: Case) -> GrowthModel:
         """Return the model."""
@@ -30,7 +32,7 @@ class GrowthConformance(PartConformance):
         return model
 
     def patients(self) -> list[Visits]:
-        """Return patients whose tumours grow at rates of their own, with one to five visits."""
+        """Return patients whose tumours grow at rates of their own, with one to five visits and four latents."""
         generator = np.random.default_rng(0)
         found = []
         for number in range(self.num_patients):
@@ -38,13 +40,16 @@ class GrowthConformance(PartConformance):
             days = np.cumsum(generator.integers(90, 500, count)).astype(np.float64)
             values = generator.normal(9.0, 1.0) + generator.normal(0.1, 0.2) * days / 365.25
             values += generator.normal(0.0, 0.05, count)
-            found.append(Visits(f"patient-{number}", days, values, np.zeros(count)))
+            latents = np.random.default_rng(number).normal(0.0, 1.0, (count, 4))
+            found.append(Visits(f"patient-{number}", days, values, np.zeros(count), latents))
         return found
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def fitted(self, case: Case) -> FittedGrowth:
-        """The model, fitted to `patients`."""
-        return self.build(case).fit(self.patients())
+        """The model, fitted to `patients`; the tests of a case share it."""
+        if str(case) not in self._fits:
+            self._fits[str(case)] = self.build(case).fit(self.patients())
+        return self._fits[str(case)]
 
     def days(self, seen: Visits) -> Floats:
         """Return days from the last visit on, up to five years later."""
@@ -72,7 +77,7 @@ class GrowthConformance(PartConformance):
 
     def test_a_larger_tumour_is_forecast_larger(self, fitted: FittedGrowth) -> None:
         seen = self.patients()[3]
-        larger = Visits(seen.patient, seen.days, seen.log_volume + 0.5, seen.variance)
+        larger = replace(seen, log_volume=seen.log_volume + 0.5)
         days = self.days(seen)[:3]
         assert (fitted.predict(larger, days).mean > fitted.predict(seen, days).mean).all()
 
@@ -103,10 +108,11 @@ class GrowthConformance(PartConformance):
         wrong = seen.log_volume.copy()
         wrong[1] += 3.0
         variance = np.where(np.arange(len(seen)) == 1, 1e6, 0.0)
-        doubted = fitted.predict(Visits(seen.patient, seen.days, wrong, variance), self.days(seen)).mean
-        believed = fitted.predict(Visits(seen.patient, seen.days, wrong, 0.0 * variance), self.days(seen)).mean
+        doubted = fitted.predict(replace(seen, log_volume=wrong, variance=variance), self.days(seen)).mean
+        believed = fitted.predict(replace(seen, log_volume=wrong), self.days(seen)).mean
         kept = np.arange(len(seen)) != 1
-        right = Visits(seen.patient, seen.days[kept], seen.log_volume[kept], seen.variance[kept])
+        assert seen.latents is not None
+        right = Visits(seen.patient, seen.days[kept], seen.log_volume[kept], seen.variance[kept], seen.latents[kept])
         expected = fitted.predict(right, self.days(seen)).mean
         assert np.abs(doubted - expected).max() <= 0.1 * np.abs(believed - expected).max() + 1e-6
 

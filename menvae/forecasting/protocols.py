@@ -6,6 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from menvae.data.batches.folds import Folds
+from menvae.errors import UserError
 from menvae.growth import Visits
 
 Protocol = Literal["last_from_rest", "all_from_first"]
@@ -40,3 +44,22 @@ _PROTOCOLS: Mapping[Protocol, Callable[[int], list[tuple[int, int]]]] = {
     "last_from_rest": lambda num: [(num - 1, num - 1)],
     "all_from_first": lambda num: [(1, target) for target in range(1, num)],
 }
+
+
+def patient_folds(patients: Sequence[Visits], num_folds: int, seed: int) -> list[list[int]]:
+    """Deal patients into folds that are alike in the first volume; numbers of the patients of each.
+
+    Args:
+        patients: at least ``num_folds``.
+        num_folds: at least two.
+        seed: of the deal, which is that of ``data.fold``.
+
+    Raises:
+        UserError: there are fewer patients than folds.
+    """
+    if num_folds > len(patients):
+        raise UserError(f"{num_folds} folds need at least {num_folds} patients, and there are {len(patients)}")
+    volumes = np.exp([visits.log_volume[0] for visits in patients])
+    return [
+        np.flatnonzero(Folds(index, num_folds).test(volumes, seed, "patients")).tolist() for index in range(num_folds)
+    ]

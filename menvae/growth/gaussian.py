@@ -20,6 +20,7 @@ from menvae.growth import Floats, Visits
 _TOLERANCE = 1e-9
 """Largest derivative of the negative log-likelihood at its minimum."""
 _MAX_STEPS = 200
+_MAX_HALVINGS = 40
 _FARTHEST = 2.0
 """Longest step of logarithms."""
 TYPICAL_SIZE = math.log(10_000.0)
@@ -131,34 +132,166 @@ def solve(parameters: Tensor, rows: Rows, likelihood: Likelihood, weights: Tenso
         likelihood: of them.
         weights: 1 for patients that count and 0 for others [L, N].
     """
+    return _solved([_whitened(parameters, *group, likelihood) for group in _groups(rows, weights)], likelihood)
+
+
+class _White(NamedTuple):
+    """Patients of one group, whose covariance matrices are divided out.
+
+    Attributes:
+        rows: of the patients.
+        weights: [L, N].
+        factor: lower Cholesky factors of their covariances [L, N, V, V].
+        singular: whether there is none [L].
+        inputs: inputs of the fixed effects, and log volumes [L, N, V, P + 1].
+        moments: of ``inputs`` over ``factor``, summed over patients [L, P + 1, P + 1].
+    """
+
+    rows: Rows
+    weights: Tensor
+    factor: Tensor
+    singular: Tensor
+    inputs: Tensor
+    moments: Tensor
+
+
+def _groups(rows: Rows, weights: Tensor) -> list[tuple[Rows, Tensor]]:
+    """Separate patients with different numbers of visits, which saves their padding, where there are many sets."""
+    if len(weights) == 1:
+        return [(rows, weights)]
+    counts = rows.seen.sum(dim=-1)
+    return [(_part(rows, counts == count, int(count)), weights[:, counts == count]) for count in counts.unique()]
+
+
+def _part(rows: Rows, chosen: Tensor, num: int) -> Rows:
+    """Return the first ``num`` visits of the patients that are chosen, bool [N]."""
+    two = {name: getattr(rows, name)[..., chosen, :num] for name in ("years", "values", "noise", "seen")}
+    three = {name: getattr(rows, name)[..., chosen, :num, :] for name in ("fixed", "random")}
+    return Rows(size=rows.size[chosen], **two, **three)
+
+
+def _whitened(parameters: Tensor, rows: Rows, weights: Tensor, likelihood: Likelihood) -> _White:
     factor, singular = torch.linalg.cholesky_ex(padded(likelihood.covariance(parameters, rows), rows))
-    inputs = torch.cat([rows.fixed, rows.values.unsqueeze(-1)], dim=-1)
+    values = rows.values.unsqueeze(-1)
+    inputs = torch.cat([rows.fixed.expand(*values.shape[:-1], -1), values], dim=-1)
     inputs = inputs.expand(len(parameters), *inputs.shape[-3:])
     white = torch.linalg.solve_triangular(factor, inputs, upper=False)
-    moments = torch.einsum("ln,lnvp,lnvq->lpq", weights, white, white)
-    num = rows.fixed.shape[-1]
+    moments = (white * weights[..., None, None]).flatten(1, 2).mT @ white.flatten(1, 2)
+    return _White(rows, weights, factor, (singular != 0).any(dim=-1), inputs, moments)
+
+
+def _solved(groups: Sequence[_White], likelihood: Likelihood) -> Solution:
+    moments = torch.stack([group.moments for group in groups]).sum(dim=0)
+    num = moments.shape[-1] - 1
     if likelihood.of_fixed is not None:
         expected = torch.cat([torch.eye(num, dtype=moments.dtype), likelihood.of_fixed.mean.unsqueeze(-1)], dim=1)
         moments = moments + (expected.mT * likelihood.of_fixed.precision) @ expected
     of_inputs, undetermined = torch.linalg.cholesky_ex(moments[:, :num, :num])
     coefficients = torch.cholesky_solve(moments[:, :num, num:], of_inputs).squeeze(-1)
     squares = moments[:, num, num] - (moments[:, :num, num] * coefficients).sum(dim=-1)
-    logarithms = 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
-    count = (weights * rows.seen.sum(dim=-1)).sum(dim=-1)
-    loss = (weights * logarithms).sum(dim=-1) + squares
+    impossible, loss = undetermined != 0, squares
+    for group in groups:
+        logarithms = 2.0 * group.factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+        count = group.rows.seen.sum(dim=-1)
+        loss = loss + (group.weights * (logarithms + count.double() * math.log(2.0 * math.pi))).sum(dim=-1)
+        impossible = impossible | group.singular
     if likelihood.restricted:
-        loss = loss + 2.0 * of_inputs.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
-        count = count - num
-    loss = 0.5 * (loss + count * math.log(2.0 * math.pi))
-    impossible = (singular != 0).any(dim=-1) | (undetermined != 0)
-    return Solution(loss.masked_fill(impossible, math.inf), coefficients, of_inputs)
+        loss = loss + 2.0 * of_inputs.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1) - num * math.log(2.0 * math.pi)
+    return Solution((0.5 * loss).masked_fill(impossible, math.inf), coefficients, of_inputs)
+
+
+class Derivatives(NamedTuple):
+    """Of the loss with the prior.
+
+    Attributes:
+        loss: [L].
+        gradient: [L, K].
+        hessian: [L, K, K].
+        coefficients: fixed effects [L, P].
+    """
+
+    loss: Tensor
+    gradient: Tensor
+    hessian: Tensor
+    coefficients: Tensor
+
+
+@torch.no_grad()
+def derivatives(parameters: Tensor, rows: Rows, likelihood: Likelihood, weights: Tensor) -> Derivatives:
+    """Differentiate the loss, plus the penalty of its prior, by the variance parameters; the arguments are `solve`'s.
+
+    With A the inverse of a covariance S, B = A [X y], v = (-coefficients, 1), and W = v v' plus the covariance of the
+    coefficients where the likelihood is restricted, the derivative is half the trace of (A - B W B') dS (Lindstrom &
+    Bates 1988, JASA 83:1014).
+    """
+    groups = [_whitened(parameters, *group, likelihood) for group in _groups(rows, weights)]
+    solution = _solved(groups, likelihood)
+    num, count = solution.coefficients.shape[-1], parameters.shape[-1]
+    contrast = torch.cat([-solution.coefficients, torch.ones_like(solution.loss).unsqueeze(-1)], dim=-1)
+    spread = torch.cholesky_inverse(solution.factor)
+    weight = contrast.unsqueeze(-1) * contrast.unsqueeze(-2)
+    if likelihood.restricted:
+        weight[:, :num, :num] += spread
+    gradient = likelihood.prior.precision * (parameters - likelihood.prior.mean)
+    hessian = torch.diag(likelihood.prior.precision).expand(len(parameters), -1, -1).clone()
+    between = parameters.new_zeros(len(parameters), count, num + 1, num + 1)
+    for group in groups:
+        inverse = torch.cholesky_inverse(group.factor)
+        by_input = inverse @ group.inputs
+        scale = group.weights[..., None, None]
+        trace = scale * (inverse - by_input @ weight.unsqueeze(1) @ by_input.mT)
+        slope, bend = _of_trace(parameters, group.rows, likelihood, trace)
+        gradient, hessian = gradient + 0.5 * slope, hessian + 0.5 * bend
+        _, by_parameter = slopes(lambda at, rows=group.rows: likelihood.covariance(at, rows), parameters)
+        change = torch.stack(by_parameter, dim=1) * _pairs(group.rows)
+        relative = inverse.unsqueeze(1) @ change
+        changed = change @ by_input.unsqueeze(1)
+        between += torch.einsum("lnvp,lknvq->lkpq", scale * by_input, changed)
+        weighted = scale.unsqueeze(1) * (inverse.unsqueeze(1) @ changed @ weight[:, None, None])
+        flat = (scale.unsqueeze(1) * relative).flatten(2) @ relative.mT.flatten(2).mT
+        hessian = hessian + weighted.flatten(2) @ changed.flatten(2).mT - 0.5 * flat
+    by_contrast = (between @ contrast[:, None, :, None]).squeeze(-1)[..., :num]
+    hessian = hessian - by_contrast @ spread @ by_contrast.mT
+    if likelihood.restricted:
+        of_inputs = spread.unsqueeze(1) @ between[..., :num, :num]
+        hessian = hessian - 0.5 * of_inputs.flatten(2) @ of_inputs.mT.flatten(2).mT
+    loss = solution.loss + likelihood.prior.penalty(parameters)
+    return Derivatives(loss, gradient, 0.5 * (hessian + hessian.mT), solution.coefficients)
+
+
+@torch.enable_grad()  # type: ignore[no-untyped-call]
+def slopes(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return the value of a function at [..., K], and its derivatives by each of the K numbers, of the value's shape.
+
+    Every value must depend on one row of K numbers alone. Twice in reverse: forward derivatives of PyTorch import its
+    compiler, which takes seconds.
+    """
+    at = at.detach().requires_grad_()
+    value = function(at)
+    probe = torch.zeros_like(value, requires_grad=True)
+    (back,) = torch.autograd.grad(value, at, probe, create_graph=True)
+    found = [torch.autograd.grad(one.sum(), probe, retain_graph=True)[0] for one in back.unbind(dim=-1)]
+    return value.detach(), found
+
+
+@torch.enable_grad()  # type: ignore[no-untyped-call]
+def _of_trace(parameters: Tensor, rows: Rows, likelihood: Likelihood, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second derivatives of the trace of a constant factor [L, N, V, V] times the covariance."""
+    parameters = parameters.detach().requires_grad_()
+    value = (factor * _pairs(rows) * likelihood.covariance(parameters, rows)).sum()
+    (slope,) = torch.autograd.grad(value, parameters, create_graph=True)
+    bends = [torch.autograd.grad(one.sum(), parameters, retain_graph=True)[0] for one in slope.unbind(dim=-1)]
+    return slope.detach(), torch.stack(bends, dim=-1)
 
 
 def padded(covariance: Tensor, rows: Rows) -> Tensor:
     """Add the known noise to a covariance [L, N, V, V], and put 1 and 0 in place of visits that do not exist."""
-    both = rows.seen.unsqueeze(-1) & rows.seen.unsqueeze(-2)
     whole = covariance + torch.diag_embed(rows.noise)
-    return torch.where(both, whole, torch.eye(rows.seen.shape[-1], dtype=whole.dtype))
+    return torch.where(_pairs(rows), whole, torch.eye(rows.seen.shape[-1], dtype=whole.dtype))
+
+
+def _pairs(rows: Rows) -> Tensor:
+    return rows.seen.unsqueeze(-1) & rows.seen.unsqueeze(-2)
 
 
 class Estimate(NamedTuple):
@@ -186,55 +319,38 @@ def estimate(rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor)
     if rows.fixed.ndim == 4:
         at_once = len(start)
     found = [
-        _minimum(
-            lambda parameters, some=some: (
-                solve(parameters, rows, likelihood, some).loss + likelihood.prior.penalty(parameters)
-            ),
-            first,
-        )
+        _minimum(rows, likelihood, first, some)
         for first, some in zip(start.split(at_once), weights.split(at_once), strict=True)
     ]
     return Estimate(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
-def _minimum(loss: Callable[[Tensor], Tensor], start: Tensor) -> Estimate:
-    """Minimise by Newton's method each of L losses, of parameters [L, K], with steps that always descend."""
+def _minimum(rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor) -> Estimate:
+    """Minimise by Newton's method the loss of each of L sets, with steps that always descend."""
     parameters = start.detach().clone()
-    value, gradient, hessian = _derivatives(loss, parameters)
+    at = derivatives(parameters, rows, likelihood, weights)
     for _ in range(_MAX_STEPS):
-        if gradient.abs().max() < _TOLERANCE:
+        if at.gradient.abs().max() < _TOLERANCE:
             break
-        curvature, axes = torch.linalg.eigh(hessian)
-        curvature = curvature.abs().clamp(min=1e-6)
-        step = -(axes @ ((axes.mT @ gradient.unsqueeze(-1)) / curvature.unsqueeze(-1))).squeeze(-1)
-        step *= (_FARTHEST / step.norm(dim=-1, keepdim=True)).clamp(max=1.0)
-        moved = _downhill(loss, parameters, step, value)
-        if torch.equal(moved, parameters):
+        step = newton_step(at)
+        for _ in range(_MAX_HALVINGS):
+            moved = derivatives(parameters + step, rows, likelihood, weights)
+            uphill = ~(moved.loss <= at.loss + 1e-13 * (1.0 + at.loss.abs()))
+            if not uphill.any():
+                break
+            step = torch.where(uphill.unsqueeze(-1), 0.5 * step, step)
+        else:
+            step = step.masked_fill(uphill.unsqueeze(-1), 0.0)
+            moved = derivatives(parameters + step, rows, likelihood, weights)
+        parameters, at = parameters + step, moved
+        if not step.any():
             break
-        parameters = moved
-        value, gradient, hessian = _derivatives(loss, parameters)
-    return Estimate(parameters, hessian)
+    return Estimate(parameters, at.hessian)
 
 
-@torch.no_grad()
-def _downhill(loss: Callable[[Tensor], Tensor], parameters: Tensor, step: Tensor, value: Tensor) -> Tensor:
-    """Halve the steps that lead uphill; a step that never leads downhill is not taken."""
-    slack = 1e-13 * (1.0 + value.abs())
-    share = torch.ones_like(value)
-    for _ in range(40):
-        moved = parameters + share.unsqueeze(-1) * step
-        uphill = ~(loss(moved) <= value + slack)
-        if not uphill.any():
-            return moved
-        share = torch.where(uphill, 0.5 * share, share)
-    return torch.where(uphill.unsqueeze(-1), parameters, moved)
-
-
-def _derivatives(loss: Callable[[Tensor], Tensor], parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the losses [L], and their first and second derivatives [L, K] and [L, K, K]."""
-    parameters = parameters.detach().requires_grad_()
-    value = loss(parameters)
-    (gradient,) = torch.autograd.grad(value.sum(), parameters, create_graph=True)
-    second = [torch.autograd.grad(one.sum(), parameters, retain_graph=True)[0] for one in gradient.unbind(dim=-1)]
-    hessian = torch.stack(second, dim=-1)
-    return value.detach(), gradient.detach(), 0.5 * (hessian + hessian.mT)
+def newton_step(at: Derivatives) -> Tensor:
+    """Return steps of the parameters that lead downhill, and not too far [L, K]."""
+    curvature, axes = torch.linalg.eigh(at.hessian)
+    curvature = curvature.abs().clamp(min=1e-6)
+    step = -(axes @ ((axes.mT @ at.gradient.unsqueeze(-1)) / curvature.unsqueeze(-1))).squeeze(-1)
+    return step * (_FARTHEST / step.norm(dim=-1, keepdim=True)).clamp(max=1.0)

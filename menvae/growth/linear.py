@@ -97,12 +97,12 @@ class LinearGrowth(GrowthModel):
 
     def _fitted(self, rows: Rows, start: Tensor, weights: Tensor) -> Sequence[FittedLinear]:
         found = estimate(rows, self.likelihood, start, weights)
-        fits = []
-        for parameters, hessian, chosen in zip(found.parameters, found.hessian, weights, strict=True):
-            nodes = nodes_about(parameters, hessian) if self.average else parameters.unsqueeze(0)
-            at = solve(nodes, rows, self.likelihood, chosen.expand(len(nodes), -1))
-            fits.append(self.fitted(self, nodes, at.coefficients, torch.cholesky_inverse(at.factor)))
-        return fits
+        nodes = nodes_about(*found) if self.average else found.parameters.unsqueeze(1)
+        num = nodes.shape[1]
+        at = solve(nodes.flatten(0, 1), rows, self.likelihood, weights.repeat_interleave(num, dim=0))
+        spread = torch.cholesky_inverse(at.factor)
+        by_set = zip(nodes, at.coefficients.split(num), spread.split(num), strict=True)
+        return [self.fitted(self, *population) for population in by_set]
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,17 @@ LinearGrowth.fitted = FittedLinear
 
 
 def nodes_about(parameters: Tensor, hessian: Tensor) -> Tensor:
-    """Return 2 K points [2 K, K] with the mean and the covariance of the normal approximation of the posterior."""
-    num = len(parameters)
+    """Return 2 K points with the mean and the covariance of the normal approximation of each posterior.
+
+    Args:
+        parameters: [L, K].
+        hessian: of minus the log posterior [L, K, K].
+
+    Returns:
+        [L, 2 K, K].
+    """
+    num = parameters.shape[-1]
     curvature, axes = torch.linalg.eigh(hessian)
-    steps = math.sqrt(num) * axes * curvature.clamp(min=_SMALLEST_CURVATURE).rsqrt()
-    return torch.cat([parameters + steps.T, parameters - steps.T])
+    steps = (math.sqrt(num) * axes * curvature.clamp(min=_SMALLEST_CURVATURE).rsqrt().unsqueeze(-2)).mT
+    middle = parameters.unsqueeze(1)
+    return torch.cat([middle + steps, middle - steps], dim=1)

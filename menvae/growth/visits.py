@@ -20,6 +20,7 @@ class Visits:
         log_volume: [V], ln mm^3.
         variance: of the error of ``log_volume`` [V], as far as it is known beforehand; 0 where it is not.
         latents: mean latents [V, Z], or None.
+        truth: log volumes that forecasts are judged by [V], such as those of masks; None: ``log_volume``.
     """
 
     patient: str
@@ -27,6 +28,7 @@ class Visits:
     log_volume: NDArray[np.float64]
     variance: NDArray[np.float64]
     latents: NDArray[np.float64] | None = None
+    truth: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError unless there are visits, all numbers are finite, and days increase."""
@@ -43,7 +45,8 @@ class Visits:
     def __getitem__(self, chosen: slice) -> Visits:
         """Return some of the visits, on the same clock."""
         latents = None if self.latents is None else self.latents[chosen]
-        return Visits(self.patient, self.days[chosen], self.log_volume[chosen], self.variance[chosen], latents)
+        truth = None if self.truth is None else self.truth[chosen]
+        return Visits(self.patient, self.days[chosen], self.log_volume[chosen], self.variance[chosen], latents, truth)
 
     @property
     def years(self) -> NDArray[np.float64]:

@@ -121,8 +121,22 @@ class FinishedRun:
     @cached_property
     def splits(self) -> Mapping[str, str]:
         """Subject -> split, read from ``splits.csv``."""
-        with self._file("splits.csv").open(newline="", encoding="utf-8") as file:
-            return {original_cell(row["subject_id"]): row["split"] for row in csv.DictReader(file)}
+        return _splits_in(self._file("splits.csv"))
+
+    @property
+    def visits_seen(self) -> frozenset[str]:
+        """Visits that trained or chose this run, or a run that it started from (``trainer.init_from``) and that is here."""
+        seen = {subject for subject, split in self.splits.items() if split != "test"}
+        wish, read = self.config["trainer"].get("init_from"), {self.path.resolve()}
+        while wish is not None:
+            start = Path(str(wish)).expanduser().resolve()
+            folder = start if start.is_dir() else start.parent.parent
+            if folder in read or not (folder / "splits.csv").is_file():
+                break
+            read.add(folder)
+            seen |= {subject for subject, split in _splits_in(folder / "splits.csv").items() if split != "test"}
+            wish = (yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")).get("trainer") or {}).get("init_from")
+        return frozenset(seen)
 
     @cached_property
     def metrics(self) -> Mapping[str, float | None]:
@@ -238,6 +252,12 @@ class FinishedRun:
             )
         if known.get("hash") != data.targets_hash and (differs := _first_difference(known, data.description)):
             raise UserError(f"run '{self.name}': the targets fitted now differ from targets.json: {differs}")
+
+
+def _splits_in(path: Path) -> dict[str, str]:
+    """Return subject -> split of a ``splits.csv``."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return {original_cell(row["subject_id"]): row["split"] for row in csv.DictReader(file)}
 
 
 def load_run(

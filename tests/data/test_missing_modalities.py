@@ -192,7 +192,7 @@ def test_phantoms_that_lack_modalities_must_be_allowed_to() -> None:
 
 
 def test_visits_lack_modalities_independently(tmp_path: Path) -> None:
-    keys = {"roi_size": (16, 16, 16), "spacing_mm": SPACING, "num_patients": 2, "visits": (3, 3)}
+    keys = {"roi_size": (16, 16, 16), "spacing_mm": SPACING, "num_patients": 2, "visits": (3, 3), "two_visits": 0.0}
     source = PhantomGrowthSource(**keys, modality_missing=0.5, missing_modalities="allow")
     visits = source.subjects(tmp_path, lambda items, *_: items)
     assert len({visit.missing for visit in visits}) > 1

@@ -30,7 +30,8 @@ COHORT = (
 )
 """Of the run in ``cohort/``."""
 GROWTH = (
-    *("data=phantom_growth", "data.num_patients=3", "data.visits=[2,2]", *_TINY[1:]),
+    *("data=phantom_growth", "data.num_patients=3", "data.visits=[2,2]"),
+    *("data.shares={grow:1.0,stand_still:0.0,shrink:0.0}", "data.two_visits=0.0", *_TINY[1:]),
     *("trainer.max_epochs=1", "trainer.batch_size=2", "tracking.enabled=false"),
 )
 """Of the second cohort in the same cache."""

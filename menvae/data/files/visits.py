@@ -6,7 +6,7 @@ import csv
 import difflib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -41,7 +41,8 @@ def with_times(subjects: Sequence[SubjectFiles], table: Path) -> list[SubjectFil
     """Return subjects with the days and, if given, the patients of a table of dates.
 
     Days are counted from each patient's first dated visit. One warning reports subjects without a date, another rows
-    that name no subject, such as those of a table of the whole collection; they are ignored.
+    that name no subject, such as those of a table of the whole collection; they are ignored. A third reports two visits
+    of a patient on one day: they are subjects like others in training, but no growth lies between them.
 
     Args:
         subjects: all subjects of the cohort.
@@ -68,6 +69,7 @@ def with_times(subjects: Sequence[SubjectFiles], table: Path) -> list[SubjectFil
             "data.dates: %d of %d subjects have no date in '%s', such as '%s'; their time is unknown",
             *(len(undated), len(subjects), table, undated[0]),
         )
+    _warn_of_equal_days(table, [rows[name] for name, day in days.items() if day is not None], patients)
     return [
         replace(
             subject,
@@ -177,6 +179,19 @@ def _check_known(table: Path, rows: Sequence[VisitRow], subject_ids: Sequence[st
         f"{_place(table, first.line)}: subject_id '{first.subject_id}' is not in the cohort, nor is that of any other "
         "row; " + (f"did you mean '{close[0]}'?" if close else "use the folder names of the visits")
     )
+
+
+def _warn_of_equal_days(table: Path, rows: Sequence[VisitRow], patients: Mapping[str, str]) -> None:
+    first: dict[tuple[str, float | None], VisitRow] = {}
+    found = [(first.setdefault((patients[row.subject_id], row.days), row), row) for row in rows]
+    pairs = [(other, row) for other, row in found if other is not row]
+    if pairs:
+        one, two = sorted(pairs[0], key=lambda row: row.line)
+        _log.warning(
+            "data.dates: %d of %d visits in '%s' are on the day of another visit of the patient, such as '%s' in line "
+            "%d and '%s' in line %d; training takes them as they are, forecasts of growth need different days",
+            *(len(pairs), len(rows), table, one.subject_id, one.line, two.subject_id, two.line),
+        )
 
 
 def _place(table: Path, line: int) -> str:

@@ -168,6 +168,26 @@ GROWTH_DISTRIBUTIONS: Final[tuple[Distribution, ...]] = (
     ),
 )
 
+FOLLOW_UP_DISTRIBUTIONS: Final[tuple[Distribution, ...]] = (
+    Distribution(
+        "shrink_capacity_share",
+        "lognormal",
+        (0.5, 0.25, 0.3, 0.75),
+        "K / volume at the first visit, of a tumour that shrinks",
+        f"{_DESIGN}, so that it is seen: V falls by a ln(V/K), in the median 14 % a year at first, and keeps 30 %",
+    ),
+    Distribution(
+        "reader_boundary",
+        "normal",
+        (0.0, 0.4),
+        "mm by which another reader draws the boundary of a tumour farther out",
+        f"{_DESIGN}: on a ball an sd of 19 % at 1 mL, 9 % at 10 mL and 5 % at 50 mL, which holds other slices and "
+        "scanners; within a reader the sd was 4.1 % of 20 meningiomas (doi 10.3171/2010.12.JNS101623), and maximal "
+        "diameters of 12 tumours differed by 0.33 mm between readers (2017, Observer variability of cerebellopontine "
+        "angle tumours)",
+    ),
+)
+
 # Intensity of white matter, grey matter, CSF, NCR, ED, ET relative to white matter in t1n (design choice: the usual
 # order of contrasts; enhancement is the brightest tissue of t1c, oedema the brightest of t2f, CSF of t2w)
 INTENSITIES: Final[dict[str, tuple[float, ...]]] = {
@@ -185,14 +205,18 @@ GROWTH_VERSION: Final = hashlib.sha256(
     json.dumps([DISTRIBUTIONS_VERSION, [asdict(row) for row in GROWTH_DISTRIBUTIONS]], sort_keys=True).encode()
 ).hexdigest()[:12]
 
-ROW: Final = {row.parameter: row for row in (*DISTRIBUTIONS, *GROWTH_DISTRIBUTIONS)}
+FOLLOW_UP_VERSION: Final = hashlib.sha256(
+    json.dumps([asdict(row) for row in FOLLOW_UP_DISTRIBUTIONS], sort_keys=True).encode()
+).hexdigest()[:12]
+
+ROW: Final = {row.parameter: row for row in (*DISTRIBUTIONS, *GROWTH_DISTRIBUTIONS, *FOLLOW_UP_DISTRIBUTIONS)}
 
 
 # --- drawing -------------------------------------------------------------------------------------------------------
 
 
 # streams 0 to 3 of a patient are those of `phantom_subject`
-CURVE_STREAM, SCHEDULE_STREAM, VISIT_STREAM = 4, 5, 6
+CURVE_STREAM, SCHEDULE_STREAM, VISIT_STREAM, KIND_STREAM, READER_STREAM = 4, 5, 6, 7, 8
 
 
 def random_streams(seed: int, index: int, *key: int, count: int = 2) -> list[np.random.Generator]:

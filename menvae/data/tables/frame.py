@@ -60,11 +60,11 @@ def read_frame(path: Path, numbers: Sequence[str], words: Sequence[str], nulls: 
     name = path.name.lower()
     if not path.is_dir() and not name.removesuffix(".gz").endswith(_TEXT) and not name.endswith(".parquet"):
         raise UserError(
-            f"data.path: '{path}' is not a supported table; its name must end in .csv, .tsv or .parquet; CSV may be "
+            f"'{path}' is not a supported table; its name must end in .csv, .tsv or .parquet; CSV may be "
             "compressed (.csv.gz)"
         )
     if not path.exists():
-        raise UserError(f"data.path: file '{path}' does not exist")
+        raise UserError(f"file '{path}' does not exist")
     place: RowPlace = number_of_row
     try:
         if path.is_dir():
@@ -79,7 +79,7 @@ def read_frame(path: Path, numbers: Sequence[str], words: Sequence[str], nulls: 
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "invalid UTF8" in reason:
             raise _not_utf8(path) from error
-        raise UserError(f"data.path: '{path}' cannot be read as a table: {reason}") from error
+        raise UserError(f"'{path}' cannot be read as a table: {reason}") from error
 
 
 def number_of_row(row: int) -> str:
@@ -96,7 +96,7 @@ def _parts(folder: Path) -> list[Path]:
         if not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
     ]
     if not parts:
-        raise UserError(f"data.path: '{folder}' is a folder without .parquet files; give a file, or such a folder")
+        raise UserError(f"'{folder}' is a folder without .parquet files; give a file, or such a folder")
     return parts
 
 
@@ -200,7 +200,7 @@ def _layout(content: bytes, numbers: Sequence[str], wanted: Collection[str], nul
     """
     peeked = {separator: _first_rows(content, separator) for separator in _SEPARATORS}
     if not all(peeked.values()):
-        raise UserError(f"data.path: '{path}' cannot be read as a table: it has no header")
+        raise UserError(f"'{path}' cannot be read as a table: it has no header")
     headers = {separator: rows[0] for separator, rows in peeked.items()}
     separator = max(_SEPARATORS, key=lambda one: (len({*wanted} & {*headers[one]}), len(headers[one])))
     header, *rows = peeked[separator]
@@ -243,10 +243,10 @@ def _check_columns(wanted: Collection[str], headers: Sequence[Sequence[str]], pa
     known = {name for header in headers for name in header}
     for name in wanted:
         if name not in known:
-            raise UserError(f"data: '{path}' has no column '{name}'; {nearest(name, known)}")
+            raise UserError(f"'{path}' has no column '{name}'; {nearest(name, known)}")
         if (count := max(header.count(name) for header in headers)) > 1:
-            raise UserError(f"data: '{path}' has {count} columns named '{name}'; rename all but one")
+            raise UserError(f"'{path}' has {count} columns named '{name}'; rename all but one")
 
 
 def _not_utf8(path: Path) -> UserError:
-    return UserError(f"data.path: '{path}' is not UTF-8; save it as CSV in UTF-8")
+    return UserError(f"'{path}' is not UTF-8; save it as CSV in UTF-8")

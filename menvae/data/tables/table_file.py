@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from menvae.data.digests import digest_of
 from menvae.data.tables.frame import RowPlace, number_of_row, read_frame
 from menvae.data.tables.nulls import Nulls, as_number, suspected_marks
-from menvae.errors import UserError
+from menvae.errors import UserError, about
 from menvae.files import NULL_WORDS
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def read_table(
     """
     nulls = Nulls(null_values)
     wanted_words = [name for name in (label, group) if name is not None]
-    frame, place = read_frame(path, [*columns, *targets], wanted_words, nulls)
+    with about("data.path"):
+        frame, place = read_frame(path, [*columns, *targets], wanted_words, nulls)
     if frame.empty:
         raise UserError(f"data.path: '{path}' contains no rows")
     numbers = {name: _numbers(frame[name], name, nulls, place) for name in dict.fromkeys([*columns, *targets])}

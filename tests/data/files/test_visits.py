@@ -78,6 +78,24 @@ def test_rows_of_other_subjects_are_ignored_with_a_warning(tmp_path: Path, caplo
     ]
 
 
+def test_visits_of_a_patient_on_one_day_are_told_in_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Visits of other patients may share a day, and so may visits without one."""
+    path = table(
+        tmp_path, "subject_id,date,patient_id\nb-0,2024-01-09,a\na-1,2024-01-01,\nc-0,2024-01-01,\na-0,2024-01-09,\n"
+    )
+    timed = with_times(VISITS, path)
+    assert [(s.patient_id, s.days) for s in timed] == [("a", 8.0), ("a", 0.0), ("a", 8.0), ("c", 0.0)]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"data.dates: 1 of 4 visits in '{path}' are on the day of another visit of the patient, such as 'b-0' in line "
+        "2 and 'a-0' in line 5; training takes them as they are, forecasts of growth need different days"
+    ]
+    caplog.clear()
+    with_times(VISITS, table(tmp_path, "subject_id,days\na-0,\na-1,\nb-0,3\nc-0,3\n"))
+    assert "on the day of" not in caplog.text
+
+
 def test_subjects_without_a_row_are_counted_in_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     timed = with_times(VISITS, table(tmp_path, "subject_id,days\na-1,3\n"))
     assert [(s.patient_id, s.days) for s in timed] == [("a", None), ("a", 0.0), ("b", None), ("c", None)]

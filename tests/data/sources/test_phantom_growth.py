@@ -17,8 +17,8 @@ from menvae.data.cache.prepare import prepare
 from menvae.data.cache.trajectories import DAYS_PER_YEAR, trajectories
 from menvae.data.phantom import anatomy, growth, head, tumour
 from menvae.data.phantom.distributions import GROWTH_DISTRIBUTIONS, draw_value
+from menvae.data.phantom.growth import KINDS, Kind, phantom_kind, phantom_schedule, read_volume_mm3
 from menvae.data.phantom.growth import phantom_growth as growth_of
-from menvae.data.phantom.growth import phantom_schedule
 from menvae.data.phantom.head import ED, MODALITIES, NCR, PhantomSubject, phantom_subject
 from menvae.data.phantom.tumour import PhantomVisit
 from menvae.data.sources import phantom_growth
@@ -80,6 +80,63 @@ def test_a_longer_schedule_begins_like_a_shorter_one() -> None:
     assert long[:3] == phantom_schedule(0, 5, (3, 3), (120, 720))
 
 
+def test_over_half_of_the_patients_have_two_visits() -> None:
+    """Others have the visits that they would have anyway, and those two are the first of them."""
+    with_two = [phantom_schedule(0, index, (3, 6), (120, 720), 0.55) for index in range(1000)]
+    without = [phantom_schedule(0, index, (3, 6), (120, 720)) for index in range(1000)]
+    is_two = [len(days) == 2 for days in with_two]
+    assert np.mean(is_two) == pytest.approx(0.55, abs=3 * math.sqrt(0.55 * 0.45 / 1000))
+    for two, days, longer in zip(is_two, with_two, without, strict=True):
+        assert days == (longer[:2] if two else longer)
+
+
+# --- kinds ----------------------------------------------------------------------------------------------------------
+
+SHARES: dict[Kind, float] = {"grow": 0.59, "stand_still": 0.27, "shrink": 0.14}
+
+
+def test_tumours_grow_stand_still_or_shrink_in_their_shares() -> None:
+    drawn = [phantom_kind(0, index, SHARES) for index in range(2000)]
+    for kind, share in SHARES.items():
+        assert drawn.count(kind) / 2000 == pytest.approx(share, abs=3 * math.sqrt(share * (1 - share) / 2000))
+    for kind in KINDS:
+        assert {phantom_kind(0, index, {kind: 1.0}) for index in range(50)} == {kind}
+    more_grow = [phantom_kind(0, index, {"grow": 0.8, "stand_still": 0.2}) for index in range(50)]
+    assert all(new == "grow" for new, old in zip(more_grow, drawn, strict=False) if old == "grow")
+
+
+def test_the_kind_is_in_the_capacity_and_nowhere_else() -> None:
+    shares = []
+    for index in range(300):
+        grow, still, shrink = (growth_of(3, index, kind) for kind in KINDS)
+        assert grow == growth_of(3, index)
+        assert grow.first_mm3 == still.first_mm3 == shrink.first_mm3
+        assert grow.rate_per_year == still.rate_per_year == shrink.rate_per_year
+        shares.append(shrink.capacity_mm3 / shrink.first_mm3)
+        assert still.volume_mm3(5.0) == pytest.approx(still.first_mm3, rel=1e-12)
+        assert grow.volume_mm3(5.0) > grow.first_mm3 > shrink.volume_mm3(5.0) > shrink.volume_mm3(50.0)
+    assert 0.3 - 1e-9 <= min(shares) <= max(shares) <= 0.75 + 1e-9
+    assert np.median(shares) == pytest.approx(0.5, rel=0.1)
+
+
+def test_patients_that_grow_are_those_of_a_cohort_in_which_all_do() -> None:
+    mixed = PhantomGrowthSource(num_patients=40).curves
+    growing = PhantomGrowthSource(num_patients=40, shares={"grow": 1.0}).curves
+    same = [mixed[name] == growing[name] for name in mixed]
+    assert same == [phantom_kind(0, index, SHARES) == "grow" for index in range(40)]
+
+
+def test_other_readers_agree_on_large_tumours_and_less_on_small_ones() -> None:
+    """A boundary 0.4 mm (sd) farther out: 3 x 0.4 mm over the radius, for a logarithm."""
+    for volume_ml, sd in ((1.0, 0.193), (10.0, 0.0898), (50.0, 0.0525)):
+        volume_mm3 = 1000.0 * volume_ml
+        errors = [math.log(read_volume_mm3(0, index, 0, volume_mm3) / volume_mm3) for index in range(1500)]
+        assert np.std(errors) == pytest.approx(sd, rel=0.06)
+        assert abs(np.mean(errors)) < 3 * sd / math.sqrt(1500)
+    first, second = (np.array([read_volume_mm3(0, index, visit, 1e4) for index in range(500)]) for visit in (0, 1))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.15, "each visit has an error of its own"
+
+
 # --- visits ---------------------------------------------------------------------------------------------------------
 
 
@@ -122,6 +179,33 @@ def test_tumours_grow_where_their_curves_do() -> None:
         volumes = [realised_mm3(subject) for _, subject in followed(index)]
         assert np.all(np.diff(wanted) > 0)
         assert np.all(np.diff(volumes) > 0), index
+
+
+def test_tumours_shrink_where_their_curves_do() -> None:
+    """Within 15 % of the curve, as those that grow."""
+    for index in range(5):
+        curve = growth_of(0, index, "shrink")
+        wanted = [curve.volume_mm3(year) for year in (0.0, 1.5, 4.0)]
+        visits = [PhantomVisit(number, volume, curve.first_mm3) for number, volume in enumerate(wanted)]
+        volumes = np.array([realised_mm3(phantom_subject(0, index, FINE, visit)) for visit in visits])
+        assert np.all(np.diff(volumes) < 0), index
+        np.testing.assert_allclose(volumes, wanted, rtol=0.15)
+
+
+def test_the_smallest_tumour_does_not_vanish() -> None:
+    """First visit, capacity and what is left of it at the lower ends of their rows; with the default voxel size."""
+    first_mm3 = 0.05 * 35_000.0
+    for index in range(4):
+        subject = phantom_subject(0, index, (6.25, 6.25, 6.25), PhantomVisit(1, 0.3 * first_mm3, first_mm3))
+        assert np.isin(subject.mask, (1, 3)).any()
+
+
+def test_a_tumour_that_stands_still_has_one_mask_and_other_scans() -> None:
+    curve = growth_of(0, 5, "stand_still")
+    visits = [PhantomVisit(number, curve.volume_mm3(1.7 * number), curve.first_mm3) for number in range(2)]
+    first, second = (phantom_subject(0, 5, COARSE, visit) for visit in visits)
+    np.testing.assert_array_equal(first.mask, second.mask)
+    assert not np.array_equal(first.images["t1c"], second.images["t1c"])
 
 
 def test_a_large_tumour_has_room() -> None:
@@ -226,8 +310,12 @@ def test_the_truth_is_written_beside_the_files(cohort: Cohort, cache_folder: Pat
         assert float(row["days"]) == subject.days
         curve = curves[subject.patient_id]
         assert (float(row["a_per_year"]), float(row["capacity_mm3"])) == (curve.rate_per_year, curve.capacity_mm3)
+        assert np.sign(curve.capacity_mm3 - curve.first_mm3) == {"grow": 1, "stand_still": 0, "shrink": -1}[row["kind"]]
         u = np.log(curve.capacity_mm3 / curve.first_mm3) * np.exp(-curve.rate_per_year * float(row["days"]) / 365.25)
         assert float(row["volume_mm3"]) == pytest.approx(curve.capacity_mm3 * np.exp(-u))
+        radius_mm = (float(row["volume_mm3"]) / (4 / 3 * math.pi)) ** (1 / 3)
+        error = abs(math.log(float(row["measured_mm3"]) / float(row["volume_mm3"])))
+        assert 0.0 < error <= 3 * 1.2 / radius_mm, "a boundary moves by up to three times 0.4 mm"
         found = subject.native_features
         assert math.log(float(row["total_voxels_mm3"]) + 1) == pytest.approx(found["vol_total"])
         parts = math.expm1(found["vol_et"] or 0.0) + math.expm1(found["vol_ncr"] or 0.0)
@@ -275,3 +363,10 @@ def test_bounds_in_the_wrong_order_are_refused() -> None:
         PhantomGrowthSource(visits=(5, 3))
     with pytest.raises(UserError, match=r"^data\.interval_days: \[90, 30\] is not allowed"):
         PhantomGrowthSource(interval_days=(90, 30))
+
+
+@pytest.mark.parametrize("shares", [{"grow": 0.9, "stand_still": 0.27, "shrink": 0.14}, {"grow": 0.5}, {}])
+def test_shares_that_do_not_sum_to_one_are_refused(shares: dict[Kind, float]) -> None:
+    told = rf"^data\.shares: a sum of {sum(shares.values()):g} is not allowed; give shares of 0 to 1 that sum to 1$"
+    with pytest.raises(UserError, match=told):
+        PhantomGrowthSource(shares=shares)

@@ -275,7 +275,7 @@ def test_a_column_that_stands_twice_is_told(tmp_path: Path, ending: str, twice: 
     (pyarrow.csv.write_csv if ending == "csv" else pyarrow.parquet.write_table)(content, path)
     with pytest.raises(UserError) as caught:
         load(source(path, group="hole"))
-    assert str(caught.value) == f"data: '{path}' has 2 columns named '{twice}'; rename all but one"
+    assert str(caught.value) == f"data.path: '{path}' has 2 columns named '{twice}'; rename all but one"
     rest = {"columns": [name for name in ("density", "gamma") if name != twice], "transforms": {}}
     assert len(source(path, **{**rest, "label": None}).table()) == 40
 

@@ -1,0 +1,180 @@
+"""The steps of ``menvae-grow``: from a configuration to forecasts, their scores and a page."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from menvae.configuration import check_folder_name, check_present, check_writable, path_of, plain_values, section_of
+from menvae.console import logs
+from menvae.console.progress import progress_bar
+from menvae.data.digests import digest_of
+from menvae.errors import ExitCode, UserError
+from menvae.files import discard_folder, new_folder, write_text
+from menvae.forecasting.judging import Intervals, Judged, judge, pooled
+from menvae.forecasting.patients import SameDay
+from menvae.forecasting.protocols import Protocol, tasks
+from menvae.forecasting.report import Report, write_report
+from menvae.forecasting.sources import (
+    Part,
+    TableSource,
+    VisitRules,
+    Volumes,
+    volumes_of_masks,
+    volumes_of_runs,
+    volumes_of_table,
+)
+from menvae.growth import GrowthModel
+from menvae.masking import masked
+from menvae.registry import Field, bind, parts_of, validated
+from menvae.runs.finished import CheckpointName
+from menvae.runs.loading import load_named, usable_device
+from menvae.runs.reading import flat
+from menvae.tracking.local import LocalLog
+from menvae.tracking.tracker import TrackerContext, TrackingSettings
+from menvae.tracking.trackers import Trackers
+
+_log = logging.getLogger(__name__)
+
+FORECASTS = "forecasts"
+"""Folder of all forecasts in the output directory."""
+_OF_MACHINE = ("output_dir", "tracking", "num_workers", "device", "overwrite")
+"""Keys that change no result."""
+_SECTIONS = ("growth", "source", "data", "tracking")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastSettings:
+    """Keys of ``menvae-grow`` beside ``growth``, ``source``, ``data`` and ``tracking``.
+
+    Attributes:
+        name: forecasts are called ``<name>_<hash>``.
+        run: runs whose encoders read the volumes; only with ``source=run``.
+        beside: further growth models, with their defaults; ``all``: every one.
+        volume: targets whose volumes are added up.
+        smallest_mm3: volumes below count as this one.
+        same_day: what to do with two visits of a patient on one day.
+        protocol: which visits are known, and which are forecast.
+        hold_out: who is forecast: the test patients of each ``encoder``, or every ``patient``, one at a time.
+        num_folds: so many groups of patients instead of one patient at a time.
+        seed: of the groups.
+        intervals: kinds of intervals.
+        level: how often they should hold.
+        decode: number of next visits that are decoded, with ``source=run``.
+        num_workers: processes that prepare masks; None: one per core.
+        device: of encoders; None: the first GPU, or the CPU if there is none.
+        checkpoint: of encoders.
+        overwrite: whether to compute forecasts that exist.
+        output_dir: contains ``forecasts/``.
+    """
+
+    name: str
+    run: str | tuple[str, ...] | None = None
+    beside: tuple[str, ...] | Literal["all"] = ("last_value",)
+    volume: Annotated[tuple[str, ...], Field(min_length=1)] = ("vol_et", "vol_ncr")
+    smallest_mm3: Annotated[float, Field(gt=0.0)] = 30.0
+    same_day: SameDay = "fail"
+    protocol: Protocol = "last_from_rest"
+    hold_out: Literal["auto", "encoder", "patient"] = "auto"
+    num_folds: Annotated[int, Field(ge=2)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    intervals: Annotated[tuple[Intervals, ...], Field(min_length=1)] = ("normal", "jackknife_plus")
+    level: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    decode: Annotated[int, Field(ge=0)] = 6
+    num_workers: Annotated[int, Field(ge=1)] | None = None
+    device: str | None = None
+    checkpoint: CheckpointName = "best"
+    overwrite: bool = False
+    output_dir: str = "./outputs"
+
+
+def forecast(composed: DictConfig) -> ExitCode:
+    """Forecast the visits of a cohort by growth models that have not seen the patient, and judge the forecasts.
+
+    Args:
+        composed: composed configuration of ``conf/grow.yaml``.
+
+    Raises:
+        UserError: the configuration, the volumes, a run or a model are invalid.
+    """
+    keys = plain_values(composed, {*_SECTIONS, *ForecastSettings.__dataclass_fields__})
+    check_present(keys, ("growth", "source", "tracking"))
+    settings = validated(ForecastSettings, {key: keys[key] for key in keys if key not in _SECTIONS}, "")
+    check_folder_name("name", settings.name)
+    tracking = validated(TrackingSettings, section_of(keys, "tracking"), "tracking")
+    models = _models(keys["growth"], settings.beside)
+    output_dir = path_of(settings.output_dir, "output_dir").resolve()
+    check_writable(output_dir)
+    logs.configure(None)
+    try:
+        found = _volumes(keys, settings, output_dir)
+        decisive = {key: value for key, value in keys.items() if key not in _OF_MACHINE}
+        digest = digest_of([decisive, [volumes.digest for volumes in found]])
+        folder = output_dir / FORECASTS / f"{settings.name}_{digest[:10]}"
+        if settings.overwrite or not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            report = judged_report(models, found, settings)
+            with new_folder(folder) as unfinished:
+                write_text(unfinished / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(masked(keys))))
+                write_report(report, unfinished)
+                LocalLog(unfinished).append(1, report.metrics, {})
+                discard_folder(folder)
+        _track(keys, tracking, output_dir, folder)
+        logs.show((folder / "scores.txt").read_text(encoding="utf-8"))
+        _log.info("page: %s", folder / "index.html")
+    finally:
+        logs.release()
+    return ExitCode.DONE
+
+
+def _models(config: Mapping[str, Any], beside: Sequence[str] | Literal["all"]) -> dict[str, GrowthModel]:
+    """Return the models by name, the one of ``growth`` first; the others have their defaults."""
+    first = bind("growth", config, "growth")
+    names = [part.name for part in parts_of("growth")] if beside == "all" else beside
+    models: dict[str, GrowthModel] = {first.part.name: first()}
+    for number, name in enumerate(names):
+        if name not in models:
+            models[name] = bind("growth", {"name": name}, f"beside[{number}]")()
+    return models
+
+
+def _volumes(keys: Mapping[str, Any], settings: ForecastSettings, output_dir: Path) -> list[Volumes]:
+    """Return the volumes of the source; with runs, those that they predict, then those of the masks."""
+    rules = VisitRules(settings.volume, settings.smallest_mm3, settings.same_day)
+    source, name = section_of(keys, "source"), section_of(keys, "source").get("name")
+    if name != "run" and settings.hold_out == "encoder":
+        raise UserError("hold_out: 'encoder' needs source=run; measured volumes have no encoder")
+    if name == "table":
+        found = [volumes_of_table(validated(TableSource, source, "source"), rules)]
+    elif name == "measured":
+        data = bind("data", section_of(keys, "data"), "data")
+        found = [volumes_of_masks(data, rules, output_dir / "cache", settings.num_workers)]
+    else:
+        check_present(keys, ("run",))
+        device = usable_device(settings.device)
+        runs = load_named(settings.run, settings.checkpoint, device, str(output_dir), section_of(keys, "tracking"))
+        data = dict(keys.get("data") or {})
+        by_encoder = settings.hold_out == "encoder" or (settings.hold_out == "auto" and not data)
+        found = volumes_of_runs(runs, rules, data, "encoder" if by_encoder else "patient")
+    if settings.num_folds is not None:
+        found = [
+            replace(one, parts=[_grouped(part, settings.num_folds, settings.seed) for part in one.parts]) for one in found
+        ]
+    return found
+
+
+def _grouped(part: Part, num_folds: int, seed: int) -> Part:
+    """Return a part whose patients are held out in groups, at random."""
+    num = len(part.patients)
+    if part.folds is not None:
+        raise UserError("num_folds: not allowed with hold_out=encoder, where the test patients of each run are held out")
+    if num_folds > num:
+        raise UserError(f"num_folds: {num_folds} is not allowed; there are {num} patients")
+    order = np.random.default_rng(seed).permutation(num)
+    return replace(part, folds=[sorted(order[first::num_folds].tolist()) for first in range(num_folds)])

@@ -1,0 +1,212 @@
+"""Flow of a tumour's state in time: Gompertz growth in closed form plus a small network, and two solvers of it.
+
+A state is a log volume u and latents z, [1 + Z] together. Every sample of a batch has a start and a length of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from menvae.errors import UserError
+from menvae.growth.gaussian import TYPICAL_SIZE
+
+LONG_YEARS = 5.0
+"""Unit in which the network sees time."""
+_SMALL = 1e-6
+"""Decay in a step below which the growth of a step is a series."""
+
+
+class Network(NamedTuple):
+    """Hidden layer of the networks: features tanh(inputs @ hidden + bias) of log volume, latents and time.
+
+    Attributes:
+        hidden: [2 + Z, H].
+        bias: [H].
+    """
+
+    hidden: Tensor
+    bias: Tensor
+
+    @classmethod
+    def drawn(cls, num_latents: int, width: int, seed: int) -> Network:
+        """Draw a layer whose sums have about unit variance, where inputs have."""
+        generator = np.random.default_rng(seed)
+        hidden = generator.normal(size=(2 + num_latents, width)) / np.sqrt(2 + num_latents)
+        return cls(torch.from_numpy(hidden), torch.from_numpy(generator.normal(size=width)))
+
+    def features(self, state: Tensor, years: Tensor) -> Tensor:
+        """State [B, 1 + Z], years since the first visit [B] -> [B, H]."""
+        of_volume, of_latents, of_time = self.hidden[:1], self.hidden[1:-1], self.hidden[-1:]
+        sums = torch.addmm(self.bias, state[:, 1:], of_latents)
+        return (sums + (state[:, :1] - TYPICAL_SIZE) * of_volume + years.unsqueeze(-1) / LONG_YEARS * of_time).tanh()
+
+
+@dataclass(frozen=True)
+class Flow:
+    """du/dt = drift - decay u + features . of_volume, dz/dt = features @ of_latents.
+
+    Gompertz growth with a rate a and a capacity K has a decay of a and a drift of a ln K.
+
+    Attributes:
+        network: of the features.
+        decay: per year [B].
+        drift: per year [B].
+        of_volume: weights [B, H].
+        of_latents: weights [H, Z] or [B, H, Z].
+    """
+
+    network: Network
+    decay: Tensor
+    drift: Tensor
+    of_volume: Tensor
+    of_latents: Tensor
+
+    def rest(self, state: Tensor, years: Tensor) -> Tensor:
+        """Return what the networks add to the derivative of a state [B, 1 + Z]."""
+        features = self.network.features(state, years)
+        of_volume = (features * self.of_volume).sum(dim=-1, keepdim=True)
+        if self.of_latents.ndim == 2:
+            return torch.cat([of_volume, features @ self.of_latents], dim=-1)
+        return torch.cat([of_volume, torch.einsum("bh,bhz->bz", features, self.of_latents)], dim=-1)
+
+    def derivative(self, state: Tensor, years: Tensor) -> Tensor:
+        """Return the derivative of a state [B, 1 + Z] by years."""
+        gompertz = (self.drift - self.decay * state[:, 0]).unsqueeze(-1)
+        return self.rest(state, years) + torch.nn.functional.pad(gompertz, (0, state.shape[-1] - 1))
+
+    def gompertz(self, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the factor and the summand of log volumes in ``length`` years without networks, [B] each."""
+        decayed = self.decay * length
+        small = decayed.abs() < _SMALL
+        safe = torch.where(small, torch.ones_like(decayed), decayed)
+        mean = torch.where(small, 1.0 - 0.5 * decayed, -torch.expm1(-safe) / safe)
+        return (-decayed).exp(), self.drift * length * mean
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """Tensors that gradients may be wanted of."""
+        return (self.decay, self.drift, self.of_volume, self.of_latents, *self.network)
+
+
+Solver = Callable[[Flow, Tensor, Tensor, Tensor], Tensor]
+"""Flow, states [B, 1 + Z], years of their start [B], lengths in years, of any sign [B] -> states after them."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Strang splitting: half a step of Gompertz in closed form, a midpoint step of the networks, half one of Gompertz.
+
+    It is exact without networks, and of second order with them.
+
+    Attributes:
+        steps: of each sample, over its own length.
+
+    Source: Strang 1968, SIAM J Numer Anal 5:506.
+    """
+
+    steps: int
+
+    def __call__(self, flow: Flow, state: Tensor, start: Tensor, length: Tensor) -> Tensor:
+        """Return the states [B, 1 + Z] after ``length`` years."""
+        step = length / self.steps
+        half, whole = flow.gompertz(0.5 * step), flow.gompertz(step)
+        wide = step.unsqueeze(-1)
+        state = _grown(state, half)
+        for number in range(self.steps):
+            years = start + number * step
+            middle = state + 0.5 * wide * flow.rest(state, years)
+            state = state + wide * flow.rest(middle, years + 0.5 * step)
+            state = _grown(state, half if number == self.steps - 1 else whole)
+        return state
+
+
+def _grown(state: Tensor, gompertz: tuple[Tensor, Tensor]) -> Tensor:
+    factor, summand = gompertz
+    return torch.cat([(state[:, 0] * factor + summand).unsqueeze(-1), state[:, 1:]], dim=-1)
+
+
+@dataclass(frozen=True)
+class Dopri5:
+    """Dormand & Prince of torchdiffeq; each sample's time runs from 0 to 1, so that one grid serves them all.
+
+    Attributes:
+        tolerance: relative and absolute.
+        adjoint: whether gradients are integrated backwards instead of remembered.
+    """
+
+    tolerance: float
+    adjoint: bool = False
+
+    def __call__(self, flow: Flow, state: Tensor, start: Tensor, length: Tensor) -> Tensor:
+        """Return the states [B, 1 + Z] after ``length`` years."""
+        torchdiffeq = _torchdiffeq()
+        wide = length.unsqueeze(-1)
+
+        def derivative(share: Tensor, at: Tensor) -> Tensor:
+            return wide * flow.derivative(at, start + share * length)
+
+        times = torch.tensor([0.0, 1.0], dtype=state.dtype, device=state.device)
+        keys: dict[str, Any] = {"method": "dopri5", "rtol": self.tolerance, "atol": self.tolerance}
+        if not self.adjoint:
+            return _last(torchdiffeq.odeint(derivative, state, times, **keys))
+        # Without them, odeint_adjoint returns no gradient of tensors that its function has closed over, and no error.
+        wanted = tuple(tensor for tensor in flow.parameters if tensor.requires_grad)
+        return _last(torchdiffeq.odeint_adjoint(derivative, state, times, adjoint_params=wanted, **keys))
+
+
+def _last(states: Tensor) -> Tensor:
+    return states[-1]
+
+
+def _torchdiffeq() -> Any:
+    try:
+        import torchdiffeq
+    except ImportError as error:
+        raise UserError(
+            f"growth.solver=dopri5 needs torchdiffeq, which cannot be imported ({error}): pip install 'menvae[growth]'"
+        ) from error
+    return torchdiffeq
+
+
+def solver_of(name: str, *, steps: int, tolerance: float, adjoint: bool) -> Solver:
+    """Return a solver by its name.
+
+    Raises:
+        UserError: torchdiffeq is missing, or ``adjoint`` is wanted of the split step.
+    """
+    if name == "split":
+        if adjoint:
+            raise UserError("growth.adjoint=true needs growth.solver=dopri5; the split step remembers its few steps")
+        return Split(steps)
+    _torchdiffeq()
+    return Dopri5(tolerance, adjoint)
+
+
+def sensitivities(
+    network: Network, solver: Solver, state: Tensor, times: tuple[Tensor, Tensor], gompertz: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Differentiate the ends of flows by the weights of the networks, where all of these are 0.
+
+    Args:
+        network: of the features.
+        solver: that is differentiated.
+        state: at the start [B, 1 + Z].
+        times: years of the start, and lengths [B] each.
+        gompertz: decay and drift [B] each.
+
+    Returns:
+        Derivative of the log volume by the weights of the volume, and of any latent by its own weights [B, H] each.
+    """
+    num, width = len(state), len(network.bias)
+    of_volume = state.new_zeros(num, width).requires_grad_()
+    of_latents = state.new_zeros(num, width, state.shape[-1] - 1).requires_grad_()
+    end = solver(Flow(network, *gompertz, of_volume, of_latents), state, *times)
+    # Where weights are 0, no latent depends on those of the volume, nor the volume on those of the latents.
+    by_volume, by_latents = torch.autograd.grad(end[:, :2].sum(), (of_volume, of_latents))
+    return by_volume, by_latents[..., 0]

@@ -1,0 +1,5 @@
+from menvae.conformance.growth import GrowthConformance
+
+
+class TestGrowth(GrowthConformance):
+    pass
