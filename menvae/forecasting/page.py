@@ -16,7 +16,6 @@ from menvae.forecasting.judging import Judged
 from menvae.forecasting.pictures import (
     COURSES,
     FAN_WORDS,
-    GREW,
     Fan,
     Reliability,
     course,
@@ -26,21 +25,23 @@ from menvae.forecasting.pictures import (
     draw_fans,
     draw_forecasts,
     fan_of,
-    millilitres,
+    interval_words,
+    kind_of,
     num_patients,
 )
+from menvae.forecasting.scores import RATIO
 from menvae.growth import FittedGrowth, Visits
 from menvae.presentation.figures import save_figure
 from menvae.presentation.page import Album, Picture, render
 from menvae.presentation.sortable import Cell, Column, Table, number_cell, sorting_script
 from menvae.presentation.text import counted, significant, with_interval
+from menvae.statistics.discoveries import FALSE_DISCOVERY_RATE
 from menvae.statistics.estimate import Estimate
 
 MOST_FANS: Final = 24
 """Patients whose forecast is drawn in their section, those with the largest errors."""
 MOST_PANELS: Final = 12
 """Patients of the overview, evenly from the smallest error to the largest."""
-FALSE_DISCOVERY_RATE: Final = 0.05
 _NOTHING: Final = "\N{EN DASH}"
 _MINUS: Final = "\N{MINUS SIGN}"
 
@@ -196,21 +197,22 @@ def _content(report: Report, without: Without, gallery: _Gallery) -> dict[str, A
         "notes": report.notes,
         "summary": [*_facts(report), *report.facts],
         "models": _models(report),
+        "false_discovery_rate": FALSE_DISCOVERY_RATE,
         "shown": report.shown,
         "courses": gallery.embed(
             draw_courses(report.patients),
             "Tumour volume over time, one line per patient",
-            f"Coloured by the volume of the last visit: more than {GREW:g} times that of the first, less than "
-            f"1/{GREW:g} of it, or between. Patients with short follow-up change less.",
+            f"Coloured by the volume of the last visit: more than {RATIO:g} times that of the first, less than "
+            f"1/{RATIO:g} of it, or between. Patients with short follow-up change less.",
         ),
         "forecasts": gallery.embed(
-            draw_forecasts(judged, report.shown, report.level),
+            draw_forecasts(judged, report.shown),
             "Forecasts with their intervals beside measured volumes",
             "Left: on the line, forecast and measurement agree. Right: measured volume relative to the forecast, from "
             "what was forecast too large to what was forecast too small; the interval of each forecast beside it.",
         ),
         "calibration": gallery.embed(
-            draw_calibration(report.judged, report.shown, report.level, report.events),
+            draw_calibration(report.judged, report.shown, report.events),
             "Coverage by level, where measurements lie in their forecasts, and reliability of probabilities",
             "Coverage below the diagonal: intervals are too narrow. Where measurements lie: level if forecasts are "
             "calibrated, high at both ends if they are too sure, tilted if they are too small or too large. Numbers "
@@ -281,30 +283,29 @@ def _facts(report: Report) -> list[tuple[str, str]]:
 
 
 def _models(report: Report) -> Table:
-    columns = [Column("model", is_number=False)]
-    for score in report.scores:
-        first = "ascending" if score.ideal == 0.0 else "descending"
-        wanted = "" if score.ideal == 0.0 else f"ideal {score.ideal:g}"
-        columns.append(Column(score.name, first=first, wanted=wanted, title=score.meaning))
-    columns += [
+    """Make the table of models; differences stand beside the first score."""
+    columns = [_score_column(score) for score in report.scores]
+    columns[1:1] = [
         Column(f"difference to\n{versus.model}", wanted=f"in {versus.score}", title="negative: better")
         for versus in report.versus
     ]
     best = {score.name: min(report.distance(model, score) for model in report.judged) for score in report.scores}
     rows = []
     for model in report.models:
-        cells = [Cell(model, model, "")]
+        cells = []
         for score in report.scores:
             distance = report.distance(model, score)
             is_best = len(report.judged) > 1 and distance == best[score.name] < float("inf")
             cells.append(_estimate_cell(report.values.get(model, {}).get(score.name), "best" if is_best else ""))
-        cells += [_difference_cell(model, versus) for versus in report.versus]
-        rows.append(cells)
-    caption = (
-        "Each value with its 95 % interval over patients. Star: nearest to the ideal. Differences are paired over "
-        f"patients; green or red: their interval excludes 0 at a false discovery rate of {FALSE_DISCOVERY_RATE:g}."
-    )
-    return Table("models-table", columns, rows, caption)
+        cells[1:1] = [_difference_cell(model, versus) for versus in report.versus]
+        rows.append([Cell(model, model, ""), *cells])
+    return Table("models-table", [Column("model", is_number=False), *columns], rows)
+
+
+def _score_column(score: Score) -> Column:
+    if score.ideal == 0.0:
+        return Column(score.name, title=score.meaning)
+    return Column(score.name, first="descending", wanted=f"ideal {score.ideal:g}", title=score.meaning)
 
 
 def _estimate_words(estimate: Estimate) -> str:
@@ -426,12 +427,13 @@ def _row_of_patient(report: Report, model: str, place: int) -> list[Cell]:
 
 def _forecast_cells(judged: Judged, place: int) -> list[Cell]:
     """Return measured volume, forecast, interval and error."""
-    low, high, truth = (float(column[place]) for column in (judged.low, judged.high, judged.truth))
+    ends = judged.intervals[kind_of(judged)]
+    low, high, truth = (float(column[place]) for column in (*ends, judged.truth))
     mean, error = float(judged.mean[place]), _error_percent(judged, place)
     width = repr(high - low) if np.isfinite(high - low) else "Infinity"
     return [
-        number_cell(float(millilitres(truth))),
-        number_cell(float(millilitres(mean))),
+        number_cell(_volume_ml(truth)),
+        number_cell(_volume_ml(mean)),
         Cell(f"{_ml(low)} to {_ml(high)}", width, "number" if low <= truth <= high else "number missed"),
         number_cell(error, _percent(judged, place)),
     ]
@@ -460,11 +462,15 @@ def _forecast_table(report: Report) -> Table:
                     Cell(name, name, "name", link=f"#patient-{number}"),
                     Cell(str(known), str(known)),
                     number_cell(float(judged.years[place]), f"{judged.years[place]:.2f}"),
-                    number_cell(float(millilitres(judged.last[place]))),
+                    number_cell(_volume_ml(float(judged.last[place]))),
                     *_forecast_cells(judged, place),
                 ]
             )
     return Table("forecasts-table", columns, rows)
+
+
+def _volume_ml(log_volume: float) -> float:
+    return float(np.exp(log_volume)) / 1000.0
 
 
 def _ml(log_volume: float) -> str:
@@ -473,7 +479,7 @@ def _ml(log_volume: float) -> str:
     >>> _ml(9.21034), _ml(float("inf")), _ml(float("-inf"))
     ('10.0', '\u221e', '0')
     """
-    volume = float(millilitres(log_volume))
+    volume = _volume_ml(log_volume)
     return "\N{INFINITY}" if volume == float("inf") else significant(volume) if volume else "0"
 
 
@@ -492,7 +498,7 @@ def _reading(report: Report) -> list[tuple[str, str]]:
         *((score.name, score.meaning) for score in report.scores),
         ("Held out", "The population was estimated without the patient; of the patient, earlier visits are known."),
         ("Forecast", "Median of the predictive distribution of the volume as it would be measured."),
-        (f"{level} interval", f"Should hold the measured volume of {level} of the patients."),
+        (interval_words(report.judged[report.shown]), f"Should hold the measured volumes of {level} of the patients."),
         ("Error", "Forecast volume relative to the measured one: +100 % is twice as large."),
         ("q", "Smallest false discovery rate, over all models, at which a difference counts as one."),
     ]

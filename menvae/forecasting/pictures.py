@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,8 +15,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from menvae.forecasting.judging import Judged
+from menvae.forecasting.judging import INTERVAL_NAMES, Intervals, Judged
 from menvae.forecasting.protocols import Task
+from menvae.forecasting.scores import RATIO
 from menvae.growth import FittedGrowth, Floats, Visits
 from menvae.growth.visits import DAYS_PER_YEAR
 from menvae.pictures.drawing.calibration import binomial_quantile, observed_coverage
@@ -36,8 +37,6 @@ from menvae.presentation.text import counted
 
 Bools = NDArray[np.bool_]
 
-GREW: Final = 1.4
-"""A tumour grew if its last volume is larger than this times its first, and shrank if the inverse is true."""
 LEVELS: Final = (0.95, 0.8, 0.5)
 """Of the bands of a fan, from behind."""
 BAND_ALPHA: Final = 0.2
@@ -105,15 +104,17 @@ def draw_courses(patients: Sequence[Visits]) -> Figure:
 
 
 COURSES: Final = {
-    f"grew by more than {100 * (GREW - 1):.0f} %": _GREW_COLOUR,
+    f"grew by more than {100 * (RATIO - 1):.0f} %": _GREW_COLOUR,
     "changed less": "#8a949e",
-    f"shrank by more than {100 * (1 - 1 / GREW):.0f} %": _SHRANK_COLOUR,
+    f"shrank by more than {100 * (1 - 1 / RATIO):.0f} %": _SHRANK_COLOUR,
     "one visit": INK,
 }
 
 
 def course(visits: Visits) -> str:
     """Say in words what became of a tumour between the first and the last visit.
+
+    It grew if its last volume is more than 1.4 times the first, and shrank if the inverse is true.
 
     >>> rising = Visits("a", np.array([0.0, 400.0]), np.log([1000.0, 1500.0]), np.zeros(2))
     >>> course(rising), course(rising[:1])
@@ -123,7 +124,7 @@ def course(visits: Visits) -> str:
     change = visits.log_volume[-1] - visits.log_volume[0]
     if len(visits) == 1:
         return single
-    return grew if change > math.log(GREW) else shrank if change < -math.log(GREW) else less
+    return grew if change > math.log(RATIO) else shrank if change < -math.log(RATIO) else less
 
 
 # --- fans -------------------------------------------------------------------------------------------------------------
@@ -237,22 +238,21 @@ def _ends(fan: Fan, level: float) -> tuple[Floats, Floats]:
 # --- forecasts beside measurements ------------------------------------------------------------------------------------
 
 
-def draw_forecasts(judged: Judged, model: str, level: float) -> Figure:
+def draw_forecasts(judged: Judged, model: str) -> Figure:
     """Draw every forecast with its interval against what was measured, and all of them in the order of their errors.
 
     Args:
-        judged: at least one forecast.
+        judged: at least one forecast; of several kinds of intervals, the first is drawn.
         model: name of the model that forecasts.
-        level: of the intervals.
     """
     layout = Layout(panel=(3.7, 3.2), gap=(0.85, 0.5), left=0.75, right=0.25, top=0.95, bottom=0.6)
     num = len(judged.tasks)
-    note = f"{counted(num, 'forecast')}, bars: {100 * level:g} % intervals; bars that reach the border go on"
+    note = f"{counted(num, 'forecast')}, bars: {interval_words(judged)}; bars that reach the border go on"
     title = f"Forecasts of {model} beside measured volumes"
     figure, (against, ordered) = panel_grid(2, 2, layout, title, note)
     style_axes(against, xlabel="measured volume in mL", ylabel="forecast volume in mL")
     style_axes(ordered, xlabel="forecasts, in the order of their errors", ylabel="measured / forecast volume")
-    inside = (judged.low <= judged.truth) & (judged.truth <= judged.high)
+    inside = judged.covered(kind_of(judged))
     _against(against, judged, inside)
     _ordered(ordered, judged, inside)
     for words, colour, count in (("inside", INSIDE, inside.sum()), ("outside", OUTSIDE, num - inside.sum())):
@@ -263,8 +263,9 @@ def draw_forecasts(judged: Judged, model: str, level: float) -> Figure:
 
 def _against(axes: Axes, judged: Judged, inside: Bools) -> None:
     """Draw forecasts with their intervals over measured volumes."""
-    low, high = _limits(np.concatenate([judged.truth, judged.mean]), [judged.low, judged.high])
-    bars = [millilitres(np.clip(end, low, high)) for end in (judged.low, judged.high)]
+    ends = judged.intervals[kind_of(judged)]
+    low, high = _limits(np.concatenate([judged.truth, judged.mean]), ends)
+    bars = [millilitres(np.clip(end, low, high)) for end in ends]
     _dots_with_bars(axes, millilitres(judged.truth), millilitres(judged.mean), bars, inside)
     _volume_axis(axes, low, high, most=6)
     low, high = _limits(judged.truth, [judged.truth])
@@ -277,7 +278,7 @@ def _ordered(axes: Axes, judged: Judged, inside: Bools) -> None:
     """Draw measured volumes relative to their forecasts, in their order, with the intervals."""
     error = judged.truth - judged.mean
     order = np.argsort(error)
-    ends = [(end - judged.mean)[order] for end in (judged.low, judged.high)]
+    ends = [(end - judged.mean)[order] for end in judged.intervals[kind_of(judged)]]
     low, high = _limits(np.append(error, 0.0), ends)
     bars = [np.exp(np.clip(end, low, high)) for end in ends]
     _dots_with_bars(axes, np.arange(1.0, len(order) + 1), np.exp(error[order]), bars, inside[order])
@@ -321,7 +322,6 @@ class Reliability:
 def draw_calibration(
     judged: Mapping[str, Judged],
     shown: str,
-    level: float,
     events: Mapping[str, Sequence[Reliability]],
 ) -> Figure:
     """Draw coverage by level, the ranks of measurements in their forecasts, and the reliability of events.
@@ -329,7 +329,6 @@ def draw_calibration(
     Args:
         judged: model -> forecasts, at least one.
         shown: the model in front; only its ranks are drawn.
-        level: of the intervals.
         events: words such as "growth by 40 % in 1 year" -> forecasts by ``shown`` in groups of about one probability.
     """
     num = 2 + len(events)
@@ -342,11 +341,11 @@ def draw_calibration(
         top=0.98,
         bottom=0.6,
     )
-    note = f"Bands and bars: 95 % by chance, over patients; diamond: the {100 * level:g} % intervals of this page"
+    note = f"Bands and bars: 95 % by chance, over patients; diamond: {interval_words(judged[shown])}"
     figure, (coverage, ranks, *others) = panel_grid(num, columns, layout, f"Calibration of {shown}", note)
     style_axes(coverage, "Coverage of intervals", "nominal", "observed")
     style_axes(ranks, "Where measurements lie", "predicted probability below", "forecasts")
-    _coverage_panel(coverage, judged, shown, level)
+    _coverage_panel(coverage, judged, shown)
     _rank_panel(ranks, judged[shown])
     for (words, groups), axes in zip(events.items(), others, strict=True):
         style_axes(axes, words, "predicted probability", "observed share")
@@ -354,7 +353,7 @@ def draw_calibration(
     return figure
 
 
-def _coverage_panel(axes: Axes, judged: Mapping[str, Judged], shown: str, level: float) -> None:
+def _coverage_panel(axes: Axes, judged: Mapping[str, Judged], shown: str) -> None:
     nominal = np.linspace(0.0, 1.0, 101)
     num = num_patients(judged[shown])
     low, high = (binomial_quantile(end, num, nominal) / num for end in (0.025, 0.975))
@@ -365,8 +364,8 @@ def _coverage_panel(axes: Axes, judged: Mapping[str, Judged], shown: str, level:
         colour, width, order = (COLOURS[0], 1.8, 3) if is_shown else (MUTED, 0.7, 2)
         axes.plot(nominal, observed_coverage(_standardised(one), nominal), color=colour, linewidth=width, zorder=order)
     one = judged[shown]
-    inside = float(np.mean((one.low <= one.truth) & (one.truth <= one.high)))
-    axes.plot(level, inside, "D", color=MEASURED, markeredgecolor="white", markersize=6, zorder=4, clip_on=False)
+    inside = float(np.mean(one.covered(kind_of(one))))
+    axes.plot(one.level, inside, "D", color=MEASURED, markeredgecolor="white", markersize=6, zorder=4, clip_on=False)
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
     for height, words, colour in ((0.97, shown, text_colour(COLOURS[0])), (0.89, "other models", MUTED)):
         if words == shown or len(judged) > 1:
@@ -399,7 +398,7 @@ def _event_panel(axes: Axes, groups: Sequence[Reliability]) -> None:
         axes.annotate(
             str(one.num),
             (one.predicted, one.observed),
-            (5, 3),
+            (5, 3 if one.observed < 0.9 else -10),
             textcoords="offset points",
             size=7.5,
             color=INK,
@@ -410,7 +409,17 @@ def _event_panel(axes: Axes, groups: Sequence[Reliability]) -> None:
 
 def num_patients(judged: Judged) -> int:
     """Return the number of patients with a forecast."""
-    return len({task.patient for task in judged.tasks})
+    return len(np.unique(judged.patients))
+
+
+def kind_of(judged: Judged) -> Intervals:
+    """Return the first kind of intervals, the one that pictures show."""
+    return next(iter(judged.intervals))
+
+
+def interval_words(judged: Judged) -> str:
+    """Return the intervals that pictures show in words, such as "95 % intervals (normal)"."""
+    return f"{100 * judged.level:g} % intervals ({INTERVAL_NAMES[kind_of(judged)]})"
 
 
 def _standardised(judged: Judged) -> Floats:
@@ -422,7 +431,8 @@ def _standardised(judged: Judged) -> Floats:
 
 def millilitres(log_volume: Floats) -> Floats:
     """Return volumes in mL from ln mm^3."""
-    return np.exp(log_volume) / 1000.0
+    volume: Floats = np.exp(log_volume) / 1000.0
+    return volume
 
 
 def round_volumes(low: float, high: float, most: int) -> list[float]:
@@ -440,7 +450,9 @@ def round_volumes(low: float, high: float, most: int) -> list[float]:
     return [float(f"{value:.6g}") for value in np.geomspace(low, high, _FEWEST_TICKS + 2)[1:-1]]
 
 
-def _volume_axis(axes: Axes, low: float, high: float, *, most: int, along: str = "y", unit: float = 1000.0) -> None:
+def _volume_axis(
+    axes: Axes, low: float, high: float, *, most: int, along: Literal["x", "y"] = "y", unit: float = 1000.0
+) -> None:
     """Make an axis logarithmic, from one log volume to another in a unit of so many mm^3, with round numbers."""
     low, high = math.exp(low) / unit, math.exp(high) / unit
     axis = axes.yaxis if along == "y" else axes.xaxis

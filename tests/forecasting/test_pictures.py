@@ -13,7 +13,7 @@ from matplotlib.collections import FillBetweenPolyCollection, LineCollection
 from matplotlib.colors import to_hex
 from scipy import stats
 
-from menvae.forecasting.judging import Judged
+from menvae.forecasting.judging import Ends, Judged
 from menvae.forecasting.pictures import (
     BAND_ALPHA,
     COURSES,
@@ -56,7 +56,8 @@ def judged(truth: list[float], mean: list[float], half: list[float], *, tasks: l
     tasks = tasks or [Task(number, 1, 1) for number in range(len(truth))]
     sd = np.where(np.isfinite(of_half), of_half, 1.0) / 1.96
     years = np.ones(len(truth))
-    return Judged(tasks, of_truth, of_truth, years, of_mean, sd, of_mean - of_half, of_mean + of_half)
+    ends = Ends(of_mean - of_half, of_mean + of_half)
+    return Judged(tasks, of_truth, of_truth, years, of_mean, sd, 0.95, {"jackknife_plus": ends}, len(truth), {})
 
 
 def lines(axes: Axes) -> list[list[list[float]]]:
@@ -193,10 +194,10 @@ def test_an_axis_does_not_follow_a_band_without_end() -> None:
 
 def test_forecasts_beside_measurements(tmp_path: Path) -> None:
     found = judged([10.0, 20.0, 5.5], [12.0, 10.0, 6.0], [2.0, 1.5, 1.5])
-    figure = draw_forecasts(found, "lme", 0.95)
+    figure = draw_forecasts(found, "lme")
     assert words(figure) == [
         "Forecasts of lme beside measured volumes",
-        "3 forecasts, bars: 95 % intervals; bars that reach the border go on",
+        "3 forecasts, bars: 95 % intervals (jackknife+); bars that reach the border go on",
     ]
     against, ordered = figure.axes
     (cloud,) = dots(against)
@@ -225,7 +226,7 @@ def test_forecasts_beside_measurements(tmp_path: Path) -> None:
 
 
 def test_intervals_without_end_reach_the_border() -> None:
-    figure = draw_forecasts(judged([10.0, 20.0], [12.0, 10.0], [np.inf, np.inf]), "lme", 0.95)
+    figure = draw_forecasts(judged([10.0, 20.0], [12.0, 10.0], [np.inf, np.inf]), "lme")
     for axes in figure.axes:
         (bars,) = [one for one in axes.collections if isinstance(one, LineCollection)]
         for _, ends in np.asarray(bars.get_segments()).transpose(0, 2, 1):
@@ -242,12 +243,12 @@ def calibrated(num: int) -> Judged:
     z = stats.norm.ppf((np.arange(num) + 0.5) / num)
     ones = np.ones(num)
     tasks = [Task(number, 1, 1) for number in range(num)]
-    return Judged(tasks, z, ones, ones, np.zeros(num), ones, -1.96 * ones, 1.96 * ones)
+    return Judged(tasks, z, ones, ones, 0.0 * ones, ones, 0.95, {"normal": Ends(-1.96 * ones, 1.96 * ones)}, num, {})
 
 
 def test_calibrated_forecasts_lie_on_the_diagonal(tmp_path: Path) -> None:
     events = {"Growth": [Reliability(0.2, 0.1, 0.0, 0.4, 7), Reliability(0.8, 0.9, 0.5, 1.0, 3)], "Never": []}
-    figure = draw_calibration({"lme": calibrated(200), "other": calibrated(50)}, "lme", 0.95, events)
+    figure = draw_calibration({"lme": calibrated(200), "other": calibrated(50)}, "lme", events)
     coverage, ranks, growth, never = panels(figure).values()
     shown = next(line for line in coverage.lines if line.get_color() == COLOURS[0])
     np.testing.assert_allclose(points(shown)[:, 1], points(shown)[:, 0], atol=0.006)
@@ -269,7 +270,7 @@ def test_forecasts_of_one_patient_count_as_one() -> None:
     """Chance bands of coverage are those of two patients, not of six forecasts."""
     tasks = [Task(number // 3, 1, 1 + number % 3) for number in range(6)]
     found = judged([1.0] * 6, [1.0, 1.1, 1.2] * 2, [1.5] * 6, tasks=tasks)
-    figure = draw_calibration({"lme": found}, "lme", 0.9, {})
+    figure = draw_calibration({"lme": found}, "lme", {})
     coverage, ranks = panels(figure).values()
     (band,) = [one for one in coverage.collections if isinstance(one, FillBetweenPolyCollection)]
     assert set(band.get_paths()[0].vertices[:, 1].tolist()) == {0.0, 0.5, 1.0}
