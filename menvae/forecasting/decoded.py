@@ -91,6 +91,8 @@ class NextVisit:
         dice_of_last: of the tumour of the last visit and the true one.
         ssim: of the decoded and the true images, mean over modalities.
         round_trip: error of the log volume that the head reads from the decoded state.
+        modality: name of the first modality.
+        spacing_mm: voxel size along D, H, W.
     """
 
     patient: str
@@ -103,6 +105,8 @@ class NextVisit:
     dice_of_last: float | None
     ssim: float
     round_trip: float
+    modality: str
+    spacing_mm: tuple[float, float, float]
 
 
 def decode_next_visits(
@@ -199,19 +203,24 @@ def _compared(
     true, true_mask = found[encoded.subject(visits, task.target)]
     masks = {"last": last_mask, "true": true_mask, "drawn": drawn.labels}
     tumours = {name: None if mask is None else (mask > 0).cpu().numpy() for name, mask in masks.items()}
+    images = [image[0].cpu().numpy() for image in (last, true, drawn.image)]
     return NextVisit(
-        visits.patient,
-        float(visits.years[task.target] - visits.years[task.num_seen - 1]),
-        *(image[0].cpu().numpy() for image in (last, true, drawn.image)),
-        tumours,
-        _dice(tumours["drawn"], tumours["true"]),
-        _dice(tumours["last"], tumours["true"]),
-        float(ssim(true[None], drawn.image[None]).mean()),
-        drawn.round_trip,
+        patient=visits.patient,
+        years=float(visits.years[task.target] - visits.years[task.num_seen - 1]),
+        last=images[0],
+        true=images[1],
+        drawn=images[2],
+        masks=tumours,
+        dice=_dice(tumours["drawn"], tumours["true"]),
+        dice_of_last=_dice(tumours["last"], tumours["true"]),
+        ssim=float(ssim(true[None], drawn.image[None]).mean()),
+        round_trip=drawn.round_trip,
+        modality=encoded.modality,
+        spacing_mm=encoded.spacing_mm,
     )
 
 
 def _dice(one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None) -> float | None:
     if one is None or other is None:
         return None
-    return float(2.0 * np.sum(one & other) / max(1, np.sum(one) + np.sum(other)))
+    return 2.0 * int(np.sum(one & other)) / max(1, int(np.sum(one)) + int(np.sum(other)))

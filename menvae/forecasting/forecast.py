@@ -183,8 +183,6 @@ def judged_results(models: Mapping[str, GrowthModel], found: Sequence[Volumes], 
     first = found[0]
     shown = _label(next(iter(models)), first, found)
     compared = (_label(name, volumes, found) for volumes in found for name in (BASELINE, ORACLE))
-    encoded = first.parts[0].encoded
-    drawn = {} if encoded is None else {"modality": encoded.modality, "spacing_mm": encoded.spacing_mm}
     return Results(
         patients=_held_out(first),
         judged=judged,
@@ -196,7 +194,6 @@ def judged_results(models: Mapping[str, GrowthModel], found: Sequence[Volumes], 
         notes=left_out,
         facts=[("Volumes", "; ".join(volumes.name for volumes in found)), ("Protocol", PROTOCOLS[settings.protocol])],
         next_visits=_decoded(first, judged[shown], settings),
-        **drawn,
     )
 
 
@@ -247,10 +244,11 @@ def _volumes(keys: Mapping[str, Any], settings: ForecastSettings, output_dir: Pa
     if name == "table":
         found = [volumes_of_table(validated(TableSource, source, "source"), rules)]
     elif name == "measured":
-        data = bind("data", section_of(keys, "data"), "data")
-        found = [volumes_of_masks(data, rules, output_dir / "cache", settings.num_workers)]
+        masks = bind("data", section_of(keys, "data"), "data")
+        found = [volumes_of_masks(masks, rules, output_dir / "cache", settings.num_workers)]
     else:
-        check_present(keys, ("run",))
+        if settings.run is None:
+            raise UserError("run: a value is required with source=run")
         device = usable_device(settings.device)
         runs = load_named(settings.run, settings.checkpoint, device, str(output_dir), section_of(keys, "tracking"))
         data = dict(keys.get("data") or {})
@@ -267,7 +265,9 @@ def _volumes(keys: Mapping[str, Any], settings: ForecastSettings, output_dir: Pa
 def _grouped(part: Part, num_folds: int, seed: int) -> Part:
     """Return a part whose patients are held out in groups."""
     if part.folds is not None:
-        raise UserError("num_folds: not allowed with hold_out=encoder, where the test patients of each run are held out")
+        raise UserError(
+            "num_folds: not allowed with hold_out=encoder, where the test patients of each run are held out"
+        )
     with about("num_folds"):
         return replace(part, folds=patient_folds(part.patients, num_folds, seed))
 

@@ -17,8 +17,8 @@ that, the largest error of each patient would have to count, and intervals of si
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -104,22 +104,25 @@ class Judged:
 
 def pooled(parts: Sequence[Judged]) -> Judged:
     """Join forecasts of the same patients by one model, each of a part of them, such as of one fold of encoders."""
-    columns = ("truth", "last", "years", "mean", "sd")
-    first = parts[0]
-    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
-    tasks_of_all = [task for part in parts for task in part.tasks]
-    order = sorted(
-        range(len(tasks_of_all)), key=lambda number: (tasks_of_all[number].patient, tasks_of_all[number].target)
-    )
-    intervals = {
-        kind: Ends(*(np.concatenate([part.intervals[kind][end] for part in parts])[order] for end in (0, 1)))
-        for kind in first.intervals
-    }
-    return replace(
-        first,
-        tasks=[tasks_of_all[number] for number in order],
-        **{name: values[order] for name, values in joined.items()},
-        intervals=intervals,
+    found = [task for part in parts for task in part.tasks]
+    order = sorted(range(len(found)), key=lambda number: (found[number].patient, found[number].target))
+
+    def joined(columns: Iterable[Floats]) -> Floats:
+        values: Floats = np.concatenate(list(columns))[order]
+        return values
+
+    return Judged(
+        tasks=[found[number] for number in order],
+        truth=joined(part.truth for part in parts),
+        last=joined(part.last for part in parts),
+        years=joined(part.years for part in parts),
+        mean=joined(part.mean for part in parts),
+        sd=joined(part.sd for part in parts),
+        level=parts[0].level,
+        intervals={
+            kind: Ends(*(joined(part.intervals[kind][end] for part in parts) for end in (0, 1)))
+            for kind in parts[0].intervals
+        },
         num_errors=min(part.num_errors for part in parts),
         fits={patient: fit for part in parts for patient, fit in part.fits.items()},
     )

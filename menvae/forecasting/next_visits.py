@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from menvae.forecasting.decoded import NextVisit
 from menvae.pictures.drawing.marks import GREY, display_window
 from menvae.pictures.drawing.sheet import Sheet
-from menvae.presentation.figures import MUTED, new_figure
+from menvae.presentation.figures import INK, MUTED, new_figure
 from menvae.presentation.planes import AXIAL, displayed_slice, slice_index, slice_size_mm
 
 _HEADINGS: Final = ("last known visit", "next visit, true", "next visit, decoded")
@@ -22,23 +22,23 @@ _INCH: Final = 2.1
 _LEFT: Final = 1.9
 
 
-def draw_next_visits(visits: Sequence[NextVisit], modality: str, spacing_mm: tuple[float, float, float]) -> Figure:
+def draw_next_visits(visits: Sequence[NextVisit]) -> Figure:
     """Draw a row a patient: last known visit, true next visit, and the next visit decoded from the forecast.
 
     Every row shows the axial slice in which the true tumour is largest, with the outline of the tumour of each image.
 
     Args:
         visits: what to draw, at least one.
-        modality: name of the modality.
-        spacing_mm: voxel size along D, H, W.
     """
     shape = visits[0].true.shape
-    size = slice_size_mm(AXIAL, shape, spacing_mm)
+    size = slice_size_mm(AXIAL, shape, visits[0].spacing_mm)
     inch = _INCH / size[1]
     gap = 0.06 / inch
     extent = (len(_HEADINGS) * (size[0] + gap), len(visits) * (size[1] + gap))
     box = (_LEFT, 0.15, extent[0] * inch, extent[1] * inch)
-    note = f"{modality}, axial slice of the largest tumour; outlines: tumour; the patient's right is on the left"
+    note = (
+        f"{visits[0].modality}, axial slice of the largest tumour; outlines: tumour; the patient's right is on the left"
+    )
     figure = new_figure(max(box[0] + box[2] + 0.1, 8.0), box[3] + 1.15, "Next visits, decoded", note)
     sheet = Sheet(figure, box, extent)
     for column, heading in enumerate(_HEADINGS):
@@ -55,8 +55,8 @@ def draw_next_visits(visits: Sequence[NextVisit], modality: str, spacing_mm: tup
                 sheet.outline(displayed_slice(mask, AXIAL, index), place, size)
         sheet.letters(AXIAL, (0.0, y), size)
         for line, words in enumerate(_words(visit)):
-            colour = {} if line == 0 else {"colour": MUTED}
-            sheet.text(words, (-0.1 / inch, y + (0.3 + 0.09 * line) * size[1]), "right", "top", 8, **colour)
+            colour = INK if line == 0 else MUTED
+            sheet.text(words, (-0.1 / inch, y + (0.3 + 0.09 * line) * size[1]), "right", "top", 8, colour=colour)
     return figure
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from menvae.errors import UserError
 from menvae.growth import Visits
+from menvae.presentation.text import counted
 
 _log = logging.getLogger(__name__)
 
@@ -52,15 +53,15 @@ def patients_of(
     for number, row in enumerate(rows):
         if not math.isfinite(row.days) or not math.isfinite(row.volume_mm3) or row.volume_mm3 < 0.0:
             raise UserError(
-                f"{place(number)}: patient '{row.patient}' has days {row.days:g} and a volume of {row.volume_mm3:g} mm^3; "
-                "days must be a number, and the volume 0 or more"
+                f"{place(number)}: patient '{row.patient}' has days {row.days:g} and a volume of "
+                f"{row.volume_mm3:g} mm^3; days must be a number, and the volume 0 or more"
             )
     by_patient: dict[str, list[int]] = {}
     for number in sorted(range(len(rows)), key=lambda number: rows[number].days):
         by_patient.setdefault(rows[number].patient, []).append(number)
     small = sum(row.volume_mm3 < smallest_mm3 for row in rows)
     if small:
-        _log.warning("%d volumes below %g mm^3 count as that (smallest_mm3)", small, smallest_mm3)
+        _log.warning("%s below %g mm^3: count as that (smallest_mm3)", counted(small, "volume"), smallest_mm3)
     return [
         _visits(name, [rows[number] for number in by_patient[name]], by_patient[name], place, smallest_mm3, same_day)
         for name in sorted(by_patient)

@@ -71,8 +71,6 @@ class Results:
         notes: others.
         facts: names and values for the head of the page.
         next_visits: decoded ones.
-        modality: that they are drawn in.
-        spacing_mm: of their voxels.
     """
 
     patients: Sequence[Visits]
@@ -85,8 +83,6 @@ class Results:
     notes: Sequence[str]
     facts: Sequence[tuple[str, str]]
     next_visits: Sequence[NextVisit] = ()
-    modality: str = ""
-    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @cached_property
     def scores(self) -> dict[str, Scores]:
@@ -155,7 +151,7 @@ def write_results(results: Results, title: str, folder: Path) -> None:
     decoded = {}
     if results.next_visits:
         path = folder / "next_visits.png"
-        save_figure(draw_next_visits(results.next_visits, results.modality, results.spacing_mm), path)
+        save_figure(draw_next_visits(results.next_visits), path)
         decoded = {_words_of_decoded(results.next_visits): path}
     write_page(_report(results, title, decoded), results.judged[results.shown].fits.__getitem__, folder / PAGE)
 

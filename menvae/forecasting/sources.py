@@ -162,7 +162,7 @@ def volumes_of_masks(data: Bound, rules: VisitRules, cache: Path, num_workers: i
     ]
     if not rows:
         raise UserError("data: no visit has a date; give data.dates, a CSV of subject_id and days or date")
-    patients = _patients(rows, lambda row: f"visit '{dated[row].subject_id}'", rules)
+    patients = _patients(rows, _visit_in([subject.subject_id for subject in dated]), rules)
     curves = built.cohort.curves if set(rules.volume) == set(OF_CURVES) else {}
     return Volumes("masks", [Part(patients)], curves=curves, digest=digest_of([cohort.data_hash, list(rules.volume)]))
 
@@ -205,10 +205,10 @@ def volumes_of_runs(
         evolving = _evolving(table, members)
         predicted = _rows_of(table, rules, "predicted", members, evolving)
         measured = _rows_of(table, rules, "measured", members, evolving) if _have_masks(table, rules) else None
-        names = table["subject"].tolist()
-        patients = _patients(predicted, lambda row, names=names: f"visit '{names[row]}'", rules)
+        place = _visit_in(table["subject"].tolist())
+        patients = _patients(predicted, place, rules)
         if measured is not None:
-            masks = _patients(measured, lambda row, names=names: f"visit '{names[row]}'", rules)
+            masks = _patients(measured, place, rules)
             patients = [replace(one, truth=other.log_volume) for one, other in zip(patients, masks, strict=True)]
             of_masks.append(Part(masks))
         seen, held_out = _seen_by(members, table), list(range(len(patients)))
@@ -225,7 +225,7 @@ def volumes_of_runs(
     if leaks:
         warnings.append(
             f"The encoder has seen images of {len(leaks)} of the {num_forecast} patients that are forecast, such as "
-            f"'{leaks[0]}'; scores of new patients are worse. Runs of data.fold=0,1,... and hold_out=encoder avoid that."
+            f"'{leaks[0]}'; of new patients it knows less. Runs of data.fold=0,1,... and hold_out=encoder avoid that."
         )
     name = ", ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs"
     found = [Volumes(f"predicted by {name}", parts, warnings, digest=digest_of(digests))]
@@ -242,16 +242,16 @@ def _folds(runs: Sequence[FinishedRun]) -> dict[frozenset[str], list[FinishedRun
         test = frozenset(subject for subject, split in run.splits.items() if split == "test")
         if not test:
             raise UserError(
-                f"run: '{run.name}' has no test split, so that its encoder has seen everyone; hold_out=patient forecasts "
-                "all the same, and says so"
+                f"run: '{run.name}' has no test split, so that its encoder has seen everyone; hold_out=patient "
+                "forecasts all the same, and says so"
             )
         found.setdefault(test, []).append(run)
     for first, members in found.items():
         for second, others in found.items():
             if first is not second and (both := sorted(first & second)):
                 raise UserError(
-                    f"run: '{members[0].name}' and '{others[0].name}' both hold out '{both[0]}', but not the same visits; "
-                    "give folds of one data.num_folds and data.split_seed"
+                    f"run: '{members[0].name}' and '{others[0].name}' both hold out '{both[0]}', but not the same "
+                    "visits; give folds of one data.num_folds and data.split_seed"
                 )
     return found
 
@@ -297,6 +297,10 @@ def _check_targets(wanted: Iterable[str], known: Iterable[str], words: str) -> N
     for name in wanted:
         if name not in known:
             raise UserError(f"volume: {words} no '{name}'; {nearest(name, list(known))}")
+
+
+def _visit_in(names: Sequence[str]) -> Callable[[int], str]:
+    return lambda row: f"visit '{names[row]}'"
 
 
 def _patients(rows: Sequence[VisitRow], place: Callable[[int], str], rules: VisitRules) -> list[Visits]:

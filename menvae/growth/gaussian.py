@@ -166,9 +166,7 @@ def _groups(rows: Rows, weights: Tensor) -> list[tuple[Rows, Tensor]]:
     few = counts <= counts.median()
     if len(weights) == 1 or few.all():
         return [(rows, weights)]
-    return [
-        (_part(rows, some, int(counts[some].max())), weights[:, some]) for some in (few, ~few)
-    ]
+    return [(_part(rows, some, int(counts[some].max())), weights[:, some]) for some in (few, ~few)]
 
 
 def _part(rows: Rows, chosen: Tensor, num: int) -> Rows:

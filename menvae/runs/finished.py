@@ -125,7 +125,7 @@ class FinishedRun:
 
     @property
     def visits_seen(self) -> frozenset[str]:
-        """Visits that trained or chose this run, or a run that it started from (``trainer.init_from``) and that is here."""
+        """Visits that trained or chose this run, or one that is here and it started from (``trainer.init_from``)."""
         seen = {subject for subject, split in self.splits.items() if split != "test"}
         wish, read = self.config["trainer"].get("init_from"), {self.path.resolve()}
         while wish is not None:
@@ -135,7 +135,9 @@ class FinishedRun:
                 break
             read.add(folder)
             seen |= {subject for subject, split in _splits_in(folder / "splits.csv").items() if split != "test"}
-            wish = (yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")).get("trainer") or {}).get("init_from")
+            wish = (yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")).get("trainer") or {}).get(
+                "init_from"
+            )
         return frozenset(seen)
 
     @cached_property

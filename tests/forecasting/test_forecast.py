@@ -57,12 +57,17 @@ def test_scores_follow_from_the_forecasts(folder: Path) -> None:
             np.array([float(row[name]) for row in own])
             for name in ("true_mm3", "forecast_mm3", "normal_low_mm3", "normal_high_mm3")
         )
-        assert scores[model, "median_error_percent"] == pytest.approx(np.median(np.abs(100.0 * (forecast / true - 1.0))))
+        assert scores[model, "median_error_percent"] == pytest.approx(
+            np.median(np.abs(100.0 * (forecast / true - 1.0)))
+        )
         assert scores[model, "coverage/normal"] == pytest.approx(np.mean((low <= true) & (true <= high)))
 
 
 def test_last_values_are_forecast_as_they_are(folder: Path) -> None:
-    table = {(row["patient_id"], float(row["days"])): float(row["volume_mm3"]) for row in rows_of(folder.parents[1] / "table.csv")}
+    table = {
+        (row["patient_id"], float(row["days"])): float(row["volume_mm3"])
+        for row in rows_of(folder.parents[1] / "table.csv")
+    }
     for row in rows_of(folder / "forecasts.csv"):
         assert float(row["true_mm3"]) == pytest.approx(table[row["patient"], float(row["day"])])
         if row["model"] == "last_value" and row["known_visits"] == "1":

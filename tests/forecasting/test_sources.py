@@ -52,7 +52,7 @@ def test_a_tumour_that_has_vanished_counts_as_the_smallest(tmp_path: Path, caplo
     with caplog.at_level(logging.WARNING):
         (only,) = volumes_of_table(source, RULES).parts[0].patients
     assert only.log_volume[1] == pytest.approx(np.log(30.0))
-    assert "1 volumes below 30 mm^3 count as that (smallest_mm3)" in caplog.text
+    assert "1 volume below 30 mm^3: count as that (smallest_mm3)" in caplog.text
 
 
 @pytest.mark.parametrize(
