@@ -102,6 +102,9 @@ class DecimalFiles(FileConfigSource):
                     OmegaConf.update(result.config, key, value, merge=False)
 
 
+DecimalFiles.__name__ = FileConfigSource.__name__  # else Hydra refuses its own class in a job that registers it again
+
+
 def _entry(node: Any, key: str) -> Any:
     """Return the entry of a nested mapping at a dotted key, with interpolations as they are; None without one."""
     for part in key.split("."):

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_automatic_config_search_path
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobRuntime, setup_globals
@@ -15,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from menvae.apps import light_hydra
-from menvae.apps.configuration_files import read_digits_as_typed
+from menvae.apps.configuration_files import DecimalFiles, read_digits_as_typed
 from menvae.apps.hydra_application import PluginConfigurations
 from menvae.groups import configuration_folder
 
@@ -81,3 +83,11 @@ def test_options_are_those_of_hydra() -> None:
     assert groups == theirs.list_groups("")
     for group in [*groups, "hydra/launcher", "hydra/help", "nothing"]:
         assert mine.get_group_options(group) == theirs.get_group_options(group)
+
+
+def test_a_job_of_hydras_launchers_may_register_its_source_of_files_again() -> None:
+    """As submitit does, which copies registries into a process where Hydra then registers its own plugins."""
+    registry = SourcesRegistry()
+    registry.types["file"] = DecimalFiles
+    registry.register(FileConfigSource)
+    assert registry.types["file"] is DecimalFiles

@@ -74,7 +74,10 @@ class SweepLauncher(Launcher):
         runner = build_runner({"runner": self.runner, **self.settings})
         command = self.config.hydra.job.config_name
         if command != "train":
-            raise UserError(f"hydra/launcher: menvae-{command} does not support sweeps; use menvae-train")
+            raise UserError(
+                f"hydra/launcher: the launchers of menvae run points of menvae-train; menvae-{command} -m has Hydra's, such "
+                "as basic and submitit_slurm"
+            )
         jobs = [
             (filter_overrides(overrides), self.composed(overrides, initial_job_idx + index))
             for index, overrides in enumerate(job_overrides)
