@@ -21,7 +21,7 @@ class GrowthConformance(PartConformance):
     """
 
     group = "growth"
-    num_patients: ClassVar[int] = 14
+    num_patients: ClassVar[int] = 10
     tolerance: ClassVar[float] = 1e-8
     _fits: ClassVar[dict[str, FittedGrowth]] = {}
 
@@ -95,9 +95,7 @@ class GrowthConformance(PartConformance):
         model, patients = self.build(case), self.patients()
         without = model.fit_without_each(patients)
         assert len(without) == len(patients)
-        for left_out in (0, 7):
-            others = [*patients[:left_out], *patients[left_out + 1 :]]
-            self._same(without[left_out], self.build(case).fit(others), patients)
+        self._same(without[3], self.build(case).fit([*patients[:3], *patients[4:]]), patients)
 
     def test_known_noise_counts(self, case: Case) -> None:
         """A visit that is known to be wrong says nothing."""

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from menvae.errors import UserError
 from menvae.growth import Floats, Visits
 
 _TOLERANCE = 1e-9
@@ -166,9 +167,7 @@ def _groups(rows: Rows, weights: Tensor) -> list[tuple[Rows, Tensor]]:
     few = counts <= counts.median()
     if len(weights) == 1 or few.all():
         return [(rows, weights)]
-    return [
-        (_part(rows, some, int(counts[some].max())), weights[:, some]) for some in (few, ~few)
-    ]
+    return [(_part(rows, some, int(counts[some].max())), weights[:, some]) for some in (few, ~few)]
 
 
 def _part(rows: Rows, chosen: Tensor, num: int) -> Rows:
@@ -179,13 +178,20 @@ def _part(rows: Rows, chosen: Tensor, num: int) -> Rows:
 
 
 def _whitened(covariance: Tensor, rows: Rows, weights: Tensor) -> _White:
-    factor, singular = torch.linalg.cholesky_ex(padded(covariance, rows))
+    factor, singular = _cholesky(padded(covariance, rows))
     values = rows.values.unsqueeze(-1)
     inputs = torch.cat([rows.fixed.expand(*values.shape[:-1], -1), values], dim=-1)
     inputs = inputs.expand(len(covariance), *inputs.shape[-3:])
     white = torch.linalg.solve_triangular(factor, inputs, upper=False)
     moments = (white * weights[..., None, None]).flatten(1, 2).mT @ white.flatten(1, 2)
-    return _White(rows, weights, factor, (singular != 0).any(dim=-1), inputs, moments)
+    return _White(rows, weights, factor, singular.any(dim=-1), inputs, moments)
+
+
+def _cholesky(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower Cholesky factors [..., M, M], with 1 in place of those that do not exist, and whether they do not [...]."""
+    factor, failed = torch.linalg.cholesky_ex(matrices)
+    singular = failed != 0
+    return torch.where(singular[..., None, None], torch.eye(matrices.shape[-1], dtype=factor.dtype), factor), singular
 
 
 def _solved(groups: Sequence[_White], likelihood: Likelihood) -> Solution:
@@ -194,10 +200,10 @@ def _solved(groups: Sequence[_White], likelihood: Likelihood) -> Solution:
     if likelihood.of_fixed is not None:
         expected = torch.cat([torch.eye(num, dtype=moments.dtype), likelihood.of_fixed.mean.unsqueeze(-1)], dim=1)
         moments = moments + (expected.mT * likelihood.of_fixed.precision) @ expected
-    of_inputs, undetermined = torch.linalg.cholesky_ex(moments[:, :num, :num])
+    of_inputs, impossible = _cholesky(moments[:, :num, :num])
     coefficients = torch.cholesky_solve(moments[:, :num, num:], of_inputs).squeeze(-1)
     squares = moments[:, num, num] - (moments[:, :num, num] * coefficients).sum(dim=-1)
-    impossible, loss = undetermined != 0, squares
+    loss = squares
     for group in groups:
         logarithms = 2.0 * group.factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
         count = group.rows.seen.sum(dim=-1)
@@ -320,6 +326,9 @@ def estimate(rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor)
         likelihood: of them.
         start: [L, K].
         weights: 1 for patients that count and 0 for others [L, N].
+
+    Raises:
+        UserError: the visits do not determine the fixed effects.
     """
     at_once = max(1, _MOST_NUMBERS // (rows.seen.numel() * rows.seen.shape[-1]))
     if rows.fixed.ndim == 4:
@@ -347,6 +356,11 @@ def _minimum(rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor)
             step = torch.where(uphill.unsqueeze(-1), 0.5 * step, step)
             moved = derivatives(parameters + step, rows, likelihood, weights)
         parameters, at = parameters + step, moved
+    if not at.loss.isfinite().all():
+        raise UserError(
+            f"growth: the visits of {len(rows.seen)} patients do not determine the growth model; set "
+            "growth.use_priors=true, or choose a model with fewer parameters"
+        )
     return Estimate(parameters, at.hessian)
 
 

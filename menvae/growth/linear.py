@@ -1,4 +1,4 @@
-"""Growth models in which log volumes are Gaussian given variance parameters: fixed effects, and effects of a patient."""
+"""Growth models in which log volumes are Gaussian given variances: fixed effects, and effects of a patient."""
 
 from __future__ import annotations
 
