@@ -51,7 +51,8 @@ class GrowthConformance(PartConformance):
 
     def days(self, seen: Visits) -> Floats:
         """Return days from the last visit on, up to five years later."""
-        return seen.days[-1] + np.array([0.0, 30.0, 365.0, 5 * 365.0])
+        days: Floats = seen.days[-1] + np.array([0.0, 30.0, 365.0, 5 * 365.0])
+        return days
 
     def test_forecasts_are_finite_and_uncertain(self, fitted: FittedGrowth) -> None:
         for seen in self.patients():

@@ -20,8 +20,12 @@ from menvae.growth import Floats, Visits
 
 _TOLERANCE = 1e-9
 """Largest derivative of the negative log-likelihood, or step of logarithms, at its minimum."""
+NEARBY = 1e-3
+"""The same where it is only a start."""
 _ROUNDING = 1e-11
 """Of a loss, relative to its size: log volumes are far from 0."""
+_SMALL_STEP = 1e-6
+"""A step that changes no second derivative."""
 _MAX_STEPS = 200
 _MAX_HALVINGS = 20
 _FARTHEST = 2.0
@@ -240,7 +244,7 @@ def derivatives(parameters: Tensor, rows: Rows, likelihood: Likelihood, weights:
     """
     parameters = parameters.detach().requires_grad_()
     separate = _groups(rows, weights)
-    with torch.enable_grad():  # type: ignore[no-untyped-call]
+    with torch.enable_grad():
         covariances = [likelihood.covariance(parameters, some) for some, _ in separate]
     groups = [_whitened(cov.detach(), *group) for cov, group in zip(covariances, separate, strict=True)]
     solution = _solved(groups, likelihood)
@@ -276,7 +280,7 @@ def derivatives(parameters: Tensor, rows: Rows, likelihood: Likelihood, weights:
     return Derivatives(loss.detach(), gradient.detach(), 0.5 * (hessian + hessian.mT), solution.coefficients)
 
 
-@torch.enable_grad()  # type: ignore[no-untyped-call]
+@torch.enable_grad()
 def slopes(value: Tensor, at: Tensor) -> list[Tensor]:
     """Differentiate values by each of the K numbers [..., K] that they were computed from; each has the value's shape.
 
@@ -288,7 +292,7 @@ def slopes(value: Tensor, at: Tensor) -> list[Tensor]:
     return [torch.autograd.grad(one.sum(), probe, retain_graph=True)[0] for one in back.unbind(dim=-1)]
 
 
-@torch.enable_grad()  # type: ignore[no-untyped-call]
+@torch.enable_grad()
 def _of_trace(covariance: Tensor, parameters: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
     """First and second derivatives of the trace of a constant factor [L, N, V, V] times the covariance."""
     (slope,) = torch.autograd.grad(covariance, parameters, factor, create_graph=True)
@@ -318,7 +322,9 @@ class Estimate(NamedTuple):
     hessian: Tensor
 
 
-def estimate(rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor) -> Estimate:
+def estimate(
+    rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor, tolerance: float = _TOLERANCE
+) -> Estimate:
     """Estimate the variance parameters of each of L sets of patients.
 
     Args:
@@ -326,6 +332,7 @@ def estimate(rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor)
         likelihood: of them.
         start: [L, K].
         weights: 1 for patients that count and 0 for others [L, N].
+        tolerance: largest derivative of the loss, or step of a parameter, at the end.
 
     Raises:
         UserError: the visits do not determine the fixed effects.
@@ -334,19 +341,19 @@ def estimate(rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor)
     if rows.fixed.ndim == 4:
         at_once = len(start)
     found = [
-        _minimum(rows, likelihood, first, some)
-        for first, some in zip(start.split(at_once), weights.split(at_once), strict=True)
+        _minimum(rows, likelihood, first, some, tolerance)
+        for first, some in zip(torch.split(start, at_once), torch.split(weights, at_once), strict=True)
     ]
     return Estimate(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
-def _minimum(rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor) -> Estimate:
+def _minimum(rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor, tolerance: float) -> Estimate:
     """Minimise by Newton's method the loss of each of L sets, with steps that always descend."""
     parameters = start.detach().clone()
     at = derivatives(parameters, rows, likelihood, weights)
     for _ in range(_MAX_STEPS):
         step = newton_step(at)
-        if torch.minimum(at.gradient.abs().amax(dim=-1), step.abs().amax(dim=-1)).max() < _TOLERANCE:
+        if torch.minimum(at.gradient.abs().amax(dim=-1), step.abs().amax(dim=-1)).max() < tolerance:
             break
         moved = derivatives(parameters + step, rows, likelihood, weights)
         for _ in range(_MAX_HALVINGS):
@@ -361,7 +368,8 @@ def _minimum(rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor)
             f"growth: the visits of {len(rows.seen)} patients do not determine the growth model; set "
             "growth.use_priors=true, or choose a model with fewer parameters"
         )
-    return Estimate(parameters, at.hessian)
+    last = newton_step(at)
+    return Estimate(parameters + last.masked_fill(last.abs() > _SMALL_STEP, 0.0), at.hessian)
 
 
 def newton_step(at: Derivatives) -> Tensor:
@@ -369,4 +377,5 @@ def newton_step(at: Derivatives) -> Tensor:
     curvature, axes = torch.linalg.eigh(at.hessian)
     curvature = curvature.abs().clamp(min=1e-6)
     step = -(axes @ ((axes.mT @ at.gradient.unsqueeze(-1)) / curvature.unsqueeze(-1))).squeeze(-1)
-    return step * (_FARTHEST / step.norm(dim=-1, keepdim=True)).clamp(max=1.0)
+    shortened: Tensor = step * (_FARTHEST / step.norm(dim=-1, keepdim=True)).clamp(max=1.0)
+    return shortened

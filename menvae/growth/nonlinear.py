@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 _TOLERANCE = 1e-9
 """Largest change of an effect in the last iteration."""
-_NEARBY = 1e-3
+_NEARBY = 1e-2
 """The same where it is only a start."""
 _PLAIN_TURNS = 30
 _MAX_ITERATIONS = 200
@@ -111,7 +111,7 @@ class NonlinearGrowth(GrowthModel):
         """
         seen = rows.seen
         at = coefficients.detach().requires_grad_()
-        with torch.enable_grad():  # type: ignore[no-untyped-call]
+        with torch.enable_grad():
             curves = self.curve(at, rows.years)
         inputs = torch.stack(slopes(curves, at), dim=-1) * seen.unsqueeze(-1)
         curves = curves.detach()
@@ -130,7 +130,8 @@ class NonlinearGrowth(GrowthModel):
         surprise = rows.values - (rows.fixed @ population[:, None, :, None]).squeeze(-1)
         whole = padded(self.covariance(parameters, rows), rows)
         weighted = torch.linalg.solve(whole, surprise.unsqueeze(-1))
-        return ((rows.random * variances).mT @ weighted).squeeze(-1)
+        effects: Tensor = ((rows.random * variances).mT @ weighted).squeeze(-1)
+        return effects
 
     def _start(self, rows: Rows) -> _State:
         assert self.likelihood.of_fixed is not None
@@ -176,7 +177,7 @@ class NonlinearGrowth(GrowthModel):
         linear = linear._replace(**{name: getattr(linear, name).repeat_interleave(num, dim=0) for name in names})
         at = solve(nodes.flatten(0, 1), linear, self.likelihood, weights.repeat_interleave(num, dim=0))
         spread = torch.cholesky_inverse(at.factor)
-        by_set = zip(nodes, at.coefficients.split(num), spread.split(num), strict=True)
+        by_set = zip(nodes, torch.split(at.coefficients, num), torch.split(spread, num), strict=True)
         return [FittedNonlinear(self, *population) for population in by_set]
 
 
@@ -198,7 +199,7 @@ class _State(NamedTuple):
     def like(self, flat: Tensor) -> _State:
         """Return the state with the numbers of ``flat``."""
         sizes = [self.population.shape[1], self.parameters.shape[1], self.effects[0].numel()]
-        population, parameters, effects = flat.split(sizes, dim=1)
+        population, parameters, effects = torch.split(flat, sizes, dim=1)
         return _State(population, parameters, effects.view_as(self.effects))
 
 
