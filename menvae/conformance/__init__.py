@@ -28,6 +28,7 @@ _MODULES = (
     "optimizers",
     "updates",
     "data",
+    "growth",
     "metrics",
     "observers",
     "pictures",
@@ -39,6 +40,7 @@ pytest.register_assert_rewrite(*(f"menvae.conformance.{module}" for module in _M
 from menvae.conformance.data import DataConformance, SourceConformance, TableConformance  # noqa: E402
 from menvae.conformance.decoders import DecoderConformance, RowDecoderConformance  # noqa: E402
 from menvae.conformance.encoders import EncoderConformance, RowEncoderConformance  # noqa: E402
+from menvae.conformance.growth import GrowthConformance  # noqa: E402
 from menvae.conformance.heads import HeadConformance  # noqa: E402
 from menvae.conformance.metrics import MetricConformance, SplitExample  # noqa: E402
 from menvae.conformance.models import ModelConformance, RowModelConformance  # noqa: E402
@@ -57,6 +59,7 @@ __all__ = [
     "DataConformance",
     "DecoderConformance",
     "EncoderConformance",
+    "GrowthConformance",
     "HeadConformance",
     "MetricConformance",
     "ModelConformance",

@@ -22,7 +22,7 @@ class GrowthConformance(PartConformance):
     """
 
     group = "growth"
-    num_patients: ClassVar[int] = 14
+    num_patients: ClassVar[int] = 10
     tolerance: ClassVar[float] = 1e-8
     _fits: ClassVar[dict[str, FittedGrowth]] = {}
 
@@ -53,7 +53,8 @@ class GrowthConformance(PartConformance):
 
     def days(self, seen: Visits) -> Floats:
         """Return days from the last visit on, up to five years later."""
-        return seen.days[-1] + np.array([0.0, 30.0, 365.0, 5 * 365.0])
+        days: Floats = seen.days[-1] + np.array([0.0, 30.0, 365.0, 5 * 365.0])
+        return days
 
     def test_forecasts_are_finite_and_uncertain(self, fitted: FittedGrowth) -> None:
         for seen in self.patients():
@@ -97,9 +98,7 @@ class GrowthConformance(PartConformance):
         model, patients = self.build(case), self.patients()
         without = model.fit_without_each(patients)
         assert len(without) == len(patients)
-        for left_out in (0, 7):
-            others = [*patients[:left_out], *patients[left_out + 1 :]]
-            self._same(without[left_out], self.build(case).fit(others), patients)
+        self._same(without[3], self.build(case).fit([*patients[:3], *patients[4:]]), patients)
 
     def test_known_noise_counts(self, case: Case) -> None:
         """A visit that is known to be wrong says nothing."""

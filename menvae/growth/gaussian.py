@@ -15,12 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from menvae.errors import UserError
 from menvae.growth import Floats, Visits
 
 _TOLERANCE = 1e-9
 """Largest derivative of the negative log-likelihood, or step of logarithms, at its minimum."""
+NEARBY = 1e-3
+"""The same where it is only a start."""
 _ROUNDING = 1e-11
 """Of a loss, relative to its size: log volumes are far from 0."""
+_SMALL_STEP = 1e-6
+"""A step that changes no second derivative."""
 _MAX_STEPS = 200
 _MAX_HALVINGS = 20
 _FARTHEST = 2.0
@@ -177,13 +182,20 @@ def _part(rows: Rows, chosen: Tensor, num: int) -> Rows:
 
 
 def _whitened(covariance: Tensor, rows: Rows, weights: Tensor) -> _White:
-    factor, singular = torch.linalg.cholesky_ex(padded(covariance, rows))
+    factor, singular = _cholesky(padded(covariance, rows))
     values = rows.values.unsqueeze(-1)
     inputs = torch.cat([rows.fixed.expand(*values.shape[:-1], -1), values], dim=-1)
     inputs = inputs.expand(len(covariance), *inputs.shape[-3:])
     white = torch.linalg.solve_triangular(factor, inputs, upper=False)
     moments = (white * weights[..., None, None]).flatten(1, 2).mT @ white.flatten(1, 2)
-    return _White(rows, weights, factor, (singular != 0).any(dim=-1), inputs, moments)
+    return _White(rows, weights, factor, singular.any(dim=-1), inputs, moments)
+
+
+def _cholesky(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower Cholesky factors [..., M, M], with 1 in place of those that do not exist, and whether they do not [...]."""
+    factor, failed = torch.linalg.cholesky_ex(matrices)
+    singular = failed != 0
+    return torch.where(singular[..., None, None], torch.eye(matrices.shape[-1], dtype=factor.dtype), factor), singular
 
 
 def _solved(groups: Sequence[_White], likelihood: Likelihood) -> Solution:
@@ -192,10 +204,10 @@ def _solved(groups: Sequence[_White], likelihood: Likelihood) -> Solution:
     if likelihood.of_fixed is not None:
         expected = torch.cat([torch.eye(num, dtype=moments.dtype), likelihood.of_fixed.mean.unsqueeze(-1)], dim=1)
         moments = moments + (expected.mT * likelihood.of_fixed.precision) @ expected
-    of_inputs, undetermined = torch.linalg.cholesky_ex(moments[:, :num, :num])
+    of_inputs, impossible = _cholesky(moments[:, :num, :num])
     coefficients = torch.cholesky_solve(moments[:, :num, num:], of_inputs).squeeze(-1)
     squares = moments[:, num, num] - (moments[:, :num, num] * coefficients).sum(dim=-1)
-    impossible, loss = undetermined != 0, squares
+    loss = squares
     for group in groups:
         logarithms = 2.0 * group.factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
         count = group.rows.seen.sum(dim=-1)
@@ -232,7 +244,7 @@ def derivatives(parameters: Tensor, rows: Rows, likelihood: Likelihood, weights:
     """
     parameters = parameters.detach().requires_grad_()
     separate = _groups(rows, weights)
-    with torch.enable_grad():  # type: ignore[no-untyped-call]
+    with torch.enable_grad():
         covariances = [likelihood.covariance(parameters, some) for some, _ in separate]
     groups = [_whitened(cov.detach(), *group) for cov, group in zip(covariances, separate, strict=True)]
     solution = _solved(groups, likelihood)
@@ -268,7 +280,7 @@ def derivatives(parameters: Tensor, rows: Rows, likelihood: Likelihood, weights:
     return Derivatives(loss.detach(), gradient.detach(), 0.5 * (hessian + hessian.mT), solution.coefficients)
 
 
-@torch.enable_grad()  # type: ignore[no-untyped-call]
+@torch.enable_grad()
 def slopes(value: Tensor, at: Tensor) -> list[Tensor]:
     """Differentiate values by each of the K numbers [..., K] that they were computed from; each has the value's shape.
 
@@ -280,7 +292,7 @@ def slopes(value: Tensor, at: Tensor) -> list[Tensor]:
     return [torch.autograd.grad(one.sum(), probe, retain_graph=True)[0] for one in back.unbind(dim=-1)]
 
 
-@torch.enable_grad()  # type: ignore[no-untyped-call]
+@torch.enable_grad()
 def _of_trace(covariance: Tensor, parameters: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
     """First and second derivatives of the trace of a constant factor [L, N, V, V] times the covariance."""
     (slope,) = torch.autograd.grad(covariance, parameters, factor, create_graph=True)
@@ -310,7 +322,9 @@ class Estimate(NamedTuple):
     hessian: Tensor
 
 
-def estimate(rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor) -> Estimate:
+def estimate(
+    rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor, tolerance: float = _TOLERANCE
+) -> Estimate:
     """Estimate the variance parameters of each of L sets of patients.
 
     Args:
@@ -318,24 +332,28 @@ def estimate(rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor)
         likelihood: of them.
         start: [L, K].
         weights: 1 for patients that count and 0 for others [L, N].
+        tolerance: largest derivative of the loss, or step of a parameter, at the end.
+
+    Raises:
+        UserError: the visits do not determine the fixed effects.
     """
     at_once = max(1, _MOST_NUMBERS // (rows.seen.numel() * rows.seen.shape[-1]))
     if rows.fixed.ndim == 4:
         at_once = len(start)
     found = [
-        _minimum(rows, likelihood, first, some)
-        for first, some in zip(start.split(at_once), weights.split(at_once), strict=True)
+        _minimum(rows, likelihood, first, some, tolerance)
+        for first, some in zip(torch.split(start, at_once), torch.split(weights, at_once), strict=True)
     ]
     return Estimate(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
-def _minimum(rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor) -> Estimate:
+def _minimum(rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor, tolerance: float) -> Estimate:
     """Minimise by Newton's method the loss of each of L sets, with steps that always descend."""
     parameters = start.detach().clone()
     at = derivatives(parameters, rows, likelihood, weights)
     for _ in range(_MAX_STEPS):
         step = newton_step(at)
-        if torch.minimum(at.gradient.abs().amax(dim=-1), step.abs().amax(dim=-1)).max() < _TOLERANCE:
+        if torch.minimum(at.gradient.abs().amax(dim=-1), step.abs().amax(dim=-1)).max() < tolerance:
             break
         moved = derivatives(parameters + step, rows, likelihood, weights)
         for _ in range(_MAX_HALVINGS):
@@ -345,7 +363,13 @@ def _minimum(rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor)
             step = torch.where(uphill.unsqueeze(-1), 0.5 * step, step)
             moved = derivatives(parameters + step, rows, likelihood, weights)
         parameters, at = parameters + step, moved
-    return Estimate(parameters, at.hessian)
+    if not at.loss.isfinite().all():
+        raise UserError(
+            f"growth: the visits of {len(rows.seen)} patients do not determine the growth model; set "
+            "growth.use_priors=true, or choose a model with fewer parameters"
+        )
+    last = newton_step(at)
+    return Estimate(parameters + last.masked_fill(last.abs() > _SMALL_STEP, 0.0), at.hessian)
 
 
 def newton_step(at: Derivatives) -> Tensor:
@@ -353,4 +377,5 @@ def newton_step(at: Derivatives) -> Tensor:
     curvature, axes = torch.linalg.eigh(at.hessian)
     curvature = curvature.abs().clamp(min=1e-6)
     step = -(axes @ ((axes.mT @ at.gradient.unsqueeze(-1)) / curvature.unsqueeze(-1))).squeeze(-1)
-    return step * (_FARTHEST / step.norm(dim=-1, keepdim=True)).clamp(max=1.0)
+    shortened: Tensor = step * (_FARTHEST / step.norm(dim=-1, keepdim=True)).clamp(max=1.0)
+    return shortened

@@ -1,4 +1,4 @@
-"""Models in which log volumes are Gaussian given variance parameters: fixed effects, and effects of a patient."""
+"""Growth models in which log volumes are Gaussian given variances: fixed effects, and effects of a patient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from menvae.growth import FittedGrowth, Floats, Forecast, GrowthModel, Visits
-from menvae.growth.gaussian import Likelihood, Prior, Rows, estimate, padded, padded_arrays, padded_rows, solve
+from menvae.growth.gaussian import NEARBY, Likelihood, Prior, Rows, estimate, padded, padded_arrays, padded_rows, solve
 from menvae.growth.visits import DAYS_PER_YEAR
 from menvae.registry import Field
 
@@ -82,7 +82,8 @@ class LinearGrowth(GrowthModel):
         """Estimate the population without each of its patients, all at once and from the estimate with all of them."""
         rows, num = self.rows(patients), len(patients)
         everyone = torch.ones(1, num, dtype=torch.float64)
-        start = estimate(rows, self.likelihood, self.likelihood.prior.mean.unsqueeze(0), everyone).parameters
+        expected = self.likelihood.prior.mean.unsqueeze(0)
+        start = estimate(rows, self.likelihood, expected, everyone, tolerance=NEARBY).parameters
         weights = 1.0 - torch.eye(num, dtype=torch.float64)
         return list(self._fitted(rows, start.expand(num, -1), weights))
 
@@ -101,7 +102,7 @@ class LinearGrowth(GrowthModel):
         num = nodes.shape[1]
         at = solve(nodes.flatten(0, 1), rows, self.likelihood, weights.repeat_interleave(num, dim=0))
         spread = torch.cholesky_inverse(at.factor)
-        by_set = zip(nodes, at.coefficients.split(num), spread.split(num), strict=True)
+        by_set = zip(nodes, torch.split(at.coefficients, num), torch.split(spread, num), strict=True)
         return [self.fitted(self, *population) for population in by_set]
 
 

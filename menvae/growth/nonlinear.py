@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,11 +28,14 @@ from menvae.growth.gaussian import (
 from menvae.growth.linear import Unbounded, nodes_about
 from menvae.growth.visits import DAYS_PER_YEAR
 
+_log = logging.getLogger(__name__)
+
 _TOLERANCE = 1e-9
 """Largest change of an effect in the last iteration."""
-_NEARBY = 1e-3
+_NEARBY = 1e-2
 """The same where it is only a start."""
-_MAX_ITERATIONS = 500
+_PLAIN_TURNS = 30
+_MAX_ITERATIONS = 200
 _MEMORY = 6
 """Turns that are mixed."""
 _LARGEST_SHARE = 10.0
@@ -107,7 +111,7 @@ class NonlinearGrowth(GrowthModel):
         """
         seen = rows.seen
         at = coefficients.detach().requires_grad_()
-        with torch.enable_grad():  # type: ignore[no-untyped-call]
+        with torch.enable_grad():
             curves = self.curve(at, rows.years)
         inputs = torch.stack(slopes(curves, at), dim=-1) * seen.unsqueeze(-1)
         curves = curves.detach()
@@ -126,7 +130,8 @@ class NonlinearGrowth(GrowthModel):
         surprise = rows.values - (rows.fixed @ population[:, None, :, None]).squeeze(-1)
         whole = padded(self.covariance(parameters, rows), rows)
         weighted = torch.linalg.solve(whole, surprise.unsqueeze(-1))
-        return ((rows.random * variances).mT @ weighted).squeeze(-1)
+        effects: Tensor = ((rows.random * variances).mT @ weighted).squeeze(-1)
+        return effects
 
     def _start(self, rows: Rows) -> _State:
         assert self.likelihood.of_fixed is not None
@@ -134,18 +139,18 @@ class NonlinearGrowth(GrowthModel):
         return _State(self.likelihood.of_fixed.mean.unsqueeze(0), self.likelihood.prior.mean.unsqueeze(0), effects)
 
     def _converged(self, rows: Rows, weights: Tensor, state: _State, tolerance: float = _TOLERANCE) -> _State:
-        for _ in range(_MAX_ITERATIONS):
+        """Alternate; cohorts with which that is slow end with `_accelerated`."""
+        for _ in range(_PLAIN_TURNS):
             linear, _ = self.linearised(rows, self.of_patients(state.population, state.effects))
             parameters = estimate(linear, self.likelihood, state.parameters, weights).parameters
             population = solve(parameters, linear, self.likelihood, weights).coefficients
             moved = _State(population, parameters, self.modes(linear, parameters, population))
-            change = max(float((new - old).abs().max()) for new, old in zip(moved, state, strict=True))
-            state = moved
+            change, state = moved.distance(state), moved
             if change < tolerance:
-                break
-        return state
+                return state
+        return self._accelerated(rows, weights, state, tolerance)
 
-    def _accelerated(self, rows: Rows, weights: Tensor, state: _State) -> _State:
+    def _accelerated(self, rows: Rows, weights: Tensor, state: _State, tolerance: float = _TOLERANCE) -> _State:
         """Find what `_converged` finds, from nearby: with one step of Newton a turn, and mixed turns.
 
         Each set mixes its last turns by Anderson's method (Walker & Ni 2011, SIAM J Numer Anal 49:1715).
@@ -156,11 +161,12 @@ class NonlinearGrowth(GrowthModel):
             at = derivatives(state.parameters, linear, self.likelihood, weights)
             parameters = state.parameters + newton_step(at)
             moved = _State(at.coefficients, parameters, self.modes(linear, parameters, at.coefficients))
-            change = max(float((new - old).abs().max()) for new, old in zip(moved, state, strict=True))
-            if change < _TOLERANCE:
+            change = moved.distance(state)
+            if change < tolerance:
                 return moved
             state = moved.like(turns.mixed(state.flat(), moved.flat()))
-        return self._converged(rows, weights, state)
+        _log.warning("the estimate of a growth model still changes by %.1g after %d turns", change, _MAX_ITERATIONS)
+        return state
 
     def _fitted(self, rows: Rows, state: _State, weights: Tensor) -> Sequence[FittedNonlinear]:
         linear, _ = self.linearised(rows, self.of_patients(state.population, state.effects))
@@ -171,7 +177,7 @@ class NonlinearGrowth(GrowthModel):
         linear = linear._replace(**{name: getattr(linear, name).repeat_interleave(num, dim=0) for name in names})
         at = solve(nodes.flatten(0, 1), linear, self.likelihood, weights.repeat_interleave(num, dim=0))
         spread = torch.cholesky_inverse(at.factor)
-        by_set = zip(nodes, at.coefficients.split(num), spread.split(num), strict=True)
+        by_set = zip(nodes, torch.split(at.coefficients, num), torch.split(spread, num), strict=True)
         return [FittedNonlinear(self, *population) for population in by_set]
 
 
@@ -182,14 +188,18 @@ class _State(NamedTuple):
     parameters: Tensor
     effects: Tensor
 
+    def distance(self, other: _State) -> float:
+        """Return the largest difference of a number."""
+        return max(float((mine - theirs).abs().max()) for mine, theirs in zip(self, other, strict=True))
+
     def flat(self) -> Tensor:
         """Return all numbers of each set [L, P + K + N Q]."""
         return torch.cat([self.population, self.parameters, self.effects.flatten(1)], dim=1)
 
     def like(self, flat: Tensor) -> _State:
-        """Return the state with the numbers of `flat`."""
+        """Return the state with the numbers of ``flat``."""
         sizes = [self.population.shape[1], self.parameters.shape[1], self.effects[0].numel()]
-        population, parameters, effects = flat.split(sizes, dim=1)
+        population, parameters, effects = torch.split(flat, sizes, dim=1)
         return _State(population, parameters, effects.view_as(self.effects))
 
 

@@ -9,6 +9,7 @@ from menvae.conformance import (
     DataConformance,
     DecoderConformance,
     EncoderConformance,
+    GrowthConformance,
     HeadConformance,
     MetricConformance,
     ModelConformance,
@@ -236,7 +237,7 @@ class TestRunners(RunnerConformance):
 
 
 def test_every_group_has_a_suite() -> None:
-    """Those of metrics are in test_metrics.py, those of trackers in tests/tracking."""
+    """Those of metrics are in test_metrics.py, of trackers in tests/tracking, of growth models in tests/growth."""
     suites = (TestEncoders, TestDecoders, TestHeads, TestModels, TestTerms, TestSchedules, TestOptimizers)
-    others = (TestUpdates, TestData, TestRunners, TestObservers, TestPictures, MetricConformance)
+    others = (TestUpdates, TestData, TestRunners, TestObservers, TestPictures, MetricConformance, GrowthConformance)
     assert {suite.group for suite in (*suites, *others)} | {"tracker"} == set(GROUPS)

@@ -1,4 +1,6 @@
-from menvae.conformance.growth import GrowthConformance
+"""Every registered growth model against the suite of its group."""
+
+from menvae.conformance import GrowthConformance
 
 
 class TestGrowth(GrowthConformance):
