@@ -153,15 +153,13 @@ class LatentODE(GrowthModel):
         found = estimate(joint, likelihood, start, weights)
         least = solve(found.parameters, joint, likelihood, weights).loss + likelihood.prior.penalty(found.parameters)
         evidence = -least - 0.5 * torch.logdet(found.hessian) - self.width * log_sd - 0.5 * scale**2
-        fits = []
-        for number, chosen in enumerate(weights):
-            nodes = nodes_about(found.parameters[number], found.hessian[number])
-            own = joint._replace(
-                **{name: getattr(joint, name)[number : number + 1] for name in ("values", "fixed", "random")}
-            )
-            at = solve(nodes, own, likelihood, chosen.expand(len(nodes), -1))
-            fits.append(_Scale(evidence[number], nodes, at.coefficients, torch.cholesky_inverse(at.factor)))
-        return fits
+        nodes = nodes_about(found.parameters, found.hessian)
+        num, names = nodes.shape[1], ("values", "fixed", "random")
+        joint = joint._replace(**{name: getattr(joint, name).repeat_interleave(num, dim=0) for name in names})
+        at = solve(nodes.flatten(0, 1), joint, likelihood, weights.repeat_interleave(num, dim=0))
+        spread = torch.cholesky_inverse(at.factor)
+        by_set = zip(evidence, nodes, at.coefficients.split(num), spread.split(num), strict=True)
+        return [_Scale(*of_set) for of_set in by_set]
 
     def exposed(self, network: Network, seen: Visits, years: Floats) -> Exposed:
         """Differentiate a patient's curve by weights, where these are 0.
