@@ -321,10 +321,11 @@ class FittedLatentODE:
         first, rate, room = (part.squeeze(-1) for part in first_rate_room(coefficients))
         decay = rate.clamp(min=0.0) / room
         drift = rate + decay * first
-        decay, drift, weights = (part.repeat_interleave(ahead, dim=0) for part in (decay, drift, weights))
+        whole = torch.cat([weights.unsqueeze(-1), self.of_latents.expand(each, -1, -1)], dim=-1)
+        decay, drift, whole = (part.repeat_interleave(ahead, dim=0) for part in (decay, drift, whole))
         start = torch.from_numpy(seen.years[anchors] - seen.years[0]).repeat(each)
         lengths = torch.from_numpy(years - seen.years[anchors]).repeat(each)
-        flow = Flow(self.network, decay, drift, weights, self.of_latents)
+        flow = Flow(self.network, decay, drift, whole)
         return self.model.solver(flow, state, start, lengths).view(each, ahead, -1)
 
 
