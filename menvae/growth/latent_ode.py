@@ -141,8 +141,8 @@ class LatentODE(GrowthModel):
 
     def _at_scale(self, scale: float, joint: Rows, start: Tensor, weights: Tensor) -> list[_Scale]:
         """Estimate variances, population and weights [L sets] for one size of the rest."""
-        median, spread = self.remainder
-        log_sd = median + scale * spread - 0.5 * math.log(self.width)
+        median, deviation = self.remainder
+        log_sd = median + scale * deviation - 0.5 * math.log(self.width)
         of_base = self.base.likelihood.of_fixed
         assert of_base is not None
         mean = torch.cat([of_base.mean, torch.zeros(self.width, dtype=torch.float64)])
@@ -157,8 +157,8 @@ class LatentODE(GrowthModel):
         num, names = nodes.shape[1], ("values", "fixed", "random")
         joint = joint._replace(**{name: getattr(joint, name).repeat_interleave(num, dim=0) for name in names})
         at = solve(nodes.flatten(0, 1), joint, likelihood, weights.repeat_interleave(num, dim=0))
-        spread = torch.cholesky_inverse(at.factor)
-        by_set = zip(evidence, nodes, at.coefficients.split(num), spread.split(num), strict=True)
+        population, spread = at.coefficients, torch.cholesky_inverse(at.factor)
+        by_set = zip(evidence, nodes, torch.split(population, num), torch.split(spread, num), strict=True)
         return [_Scale(*of_set) for of_set in by_set]
 
     def exposed(self, network: Network, seen: Visits, years: Floats) -> Exposed:
@@ -302,7 +302,8 @@ class FittedLatentODE:
         known, across, new = cov[:, :num, :num], cov[:, num:, :num], cov[:, num:, num:].diagonal(dim1=-2, dim2=-1)
         gain = torch.linalg.solve(known, across.mT).mT
         unexplained = rows.fixed[:, 0, num:] - gain @ rows.fixed[:, 0, :num]
-        return new - (gain * across).sum(dim=-1) + ((unexplained @ populations.spread) * unexplained).sum(dim=-1)
+        of_patient: Tensor = new - (gain * across).sum(dim=-1)
+        return of_patient + ((unexplained @ populations.spread) * unexplained).sum(dim=-1)
 
     def _flown(self, seen: Visits, years: Floats, at_visits: Tensor, coefficients: Tensor, weights: Tensor) -> Tensor:
         """Return the states [J, T, 1 + Z] after flows from the last known visit before each time.

@@ -9,7 +9,7 @@ In each repeat, `reduced_gompertz` and `latent_ode` are fitted to 40 patients an
 The exit status is 1 when latents that say nothing change the CRPS by more than 2 %, or latents
 that tell the rate do not improve it by 10 %.
 
-    python tests/simulation/growth_latents.py --repeats 20
+    python tests/benchmarks/growth_latents.py --repeats 20
 """
 
 from __future__ import annotations
