@@ -302,8 +302,9 @@ class FittedLatentODE:
         known, across, new = cov[:, :num, :num], cov[:, num:, :num], cov[:, num:, num:].diagonal(dim1=-2, dim2=-1)
         gain = torch.linalg.solve(known, across.mT).mT
         unexplained = rows.fixed[:, 0, num:] - gain @ rows.fixed[:, 0, :num]
-        of_patient: Tensor = new - (gain * across).sum(dim=-1)
-        return of_patient + ((unexplained @ populations.spread) * unexplained).sum(dim=-1)
+        of_population = ((unexplained @ populations.spread) * unexplained).sum(dim=-1)
+        total: Tensor = new - (gain * across).sum(dim=-1) + of_population
+        return total
 
     def _flown(self, seen: Visits, years: Floats, at_visits: Tensor, coefficients: Tensor, weights: Tensor) -> Tensor:
         """Return the states [J, T, 1 + Z] after flows from the last known visit before each time.
