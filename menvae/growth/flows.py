@@ -26,30 +26,31 @@ class Network(NamedTuple):
     """Hidden layer of the networks: features tanh(inputs @ hidden + bias) of log volume, latents and time.
 
     Attributes:
-        hidden: [2 + Z, H].
+        hidden: of log volume and latents [1 + Z, H].
+        of_time: of years since the first visit [H].
         bias: [H].
     """
 
     hidden: Tensor
+    of_time: Tensor
     bias: Tensor
 
     @classmethod
     def drawn(cls, num_latents: int, width: int, seed: int) -> Network:
-        """Draw a layer whose sums have about unit variance, where inputs have."""
+        """Draw a layer whose sums have about unit variance, for volumes about 10 mL and latents of unit size."""
         generator = np.random.default_rng(seed)
-        hidden = generator.normal(size=(2 + num_latents, width)) / np.sqrt(2 + num_latents)
-        return cls(torch.from_numpy(hidden), torch.from_numpy(generator.normal(size=width)))
+        drawn = torch.from_numpy(generator.normal(size=(2 + num_latents, width)) / np.sqrt(2 + num_latents))
+        bias = torch.from_numpy(generator.normal(size=width))
+        return cls(drawn[:-1], drawn[-1] / LONG_YEARS, bias - TYPICAL_SIZE * drawn[0])
 
     def features(self, state: Tensor, years: Tensor) -> Tensor:
         """State [B, 1 + Z], years since the first visit [B] -> [B, H]."""
-        of_volume, of_latents, of_time = self.hidden[:1], self.hidden[1:-1], self.hidden[-1:]
-        sums = torch.addmm(self.bias, state[:, 1:], of_latents)
-        return (sums + (state[:, :1] - TYPICAL_SIZE) * of_volume + years.unsqueeze(-1) / LONG_YEARS * of_time).tanh()
+        return torch.addmm(torch.addcmul(self.bias, years.unsqueeze(-1), self.of_time), state, self.hidden).tanh()
 
 
 @dataclass(frozen=True)
 class Flow:
-    """du/dt = drift - decay u + features . of_volume, dz/dt = features @ of_latents.
+    """du/dt = drift - decay u + f and dz/dt = g, where (f, g) = features @ weights.
 
     Gompertz growth with a rate a and a capacity K has a decay of a and a drift of a ln K.
 
@@ -57,41 +58,43 @@ class Flow:
         network: of the features.
         decay: per year [B].
         drift: per year [B].
-        of_volume: weights [B, H].
-        of_latents: weights [H, Z] or [B, H, Z].
+        weights: [H, 1 + Z] or [B, H, 1 + Z].
     """
 
     network: Network
     decay: Tensor
     drift: Tensor
-    of_volume: Tensor
-    of_latents: Tensor
+    weights: Tensor
 
     def rest(self, state: Tensor, years: Tensor) -> Tensor:
         """Return what the networks add to the derivative of a state [B, 1 + Z]."""
         features = self.network.features(state, years)
-        of_volume = (features * self.of_volume).sum(dim=-1, keepdim=True)
-        if self.of_latents.ndim == 2:
-            return torch.cat([of_volume, features @ self.of_latents], dim=-1)
-        return torch.cat([of_volume, torch.einsum("bh,bhz->bz", features, self.of_latents)], dim=-1)
+        if self.weights.ndim == 2:
+            return features @ self.weights
+        return (features.unsqueeze(-2) @ self.weights).squeeze(-2)
 
     def derivative(self, state: Tensor, years: Tensor) -> Tensor:
         """Return the derivative of a state [B, 1 + Z] by years."""
         gompertz = (self.drift - self.decay * state[:, 0]).unsqueeze(-1)
         return self.rest(state, years) + torch.nn.functional.pad(gompertz, (0, state.shape[-1] - 1))
 
-    def gompertz(self, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the factor and the summand of log volumes in ``length`` years without networks, [B] each."""
+    def gompertz(self, length: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Return the factors and summands of states in ``length`` years without networks [B, size] each.
+
+        Those of latents are 1 and 0.
+        """
         decayed = self.decay * length
         small = decayed.abs() < _SMALL
         safe = torch.where(small, torch.ones_like(decayed), decayed)
         mean = torch.where(small, 1.0 - 0.5 * decayed, -torch.expm1(-safe) / safe)
-        return (-decayed).exp(), self.drift * length * mean
+        latents = decayed.new_zeros(len(decayed), size - 1)
+        factor = torch.cat([(-decayed).exp().unsqueeze(-1), latents + 1.0], dim=-1)
+        return factor, torch.cat([(self.drift * length * mean).unsqueeze(-1), latents], dim=-1)
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
         """Tensors that gradients may be wanted of."""
-        return (self.decay, self.drift, self.of_volume, self.of_latents, *self.network)
+        return (self.decay, self.drift, self.weights, *self.network)
 
 
 Solver = Callable[[Flow, Tensor, Tensor, Tensor], Tensor]
@@ -115,20 +118,16 @@ class Split:
     def __call__(self, flow: Flow, state: Tensor, start: Tensor, length: Tensor) -> Tensor:
         """Return the states [B, 1 + Z] after ``length`` years."""
         step = length / self.steps
-        half, whole = flow.gompertz(0.5 * step), flow.gompertz(step)
+        half, whole = (flow.gompertz(part, state.shape[-1]) for part in (0.5 * step, step))
         wide = step.unsqueeze(-1)
-        state = _grown(state, half)
+        state = torch.addcmul(half[1], state, half[0])
         for number in range(self.steps):
             years = start + number * step
-            middle = state + 0.5 * wide * flow.rest(state, years)
-            state = state + wide * flow.rest(middle, years + 0.5 * step)
-            state = _grown(state, half if number == self.steps - 1 else whole)
+            middle = torch.addcmul(state, wide, flow.rest(state, years), value=0.5)
+            state = torch.addcmul(state, wide, flow.rest(middle, years + 0.5 * step))
+            factor, summand = half if number == self.steps - 1 else whole
+            state = torch.addcmul(summand, state, factor)
         return state
-
-
-def _grown(state: Tensor, gompertz: tuple[Tensor, Tensor]) -> Tensor:
-    factor, summand = gompertz
-    return torch.cat([(state[:, 0] * factor + summand).unsqueeze(-1), state[:, 1:]], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -203,10 +202,8 @@ def sensitivities(
     Returns:
         Derivative of the log volume by the weights of the volume, and of any latent by its own weights [B, H] each.
     """
-    num, width = len(state), len(network.bias)
-    of_volume = state.new_zeros(num, width).requires_grad_()
-    of_latents = state.new_zeros(num, width, state.shape[-1] - 1).requires_grad_()
-    end = solver(Flow(network, *gompertz, of_volume, of_latents), state, *times)
+    weights = state.new_zeros(len(state), len(network.bias), state.shape[-1]).requires_grad_()
+    end = solver(Flow(network, *gompertz, weights), state, *times)
     # Where weights are 0, no latent depends on those of the volume, nor the volume on those of the latents.
-    by_volume, by_latents = torch.autograd.grad(end[:, :2].sum(), (of_volume, of_latents))
-    return by_volume, by_latents[..., 0]
+    (by_weights,) = torch.autograd.grad(end[:, :2].sum(), weights)
+    return by_weights[..., 0], by_weights[..., 1]

@@ -141,8 +141,8 @@ class LatentODE(GrowthModel):
 
     def _at_scale(self, scale: float, joint: Rows, start: Tensor, weights: Tensor) -> list[_Scale]:
         """Estimate variances, population and weights [L sets] for one size of the rest."""
-        median, spread = self.remainder
-        log_sd = median + scale * spread - 0.5 * math.log(self.width)
+        median, deviation = self.remainder
+        log_sd = median + scale * deviation - 0.5 * math.log(self.width)
         of_base = self.base.likelihood.of_fixed
         assert of_base is not None
         mean = torch.cat([of_base.mean, torch.zeros(self.width, dtype=torch.float64)])
@@ -153,15 +153,13 @@ class LatentODE(GrowthModel):
         found = estimate(joint, likelihood, start, weights)
         least = solve(found.parameters, joint, likelihood, weights).loss + likelihood.prior.penalty(found.parameters)
         evidence = -least - 0.5 * torch.logdet(found.hessian) - self.width * log_sd - 0.5 * scale**2
-        fits = []
-        for number, chosen in enumerate(weights):
-            nodes = nodes_about(found.parameters[number], found.hessian[number])
-            own = joint._replace(
-                **{name: getattr(joint, name)[number : number + 1] for name in ("values", "fixed", "random")}
-            )
-            at = solve(nodes, own, likelihood, chosen.expand(len(nodes), -1))
-            fits.append(_Scale(evidence[number], nodes, at.coefficients, torch.cholesky_inverse(at.factor)))
-        return fits
+        nodes = nodes_about(found.parameters, found.hessian)
+        num, names = nodes.shape[1], ("values", "fixed", "random")
+        joint = joint._replace(**{name: getattr(joint, name).repeat_interleave(num, dim=0) for name in names})
+        at = solve(nodes.flatten(0, 1), joint, likelihood, weights.repeat_interleave(num, dim=0))
+        population, spread = at.coefficients, torch.cholesky_inverse(at.factor)
+        by_set = zip(evidence, nodes, torch.split(population, num), torch.split(spread, num), strict=True)
+        return [_Scale(*of_set) for of_set in by_set]
 
     def exposed(self, network: Network, seen: Visits, years: Floats) -> Exposed:
         """Differentiate a patient's curve by weights, where these are 0.
@@ -304,7 +302,9 @@ class FittedLatentODE:
         known, across, new = cov[:, :num, :num], cov[:, num:, :num], cov[:, num:, num:].diagonal(dim1=-2, dim2=-1)
         gain = torch.linalg.solve(known, across.mT).mT
         unexplained = rows.fixed[:, 0, num:] - gain @ rows.fixed[:, 0, :num]
-        return new - (gain * across).sum(dim=-1) + ((unexplained @ populations.spread) * unexplained).sum(dim=-1)
+        of_population = ((unexplained @ populations.spread) * unexplained).sum(dim=-1)
+        total: Tensor = new - (gain * across).sum(dim=-1) + of_population
+        return total
 
     def _flown(self, seen: Visits, years: Floats, at_visits: Tensor, coefficients: Tensor, weights: Tensor) -> Tensor:
         """Return the states [J, T, 1 + Z] after flows from the last known visit before each time.
@@ -323,10 +323,11 @@ class FittedLatentODE:
         first, rate, room = (part.squeeze(-1) for part in first_rate_room(coefficients))
         decay = rate.clamp(min=0.0) / room
         drift = rate + decay * first
-        decay, drift, weights = (part.repeat_interleave(ahead, dim=0) for part in (decay, drift, weights))
+        whole = torch.cat([weights.unsqueeze(-1), self.of_latents.expand(each, -1, -1)], dim=-1)
+        decay, drift, whole = (part.repeat_interleave(ahead, dim=0) for part in (decay, drift, whole))
         start = torch.from_numpy(seen.years[anchors] - seen.years[0]).repeat(each)
         lengths = torch.from_numpy(years - seen.years[anchors]).repeat(each)
-        flow = Flow(self.network, decay, drift, weights, self.of_latents)
+        flow = Flow(self.network, decay, drift, whole)
         return self.model.solver(flow, state, start, lengths).view(each, ahead, -1)
 
 

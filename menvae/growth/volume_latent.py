@@ -49,7 +49,7 @@ def volume_latent(
     for _ in range(_MAX_STEPS):
         if left.abs().max() <= _TOLERANCE:
             break
-        jacobian = -torch.autograd.functional.jacobian(missing, z) * movable
+        jacobian = -torch.autograd.functional.jacobian(missing, z) * movable  # type: ignore[no-untyped-call]
         moved, left_then = _nearer(z, torch.linalg.pinv(jacobian) @ left, left, missing)
         if moved is z:
             break

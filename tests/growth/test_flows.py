@@ -33,8 +33,7 @@ def flow(size: float) -> Flow:
         Network.drawn(LATENTS, WIDTH, seed=0),
         decay,
         decay * math.log(CAPACITY_MM3),
-        torch.from_numpy(size * generator.normal(size=(SAMPLES, WIDTH))),
-        torch.from_numpy(size * generator.normal(size=(WIDTH, LATENTS))),
+        torch.from_numpy(size * generator.normal(size=(SAMPLES, WIDTH, 1 + LATENTS))),
     )
 
 
@@ -52,24 +51,16 @@ def test_without_networks_growth_is_gompertz(solver):
 def test_a_tumour_without_decay_grows_or_shrinks_exponentially():
     still = torch.zeros(SAMPLES, dtype=torch.float64)
     drift = torch.tensor([0.2, 0.0, -0.3, -0.1], dtype=torch.float64)
-    end = Split(4)(
-        Flow(flow(0.0).network, still, drift, *(0.0 * flow(1.0).of_volume, flow(0.0).of_latents)),
-        states(),
-        START,
-        LENGTH,
-    )
+    end = Split(4)(Flow(flow(0.0).network, still, drift, flow(0.0).weights), states(), START, LENGTH)
     torch.testing.assert_close(end[:, 0], states()[:, 0] + drift * LENGTH, rtol=0.0, atol=1e-12)
 
 
 def test_growth_is_the_same_on_both_sides_of_where_its_series_begins():
-    end = []
-    for decay in (0.999e-6, 1.001e-6):
-        of = torch.full((1,), decay, dtype=torch.float64)
-        factor, summand = Flow(flow(0.0).network, of, of * 11.0, *(torch.zeros(1, 1),) * 2).gompertz(
-            torch.ones(1).double()
-        )
-        end.append(float(9.0 * factor + summand) - 9.0 - 2.0 * decay * (1.0 - 0.5 * decay))
-    np.testing.assert_allclose(end, 0.0, atol=1e-14)
+    for rate in (0.999e-6, 1.001e-6):
+        decay = torch.full((1,), rate, dtype=torch.float64)
+        of = Flow(flow(0.0).network, decay, 11.0 * decay, flow(0.0).weights[:1])
+        factor, summand = of.gompertz(torch.ones(1, dtype=torch.float64), 1)
+        assert float(9.0 * factor + summand) == pytest.approx(9.0 + 2.0 * (rate - 0.5 * rate**2), abs=1e-14)
 
 
 def test_dopri5_is_that_of_scipy():
@@ -98,18 +89,18 @@ def test_samples_do_not_depend_on_each_other(solver):
     together = solver(of, states(), START, LENGTH)
     for number in range(SAMPLES):
         one = slice(number, number + 1)
-        alone = Flow(of.network, of.decay[one], of.drift[one], of.of_volume[one], of.of_latents)
+        alone = Flow(of.network, of.decay[one], of.drift[one], of.weights[one])
         end = solver(alone, states()[one], START[one], LENGTH[one])
         torch.testing.assert_close(end, together[one], rtol=0.0, atol=tolerance)
 
 
 def test_gradients_are_finite_differences():
     of = flow(0.3)
-    inputs = (states(), of.decay, of.drift, of.of_volume, of.of_latents, START, LENGTH)
-    wanted = tuple(tensor.clone().requires_grad_(number < 5) for number, tensor in enumerate(inputs))
+    inputs = (states(), of.decay, of.drift, of.weights, START, LENGTH)
+    wanted = tuple(tensor.clone().requires_grad_(number < 4) for number, tensor in enumerate(inputs))
 
-    def end(state, decay, drift, of_volume, of_latents, start, length):
-        return Split(3)(Flow(of.network, decay, drift, of_volume, of_latents), state, start, length).sum(dim=-1)
+    def end(state, decay, drift, weights, start, length):
+        return Split(3)(Flow(of.network, decay, drift, weights), state, start, length).sum(dim=-1)
 
     assert torch.autograd.gradcheck(end, wanted, eps=1e-6, atol=1e-6, fast_mode=True)
 
@@ -119,7 +110,7 @@ def test_the_adjoint_has_a_gradient_of_the_patients_rate_and_all_else():
     found = []
     for solver in (Dopri5(1e-8), Dopri5(1e-8, adjoint=True), Split(64)):
         of = flow(0.3)
-        wanted = (of.decay, of.drift, of.of_volume, of.of_latents, states().requires_grad_())
+        wanted = (of.decay, of.drift, of.weights, states().requires_grad_())
         for tensor in wanted[:-1]:
             tensor.requires_grad_()
         end = solver(of, wanted[-1], START, LENGTH)
@@ -134,7 +125,7 @@ def test_the_adjoint_has_a_gradient_of_the_patients_rate_and_all_else():
 def test_sensitivities_of_constant_features_have_a_closed_form(solver):
     """dD/dt = tanh(bias) - a D has D = tanh(bias) (1 - exp(-a t)) / a."""
     bias = torch.tensor([-0.5, 0.2, 1.0], dtype=torch.float64)
-    network = Network(torch.zeros(2 + LATENTS, 3, dtype=torch.float64), bias)
+    network = Network(torch.zeros(1 + LATENTS, 3, dtype=torch.float64), torch.zeros_like(bias), bias)
     decay = torch.tensor(RATES, dtype=torch.float64)
     by_volume, by_latents = sensitivities(network, solver, states(), (START, LENGTH), (decay, 11.0 * decay))
     years = -torch.expm1(-decay * LENGTH) / decay
