@@ -7,7 +7,7 @@ or variance. Then all models are judged by leave-one-patient-out with jackknife+
 Seconds are process-CPU of one thread. The exit status is 1 when a ratio, a difference or the time of the ladder misses
 its goal.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=tests/growth python tests/benchmarks/growth.py
+    OMP_NUM_THREADS=1 python tests/benchmarks/growth_models.py
 """
 
 from __future__ import annotations
@@ -16,15 +16,19 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
-from cohorts import meningiomas
 from interleaved import Claim, at_least, at_most, judged
 
 from menvae.forecasting.judging import judge
 from menvae.growth import FittedGrowth, GrowthModel, Visits
 from menvae.registry import bind, parts
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # of tests
+
+from growth.cohorts import meningiomas
 
 LEAST_RATIO, LARGEST_DIFFERENCE, MOST_SECONDS = 20.0, 1e-8, 600.0
 SIZES = (33, 56)
@@ -75,7 +79,7 @@ def judge_all(models: dict[str, GrowthModel], num: int) -> Claim:
     patients, whole = meningiomas(num, 0), 0.0
     for name, model in models.items():
         started = time.process_time()
-        judge(model, patients, None, protocol="last_from_rest", level=0.95, intervals="jackknife_plus")
+        judge(model, patients, None, protocol="last_from_rest", level=0.95, intervals=["jackknife_plus"])
         seconds = time.process_time() - started
         whole += seconds
         print(f"{name:<17} {num} patients, nested: {seconds:6.1f} s", flush=True)

@@ -75,8 +75,8 @@ class SweepLauncher(Launcher):
         command = self.config.hydra.job.config_name
         if command != "train":
             raise UserError(
-                f"hydra/launcher: the launchers of menvae run points of menvae-train; menvae-{command} -m has Hydra's, such "
-                "as basic and submitit_slurm"
+                f"hydra/launcher: the launchers of menvae run points of menvae-train; menvae-{command} -m has Hydra's, "
+                "such as basic and submitit_slurm"
             )
         jobs = [
             (filter_overrides(overrides), self.composed(overrides, initial_job_idx + index))
