@@ -203,7 +203,8 @@ def _cohort(
     entries = [entry for subject in subjects if (entry := found[subject.subject_id]) is not None]
     of_boxes = _judge_boxes(entries, source)
     entries = as_one_patient(without_faulty(entries, of_boxes, leave_out=source.on_error == "skip"))
-    warn_of_same_masks(entries)
+    if source.checks_files:  # masks that are generated may be the same, such as of a tumour that stands still
+        warn_of_same_masks(entries)
     own = {subject.subject_id: [dict(subject.targets)] if subject.targets else [] for subject in subjects}
     identity = [
         [entry.subject_id, entry.key, entry.patient_id, entry.days, *own[entry.subject_id]] for entry in entries
