@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles menvae
 
-.PHONY: train test lint bench bench-data bench-encode bench-losses bench-metrics bench-search bench-statistics bench-sweep bench-train controls gates simulate soak systems wrong-lines mutants clean
+.PHONY: train test lint bench bench-data bench-encode bench-growth bench-losses bench-metrics bench-search bench-statistics bench-sweep bench-train controls gates simulate soak systems wrong-lines mutants clean
 
 train: $(VENV)/.installed
 	$(BIN)/menvae-train experiment=semivae
@@ -33,6 +33,13 @@ bench-data: $(VENV)/.installed-test
 
 bench-encode: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/encoding.py
+
+# growth models: shortcuts against refits, the whole ladder, solvers, latents that say nothing, simulated cohorts
+bench-growth: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/growth_models.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/latent_ode.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/growth_latents.py
+	$(BIN)/python tests/simulation/forecasts.py
 
 bench-losses: $(VENV)/.installed-test
 	$(BIN)/python tests/benchmarks/losses.py
