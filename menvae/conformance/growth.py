@@ -76,6 +76,16 @@ class GrowthConformance(PartConformance):
         np.testing.assert_array_equal(again.mean, before.mean)
         np.testing.assert_array_equal(again.variance, before.variance)
 
+    def test_day_0_is_any_day(self, case: Case, fitted: FittedGrowth) -> None:
+        """Such as the day of birth: every patient's days move by a number of his own."""
+        patients = self.patients()
+        moved = [replace(one, days=one.days + 20_000.0 + 500.0 * number) for number, one in enumerate(patients)]
+        turned = self.build(case).fit(moved)
+        for seen, later in zip(patients[2:4], moved[2:4], strict=True):
+            expected, found = fitted.predict(seen, self.days(seen)), turned.predict(later, self.days(later))
+            np.testing.assert_allclose(found.mean, expected.mean, rtol=0.0, atol=1e-6)
+            np.testing.assert_allclose(found.variance, expected.variance, rtol=0.0, atol=1e-6)
+
     def test_a_larger_tumour_is_forecast_larger(self, fitted: FittedGrowth) -> None:
         seen = self.patients()[3]
         larger = replace(seen, log_volume=seen.log_volume + 0.5)

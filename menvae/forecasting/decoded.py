@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from menvae.errors import UserError
 from menvae.forecasting.protocols import Task
 from menvae.growth import FittedGrowth, Visits
 from menvae.growth.volume_latent import VolumeLatent, volume_latent
@@ -127,7 +128,12 @@ def decode_next_visits(
         patients: all patients.
         wanted: what to forecast.
         kind: how the partition of the volume follows from the volume.
+
+    Raises:
+        UserError: ``kind`` is ``identity``, and the first coordinate is not that of the volume.
     """
+    if kind == "identity":
+        _check_identity(encoded)
     drawn = [_next_visit(encoded, fits[task.patient], patients[task.patient], task, kind) for task in wanted]
     subjects = {
         encoded.subject(patients[task.patient], number)
@@ -138,6 +144,15 @@ def decode_next_visits(
     return [
         _compared(encoded, patients[task.patient], task, one, found) for task, one in zip(wanted, drawn, strict=True)
     ]
+
+
+def _check_identity(encoded: Encoded) -> None:
+    first = list(encoded.run.model.supervision[OF_VOLUME])[: len(encoded.volume)]
+    if first != list(encoded.volume) or len(first) > 1:
+        raise UserError(
+            f"volume_latent: 'identity' moves the first coordinate, off which the head of run '{encoded.run.name}' "
+            f"reads {first[0]}; choose volume=[{first[0]}], or minimum_norm"
+        )
 
 
 @dataclass(frozen=True)

@@ -176,20 +176,23 @@ def judged_results(models: Mapping[str, GrowthModel], found: Sequence[Volumes], 
             if name == next(iter(models)):
                 raise
             left_out.append(f"{_label(name, volumes, found)}: left out, {error}")
-    for volumes in found:
-        if volumes.curves:
-            base = judged[_label(next(iter(models)), volumes, found)]
-            judged[_label(ORACLE, volumes, found)] = of_curves(base, volumes.parts[0].patients, volumes.curves)
+    known = {
+        _label(ORACLE, volumes, found): of_curves(
+            judged[_label(next(iter(models)), volumes, found)], volumes.parts[0].patients, volumes.curves
+        )
+        for volumes in found
+        if volumes.curves
+    }
     first = found[0]
     shown = _label(next(iter(models)), first, found)
-    compared = (_label(name, volumes, found) for volumes in found for name in (BASELINE, ORACLE))
     return Results(
         patients=_held_out(first),
         judged=judged,
         shown=shown,
         level=settings.level,
         intervals=settings.intervals,
-        baselines=[name for name in compared if name in judged],
+        baselines=[name for name in (_label(BASELINE, volumes, found) for volumes in found) if name in judged],
+        oracles=known,
         warnings=[sentence for volumes in found for sentence in volumes.warnings],
         notes=left_out,
         facts=[("Volumes", "; ".join(volumes.name for volumes in found)), ("Protocol", PROTOCOLS[settings.protocol])],
@@ -246,6 +249,8 @@ def _volumes(keys: Mapping[str, Any], settings: ForecastSettings, output_dir: Pa
     elif name == "measured":
         masks = bind("data", section_of(keys, "data"), "data")
         found = [volumes_of_masks(masks, rules, output_dir / "cache", settings.num_workers)]
+    elif name != "run":
+        raise UserError(f"source.name: '{name}' is not allowed; choose measured, run or table")
     else:
         if settings.run is None:
             raise UserError("run: a value is required with source=run")
@@ -253,7 +258,7 @@ def _volumes(keys: Mapping[str, Any], settings: ForecastSettings, output_dir: Pa
         runs = load_named(settings.run, settings.checkpoint, device, str(output_dir), section_of(keys, "tracking"))
         data = dict(keys.get("data") or {})
         by_encoder = settings.hold_out == "encoder" or (settings.hold_out == "auto" and not data)
-        found = volumes_of_runs(runs, rules, data, "encoder" if by_encoder else "patient")
+        found = volumes_of_runs(runs, rules, data, "encoder" if by_encoder else "patient", settings.num_workers)
     if settings.num_folds is not None:
         found = [
             replace(one, parts=[_grouped(part, settings.num_folds, settings.seed) for part in one.parts])

@@ -5,9 +5,13 @@ Kinds of intervals, all of patients whom no model had seen:
 - ``normal``: of the forecast's own variance.
 - ``jackknife_plus``: about the forecasts of models that lack one more patient, as wide as their errors at that patient,
   over the standard deviations that they had expected (Barber et al. 2021).
-- ``conformal``: about the forecast, with the same errors (Papadopoulos, Gammerman & Vovk 2008).
-- ``cqr``: the ends of ``normal``, both moved by as much as those models' ends should have been (conformalised quantile
-  regression; Romano, Patterson & Candes 2019).
+- ``conformal``: about the forecast, with the same errors (normalised as by Papadopoulos, Gammerman & Vovk 2008).
+- ``cqr``: the ends of ``normal``, both moved by as much as those models' ends should have been (scores of conformalised
+  quantile regression; Romano, Patterson & Candes 2019).
+
+Whatever the model, jackknife+ covers at least 2 level - 1. The last two take the errors of models that lack one patient
+for those of the model with all of them, instead of giving up patients to a split: they rely on a model that hardly
+changes with one patient.
 
 All but the first share one set of errors, those of models of the training patients that lack one of them. With a level
 of 95 %, an interval covers 95 % of the forecasts of patients, each of whom counts once, however many are forecast of
@@ -163,11 +167,11 @@ def judge(
         UserError: no patient has two visits, or too few patients are left to fit the model.
     """
     held_out = [[number] for number in range(len(patients))] if folds is None else [list(fold) for fold in folds]
-    wanted = tasks(patients, protocol)
+    forecast_here = {patient for fold in held_out for patient in fold}
+    wanted = [task for task in tasks(patients, protocol) if task.patient in forecast_here]
     _check_enough(model, len(patients), held_out, len(wanted))
     fits = model.fit_without_each(patients) if folds is None else [model.fit(_others(patients, f)) for f in held_out]
     of_patient = {patient: fit for fold, fit in zip(held_out, fits, strict=True) for patient in fold}
-    wanted = [task for task in wanted if task.patient in of_patient]
     mean, sd = _forecasts(of_patient, patients, wanted)
     ends = {kind: Ends(np.full(len(wanted), -np.inf), np.full(len(wanted), np.inf)) for kind in intervals}
     num_errors = len(patients)
@@ -294,13 +298,14 @@ def _known(patients: Sequence[Visits], task: Task) -> tuple[float, float, float]
     """Return the true log volume, the last known one, and the years between them."""
     visits, last = patients[task.patient], task.num_seen - 1
     years = visits.years[task.target] - visits.years[last]
-    return float(visits.judged_by[task.target]), float(visits.log_volume[last]), float(years)
+    return float(visits.judged_by[task.target]), float(visits.judged_by[last]), float(years)
 
 
 def _check_enough(model: GrowthModel, num: int, held_out: Sequence[Sequence[int]], num_tasks: int) -> None:
     if not num_tasks:
         raise UserError(
-            f"{num} patients: none has two visits on different days; a forecast is judged by a later visit of a patient"
+            f"{num} patients: none who is forecast has two visits on different days; a forecast is judged by a later "
+            "visit of the patient"
         )
     left = num - max(len(fold) for fold in held_out)
     if left < model.min_patients:

@@ -242,9 +242,7 @@ def _decoded_note(num: int) -> str:
 
 def _subtitle(report: Report) -> str:
     num = len(report.judged[report.shown].tasks)
-    return (
-        f"{counted(num, 'forecast')} of visits that the models had not seen, by {counted(len(report.judged), 'model')}"
-    )
+    return f"{counted(num, 'forecast')} of visits of held-out patients, by {counted(len(report.judged), 'model')}"
 
 
 def _banner(report: Report) -> tuple[str, str, str]:
@@ -271,7 +269,7 @@ def _shown(report: Report, model: str, score: Score) -> str:
 def _facts(report: Report) -> list[tuple[str, str]]:
     judged = report.judged[report.shown]
     followed = [visits for visits in report.patients if len(visits) > 1]
-    spans = [visits.years[-1] - visits.years[0] for visits in followed]
+    spans = [visits.years[-1] for visits in followed]
     courses = [course(visits) for visits in followed]
     return [
         ("Patients", f"{len(report.patients)}, of whom {num_patients(judged)} are forecast"),

@@ -19,7 +19,6 @@ from menvae.forecasting.judging import INTERVAL_NAMES, Intervals, Judged
 from menvae.forecasting.protocols import Task
 from menvae.forecasting.scores import RATIO
 from menvae.growth import FittedGrowth, Floats, Visits
-from menvae.growth.visits import DAYS_PER_YEAR
 from menvae.pictures.drawing.calibration import binomial_quantile, observed_coverage
 from menvae.presentation.figures import (
     COLOURS,
@@ -88,7 +87,7 @@ def draw_courses(patients: Sequence[Visits]) -> Figure:
     for words, group in groups.items():
         colour = COURSES[words]
         for visits in group:
-            years = visits.years - visits.years[0]
+            years = visits.years
             axes.plot(
                 years, millilitres(visits.log_volume), "o-", color=colour, linewidth=0.9, markersize=2.6, alpha=0.8
             )
@@ -96,7 +95,7 @@ def draw_courses(patients: Sequence[Visits]) -> Figure:
             axes.plot([], [], "o-", color=colour, linewidth=1.6, markersize=3.5, label=f"{words}: {len(group)}")
     every = np.concatenate([visits.log_volume for visits in patients])
     _volume_axis(axes, *_limits(every, [every]), most=9)
-    last = max(float(visits.years[-1] - visits.years[0]) for visits in patients) or 1.0
+    last = max(float(visits.years[-1]) for visits in patients) or 1.0
     axes.set_xlim(-0.02 * last, 1.02 * last)
     axes.xaxis.set_major_locator(tick_locator(8))
     _legend_above(axes)
@@ -201,8 +200,7 @@ FAN_WORDS: Final = "Dots: known visits; line and bands: forecast, 50, 80 and 95 
 
 
 def _fan_panel(axes: Axes, fan: Fan) -> None:
-    first = fan.visits.years[0]
-    years = fan.days / DAYS_PER_YEAR - first
+    years = fan.visits.years_of(fan.days)
     for level in LEVELS:
         low, high = _ends(fan, level)
         axes.fill_between(
@@ -210,12 +208,10 @@ def _fan_panel(axes: Axes, fan: Fan) -> None:
         )
     axes.plot(years, millilitres(fan.mean), color=COLOURS[0], linewidth=1.4, zorder=2)
     seen, targets = fan.visits[: fan.num_seen], list(fan.targets)
+    axes.plot(seen.years, millilitres(seen.log_volume), "o-", color=INK, linewidth=0.9, markersize=3.6, zorder=3)
     axes.plot(
-        seen.years - first, millilitres(seen.log_volume), "o-", color=INK, linewidth=0.9, markersize=3.6, zorder=3
-    )
-    axes.plot(
-        fan.visits.years[targets] - first,
-        millilitres(fan.visits.log_volume[targets]),
+        fan.visits.years[targets],
+        millilitres(fan.visits.judged_by[targets]),
         "D",
         color=MEASURED,
         markeredgecolor="white",
@@ -223,7 +219,7 @@ def _fan_panel(axes: Axes, fan: Fan) -> None:
         markersize=5.2,
         zorder=4,
     )
-    known = np.concatenate([seen.log_volume, fan.visits.log_volume[targets], fan.mean])
+    known = np.concatenate([seen.log_volume, fan.visits.judged_by[targets], fan.mean])
     low, high = _ends(fan, LEVELS[0])
     _volume_axis(axes, *_limits(known, [low, high]), most=5)
     axes.xaxis.set_major_locator(tick_locator(4))

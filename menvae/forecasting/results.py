@@ -15,6 +15,7 @@ from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
+from scipy.special import ndtri
 
 from menvae.files import csv_text, read_json, write_json, write_text
 from menvae.forecasting.decoded import NextVisit
@@ -42,6 +43,8 @@ from menvae.statistics.gompertz import Gompertz
 
 ORACLE: Final = "true curve"
 """Name of forecasts by the curves that phantoms were drawn from."""
+SMALLEST_SD: Final = 1e-6
+"""Of the errors of a true curve: nothing is exact."""
 PAGE: Final = "index.html"
 TABLE: Final = "scores.txt"
 _METRICS: Final = "scores.json"
@@ -67,6 +70,7 @@ class Results:
         intervals: kinds of intervals.
         level: of them.
         baselines: models that the others are compared with.
+        oracles: name -> forecasts by somebody who knows the true curves; no models, but what models are compared with.
         warnings: sentences that nobody may miss.
         notes: others.
         facts: names and values for the head of the page.
@@ -79,6 +83,7 @@ class Results:
     intervals: Sequence[Intervals]
     level: float
     baselines: Sequence[str]
+    oracles: Mapping[str, Judged]
     warnings: Sequence[str]
     notes: Sequence[str]
     facts: Sequence[tuple[str, str]]
@@ -86,17 +91,18 @@ class Results:
 
     @cached_property
     def scores(self) -> dict[str, Scores]:
-        """Model -> scores."""
-        return {name: score(judged) for name, judged in self.judged.items()}
+        """Model or oracle -> scores."""
+        return {name: score(judged) for name, judged in {**self.judged, **self.oracles}.items()}
 
     @cached_property
     def differences(self) -> dict[str, dict[str, dict[str, PairedDifference]]]:
-        """Baseline -> other model -> score -> difference."""
-        return {
-            name: paired_differences(self.judged, name, self.intervals[0])
-            for name in self.baselines
-            if len(self.judged) > 1
+        """Baseline or oracle -> other model -> score -> difference."""
+        kind = self.intervals[0]
+        to_baselines = {name: paired_differences(self.judged, name, kind) for name in self.baselines}
+        to_oracles = {
+            name: paired_differences({**self.judged, name: oracle}, name, kind) for name, oracle in self.oracles.items()
         }
+        return {name: found for name, found in {**to_baselines, **to_oracles}.items() if found}
 
     @cached_property
     def calibrations(self) -> list[Calibration]:
@@ -110,12 +116,15 @@ class Results:
 
 
 def of_curves(like: Judged, patients: Sequence[Visits], curves: Mapping[str, Gompertz]) -> Judged:
-    """Return the forecasts of somebody who knows the curves of phantoms, and how far measurements lie from them.
+    """Return the forecasts of somebody who knows the curves, and how far measurements of others lie from theirs.
 
     Args:
         like: forecasts of the same visits.
-        patients: whose days are counted from their first visits.
+        patients: all.
         curves: patient -> curve.
+
+    Returns:
+        Forecasts with normal intervals only.
     """
     mean = np.array(
         [
@@ -125,9 +134,11 @@ def of_curves(like: Judged, patients: Sequence[Visits], curves: Mapping[str, Gom
             for task in like.tasks
         ]
     )
-    sd = np.full(len(mean), max(float(np.sqrt(np.mean((like.truth - mean) ** 2))), 1e-6))
-    reach = sd * 1.96
-    ends = dict.fromkeys(like.intervals, Ends(mean - reach, mean + reach))
+    of_others = np.not_equal.outer(like.patients, like.patients)
+    square = of_others @ (like.truth - mean) ** 2 / np.maximum(of_others.sum(axis=1), 1)
+    sd = np.sqrt(np.maximum(square, SMALLEST_SD**2))
+    reach = sd * float(ndtri(0.5 + 0.5 * like.level))
+    ends: dict[Intervals, Ends] = {"normal": Ends(mean - reach, mean + reach)}
     return Judged(like.tasks, like.truth, like.last, like.years, mean, sd, like.level, ends, like.num_errors, {})
 
 
@@ -169,7 +180,7 @@ def _write_csv(path: Path, rows: Iterator[dict[str, Any]]) -> None:
 
 def _forecast_rows(results: Results) -> Iterator[dict[str, Any]]:
     """Yield a row a forecast and model; volumes in mm^3, probabilities of growth after the last known visit."""
-    for model, judged in results.judged.items():
+    for model, judged in {**results.judged, **results.oracles}.items():
         for number, task in enumerate(judged.tasks):
             visits = results.patients[task.patient]
             row: dict[str, Any] = {
@@ -182,8 +193,10 @@ def _forecast_rows(results: Results) -> Iterator[dict[str, Any]]:
                 "forecast_mm3": math.exp(judged.mean[number]),
                 "log_sd": judged.sd[number],
             }
-            for kind, (low, high) in judged.intervals.items():
-                row |= {f"{kind}_low_mm3": np.exp(low[number]), f"{kind}_high_mm3": np.exp(high[number])}
+            for kind in results.intervals:
+                ends = judged.intervals.get(kind)
+                for name, end in zip(("low", "high"), ends or (None, None), strict=True):
+                    row[f"{kind}_{name}_mm3"] = None if end is None else np.exp(end[number])
             fit = judged.fits.get(task.patient)
             chances = [None] * len(HORIZONS) if fit is None else growth_probabilities(fit, visits[: task.num_seen])
             names = [f"p_larger_{RATIO:g}_after_{years:g}_years" for years in HORIZONS]
@@ -245,11 +258,11 @@ def _table(results: Results) -> str:
     for heading, _, _ in columns.values():
         table.add_column(heading, justify="right")
     for model, scores in results.scores.items():
-        table.add_row(model, *(_value(scores.estimates[name]) for name in columns))
+        table.add_row(model, *(_value(scores.estimates.get(name)) for name in columns))
     first = results.scores[results.shown]
     lines = [
         *results.warnings,
-        f"{first.num_forecasts} forecasts of {first.num_patients} patients by models that had not seen them; "
+        f"{first.num_forecasts} forecasts of {first.num_patients} patients by growth models fitted to others; "
         f"intervals of {100.0 * results.level:g} %",
         *results.all_notes,
     ]
@@ -258,7 +271,9 @@ def _table(results: Results) -> str:
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines())
 
 
-def _value(estimate: Estimate) -> str:
+def _value(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return ""
     ends = "" if estimate.low is None else f"\n{significant(estimate.low)} to {significant(estimate.high)}"
     return f"{significant(estimate.value)}{ends}"
 
@@ -276,6 +291,7 @@ def _report(results: Results, title: str, decoded: Mapping[str, Path]) -> Report
         values={
             model: {heading.replace("\n", ", "): scores.estimates[name] for name, (heading, _, _) in columns.items()}
             for model, scores in results.scores.items()
+            if model in results.judged
         },
         versus=[
             Versus(
@@ -291,10 +307,20 @@ def _report(results: Results, title: str, decoded: Mapping[str, Path]) -> Report
         ],
         warnings=results.warnings,
         notes=results.all_notes,
-        facts=results.facts,
+        facts=[*results.facts, *_facts_of_oracles(results)],
         events=_events(results),
         decoded=decoded,
     )
+
+
+def _facts_of_oracles(results: Results) -> list[tuple[str, str]]:
+    """Say what somebody would reach who knows the curves: what measurements leave to be reached."""
+    found = []
+    for name in results.oracles:
+        estimates = results.scores[name].estimates
+        crps, percent = (significant(estimates[score].value) for score in ("crps", "median_error_percent"))
+        found.append((f"{name.capitalize()}, not a model", f"CRPS {crps}, median error {percent} %"))
+    return found
 
 
 def _events(results: Results) -> dict[str, list[Reliability]]:

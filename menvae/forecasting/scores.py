@@ -179,14 +179,15 @@ def _tested(judged: Judged, baseline: Judged, kind: Intervals, seed: int) -> dic
     columns = {"mean_error": "error", "mean_error_percent": "error_percent", "crps": "crps"}
     columns["interval_score"] = f"interval_score/{kind}"
     ours, theirs = (losses_of(one) for one in (judged, baseline))
-    shown = {
-        name: _of_patients(ours[key], judged) - _of_patients(theirs[key], baseline) for name, key in columns.items()
+    finite = {
+        name: _of_patients(ours[key], judged) - _of_patients(theirs[key], baseline)
+        for name, key in columns.items()
+        if all(key in losses and np.isfinite(losses[key]).all() for losses in (ours, theirs))
     }
-    finite = {name: values for name, values in shown.items() if np.isfinite(values).all()}
     return bootstrap_tests_of_means(
         lambda means: dict(zip(finite, means.T, strict=True)),
         np.stack(list(finite.values()), axis=1),
-        range(len(shown["crps"])),
+        range(len(finite["crps"])),
         seed=seed,
     )
 

@@ -168,18 +168,24 @@ def volumes_of_masks(data: Bound, rules: VisitRules, cache: Path, num_workers: i
 
 
 def volumes_of_runs(
-    runs: Sequence[FinishedRun], rules: VisitRules, data: Mapping[str, Any], hold_out: Literal["encoder", "patient"]
+    runs: Sequence[FinishedRun],
+    rules: VisitRules,
+    data: Mapping[str, Any],
+    hold_out: Literal["encoder", "patient"],
+    num_workers: int | None = None,
 ) -> list[Volumes]:
     """Encode a cohort with finished runs, and take the volumes that they predict and those of the masks.
 
     Runs that hold out the same patients are an ensemble; runs that hold out others are folds. A fold's encoder reads
     all patients, the growth model is fitted to those that the encoder may have seen, and the others are forecast. So
-    nothing of a held-out patient reaches the encoder or the growth model.
+    nothing of a held-out patient reaches the encoder or the growth model, but the volumes of the others are read better
+    than his.
 
     Args:
         runs: folds, ensembles or one run.
         rules: how rows become patients.
         data: keys of another cohort, as for `menvae.encode`.
+        num_workers: processes that prepare visits of another cohort; None: one per core.
         hold_out: ``encoder``: the test patients of each run; ``patient``: everyone, one at a time, by one encoder.
 
     Returns:
@@ -198,7 +204,13 @@ def volumes_of_runs(
     num_forecast = 0
     digests: list[str] = []
     for members in folds.values():
-        table = encode(members, fusion="ensemble" if len(members) > 1 else None, data=data, show=progress_bar)
+        table = encode(
+            members,
+            fusion="ensemble" if len(members) > 1 else None,
+            data=data,
+            num_workers=num_workers,
+            show=progress_bar,
+        )
         table = table[table["days"].notna()].reset_index(drop=True)
         if table.empty:
             raise UserError(f"run: no visit of '{members[0].name}' has a date; give data.dates")
@@ -211,7 +223,8 @@ def volumes_of_runs(
             masks = _patients(measured, place, rules)
             patients = [replace(one, truth=other.log_volume) for one, other in zip(patients, masks, strict=True)]
             of_masks.append(Part(masks))
-        seen, held_out = _seen_by(members, table), list(range(len(patients)))
+        _check_same_cohort(runs[0], members[0], parts, patients)
+        seen, held_out = _seen_by(members, table, data), list(range(len(patients)))
         if hold_out == "encoder":
             tested = set(table.loc[table["split"] == "test", "patient"])
             held_out = [number for number, one in enumerate(patients) if one.patient in tested]
@@ -220,12 +233,17 @@ def volumes_of_runs(
         encoded = Encoded(members[0], data, table, rules.volume, rules.smallest_mm3, evolving)
         folds_of_part = [held_out] if hold_out == "encoder" else None
         parts.append(Part(patients, folds_of_part, encoded if len(members) == 1 else None))
-        digests.append(digest_of([[*row[:4]] for row in predicted]))
+        digests.append(digest_of([list(row) for row in (*predicted, *(measured or ()))]))
     warnings = []
     if leaks:
         warnings.append(
             f"The encoder has seen images of {len(leaks)} of the {num_forecast} patients that are forecast, such as "
             f"'{leaks[0]}'; of new patients it knows less. Runs of data.fold=0,1,... and hold_out=encoder avoid that."
+        )
+    if hold_out == "encoder":
+        warnings.append(
+            "Growth models are fitted, and intervals set, on patients whose images the encoder has seen; those that "
+            "are forecast are read with larger errors, and intervals may be too narrow."
         )
     name = ", ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs"
     found = [Volumes(f"predicted by {name}", parts, warnings, digest=digest_of(digests))]
@@ -256,8 +274,22 @@ def _folds(runs: Sequence[FinishedRun]) -> dict[frozenset[str], list[FinishedRun
     return found
 
 
-def _seen_by(runs: Iterable[FinishedRun], table: pd.DataFrame) -> set[str]:
-    """Return the patients of a table whose images trained or chose one of the runs, or one that it started from."""
+def _check_same_cohort(
+    first: FinishedRun, other: FinishedRun, parts: Sequence[Part], patients: Sequence[Visits]
+) -> None:
+    if parts and [(one.patient, *one.days) for one in patients] != [
+        (one.patient, *one.days) for one in parts[0].patients
+    ]:
+        raise UserError(f"run: '{first.name}' and '{other.name}' have other visits; folds must be of one cohort")
+
+
+def _seen_by(runs: Sequence[FinishedRun], table: pd.DataFrame, data: Mapping[str, Any]) -> set[str]:
+    """Return the patients of a table whose images trained or chose one of the runs, or one that it started from.
+
+    Equal names in another cohort are equal patients, unless cohorts are generated, of which each has the same names.
+    """
+    if data and runs[0].experiment.source.location is None:
+        return set()
     patient_of = dict(zip(table["subject"], table["patient"], strict=True))
     seen: set[str] = set()
     for run in runs:
@@ -268,7 +300,10 @@ def _seen_by(runs: Iterable[FinishedRun], table: pd.DataFrame) -> set[str]:
 def _rows_of(
     table: pd.DataFrame, rules: VisitRules, kind: str, runs: Sequence[FinishedRun], evolving: Sequence[str]
 ) -> list[VisitRow]:
-    """Return the rows of predicted or measured volumes, with the variance of the logarithm of the former."""
+    """Return the rows of predicted or measured volumes, with the variance of the logarithm of the former.
+
+    The variance is that of a sum of independent volumes.
+    """
     present = [column.removeprefix("predicted.") for column in table.columns if column.startswith("predicted.")]
     _check_targets(rules.volume, [name for name in present if "." not in name], f"run '{runs[0].name}' predicts")
     volumes = np.nansum([table[f"{kind}.{name}"].to_numpy(float) for name in rules.volume], axis=0)
@@ -290,7 +325,12 @@ def _evolving(table: pd.DataFrame, runs: Sequence[FinishedRun]) -> list[str]:
 def _have_masks(table: pd.DataFrame, rules: VisitRules) -> bool:
     """Return whether every visit has a mask: a region without voxels is missing, but not all of them."""
     columns = [column for column in table.columns if column.startswith("measured.vol_")]
-    return bool(columns) and bool(table[columns].notna().any(axis=1).all())
+    there = table[columns].notna().any(axis=1)
+    if there.any() and not there.all():
+        _log.warning(
+            "%d of %d visits have no mask: forecasts are judged by predicted volumes", (~there).sum(), len(there)
+        )
+    return bool(there.all())
 
 
 def _check_targets(wanted: Iterable[str], known: Iterable[str], words: str) -> None:

@@ -22,10 +22,12 @@ def gompertz_curve(coefficients: Tensor, years: Tensor) -> Tensor:
     """First log volume, growth per year at first, log capacity [..., 3], years [..., V] -> log volumes [..., V].
 
     The solution of dV/dt = a V ln(K / V) in terms of g = a ln(K / V(0)), with which curves are almost linear as long as
-    capacities are far away. Where g is negative, the tumour shrinks exponentially.
+    capacities are far away. Where g is negative, the tumour shrinks exponentially; a tumour near or above its capacity
+    may grow by a factor of exp(`_LEAST_ROOM`).
     """
     first, rate, room = first_rate_room(coefficients)
-    return first + torch.where(rate > 0.0, -room * torch.expm1(-rate * years / room), rate * years)
+    growth = rate.clamp(min=0.0)  # else the branch that is not taken has gradients that are not numbers
+    return first + torch.where(rate > 0.0, -room * torch.expm1(-growth * years / room), rate * years)
 
 
 def first_rate_room(coefficients: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -30,7 +30,6 @@ from menvae.growth.gompertz import first_rate_room, in_mm3
 from menvae.growth.linear import Expected, nodes_about, positive
 from menvae.growth.nonlinear import FittedNonlinear
 from menvae.growth.reduced_gompertz import ReducedGompertz
-from menvae.growth.visits import DAYS_PER_YEAR
 from menvae.registry import Field, register
 
 _SCALES = (-1.5, -0.5, 0.5, 1.5)
@@ -276,7 +275,7 @@ class FittedLatentODE:
     def _states(self, seen: Visits, days: Floats) -> tuple[Tensor, Tensor]:
         """Return the states [J, T, 1 + Z] on some days, and the variance of log volumes [J, T]."""
         _check_latents([seen], of=self.of_latents.shape[1])
-        num, years = len(seen), np.concatenate([seen.years, days / DAYS_PER_YEAR])
+        num, years = len(seen), np.concatenate([seen.years, seen.years_of(days)])
         with torch.enable_grad():
             by_weights = self.model.exposed(self.network, seen, years).by_volume
         coefficients, weights = self._curves(padded_rows([seen]), by_weights[:num])

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from menvae.growth import FittedGrowth, Floats, Forecast, GrowthModel, Visits
 from menvae.growth.gaussian import NEARBY, Likelihood, Prior, Rows, estimate, padded, padded_arrays, padded_rows, solve
-from menvae.growth.visits import DAYS_PER_YEAR
 from menvae.registry import Field
 
 _SMALLEST_CURVATURE = 0.25
@@ -125,7 +124,7 @@ class FittedLinear:
     def predict(self, seen: Visits, days: Floats) -> Forecast:
         """Forecast by universal kriging, averaged over the variance parameters."""
         num, unknown = len(seen), np.zeros(len(days))
-        years = np.concatenate([seen.years, days / DAYS_PER_YEAR])
+        years = np.concatenate([seen.years, seen.years_of(days)])
         noise = np.concatenate([seen.variance, unknown + seen.variance.mean()])
         both = padded_arrays([(years, np.concatenate([seen.log_volume, unknown]), noise)])
         rows = self.model.with_inputs(both._replace(size=padded_rows([seen]).size))

@@ -36,6 +36,6 @@ class Logistic(NonlinearGrowth):
     def curve(self, coefficients: Tensor, years: Tensor) -> Tensor:
         """First log volume, growth per year at first, log capacity [..., 3], years [..., V] -> log volumes [..., V]."""
         first, rate, room = first_rate_room(coefficients)
-        far = rate / -torch.expm1(-room)  # growth per year far below the capacity
+        far = rate.clamp(min=0.0) / -torch.expm1(-room)  # growth per year far below the capacity
         growing = room - torch.log1p(torch.expm1(room) * (-far * years).exp())
         return first + torch.where(rate > 0.0, growing, rate * years)

@@ -26,7 +26,6 @@ from menvae.growth.gaussian import (
     solve,
 )
 from menvae.growth.linear import Unbounded, nodes_about
-from menvae.growth.visits import DAYS_PER_YEAR
 
 _log = logging.getLogger(__name__)
 
@@ -249,7 +248,7 @@ class FittedNonlinear:
             change, effects = float((moved - effects).abs().max()), moved
             if change < _TOLERANCE:
                 break
-        years = np.concatenate([seen.years, days / DAYS_PER_YEAR])
+        years = np.concatenate([seen.years, seen.years_of(days)])
         noise = np.concatenate([seen.variance, np.full(len(days), seen.variance.mean())])
         both = padded_arrays([(years, np.zeros(len(years)), noise)])
         linear, curves = model.linearised(both, model.of_patients(self.population, effects))

@@ -16,7 +16,7 @@ class Visits:
 
     Attributes:
         patient: name.
-        days: [V], increasing; 0 is any day, such as that of the first visit.
+        days: [V], increasing; day 0 is any day.
         log_volume: [V], ln mm^3.
         variance: of the error of ``log_volume`` [V], as far as it is known beforehand; 0 where it is not.
         latents: mean latents [V, Z], or None.
@@ -55,5 +55,9 @@ class Visits:
 
     @property
     def years(self) -> NDArray[np.float64]:
-        """Years since day 0 [V]."""
-        return self.days / DAYS_PER_YEAR
+        """Years since the first visit [V]."""
+        return self.years_of(self.days)
+
+    def years_of(self, days: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Days on the clock of the visits [T] -> years since the first visit [T]."""
+        return (days - self.days[0]) / DAYS_PER_YEAR

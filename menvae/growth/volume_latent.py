@@ -27,7 +27,7 @@ def volume_latent(
         z_vol: present latents of the partition [P].
         target: what the head shall say, a number or [F].
         head: latents [P] -> a number or [F], differentiable.
-        kind: ``identity``: only the first coordinates change, one for each target, as is right for an identity head;
+        kind: ``identity``: only the first coordinates change, off which an identity head reads the targets;
             ``inverse``: steps along the Jacobian from 0, which are the pseudo-inverse of a linear head;
             ``minimum_norm``: the same from the present latents, which lead to those nearest to them if it is linear.
 

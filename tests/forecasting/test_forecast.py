@@ -13,7 +13,11 @@ from shrunk import composed
 
 from menvae.errors import ExitCode, UserError
 from menvae.forecasting.forecast import forecast
+from menvae.forecasting.judging import judge
+from menvae.forecasting.results import of_curves
 from menvae.growth import Visits
+from menvae.growth.last_value import LastValue
+from menvae.statistics.gompertz import Gompertz
 
 QUICK = ("growth=lme", "growth.average=false", "tracking.enabled=false")
 
@@ -77,7 +81,7 @@ def test_last_values_are_forecast_as_they_are(folder: Path) -> None:
 def test_the_folder_says_everything(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     assert names >= {"index.html", "scores.csv", "differences.csv", "forecasts.csv", "calibration.csv", "config.yaml"}
-    assert "22 forecasts of 22 patients by models that had not seen them" in (folder / "scores.txt").read_text()
+    assert "22 forecasts of 22 patients by growth models fitted to others" in (folder / "scores.txt").read_text()
     assert {row["minus"] for row in rows_of(folder / "differences.csv")} == {"last_value"}
 
 
@@ -102,8 +106,8 @@ def test_a_model_that_cannot_be_fitted_is_left_out_and_said(tmp_path: Path) -> N
         (("beside=[lmee]",), r"beside\[0\]\.?(name)?: .*did you mean 'lme'"),
         (("hold_out=encoder",), "hold_out: 'encoder' needs source=run"),
         (("num_folds=9",), "num_folds: 9 folds need at least 9 patients, and there are 4"),
-        (("volume=[]",), "volume"),
-        (("level=0.4",), "level"),
+        (("volume=[]",), "^volume: "),
+        (("level=0.4",), "^level: "),
         (("source.unit=litre",), "source.unit: .*mm3"),
         (("source.path=nowhere.csv",), "source.path: file '.*nowhere.csv' does not exist"),
     ],
@@ -117,5 +121,21 @@ def test_wrong_keys_end_in_a_sentence(tmp_path: Path, overrides: tuple[str, ...]
 
 @pytest.mark.parametrize("patients", [straight_lines(1, 0), [one[:1] for one in straight_lines(6, 0)]])
 def test_one_patient_and_single_visits_are_refused(tmp_path: Path, patients: list[Visits]) -> None:
-    with pytest.raises(UserError, match=r"patients: (without those that are forecast|none has two visits)"):
+    with pytest.raises(
+        UserError, match=r"patients: (without those that are forecast|none who is forecast has two visits)"
+    ):
         grow(tmp_path, written(tmp_path / "table.csv", patients))
+
+
+def test_who_knows_the_curves_errs_by_the_measurements_alone() -> None:
+    """Three patients measured at 0, 10 and 20 % above their curves: the spread of each is that of the others."""
+    curve = Gompertz(1000.0, 50_000.0, 0.3)
+    days = np.array([0.0, 365.25])
+    true = np.log([curve.volume_mm3(0.0), curve.volume_mm3(1.0)])
+    patients = [Visits(str(n), days, true + np.log(1.0 + 0.1 * n), np.zeros(2)) for n in range(3)]
+    like = judge(LastValue(), patients, None, protocol="last_from_rest", level=0.5, intervals=["normal"])
+    found = of_curves(like, patients, {one.patient: curve for one in patients})
+    np.testing.assert_allclose(found.mean, true[1])
+    errors = np.log([1.0, 1.1, 1.2])
+    np.testing.assert_allclose(found.sd[0], np.sqrt((errors[1] ** 2 + errors[2] ** 2) / 2.0))
+    np.testing.assert_allclose(found.high - found.mean, 0.674490 * found.sd, rtol=1e-6)

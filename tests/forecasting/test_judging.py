@@ -161,7 +161,7 @@ def test_patients_without_a_later_visit_are_not_forecast_but_help_to_fit() -> No
     assert tasks([alone, *straight_lines(2, 0, num_visits=3)], "all_from_first") == [
         Task(1, 1, 1), Task(1, 1, 2), Task(2, 1, 1), Task(2, 1, 2)
     ]  # fmt: skip
-    with pytest.raises(UserError, match="2 patients: none has two visits"):
+    with pytest.raises(UserError, match="2 patients: none who is forecast has two visits"):
         all_kinds([alone, replace(alone, patient="another")])
 
 

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from runs import train
+from shrunk import composed
 
 import menvae
-from menvae.errors import UserError
+from menvae.errors import ExitCode, UserError
+from menvae.forecasting.decoded import decode_next_visits
+from menvae.forecasting.forecast import forecast
+from menvae.forecasting.judging import judge
 from menvae.forecasting.sources import (
     TableSource,
     VisitRules,
+    _check_same_cohort,
     volumes_of_masks,
     volumes_of_runs,
     volumes_of_table,
 )
+from menvae.growth.last_value import LastValue
 from menvae.registry import bind
 from menvae.runs.finished import FinishedRun
 
@@ -87,6 +94,10 @@ def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output_dir
 
 
+def told_of_seen(warnings: Sequence[str]) -> list[str]:
+    return [warning for warning in warnings if "has seen images of" in warning]
+
+
 def run_of(output_dir: Path, name: str) -> FinishedRun:
     (path,) = (output_dir / "runs").glob(f"{name}_*")
     return menvae.load_run(path)
@@ -112,7 +123,7 @@ def test_masks_have_the_volumes_of_the_truth(output_dir: Path) -> None:
 def test_each_patient_is_read_by_the_encoder_that_has_not_seen_him(output_dir: Path) -> None:
     folds = [run_of(output_dir, f"fold{fold}") for fold in (0, 1)]
     predicted, masks = volumes_of_runs(folds, RULES, {}, "encoder")
-    assert not predicted.warnings
+    assert not told_of_seen(predicted.warnings)
     everyone = [one.patient for one in predicted.parts[0].patients]
     held_out = [
         part.patients[number].patient for part in predicted.parts for fold in part.folds or [] for number in fold
@@ -132,7 +143,7 @@ def test_each_patient_is_read_by_the_encoder_that_has_not_seen_him(output_dir: P
 def test_images_of_held_out_patients_that_were_seen_are_told(output_dir: Path) -> None:
     run = run_of(output_dir, "fold0")
     predicted, _ = volumes_of_runs([run], RULES, {}, "patient")
-    (warning,) = predicted.warnings
+    (warning,) = told_of_seen(predicted.warnings)
     num_seen = len({subject.rpartition("-")[0] for subject in run.visits_seen})
     assert warning.startswith(f"The encoder has seen images of {num_seen} of the 8 patients that are forecast")
 
@@ -142,10 +153,48 @@ def test_a_run_that_started_from_one_that_saw_the_patient_has_seen_him(output_di
     trainer = {**run.config["trainer"], "init_from": str(first.path)}
     started = replace(run, experiment=replace(run.experiment, config={**run.config, "trainer": trainer}))
     predicted, _ = volumes_of_runs([started], RULES, {}, "encoder")
-    (warning,) = predicted.warnings
+    (warning,) = told_of_seen(predicted.warnings)
     assert "has seen images of 4 of the 4 patients" in warning
 
 
 def test_a_volume_that_is_not_predicted_is_refused(output_dir: Path) -> None:
     with pytest.raises(UserError, match=r"volume: run 'fold0_.*' predicts no 'vol_x'; did you mean"):
         volumes_of_runs([run_of(output_dir, "fold0")], VisitRules(("vol_x",), 30.0, "fail"), {}, "patient")
+
+
+def test_folds_of_other_cohorts_are_refused(output_dir: Path) -> None:
+    first, second = run_of(output_dir, "fold0"), run_of(output_dir, "fold1")
+    parts = volumes_of_runs([first], RULES, {}, "encoder")[0].parts
+    with pytest.raises(UserError, match="have other visits; folds must be of one cohort"):
+        _check_same_cohort(first, second, parts, parts[0].patients[1:])
+
+
+def test_forecasts_from_folds_say_what_the_encoder_costs_and_decode_the_next_visit(output_dir: Path) -> None:
+    runs = ",".join(str(run_of(output_dir, f"fold{fold}").path) for fold in (0, 1))
+    keys = ("source=run", f"run=[{runs}]", f"output_dir={output_dir}", "growth=lme", "growth.average=false", "decode=2")
+    assert forecast(composed(*keys, "beside=[latent_ode]", "intervals=[normal]", config="grow")) == ExitCode.DONE
+    (folder,) = (output_dir / "forecasts").iterdir()
+    with (folder / "scores.csv").open(newline="") as file:
+        assert {row["model"] for row in csv.DictReader(file)} == {
+            "lme",
+            "lme (masks)",
+            "latent_ode",
+            "latent_ode (masks)",
+        }
+    assert (folder / "scores.txt").read_text().startswith("Growth models are fitted, and intervals set, on patients")
+    with (folder / "forecasts.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["model"] in ("lme", "lme (masks)")]
+    true = {model: [row["true_mm3"] for row in rows if row["model"] == model] for model in ("lme", "lme (masks)")}
+    assert true["lme"] == true["lme (masks)"], "both are judged by the masks"
+    assert "Next visits" in (folder / "index.html").read_text() or (folder / "next_visits.png").is_file()
+
+
+def test_a_volume_that_is_set_is_read_back_from_the_decoded_state(output_dir: Path) -> None:
+    part = volumes_of_runs([run_of(output_dir, "fold0")], RULES, {}, "encoder")[0].parts[0]
+    judged = judge(LastValue(), part.patients, part.folds, protocol="last_from_rest", level=0.9, intervals=["normal"])
+    assert part.encoded is not None
+    (visit, *_) = decode_next_visits(part.encoded, judged.fits, part.patients, judged.tasks[:1], "minimum_norm")
+    assert visit.round_trip < 0.01
+    assert visit.drawn.shape == visit.true.shape == (16, 16, 16)
+    with pytest.raises(UserError, match="volume_latent: 'identity' moves the first coordinate"):
+        decode_next_visits(part.encoded, judged.fits, part.patients, judged.tasks[:1], "identity")
