@@ -62,6 +62,8 @@ PROTOCOLS: Mapping[Protocol, str] = {
 }
 _OF_MACHINE = ("output_dir", "tracking", "num_workers", "device", "overwrite")
 """Keys that change no result."""
+_NOT_OF_TABLES = ("volume", "run", "data", "decode", "volume_latent", "checkpoint", "hold_out")
+"""Keys that change nothing with a table."""
 _SECTIONS = ("growth", "source", "data", "tracking")
 
 
@@ -132,7 +134,8 @@ def forecast(composed: DictConfig) -> ExitCode:
     logs.configure(None)
     try:
         found = _volumes(keys, settings, output_dir)
-        decisive = {key: value for key, value in keys.items() if key not in _OF_MACHINE}
+        unused = _OF_MACHINE if name_of_source(keys) != "table" else (*_OF_MACHINE, *_NOT_OF_TABLES)
+        decisive = {key: value for key, value in keys.items() if key not in unused}
         digest = digest_of([decisive, [volumes.digest for volumes in found]])
         folder = output_dir / FORECASTS / f"{settings.name}_{digest[:10]}"
         if settings.overwrite or not folder.is_dir():
@@ -241,9 +244,9 @@ def _models(config: Mapping[str, Any], beside: Sequence[str] | Literal["all"]) -
 def _volumes(keys: Mapping[str, Any], settings: ForecastSettings, output_dir: Path) -> list[Volumes]:
     """Return the volumes of the source; with runs, those that they predict, then those of the masks."""
     rules = VisitRules(settings.volume, settings.smallest_mm3, settings.same_day)
-    source, name = section_of(keys, "source"), section_of(keys, "source").get("name")
+    source, name = section_of(keys, "source"), name_of_source(keys)
     if name != "run" and settings.hold_out == "encoder":
-        raise UserError("hold_out: 'encoder' needs source=run; measured volumes have no encoder")
+        raise UserError("hold_out: 'encoder' needs source=run; volumes of masks and tables have no encoder")
     if name == "table":
         found = [volumes_of_table(validated(TableSource, source, "source"), rules)]
     elif name == "measured":
@@ -265,6 +268,11 @@ def _volumes(keys: Mapping[str, Any], settings: ForecastSettings, output_dir: Pa
             for one in found
         ]
     return found
+
+
+def name_of_source(keys: Mapping[str, Any]) -> object:
+    """Return ``measured``, ``run`` or ``table``, if it is spelt correctly."""
+    return section_of(keys, "source").get("name")
 
 
 def _grouped(part: Part, num_folds: int, seed: int) -> Part:

@@ -169,7 +169,7 @@ def judge(
     held_out = [[number] for number in range(len(patients))] if folds is None else [list(fold) for fold in folds]
     forecast_here = {patient for fold in held_out for patient in fold}
     wanted = [task for task in tasks(patients, protocol) if task.patient in forecast_here]
-    _check_enough(model, len(patients), held_out, len(wanted))
+    _check_enough(model, patients, held_out, len(wanted))
     fits = model.fit_without_each(patients) if folds is None else [model.fit(_others(patients, f)) for f in held_out]
     of_patient = {patient: fit for fold, fit in zip(held_out, fits, strict=True) for patient in fold}
     mean, sd = _forecasts(of_patient, patients, wanted)
@@ -301,17 +301,21 @@ def _known(patients: Sequence[Visits], task: Task) -> tuple[float, float, float]
     return float(visits.judged_by[task.target]), float(visits.judged_by[last]), float(years)
 
 
-def _check_enough(model: GrowthModel, num: int, held_out: Sequence[Sequence[int]], num_tasks: int) -> None:
+def _check_enough(
+    model: GrowthModel, patients: Sequence[Visits], held_out: Sequence[Sequence[int]], num_tasks: int
+) -> None:
+    num = len(patients)
     if not num_tasks:
         raise UserError(
-            f"{num} patients: none who is forecast has two visits on different days; a forecast is judged by a later "
-            "visit of the patient"
+            f"{counted(num, 'patient')}: none who is forecast has two visits on different days; a forecast is judged "
+            "by a later visit of the patient"
         )
-    left = num - max(len(fold) for fold in held_out)
+    tell = {number for number, visits in enumerate(patients) if len(visits) > 1}
+    left = min(len(tell - set(fold)) for fold in held_out)
     if left < model.min_patients:
         raise UserError(
-            f"{num} patients: without those that are forecast there are {left}, and the model needs at least "
-            f"{model.min_patients} of them; give more patients, or hold out fewer at a time"
+            f"{counted(num, 'patient')}: without those that are forecast, {left} have two visits, and the model needs "
+            f"at least {model.min_patients} of them; give more patients, or hold out fewer at a time"
         )
 
 

@@ -15,6 +15,11 @@ from menvae.presentation.text import counted
 
 _log = logging.getLogger(__name__)
 
+LARGEST_MM3 = 1e7
+"""Largest volume of a visit."""
+LONGEST_DAYS = 40_000
+"""Longest time between two visits of a patient."""
+
 SameDay = Literal["fail", "mean"]
 
 
@@ -56,10 +61,27 @@ def patients_of(
                 f"{place(number)}: patient '{row.patient}' has days {row.days:g} and a volume of "
                 f"{row.volume_mm3:g} mm^3; days must be a number, and the volume 0 or more"
             )
+        if row.volume_mm3 > LARGEST_MM3:
+            raise UserError(
+                f"{place(number)}: patient '{row.patient}' has a volume of {row.volume_mm3:g} mm^3, "
+                "more than a head holds"
+            )
     by_patient: dict[str, list[int]] = {}
     for number in sorted(range(len(rows)), key=lambda number: rows[number].days):
         by_patient.setdefault(rows[number].patient, []).append(number)
+    for name, numbers in by_patient.items():
+        first, last = numbers[0], numbers[-1]
+        if rows[last].days - rows[first].days > LONGEST_DAYS:
+            raise UserError(
+                f"{place(first)} and {place(last)}: visits of patient '{name}' on days {rows[first].days:g} and "
+                f"{rows[last].days:g} are more than a life apart; days are counted from any day, and are no dates"
+            )
     small = sum(row.volume_mm3 < smallest_mm3 for row in rows)
+    if small and small == len(rows):
+        raise UserError(
+            f"all {small} volumes are below {smallest_mm3:g} mm^3, where tumours count as vanished (smallest_mm3); "
+            "volumes in mL need source.unit=ml"
+        )
     if small:
         _log.warning("%s below %g mm^3: count as that (smallest_mm3)", counted(small, "volume"), smallest_mm3)
     return [

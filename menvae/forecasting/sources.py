@@ -124,12 +124,11 @@ def volumes_of_table(source: TableSource, rules: VisitRules) -> Volumes:
     columns = (table[column].tolist() for column in (source.patient, source.days, source.volume))
     with about(f"source.path: '{path}'"):
         for number, (patient, days, volume) in enumerate(zip(*columns, strict=True)):
-            if patient is None or not str(patient).strip():
+            name = "" if patient is None or patient != patient else str(patient).strip()
+            if not name:
                 raise UserError(f"{place(number)}: no patient in column '{source.patient}'")
             day = _number(days, f"{place(number)}: column '{source.days}'")
-            rows.append(
-                VisitRow(str(patient), day, factor * _number(volume, f"{place(number)}: column '{source.volume}'"))
-            )
+            rows.append(VisitRow(name, day, factor * _number(volume, f"{place(number)}: column '{source.volume}'")))
         patients = _patients(rows, place, rules)
     return Volumes("table", [Part(patients)], digest=digest_of([list(row) for row in rows]))
 
@@ -348,10 +347,16 @@ def _patients(rows: Sequence[VisitRow], place: Callable[[int], str], rules: Visi
 
 
 def _number(value: object, where: str) -> float:
+    if value is None or value != value:
+        raise UserError(f"{where} is empty")
+    if not isinstance(value, str | int | float | np.number):
+        raise UserError(
+            f"{where} has '{value}', which is not a number; count days from any day, such as the first visit"
+        )
     try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        number = float(value)
+    except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"{where} has {value!r}, which is not a number")
+        raise UserError(f"{where} has '{value}', which is not a finite number")
     return number

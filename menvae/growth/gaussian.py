@@ -347,10 +347,19 @@ def estimate(
     return Estimate(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
+def _check_determined(at: Derivatives, rows: Rows) -> None:
+    if not (at.loss.isfinite().all() and at.hessian.isfinite().all() and at.gradient.isfinite().all()):
+        raise UserError(
+            f"growth: the visits of {len(rows.seen)} patients do not determine the growth model; set "
+            "growth.use_priors=true with priors that fit tumours, or choose a model with fewer parameters"
+        )
+
+
 def _minimum(rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor, tolerance: float) -> Estimate:
     """Minimise by Newton's method the loss of each of L sets, with steps that always descend."""
     parameters = start.detach().clone()
     at = derivatives(parameters, rows, likelihood, weights)
+    _check_determined(at, rows)
     for _ in range(_MAX_STEPS):
         step = newton_step(at)
         if torch.minimum(at.gradient.abs().amax(dim=-1), step.abs().amax(dim=-1)).max() < tolerance:
@@ -363,11 +372,7 @@ def _minimum(rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor,
             step = torch.where(uphill.unsqueeze(-1), 0.5 * step, step)
             moved = derivatives(parameters + step, rows, likelihood, weights)
         parameters, at = parameters + step, moved
-    if not at.loss.isfinite().all():
-        raise UserError(
-            f"growth: the visits of {len(rows.seen)} patients do not determine the growth model; set "
-            "growth.use_priors=true, or choose a model with fewer parameters"
-        )
+    _check_determined(at, rows)
     last = newton_step(at)
     return Estimate(parameters + last.masked_fill(last.abs() > _SMALL_STEP, 0.0), at.hessian)
 

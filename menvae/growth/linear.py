@@ -18,7 +18,7 @@ from menvae.registry import Field
 _SMALLEST_CURVATURE = 0.25
 """Of the log posterior: no parameter is averaged over beyond a factor of e^2."""
 
-Expected = tuple[float, Annotated[float, Field(gt=0.0)]]
+Expected = tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]]
 """Median of a positive number, and the standard deviation of its logarithm: 0.7 is a factor of two."""
 
 

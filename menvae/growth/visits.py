@@ -60,4 +60,5 @@ class Visits:
 
     def years_of(self, days: NDArray[np.float64]) -> NDArray[np.float64]:
         """Days on the clock of the visits [T] -> years since the first visit [T]."""
-        return (days - self.days[0]) / DAYS_PER_YEAR
+        years: NDArray[np.float64] = (days - self.days[0]) / DAYS_PER_YEAR
+        return years

@@ -122,7 +122,7 @@ def test_wrong_keys_end_in_a_sentence(tmp_path: Path, overrides: tuple[str, ...]
 @pytest.mark.parametrize("patients", [straight_lines(1, 0), [one[:1] for one in straight_lines(6, 0)]])
 def test_one_patient_and_single_visits_are_refused(tmp_path: Path, patients: list[Visits]) -> None:
     with pytest.raises(
-        UserError, match=r"patients: (without those that are forecast|none who is forecast has two visits)"
+        UserError, match=r"patients?: (without those that are forecast|none who is forecast has two visits)"
     ):
         grow(tmp_path, written(tmp_path / "table.csv", patients))
 

@@ -65,9 +65,12 @@ def test_a_tumour_that_has_vanished_counts_as_the_smallest(tmp_path: Path, caplo
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        ("a,0,5\nb,1,5\na,0,6\n", "line 2 and line 4: patient 'a' has two visits on day 0; correct one, or set"),
-        ("a,0,5\na,x,5\n", "line 3: column 'days' has 'x', which is not a number"),
-        ("a,0,5\na,1,\n", "line 3: column 'volume_mm3' has"),
+        ("a,0,50\nb,1,50\na,0,60\n", "line 2 and line 4: patient 'a' has two visits on day 0; correct one, or set"),
+        ("a,0,5\na,x,5\n", "line 3: column 'days' has 'x', which is not a finite number"),
+        ("a,0,5\na,1,\n", "line 3: column 'volume_mm3' is empty"),
+        ("a,0,1e9\n", "line 2: patient 'a' has a volume of 1e+09 mm^3, more than a head holds"),
+        ("a,20200103,900\na,20990101,900\n", "line 2 and line 3: visits of patient 'a' on days 2.02001e+07 and"),
+        ("a,0,3\na,9,4\n", "all 2 volumes are below 30 mm^3"),
         (",0,5\n", "line 2: no patient in column 'patient_id'"),
         ("a,0,-5\n", "line 2: patient 'a' has days 0 and a volume of -5 mm^3"),
     ],
