@@ -31,6 +31,8 @@ _KEPT = {"state": str, "code": list, "configurations": list, "options": dict, "g
 """Keys that a file must have, and the types of their values."""
 _WIDTH = 120
 """Of help, in characters."""
+_OF_OTHER_COMMANDS = ("growth: ", "source: ")
+"""Groups of ``menvae-grow``, whose help lists none."""
 
 
 class Line(NamedTuple):
@@ -86,10 +88,11 @@ def asks_for_help() -> bool:
 
 
 def wrapped(text: str) -> str:
-    """Wrap long lines of help: Hydra writes all options of a group on one line."""
+    """Wrap long lines of help: Hydra writes all options of a group on one line, of groups of other commands too."""
     lines = (
         textwrap.fill(line, _WIDTH, subsequent_indent="  ") if len(line) > _WIDTH else line
         for line in text.splitlines()
+        if not line.startswith(_OF_OTHER_COMMANDS)
     )
     return "".join(f"{line}\n" for line in lines)
 

@@ -95,7 +95,7 @@ class ForecastSettings:
 
     name: str
     run: str | tuple[str, ...] | None = None
-    beside: tuple[str, ...] | Literal["all"] = ("last_value",)
+    beside: tuple[str, ...] | str = ("last_value",)
     volume: Annotated[tuple[str, ...], Field(min_length=1)] = ("vol_et", "vol_ncr")
     smallest_mm3: Annotated[float, Field(gt=0.0)] = 30.0
     same_day: SameDay = "fail"
@@ -127,6 +127,8 @@ def forecast(composed: DictConfig) -> ExitCode:
     check_present(keys, ("growth", "source", "tracking"))
     settings = validated(ForecastSettings, {key: keys[key] for key in keys if key not in _SECTIONS}, "")
     check_folder_name("name", settings.name)
+    if len(set(settings.volume)) < len(settings.volume):
+        raise UserError(f"volume: {list(settings.volume)} names a volume twice, which would be added twice")
     tracking = validated(TrackingSettings, section_of(keys, "tracking"), "tracking")
     models = _models(keys["growth"], settings.beside)
     output_dir = path_of(settings.output_dir, "output_dir").resolve()
@@ -230,10 +232,11 @@ def _decoded(volumes: Volumes, judged: Judged, settings: ForecastSettings) -> li
     return found
 
 
-def _models(config: Mapping[str, Any], beside: Sequence[str] | Literal["all"]) -> dict[str, GrowthModel]:
+def _models(config: Mapping[str, Any], beside: Sequence[str] | str) -> dict[str, GrowthModel]:
     """Return the models by name, the one of ``growth`` first; the others have their defaults."""
     first = bind("growth", config, "growth")
-    names = [part.name for part in parts_of("growth")] if beside == "all" else beside
+    others = [beside] if isinstance(beside, str) else beside
+    names = [part.name for part in parts_of("growth")] if others == ["all"] else others
     models: dict[str, GrowthModel] = {first.part.name: first()}
     for number, name in enumerate(names):
         if name not in models:

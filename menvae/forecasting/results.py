@@ -48,7 +48,8 @@ SMALLEST_SD: Final = 1e-6
 PAGE: Final = "index.html"
 TABLE: Final = "scores.txt"
 _METRICS: Final = "scores.json"
-_WIDTH: Final = 132
+_WIDTH, _COLUMN = 132, 17
+"""Characters of a line, and of a column."""
 _COLUMNS: Final[Mapping[str, str]] = {
     "crps": "CRPS",
     "median_error_percent": "median error, %",
@@ -267,7 +268,8 @@ def _table(results: Results) -> str:
         *results.all_notes,
     ]
     written = io.StringIO()
-    Console(file=written, width=_WIDTH, color_system=None).print(Group(*(Text(line) for line in lines), table))
+    width = max(_WIDTH, _COLUMN * (2 + len(columns)))
+    Console(file=written, width=width, color_system=None).print(Group(*(Text(line) for line in lines), table))
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines())
 
 

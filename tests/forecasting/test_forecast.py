@@ -107,6 +107,8 @@ def test_a_model_that_cannot_be_fitted_is_left_out_and_said(tmp_path: Path) -> N
         (("hold_out=encoder",), "hold_out: 'encoder' needs source=run"),
         (("num_folds=9",), "num_folds: 9 folds need at least 9 patients, and there are 4"),
         (("volume=[]",), "^volume: "),
+        (("volume=[vol_et,vol_et]",), "^volume: .* names a volume twice"),
+        (("beside=lmee",), "did you mean 'lme'"),
         (("level=0.4",), "^level: "),
         (("source.unit=litre",), "source.unit: .*mm3"),
         (("source.path=nowhere.csv",), "source.path: file '.*nowhere.csv' does not exist"),
