@@ -24,7 +24,7 @@ from menvae.types import Batch
 Compose = Callable[..., DictConfig]
 
 SHRUNK = ("data.roi_size=[16,16,16]", "data.spacing_mm=[10,10,10]", "encoder.base_filters=8")
-OWN = {"decoder_loss", "encoder_loss", "targets", "experiment", "hydra", "loss", "site", "sweep"}
+OWN = {"decoder_loss", "encoder_loss", "targets", "experiment", "hydra", "loss", "site", "source", "sweep"}
 """Folders that are no registry groups."""
 
 

@@ -31,8 +31,8 @@ _PACKAGES = ("menvae", *_COMPUTING, "monai", "hydra-core", "mlflow", "pydantic")
 
 _ASIDE = frozenset(
     {
-        *("apps", "capacity", "comparison", "conformance", "console", "encoding", "pictures", "preparation"),
-        *("presentation", "resources", "sweeps", "tracking"),
+        *("apps", "capacity", "comparison", "conformance", "console", "encoding", "forecasting", "growth"),
+        *("pictures", "preparation", "presentation", "resources", "sweeps", "tracking"),
     }
 )
 """Subpackages that no loss, metric or weight of a run depends on."""

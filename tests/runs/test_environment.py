@@ -95,6 +95,8 @@ ASIDE = [
     "conformance",
     "console",
     "encoding",
+    "forecasting",
+    "growth",
     "pictures",
     "preparation",
     "presentation",

@@ -50,6 +50,7 @@ def test_the_floor_of_a_table_is_a_ridge_on_its_columns(
         inputs[split] = np.concatenate([batch.inputs.numpy() for batch in batches])
         true[split] = np.concatenate([cohort.truth(batch)[0].numpy() for batch in batches])
         subjects = [subject for batch in batches for subject in batch.subject_id]
+    inputs["test"] = np.clip(inputs["test"], inputs["train"].min(axis=0), inputs["train"].max(axis=0))
     penalties = len(inputs["train"]) * PENALTIES
     oracle = make_pipeline(StandardScaler(), RidgeCV(penalties, alpha_per_target=True))
     oracle.fit(inputs["train"], true["train"])
