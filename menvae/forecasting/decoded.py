@@ -18,6 +18,7 @@ from menvae.growth.volume_latent import VolumeLatent, volume_latent
 from menvae.metrics.ssim import ssim
 from menvae.runs.cohort import CohortRequest, open_cohort
 from menvae.runs.finished import FinishedRun
+from menvae.statistics.segmentation import dice_of_masks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -175,14 +176,17 @@ def _next_visit(encoded: Encoded, fitted: FittedGrowth, visits: Visits, task: Ta
     z = torch.tensor(values, dtype=torch.float32, device=run.device)
     start, end = layout.bounds(OF_VOLUME)
 
+    def whole(of_volume: Tensor) -> Tensor:
+        """Z of the volume's partition [P] -> z [1, Z]."""
+        return torch.cat([z[:start], of_volume.to(z), z[end:]]).unsqueeze(0)
+
     def head(of_volume: Tensor) -> Tensor:
         """Z of the volume's partition [P] -> log volume."""
-        return encoded.log_volume(torch.cat([z[:start], of_volume.to(z), z[end:]]).unsqueeze(0))[0]
+        return encoded.log_volume(whole(of_volume))[0]
 
     of_volume, round_trip = volume_latent(z[start:end], torch.tensor(log_volume), head, kind)
-    whole = torch.cat([z[:start], of_volume.to(z), z[end:]]).unsqueeze(0)
     with torch.no_grad():
-        image, extras = run.model.decoder.draw(whole)  # type: ignore[operator, union-attr]
+        image, extras = run.model.decoder.draw(whole(of_volume))  # type: ignore[operator, union-attr]
     labels = extras["drawn_segmentation"].argmax(dim=1)[0] if "drawn_segmentation" in extras else None
     return _Drawn(image[0].float(), labels, float(round_trip))
 
@@ -236,6 +240,4 @@ def _compared(
 
 
 def _dice(one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None) -> float | None:
-    if one is None or other is None:
-        return None
-    return 2.0 * int(np.sum(one & other)) / max(1, int(np.sum(one)) + int(np.sum(other)))
+    return None if one is None or other is None else dice_of_masks(one, other)

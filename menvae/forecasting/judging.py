@@ -85,16 +85,6 @@ class Judged:
         """Number of the patient of each forecast [N]."""
         return np.array([task.patient for task in self.tasks], dtype=np.intp)
 
-    @property
-    def low(self) -> Floats:
-        """Lower ends of the first kind of intervals [N]."""
-        return next(iter(self.intervals.values())).low
-
-    @property
-    def high(self) -> Floats:
-        """Upper ends of the first kind of intervals [N]."""
-        return next(iter(self.intervals.values())).high
-
     def covered(self, kind: Intervals) -> NDArray[np.bool_]:
         """Return which intervals contain the truth [N]."""
         low, high = self.intervals[kind]

@@ -18,7 +18,7 @@ from menvae.data.cache.trajectories import region_volume_mm3
 from menvae.data.digests import digest_of
 from menvae.data.source import DataSource
 from menvae.data.tables.frame import read_frame
-from menvae.data.tables.nulls import Nulls
+from menvae.data.tables.nulls import Nulls, as_number
 from menvae.encoding.encode import encode
 from menvae.errors import UserError, about, nearest
 from menvae.forecasting.decoded import Encoded
@@ -353,10 +353,7 @@ def _number(value: object, where: str) -> float:
         raise UserError(
             f"{where} has '{value}', which is not a number; count days from any day, such as the first visit"
         )
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
+    number = as_number(value) if isinstance(value, str) else float(value)
+    if number is None or not math.isfinite(number):
         raise UserError(f"{where} has '{value}', which is not a finite number")
     return number

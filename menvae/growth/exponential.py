@@ -6,11 +6,8 @@ import torch
 from torch import Tensor
 
 from menvae.growth.gaussian import Rows
-from menvae.growth.linear import Expected, LinearGrowth, positive
+from menvae.growth.linear import ANY_FIRST_SIZE, Expected, LinearGrowth, line, positive
 from menvae.registry import register
-
-_ANY_SIZE = 100.0
-"""Variance of first log volumes, so large that those of other patients say nothing about one."""
 
 
 @register("growth", "exponential", reference="Collins, Loeffler & Tivey 1956")
@@ -34,10 +31,10 @@ class Exponential(LinearGrowth):
 
     def fixed(self, years: Tensor) -> Tensor:
         """Years [..., V] -> 1 and years [..., V, 2]."""
-        return torch.stack([torch.ones_like(years), years], dim=-1)
+        return line(years)
 
     def covariance(self, parameters: Tensor, rows: Rows) -> Tensor:
         """Logarithms of the standard deviations of rates and of noise [L, 2] -> [L, N, V, V]."""
         rate, noise = (2.0 * parameters).exp()[:, :, None, None, None].unbind(dim=1)
         both = rows.years.unsqueeze(-1) * rows.years.unsqueeze(-2)
-        return _ANY_SIZE + rate * both + noise * torch.eye(rows.years.shape[-1], dtype=noise.dtype)
+        return ANY_FIRST_SIZE + rate * both + noise * torch.eye(rows.years.shape[-1], dtype=noise.dtype)

@@ -7,7 +7,7 @@ are one batch: every fit has variance parameters of its own, and a weight of 0 f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -93,6 +93,12 @@ class Prior:
 
     mean: Tensor
     precision: Tensor
+
+    @classmethod
+    def of(cls, expected: Sequence[tuple[float, float]], *, use_priors: bool) -> Prior:
+        """Make the prior of means and standard deviations [K]; without priors, only the means count, as a start."""
+        mean, spread = (torch.tensor(column, dtype=torch.float64) for column in zip(*expected, strict=True))
+        return cls(mean, spread**-2 if use_priors else torch.zeros_like(spread))
 
     def penalty(self, parameters: Tensor) -> Tensor:
         """Parameters [L, K] -> negative log density, but for a constant [L]."""
@@ -308,6 +314,49 @@ def padded(covariance: Tensor, rows: Rows) -> Tensor:
 
 def _pairs(rows: Rows) -> Tensor:
     return rows.seen.unsqueeze(-1) & rows.seen.unsqueeze(-2)
+
+
+def conditioned(covariance: Tensor, fixed: Tensor, num: int, spread: Tensor) -> tuple[Tensor, Tensor]:
+    """Condition the visits of a patient on the first ones, by universal kriging.
+
+    Args:
+        covariance: of measured log volumes [M, V, V], one for each population.
+        fixed: inputs of the fixed effects [V, P] or [M, V, P].
+        num: number of visits that are known.
+        spread: covariance of the fixed effects [M, P, P].
+
+    Returns:
+        What surprises at known visits add to the others [M, V - num, num], and the variance of these [M, V - num].
+    """
+    known, across = covariance[:, :num, :num], covariance[:, num:, :num]
+    new = covariance[:, num:, num:].diagonal(dim1=-2, dim2=-1)
+    gain = torch.linalg.solve(known, across.mT).mT
+    unexplained = fixed[..., num:, :] - gain @ fixed[..., :num, :]
+    of_population = ((unexplained @ spread) * unexplained).sum(dim=-1)
+    return gain, new - (gain * across).sum(dim=-1) + of_population
+
+
+def at_nodes(
+    nodes: Tensor, rows: Rows, likelihood: Likelihood, weights: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Estimate the fixed effects of each of L sets with several variance parameters.
+
+    Args:
+        nodes: variance parameters [L, M, K].
+        rows: visits of N patients.
+        likelihood: of them.
+        weights: 1 for patients that count and 0 for others [L, N].
+
+    Yields:
+        Of each set: parameters [M, K], fixed effects [M, P] and their covariance [M, P, P].
+    """
+    num = nodes.shape[1]
+    if rows.fixed.ndim == 4:
+        names = ("values", "fixed", "random")
+        rows = rows._replace(**{name: getattr(rows, name).repeat_interleave(num, dim=0) for name in names})
+    at = solve(nodes.flatten(0, 1), rows, likelihood, weights.repeat_interleave(num, dim=0))
+    spread = torch.cholesky_inverse(at.factor)
+    yield from zip(nodes, torch.split(at.coefficients, num), torch.split(spread, num), strict=True)
 
 
 class Estimate(NamedTuple):

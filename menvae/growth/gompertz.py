@@ -80,3 +80,25 @@ def in_mm3(capacity_ml: Expected) -> tuple[float, float]:
     """Return the prior of the logarithm of a volume in mm^3."""
     median, spread = capacity_ml
     return math.log(1000.0 * median), spread
+
+
+class OneCapacity(NonlinearGrowth):
+    """Base class of curves with a first volume and a rate of each patient, and one capacity."""
+
+    random = (FIRST, RATE)
+
+    def __init__(
+        self,
+        *,
+        capacity_ml: Expected = (80.0, 0.7),
+        rate: tuple[float, float] = (0.1, 0.3),
+        size_sd: Expected = (1.0, 1.0),
+        rate_sd: Expected = (0.2, 1.0),
+        noise_sd: Expected = (0.1, 1.0),
+        use_priors: bool = True,
+        average: bool = True,
+    ) -> None:
+        """Say what is expected of the population; see `gompertz` for the arguments."""
+        variances = [positive(expected) for expected in (size_sd, rate_sd, noise_sd)]
+        coefficients = [ANY_SIZE, rate, in_mm3(capacity_ml)]
+        super().__init__(coefficients, variances, use_priors=use_priors, average=average)

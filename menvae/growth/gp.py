@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from menvae.growth.gaussian import Rows
-from menvae.growth.linear import Expected, LinearGrowth, positive
+from menvae.growth.linear import Expected, LinearGrowth, line, positive
 from menvae.registry import register
 
 
@@ -46,7 +46,7 @@ class GaussianProcess(LinearGrowth):
 
     def fixed(self, years: Tensor) -> Tensor:
         """Years [..., V] -> 1 and years [..., V, 2]."""
-        return torch.stack([torch.ones_like(years), years], dim=-1)
+        return line(years)
 
     def covariance(self, parameters: Tensor, rows: Rows) -> Tensor:
         """Logarithms of the parameters [L, 4] -> [L, N, V, V]."""

@@ -10,12 +10,9 @@ from torch import Tensor
 
 from menvae.growth import Floats, Forecast, Visits
 from menvae.growth.gaussian import Rows
-from menvae.growth.linear import Expected, FittedLinear, LinearGrowth, positive
+from menvae.growth.linear import ANY_FIRST_SIZE, Expected, FittedLinear, LinearGrowth, positive
 from menvae.growth.visits import DAYS_PER_YEAR
 from menvae.registry import register
-
-_ANY_SIZE = 100.0
-"""Variance of first log volumes, so large that those of other patients say nothing about one."""
 
 
 @dataclass(frozen=True)
@@ -67,4 +64,4 @@ class LastValue(LinearGrowth):
         walk, noise = (2.0 * parameters).exp()[:, :, None, None, None].unbind(dim=1)
         since_first = rows.years - rows.years[..., :1]
         shared = torch.minimum(since_first.unsqueeze(-1), since_first.unsqueeze(-2))
-        return _ANY_SIZE + walk * shared + noise * torch.eye(rows.years.shape[-1], dtype=noise.dtype)
+        return ANY_FIRST_SIZE + walk * shared + noise * torch.eye(rows.years.shape[-1], dtype=noise.dtype)

@@ -20,6 +20,8 @@ from menvae.growth.gaussian import (
     Likelihood,
     Prior,
     Rows,
+    at_nodes,
+    conditioned,
     estimate,
     padded,
     padded_arrays,
@@ -36,9 +38,6 @@ _SCALES = (-1.5, -0.5, 0.5, 1.5)
 """Standard deviations of the rest that are tried, in standard deviations of the logarithm from its median."""
 _PENALTIES = torch.logspace(-1.0, 4.0, 26, dtype=torch.float64)
 """Of the weights of latents, relative to the noise."""
-_TOLERANCE = 1e-9
-"""Largest change of an effect in the last iteration."""
-_MAX_ITERATIONS = 100
 
 
 @register("growth", "latent_ode", reference="Chen et al. 2018; Vaghi et al. 2020")
@@ -153,12 +152,8 @@ class LatentODE(GrowthModel):
         least = solve(found.parameters, joint, likelihood, weights).loss + likelihood.prior.penalty(found.parameters)
         evidence = -least - 0.5 * torch.logdet(found.hessian) - self.width * log_sd - 0.5 * scale**2
         nodes = nodes_about(found.parameters, found.hessian)
-        num, names = nodes.shape[1], ("values", "fixed", "random")
-        joint = joint._replace(**{name: getattr(joint, name).repeat_interleave(num, dim=0) for name in names})
-        at = solve(nodes.flatten(0, 1), joint, likelihood, weights.repeat_interleave(num, dim=0))
-        population, spread = at.coefficients, torch.cholesky_inverse(at.factor)
-        by_set = zip(evidence, nodes, torch.split(population, num), torch.split(spread, num), strict=True)
-        return [_Scale(*of_set) for of_set in by_set]
+        by_set = zip(evidence, at_nodes(nodes, joint, likelihood, weights), strict=True)
+        return [_Scale(of_set, *population) for of_set, population in by_set]
 
     def exposed(self, network: Network, seen: Visits, years: Floats) -> Exposed:
         """Differentiate a patient's curve by weights, where these are 0.
@@ -292,18 +287,13 @@ class FittedLatentODE:
         of_curve = len(populations.population[0]) - len(by_weights[0])
         population, weights = populations.population.tensor_split([of_curve], dim=1)
         left = rows.values - (weights @ by_weights.T).unsqueeze(1)
-        return _coefficients(base, rows._replace(values=left), populations.nodes, population), weights
+        return base.likeliest(rows._replace(values=left), populations.nodes, population), weights
 
     def _variance(self, rows: Rows, num: int) -> Tensor:
         """Return the variance of what is measured after ``num`` known visits [J, T]."""
         populations = self.populations
         cov = padded(self.model.base.covariance(populations.nodes, rows), rows)[:, 0]
-        known, across, new = cov[:, :num, :num], cov[:, num:, :num], cov[:, num:, num:].diagonal(dim1=-2, dim2=-1)
-        gain = torch.linalg.solve(known, across.mT).mT
-        unexplained = rows.fixed[:, 0, num:] - gain @ rows.fixed[:, 0, :num]
-        of_population = ((unexplained @ populations.spread) * unexplained).sum(dim=-1)
-        total: Tensor = new - (gain * across).sum(dim=-1) + of_population
-        return total
+        return conditioned(cov, rows.fixed[:, 0], num, populations.spread)[1]
 
     def _flown(self, seen: Visits, years: Floats, at_visits: Tensor, coefficients: Tensor, weights: Tensor) -> Tensor:
         """Return the states [J, T, 1 + Z] after flows from the last known visit before each time.
@@ -363,21 +353,9 @@ def _nonlinear(fitted: FittedGrowth) -> FittedNonlinear:
     return fitted
 
 
-def _coefficients(base: ReducedGompertz, rows: Rows, parameters: Tensor, population: Tensor) -> Tensor:
-    """Return the likeliest coefficients of each patient [L, N, P] in L populations."""
-    effects = torch.zeros(len(parameters), len(rows.seen), len(base.random), dtype=torch.float64)
-    for _ in range(_MAX_ITERATIONS):
-        linear, _ = base.linearised(rows, base.of_patients(population, effects))
-        moved = base.modes(linear, parameters, population)
-        change, effects = float((moved - effects).abs().max()), moved
-        if change < _TOLERANCE:
-            break
-    return base.of_patients(population, effects)
-
-
 def _linear(base: ReducedGompertz, rows: Rows, parameters: Tensor, population: Tensor) -> Rows:
     """Return the rows of the linear model that touches the likeliest curves of all patients."""
-    return base.linearised(rows, _coefficients(base, rows, parameters, population))[0]
+    return base.linearised(rows, base.likeliest(rows, parameters, population))[0]
 
 
 def _joined(rows: Rows, by_weights: Tensor) -> Rows:

@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 
 from menvae.growth import FittedGrowth, Floats, Forecast, GrowthModel, Visits
-from menvae.growth.gaussian import NEARBY, Likelihood, Prior, Rows, estimate, padded, padded_arrays, padded_rows, solve
+from menvae.growth.gaussian import (
+    NEARBY,
+    Likelihood,
+    Prior,
+    Rows,
+    at_nodes,
+    conditioned,
+    estimate,
+    padded,
+    padded_arrays,
+    padded_rows,
+)
 from menvae.registry import Field
 
 _SMALLEST_CURVATURE = 0.25
@@ -22,8 +33,16 @@ Expected = tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)
 """Median of a positive number, and the standard deviation of its logarithm: 0.7 is a factor of two."""
 
 
+ANY_FIRST_SIZE = 100.0
+"""Variance of first log volumes, so large that those of other patients say nothing about one."""
+
 Unbounded = tuple[float, float]
 """Mean and standard deviation of the normal prior of an unbounded number."""
+
+
+def line(years: Tensor) -> Tensor:
+    """Years [..., V] -> 1 and years, the inputs of a straight line [..., V, 2]."""
+    return torch.stack([torch.ones_like(years), years], dim=-1)
 
 
 def positive(expected: Expected) -> Unbounded:
@@ -50,8 +69,7 @@ class LinearGrowth(GrowthModel):
             use_priors: whether that is a prior, or only where the search starts.
             average: whether forecasts average over what is not known about the parameters.
         """
-        mean, spread = (torch.tensor(column, dtype=torch.float64) for column in zip(*expected, strict=True))
-        prior = Prior(mean, spread**-2 if use_priors else torch.zeros_like(spread))
+        prior = Prior.of(expected, use_priors=use_priors)
         self.likelihood, self.average = Likelihood(self.covariance, prior, restricted=True), average
 
     # --- what models define -------------------------------------------------------------------------------------------
@@ -98,11 +116,7 @@ class LinearGrowth(GrowthModel):
     def _fitted(self, rows: Rows, start: Tensor, weights: Tensor) -> Sequence[FittedLinear]:
         found = estimate(rows, self.likelihood, start, weights)
         nodes = nodes_about(*found) if self.average else found.parameters.unsqueeze(1)
-        num = nodes.shape[1]
-        at = solve(nodes.flatten(0, 1), rows, self.likelihood, weights.repeat_interleave(num, dim=0))
-        spread = torch.cholesky_inverse(at.factor)
-        by_set = zip(nodes, torch.split(at.coefficients, num), torch.split(spread, num), strict=True)
-        return [self.fitted(self, *population) for population in by_set]
+        return [self.fitted(self, *population) for population in at_nodes(nodes, rows, self.likelihood, weights)]
 
 
 @dataclass(frozen=True)
@@ -129,13 +143,10 @@ class FittedLinear:
         both = padded_arrays([(years, np.concatenate([seen.log_volume, unknown]), noise)])
         rows = self.model.with_inputs(both._replace(size=padded_rows([seen]).size))
         cov = padded(self.model.covariance(self.nodes, rows), rows)[:, 0]
-        known, across, new = cov[:, :num, :num], cov[:, num:, :num], cov[:, num:, num:].diagonal(dim1=-2, dim2=-1)
-        gain = torch.linalg.solve(known, across.mT).mT
+        gain, variance = conditioned(cov, rows.fixed[0], num, self.spread)
         before, after = rows.fixed[0, :num], rows.fixed[0, num:]
         surprise = rows.values[0, :num] - self.coefficients @ before.T
         mean = self.coefficients @ after.T + (gain @ surprise.unsqueeze(-1)).squeeze(-1)
-        unexplained = after - gain @ before
-        variance = new - (gain * across).sum(dim=-1) + ((unexplained @ self.spread) * unexplained).sum(dim=-1)
         total = variance.mean(dim=0) + mean.var(dim=0, correction=0)
         return Forecast(mean.mean(dim=0).numpy(), total.numpy())
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from menvae.growth.gaussian import Rows
-from menvae.growth.linear import Expected, LinearGrowth, positive
+from menvae.growth.linear import Expected, LinearGrowth, line, positive
 from menvae.registry import register
 
 CORRELATION = (0.0, 0.7)
@@ -22,7 +22,7 @@ class StraightLines(LinearGrowth):
 
     def fixed(self, years: Tensor) -> Tensor:
         """Years [..., V] -> 1 and years [..., V, 2]."""
-        return torch.stack([torch.ones_like(years), years], dim=-1)
+        return line(years)
 
     def random(self, years: Tensor) -> Tensor:
         """Years [..., V] -> 1 and years [..., V, 2]."""

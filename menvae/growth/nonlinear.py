@@ -16,6 +16,8 @@ from menvae.growth.gaussian import (
     Likelihood,
     Prior,
     Rows,
+    at_nodes,
+    conditioned,
     derivatives,
     estimate,
     newton_step,
@@ -58,7 +60,6 @@ class NonlinearGrowth(GrowthModel):
         *,
         use_priors: bool,
         average: bool,
-        restricted: bool = True,
     ) -> None:
         """Say what is expected.
 
@@ -67,10 +68,9 @@ class NonlinearGrowth(GrowthModel):
             variances: the same of the logarithms of the standard deviations of `random`, and of the noise.
             use_priors: whether these are priors, or only where the search starts.
             average: whether forecasts average over what is not known about the variances.
-            restricted: whether to maximise the restricted likelihood.
         """
-        of_fixed, prior = (_prior(expected, use_priors=use_priors) for expected in (coefficients, variances))
-        self.likelihood = Likelihood(self.covariance, prior, restricted=restricted, of_fixed=of_fixed)
+        of_fixed, prior = (Prior.of(expected, use_priors=use_priors) for expected in (coefficients, variances))
+        self.likelihood = Likelihood(self.covariance, prior, restricted=True, of_fixed=of_fixed)
         self.average = average
 
     def curve(self, coefficients: Tensor, years: Tensor) -> Tensor:
@@ -132,6 +132,23 @@ class NonlinearGrowth(GrowthModel):
         effects: Tensor = ((rows.random * variances).mT @ weighted).squeeze(-1)
         return effects
 
+    def likeliest(self, rows: Rows, parameters: Tensor, population: Tensor) -> Tensor:
+        """Return the likeliest coefficients of each patient in L populations [L, N, P].
+
+        Args:
+            rows: visits of N patients.
+            parameters: of the variance [L, K].
+            population: coefficients [L, P].
+        """
+        effects = torch.zeros(len(parameters), len(rows.seen), len(self.random), dtype=torch.float64)
+        for _ in range(_MAX_ITERATIONS):
+            linear, _ = self.linearised(rows, self.of_patients(population, effects))
+            moved = self.modes(linear, parameters, population)
+            change, effects = float((moved - effects).abs().max()), moved
+            if change < _TOLERANCE:
+                break
+        return self.of_patients(population, effects)
+
     def _start(self, rows: Rows) -> _State:
         assert self.likelihood.of_fixed is not None
         effects = torch.zeros(1, len(rows.seen), len(self.random), dtype=torch.float64)
@@ -171,13 +188,7 @@ class NonlinearGrowth(GrowthModel):
         linear, _ = self.linearised(rows, self.of_patients(state.population, state.effects))
         hessian = derivatives(state.parameters, linear, self.likelihood, weights).hessian
         nodes = nodes_about(state.parameters, hessian) if self.average else state.parameters.unsqueeze(1)
-        num = nodes.shape[1]
-        names = ("values", "fixed", "random")
-        linear = linear._replace(**{name: getattr(linear, name).repeat_interleave(num, dim=0) for name in names})
-        at = solve(nodes.flatten(0, 1), linear, self.likelihood, weights.repeat_interleave(num, dim=0))
-        spread = torch.cholesky_inverse(at.factor)
-        by_set = zip(nodes, torch.split(at.coefficients, num), torch.split(spread, num), strict=True)
-        return [FittedNonlinear(self, *population) for population in by_set]
+        return [FittedNonlinear(self, *population) for population in at_nodes(nodes, linear, self.likelihood, weights)]
 
 
 class _State(NamedTuple):
@@ -240,28 +251,13 @@ class FittedNonlinear:
     def predict(self, seen: Visits, days: Floats) -> Forecast:
         """Forecast with the likeliest effects of the patient, about which the curve is taken as linear."""
         model, num = self.model, len(seen)
-        rows = padded_rows([seen])
-        effects = torch.zeros(len(self.nodes), 1, len(model.random), dtype=torch.float64)
-        for _ in range(_MAX_ITERATIONS):
-            linear, _ = model.linearised(rows, model.of_patients(self.population, effects))
-            moved = model.modes(linear, self.nodes, self.population)
-            change, effects = float((moved - effects).abs().max()), moved
-            if change < _TOLERANCE:
-                break
+        coefficients = model.likeliest(padded_rows([seen]), self.nodes, self.population)
         years = np.concatenate([seen.years, seen.years_of(days)])
         noise = np.concatenate([seen.variance, np.full(len(days), seen.variance.mean())])
         both = padded_arrays([(years, np.zeros(len(years)), noise)])
-        linear, curves = model.linearised(both, model.of_patients(self.population, effects))
+        linear, curves = model.linearised(both, coefficients)
         cov = padded(model.covariance(self.nodes, linear), linear)[:, 0]
-        known, across, new = cov[:, :num, :num], cov[:, num:, :num], cov[:, num:, num:].diagonal(dim1=-2, dim2=-1)
-        gain = torch.linalg.solve(known, across.mT).mT
-        unexplained = linear.fixed[:, 0, num:] - gain @ linear.fixed[:, 0, :num]
-        variance = new - (gain * across).sum(dim=-1) + ((unexplained @ self.spread) * unexplained).sum(dim=-1)
+        _, variance = conditioned(cov, linear.fixed[:, 0], num, self.spread)
         mean = curves[:, 0, num:]
         total = variance.mean(dim=0) + mean.var(dim=0, correction=0)
         return Forecast(mean.mean(dim=0).numpy(), total.numpy())
-
-
-def _prior(expected: Sequence[Unbounded], *, use_priors: bool) -> Prior:
-    mean, spread = (torch.tensor(column, dtype=torch.float64) for column in zip(*expected, strict=True))
-    return Prior(mean, spread**-2 if use_priors else torch.zeros_like(spread))

@@ -19,7 +19,7 @@ from menvae.references.cohort import ReferenceCohort
 from menvae.references.fitting import SEED, fit, in_chunks, seeded
 from menvae.references.readings import Readings, by_subject
 from menvae.references.unet import UNet
-from menvae.statistics.segmentation import dice, overlaps
+from menvae.statistics.segmentation import dice, dice_of_masks, overlaps
 from menvae.types import NUM_LABELS, Batch
 
 Labels = NDArray[np.uint8]
@@ -99,7 +99,7 @@ def _measure(
             scores = [cohort.normalizer.normalise(found, name) for name in targets]
             rows.append([np.nan if score is None else score for score in scores])
             subjects.append(subject)
-            agreements.append(2.0 * np.sum((mask > 0) & (truth > 0)) / max(1, np.sum(mask > 0) + np.sum(truth > 0)))
+            agreements.append(dice_of_masks(mask > 0, truth > 0))
     read = np.array(rows, dtype=np.float64).reshape(len(rows), len(targets))
     missing = {name: int(count) for name, count in zip(targets, np.isnan(read).sum(axis=0), strict=True) if count}
     facts = {"dice_of_whole_tumour": float(np.mean(agreements)), "not_measured": missing}

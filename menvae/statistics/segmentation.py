@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -32,3 +34,12 @@ def dice(both: Tensor, either: Tensor) -> Tensor:
     tensor([1.0000, 0.9000])
     """
     return (2.0 * both + 1.0) / (either + 1.0)
+
+
+def dice_of_masks(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Return the Dice coefficient of two masks of one shape; 0 where both are empty.
+
+    >>> dice_of_masks(np.array([True, True, False]), np.array([True, False, False]))
+    0.6666666666666666
+    """
+    return 2.0 * int(np.sum(one & other)) / max(1, int(np.sum(one)) + int(np.sum(other)))

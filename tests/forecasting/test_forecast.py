@@ -140,4 +140,4 @@ def test_who_knows_the_curves_errs_by_the_measurements_alone() -> None:
     np.testing.assert_allclose(found.mean, true[1])
     errors = np.log([1.0, 1.1, 1.2])
     np.testing.assert_allclose(found.sd[0], np.sqrt((errors[1] ** 2 + errors[2] ** 2) / 2.0))
-    np.testing.assert_allclose(found.high - found.mean, 0.674490 * found.sd, rtol=1e-6)
+    np.testing.assert_allclose(found.intervals["normal"].high - found.mean, 0.674490 * found.sd, rtol=1e-6)
