@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool3d, silu
+from torch.nn.functional import silu
 
 from menvae.decoders import Decoder
 from menvae.decoders.sbd import DEFAULTS, coordinate_grid
 from menvae.errors import UserError, about
-from menvae.kernels.resizing import trilinear
+from menvae.kernels.resizing import mean_of_boxes, trilinear
 from menvae.latent import LatentLayout
 from menvae.layers import Conv3d, conv, only_volumes
 from menvae.registry import Field, bind_inside, register
@@ -109,14 +109,13 @@ class CompositeDecoder(Decoder):
         """Z [B, Z] -> reconstruction [B, C, D, H, W] and ``drawn_segmentation`` [B, K, D, H, W], logits."""
         head = self.average + self.head(self.layout.join(z, self.head_partitions))
         code = self.layout.join(z, self.tumour_partitions)
-        beneath = avg_pool3d(head.detach(), self.stride)
+        beneath = mean_of_boxes(head.detach(), self.stride)
         x = torch.cat([self._relative_coordinates(code).to(head.dtype), beneath], dim=1)
         x = silu(self.first(x) + _broadcast(self.codes[0](code)))
         x = self.last(silu(self.second(x) + _broadcast(self.codes[1](code))))
-        if self.stride > 1:
-            x = trilinear(x, self.output_size)
-        widths = [NUM_LABELS, x.shape[1] - NUM_LABELS]
-        logits, tumour = torch.split(x, widths, dim=1)  # the gradient of a slice is a volume of zeros, filled
+        # split before interpolation: afterwards, and in the gradient, it would cost a copy of full resolution
+        parts = torch.split(x, [NUM_LABELS, x.shape[1] - NUM_LABELS], dim=1)
+        logits, tumour = (trilinear(part, self.output_size) if self.stride > 1 else part for part in parts)
         background, labels = torch.split(logits.float(), [1, NUM_LABELS - 1], dim=1)
         share = torch.sigmoid(labels.logsumexp(dim=1, keepdim=True) - background)
         gain, offset = (_broadcast(values) for values in self.levels(code).chunk(2, dim=1))

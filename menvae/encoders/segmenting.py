@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool3d, max_pool3d, pad
+from torch.nn.functional import pad
 
 from menvae.encoders import Encoder, Features, only_available
 from menvae.encoders.resnet import DEFAULTS
 from menvae.encoders.unet import CascadedUNet
 from menvae.errors import UserError, about
+from menvae.kernels.resizing import mean_of_boxes, smallest_of_boxes
 from menvae.latent import LatentLayout
 from menvae.layers import STRIDE, coarse_grid
 from menvae.registry import Field, bind_inside, register
@@ -198,10 +200,10 @@ def without_tumour(inputs: Tensor, shares: Tensor, stride: int) -> tuple[Tensor,
         z-scores [B, C, D', H', W'], the weight of each coarse voxel, 0 in the tumour and outside the head
         [B, 1, D', H', W'], and how much of it the tumour hides.
     """
-    head = (inputs != 0).any(dim=1, keepdim=True).float()
-    part = avg_pool3d(head, stride)
-    coarse = avg_pool3d(inputs.float(), stride) / part.clamp(min=_SMALL)
-    tumour = max_pool3d(1.0 - shares[:, :1], stride)
+    head = reduce(torch.logical_or, torch.split(inputs != 0, 1, dim=1)).float()  # twice as fast as any(dim=1)
+    part = mean_of_boxes(head, stride)
+    coarse = mean_of_boxes(inputs.float(), stride) / part.clamp(min=_SMALL)
+    tumour = 1.0 - smallest_of_boxes(shares[:, :1], stride)
     hidden = ((tumour - 0.1) / 0.4).clamp(0.0, 1.0)
     weight = (part > 0.3).float() * (1.0 - hidden)
     total = weight.sum(dim=(2, 3, 4), keepdim=True).clamp(min=1.0)

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool3d, interpolate
+from torch.nn.functional import interpolate
 
-from menvae.kernels.resizing import trilinear
+from menvae.kernels.resizing import mean_of_boxes, trilinear
 from menvae.layers import Conv3d, Recomputable, conv, norm
 from menvae.statistics.regions import centroids
 
@@ -67,7 +67,7 @@ class CascadedUNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, C, D, H, W] -> logits [B, K, D, H, W]."""
-        features = self.coarse(avg_pool3d(images, 2))
+        features = self.coarse(mean_of_boxes(images, 2))
         coarse = self.label(features)
         corner = _corner_of_crop(coarse, self.coarse_sides)
         small = _voxels(corner, self.coarse_sides, tuple(coarse.shape[2:]))

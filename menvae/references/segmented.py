@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from menvae.data.masks.features import FEATURES, mask_features
 from menvae.encoders import only_available
@@ -19,7 +18,7 @@ from menvae.references.cohort import ReferenceCohort
 from menvae.references.fitting import SEED, fit, in_chunks, seeded
 from menvae.references.readings import Readings, by_subject
 from menvae.references.unet import UNet
-from menvae.statistics.segmentation import dice, dice_of_masks, overlaps
+from menvae.statistics.segmentation import dice, dice_of_masks, label_sums
 from menvae.types import NUM_LABELS, Batch
 
 Labels = NDArray[np.uint8]
@@ -77,8 +76,8 @@ def segmentation_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor
         labels: [B, D, H, W].
         weights: of each label in the cross-entropy [K].
     """
-    logits = logits.float()
-    return cross_entropy(logits, labels, weights) + 1.0 - dice(*overlaps(logits.softmax(dim=1), labels)).mean()
+    sums = label_sums(logits, labels)
+    return (weights @ sums.surprise) / (weights @ sums.true) + 1.0 - dice(sums).mean()
 
 
 @torch.no_grad()

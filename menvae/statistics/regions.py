@@ -12,6 +12,7 @@ from functools import reduce
 from itertools import product
 from typing import Final, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -54,15 +55,14 @@ class RegionMeter(torch.nn.Module):
     total variation of the shares.
     """
 
-    areas: Tensor
-    volumes: Tensor
+    tables: Tensor
     ball: Tensor
 
     def __init__(self) -> None:
         """Prepare the tables of the mesh."""
         super().__init__()
         ball = (0.08, 0.0, 0.0, 0.08, 0.0, 0.08)
-        for name, table in (("areas", cell_areas()), ("volumes", cell_volumes()), ("ball", ball)):
+        for name, table in (("tables", np.stack([cell_volumes(), cell_areas()])), ("ball", ball)):
             self.register_buffer(name, torch.as_tensor(table, dtype=torch.float32), persistent=False)
 
     @torch.no_grad()
@@ -103,13 +103,13 @@ class RegionMeter(torch.nn.Module):
 
     def _sphericity(self, region: Tensor) -> tuple[Tensor, Tensor]:
         """Region, bool [B, D, H, W] -> sphericity [B] and volume [B] of its mesh, in voxels; those of one at least."""
-        cells = pad(region.int(), (1, 1, 1, 1, 1, 1))
+        cells = pad(region.to(torch.uint8), (1, 1, 1, 1, 1, 1))
         for axis, num_bits in ((3, 1), (2, 2), (1, 4)):
             length = cells.shape[axis] - 1
             cells = cells.narrow(axis, 0, length) | (cells.narrow(axis, 1, length) << num_bits)
-        cells = cells.flatten(1)
-        volume = self.volumes[cells].sum(dim=1).clamp(min=1.0 / 6.0)
-        area = self.areas[cells].sum(dim=1).clamp(min=math.sqrt(3.0))
+        places = cells.flatten().int()
+        volume, area = (table.index_select(0, places).view(len(region), -1).sum(dim=1) for table in self.tables)
+        volume, area = volume.clamp(min=1.0 / 6.0), area.clamp(min=math.sqrt(3.0))
         return (36.0 * math.pi * volume.square()).pow(1.0 / 3.0) / area, volume
 
 
@@ -168,10 +168,12 @@ def _moments(region: Tensor, voxels: Tensor) -> tuple[Tensor, Tensor]:
 def _soft_area(region: Tensor) -> Tensor:
     """Region [B, D, H, W] -> total variation [B] in faces of voxels, 1 at least."""
     padded = pad(region, (1, 1, 1, 1, 1, 1))
-    steps = [padded.diff(dim=axis) for axis in (1, 2, 3)]
-    whole = [side + 1 for side in region.shape[1:]]
-    inner = [step[:, : whole[0], : whole[1], : whole[2]] for step in steps]
-    return torch.stack(inner).square().sum(dim=0).sqrt().flatten(1).sum(dim=1).clamp(min=1.0)
+    here = padded[:, :-1, :-1, :-1]
+    squares = (padded[:, 1:, :-1, :-1] - here).square_()
+    for neighbour in (padded[:, :-1, 1:, :-1], padded[:, :-1, :-1, 1:]):
+        step = neighbour - here
+        squares.addcmul_(step, step)
+    return squares.sqrt_().flatten(1).sum(dim=1).clamp(min=1.0)
 
 
 def _soft_extents(region: Tensor) -> Tensor:
@@ -185,20 +187,19 @@ def _widths(region: Tensor) -> Tensor:
 
     That of a single voxel is 1 along every direction; that of an empty region is 1 too.
     """
+    inside = region.float()  # the largest of floats is found ten times as fast as whether any of bools is true
     steps = [torch.arange(side, device=region.device, dtype=torch.float32) for side in region.shape[1:]]
-    found = []
-    seen = [region.flatten(2).any(dim=2), region.transpose(1, 2).flatten(2).any(dim=2)]
-    seen.append(region.transpose(1, 3).flatten(2).any(dim=2))
-    found += [_span(step, step, occupied) for step, occupied in zip(steps, seen, strict=True)]
+    planes = [inside.amax(dim=axis) > 0.0 for axis in (1, 2, 3)]  # whether any voxel along the axis is inside
+    occupied = planes[2]
+    found = [_span(steps[0], steps[0], occupied.any(dim=2)), _span(steps[1], steps[1], occupied.any(dim=1))]
+    found.append(_span(steps[2], steps[2], planes[0].any(dim=1)))
     for first, second in ((0, 1), (0, 2), (1, 2)):
-        occupied = region.any(dim=4 - first - second)
         for sign in (1.0, -1.0):
             place = steps[first][:, None] + sign * steps[second]
-            found.append(_span(place, place, occupied) / math.sqrt(2.0))
-    occupied = region.any(dim=3)
-    places = torch.where(region, steps[2], math.inf)
-    lowest = places.amin(dim=3).masked_fill(~occupied, 0.0)
-    highest = torch.where(region, steps[2], -math.inf).amax(dim=3).masked_fill(~occupied, 0.0)
+            found.append(_span(place, place, planes[3 - first - second]) / math.sqrt(2.0))
+    last = region.shape[3] - 1.0
+    highest = (inside * (steps[2] + 1.0)).amax(dim=3) - 1.0  # where occupied
+    lowest = last + 1.0 - (inside * (last + 1.0 - steps[2])).amax(dim=3)
     for sign, along in product((1.0, -1.0), (1.0, -1.0)):
         place = steps[0][:, None] + sign * steps[1]
         high, low = (highest, lowest) if along > 0 else (-lowest, -highest)

@@ -1,39 +1,57 @@
-"""Agreement of label maps: soft Dice (Milletari, Navab & Ahmadi 2016, V-Net, 3DV)."""
+"""Agreement of label maps: soft Dice (Milletari, Navab & Ahmadi 2016, V-Net, 3DV) and cross-entropy."""
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd import Function
+
+from menvae.differentiation import first_order
 
 
-def overlaps(shares: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the soft overlap of each label but the background, and the two sizes together, summed over a batch.
+class LabelSums(NamedTuple):
+    """Sums over subjects and voxels of a batch, for each of K labels: p are predicted shares, y one-hot labels.
+
+    Attributes:
+        both: p y [K].
+        predicted: p [K].
+        true: y [K].
+        surprise: -y log p [K]; its sum is the cross-entropy, which over the number of voxels is the mean.
+    """
+
+    both: Tensor
+    predicted: Tensor
+    true: Tensor
+    surprise: Tensor
+
+
+def label_sums(logits: Tensor, labels: Tensor) -> LabelSums:
+    """Return the sums that soft Dice and cross-entropy are made of; the softmax is computed once and kept for both.
+
+    The gradient is that of the softmax: dL/dlogits = p (h - sum over labels of p h), h = dL/dp.
 
     Args:
-        shares: of the labels, p [B, K, D, H, W], which sum to 1 over K.
-        labels: int64 [B, D, H, W], 0 to K - 1; 0 is the background.
-
-    Returns:
-        Sums over subjects and voxels of p y and of p + y, for y the one-hot labels, [K - 1].
+        logits: of the labels [B, K, D, H, W]; the first is the background.
+        labels: int64 [B, D, H, W], 0 to K - 1.
     """
-    numbers = torch.arange(shares.shape[1], device=shares.device).reshape(1, -1, *(1,) * (shares.ndim - 2))
-    wanted = (labels.unsqueeze(1) == numbers).to(shares.dtype)
-    every = (0, *range(2, shares.ndim))
-    both, either = (shares * wanted).sum(dim=every), shares.sum(dim=every) + wanted.sum(dim=every)
-    return both[1:], either[1:]
+    sums: Tensor = _LabelSums.apply(logits, labels)  # type: ignore[no-untyped-call]
+    return LabelSums(*sums)
 
 
-def dice(both: Tensor, either: Tensor) -> Tensor:
-    """Return the Dice coefficients [K - 1] of `overlaps`, with one voxel added to numerator and denominator.
+def dice(sums: LabelSums) -> Tensor:
+    """Return the Dice coefficient of each label but the background [K - 1], one voxel added above and below.
 
     A label that neither map has agrees perfectly.
 
-    >>> dice(torch.tensor([0.0, 4.0]), torch.tensor([0.0, 9.0]))
+    >>> both, predicted, true = torch.tensor([[9.0, 0.0, 4.0], [9.0, 0.0, 4.0], [9.0, 0.0, 5.0]])
+    >>> dice(LabelSums(both, predicted, true, surprise=torch.zeros(3)))
     tensor([1.0000, 0.9000])
     """
-    return (2.0 * both + 1.0) / (either + 1.0)
+    return ((2.0 * sums.both + 1.0) / (sums.predicted + sums.true + 1.0))[1:]
 
 
 def dice_of_masks(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
@@ -43,3 +61,38 @@ def dice_of_masks(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     0.6666666666666666
     """
     return 2.0 * int(np.sum(one & other)) / max(1, int(np.sum(one)) + int(np.sum(other)))
+
+
+class _LabelSums(Function):
+    """Rows of `LabelSums` [4, K]; keeps the shares and the labels."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        """Logits [B, K, ...], labels [B, ...] -> [4, K]."""
+        num_labels = logits.shape[1]
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        logs = logits.flatten(2).to(dtype).log_softmax(dim=1)
+        places = labels.reshape(len(labels), 1, -1)
+        surprise = -logs.gather(1, places)
+        shares = logs.exp_()
+        ctx.save_for_backward(shares, places)
+        ctx.shape, ctx.dtype = logits.shape, logits.dtype
+        wanted = places == torch.arange(num_labels, device=logits.device).reshape(1, -1, 1)
+        of_voxels = torch.cat([shares.gather(1, places), torch.ones_like(surprise), surprise], dim=1)
+        both, true, surprise = (of_voxels @ wanted.transpose(1, 2).to(dtype)).sum(dim=0)
+        return torch.stack([both, shares.sum(dim=(0, 2)), true, surprise])
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """[4, K] -> gradient of the logits [B, K, ...]."""
+        shares, places = ctx.saved_tensors
+        of_both, of_predicted, _, of_surprise = gradient.unbind()
+        num_labels = len(of_predicted)
+        chosen = places.flatten()
+        own = of_both[chosen].view_as(places) * shares.gather(1, places)
+        surprise = of_surprise[chosen].view_as(places)
+        offset = surprise - own - of_predicted.expand(len(shares), 1, num_labels) @ shares
+        of_logits = (of_predicted.reshape(1, -1, 1) + offset).mul_(shares)
+        of_logits.scatter_add_(1, places, own - surprise)
+        return of_logits.to(ctx.dtype).reshape(ctx.shape), None

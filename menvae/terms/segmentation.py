@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
+import torch
 from torch import Tensor
-from torch.nn.functional import nll_loss
 
-from menvae.collectives import mean_over_ranks, sum_over_ranks
+from menvae.collectives import sum_over_ranks
 from menvae.registry import register
-from menvae.statistics.segmentation import dice, overlaps
+from menvae.statistics.segmentation import LabelSums, dice, label_sums
 from menvae.terms import Term, TermContext
 from menvae.types import Batch, ModelOutput
 
@@ -48,8 +48,8 @@ class Segmentation(Term):
     def forward(self, batch: Batch, output: ModelOutput) -> dict[str, Tensor]:
         """Return the scalar and, as a diagnostic, the mean Dice coefficient."""
         assert batch.mask is not None, "experiments reject terms whose batch_requires the data do not provide"
-        log_shares, labels = output.extras[self.output].float().log_softmax(dim=1), batch.mask[:, 0].long()
-        both, either = (sum_over_ranks(sums) for sums in overlaps(log_shares.exp(), labels))
-        mean_dice = dice(both, either).mean()
-        loss = mean_over_ranks(nll_loss(log_shares, labels)) + 1.0 - mean_dice
+        sums = label_sums(output.extras[self.output], batch.mask[:, 0].long())
+        sums = LabelSums(*sum_over_ranks(torch.stack(sums)))
+        mean_dice = dice(sums).mean()
+        loss = sums.surprise.sum() / sums.true.sum() + 1.0 - mean_dice
         return {self.output: loss, f"{self.output}_dice": mean_dice.detach()}

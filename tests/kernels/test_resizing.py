@@ -3,9 +3,9 @@
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import conv3d, interpolate
+from torch.nn.functional import avg_pool3d, conv3d, interpolate, max_pool3d
 
-from menvae.kernels.resizing import trilinear, trilinear_conv3d
+from menvae.kernels.resizing import mean_of_boxes, smallest_of_boxes, trilinear, trilinear_conv3d
 from menvae.layers import UpBlock
 
 FORMATS = (torch.contiguous_format, torch.channels_last_3d)
@@ -19,6 +19,19 @@ def test_interpolation_is_that_of_torch(size: tuple[int, int, int], memory_forma
     torch.manual_seed(0)
     x = torch.randn(2, 3, 4, 3, 7).contiguous(memory_format=memory_format).requires_grad_()
     expected, found = interpolate(x, size=size, mode="trilinear", align_corners=False), trilinear(x, size)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn_like(expected)
+    gradients = [torch.autograd.grad((each * weight).sum(), x)[0] for each in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("side", [1, 2, 4])
+def test_boxes_are_pooled_as_by_torch(side: int, memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4, 8, 12).contiguous(memory_format=memory_format).requires_grad_()
+    torch.testing.assert_close(smallest_of_boxes(x, side), -max_pool3d(-x, side))
+    expected, found = avg_pool3d(x, side), mean_of_boxes(x, side)
     torch.testing.assert_close(found, expected)
     weight = torch.randn_like(expected)
     gradients = [torch.autograd.grad((each * weight).sum(), x)[0] for each in (found, expected)]

@@ -8,6 +8,7 @@ import torch
 from monai.losses.dice import DiceLoss
 
 from menvae.registry import build
+from menvae.statistics.segmentation import label_sums
 from menvae.terms import TermContext
 from menvae.types import Batch, ModelOutput
 
@@ -17,7 +18,8 @@ def test_as_in_monai(
     name: str, context: TermContext, output_of: Callable[..., ModelOutput], batch_of: Callable[..., Batch]
 ) -> None:
     torch.manual_seed(0)
-    logits, labels = torch.randn(2, 4, 5, 6, 7), torch.randint(0, 4, (2, 1, 5, 6, 7), dtype=torch.uint8)
+    logits = torch.randn(2, 4, 5, 6, 7, requires_grad=True)
+    labels = torch.randint(0, 4, (2, 1, 5, 6, 7), dtype=torch.uint8)
     term = build("term", {"name": "segmentation", "output": name}, context)
     found = term(replace(batch_of(), mask=labels), output_of(**{name: logits}))
     dice = DiceLoss(include_background=False, to_onehot_y=True, softmax=True, batch=True, smooth_nr=1.0, smooth_dr=1.0)(
@@ -25,6 +27,8 @@ def test_as_in_monai(
     )
     entropy = torch.nn.functional.cross_entropy(logits, labels[:, 0].long())
     assert found[name].item() == pytest.approx((dice + entropy).item(), rel=1e-5)
+    ours, others = (torch.autograd.grad(loss, logits)[0] for loss in (found[name], dice + entropy))
+    torch.testing.assert_close(ours, others, rtol=1e-4, atol=1e-8)
     assert found[f"{name}_dice"].item() == pytest.approx(1.0 - dice.item(), rel=1e-5)
 
 
@@ -36,3 +40,18 @@ def test_the_true_labels_have_no_loss(
     term = build("term", {"name": "segmentation"}, context)
     found = term(replace(batch_of(), mask=labels.to(torch.uint8)), output_of(segmentation=certain))
     assert found["segmentation"].item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_gradients_of_all_sums_are_their_slopes() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 2, 1, 2, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, 3, (2, 2, 1, 2))
+    assert torch.autograd.gradcheck(lambda x: label_sums(x, labels)[:2] + label_sums(x, labels)[3:], (logits,))
+
+
+def test_sixteen_bits_are_summed_in_thirty_two() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(1, 4, 64, 64, 64).bfloat16(), torch.randint(0, 4, (1, 64, 64, 64))
+    found, exact = label_sums(logits, labels), label_sums(logits.double(), labels)
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=0.0)
