@@ -358,12 +358,21 @@ def _sentence(error: ValidationError, settings: Any, schema: type[BaseModel], pa
         return f"{location}: no such key of {owner}; {nearest(keys[-1], schema.model_fields)}"
     if first["type"] == "missing":
         return f"{location}: a value is required"
-    allowed = list(dict.fromkeys(each["msg"].removeprefix("Value error, ").removeprefix("Input ") for each in errors))
+    allowed = list(dict.fromkeys(_allowed(each) for each in errors))
     others = "".join(f" or {text.removeprefix('should be ')}" for text in allowed[1:])
     example = _list_of(first["input"], schema.model_fields[keys[0]].annotation) if len(keys) == 1 else ""
     such_as = f", such as {location}={example}" if example and _LIST in allowed else ""
     sentence = f"{location}: {first['input']!r} is not allowed; it {allowed[0]}{others}"
     return f"{sentence.replace(_LIST, 'should be a list')}{such_as}"
+
+
+def _allowed(error: ErrorDetails) -> str:
+    """Return what an error says, as what follows "it"."""
+    if error["type"] in ("too_short", "too_long"):
+        word, length = ("least", "min_length") if error["type"] == "too_short" else ("most", "max_length")
+        number = error["ctx"][length]
+        return f"should have at {word} {number} item{'s' * (number != 1)}"
+    return error["msg"].removeprefix("Value error, ").removeprefix("Input ")
 
 
 _UNIONS = (typing.Union, types.UnionType)

@@ -33,6 +33,9 @@ _USER_CAN_FIX = {
 }
 """File errors that are not bugs."""
 
+_RESUMES = {"train", "prepare", "sweep"}
+"""Commands that go on where they were stopped; the others begin anew."""
+
 only_looked: list[bool] = []
 """One True if a launcher has only shown a plan, which leaves no thread or temporary folder behind."""
 
@@ -59,13 +62,11 @@ def carry_out(command: str, task: Callable[[], int]) -> int:
     except (TrainingDivergedError, OutOfMemoryError) as error:
         return report(command, sentence(error), 1)
     except RunInterruptedError as error:
-        return report(command, f"stopped by {error}; run the same command again to resume", ExitCode.INTERRUPTED)
+        resume = " to resume" if command in _RESUMES else ""
+        return report(command, f"stopped by {error}; run the same command again{resume}", ExitCode.INTERRUPTED)
     except KeyboardInterrupt:
-        return report(
-            command,
-            "stopped at once; run the same command again to resume from what is already written",
-            ExitCode.INTERRUPTED,
-        )
+        resume = " to resume from what is already written" if command in _RESUMES else ""
+        return report(command, f"stopped at once; run the same command again{resume}", ExitCode.INTERRUPTED)
     except OtherRankFailedError:
         return 1
 

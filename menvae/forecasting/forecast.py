@@ -194,7 +194,6 @@ def judged_results(models: Mapping[str, GrowthModel], found: Sequence[Volumes], 
         patients=_held_out(first),
         judged=judged,
         shown=shown,
-        level=settings.level,
         intervals=settings.intervals,
         baselines=[name for name in (_label(BASELINE, volumes, found) for volumes in found) if name in judged],
         oracles=known,
@@ -240,7 +239,7 @@ def _models(config: Mapping[str, Any], beside: Sequence[str] | str) -> dict[str,
     models: dict[str, GrowthModel] = {first.part.name: first()}
     for number, name in enumerate(names):
         if name not in models:
-            models[name] = bind("growth", {"name": name}, f"beside[{number}]")()
+            models[name] = bind("growth", {"name": name}, f"beside.{number}")()
     return models
 
 

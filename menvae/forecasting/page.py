@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +30,7 @@ from menvae.forecasting.pictures import (
     num_patients,
 )
 from menvae.forecasting.scores import RATIO
-from menvae.growth import FittedGrowth, Visits
+from menvae.growth import Visits
 from menvae.presentation.figures import save_figure
 from menvae.presentation.page import Album, Picture, render
 from menvae.presentation.sortable import Cell, Column, Table, number_cell, sorting_script
@@ -44,9 +44,6 @@ MOST_PANELS: Final = 12
 """Patients of the overview, evenly from the smallest error to the largest."""
 _NOTHING: Final = "\N{EN DASH}"
 _MINUS: Final = "\N{MINUS SIGN}"
-
-Without = Callable[[int], FittedGrowth]
-"""Number of a patient -> the population, estimated without the patient."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,6 @@ class Report:
         patients: all, also those without a forecast.
         judged: model -> forecasts, all of the same visits.
         shown: the model whose forecasts are drawn.
-        level: of the intervals.
         scores: columns of the table; models are sorted by the first.
         values: model -> name of a score -> value; a score may be missing.
         versus: differences, one column each; the first decides about the headline.
@@ -124,7 +120,6 @@ class Report:
     patients: Sequence[Visits]
     judged: Mapping[str, Judged]
     shown: str
-    level: float
     scores: Sequence[Score]
     values: Mapping[str, Mapping[str, Estimate]]
     versus: Sequence[Versus] = ()
@@ -133,6 +128,11 @@ class Report:
     facts: Sequence[tuple[str, str]] = ()
     events: Mapping[str, Sequence[Reliability]] = field(default_factory=dict)
     decoded: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def level(self) -> float:
+        """Of the intervals."""
+        return self.judged[self.shown].level
 
     @property
     def models(self) -> list[str]:
@@ -156,12 +156,11 @@ class _Patient:
     rows: list[list[Cell]]
 
 
-def write_page(report: Report, without: Without, path: Path) -> Path:
+def write_page(report: Report, path: Path) -> Path:
     """Write the page.
 
     Args:
         report: content; at least one model and one forecast.
-        without: estimates of the model that is shown.
         path: the HTML file to write; its folder must exist.
 
     Returns:
@@ -169,7 +168,7 @@ def write_page(report: Report, without: Without, path: Path) -> Path:
     """
     template = Path(__file__).with_name("templates") / "forecasts.html"
     with tempfile.TemporaryDirectory() as folder:
-        content = _content(report, without, _Gallery(Album(), Path(folder)))
+        content = _content(report, _Gallery(Album(), Path(folder)))
     return write_text(path, render(template, content, script=sorting_script()))
 
 
@@ -185,9 +184,9 @@ class _Gallery:
         return self.album.embed(save_figure(figure, self.folder / "picture.png"), alt, caption, always=True)
 
 
-def _content(report: Report, without: Without, gallery: _Gallery) -> dict[str, Any]:
+def _content(report: Report, gallery: _Gallery) -> dict[str, Any]:
     judged = report.judged[report.shown]
-    fans, overview = _fans(report, without)
+    fans, overview = _fans(report)
     decoded = [gallery.album.embed(path, caption, caption) for caption, path in report.decoded.items()]
     return {
         "title": report.title,
@@ -356,7 +355,7 @@ def by_error(judged: Judged) -> dict[int, list[int]]:
     return dict(sorted(found.items(), key=lambda pair: -error[pair[1]].max()))
 
 
-def _fans(report: Report, without: Without) -> tuple[dict[int, Fan], list[int]]:
+def _fans(report: Report) -> tuple[dict[int, Fan], list[int]]:
     """Forecast the patients that are drawn over time; return them by their numbers, and which the overview shows."""
     judged = report.judged[report.shown]
     places = by_error(judged)
@@ -366,7 +365,7 @@ def _fans(report: Report, without: Without) -> tuple[dict[int, Fan], list[int]]:
     fans = {}
     for number in {**dict.fromkeys(ordered[:MOST_FANS]), **dict.fromkeys(overview)}:
         tasks = [judged.tasks[place] for place in places[number]]
-        fans[number] = fan_of(without(number), report.patients[number], tasks)
+        fans[number] = fan_of(judged.fits[number], report.patients[number], tasks)
     return fans, overview
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,12 +13,12 @@ from typing import Any, Final
 
 import numpy as np
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from scipy.special import ndtri
 
-from menvae.files import csv_text, read_json, write_json, write_text
+from menvae.files import csv_text, original_cell, write_text
 from menvae.forecasting.decoded import NextVisit
 from menvae.forecasting.judging import INTERVAL_NAMES, Ends, Intervals, Judged
 from menvae.forecasting.next_visits import draw_next_visits
@@ -47,9 +48,9 @@ SMALLEST_SD: Final = 1e-6
 """Of the errors of a true curve: nothing is exact."""
 PAGE: Final = "index.html"
 TABLE: Final = "scores.txt"
-_METRICS: Final = "scores.json"
-_WIDTH, _COLUMN = 132, 17
-"""Characters of a line, and of a column."""
+_SCORES: Final = "scores.csv"
+_WIDTH, _WIDEST = 132, 1000
+"""Characters of a line, and of a table at most: with four kinds of intervals, it is wider than a line."""
 _COLUMNS: Final[Mapping[str, str]] = {
     "crps": "CRPS",
     "median_error_percent": "median error, %",
@@ -69,7 +70,6 @@ class Results:
         judged: model -> forecasts, all of the same visits.
         shown: model whose forecasts are drawn.
         intervals: kinds of intervals.
-        level: of them.
         baselines: models that the others are compared with.
         oracles: name -> forecasts by somebody who knows the true curves; no models, but what models are compared with.
         warnings: sentences that nobody may miss.
@@ -82,13 +82,17 @@ class Results:
     judged: Mapping[str, Judged]
     shown: str
     intervals: Sequence[Intervals]
-    level: float
     baselines: Sequence[str]
     oracles: Mapping[str, Judged]
     warnings: Sequence[str]
     notes: Sequence[str]
     facts: Sequence[tuple[str, str]]
     next_visits: Sequence[NextVisit] = ()
+
+    @property
+    def level(self) -> float:
+        """Of the intervals."""
+        return self.judged[self.shown].level
 
     @cached_property
     def scores(self) -> dict[str, Scores]:
@@ -155,22 +159,25 @@ def write_results(results: Results, title: str, folder: Path) -> None:
         folder: an existing folder.
     """
     _write_csv(folder / "forecasts.csv", _forecast_rows(results))
-    _write_csv(folder / "scores.csv", _score_rows(results))
+    _write_csv(folder / _SCORES, _score_rows(results))
     _write_csv(folder / "differences.csv", _difference_rows(results))
     _write_csv(folder / "calibration.csv", _calibration_rows(results))
-    write_json(folder / _METRICS, {f"{row['model']}/{row['score']}": row["value"] for row in _score_rows(results)})
     write_text(folder / TABLE, _table(results))
     decoded = {}
     if results.next_visits:
         path = folder / "next_visits.png"
         save_figure(draw_next_visits(results.next_visits), path)
         decoded = {_words_of_decoded(results.next_visits): path}
-    write_page(_report(results, title, decoded), results.judged[results.shown].fits.__getitem__, folder / PAGE)
+    write_page(_report(results, title, decoded), folder / PAGE)
 
 
 def read_metrics(folder: Path) -> dict[str, float | None]:
     """Return the scores in a folder, ``<model>/<score>`` -> value."""
-    return dict(read_json(folder / _METRICS, {}))
+    with (folder / _SCORES).open(encoding="utf-8", newline="") as file:
+        return {
+            f"{original_cell(row['model'])}/{row['score']}": float(row["value"]) if row["value"] else None
+            for row in csv.DictReader(file)
+        }
 
 
 def _write_csv(path: Path, rows: Iterator[dict[str, Any]]) -> None:
@@ -268,8 +275,8 @@ def _table(results: Results) -> str:
         *results.all_notes,
     ]
     written = io.StringIO()
-    width = max(_WIDTH, _COLUMN * (2 + len(columns)))
-    Console(file=written, width=width, color_system=None).print(Group(*(Text(line) for line in lines), table))
+    Console(file=written, width=_WIDTH, color_system=None).print(*(Text(line) for line in lines), sep="\n")
+    Console(file=written, width=_WIDEST, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines())
 
 
@@ -288,7 +295,6 @@ def _report(results: Results, title: str, decoded: Mapping[str, Path]) -> Report
         patients=results.patients,
         judged=results.judged,
         shown=results.shown,
-        level=results.level,
         scores=[Score(heading.replace("\n", ", "), meaning, ideal) for heading, meaning, ideal in columns.values()],
         values={
             model: {heading.replace("\n", ", "): scores.estimates[name] for name, (heading, _, _) in columns.items()}

@@ -103,7 +103,7 @@ def test_a_model_that_cannot_be_fitted_is_left_out_and_said(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (("beside=[lmee]",), r"beside\[0\]\.?(name)?: .*did you mean 'lme'"),
+        (("beside=[lmee]",), r"beside\.0\.?(name)?: .*did you mean 'lme'"),
         (("hold_out=encoder",), "hold_out: 'encoder' needs source=run"),
         (("num_folds=9",), "num_folds: 9 folds need at least 9 patients, and there are 4"),
         (("volume=[]",), "^volume: "),

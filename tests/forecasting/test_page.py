@@ -65,7 +65,8 @@ def judged(everyone: list[Visits], sd: float = 0.2, *, factor: float = 1.0) -> J
     mean, sds = last + math.log(factor), np.full(len(wanted), sd)
     ends = Ends(mean - 1.96 * sds, mean + 1.96 * sds)
     never = Ends(mean, mean)
-    return Judged(wanted, truth, last, years, mean, sds, 0.95, {"normal": ends, "cqr": never}, len(everyone), {})
+    fits = {number: Still(number) for number in range(len(everyone))}
+    return Judged(wanted, truth, last, years, mean, sds, 0.95, {"normal": ends, "cqr": never}, len(everyone), fits)
 
 
 def report(everyone: list[Visits] | None = None, **changes: Any) -> Report:
@@ -78,7 +79,6 @@ def report(everyone: list[Visits] | None = None, **changes: Any) -> Report:
         patients=everyone,
         judged=models,
         shown="last_value",
-        level=0.95,
         scores=SCORES,
         values=VALUES,
         versus=[VERSUS],
@@ -138,7 +138,7 @@ def written(made: Report, folder: Path) -> Page:
     path = folder / "forecasts.html"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page, "save_figure", dot)
-        assert write_page(made, Still, path) == path
+        assert write_page(made, path) == path
     return Page(path.read_text(encoding="utf-8"))
 
 
@@ -147,7 +147,7 @@ SHOWN = report(warnings=["The encoder saw the images."], notes=["Five patients."
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_page(SHOWN, Still, tmp_path_factory.mktemp("page") / "forecasts.html")
+    return write_page(SHOWN, tmp_path_factory.mktemp("page") / "forecasts.html")
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +302,7 @@ def test_is_self_contained(shown: Page) -> None:
 
 
 def test_the_same_forecasts_give_the_same_page(path: Path, tmp_path: Path) -> None:
-    assert write_page(SHOWN, Still, tmp_path / "again.html").read_bytes() == path.read_bytes()
+    assert write_page(SHOWN, tmp_path / "again.html").read_bytes() == path.read_bytes()
 
 
 def test_everything_is_escaped(tmp_path: Path) -> None:
@@ -314,7 +314,6 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
             patients=everyone,
             judged={HOSTILE: judged(everyone), "other": judged(everyone)},
             shown=HOSTILE,
-            level=0.95,
             scores=[score],
             values={HOSTILE: {HOSTILE: Estimate(None, None, None, 3, HOSTILE)}},
             versus=[Versus(HOSTILE, HOSTILE, {"other": Difference(Estimate(0.1, None, None, 3, HOSTILE), 0.5)})],
