@@ -71,7 +71,7 @@ def entry(part: Part, conf: Path) -> str:
 
 def python_page() -> Iterator[str]:
     """Yield the lines of a page with all public names."""
-    yield "# Python\n\nWhat scripts and parts of other packages import. Shapes are in brackets, such as [B, C, D, H, W]."
+    yield "# Python\n\nWhat scripts and parts of other packages import. Shapes are in brackets: [B, C, D, H, W]."
     for module, names in PUBLIC.items():
         yield f"\n## {module}\n"
         for name in names:
