@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 unexport PYTHONDONTWRITEBYTECODE  # else every process of the tests compiles menvae
 
-.PHONY: train test lint bench bench-data bench-encode bench-growth bench-losses bench-metrics bench-search bench-statistics bench-sweep bench-train controls gates simulate soak systems wrong-lines mutants clean
+.PHONY: train test lint docs bench bench-data bench-encode bench-growth bench-losses bench-metrics bench-search bench-statistics bench-sweep bench-train controls gates simulate soak systems wrong-lines mutants clean
 
 train: $(VENV)/.installed
 	$(BIN)/menvae-train experiment=semivae
@@ -16,10 +16,15 @@ test: lint
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 20
 
 lint: $(VENV)/.installed-test
-	$(BIN)/ruff format --check menvae launchers tests
-	$(BIN)/ruff check menvae launchers tests
+	$(BIN)/ruff format --check menvae launchers tests docs
+	$(BIN)/ruff check menvae launchers tests docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# the documentation as web pages, in docs/_build
+docs: $(VENV)/.installed-test
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo "documentation: docs/_build/index.html"
 
 bench: bench-data bench-encode bench-losses bench-statistics bench-train
 	$(BIN)/python tests/benchmarks/default_run.py
@@ -110,4 +115,4 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) .venv-metrics dist mutants .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-metrics dist docs/_build docs/reference mutants .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -27,7 +27,7 @@ class Decoder(nn.Module):
     offers: Mapping[str, str] = MappingProxyType({})
 
     def forward(self, z: Tensor) -> Tensor:
-        """Z [B, Z] -> reconstruction [B, C, *output_size]."""
+        """Z [B, Z] -> reconstruction [B, C, D, H, W], of ``output_size``."""
         raise NotImplementedError
 
     def draw(self, z: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:

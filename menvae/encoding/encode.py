@@ -65,7 +65,7 @@ def encode(
         show: progress display, such as `menvae.console.progress.progress_bar`.
 
     Returns:
-        A data frame with ``attrs["menvae"]``: runs, checkpoints, hashes, and the unit of each column. Columns:
+        A data frame with these columns; ``attrs["menvae"]`` has runs, checkpoints, hashes, and the unit of each.
 
         - ``subject``, ``patient``, ``visit`` (number among the visits of the patient), ``days``, ``split`` (``new`` for
           another cohort).

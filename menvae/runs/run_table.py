@@ -30,7 +30,7 @@ def load_runs(source: str | Path = "outputs", *, experiment: str | None = None) 
         experiment: value of ``tracking.experiment`` of the runs to read. None: all runs.
 
     Returns:
-        A data frame indexed by the name of the run; values that a run lacks are missing. Columns:
+        A data frame indexed by the name of the run, with these columns; values that a run lacks are missing.
 
         - ``status``: state of the run, such as ``finished``, ``collapsed`` or ``interrupted``.
         - ``path`` of an output directory, ``run_id`` of an MLflow store: the argument for `menvae.load_run`.

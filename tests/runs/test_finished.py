@@ -363,11 +363,15 @@ assert not hasattr(menvae, "load")
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_snippet_of_the_readme(output_dir: Path, run: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (snippet,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "docs/finished_runs.md"])
+def test_snippet_of_the_documentation(
+    page: str, output_dir: Path, run: FinishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / page).read_text(), re.DOTALL)
     monkeypatch.chdir(output_dir.parent)
     snippet = snippet.replace('"outputs', f'"{output_dir.name}').replace("semivae_0123456789", run.name)
     names: dict[str, Any] = {}
     exec(snippet, names)
-    assert names["latents"].shape == (sum(row["split"] == "test" for row in rows(run)), 16)
+    assert len(names["table"]) == sum(row["split"] == "test" for row in rows(run))
+    if "latents" in names:
+        assert names["latents"].shape == (len(names["table"]), 16)
