@@ -38,7 +38,8 @@ def label_sums(logits: Tensor, labels: Tensor) -> LabelSums:
         logits: of the labels [B, K, D, H, W]; the first is the background.
         labels: int64 [B, D, H, W], 0 to K - 1.
     """
-    sums: Tensor = _LabelSums.apply(logits, labels)  # type: ignore[no-untyped-call]
+    with torch.autocast(logits.device.type, enabled=False):  # sums over voxels need 32 bits
+        sums: Tensor = _LabelSums.apply(logits, labels)  # type: ignore[no-untyped-call]
     return LabelSums(*sums)
 
 

@@ -1,0 +1,67 @@
+"""What could a code of so many numbers reach at best if it were linear? Principal components beside a finished run.
+
+Components are those of the training images of the run, without augmentation; images of the validation split are
+projected onto the first of them. Printed is the gate ``mean_image_ratio`` of both: the error of the mean training image
+over that of the projection, or of the run.
+
+    python tests/benchmarks/linear_code.py outputs/runs/semivae_0123456789
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from menvae import load_run
+from menvae.types import Batch
+
+COMPONENTS = (16, 32, 64, 84, 128, 256)
+
+
+def images(batches: Iterable[Batch]) -> Tensor:
+    """Return the images of a split, a row each [N, C D H W]."""
+    return torch.cat([batch.inputs.contiguous().flatten(1) for batch in batches])
+
+
+def ratios(train: Tensor, judged: Tensor, components: Iterable[int]) -> dict[int, float]:
+    """Return the error of the mean image over that of the projection onto so many components.
+
+    Args:
+        train: images [N, V]; they are centred in place.
+        judged: other images [M, V].
+        components: numbers of them, at most N - 1.
+    """
+    mean = train.mean(dim=0)
+    train -= mean
+    judged = judged - mean
+    variances, mixes = torch.linalg.eigh((train @ train.T).double())  # N x N: there are fewer images than voxels
+    scaled = (mixes / variances.clamp(min=1e-9).sqrt()).flip(1).float()
+    found = {}
+    for num in components:
+        axes = train.T @ scaled[:, :num]
+        found[num] = float(judged.square().mean() / (judged - judged @ axes @ axes.T).square().mean())
+    return found
+
+
+def main() -> None:
+    """Project and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="path of a finished run")
+    parser.add_argument("--components", type=int, nargs="+", default=COMPONENTS)
+    options = parser.parse_args()
+    run = load_run(options.run)
+    train, val = (images(batch for batch, _ in run.outputs(split)) for split in ("train", "val"))
+    possible = [num for num in options.components if num < len(train)]
+    print(f"{run.name}: {len(train)} training and {len(val)} validation images")
+    for num, ratio in ratios(train, val, possible).items():
+        print(f"{num:4} principal components: mean_image_ratio {ratio:.2f}", flush=True)
+    own = run.metrics.get("gate/mean_image_ratio")
+    z_dim = run.config["model"]["z_dim"]
+    print(f"{z_dim:4} latents of the run:     mean_image_ratio {'not computed' if own is None else f'{own:.2f}'}")
+
+
+if __name__ == "__main__":
+    main()
