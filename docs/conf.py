@@ -20,18 +20,24 @@ autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True
 
-COMMANDS = ("train", "launching", "prepare", "evaluate", "encode", "compare", "grow", "plan_resources", "bench")
+COMMANDS = (
+    *("train", "launching", "sweep", "sync", "prepare", "evaluate", "encode", "compare", "grow"),
+    *("plan_resources", "bench"),
+)
 """Files of ``conf/`` with the keys of a command."""
+TITLES = {"launching": "Launching", "sync": "menvae-sweep sync"}
 PUBLIC = {
     "menvae": ("load_run", "load_runs", "encode", "FinishedRun"),
     "menvae.types": ("Batch", "Posterior", "ModelOutput", "Progress"),
     "menvae.latent": ("LatentLayout",),
     "menvae.registry": ("register", "bind", "build"),
+    "menvae.collectives": ("mean_over_ranks", "sum_over_ranks", "gather_rows"),
     "menvae.encoders": ("Encoder",),
     "menvae.decoders": ("Decoder",),
     "menvae.terms": ("Term", "TermContext"),
     "menvae.metrics": ("Metric",),
     "menvae.data.source": ("DataSource",),
+    "menvae.data.files.readers": ("Reader",),
     "menvae.growth": ("GrowthModel", "FittedGrowth", "Forecast", "Visits"),
     "menvae.tracking.tracker": ("Tracker",),
     "menvae.observers": ("Observer",),
@@ -43,9 +49,10 @@ PUBLIC = {
 def configuration_page(conf: Path) -> Iterator[str]:
     """Yield the lines of a page with all keys of commands, and groups of options that are no parts."""
     yield "# Configuration\n"
-    yield "Every key with its default, as in `conf/`. The keys of parts are on [a page of their own](parts.md)."
+    yield "Every key of the commands with its default, as in `conf/`. The keys of parts are on [a page of their"
+    yield "own](parts.md), those of `hydra/sweeper=optuna` in [Sweeps and searches](../sweeps.md#search)."
     for command in COMMANDS:
-        title = "Launching" if command == "launching" else f"menvae-{command.replace('_', '-')}"
+        title = TITLES.get(command, f"menvae-{command.replace('_', '-')}")
         yield f"\n## {title}\n\n{yaml(conf / f'{command}.yaml')}"
     others = {folder.name for folder in conf.iterdir() if folder.is_dir()} - {folder_of(group) for group in GROUPS}
     for group in sorted(others - {"hydra"}):

@@ -367,7 +367,7 @@ def _sentence(error: ValidationError, settings: Any, schema: type[BaseModel], pa
 
 
 def _allowed(error: ErrorDetails) -> str:
-    """Return what an error says, as what follows "it"."""
+    """Return the words after "it" of a message; those of pydantic about lengths begin with the name of a type."""
     if error["type"] in ("too_short", "too_long"):
         word, length = ("least", "min_length") if error["type"] == "too_short" else ("most", "max_length")
         number = error["ctx"][length]

@@ -34,7 +34,8 @@ _USER_CAN_FIX = {
 """File errors that are not bugs."""
 
 _RESUMES = {"train", "prepare", "sweep"}
-"""Commands that go on where they were stopped; the others begin anew."""
+"""Commands that go on where they were stopped."""
+_BEGINS_ANEW = "the same command begins anew"
 
 only_looked: list[bool] = []
 """One True if a launcher has only shown a plan, which leaves no thread or temporary folder behind."""
@@ -62,11 +63,12 @@ def carry_out(command: str, task: Callable[[], int]) -> int:
     except (TrainingDivergedError, OutOfMemoryError) as error:
         return report(command, sentence(error), 1)
     except RunInterruptedError as error:
-        resume = " to resume" if command in _RESUMES else ""
-        return report(command, f"stopped by {error}; run the same command again{resume}", ExitCode.INTERRUPTED)
+        again = "run the same command again to resume" if command in _RESUMES else _BEGINS_ANEW
+        return report(command, f"stopped by {error}; {again}", ExitCode.INTERRUPTED)
     except KeyboardInterrupt:
-        resume = " to resume from what is already written" if command in _RESUMES else ""
-        return report(command, f"stopped at once; run the same command again{resume}", ExitCode.INTERRUPTED)
+        resume = "run the same command again to resume from what is already written"
+        again = resume if command in _RESUMES else _BEGINS_ANEW
+        return report(command, f"stopped at once; {again}", ExitCode.INTERRUPTED)
     except OtherRankFailedError:
         return 1
 

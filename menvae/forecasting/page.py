@@ -131,7 +131,7 @@ class Report:
 
     @property
     def level(self) -> float:
-        """Of the intervals."""
+        """Level of the intervals, such as 0.95."""
         return self.judged[self.shown].level
 
     @property

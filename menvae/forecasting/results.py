@@ -91,7 +91,7 @@ class Results:
 
     @property
     def level(self) -> float:
-        """Of the intervals."""
+        """Level of the intervals, such as 0.95."""
         return self.judged[self.shown].level
 
     @cached_property

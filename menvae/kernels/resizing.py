@@ -93,19 +93,23 @@ def mean_of_boxes(x: Tensor, side: int) -> Tensor:
         side: of the boxes, a power of 2.
 
     Returns:
-        [B, C, D / side, H / side, W / side], equal to `torch.nn.functional.avg_pool3d` up to rounding, in a fifth of
-        its time on a CPU, where it copies channels-last volumes first.
+        [B, C, D / side, H / side, W / side], equal to `torch.nn.functional.avg_pool3d` up to rounding, which in 16
+        bits happens at every step. On a CPU it takes a fifth of the time of that function, which copies channels-last
+        volumes first (at 64^3). Meant for inputs without gradient: that of a slice fills a volume.
     """
     return _halved_over(torch.add, x, side) / side**3
 
 
 def smallest_of_boxes(x: Tensor, side: int) -> Tensor:
-    """Smallest value of each box of voxels: `mean_of_boxes` for the minimum."""
+    """Smallest value of each box of voxels: `mean_of_boxes` for the minimum, without a meaningful gradient at ties."""
     return _halved_over(torch.minimum, x, side)
 
 
 def _halved_over(join: Callable[[Tensor, Tensor], Tensor], x: Tensor, side: int) -> Tensor:
     """Join neighbours along each axis until a box of ``side`` voxels is one."""
+    assert side & (side - 1) == 0, "a power of 2"
+    depth, height, width = x.shape[2:]
+    assert depth % side == height % side == width % side == 0, "boxes fill the volume"
     while side > 1:
         x = join(x[:, :, ::2], x[:, :, 1::2])
         x = join(x[:, :, :, ::2], x[:, :, :, 1::2])

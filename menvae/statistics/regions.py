@@ -59,7 +59,7 @@ class RegionMeter(torch.nn.Module):
     ball: Tensor
 
     def __init__(self) -> None:
-        """Prepare the tables of the mesh."""
+        """Prepare the tables of the mesh: volume and area in each of 256 cells [2, 256]."""
         super().__init__()
         ball = (0.08, 0.0, 0.0, 0.08, 0.0, 0.08)
         for name, table in (("tables", np.stack([cell_volumes(), cell_areas()])), ("ball", ball)):

@@ -20,7 +20,7 @@ class LabelSums(NamedTuple):
         both: p y [K].
         predicted: p [K].
         true: y [K].
-        surprise: -y log p [K]; its sum is the cross-entropy, which over the number of voxels is the mean.
+        surprise: -y log p [K]; its sum over labels, over the number of voxels, is the mean cross-entropy.
     """
 
     both: Tensor
@@ -44,9 +44,9 @@ def label_sums(logits: Tensor, labels: Tensor) -> LabelSums:
 
 
 def dice(sums: LabelSums) -> Tensor:
-    """Return the Dice coefficient of each label but the background [K - 1], one voxel added above and below.
+    """Return the Dice coefficient of each label but the background [K - 1].
 
-    A label that neither map has agrees perfectly.
+    One voxel is added to numerator and denominator: a label that neither map has agrees perfectly.
 
     >>> both, predicted, true = torch.tensor([[9.0, 0.0, 4.0], [9.0, 0.0, 4.0], [9.0, 0.0, 5.0]])
     >>> dice(LabelSums(both, predicted, true, surprise=torch.zeros(3)))
@@ -80,7 +80,10 @@ class _LabelSums(Function):
         ctx.shape, ctx.dtype = logits.shape, logits.dtype
         wanted = places == torch.arange(num_labels, device=logits.device).reshape(1, -1, 1)
         of_voxels = torch.cat([shares.gather(1, places), torch.ones_like(surprise), surprise], dim=1)
-        both, true, surprise = (of_voxels @ wanted.transpose(1, 2).to(dtype)).sum(dim=0)
+        if logits.device.type == "cpu":
+            both, true, surprise = (of_voxels @ wanted.transpose(1, 2).to(dtype)).sum(dim=0)
+        else:  # a matrix product may round to 19 bits there (TF32)
+            both, true, surprise = (of_voxels.unsqueeze(2) * wanted.unsqueeze(1)).sum(dim=(0, 3))
         return torch.stack([both, shares.sum(dim=(0, 2)), true, surprise])
 
     @staticmethod
@@ -89,11 +92,11 @@ class _LabelSums(Function):
         """[4, K] -> gradient of the logits [B, K, ...]."""
         shares, places = ctx.saved_tensors
         of_both, of_predicted, _, of_surprise = gradient.unbind()
-        num_labels = len(of_predicted)
+        of_predicted = of_predicted.reshape(1, -1, 1)
         chosen = places.flatten()
         own = of_both[chosen].view_as(places) * shares.gather(1, places)
         surprise = of_surprise[chosen].view_as(places)
-        offset = surprise - own - of_predicted.expand(len(shares), 1, num_labels) @ shares
-        of_logits = (of_predicted.reshape(1, -1, 1) + offset).mul_(shares)
+        offset = surprise - own - (of_predicted * shares).sum(dim=1, keepdim=True)
+        of_logits = (of_predicted + offset).mul_(shares)
         of_logits.scatter_add_(1, places, own - surprise)
         return of_logits.to(ctx.dtype).reshape(ctx.shape), None

@@ -24,7 +24,7 @@ _MAKERS: Mapping[str, str] = MappingProxyType(
 class Segmentation(Term):
     """Cross-entropy plus 1 - Dice of a label map; the scalar is named after the map.
 
-    Dice is that of the joint batch of all ranks, averaged over the labels of the tumour.
+    Both are those of the joint batch of all ranks; Dice is averaged over the labels of the tumour.
     """
 
     batch_requires = frozenset({"mask"})

@@ -38,7 +38,8 @@ def ratios(train: Tensor, judged: Tensor, components: Iterable[int]) -> dict[int
     train -= mean
     judged = judged - mean
     variances, mixes = torch.linalg.eigh((train @ train.T).double())  # N x N: there are fewer images than voxels
-    scaled = (mixes / variances.clamp(min=1e-9).sqrt()).flip(1).float()
+    kept = variances > 1e-6 * variances.max()  # images that repeat make others
+    scaled = (mixes[:, kept] / variances[kept].sqrt()).flip(1).float()
     found = {}
     for num in components:
         axes = train.T @ scaled[:, :num]

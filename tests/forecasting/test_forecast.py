@@ -14,7 +14,7 @@ from shrunk import composed
 from menvae.errors import ExitCode, UserError
 from menvae.forecasting.forecast import forecast
 from menvae.forecasting.judging import judge
-from menvae.forecasting.results import of_curves
+from menvae.forecasting.results import of_curves, read_metrics
 from menvae.growth import Visits
 from menvae.growth.last_value import LastValue
 from menvae.statistics.gompertz import Gompertz
@@ -38,6 +38,9 @@ def grow(folder: Path, table: Path, *overrides: str) -> ExitCode:
     return forecast(composed(*keys, config="grow"))
 
 
+OPTIONS = ("beside=[last_value]", "intervals=[normal,jackknife_plus,conformal,cqr]")
+
+
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -46,7 +49,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("grown")
-    assert grow(root, written(root / "table.csv", straight_lines(22, 0)), "beside=[last_value]") == ExitCode.DONE
+    assert grow(root, written(root / "table.csv", straight_lines(22, 0)), *OPTIONS) == ExitCode.DONE
     (folder,) = (root / "forecasts").iterdir()
     return folder
 
@@ -85,11 +88,25 @@ def test_the_folder_says_everything(folder: Path) -> None:
     assert {row["minus"] for row in rows_of(folder / "differences.csv")} == {"last_value"}
 
 
+def test_no_heading_of_the_table_is_cut(folder: Path) -> None:
+    text = (folder / "scores.txt").read_text()
+    assert "…" not in text
+    for heading in ("jackknife+", "normalised conformal", "conformalised quantile"):
+        assert text.count(heading) == 2, "interval score and coverage"
+
+
+def test_metrics_are_read_off_the_scores(folder: Path, tmp_path: Path) -> None:
+    metrics = read_metrics(folder)
+    assert metrics.keys() == {f"{row['model']}/{row['score']}" for row in rows_of(folder / "scores.csv")}
+    (tmp_path / "scores.csv").write_text("model,score,value\n'=lme,crps,\nlme,crps,0.5\n")
+    assert read_metrics(tmp_path) == {"=lme/crps": None, "lme/crps": 0.5}
+
+
 def test_the_same_command_computes_nothing_twice(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = (folder / "index.html").stat().st_mtime_ns
-    grow(folder.parents[1], folder.parents[1] / "table.csv", "beside=[last_value]")
+    grow(folder.parents[1], folder.parents[1] / "table.csv", *OPTIONS)
     assert (folder / "index.html").stat().st_mtime_ns == before
-    grow(folder.parents[1], folder.parents[1] / "table.csv", "beside=[last_value]", "overwrite=true")
+    grow(folder.parents[1], folder.parents[1] / "table.csv", *OPTIONS, "overwrite=true")
     assert (folder / "index.html").stat().st_mtime_ns != before
     assert len(list((folder.parent).iterdir())) == 1
 

@@ -38,6 +38,12 @@ def test_boxes_are_pooled_as_by_torch(side: int, memory_format: torch.memory_for
     torch.testing.assert_close(*gradients)
 
 
+def test_boxes_that_do_not_fill_the_volume_are_refused() -> None:
+    for side, length in ((3, 6), (2, 5)):
+        with pytest.raises(AssertionError, match=r"a power of 2|boxes fill the volume"):
+            mean_of_boxes(torch.zeros(1, 1, 4, 4, length), side)
+
+
 def two_steps(x: Tensor, weight: Tensor) -> Tensor:
     large = interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
     return conv3d(large, weight, padding=1)

@@ -46,7 +46,18 @@ def test_gradients_of_all_sums_are_their_slopes() -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 2, 1, 2, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(0, 3, (2, 2, 1, 2))
-    assert torch.autograd.gradcheck(lambda x: label_sums(x, labels)[:2] + label_sums(x, labels)[3:], (logits,))
+    assert torch.autograd.gradcheck(lambda x: tuple(label_sums(x, labels)), (logits,))
+
+
+def test_memory_format_does_not_matter() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 4, 3, 4, 5), torch.randint(0, 4, (2, 3, 4, 5))
+    for one, other in zip(
+        label_sums(logits.contiguous(memory_format=torch.channels_last_3d), labels),
+        label_sums(logits, labels),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
 
 
 def test_sixteen_bits_are_summed_in_thirty_two() -> None:
