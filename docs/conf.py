@@ -1,4 +1,4 @@
-"""Configuration of Sphinx; writes the pages of ``reference/``, every key, part and public name, before each build."""
+"""Configuration of Sphinx; writes the pages of ``reference/``, with keys, parts and public names, before each build."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from menvae.errors import UserError, nearest
 from menvae.groups import ENTRY_POINT_GROUP, GROUPS, configuration_folder, folder_of
+from menvae.presentation.text import counted
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -370,8 +371,7 @@ def _allowed(error: ErrorDetails) -> str:
     """Return the words after "it" of a message; those of pydantic about lengths begin with the name of a type."""
     if error["type"] in ("too_short", "too_long"):
         word, length = ("least", "min_length") if error["type"] == "too_short" else ("most", "max_length")
-        number = error["ctx"][length]
-        return f"should have at {word} {number} item{'s' * (number != 1)}"
+        return f"should have at {word} {counted(error['ctx'][length], 'item')}"
     return error["msg"].removeprefix("Value error, ").removeprefix("Input ")
 
 

@@ -84,7 +84,7 @@ CONFIGURATIONS = {
     "menvae-plan-resources": "plan_resources",
 }
 _OPTIONS = re.compile(r"^(-m|--help|--config-dir|FOLDER)$")
-_OWN_GRAMMAR = re.compile(r"=(\d+\.\.|zip\(|tag\(|interval\(|f\{)|^(split|run)=|^site=mine|^experiment=best")
+_OWN_GRAMMAR = re.compile(r"=(\d+\.\.|zip\(|tag\(|interval\(|f\{)|^site=mine|^experiment=best")
 
 
 def commands() -> Iterator[tuple[str, str, list[str]]]:

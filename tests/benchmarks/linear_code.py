@@ -15,15 +15,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from menvae import load_run
-from menvae.types import Batch
+from menvae import FinishedRun, load_run
 
 COMPONENTS = (16, 32, 64, 84, 128, 256)
 
 
-def images(batches: Iterable[Batch]) -> Tensor:
-    """Return the images of a split, a row each [N, C D H W]."""
-    return torch.cat([batch.inputs.contiguous().flatten(1) for batch in batches])
+def images(run: FinishedRun, split: str) -> Tensor:
+    """Return the z-scored images of a split, a row each [N, C D H W]."""
+    return torch.cat([stored.to(run.device).inputs.flatten(1) for stored in run.loaders[split].epoch(0)])
 
 
 def ratios(train: Tensor, judged: Tensor, components: Iterable[int]) -> dict[int, float]:
@@ -32,7 +31,7 @@ def ratios(train: Tensor, judged: Tensor, components: Iterable[int]) -> dict[int
     Args:
         train: images [N, V]; they are centred in place.
         judged: other images [M, V].
-        components: numbers of them, at most N - 1.
+        components: numbers of them; those that the training images do not have are left out.
     """
     mean = train.mean(dim=0)
     train -= mean
@@ -41,7 +40,7 @@ def ratios(train: Tensor, judged: Tensor, components: Iterable[int]) -> dict[int
     kept = variances > 1e-6 * variances.max()  # images that repeat make others
     scaled = (mixes[:, kept] / variances[kept].sqrt()).flip(1).float()
     found = {}
-    for num in components:
+    for num in (num for num in components if num <= scaled.shape[1]):
         axes = train.T @ scaled[:, :num]
         found[num] = float(judged.square().mean() / (judged - judged @ axes @ axes.T).square().mean())
     return found
@@ -54,10 +53,9 @@ def main() -> None:
     parser.add_argument("--components", type=int, nargs="+", default=COMPONENTS)
     options = parser.parse_args()
     run = load_run(options.run)
-    train, val = (images(batch for batch, _ in run.outputs(split)) for split in ("train", "val"))
-    possible = [num for num in options.components if num < len(train)]
+    train, val = (images(run, split) for split in ("train", "val"))
     print(f"{run.name}: {len(train)} training and {len(val)} validation images")
-    for num, ratio in ratios(train, val, possible).items():
+    for num, ratio in ratios(train, val, options.components).items():
         print(f"{num:4} principal components: mean_image_ratio {ratio:.2f}", flush=True)
     own = run.metrics.get("gate/mean_image_ratio")
     z_dim = run.config["model"]["z_dim"]

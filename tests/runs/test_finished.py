@@ -373,5 +373,4 @@ def test_snippet_of_the_documentation(
     names: dict[str, Any] = {}
     exec(snippet, names)
     assert len(names["table"]) == sum(row["split"] == "test" for row in rows(run))
-    if "latents" in names:
-        assert names["latents"].shape == (len(names["table"]), 16)
+    assert page == "README.md" or names["latents"].shape == (len(names["table"]), 16)

@@ -12,6 +12,8 @@ from menvae.statistics.segmentation import label_sums
 from menvae.terms import TermContext
 from menvae.types import Batch, ModelOutput
 
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
 
 @pytest.mark.parametrize("name", ["segmentation", "drawn_segmentation"])
 def test_as_in_monai(
@@ -42,10 +44,11 @@ def test_the_true_labels_have_no_loss(
     assert found["segmentation"].item() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_gradients_of_all_sums_are_their_slopes() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_gradients_of_all_sums_are_their_slopes(device: str) -> None:
     torch.manual_seed(0)
-    logits = torch.randn(2, 3, 2, 1, 2, dtype=torch.float64, requires_grad=True)
-    labels = torch.randint(0, 3, (2, 2, 1, 2))
+    logits = torch.randn(2, 3, 2, 1, 2, dtype=torch.float64, device=device, requires_grad=True)
+    labels = torch.randint(0, 3, (2, 2, 1, 2), device=device)
     assert torch.autograd.gradcheck(lambda x: tuple(label_sums(x, labels)), (logits,))
 
 
@@ -60,11 +63,15 @@ def test_memory_format_does_not_matter() -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_sixteen_bits_are_summed_in_thirty_two() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_sixteen_bits_are_summed_in_thirty_two(device: str) -> None:
     torch.manual_seed(0)
-    logits, labels = torch.randn(1, 4, 64, 64, 64).bfloat16(), torch.randint(0, 4, (1, 64, 64, 64))
+    logits, labels = (
+        torch.randn(1, 4, 64, 64, 64).bfloat16().to(device),
+        torch.randint(0, 4, (1, 64, 64, 64)).to(device),
+    )
     exact = label_sums(logits.double(), labels)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device, torch.bfloat16):
         found = label_sums(logits, labels)
     for one, other in zip(found, exact, strict=True):
         torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=0.0)
