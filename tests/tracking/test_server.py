@@ -9,11 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tracking_server import TrackingServer
@@ -114,50 +113,60 @@ def num_values(epochs: range) -> int:
 
 
 class Between(ThreadingHTTPServer):
-    """Passes requests on to a server, except that the answer to one is lost.
+    """Passes requests on to a server, except that some meet a fault.
 
     Attributes:
-        is_done: set once the server has answered the request.
+        is_done: set once each fault has happened.
     """
 
     daemon_threads = True
 
-    def __init__(self, server: str, path: str, part: bytes, *, is_late: bool) -> None:
-        """Args: path and part: of the address and of the content of the first such request. is_late: the client loses
-        its connection a second before the server gets the request, else after the server has answered it."""
+    def __init__(self, server: str, path: str, part: bytes, faults: Sequence[str]) -> None:
+        """Args: path and part: of the address and of the content of the requests that meet the faults, one each. A
+        fault is "away": no answer; "refused": an error; "lost": the server answers, and nobody gets the answer; "late":
+        the client loses its connection a second before the server gets the request."""
         super().__init__(("127.0.0.1", 0), _Pass)
         self.is_done = threading.Event()
         self.host = server.removeprefix("http://")
-        self._wanted, self._is_late, self._lock = (path, part), is_late, threading.Lock()
-        self._is_waiting = True
+        self._wanted, self._faults, self._lock = (path, part), list(faults), threading.Lock()
 
-    def takes(self, path: str, content: bytes) -> bool:
-        """Return whether a request is the one whose answer is lost."""
+    def fault_of(self, path: str, content: bytes) -> str | None:
+        """Return the fault that a request meets, or None."""
         with self._lock:
-            takes = self._is_waiting and path.endswith(self._wanted[0]) and self._wanted[1] in content
-            self._is_waiting &= not takes
-        return takes
+            is_wanted = path.endswith(self._wanted[0]) and self._wanted[1] in content
+            return self._faults.pop(0) if is_wanted and self._faults else None
 
-    def lose(self, connection: socket.socket, request: Any) -> None:
-        """Have the server answer a request to nobody."""
-        if self._is_late:
+    def lose(self, connection: socket.socket, request: Callable[[], object], fault: str) -> None:
+        """Answer a request to nobody."""
+        if fault == "late":
             connection.shutdown(socket.SHUT_RDWR)
             time.sleep(1.0)
-        request()
-        if not self._is_late:
+        if fault != "away":
+            request()
+        if fault != "late":
             connection.shutdown(socket.SHUT_RDWR)
-        self.is_done.set()
+        self.say_if_done()
+
+    def say_if_done(self) -> None:
+        """Set `is_done` if no fault is left."""
+        if not self._faults:
+            self.is_done.set()
 
 
 class _Pass(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         assert isinstance(self.server, Between)
-        if self.server.takes(self.path, content):
-            self.server.lose(self.connection, lambda: self._answer(content))
+        fault = self.server.fault_of(self.path, content)
+        if fault == "refused":
+            status, kind, answer = 400, "application/json", b'{"error_code": "BAD_REQUEST", "message": "not now"}'
+            self.server.say_if_done()
+        elif fault is not None:
+            self.server.lose(self.connection, lambda: self._answer(content), fault)
             self.close_connection = True
             return
-        status, kind, answer = self._answer(content)
+        else:
+            status, kind, answer = self._answer(content)
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(answer)))
@@ -182,9 +191,11 @@ class _Pass(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def between(server: TrackingServer, path: str, part: bytes, *, is_late: bool) -> Iterator[tuple[str, threading.Event]]:
+def between(
+    server: TrackingServer, path: str, part: bytes, faults: Sequence[str]
+) -> Iterator[tuple[str, threading.Event]]:
     """Yield the address of a `Between`, and its ``is_done``."""
-    proxy = Between(server.uri, path, part, is_late=is_late)
+    proxy = Between(server.uri, path, part, faults)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{proxy.server_port}", proxy.is_done
@@ -193,7 +204,14 @@ def between(server: TrackingServer, path: str, part: bytes, *, is_late: bool) ->
         proxy.server_close()
 
 
-@pytest.mark.parametrize("is_late", [False, True], ids=["lost", "late"])
+def a_run(uri: str, directory: Path) -> tuple[MLflowTracker, LocalLog]:
+    """Return a tracker that has not started, of an experiment named as the directory, and the log of its run."""
+    settings, run_dir = TrackingSettings(uri=uri, experiment=directory.name), directory / "run"
+    context = TrackerContext(settings=settings, output_dir=directory, run_dir=run_dir, run_name="a_run")
+    return MLflowTracker(context), LocalLog(run_dir)
+
+
+@pytest.mark.parametrize("fault", ["lost", "late"])
 @pytest.mark.parametrize(
     ("path", "part"),
     [
@@ -207,19 +225,11 @@ def between(server: TrackingServer, path: str, part: bytes, *, is_late: bool) ->
     ],
 )
 def test_a_request_that_is_repeated_because_its_answer_was_lost(
-    tracking_server: TrackingServer, tmp_path: Path, path: str, part: bytes, is_late: bool
+    tracking_server: TrackingServer, tmp_path: Path, path: str, part: bytes, fault: str
 ) -> None:
     experiment = tmp_path.name
-    with between(tracking_server, path, part, is_late=is_late) as (uri, is_done):
-        tracker = MLflowTracker(
-            TrackerContext(
-                settings=TrackingSettings(uri=uri, experiment=experiment),
-                output_dir=tmp_path,
-                run_dir=tmp_path / "run",
-                run_name="a_run",
-            )
-        )
-        log = LocalLog(tmp_path / "run")
+    with between(tracking_server, path, part, [fault]) as (uri, is_done):
+        tracker, log = a_run(uri, tmp_path)
         tracker.start({"seed": 1}, {"host": "here"}, log, [DatasetInput("phantom", "0" * 16, "/data", "training")])
         for epoch in range(1, 4):
             log.append(epoch, {"val_epoch/loss": 1 / epoch}, {"time/train_s": 0.5})
@@ -237,6 +247,18 @@ def test_a_request_that_is_repeated_because_its_answer_was_lost(
     assert (tags["host"], tags["menvae.state"]) == ("here", "finished")
     (inputs,) = tracking_server.query("select count(*) from inputs where destination_id = %s", tracker.run_id)
     assert inputs == (1,)
+
+
+def test_one_refusal_after_a_time_away_is_not_the_last_attempt(tracking_server: TrackingServer, tmp_path: Path) -> None:
+    # MLflow's client sends a request twice before it fails: three attempts find the server away, the fourth is refused.
+    with between(tracking_server, "runs/log-batch", b'"metrics"', [*["away"] * 6, "refused"]) as (uri, is_done):
+        tracker, log = a_run(uri, tmp_path)
+        tracker.start({}, {}, log)
+        log.append(1, {"val_epoch/loss": 1.0}, {})
+        tracker.log(1, {"val_epoch/loss": 1.0}, {})
+        assert tracker.finish("FINISHED")
+        assert is_done.is_set()
+    assert stored(tracking_server, tmp_path.name) == {f"a_run {tracker.run_id}": [("val_epoch/loss", 1, 1.0)]}
 
 
 def test_the_server_alone_goes_up_and_down(tracking_server: TrackingServer) -> None:

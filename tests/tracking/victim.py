@@ -10,6 +10,7 @@ victim.py race DIRECTORY COUNT [URI]
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import signal
@@ -131,6 +132,8 @@ def largest_file(directory: Path) -> int:
 def main() -> None:
     command, directory, number, uri = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), next(iter(sys.argv[4:]), None)
     os.environ["MLFLOW_LOGGING_LEVEL"] = "CRITICAL"
+    if uri is not None:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
     import mlflow.store.tracking.sqlalchemy_store
     import mlflow.tracking  # noqa: F401
 

@@ -152,7 +152,7 @@ class MLflowTracker(Tracker):
         """Send everything that is left and close the run; give up with a warning if there is no progress.
 
         A server that has answered before and cannot be reached now may be starting again, and is waited for; a store
-        that has not answered this process at all, or that refuses a request, gets three attempts.
+        that has not answered this process at all, or that refuses a request, gets three attempts in a row.
 
         Args:
             status: final MLflow status of the run.
@@ -176,7 +176,7 @@ class MLflowTracker(Tracker):
             self._worker.join(patience_s)
         if self._worker.is_alive():
             self._worker.warn(f"has not answered for {patience_s:.0f} s")
-            _logger.info("this run is incomplete in MLflow store %s", without_passwords(self._place.uri))
+            self._worker.say_incomplete()
         return self._worker.is_complete
 
 
@@ -222,6 +222,7 @@ class _Worker(threading.Thread):
         self._doing = "opening the store"
         self._has_warned = False
         self._num_failures = 0  # in a row
+        self._problem = ""  # the last one, for messages
         self._has_answered = False
         self._is_awaited = False  # it has answered, and cannot be reached now
 
@@ -229,30 +230,36 @@ class _Worker(threading.Thread):
         """Deliver until the run is finished or delivery is given up."""
         for epoch in self._logged_before:
             self._take(epoch)
-        finish_attempts = 0
+        num_refusals = 0  # in a row since ``finish``; none while the store is away
         self._attempt()
         while True:
             self._receive()
+            num_delivered = self.num_delivered
             if self._attempt() and self._finish is not None:
                 self.is_complete = True
                 return
             if self._finish is not None:
-                finish_attempts += 1
-                if finish_attempts >= _FINISH_ATTEMPTS and not self._is_awaited:
-                    _logger.info("this run is incomplete in MLflow store %s", without_passwords(self._place.uri))
+                is_hopeful = self._is_awaited or self.num_delivered > num_delivered
+                num_refusals = 0 if is_hopeful else num_refusals + 1
+                if num_refusals == _FINISH_ATTEMPTS:
+                    self.say_incomplete()
                     return
+
+    def say_incomplete(self) -> None:
+        """Log that the store lacks a part of the run, and why."""
+        store = without_passwords(self._place.uri)
+        _logger.info("this run is incomplete in MLflow store %s, which %s", store, self._problem)
 
     def warn(self, problem: str) -> None:
         """Log the first problem with the store as a warning, later ones at debug level."""
         level = logging.DEBUG if self._has_warned else logging.WARNING
-        self._has_warned = True
+        self._has_warned, self._problem = True, f"{problem} (while {self._doing})"
         _logger.log(
             level,
-            "MLflow store %s %s (while %s): the run continues; its metrics are in %s and are sent once the store "
-            "answers, or by menvae-sweep sync, or when the same command runs again",
+            "MLflow store %s %s: the run continues; its metrics are in %s and are sent once the store answers, or by "
+            "menvae-sweep sync, or when the same command runs again",
             without_passwords(self._place.uri),
-            problem,
-            self._doing,
+            self._problem,
             self._place.run_dir / "metrics.jsonl",
         )
 
