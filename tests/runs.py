@@ -48,6 +48,7 @@ TINY = (
     "data.test_fraction=0.0",
     "data.roi_size=[16,16,16]",
     "data.spacing_mm=[10,10,10]",
+    "encoder.base_filters=8",
     "model.z_dim=16",
     "model.partitions={vol:4,loc:3,shape:4}",
     "trainer.batch_size=4",
@@ -83,10 +84,15 @@ jobs_fork = False
 
 
 def command(output_dir: Path, *overrides: str) -> list[str]:
-    """Return the command line of ``menvae-train`` for a tiny run; ``~key`` leaves a key of `TINY` out."""
+    """Return the command line of ``menvae-train`` for a tiny run.
+
+    ``~key`` leaves a key of `TINY` out, and another encoder its keys of the encoder.
+    """
     program = "from menvae.apps.train import main; main()"
     flags = [override for override in overrides if override.startswith("-")]
     values = [override for override in overrides if not override.startswith("-")]
+    if any(value.startswith(("encoder=", "experiment=")) for value in values):
+        values.append("~encoder.base_filters")
     left_out = {f"~{key.partition('=')[0]}" for key in TINY} & set(values)
     tiny = [override for override in TINY if f"~{override.partition('=')[0]}" not in left_out]
     values = [value for value in values if value not in left_out]

@@ -16,7 +16,14 @@ from menvae.groups import GROUPS
 for _package in GROUPS.values():
     for _module in pkgutil.iter_modules(importlib.import_module(_package).__path__, f"{_package}."):
         importlib.import_module(_module.name)
-for _name in ("apps.hydra_application", "presentation.figures", "runs.evaluate", "runs.train", "sweeps.sweep"):
+for _name in (
+    "apps.hydra_application",
+    "presentation.figures",
+    "runs.evaluate",
+    "runs.report",
+    "runs.train",
+    "sweeps.sweep",
+):
     importlib.import_module(f"menvae.{_name}")
 
 OverridesParser.create().parse_overrides(

@@ -23,7 +23,6 @@ import statistics
 import sys
 import time
 
-import dcor
 import numpy as np
 import torch
 from interleaved import Claim, judged, show, take_turns
@@ -49,6 +48,8 @@ def partitions(strength: float) -> list[Tensor]:
 
 def theirs(blocks: list[Tensor], num: int) -> float:
     """P-value of vol and residual by the dcor package."""
+    import dcor
+
     arrays = [np.ascontiguousarray(block.numpy()) for block in (blocks[0], blocks[3])]
     found = dcor.independence.distance_covariance_test(*arrays, num_resamples=num, random_state=0)
     return float(found.pvalue)

@@ -21,7 +21,6 @@ import sys
 from collections.abc import Callable
 from itertools import combinations, pairwise
 
-import dcor
 import torch
 from interleaved import Claim, judged, show, take_turns
 from torch import Tensor
@@ -103,6 +102,8 @@ def dcor_claims(repeats: int) -> list[Claim]:
 
     value, gradient = with_gradient(in_double, newest.double())
     _, expected_gradient = with_gradient(lambda rows: naive(torch.cat([rows, others.double()])), newest.double())
+    import dcor
+
     table = torch.cat([newest, others]).double().numpy()
     expected = sum(
         dcor.u_distance_correlation_sqr(table[:, a:b].copy(), table[:, c:d].copy())

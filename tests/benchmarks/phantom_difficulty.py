@@ -22,8 +22,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from monai.losses.dice import DiceCELoss
-from monai.networks.nets.basic_unet import BasicUNet
 from numpy.typing import NDArray
 from torch import nn
 
@@ -210,6 +208,9 @@ def network_scores(
 
 def train_network(cohort: Cohort, train: Indices, options: argparse.Namespace) -> nn.Module:
     """A small U-Net for the four labels: Dice and cross entropy, half of the subjects mirrored left to right."""
+    from monai.losses.dice import DiceCELoss
+    from monai.networks.nets.basic_unet import BasicUNet
+
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
     network = BasicUNet(

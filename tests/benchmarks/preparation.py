@@ -27,17 +27,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import PersistentDataset, list_data_collate
-from monai.transforms import (
-    Compose,
-    ConcatItemsd,
-    EnsureTyped,
-    LoadImaged,
-    NormalizeIntensityd,
-    Orientationd,
-    ResizeWithPadOrCropd,
-    SelectItemsd,
-)
 
 from menvae.data.batches.dataset import SubjectDataset, collate
 from menvae.data.batches.order import Draw
@@ -50,13 +39,25 @@ from menvae.data.phantom.head import phantom_subject, write_subject
 from menvae.data.sources.brats import BratsSource
 from menvae.data.targets.normalizer import TargetNormalizer, TargetSettings
 
+Pipeline = Callable[[Any], Any]
 SPACING_MM = (1.0, 1.0, 1.0)
 BOX = (160, 160, 160)
 LEAST_RATIOS = {"preparation": 3.5, "arrays": 4.0, "compressed": 1.5, "size": 3.0}
 
 
-def monai_pipeline(channels: list[str]) -> Compose:
+def monai_pipeline(channels: list[str]) -> Pipeline:
     """The pipeline that menvae equals on the native grid."""
+    from monai.transforms import (
+        Compose,
+        ConcatItemsd,
+        EnsureTyped,
+        LoadImaged,
+        NormalizeIntensityd,
+        Orientationd,
+        ResizeWithPadOrCropd,
+        SelectItemsd,
+    )
+
     everything = [*channels, "seg"]
     return Compose(
         [
@@ -89,7 +90,7 @@ def interleaved(variants: dict[str, Callable[[], object]], repeats: int) -> dict
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def greatest_difference(subject: SubjectFiles, source: BratsSource, pipeline: Compose) -> float:
+def greatest_difference(subject: SubjectFiles, source: BratsSource, pipeline: Pipeline) -> float:
     """Greatest difference of a z-score from MONAI's, over the larger of 1 and the z-score."""
     arrays = load_and_resample(subject, source.geometry)
     found = stored(arrays.channels, arrays.mask, "arrays")
@@ -101,8 +102,10 @@ def greatest_difference(subject: SubjectFiles, source: BratsSource, pipeline: Co
     return greatest
 
 
-def loaders(subjects: list[SubjectFiles], source: BratsSource, folder: Path, pipeline: Compose) -> dict[str, Any]:
+def loaders(subjects: list[SubjectFiles], source: BratsSource, folder: Path, pipeline: Pipeline) -> dict[str, Any]:
     """Return what gives sample 0 by each way, and the size of an entry in each format of menvae."""
+    from monai.data import PersistentDataset, list_data_collate
+
     files = [subject.files for subject in subjects]
     persistent = PersistentDataset(files, pipeline, cache_dir=folder / "monai", weights_only=False)
     variants: dict[str, Callable[[], object]] = {"PersistentDataset": lambda: list_data_collate([persistent[0]])}

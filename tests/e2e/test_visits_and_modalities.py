@@ -29,7 +29,7 @@ def test_a_run_on_subjects_that_lack_modalities(prepared_cache: Path, tmp_path: 
 
 
 def test_fine_tuning_on_pairs_of_visits_by_two_ranks(tmp_path: Path) -> None:
-    train(tmp_path, *VISITS, "trainer.max_epochs=1", "name=base")
+    train(tmp_path, *VISITS, "~encoder.base_filters", "trainer.max_epochs=1", "name=base")
     (base,) = (tmp_path / "runs").glob("base_*")
     train(tmp_path, "experiment=contrastive_finetune", *VISITS, f"trainer.init_from={base}", "trainer.devices=2")
     (run,) = (tmp_path / "runs").glob("contrastive_finetune_*")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import dcor
 import numpy as np
 import pytest
+from late import Late
 
 from menvae.evaluation.estimates import estimate
 from menvae.latent import LatentLayout
 from menvae.metrics import Findings, MetricContext, SplitRecord
 from menvae.metrics.independence import PartitionIndependence
+
+dcor = Late("dcor")
 
 LAYOUT = LatentLayout({"vol": 8, "loc": 8, "residual": 2})
 STATISTICS = ("dcor", "hsic", "sliced_dcor")

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pynlme.r
 import pytest
-import statsmodels.api as sm
 import torch
+from late import Late
 
 from menvae.errors import UserError
 from menvae.growth import Visits
@@ -21,6 +21,8 @@ from menvae.growth.logistic import Logistic
 from menvae.growth.nonlinear import NonlinearGrowth
 from menvae.growth.reduced_gompertz import ReducedGompertz
 from menvae.statistics import gompertz as closed_form
+
+sm = Late("statsmodels.api")
 
 Floats = np.ndarray
 AHEAD = np.array([100.0, 1000.0])

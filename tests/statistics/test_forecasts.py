@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-import scoringrules
+from late import Late
 from mapie.regression import SplitConformalRegressor
 from scipy.integrate import quad
 from scipy.stats import binomtest, norm
@@ -20,6 +20,8 @@ from menvae.statistics.forecasts import (
     interval_score,
     jackknife_plus,
 )
+
+scoringrules = Late("scoringrules")
 
 
 @pytest.mark.parametrize(("mean", "sd", "value"), [(0.0, 1.0, 0.0), (2.0, 0.3, 1.0), (-1.0, 5.0, 4.0)])

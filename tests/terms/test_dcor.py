@@ -1,9 +1,9 @@
 from collections.abc import Callable
 
-import dcor
 import numpy as np
 import pytest
 import torch
+from late import Late
 from torch import Tensor
 
 from menvae.errors import UserError
@@ -12,6 +12,8 @@ from menvae.registry import build
 from menvae.statistics.distance_correlation import u_distance_correlation_sqr
 from menvae.terms import Term, TermContext
 from menvae.types import Batch, ModelOutput, Posterior
+
+dcor = Late("dcor")
 
 BLOCKS = {"vol": slice(0, 2), "loc": slice(2, 3), "residual": slice(3, 6)}
 PAIRS = (("vol", "loc"), ("vol", "residual"), ("loc", "residual"))

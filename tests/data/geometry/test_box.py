@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.transforms import ResizeWithPadOrCrop
+from late import Late
 from numpy.typing import NDArray
 
 from menvae.data.geometry.box import BoxReport, BoxStrategy, cut_out, judge_box, place_box
+
+monai_transforms = Late("monai.transforms")
 
 Shape = tuple[int, int, int]
 
@@ -30,7 +32,7 @@ def test_the_middle_of_the_image_is_that_of_monai(old: Shape, size: Shape) -> No
         return
     volume = filled(old)
     found = cut_out(volume, place_box("center", volume, size), size)
-    np.testing.assert_array_equal(found, np.asarray(ResizeWithPadOrCrop(size)(volume[None]))[0])
+    np.testing.assert_array_equal(found, np.asarray(monai_transforms.ResizeWithPadOrCrop(size)(volume[None]))[0])
     assert (found.dtype, found.flags.c_contiguous) == (np.int16, True)
 
 

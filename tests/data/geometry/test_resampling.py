@@ -10,12 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.data import MetaTensor
-from monai.transforms import Resize, Spacing
+from late import Late
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform
 
 from menvae.data.geometry.resampling import Resampling
+
+monai_data, monai_transforms = Late("monai.data"), Late("monai.transforms")
 
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
@@ -43,18 +44,20 @@ def labels(shape: Shape) -> NDArray[np.uint8]:
     return np.random.default_rng(1).integers(0, 4, shape).astype(np.uint8)
 
 
-def with_affine(volume: NDArray[Any], spacing_mm: Triple) -> MetaTensor:
-    return MetaTensor(torch.from_numpy(volume)[None], affine=torch.diag(torch.tensor([*spacing_mm, 1.0]).double()))
+def with_affine(volume: NDArray[Any], spacing_mm: Triple) -> Any:
+    return monai_data.MetaTensor(
+        torch.from_numpy(volume)[None], affine=torch.diag(torch.tensor([*spacing_mm, 1.0]).double())
+    )
 
 
 def monai_spacing(volume: NDArray[Any], old_mm: Triple, new_mm: Triple, mode: str) -> NDArray[Any]:
-    spacing = Spacing(new_mm, mode=mode, dtype=torch.float64)
+    spacing = monai_transforms.Spacing(new_mm, mode=mode, dtype=torch.float64)
     return np.asarray(spacing(with_affine(volume, old_mm)))[0]
 
 
 def monai_resize(volume: NDArray[Any], shape: Shape, mode: str) -> NDArray[Any]:
     corners = False if mode == "trilinear" else None
-    resize = Resize(shape, mode=mode, align_corners=corners, dtype=torch.float64)
+    resize = monai_transforms.Resize(shape, mode=mode, align_corners=corners, dtype=torch.float64)
     return np.asarray(resize(torch.from_numpy(volume)[None]))[0]
 
 

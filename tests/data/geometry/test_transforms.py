@@ -10,16 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from monai.transforms import (
-    Compose,
-    ConcatItemsd,
-    Lambdad,
-    LoadImaged,
-    NormalizeIntensityd,
-    Orientationd,
-    ResizeWithPadOrCropd,
-    Spacingd,
-)
+from late import Late
 from numpy.typing import NDArray
 
 from menvae.data.cache.storage import stored
@@ -28,6 +19,8 @@ from menvae.data.geometry.box import BoxStrategy
 from menvae.data.geometry.transforms import Geometry, load_and_resample
 from menvae.data.phantom.head import phantom_subject, write_subject
 from menvae.types import Batch, Intensities
+
+transforms = Late("monai.transforms")
 
 Triple = tuple[float, float, float]
 Change = Callable[[Any, str], Any]
@@ -94,15 +87,19 @@ def monai(files: SubjectFiles, spacing_mm: Triple | None) -> tuple[NDArray[np.fl
     """z-scores [C, D, H, W] and mask [D, H, W]."""
     everything = [*MODALITIES, "seg"]
     modes = ["bilinear"] * len(MODALITIES) + ["nearest"]
-    pipeline = Compose(
+    pipeline = transforms.Compose(
         [
-            LoadImaged(everything, image_only=True, ensure_channel_first=True),
-            Orientationd(everything, axcodes="RAS", labels=None),
-            *([Spacingd(everything, pixdim=spacing_mm, mode=modes, dtype=torch.float64)] if spacing_mm else []),
-            Lambdad(list(MODALITIES), without_rounding),
-            ResizeWithPadOrCropd(everything, spatial_size=BOX),
-            NormalizeIntensityd(list(MODALITIES), nonzero=True, channel_wise=True),
-            ConcatItemsd(list(MODALITIES), name="image"),
+            transforms.LoadImaged(everything, image_only=True, ensure_channel_first=True),
+            transforms.Orientationd(everything, axcodes="RAS", labels=None),
+            *(
+                [transforms.Spacingd(everything, pixdim=spacing_mm, mode=modes, dtype=torch.float64)]
+                if spacing_mm
+                else []
+            ),
+            transforms.Lambdad(list(MODALITIES), without_rounding),
+            transforms.ResizeWithPadOrCropd(everything, spatial_size=BOX),
+            transforms.NormalizeIntensityd(list(MODALITIES), nonzero=True, channel_wise=True),
+            transforms.ConcatItemsd(list(MODALITIES), name="image"),
         ]
     )
     found = pipeline(files.files)
