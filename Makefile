@@ -111,7 +111,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing menvae and its tests into $(VENV): a few minutes the first time"
 	$(PIP_INSTALL) --editable '.[test]'
-	$(BIN)/python -c 'import dcor'  # compiles it, which two processes of the tests must not do at once
+	$(BIN)/python -c 'import dcor'  # compiles it, which processes of the tests must not do at once
 	@touch $@ $(VENV)/.installed
 
 clean:

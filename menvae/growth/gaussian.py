@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -146,7 +147,8 @@ def solve(parameters: Tensor, rows: Rows, likelihood: Likelihood, weights: Tenso
         weights: 1 for patients that count and 0 for others [L, N].
     """
     groups = [
-        _whitened(likelihood.covariance(parameters, some), some, counting) for some, counting in _groups(rows, weights)
+        _whitened(likelihood.covariance(parameters, some), some, counting)
+        for some, counting in by_visits(rows, weights)
     ]
     return _solved(groups, likelihood)
 
@@ -171,8 +173,13 @@ class _White(NamedTuple):
     moments: Tensor
 
 
-def _groups(rows: Rows, weights: Tensor) -> list[tuple[Rows, Tensor]]:
-    """Separate patients with few visits from others, which saves their padding, where there are many sets."""
+def by_visits(rows: Rows, weights: Tensor) -> list[tuple[Rows, Tensor]]:
+    """Separate patients with few visits from others, which saves their padding, where there are many sets.
+
+    Args:
+        rows: visits of N patients.
+        weights: of the patients in L sets [L, N].
+    """
     counts = rows.seen.sum(dim=-1)
     few = counts <= counts.median()
     if len(weights) == 1 or few.all():
@@ -249,7 +256,7 @@ def derivatives(parameters: Tensor, rows: Rows, likelihood: Likelihood, weights:
     Bates 1988, JASA 83:1014).
     """
     parameters = parameters.detach().requires_grad_()
-    separate = _groups(rows, weights)
+    separate = by_visits(rows, weights)
     with torch.enable_grad():
         covariances = [likelihood.covariance(parameters, some) for some, _ in separate]
     groups = [_whitened(cov.detach(), *group) for cov, group in zip(covariances, separate, strict=True)]
@@ -390,40 +397,57 @@ def estimate(
     if rows.fixed.ndim == 4:
         at_once = len(start)
     found = [
-        _minimum(rows, likelihood, first, some, tolerance)
+        minimum(partial(derivatives, rows=rows, likelihood=likelihood, weights=some), first, len(rows.seen), tolerance)
         for first, some in zip(torch.split(start, at_once), torch.split(weights, at_once), strict=True)
     ]
     return Estimate(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
-def _check_determined(at: Derivatives, rows: Rows) -> None:
-    if not (at.loss.isfinite().all() and at.hessian.isfinite().all() and at.gradient.isfinite().all()):
-        raise UserError(
-            f"growth: the visits of {len(rows.seen)} patients do not determine the growth model; set "
-            "growth.use_priors=true with priors that fit tumours, or choose a model with fewer parameters"
-        )
+def minimum(
+    differentiate: Callable[[Tensor], Derivatives],
+    start: Tensor,
+    num_patients: int,
+    tolerance: float = _TOLERANCE,
+    rounding: float = _ROUNDING,
+) -> Estimate:
+    """Minimise by Newton's method the loss of each of L sets, with steps that always descend.
 
+    Args:
+        differentiate: parameters [L, K] -> loss and its derivatives.
+        start: [L, K].
+        num_patients: for the message.
+        tolerance: largest derivative of the loss, or step of a parameter, at the end.
+        rounding: of losses, relative to their size: no rise of so much is one.
 
-def _minimum(rows: Rows, likelihood: Likelihood, start: Tensor, weights: Tensor, tolerance: float) -> Estimate:
-    """Minimise by Newton's method the loss of each of L sets, with steps that always descend."""
+    Raises:
+        UserError: a loss has no value there, so that the visits do not determine the parameters.
+    """
     parameters = start.detach().clone()
-    at = derivatives(parameters, rows, likelihood, weights)
-    _check_determined(at, rows)
+    at = differentiate(parameters)
+    _check_determined(at, num_patients)
     for _ in range(_MAX_STEPS):
         step = newton_step(at)
         if torch.minimum(at.gradient.abs().amax(dim=-1), step.abs().amax(dim=-1)).max() < tolerance:
             break
-        moved = derivatives(parameters + step, rows, likelihood, weights)
+        moved = differentiate(parameters + step)
         for _ in range(_MAX_HALVINGS):
-            uphill = ~(moved.loss <= at.loss + _ROUNDING * (1.0 + at.loss.abs()))
+            uphill = ~(moved.loss <= at.loss + rounding * (1.0 + at.loss.abs()))
             if not uphill.any():
                 break
             step = torch.where(uphill.unsqueeze(-1), 0.5 * step, step)
-            moved = derivatives(parameters + step, rows, likelihood, weights)
+            moved = differentiate(parameters + step)
         parameters, at = parameters + step, moved
-    _check_determined(at, rows)
+    _check_determined(at, num_patients)
     last = newton_step(at)
     return Estimate(parameters + last.masked_fill(last.abs() > _SMALL_STEP, 0.0), at.hessian)
+
+
+def _check_determined(at: Derivatives, num_patients: int) -> None:
+    if not (at.loss.isfinite().all() and at.hessian.isfinite().all() and at.gradient.isfinite().all()):
+        raise UserError(
+            f"growth: the visits of {num_patients} patients do not determine the growth model; set "
+            "growth.use_priors=true with priors that fit tumours, or choose a model with fewer parameters"
+        )
 
 
 def newton_step(at: Derivatives) -> Tensor:

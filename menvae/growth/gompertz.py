@@ -102,3 +102,11 @@ class OneCapacity(NonlinearGrowth):
         variances = [positive(expected) for expected in (size_sd, rate_sd, noise_sd)]
         coefficients = [ANY_SIZE, rate, in_mm3(capacity_ml)]
         super().__init__(coefficients, variances, use_priors=use_priors, average=average)
+
+
+class OneCapacityGompertz(OneCapacity):
+    """Gompertz curves with a first volume and a growth g of each patient, and one capacity, linearised."""
+
+    def curve(self, coefficients: Tensor, years: Tensor) -> Tensor:
+        """See `gompertz_curve`."""
+        return gompertz_curve(coefficients, years)

@@ -28,10 +28,9 @@ from menvae.growth.gaussian import (
     padded_rows,
     solve,
 )
-from menvae.growth.gompertz import first_rate_room, in_mm3
+from menvae.growth.gompertz import OneCapacityGompertz, first_rate_room, in_mm3
 from menvae.growth.linear import Expected, nodes_about, positive
 from menvae.growth.nonlinear import FittedNonlinear
-from menvae.growth.reduced_gompertz import ReducedGompertz
 from menvae.registry import Field, register
 
 _SCALES = (-1.5, -0.5, 0.5, 1.5)
@@ -52,7 +51,7 @@ class LatentODE(GrowthModel):
 
     The weights of f are normal effects that all patients share, estimated with the capacity and the variances.
     Forecasts average over their size by its evidence, from hardly any on, so that latents which say nothing leave those
-    of `reduced_gompertz`. f and g see known visits as they were measured.
+    of Gompertz curves with one capacity. f and g see known visits as they were measured.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class LatentODE(GrowthModel):
         Raises:
             UserError: torchdiffeq is needed and missing, or ``adjoint`` is wanted of ``split``.
         """
-        self.base = ReducedGompertz(
+        self.base = OneCapacityGompertz(
             capacity_ml=capacity_ml, rate=rate, size_sd=size_sd, rate_sd=rate_sd, noise_sd=noise_sd, average=False
         )
         self.solver = solver_of(solver, steps=steps, tolerance=tolerance, adjoint=adjoint)
@@ -353,7 +352,7 @@ def _nonlinear(fitted: FittedGrowth) -> FittedNonlinear:
     return fitted
 
 
-def _linear(base: ReducedGompertz, rows: Rows, parameters: Tensor, population: Tensor) -> Rows:
+def _linear(base: OneCapacityGompertz, rows: Rows, parameters: Tensor, population: Tensor) -> Rows:
     """Return the rows of the linear model that touches the likeliest curves of all patients."""
     return base.linearised(rows, base.likeliest(rows, parameters, population))[0]
 

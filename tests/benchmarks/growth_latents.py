@@ -1,6 +1,7 @@
 """Whether latents that say nothing about growth harm `latent_ode`, and what those that tell the rate are worth.
 
-In each repeat, `reduced_gompertz` and `latent_ode` are fitted to 40 patients and forecast the last visit of 40 others:
+In each repeat, `latent_ode` and the model without latents that it is built on are fitted to 40 patients, and forecast
+the last visit of 40 others:
 
 - noise: latents of each visit are drawn anew
 - fixed: latents of each patient are drawn once, which chance relates to the rate
@@ -23,8 +24,8 @@ import torch
 from interleaved import Claim, at_least, judged
 
 from menvae.growth import FittedGrowth, Visits
+from menvae.growth.gompertz import OneCapacityGompertz
 from menvae.growth.latent_ode import LatentODE
-from menvae.growth.reduced_gompertz import ReducedGompertz
 from menvae.statistics.forecasts import crps_normal
 
 PATIENTS, LATENTS = 40, 8
@@ -65,7 +66,7 @@ def changes(kind: str, repeats: int) -> np.ndarray:
     found = []
     for repeat in range(repeats):
         known, unseen = cohort(kind, 2 * repeat), cohort(kind, 2 * repeat + 1)
-        with_latents, without = (score(model.fit(known), unseen) for model in (LatentODE(), ReducedGompertz()))
+        with_latents, without = (score(model.fit(known), unseen) for model in (LatentODE(), OneCapacityGompertz()))
         found.append(with_latents / without - 1.0)
         print(f"{kind} {repeat}: {found[-1]:+.4f}", file=sys.stderr, flush=True)
     return np.array(found)

@@ -7,8 +7,8 @@ import pytest
 
 from menvae.errors import UserError
 from menvae.growth import Visits
+from menvae.growth.gompertz import OneCapacityGompertz
 from menvae.growth.latent_ode import LatentODE
-from menvae.growth.reduced_gompertz import ReducedGompertz
 
 DAYS_PER_YEAR = 365.25
 
@@ -42,7 +42,7 @@ def fitted(cohort):
 
 @pytest.fixture(scope="module")
 def plain(cohort):
-    return ReducedGompertz().fit(cohort)
+    return OneCapacityGompertz().fit(cohort)
 
 
 def errors(fitted, patients: list[Visits]) -> np.ndarray:
@@ -50,7 +50,7 @@ def errors(fitted, patients: list[Visits]) -> np.ndarray:
     return np.array([fitted.predict(one[:1], one.days[-1:]).mean[0] - one.log_volume[-1] for one in patients])
 
 
-def test_without_a_rest_it_is_the_reduced_gompertz_model(cohort, plain):
+def test_without_a_rest_it_is_its_base(cohort, plain):
     none = LatentODE(remainder_sd=(1e-7, 0.1)).fit(cohort)
     for seen in cohort[:3]:
         days = seen.days[-1] + np.array([-100.0, 0.0, 400.0, 2000.0])
@@ -77,7 +77,7 @@ def test_its_uncertainty_shrinks_where_latents_tell_the_rate_and_holds(fitted, p
 def test_latents_without_meaning_hardly_matter():
     patients, unseen = simulated(20, seed=3, told=False), simulated(25, seed=4, told=False)
     with_them, without = (
-        np.abs(errors(model.fit(patients), unseen)).mean() for model in (LatentODE(), ReducedGompertz())
+        np.abs(errors(model.fit(patients), unseen)).mean() for model in (LatentODE(), OneCapacityGompertz())
     )
     assert with_them < 1.1 * without
 

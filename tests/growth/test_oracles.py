@@ -12,14 +12,13 @@ from late import Late
 from menvae.errors import UserError
 from menvae.growth import Visits
 from menvae.growth.gaussian import derivatives, slopes, solve
-from menvae.growth.gompertz import Gompertz, gompertz_curve
+from menvae.growth.gompertz import Gompertz, OneCapacityGompertz, gompertz_curve
 from menvae.growth.gp import GaussianProcess
 from menvae.growth.linear import LinearGrowth
 from menvae.growth.lme import LinearMixedEffects
 from menvae.growth.lme_hetero import HeteroscedasticMixedEffects
 from menvae.growth.logistic import Logistic
 from menvae.growth.nonlinear import NonlinearGrowth
-from menvae.growth.reduced_gompertz import ReducedGompertz
 from menvae.statistics import gompertz as closed_form
 
 sm = Late("statsmodels.api")
@@ -102,7 +101,7 @@ LOGISTIC = "u ~ capacity - log(1 + (exp(capacity - first) - 1) * exp(-rate / (1 
     ("model", "curve", "formula", "random"),
     [
         (Gompertz, saturating, GOMPERTZ, "first + rate + capacity ~ 1"),
-        (ReducedGompertz, same_capacity, GOMPERTZ, "first + rate ~ 1"),
+        (OneCapacityGompertz, same_capacity, GOMPERTZ, "first + rate ~ 1"),
         (Logistic, logistic, LOGISTIC, "first + rate ~ 1"),
     ],
 )
@@ -198,7 +197,7 @@ def test_the_gompertz_curve_is_its_closed_form() -> None:
         np.testing.assert_allclose(found, [np.log(exact.volume_mm3(at)) for at in years], rtol=0.0, atol=1e-10)
 
 
-@pytest.mark.parametrize("model", [Gompertz(), ReducedGompertz(), Logistic()])
+@pytest.mark.parametrize("model", [Gompertz(), OneCapacityGompertz(), Logistic()])
 @pytest.mark.parametrize("rate", [0.3, 1e-4, -0.2])
 def test_slopes_of_curves_are_finite_differences(model: NonlinearGrowth, rate: float) -> None:
     at = torch.tensor([8.5, rate, 11.0], dtype=torch.float64)
