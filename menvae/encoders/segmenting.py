@@ -200,9 +200,8 @@ def without_tumour(inputs: Tensor, shares: Tensor, stride: int) -> tuple[Tensor,
         z-scores [B, C, D', H', W'], the weight of each coarse voxel, 0 in the tumour and outside the head
         [B, 1, D', H', W'], and how much of it the tumour hides.
     """
-    head = reduce(
-        torch.logical_or, torch.split(inputs != 0, 1, dim=1)
-    ).float()  # any(dim=1) takes twice as long on a CPU
+    # any(dim=1) takes twice as long on a CPU
+    head = reduce(torch.logical_or, torch.split(inputs != 0, 1, dim=1)).float()
     part = mean_of_boxes(head, stride)
     coarse = mean_of_boxes(inputs.float(), stride) / part.clamp(min=_SMALL)
     tumour = 1.0 - smallest_of_boxes(shares[:, :1], stride)

@@ -396,32 +396,42 @@ def estimate(
     at_once = max(1, _MOST_NUMBERS // (rows.seen.numel() * rows.seen.shape[-1]))
     if rows.fixed.ndim == 4:
         at_once = len(start)
-    found = [
-        minimum(partial(derivatives, rows=rows, likelihood=likelihood, weights=some), first, len(rows.seen), tolerance)
-        for first, some in zip(torch.split(start, at_once), torch.split(weights, at_once), strict=True)
-    ]
-    return Estimate(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+    differentiate = partial(derivatives, rows=rows, likelihood=likelihood)
+    return minimum(differentiate, start, weights, at_once=at_once, tolerance=tolerance)
 
 
 def minimum(
-    differentiate: Callable[[Tensor], Derivatives],
+    differentiate: Callable[..., Derivatives],
     start: Tensor,
-    num_patients: int,
+    weights: Tensor,
+    *,
+    at_once: int,
     tolerance: float = _TOLERANCE,
     rounding: float = _ROUNDING,
 ) -> Estimate:
     """Minimise by Newton's method the loss of each of L sets, with steps that always descend.
 
     Args:
-        differentiate: parameters [L, K] -> loss and its derivatives.
+        differentiate: parameters [L, K] and ``weights=`` [L, N] -> loss and its derivatives.
         start: [L, K].
-        num_patients: for the message.
+        weights: 1 for patients that count and 0 for others [L, N].
+        at_once: sets in one piece.
         tolerance: largest derivative of the loss, or step of a parameter, at the end.
         rounding: of losses, relative to their size: no rise of so much is one.
 
     Raises:
         UserError: a loss has no value there, so that the visits do not determine the parameters.
     """
+    found = [
+        _minimum(partial(differentiate, weights=some), first, weights.shape[1], tolerance, rounding)
+        for first, some in zip(torch.split(start, at_once), torch.split(weights, at_once), strict=True)
+    ]
+    return Estimate(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def _minimum(
+    differentiate: Callable[[Tensor], Derivatives], start: Tensor, num_patients: int, tolerance: float, rounding: float
+) -> Estimate:
     parameters = start.detach().clone()
     at = differentiate(parameters)
     _check_determined(at, num_patients)

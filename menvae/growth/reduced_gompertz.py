@@ -112,12 +112,7 @@ class ReducedGompertz(GrowthModel):
         return -torch.logsumexp(_of_rates(parameters, rates, rows).logarithm, dim=-1)
 
     def _fitted(self, rows: Rows, start: Tensor, weights: Tensor) -> Sequence[FittedReducedGompertz]:
-        at_once = max(1, _MOST_NUMBERS // (rows.seen.numel() * _NODES.numel()))
-        found = [
-            self._minimum(rows, first, some)
-            for first, some in zip(torch.split(start, at_once), torch.split(weights, at_once), strict=True)
-        ]
-        parameters, hessians = (torch.cat(parts) for parts in zip(*found, strict=True))
+        parameters, hessians = self._minimum(rows, start, weights)
         if not self.average:
             return [FittedReducedGompertz(one.unsqueeze(0), one.new_ones(1)) for one in parameters]
         nodes = nodes_about(parameters, hessians)
@@ -134,10 +129,10 @@ class ReducedGompertz(GrowthModel):
         return torch.softmax(-excess.clamp(min=0.0), dim=0)
 
     def _minimum(self, rows: Rows, start: Tensor, weights: Tensor) -> Estimate:
-        differentiate = partial(self._derivatives, rows=rows, weights=weights)
-        return minimum(differentiate, start, len(rows.seen), rounding=_ROUNDING)
+        at_once = max(1, _MOST_NUMBERS // (rows.seen.numel() * _NODES.numel()))
+        return minimum(partial(self._derivatives, rows), start, weights, at_once=at_once, rounding=_ROUNDING)
 
-    def _derivatives(self, parameters: Tensor, rows: Rows, weights: Tensor) -> Derivatives:
+    def _derivatives(self, rows: Rows, parameters: Tensor, weights: Tensor) -> Derivatives:
         at = parameters.detach().requires_grad_()
         with torch.enable_grad():
             loss = self.prior.penalty(at)

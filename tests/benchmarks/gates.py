@@ -9,7 +9,7 @@ volume from its partition. The exit status is 1 where one does not hold, or wher
 
 On a CPU, as many models as there are cores train side by side, which is a fifth faster than one after the other.
 
-    python tests/benchmarks/gates.py             # three cohorts of 32^3: seventy minutes on two cores
+    python tests/benchmarks/gates.py             # three cohorts of 32^3: an hour and a half on two cores
     python tests/benchmarks/gates.py --cohorts 1
     python tests/benchmarks/gates.py --size 64   # on a GPU, if there is one
 """

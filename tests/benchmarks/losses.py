@@ -79,6 +79,8 @@ def naive(rows: Tensor) -> Tensor:
 
 def dcor_claims(repeats: int) -> list[Claim]:
     """Distance correlation with a memory, against the naive form."""
+    import dcor
+
     generator = torch.Generator().manual_seed(0)
     remembered, newest = torch.randn(NUM_ROWS, 128, generator=generator), torch.randn(NUM_NEW, 128, generator=generator)
     term: Term = build("term", {"name": "dcor", "buffer_size": NUM_ROWS}, TermContext(LAYOUT, 1, 1))
@@ -102,8 +104,6 @@ def dcor_claims(repeats: int) -> list[Claim]:
 
     value, gradient = with_gradient(in_double, newest.double())
     _, expected_gradient = with_gradient(lambda rows: naive(torch.cat([rows, others.double()])), newest.double())
-    import dcor
-
     table = torch.cat([newest, others]).double().numpy()
     expected = sum(
         dcor.u_distance_correlation_sqr(table[:, a:b].copy(), table[:, c:d].copy())

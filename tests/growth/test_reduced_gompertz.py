@@ -125,7 +125,7 @@ def test_the_way_left_is_that_of_the_closed_form_and_ends_in_its_tangent() -> No
 
 
 def test_nodes_are_worth_less_where_the_posterior_falls_faster_than_a_normal_one() -> None:
-    """Without priors three patients leave the spread of rates almost open; no forecast explodes."""
+    """Three patients leave the spread of rates almost open; no forecast explodes."""
     cohort = meningiomas(3, 0)
     fitted = ReducedGompertz().fit(cohort)
     assert fitted.weights.sum().item() == pytest.approx(1.0)

@@ -249,8 +249,6 @@ def _claims(place: tuple[str, str], kind: Intervals, coverage: float, ratio: flo
     where = f"{place[0]}, {place[1]}, {INTERVAL_NAMES[kind]} intervals"
     low, high = LEVEL - MOST_MISSED, LEVEL + MOST_MISSED + (kind != "normal") / (NUM_PATIENTS + 1)
     goal = f"goal {100.0 * low:.1f} to {100.0 * high:.1f} %"
-    if kind == "normal" and place not in LIKE_THE_POPULATION:
-        return []  # a wrong model promises nothing
     claims = [(f"{where}: cover {100.0 * coverage:.2f} % ({goal})", low <= coverage <= high)]
     if place in LIKE_THE_POPULATION and kind == "normal":
         words = f"{where}: interval score {ratio:.3f} of the oracle's (goal at most {MOST_OVER_ORACLE:g})"
